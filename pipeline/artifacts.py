@@ -1,0 +1,154 @@
+"""The records that flow from stage to stage.
+
+A record points at files and says what the next stage must know: names, counts, shapes and digests, never
+a tensor. Its identity is a hash of every field except paths, so the same content in another place is the same input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.errors import CheckpointError
+
+
+def digest_of(value: object) -> str:
+    """Return the SHA-256, in hexadecimal, of a value that JSON can hold."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Artifact(BaseModel):
+    """What a finished stage leaves for the next: a small record beside its files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    FILE: ClassVar[str] = "artifact.json"
+
+    directory: Path = Field(default=Path(), exclude=True, description="The stage's folder; known when the record is read.")
+
+    def identity(self) -> str:
+        """Return the SHA-256 of every field that is not a path."""
+        paths = {name for name, field in type(self).model_fields.items() if field.annotation is Path}
+        return digest_of(self.model_dump(mode="json", exclude=paths))
+
+    def promised_files(self) -> tuple[Path, ...]:
+        """Return the files that must exist for this record to be usable."""
+        return ()
+
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """Read the record of a finished stage from its folder."""
+        text = (directory / cls.FILE).read_text(encoding="utf-8")
+        return cls.model_validate_json(text).model_copy(update={"directory": directory})
+
+
+class DatasetArtifact(Artifact):
+    """A prepared dataset: TFDS shards with `image` (encoded bytes), `label` and `key` (the picture's name).
+
+    `reads` maps `train`, `validation` and `test` to TFDS split instructions such as `train[:90%]`, read from `builder_directory`.
+    """
+
+    name: str = Field(description="What --dataset was called, without its folders.")
+    digest: str = Field(description="SHA-256 over every split's (key, label, image bytes).")
+    class_names: tuple[str, ...] = Field(description="Names in the order of their class ids.")
+    class_counts: dict[str, tuple[int, ...]] = Field(description="Images per class id, for each split.")
+    reads: dict[str, str] = Field(description="TFDS split instruction for each split.")
+    image_key: str = Field(default="image", description="Feature that holds the picture in the shards.")
+    label_key: str = Field(default="label", description="Feature that holds the class id.")
+    short_side: int = Field(description="Pixels that the shorter side is resized to before cropping.")
+    channel_mean: tuple[float, float, float] = Field(description="Mean RGB of the training split, 0-255.")
+    channel_std: tuple[float, float, float] = Field(description="Standard deviation of RGB over training pixels, 0-255.")
+    quarantined: int = Field(default=0, description="Files left out because they cannot be decoded.")
+    builder_directory: Path = Field(description="Folder of the TFDS builder that holds the shards; may be relative to `directory`.")
+
+    @property
+    def shards(self) -> Path:
+        """The folder to give to `tfds.builder_from_directory`."""
+        return self.directory / self.builder_directory
+
+    def images(self, split: str) -> int:
+        """Return the number of images in a split."""
+        return sum(self.class_counts[split])
+
+    def promised_files(self) -> tuple[Path, ...]:
+        """The shards' own index, and the dataset card."""
+        return (self.shards / "dataset_info.json", self.directory / "report" / "dataset_card.html")
+
+
+class SavedModel(Artifact):
+    """A `.keras` file with what is needed to use it; the common part of built and trained models."""
+
+    MODEL_FILE: ClassVar[str] = "model.keras"
+
+    model_sha256: str = Field(description="SHA-256 of the .keras file.")
+    parameters: int = Field(description="Trainable parameters.")
+    variant: str = Field(description="Which AlexNet.")
+    image_size: int = Field(description="Height and width of the input, in pixels.")
+    class_names: tuple[str, ...] = Field(description="Names in the order of the logits.")
+
+    @property
+    def model_path(self) -> Path:
+        """The `.keras` file."""
+        return self.directory / self.MODEL_FILE
+
+    def promised_files(self) -> tuple[Path, ...]:
+        """The `.keras` file."""
+        return (self.model_path,)
+
+    def verified_model_path(self) -> Path:
+        """Return the `.keras` file after comparing its bytes with the recorded digest.
+
+        Raises:
+            CheckpointError: the file is missing or is not the one that was saved.
+        """
+        found = file_sha256(self.model_path) if self.model_path.exists() else "no file"
+        if found != self.model_sha256:
+            raise CheckpointError(
+                f"The model file {self.model_path} is damaged. Expected SHA-256 {self.model_sha256[:12]}..., "
+                f"received {found[:12]}. Make it again with `alexnet run --rerun {self.directory.name.split('-')[0]}`."
+            )
+        return self.model_path
+
+
+class ModelArtifact(SavedModel):
+    """The network with fresh weights, uncompiled."""
+
+
+class TrainingResult(SavedModel):
+    """The trained network, uncompiled: the weights of the best epoch on the validation split."""
+
+    best_epoch: int = Field(description="Epoch, counted from 1, whose weights are kept.")
+    epochs: int = Field(description="Epochs trained.")
+    validation_top1_error: float = Field(description="Top-1 error of the kept weights, fraction in [0, 1].")
+    history_sha256: str = Field(description="SHA-256 of the numbers of every epoch, times excluded.")
+
+
+class EvaluationReport(Artifact):
+    """What the saved model scores on one split, each image exactly once."""
+
+    REPORT_FILE: ClassVar[str] = "report/report.html"
+
+    split: str = Field(description="Which split was scored.")
+    view: str = Field(description="How pictures were cut, for example `center crop`.")
+    images: int = Field(description="Images scored.")
+    top1_error: float = Field(description="Share whose first guess is wrong, in [0, 1].")
+    top5_error: float = Field(description="Share whose first five guesses are all wrong, in [0, 1].")
+    loss: float = Field(description="Mean cross-entropy in nats, without any penalty.")
+    top1_error_interval: tuple[float, float] = Field(description="95 % Wilson interval of the top-1 error.")
+    majority_error: float = Field(description="Top-1 error of always answering the commonest training class.")
+    predictions_sha256: str = Field(description="SHA-256 of predictions.npz's arrays.")
+
+    def promised_files(self) -> tuple[Path, ...]:
+        """The report."""
+        return (self.directory / self.REPORT_FILE,)

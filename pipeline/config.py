@@ -1,0 +1,265 @@
+"""Settings: one section a folder, resolved as command line > environment > recipe > default.
+
+A setting is named `section.field`. The command line gives `--set train.epochs=5`, the environment
+`ALEXNET_TRAIN__EPOCHS=5`, a recipe is a YAML file of sections.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "ALEXNET_"
+DEFAULT_RECIPE = "digits"
+_SUFFIXES = (".yaml", ".yml")
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which pictures, and how they are split and stored."""
+
+    dataset: str = Field("digits", min_length=1, description="`digits`, a TFDS name, a folder of class folders, or a CSV manifest.")
+    short_side: int = Field(36, ge=16, le=1024, description="Pixels that the shorter side is resized to; crops are cut from this.")
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=0.5, description="Share of the training images kept for validation where the source names none, in (0, 0.5)."
+    )
+    test_fraction: float = Field(0.2, gt=0, lt=0.5, description="Share kept for the test where the source names none, in (0, 0.5).")
+    max_quarantined_fraction: float = Field(
+        0.01, ge=0, le=1, description="Ingest fails when a larger share of the files cannot be decoded, in [0, 1]."
+    )
+
+
+class ModelConfig(Section):
+    """Which network."""
+
+    variant: Literal["small", "paper", "owt"] = Field(
+        "small", description="`small`: the 2012 pattern for 28-96 pixel images; `paper`: two towers, 2012; `owt`: one tower, 2014."
+    )
+    image_size: int = Field(32, ge=16, le=512, description="Height and width of the network's input, in pixels.")
+    width_multiplier: float = Field(
+        1.0, gt=0, le=4, description="Scales every layer's width but the last; less is faster. Recipes fit it to the machine's time."
+    )
+    dropout: float = Field(0.5, ge=0, lt=1, description="Share of fc6 and fc7 units dropped while training, in [0, 1).")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the initial weights.")
+
+
+class TrainConfig(Section):
+    """How the network is trained."""
+
+    epochs: int = Field(30, ge=1, le=10_000, description="Passes over the training split.")
+    global_batch_size: int = Field(128, ge=1, le=65_536, description="Images per optimiser step, over all replicas.")
+    learning_rate: float = Field(0.01, gt=0, le=10, description="Learning rate at the first step after warm-up.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD, in [0, 1).")
+    weight_decay: float = Field(5e-4, ge=0, lt=1, description="Weight decay through the momentum, as the paper's update rule; biases have none.")
+    schedule: Literal["plateau", "cosine"] = Field(
+        "plateau", description="`plateau`: /10 when validation error stops improving, three times at most, as in 2012; `cosine`: to zero."
+    )
+    patience: int = Field(5, ge=1, le=1000, description="Epochs without a better validation error before `plateau` divides the rate.")
+    warmup_epochs: int = Field(0, ge=0, le=1000, description="Epochs over which the learning rate rises linearly from zero.")
+    random_crop: bool = Field(True, description="Cut training images at random places; else at the centre.")
+    flip: bool = Field(True, description="Mirror training images at random. Wrong for digits and text.")
+    devices: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu(:[1-9][0-9]*)?|gpu(:[0-9]+(,[0-9]+)*)?)$",
+        description="`auto` (all GPUs, else the CPU), `cpu`, `cpu:2` (two logical CPUs), `gpu`, `gpu:0,1`.",
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the order of images, of augmentation and of dropout.")
+
+
+class EvaluateConfig(Section):
+    """How the trained network is judged."""
+
+    split: Literal["test", "validation"] = Field("test", description="Which split to score.")
+    global_batch_size: int = Field(256, ge=1, le=65_536, description="Images per forward step; the result does not depend on it.")
+
+
+class TrackingConfig(Section):
+    """Where runs are recorded; never changes what a stage makes."""
+
+    enabled: bool = Field(True, description="Record runs in MLflow.")
+    uri: str = Field("", description="MLflow tracking store; empty means mlflow.db in the work directory.")
+    experiment: str = Field("alexnet", min_length=1, description="MLflow experiment that holds the runs.")
+
+
+class Config(Section):
+    """Every setting, by section."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Config:
+        if self.model.image_size > self.data.short_side:
+            raise ValueError(
+                f"model.image_size ({self.model.image_size}) must not exceed data.short_side ({self.data.short_side}): "
+                "crops are cut from images of that side"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The settings in force, and where each came from."""
+
+    config: Config
+    recipe: str
+    origins: dict[str, str]
+
+    def flat(self) -> dict[str, Any]:
+        """Return `section.field` -> value for every setting."""
+        return flatten(self.config.model_dump())
+
+
+def flatten(nested: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return {section: {field: value}} as {`section.field`: value}."""
+    return {f"{section}.{name}": value for section, fields in nested.items() for name, value in fields.items()}
+
+
+def field_names() -> tuple[str, ...]:
+    """Return every `section.field` there is."""
+    return tuple(flatten(Config().model_dump()))
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Return the names of the packaged recipes."""
+    folder = resources.files("pipeline.recipes")
+    return tuple(sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(_SUFFIXES)))
+
+
+def recipe_for(dataset: str) -> str:
+    """Return the packaged recipe that fits a dataset when none was asked for.
+
+    A recipe of the same name if there is one, else `folder`: settings for pictures of unknown content.
+    """
+    name = dataset.partition(":")[0].partition("/")[0]
+    return name if name in recipe_names() else "folder"
+
+
+def near_miss(word: str, known: tuple[str, ...]) -> str:
+    """Return ` Did you mean ...?`, or nothing when no known word is close."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean `{close[0]}`?" if close else ""
+
+
+def read_recipe(recipe: str) -> dict[str, Any]:
+    """Return a recipe, packaged or a YAML file, as {`section.field`: value}.
+
+    Raises:
+        ConfigError: there is no such recipe, or it is not a mapping of sections.
+    """
+    try:
+        if recipe.endswith(_SUFFIXES):
+            text = Path(recipe).expanduser().read_text(encoding="utf-8")
+        else:
+            text = (resources.files("pipeline.recipes") / f"{recipe}.yaml").read_text(encoding="utf-8")
+        parsed = yaml.safe_load(text) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        known = recipe_names()
+        raise ConfigError(
+            f"There is no readable recipe `{recipe}` ({getattr(error, 'strerror', None) or error}). Expected one of "
+            f"{', '.join(known)}, or a .yaml file.{near_miss(recipe, known)}"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The recipe {recipe} is not valid YAML: {' '.join(str(error).split())}. Mend the file and try again.") from error
+    if not isinstance(parsed, dict) or not all(isinstance(fields, dict) for fields in parsed.values()):
+        raise ConfigError(
+            f"The recipe {recipe} must map sections to settings, such as `train: {{epochs: 5}}`. Received {type(parsed).__name__}: "
+            f"{str(parsed)[:80]!r}."
+        )
+    return flatten(parsed)
+
+
+def environment_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings given as `ALEXNET_SECTION__FIELD`."""
+    return {
+        name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".", 1): value
+        for name, value in environment.items()
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name
+    }
+
+
+def parse_assignments(assignments: tuple[str, ...]) -> dict[str, str]:
+    """Return `--set section.field=value` words as a mapping."""
+    for word in assignments:
+        if "=" not in word:
+            raise ConfigError(f"--set expects section.field=value, such as train.epochs=5. Received {word!r}.")
+    return dict(word.split("=", 1) for word in assignments)
+
+
+def resolve(
+    recipe: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    remembered: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Resolved:
+    """Return the settings in force.
+
+    Args:
+        recipe: name of a packaged recipe or a YAML file; by default the one that fits `data.dataset`.
+        overrides: `section.field` -> value from the command line; the last word.
+        remembered: `section.field` -> value of stages already finished in the work directory; above the recipe.
+        environment: variables to read `ALEXNET_SECTION__FIELD` from; `os.environ` by default.
+
+    Raises:
+        ConfigError: a setting is unknown, of the wrong type or out of range.
+    """
+    overrides = dict(overrides or {})
+    from_environment = environment_settings(os.environ if environment is None else environment)
+    dataset = overrides.get("data.dataset", from_environment.get("data.dataset"))
+    name = recipe or (recipe_for(str(dataset)) if dataset is not None else DEFAULT_RECIPE)
+    layers: tuple[tuple[str, Mapping[str, Any]], ...] = (
+        (f"recipe {name}", read_recipe(name)),
+        ("last command here", remembered or {}),
+        ("environment", from_environment),
+        ("command line", overrides),
+    )
+    nested: dict[str, dict[str, Any]] = {section: {} for section in Config.model_fields}
+    origins = dict.fromkeys(field_names(), "default")
+    for origin, settings in layers:
+        for key, value in settings.items():
+            _require_known(key, origin)
+            section, _, field = key.partition(".")
+            nested[section][field] = value
+            origins[key] = origin
+    try:
+        config = Config.model_validate(nested)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, origins)) from error
+    return Resolved(config=config, recipe=name, origins=origins)
+
+
+def _require_known(key: str, origin: str) -> None:
+    """Raise a ConfigError for a setting that does not exist."""
+    known = field_names()
+    if key not in known:
+        raise ConfigError(f"There is no setting `{key}` (from {origin}).{near_miss(key, known)} Type `alexnet config` to see them all.")
+
+
+def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
+    """Return pydantic's complaints as one sentence a setting."""
+    sentences = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        where = f"`{key}` " if key else ""
+        received = f" Received {item['input']!r} (from {origins.get(key, 'settings')})." if key else ""
+        sentences.append(f"{where}{message}.{received}")
+    return " ".join(sentences) + " Type `alexnet config` to see every setting."

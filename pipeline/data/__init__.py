@@ -1,0 +1,1 @@
+"""Data: any pictures in, a split and prepared dataset out."""

@@ -1,0 +1,510 @@
+"""What runs, what is skipped and why, and where results live.
+
+A stage is a plain function: one settings section and the records it needs go in, one record comes out. The Runner gives each
+stage a folder named by a fingerprint of everything that can change its result:
+
+    <workdir>/stages/<stage>-<hash(code, settings, inputs, source)>/
+
+Same in, same folder: the stage is skipped. A stage works in `<folder>.partial`, which is renamed when its record is written,
+so a folder that is there is complete, whatever killed the process.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_type_hints
+
+from filelock import FileLock, Timeout
+
+from pipeline.artifacts import Artifact, DatasetArtifact, SavedModel, TrainingResult, digest_of
+from pipeline.config import Config, Resolved, Section
+from pipeline.errors import BusyError, ConfigError, MissingInputError
+
+State = Literal["ran", "skipped", "failed"]
+# Versions of these change what a stage computes, so they are part of a stage's code.
+NUMERIC_PACKAGES = ("tensorflow", "keras", "numpy")
+# Modules that carry values to a stage but cannot change what it computes from them.
+FRAME_MODULES = frozenset({"pipeline.engine", "pipeline.errors", "pipeline.config", "pipeline.artifacts"})
+
+
+class StageRun(Protocol):
+    """Where one executed stage is recorded. `summary=True` repeats a value on the pipeline's own run."""
+
+    key: str
+
+    def tags(self, values: Mapping[str, Any], *, summary: bool = False) -> None: ...
+
+    def metrics(self, values: Mapping[str, float], *, step: int = 0, summary: bool = False) -> None: ...
+
+    def dataset(self, dataset: DatasetArtifact, context: str) -> None: ...
+
+    def files(self, directory: Path) -> None: ...
+
+    def model(self, model: SavedModel) -> None: ...
+
+    def close(self, status: Literal["FINISHED", "FAILED", "KILLED"], message: str = "") -> None: ...
+
+
+class Tracker(Protocol):
+    """Records a pipeline run and the stages it executes; never changes what they make."""
+
+    def stage_run(self, stage: str, section: str, resolved: Resolved) -> StageRun: ...
+
+    def link(self, stage: str, run_key: str) -> None: ...
+
+    def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None: ...
+
+
+class Observer(Protocol):
+    """Told what happens, so that somebody can be shown it."""
+
+    def started(self, stage: str, why: Sequence[str]) -> None: ...
+
+    def progressed(self, done: int, total: int, unit: str, detail: str) -> None: ...
+
+    def finished(self, outcome: Outcome) -> None: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may use besides its settings and its inputs.
+
+    Files that a person wants to look at go into `report_directory`; they are logged to the tracking store.
+    """
+
+    directory: Path
+    run: StageRun
+    observer: Observer
+
+    @property
+    def report_directory(self) -> Path:
+        """The folder of pages and pictures, made when first asked for."""
+        folder = self.directory / "report"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def progress(self, done: int, total: int, unit: str, detail: str = "") -> None:
+        """Report how far the stage is: `done` of `total` units."""
+        self.observer.progressed(done, total, unit, detail)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A function and the wiring that its annotations say."""
+
+    name: str
+    function: Callable[..., Artifact]
+    section: str
+    config_argument: str
+    inputs: dict[str, type[Artifact]]
+    output: type[Artifact]
+    source: Callable[[Section], Mapping[str, str]] | None = None
+    resumable: bool = False
+
+    @property
+    def help(self) -> str:
+        """The function's docstring."""
+        return (self.function.__doc__ or "").strip()
+
+
+def stage(
+    *, source: Callable[[Any], Mapping[str, str]] | None = None, resumable: bool = False
+) -> Callable[[Callable[..., Artifact]], Stage]:
+    """Make a function a stage, wired by its annotations.
+
+    Args:
+        source: describes input from outside the pipeline, such as a folder's files, cheaply; a change re-runs the stage.
+        resumable: the function carries on from the files that an interrupted attempt left in its folder.
+    """
+
+    def wrap(function: Callable[..., Artifact]) -> Stage:
+        hints = get_type_hints(function)
+        output = hints.pop("return")
+        sections = {name: kind for name, kind in hints.items() if issubclass(kind, Section)}
+        ((config_argument, section_type),) = sections.items()
+        (section,) = (name for name, field_ in Config.model_fields.items() if field_.annotation is section_type)
+        inputs = {name: kind for name, kind in hints.items() if issubclass(kind, Artifact)}
+        return Stage(function.__name__, function, section, config_argument, inputs, output, source, resumable)
+
+    return wrap
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one stage of a pipeline run."""
+
+    stage: str
+    state: State
+    seconds: float
+    directory: Path
+    run_key: str
+    artifact: Artifact | None = None
+    why: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a look at the work directory says of one stage, without running anything."""
+
+    stage: str
+    state: Literal["done", "stale", "missing", "interrupted", "waiting"]
+    directory: Path | None
+    why: tuple[str, ...]
+    run_key: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything that decides a stage's result: `part` -> digest or value."""
+
+    parts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that name the stage's folder."""
+        return digest_of(self.parts)[:12]
+
+    def differences(self, earlier: Mapping[str, Any]) -> tuple[str, ...]:
+        """Say in words what differs from the fingerprint of an earlier result."""
+        names = sorted(self.parts.keys() | earlier.keys())
+        return tuple(_difference(name, earlier.get(name), self.parts.get(name)) for name in names if earlier.get(name) != self.parts.get(name))
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    kind, _, what = name.partition(" ")
+    if kind in ("setting", "package"):
+        return f"{name} {before} -> {now}"
+    if before is None or now is None:
+        return f"{name} {'is new' if before is None else 'is gone'}"
+    return f"{kind} {what} changed"
+
+
+def _module_file(module: str) -> Path | None:
+    """Return the source file of one of our modules, found without importing it, or None if it is not a module."""
+    path = Path(__file__).parents[1].joinpath(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.exists()), None)
+
+
+@functools.cache
+def _parsed_file(file: Path) -> tuple[str, frozenset[str]]:
+    """Return the digest of a source file, comments and docstrings aside, and the names that it imports."""
+    tree = ast.parse(file.read_bytes())
+    imports: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imports.update({node.module} | {f"{node.module}.{alias.name}" for alias in node.names})
+        elif isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16], frozenset(imports)
+
+
+@functools.cache
+def code_parts(module: str) -> dict[str, str]:
+    """Return `code <module>` and `package <name>` parts for a module and all of the pipeline that it imports."""
+    parts: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        file = _module_file(name)
+        if file is None or name in FRAME_MODULES or f"code {name}" in parts:
+            continue
+        parts[f"code {name}"], imports = _parsed_file(file)
+        waiting.extend(other for other in imports if other.startswith("pipeline."))
+    return parts | {f"package {package}": metadata.version(package) for package in NUMERIC_PACKAGES}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small text file so that it is either the old one or the new one, also after a power cut."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class Runner:
+    """Runs stages in order, skips what is already there, and remembers where results live.
+
+    Args:
+        stages: in the order in which they run; each needs only records that earlier ones make.
+        workdir: the folder that everything is written under.
+        observer: told what happens.
+        prepare: called once before the first stage that really runs; may configure heavy libraries.
+    """
+
+    def __init__(self, stages: Sequence[Stage], workdir: Path, observer: Observer, prepare: Callable[[], None] = lambda: None):
+        self.stages = tuple(stages)
+        self.workdir = workdir
+        self.observer = observer
+        self._prepare = functools.cache(prepare)
+
+    # -- where things live ------------------------------------------------------------------------------------------
+
+    @property
+    def _current_file(self) -> Path:
+        return self.workdir / "current.json"
+
+    def current(self) -> dict[str, Any]:
+        """Return what the last command here selected.
+
+        `recipe`; `stages`: for each stage its `directory` and `settings`; `last`: the folder of the last result of each stage.
+        """
+        try:
+            return dict(json.loads(self._current_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return {"recipe": None, "stages": {}, "last": {}}
+
+    def remembered(self, names: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+        """Return the recipe and the settings of the finished stages before the first of `names`, as the last command here left them."""
+        order = [item.name for item in self.stages]
+        first = min((order.index(name) for name in names), default=0)
+        current = self.current()
+        settings: dict[str, Any] = {}
+        for name in order[:first]:
+            settings |= current["stages"].get(name, {}).get("settings", {})
+        return (current["recipe"] if first else None), settings
+
+    def fingerprint(self, item: Stage, config: Config, records: Mapping[str, Artifact]) -> Fingerprint:
+        """Return everything that decides the stage's result."""
+        section = getattr(config, item.section)
+        parts: dict[str, Any] = dict(code_parts(item.function.__module__))
+        parts |= {f"setting {item.section}.{name}": value for name, value in section.model_dump().items()}
+        parts |= {f"input {self._maker(kind).name}": records[self._maker(kind).name].identity() for kind in item.inputs.values()}
+        if item.source is not None:
+            parts |= {f"source {name}": value for name, value in item.source(section).items()}
+        return Fingerprint(parts)
+
+    def _maker(self, kind: type[Artifact]) -> Stage:
+        (maker,) = (item for item in self.stages if item.output is kind)
+        return maker
+
+    def _folder(self, item: Stage, fingerprint: Fingerprint) -> Path:
+        return self.workdir / "stages" / f"{item.name}-{fingerprint.digest}"
+
+    def _finished(self, item: Stage, folder: Path) -> Artifact | None:
+        """Return the record in a folder if the stage is complete there and every promised file is."""
+        try:
+            record = item.output.read(folder)
+        except (OSError, ValueError):
+            return None
+        return record if all(path.exists() for path in record.promised_files()) else None
+
+    def _account(self, folder: Path | None) -> dict[str, Any]:
+        """Return how a result came to be: fingerprint, seconds and run key."""
+        with contextlib.suppress(OSError, ValueError):
+            return dict(json.loads(((folder or Path()) / "run.json").read_text(encoding="utf-8")))
+        return {}
+
+    def _changes(self, item: Stage, fingerprint: Fingerprint) -> tuple[str, ...]:
+        """Say what changed since the result of this stage that the last command used."""
+        name = self.current()["last"].get(item.name)
+        account = self._account(self.workdir / "stages" / name) if name else {}
+        if not account:
+            return ("no earlier result",)
+        return fingerprint.differences(account["fingerprint"]) or ("its result is gone or damaged",)
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def look(self, config: Config) -> list[Finding]:
+        """Say of every stage whether its result is there for these settings, and if not why; runs nothing."""
+        records: dict[str, Artifact] = {}
+        return [self._look_at(item, config, records) for item in self.stages]
+
+    def _look_at(self, item: Stage, config: Config, records: dict[str, Artifact]) -> Finding:
+        needed = [self._maker(kind).name for kind in item.inputs.values()]
+        if missing := [name for name in needed if name not in records]:
+            return Finding(item.name, "waiting", None, tuple(f"{name} comes first" for name in missing))
+        fingerprint = self.fingerprint(item, config, records)
+        folder = self._folder(item, fingerprint)
+        record = self._finished(item, folder)
+        if record is not None:
+            records[item.name] = record
+            account = self._account(folder)
+            return Finding(item.name, "done", folder, (), account.get("run_key", ""), account.get("seconds"))
+        why = self._changes(item, fingerprint)
+        if _partial(folder).exists():
+            return Finding(item.name, "interrupted", _partial(folder), why)
+        return Finding(item.name, "missing" if why == ("no earlier result",) else "stale", None, why)
+
+    # -- running ----------------------------------------------------------------------------------------------------
+
+    def run(self, resolved: Resolved, names: Sequence[str], tracker: Tracker, rerun: Sequence[str] = ()) -> Iterator[Outcome]:
+        """Run the named stages in order and yield what became of each.
+
+        A stage that is needed but not named must be finished already. Closes the tracker with the right status.
+
+        Raises:
+            MissingInputError: a needed stage has no result for these settings.
+        """
+        try:
+            records: dict[str, Artifact] = {}
+            for item in self.stages[: 1 + max(i for i, item in enumerate(self.stages) if item.name in names)]:
+                yield from self._step(item, item.name in names, item.name in rerun, resolved, records, tracker)
+        except (KeyboardInterrupt, GeneratorExit):
+            tracker.close("KILLED")
+            raise
+        except BaseException:
+            tracker.close("FAILED")
+            raise
+        tracker.close("FINISHED")
+
+    def _step(
+        self, item: Stage, named: bool, forced: bool, resolved: Resolved, records: dict[str, Artifact], tracker: Tracker
+    ) -> Iterator[Outcome]:
+        fingerprint = self.fingerprint(item, resolved.config, records)
+        folder = self._folder(item, fingerprint)
+        record = self._finished(item, folder)
+        if record is None and not named:
+            raise MissingInputError(
+                f"{item.name} has no result for these settings ({'; '.join(self._changes(item, fingerprint)[:3])}). Expected a finished "
+                f"{item.name} in {self.workdir}. Type `alexnet {item.name}` first, or `alexnet run` for all stages."
+            )
+        if record is not None and not (named and forced):
+            outcome = Outcome(item.name, "skipped", 0.0, folder, self._account(folder).get("run_key", ""), record)
+            tracker.link(item.name, outcome.run_key)
+        else:
+            why = ("asked for by --rerun",) if record is not None else self._changes(item, fingerprint)
+            outcome = self._execute(item, fingerprint, folder, why, resolved, records, tracker)
+            record = item.output.read(folder)
+        records[item.name] = record
+        self._remember(item, folder, resolved)
+        if named:
+            self.observer.finished(outcome)
+            yield outcome
+
+    def _execute(
+        self,
+        item: Stage,
+        fingerprint: Fingerprint,
+        folder: Path,
+        why: tuple[str, ...],
+        resolved: Resolved,
+        records: Mapping[str, Artifact],
+        tracker: Tracker,
+    ) -> Outcome:
+        """Run one stage in `<folder>.partial`, publish it as `<folder>` and record how it went."""
+        self.observer.started(item.name, why)
+        started = time.monotonic()
+        partial = self._fresh_partial(item, folder)
+        run = tracker.stage_run(item.name, item.section, resolved)
+        try:
+            self._prepare()
+            arguments: dict[str, Any] = {name: records[self._maker(kind).name] for name, kind in item.inputs.items()}
+            arguments[item.config_argument] = getattr(resolved.config, item.section)
+            made = item.function(**arguments, context=Context(partial, run, self.observer))
+            seconds = time.monotonic() - started
+            account = {"fingerprint": fingerprint.parts, "seconds": round(seconds, 3), "run_key": run.key}
+            write_atomically(partial / "run.json", json.dumps(account, indent=1))
+            write_atomically(partial / Artifact.FILE, made.model_dump_json(indent=1))
+            _publish(partial, folder)
+            record = item.output.read(folder)
+            _log_result(run, item.name, [*arguments.values(), record])
+        except BaseException as error:
+            status: Literal["KILLED", "FAILED"] = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+            run.close(status, f"{type(error).__name__}: {error}")
+            self.observer.finished(Outcome(item.name, "failed", time.monotonic() - started, partial, run.key, why=why))
+            raise
+        run.close("FINISHED")
+        return Outcome(item.name, "ran", seconds, folder, run.key, record, why)
+
+    def _fresh_partial(self, item: Stage, folder: Path) -> Path:
+        partial = _partial(folder)
+        if not item.resumable:
+            shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True, exist_ok=True)
+        return partial
+
+    def _remember(self, item: Stage, folder: Path, resolved: Resolved) -> None:
+        """Make this result the one that later commands start from."""
+        current = self.current()
+        order = [other.name for other in self.stages]
+        settings = {key: value for key, value in resolved.flat().items() if key.startswith(f"{item.section}.")}
+        entry = {"directory": folder.name, "settings": settings}
+        if current["recipe"] == resolved.recipe and current["stages"].get(item.name) == entry:
+            return
+        # What was made from another result of this stage is no longer selected.
+        kept = {name: current["stages"][name] for name in order[: order.index(item.name)] if name in current["stages"]}
+        selected = {"recipe": resolved.recipe, "stages": kept | {item.name: entry}, "last": current["last"] | {item.name: folder.name}}
+        write_atomically(self._current_file, json.dumps(selected, indent=1))
+
+
+def _log_result(run: StageRun, stage: str, records: Sequence[Any]) -> None:
+    """Record what a finished stage read and made; the last of the records is what it made."""
+    for dataset in records:
+        if isinstance(dataset, DatasetArtifact):
+            run.dataset(dataset, context=stage)
+    if isinstance(records[-1], TrainingResult):
+        run.model(records[-1])
+    run.files(records[-1].directory / "report")
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".partial")
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    """Rename a complete result into place; an earlier one is removed only then."""
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def work_directory(path: Path, *, wait: bool = False) -> Iterator[Path]:
+    """Hold a work directory, made if it is not there, so that no other process works in it.
+
+    Raises:
+        ConfigError: the folder cannot be made or written.
+        BusyError: another process holds it, and `wait` is False.
+    """
+    made = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path / ".lock", mode=0o644)
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=-1 if wait else 0)
+    except OSError as error:
+        if made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise ConfigError(
+            f"The work directory {path} cannot be written ({error.strerror}). Expected a folder of your own. Name another one with --workdir."
+        ) from error
+    owner = path / "owner.json"
+    if not lock.is_locked:
+        raise BusyError(
+            f"Another process is working in {path}: {_owner_text(owner)}. Wait until it has finished, or type the command with --wait."
+        )
+    try:
+        write_atomically(owner, json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "command": " ".join(sys.argv)[:200], "since": time.time()}))
+        yield path
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _owner_text(owner: Path) -> str:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        who = json.loads(owner.read_text(encoding="utf-8"))
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(who["since"]))
+        return f"process {who['pid']} on {who['host']}, since {since} (`{who['command']}`)"
+    return "its owner has not written its name yet"

@@ -1,0 +1,1 @@
+"""Evaluation: scores of the saved model, with tables and pictures."""

@@ -1,0 +1,1 @@
+"""The networks: AlexNet in its variants, with pixel preprocessing inside."""

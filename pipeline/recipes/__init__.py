@@ -1,0 +1,1 @@
+"""Packaged settings, one YAML file for each kind of dataset."""

@@ -1,0 +1,1 @@
+"""Training: one explicit loop for one device or many."""
