@@ -46,6 +46,10 @@ class Artifact(BaseModel):
         """Return the files that must exist for this record to be usable."""
         return ()
 
+    def headline(self) -> str:
+        """Say in a few words what was made."""
+        return ""
+
     @classmethod
     def read(cls, directory: Path) -> Self:
         """Read the record of a finished stage from its folder."""
@@ -80,6 +84,12 @@ class DatasetArtifact(Artifact):
     def images(self, split: str) -> int:
         """Return the number of images in a split."""
         return sum(self.class_counts[split])
+
+    def headline(self) -> str:
+        """Images by split, and classes."""
+        splits = ", ".join(f"{sum(counts):,} {name}" for name, counts in self.class_counts.items())
+        left_out = f", {self.quarantined:,} files left out" if self.quarantined else ""
+        return f"{self.name}: {len(self.class_names):,} classes, {splits} images{left_out}"
 
     def promised_files(self) -> tuple[Path, ...]:
         """The shards' own index, and the dataset card."""
@@ -124,6 +134,10 @@ class SavedModel(Artifact):
 class ModelArtifact(SavedModel):
     """The network with fresh weights, uncompiled."""
 
+    def headline(self) -> str:
+        """Which network, and how large."""
+        return f"{self.variant}, {self.image_size} x {self.image_size} pixels, {self.parameters:,} parameters"
+
 
 class TrainingResult(SavedModel):
     """The trained network, uncompiled: the weights of the best epoch on the validation split."""
@@ -132,6 +146,10 @@ class TrainingResult(SavedModel):
     epochs: int = Field(description="Epochs trained.")
     validation_top1_error: float = Field(description="Top-1 error of the kept weights, fraction in [0, 1].")
     history_sha256: str = Field(description="SHA-256 of the numbers of every epoch, times excluded.")
+
+    def headline(self) -> str:
+        """Which epoch is kept, and its error."""
+        return f"epoch {self.best_epoch} of {self.epochs} kept, validation top-1 error {self.validation_top1_error:.2%}"
 
 
 class EvaluationReport(Artifact):
@@ -148,6 +166,11 @@ class EvaluationReport(Artifact):
     top1_error_interval: tuple[float, float] = Field(description="95 % Wilson interval of the top-1 error.")
     majority_error: float = Field(description="Top-1 error of always answering the commonest training class.")
     predictions_sha256: str = Field(description="SHA-256 of predictions.npz's arrays.")
+
+    def headline(self) -> str:
+        """The error with its interval."""
+        low, high = self.top1_error_interval
+        return f"{self.split} top-1 error {self.top1_error:.2%} ({low:.2%} to {high:.2%}) on {self.images:,} images"
 
     def promised_files(self) -> tuple[Path, ...]:
         """The report."""

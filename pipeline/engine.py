@@ -265,15 +265,20 @@ class Runner:
 
         `recipe`; `stages`: for each stage its `directory` and `settings`; `last`: the folder of the last result of each stage.
         """
+        nothing: dict[str, Any] = {"recipe": None, "stages": {}, "last": {}}
         try:
-            return dict(json.loads(self._current_file.read_text(encoding="utf-8")))
+            current = json.loads(self._current_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return {"recipe": None, "stages": {}, "last": {}}
+            return nothing
+        return nothing | current if isinstance(current, dict) else nothing
 
-    def remembered(self, names: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
-        """Return the recipe and the settings of the finished stages before the first of `names`, as the last command here left them."""
+    def remembered(self, names: Sequence[str] = ()) -> tuple[str | None, dict[str, Any]]:
+        """Return the recipe and the settings that the last command here left for the stages before the first of `names`.
+
+        Without names, for every stage. A command that begins at the beginning remembers nothing.
+        """
         order = [item.name for item in self.stages]
-        first = min((order.index(name) for name in names), default=0)
+        first = min((order.index(name) for name in names), default=len(order))
         current = self.current()
         settings: dict[str, Any] = {}
         for name in order[:first]:

@@ -1,0 +1,213 @@
+"""Every command as one plain function, for notebooks and programs; the command line calls these.
+
+    from pipeline.api import run
+
+    result = run(settings={"data.dataset": "photos", "train.epochs": 10})
+    print(result.report.top1_error)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import tracking
+from pipeline.artifacts import Artifact, EvaluationReport, SavedModel
+from pipeline.config import Resolved, TrackingConfig, resolve
+from pipeline.data.stage import ingest
+from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, work_directory
+from pipeline.errors import ConfigError
+from pipeline.evaluate.stage import evaluate
+from pipeline.model.stage import build
+from pipeline.train.stage import train
+
+DEFAULT_WORKDIR = Path("mlruns")
+STAGES: tuple[Stage, ...] = (ingest, build, train, evaluate)
+STAGE_NAMES = tuple(item.name for item in STAGES)
+
+
+class Silent:
+    """An observer that shows nothing."""
+
+    def started(self, stage: str, why: Sequence[str]) -> None:
+        """Show nothing."""
+
+    def progressed(self, done: int, total: int, unit: str, detail: str) -> None:
+        """Show nothing."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """Show nothing."""
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """What a pipeline run did: the outcome of each named stage, and where it is recorded."""
+
+    outcomes: tuple[Outcome, ...]
+    resolved: Resolved
+    run_ids: dict[str, str] = field(default_factory=dict)
+    run_url: str | None = None
+    not_recorded: str | None = None
+
+    def _last(self, kind: type[Artifact]) -> Any:
+        records = [outcome.artifact for outcome in self.outcomes if isinstance(outcome.artifact, kind)]
+        return records[-1] if records else None
+
+    @property
+    def model(self) -> SavedModel | None:
+        """The trained network, or the built one when none was trained."""
+        model: SavedModel | None = self._last(SavedModel)
+        return model
+
+    @property
+    def report(self) -> EvaluationReport | None:
+        """What the network scored, when it was evaluated."""
+        report: EvaluationReport | None = self._last(EvaluationReport)
+        return report
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as JSON can hold it: `stages`, `test`, `model`, `run_url`, `not_recorded`."""
+        model, report = self.model, self.report
+        return {
+            "stages": [stage_dict(outcome, self.run_ids) for outcome in self.outcomes],
+            "test": report and {
+                "split": report.split,
+                "view": report.view,
+                "images": report.images,
+                "top1_error": report.top1_error,
+                "top5_error": report.top5_error,
+                "loss": report.loss,
+                "report": str(report.directory / report.REPORT_FILE),
+            },
+            "model": model and {"path": str(model.model_path), "sha256": model.model_sha256, "parameters": model.parameters},
+            "run_url": self.run_url,
+            "not_recorded": self.not_recorded,
+        }
+
+
+def stage_dict(outcome: Outcome, run_ids: Mapping[str, str]) -> dict[str, Any]:
+    """Return one stage's outcome as JSON can hold it."""
+    return {
+        "name": outcome.stage,
+        "state": outcome.state,
+        "seconds": round(outcome.seconds, 3),
+        "directory": str(outcome.directory),
+        "run_id": run_ids.get(outcome.run_key),
+        "why": list(outcome.why),
+    }
+
+
+def settings(
+    recipe: str | None = None, overrides: Mapping[str, Any] | None = None, workdir: Path | None = None, stages: Sequence[str] = STAGE_NAMES
+) -> Resolved:
+    """Return the settings that a command would use, and where each came from.
+
+    Args:
+        recipe: a packaged recipe or a YAML file. Without one, a command that begins after `ingest` goes on with the recipe and the
+            upstream settings of the last command in the work directory.
+        overrides: `section.field` -> value.
+        workdir: where that last command is looked up; none means nowhere.
+        stages: the stages that the command names; none means that all are looked up.
+    """
+    remembered: Mapping[str, Any] = {}
+    if recipe is None and workdir is not None and "data.dataset" not in (overrides or {}):
+        recipe, remembered = _runner(workdir).remembered(stages)
+    return resolve(recipe, overrides, remembered)
+
+
+def run(
+    stages: Sequence[str] = STAGE_NAMES,
+    *,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workdir: Path | str = DEFAULT_WORKDIR,
+    rerun: Sequence[str] = (),
+    wait: bool = False,
+    observer: Observer | None = None,
+) -> PipelineResult:
+    """Run stages in order; skip each whose result is there.
+
+    Args:
+        stages: which of `ingest`, `build`, `train`, `evaluate`.
+        recipe: a packaged recipe or a YAML file.
+        settings: `section.field` -> value, the last word.
+        workdir: folder that everything is written under.
+        rerun: stages to run again although nothing changed.
+        wait: wait for another process that holds the work directory, instead of failing.
+        observer: told what happens; nothing is shown without one.
+
+    Raises:
+        PipelineError: one of its kinds; the message says what to do.
+    """
+    workdir = Path(workdir)
+    unknown = {*stages, *rerun} - set(STAGE_NAMES)
+    if unknown or not stages:
+        raise ConfigError(f"Stages are {', '.join(STAGE_NAMES)}. Received {', '.join(sorted(unknown)) or 'none'}.")
+    resolved = _settings(recipe, settings, workdir, [*stages, *rerun])
+    with work_directory(workdir, wait=wait):
+        config = resolved.config.tracking
+        if config.enabled and tracking.undelivered(workdir):
+            tracking.deliver_leftovers(workdir)
+        tracker = tracking.MlflowTracker(workdir, config) if config.enabled else tracking.NoTracker()
+        runner = _runner(workdir, observer or Silent(), resolved)
+        outcomes = tuple(runner.run(resolved, [*stages, *rerun], tracker, rerun))
+        recorded = tracker.recorded()
+        known = tracking.known_runs(workdir)
+        key = tracker.pipeline_key or outcomes[-1].run_key.removesuffix(f"-{outcomes[-1].stage}")
+        url = tracking.run_url(config, **known[key]) if key in known else None
+        return PipelineResult(outcomes, resolved, {name: ids["run_id"] for name, ids in known.items()}, url, recorded.problem)
+
+
+_settings = settings  # `run` has an argument of that name
+
+
+def _runner(workdir: Path, observer: Observer | None = None, resolved: Resolved | None = None) -> Runner:
+    def prepare() -> None:
+        from pipeline.train.strategy import configure_runtime
+
+        if resolved is not None:
+            configure_runtime(resolved.config.train)
+
+    return Runner(STAGES, workdir, observer or Silent(), prepare)
+
+
+def status(
+    recipe: str | None = None, settings: Mapping[str, Any] | None = None, workdir: Path | str = DEFAULT_WORKDIR
+) -> tuple[Resolved, list[Finding], dict[str, str]]:
+    """Look at every stage without running any: the settings looked at, what was found, and the page of each stage's run by its key.
+
+    Without a recipe or settings, looks at what the last command in the work directory selected.
+    """
+    workdir = Path(workdir)
+    resolved = _settings(recipe, settings, workdir, ())
+    known = tracking.known_runs(workdir)
+    pages = {key: tracking.run_url(resolved.config.tracking, **ids) for key, ids in known.items()}
+    return resolved, _runner(workdir).look(resolved.config), pages
+
+
+def sync(workdir: Path | str = DEFAULT_WORKDIR, wait: bool = False) -> tuple[int, dict[str, str]]:
+    """Send to the tracking store what earlier runs could not; return how many were sent, and why others were not, by name."""
+    workdir = Path(workdir)
+    if not tracking.undelivered(workdir):
+        return 0, {}
+    with work_directory(workdir, wait=wait):
+        return tracking.deliver_leftovers(workdir)
+
+
+def ui_server(config: TrackingConfig, workdir: Path | str, port: int) -> tuple[list[str], dict[str, str], str]:
+    """Return the command line and environment of a local MLflow server, and the page to open."""
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    experiment = tracking.open_experiment(config, workdir)
+    command, environment = tracking.server_command(config, workdir, port)
+    return command, environment, tracking.experiment_url(config, experiment, f"http://127.0.0.1:{port}")
+
+
+def schema() -> str:
+    """Return the JSON schema of the settings."""
+    from pipeline.config import Config
+
+    return json.dumps(Config.model_json_schema(), indent=2)

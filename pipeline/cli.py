@@ -1,0 +1,339 @@
+"""The command line: `alexnet [OPTIONS] STAGE...`, `alexnet run`, and the commands around them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from pipeline.errors import PipelineError, Terminated
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.console import ConsoleObserver
+
+# Known here too, so that `--help` and completion need not import the stages; a test compares them.
+STAGE_NAMES = ("ingest", "build", "train", "evaluate")
+_SYSTEM_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@dataclass
+class Invocation:
+    """What the words of one command line add up to."""
+
+    recipe: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    workdir: Path = Path("mlruns")
+    json: bool = False
+    quiet: bool = False
+    explain: bool = False
+    wait: bool = False
+    rerun: list[str] = field(default_factory=list)
+
+    def take(self, words: dict[str, Any]) -> None:
+        """Add the shared options of one command; a later one wins."""
+        from pipeline.config import parse_assignments
+
+        self.settings |= parse_assignments(words.pop("assignments"))
+        self.rerun += words.pop("rerun")
+        for name, value in words.items():
+            if value not in (None, False):
+                setattr(self, name, value)
+
+    def output(self) -> Console:
+        """Return the console that results go to."""
+        from rich.console import Console
+
+        width = None if sys.stdout.isatty() else 140  # a pipe or a file has no width of its own
+        return Console(width=width, highlight=False)
+
+
+def _complete_recipe(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    from pipeline.config import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(start)]
+
+
+def _complete_setting(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    from pipeline.config import field_names
+
+    return [f"{name}=" for name in field_names() if name.startswith(start)]
+
+
+SHARED_OPTIONS = (
+    click.option("--recipe", metavar="NAME|FILE", shell_complete=_complete_recipe, help="Packaged recipe or YAML file. [default: fits --dataset]"),
+    click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, shell_complete=_complete_setting, help="Any setting, as section.field=value."),
+    click.option("--workdir", type=click.Path(path_type=Path), help="Folder that everything is written under.  [default: mlruns]"),
+    click.option("--json", is_flag=True, help="One JSON object a line instead of text."),
+    click.option("--quiet", "-q", is_flag=True, help="Print only the result."),
+    click.option("--wait", is_flag=True, help="Wait while another process holds the work directory."),
+)
+RUN_OPTIONS = (
+    click.option("--explain", is_flag=True, help="Say in full why each stage runs."),
+    click.option("--rerun", type=click.Choice(STAGE_NAMES), multiple=True, help="Run this stage again although nothing changed."),
+)
+STAGE_OPTIONS = {
+    "dataset": click.option("--dataset", metavar="NAME|PATH", help="`digits`, a TFDS name, a folder of class folders, or a CSV manifest."),
+    "variant": click.option("--variant", metavar="NAME", help="Which AlexNet: small, paper or owt."),
+    "image_size": click.option("--image-size", metavar="PIXELS", help="Height and width of the network's input."),
+    "epochs": click.option("--epochs", metavar="N", help="Passes over the training images."),
+    "devices": click.option("--devices", metavar="WHICH", help="auto, cpu, cpu:2, gpu, or gpu:0,1."),
+    "seed": click.option("--seed", metavar="N", help="Seed of the weights, of the order and of dropout."),
+    "split": click.option("--split", metavar="NAME", help="Which images to score: test or validation."),
+}
+# Which settings a stage's own options mean; `run` has them all.
+MEANINGS = {
+    "ingest": {"dataset": ("data.dataset",)},
+    "build": {"variant": ("model.variant",), "image_size": ("model.image_size",), "seed": ("model.seed",)},
+    "train": {"epochs": ("train.epochs",), "devices": ("train.devices",), "seed": ("train.seed",)},
+    "evaluate": {"split": ("evaluate.split",)},
+    "run": {
+        "dataset": ("data.dataset",),
+        "variant": ("model.variant",),
+        "image_size": ("model.image_size",),
+        "epochs": ("train.epochs",),
+        "devices": ("train.devices",),
+        "seed": ("model.seed", "train.seed"),
+        "split": ("evaluate.split",),
+    },
+}
+
+
+def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return lambda function: functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), function)
+
+
+def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the shared options; it receives the invocation that they add up to."""
+
+    @_with(SHARED_OPTIONS)
+    @click.pass_context
+    @functools.wraps(function)
+    def wrapped(context: click.Context, /, **words: Any) -> Any:
+        shared = {name: words.pop(name) for name in ("recipe", "assignments", "workdir", "json", "quiet", "wait")}
+        shared |= {name: words.pop(name, default) for name, default in (("explain", False), ("rerun", ()))}
+        context.ensure_object(Invocation).take(shared)
+        return function(context.obj, **words)
+
+    return wrapped
+
+
+@click.group(chain=True, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="alexnet-pipeline", prog_name="alexnet")
+@_shared
+def cli(_invocation: Invocation) -> None:
+    """Train, judge and track an image classifier, starting from AlexNet.
+
+    \b
+    alexnet run                                   the built-in digits, every stage
+    alexnet run --dataset photos                  a folder with one folder of pictures a class
+    alexnet ingest build train evaluate           the same, stage by stage; also one at a time
+    alexnet status                                what is there, what is stale and why
+
+    A stage whose input, settings and code did not change is skipped. Options may stand before or after a command.
+    """  # noqa: D301 - \b is Click's sign for lines to be left as they are
+
+
+def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
+    """Add the command of a stage, or of all."""
+    meanings = MEANINGS[name]
+
+    @cli.command(name, help=text)
+    @_with([STAGE_OPTIONS[option] for option in meanings])
+    @_with(RUN_OPTIONS)
+    @_shared
+    def command(invocation: Invocation, **values: str | None) -> tuple[str, ...]:
+        for option, value in values.items():
+            if value is not None:
+                invocation.settings |= dict.fromkeys(meanings[option], value)
+        return stages
+
+
+_stage_command("run", STAGE_NAMES, "Run every stage: ingest, build, train, evaluate.")
+_stage_command("ingest", ("ingest",), "Prepare the pictures: read, check, split and store them.")
+_stage_command("build", ("build",), "Build the network for the dataset, with fresh weights.")
+_stage_command("train", ("train",), "Train the network and keep the weights of its best epoch.")
+_stage_command("evaluate", ("evaluate",), "Score the saved model on pictures that it has never seen.")
+
+
+@cli.result_callback()
+@click.pass_obj
+def _run_chain(invocation: Invocation, results: list[tuple[str, ...] | None], **_: Any) -> None:
+    """Run the stages that the words named, together, once they are all known."""
+    named = {stage for result in results if result for stage in result}
+    if named:
+        _run_stages(invocation, [name for name in STAGE_NAMES if name in named])
+
+
+def _run_stages(invocation: Invocation, stages: Sequence[str]) -> None:
+    from pipeline import api
+    from pipeline.console import print_json, show_result, stage_dict
+
+    output = invocation.output()
+    observer = _observer(invocation, output)
+    try:
+        result = api.run(
+            stages,
+            recipe=invocation.recipe,
+            settings=invocation.settings,
+            workdir=invocation.workdir,
+            rerun=invocation.rerun,
+            wait=invocation.wait,
+            observer=observer,
+        )
+    except BaseException as error:
+        observer.close()
+        if invocation.json and observer.outcomes:
+            told = {"type": type(error).__name__, "message": str(error)}
+            print_json(output, {"stages": [stage_dict(outcome, {}) for outcome in observer.outcomes], "error": told})
+        raise
+    if invocation.json:
+        print_json(output, result.as_dict())
+    else:
+        show_result(output, result)
+    if result.not_recorded:
+        click.echo(f"Not everything was recorded in MLflow ({result.not_recorded}). Type `alexnet sync` when the store answers.", err=True)
+
+
+def _observer(invocation: Invocation, output: Console) -> ConsoleObserver:
+    from pipeline import console
+
+    if invocation.json:
+        return console.JsonObserver(output)
+    if invocation.quiet:
+        return console.QuietObserver(output)
+    return console.ConsoleObserver(output, explain=invocation.explain)
+
+
+@cli.command()
+@_shared
+def status(invocation: Invocation) -> None:
+    """Show each stage: done, stale, missing or interrupted; its age, size and run."""
+    from pipeline import api
+    from pipeline.console import print_json, show_status, status_dict
+
+    resolved, findings, pages = api.status(invocation.recipe, invocation.settings, invocation.workdir)
+    if invocation.json:
+        print_json(invocation.output(), {"recipe": resolved.recipe, "stages": [status_dict(finding, pages) for finding in findings]})
+    else:
+        show_status(invocation.output(), resolved, findings, pages)
+
+
+@cli.command()
+@click.option("--schema", is_flag=True, help="Print the JSON schema of the settings instead.")
+@_shared
+def config(invocation: Invocation, schema: bool) -> None:
+    """Show the settings in force, and where each came from."""
+    from pipeline import api
+    from pipeline.console import print_json, show_settings
+
+    if schema:
+        click.echo(api.schema())
+        return
+    resolved = api.settings(invocation.recipe, invocation.settings)
+    if invocation.json:
+        values = {key: {"value": value, "from": resolved.origins[key]} for key, value in resolved.flat().items()}
+        print_json(invocation.output(), {"recipe": resolved.recipe, "settings": values})
+    else:
+        show_settings(invocation.output(), resolved)
+
+
+@cli.command()
+@_shared
+def sync(invocation: Invocation) -> None:
+    """Send to MLflow what earlier runs could not."""
+    from pipeline import api
+    from pipeline.console import print_json
+    from pipeline.errors import TrackingError
+
+    sent, problems = api.sync(invocation.workdir, invocation.wait)
+    if invocation.json:
+        print_json(invocation.output(), {"sent": sent, "not_sent": problems})
+    else:
+        click.echo(f"{sent} run{'' if sent == 1 else 's'} sent, {len(problems)} not.")
+    if problems:
+        name, why = next(iter(problems.items()))
+        raise TrackingError(f"The tracking store did not take {len(problems)} of the runs, such as {name}: {why}. Try again when it answers.")
+
+
+@cli.command()
+@click.option("--port", type=click.IntRange(1, 65535), help="Port on this machine.  [default: 5000, or the next free one]")
+@_shared
+def ui(invocation: Invocation, port: int | None) -> None:
+    """Start MLflow's pages for this work directory, reachable from this machine only, until Ctrl-C."""
+    import subprocess
+
+    from pipeline import api
+
+    tracking = api.settings(invocation.recipe, invocation.settings).config.tracking
+    command, environment, page = api.ui_server(tracking, invocation.workdir, port or _free_port(5000))
+    with subprocess.Popen(command, env=environment) as server:
+        try:
+            click.echo(f"\n  {page}\n\nCtrl-C ends it.\n")
+            code = server.wait()
+        except KeyboardInterrupt:
+            server.send_signal(signal.SIGINT)
+            server.wait(timeout=10)
+            raise
+    if code:
+        raise PipelineError(f"The MLflow server ended with {code}. Expected a free port. Name another one with --port.")
+
+
+def _free_port(first: int) -> int:
+    """Return the first free port of this machine from `first` on."""
+    import socket
+
+    for port in range(first, first + 100):
+        with socket.socket() as candidate, contextlib.suppress(OSError):
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            candidate.bind(("127.0.0.1", port))
+            return port
+    raise PipelineError(f"No port from {first} to {first + 99} is free. Name another one with --port.")
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    raise Terminated
+
+
+@contextlib.contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Turn what a person can act on into one sentence and an exit code; let bugs show their traceback."""
+    try:
+        yield
+    except click.exceptions.Exit as request:
+        sys.exit(request.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt) as error:
+        terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
+        click.echo(f"{'Terminated' if terminated else 'Interrupted'}. The same command goes on from here.", err=True)
+        sys.exit(143 if terminated else 130)
+    except PipelineError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        if error.errno not in _SYSTEM_REFUSALS:
+            raise
+        click.echo(f"Error: {error.strerror}: {error.filename or 'the work directory'}. Nothing that was finished is lost; make room and type the command again.", err=True)
+        sys.exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, and leave with its exit code."""
+    with _exit_codes():
+        signal.signal(signal.SIGTERM, _terminate)
+        cli.main(args=None if arguments is None else list(arguments), prog_name="alexnet", standalone_mode=False)

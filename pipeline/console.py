@@ -1,0 +1,203 @@
+"""What a person sees: a line as a stage starts, a bar while it works, a line as it ends, and tables."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.api import PipelineResult, stage_dict
+from pipeline.config import Resolved
+from pipeline.engine import Finding, Outcome
+
+_PLAIN_SECONDS = 30.0  # without a terminal, one line of progress so often
+_STATE_STYLES = {"done": "green", "ran": "green", "skipped": "dim", "failed": "red", "stale": "yellow", "interrupted": "yellow"}
+
+
+class _Rate(ProgressColumn):
+    """Units a second."""
+
+    def render(self, task: Task) -> Text:
+        rate = task.finished_speed or task.speed
+        return Text(f"{rate:,.0f} {task.fields['unit']}/s" if rate else "", style="cyan")
+
+
+class ConsoleObserver:
+    """Shows a pipeline run: live on a terminal, plain lines elsewhere.
+
+    Args:
+        output: where lines go.
+        explain: say in full why a stage runs, not only in short.
+    """
+
+    def __init__(self, output: Console, *, explain: bool = False):
+        self.outcomes: list[Outcome] = []
+        self._output = output
+        self._explain = explain
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._started = self._shown = time.monotonic()
+
+    def started(self, stage: str, why: Sequence[str]) -> None:
+        """Say which stage begins, and why it is not skipped."""
+        shown = list(why) if self._explain else [*why[:2], *(["..."] if len(why) > 2 else [])]
+        self._output.print(f"[bold]{stage:<9}[/] runs: ", Text("; ".join(shown)), sep="", soft_wrap=True)
+        self._started = self._shown = time.monotonic()
+        if self._output.is_terminal:
+            columns = (SpinnerColumn(), BarColumn(30), _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[detail]}", markup=False))
+            self._bar = Progress(*columns, console=self._output, transient=True)
+            self._task = self._bar.add_task(stage, total=None, unit="", detail="preparing")
+            self._bar.start()
+
+    def progressed(self, done: int, total: int, unit: str, detail: str) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total, unit=unit, detail=detail)
+        elif time.monotonic() - self._shown > _PLAIN_SECONDS:
+            self._shown = time.monotonic()
+            spent = self._shown - self._started
+            left = spent * (total - done) / done if done else 0.0
+            line = f"  {done:,} of {total:,} {unit}, {done / spent:,.0f} {unit}/s, {duration(left)} left  {detail}"
+            self._output.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def finished(self, outcome: Outcome) -> None:
+        """Say what a stage made, and where."""
+        self.close()
+        self.outcomes.append(outcome)
+        made = outcome.artifact.headline() if outcome.artifact else "see the message below"
+        line = Text(f"{outcome.stage:<9} ", style="bold")
+        line.append(f"{outcome.state:<7} ", style=_STATE_STYLES[outcome.state])
+        line.append(f"{duration(outcome.seconds):>8}  " if outcome.state != "skipped" else " " * 10)
+        line.append(made, style="")
+        self._output.print(line, soft_wrap=True)
+        if outcome.state == "ran" or self._explain:
+            self._output.print(f"{'':<28}{outcome.directory}", markup=False, highlight=False, soft_wrap=True, style="dim")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class JsonObserver(ConsoleObserver):
+    """Prints one JSON object for each finished stage, and nothing else."""
+
+    def started(self, stage: str, why: Sequence[str]) -> None:
+        """Print nothing."""
+
+    def progressed(self, done: int, total: int, unit: str, detail: str) -> None:
+        """Print nothing."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """Print the stage's outcome."""
+        self.outcomes.append(outcome)
+        print_json(self._output, {"stage": stage_dict(outcome, {})})
+
+
+class QuietObserver(ConsoleObserver):
+    """Shows only failures, in the message that ends the command."""
+
+    started = JsonObserver.started
+    progressed = JsonObserver.progressed
+
+    def finished(self, outcome: Outcome) -> None:
+        """Print nothing."""
+        self.outcomes.append(outcome)
+
+
+def print_json(output: Console, value: object) -> None:
+    """Print one JSON object on one line, as it is."""
+    output.file.write(json.dumps(value, default=str) + "\n")
+    output.file.flush()
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time as people say it: `4.2 s`, `3 min 05 s`, `2 h 10 min`, `3 days`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} days"
+
+
+def show_result(output: Console, result: PipelineResult) -> None:
+    """Print the scores and where to look."""
+    report = result.report
+    if report is not None:
+        low, high = report.top1_error_interval
+        table = Table(title=f"{report.split} split, {report.images:,} images, {report.view}", title_justify="left")
+        table.add_column("measure")
+        table.add_column("value", justify="right")
+        table.add_column("")
+        table.add_row("top-1 error", f"{report.top1_error:.2%}", f"95 % interval {low:.2%} to {high:.2%}")
+        table.add_row("top-5 error", f"{report.top5_error:.2%}", "")
+        table.add_row("cross-entropy", f"{report.loss:.4f}", "nats")
+        table.add_row("majority class", f"{report.majority_error:.2%}", "error of always giving the commonest answer")
+        output.print(table)
+        _show_place(output, "report", str((report.directory / report.REPORT_FILE).resolve().as_uri()))
+    if result.model is not None:
+        _show_place(output, "model", str(result.model.model_path))
+    if result.run_url is not None:
+        hint = "" if result.resolved.config.tracking.uri else "   (after `alexnet ui`)"
+        _show_place(output, "MLflow", f"{result.run_url}{hint}")
+
+
+def _show_place(output: Console, name: str, place: str) -> None:
+    output.print(f"{name:<7} {place}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_status(output: Console, resolved: Resolved, findings: Iterable[Finding], pages: dict[str, str]) -> None:
+    """Print a table of the stages: state, age, size, run, and what changed."""
+    table = Table(title=f"recipe {resolved.recipe}, dataset {resolved.config.data.dataset}", title_justify="left")
+    for heading in ("stage", "state", "age", "size", "result or reason", "run"):
+        table.add_column(heading, overflow="fold", justify="right" if heading in ("age", "size") else "left")
+    for finding in findings:
+        row = status_dict(finding, pages)
+        age = duration(row["age_seconds"]) if row["age_seconds"] is not None else ""
+        size = f"{row['bytes'] / 1e6:,.1f} MB" if row["bytes"] is not None else ""
+        text = str(finding.directory) if finding.state == "done" else "; ".join(finding.why)
+        state = f"[{_STATE_STYLES.get(finding.state, 'dim')}]{finding.state}[/]"
+        table.add_row(finding.stage, state, age, size, Text(text), Text(row["run_url"] or ""))
+    output.print(table)
+
+
+def status_dict(finding: Finding, pages: dict[str, str]) -> dict[str, object]:
+    """Return what was found of a stage as JSON can hold it: ages in seconds, sizes in bytes."""
+    folder = finding.directory
+    return {
+        "stage": finding.stage,
+        "state": finding.state,
+        "why": list(finding.why),
+        "directory": str(folder) if folder else None,
+        "age_seconds": round(time.time() - folder.stat().st_mtime, 1) if folder else None,
+        "bytes": _size(folder) if folder else None,
+        "run_url": pages.get(finding.run_key),
+    }
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def show_settings(output: Console, resolved: Resolved) -> None:
+    """Print every setting with its value, where it came from and what it means."""
+    from pipeline.config import Config
+
+    table = Table(title=f"recipe {resolved.recipe}", title_justify="left")
+    for heading in ("setting", "value", "from", "meaning"):
+        table.add_column(heading, overflow="fold")
+    for key, value in resolved.flat().items():
+        section, _, name = key.partition(".")
+        fields = type(getattr(Config(), section)).model_fields
+        origin = resolved.origins[key]
+        table.add_row(key, Text(repr(value) if value == "" else str(value)), Text(origin), Text(fields[name].description or ""), style="dim" if origin == "default" else "")
+    output.print(table)

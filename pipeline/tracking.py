@@ -1,0 +1,530 @@
+"""Recording runs in MLflow, without ever standing in the pipeline's way.
+
+The pipeline writes what happens into a journal, one JSON line an event, under `<workdir>/journal/`. A background thread reads
+the journal and tells MLflow; only that thread touches MLflow, so a slow or dead store costs the training nothing. What could not be
+told stays in the journal, and `deliver_leftovers` (the command `alexnet sync`, and every next run) sends it later.
+
+    events   start, metrics, tags, dataset, files, model, end - each of one run, named by our own key
+    state    <journal>.state.json: how many bytes were delivered, and which MLflow run stands for which key
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock
+
+from pipeline.artifacts import DatasetArtifact, SavedModel
+from pipeline.config import Resolved, TrackingConfig
+from pipeline.engine import write_atomically
+from pipeline.errors import TrackingError
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+DEFAULT_UI = "http://127.0.0.1:5000"
+_BATCH = 1000  # MLflow's limit of metrics in one log_batch call
+_POLL_SECONDS = 2.0  # how soon a number of a running training shows up in the UI
+_PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "mlflow", "numpy", "alexnet-pipeline")
+_KEY_TAG = "alexnet.run_key"
+
+
+def store_uri(config: TrackingConfig, workdir: Path) -> str:
+    """Return the tracking store's address: the setting, or a database in the work directory."""
+    return config.uri or f"sqlite:///{workdir.resolve() / 'mlflow.db'}"
+
+
+def run_url(config: TrackingConfig, experiment_id: str, run_id: str) -> str:
+    """Return the page of a run, on the store's own server or on the one that `alexnet ui` starts."""
+    return f"{_server(config)}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def experiment_url(config: TrackingConfig, experiment_id: str, server: str = "") -> str:
+    """Return the experiment's table of runs; MLflow's default view is for traces of language models."""
+    return f"{server or _server(config)}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+
+
+def _server(config: TrackingConfig) -> str:
+    return config.uri.rstrip("/") if config.uri.startswith("http") else DEFAULT_UI
+
+
+# -- writing the journal ------------------------------------------------------------------------------------------------
+
+
+class JournalRun:
+    """One executed stage, or the pipeline run itself, as events in the journal."""
+
+    def __init__(self, write: Callable[[dict[str, Any]], None], key: str, parent: JournalRun | None = None):
+        self.key = key
+        self._write = write
+        self._parent = parent
+
+    def _event(self, event: str, **fields: Any) -> None:
+        self._write({"event": event, "run": self.key, "time": int(time.time() * 1000), **fields})
+
+    def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
+        """Begin the run."""
+        self._event("start", parent=self._parent.key if self._parent else None, name=name, params=_texts(params), tags=_texts(tags))
+
+    def tags(self, values: Mapping[str, Any], *, summary: bool = False) -> None:
+        """Set tags."""
+        self._event("tags", values=_texts(values))
+        if summary and self._parent:
+            self._parent.tags(values)
+
+    def metrics(self, values: Mapping[str, float], *, step: int = 0, summary: bool = False) -> None:
+        """Record numbers at a step."""
+        self._event("metrics", step=step, values={name: float(value) for name, value in values.items()})
+        if summary and self._parent:
+            self._parent.metrics(values, step=step)
+
+    def dataset(self, dataset: DatasetArtifact, context: str) -> None:
+        """Record which data was used, by our own digest."""
+        profile = {split: sum(counts) for split, counts in dataset.class_counts.items()} | {"classes": len(dataset.class_names)}
+        self._event("dataset", name=dataset.name, digest=dataset.digest[:36], source=dataset.digest, profile=profile, context=context)
+
+    def files(self, directory: Path) -> None:
+        """Log a folder's files as artifacts."""
+        if directory.is_dir():
+            self._event("files", path=str(directory.resolve()))
+
+    def model(self, model: SavedModel) -> None:
+        """Log a `.keras` file as an MLflow model with signature and input example."""
+        shape = [model.image_size, model.image_size, 3]
+        self._event("model", path=str(model.model_path.resolve()), sha256=model.model_sha256, shape=shape, names=list(model.class_names))
+
+    def close(self, status: Status, message: str = "") -> None:
+        """End the run with its final status."""
+        if message:
+            self.tags({"error": message[:500]})
+        self._event("end", status=status)
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the tracking store knows at the end of a pipeline run."""
+
+    run_ids: dict[str, str]
+    run_url: str | None
+    problem: str | None
+
+
+class MlflowTracker:
+    """Journals a pipeline run and its stages, and has them delivered while the pipeline works.
+
+    The pipeline's own run is opened by the first stage that executes: a command that skips everything leaves no run.
+    """
+
+    def __init__(self, workdir: Path, config: TrackingConfig):
+        self._workdir, self._config = workdir, config
+        self._journal = workdir / "journal" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}.jsonl"
+        self._pipeline: JournalRun | None = None
+        self._links: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._sender: threading.Thread | None = None
+        self._delivery = Delivery(self._journal, workdir, config)
+
+    @property
+    def pipeline_key(self) -> str:
+        """The key of the pipeline's own run; empty while no stage was executed."""
+        return self._pipeline.key if self._pipeline else ""
+
+    def _append(self, event: dict[str, Any]) -> None:
+        with self._journal.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+    def stage_run(self, stage: str, section: str, resolved: Resolved) -> JournalRun:
+        """Begin the run of a stage, and before the first one the pipeline's."""
+        tags = environment_tags()
+        if self._pipeline is None:
+            self._journal.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._journal.with_suffix(".target.json"), self._config.model_dump_json())
+            self._pipeline = JournalRun(self._append, self._journal.stem)
+            name = f"{resolved.config.data.dataset.rstrip('/').rpartition('/')[2]} {resolved.config.model.variant}"
+            self._pipeline.start(name, resolved.flat(), {"recipe": resolved.recipe, **tags})
+            self._sender = threading.Thread(target=self._send, name="mlflow", daemon=True)
+            self._sender.start()
+        if self._links:
+            self._pipeline.tags({f"skipped.{name}": key for name, key in self._links.items()})
+            self._links = {}
+        run = JournalRun(self._append, f"{self._pipeline.key}-{stage}", self._pipeline)
+        params = {key.partition(".")[2]: value for key, value in resolved.flat().items() if key.startswith(f"{section}.")}
+        run.start(stage, params, {"stage": stage, "recipe": resolved.recipe, **tags})
+        return run
+
+    def link(self, stage: str, run_key: str) -> None:
+        """Note that a stage was skipped, and which run did its work."""
+        self._links[stage] = known_runs(self._workdir).get(run_key, {}).get("run_id", run_key)
+        if self._pipeline:
+            self._pipeline.tags({f"skipped.{stage}": self._links.pop(stage)})
+
+    def _send(self) -> None:
+        while not self._stop.wait(_POLL_SECONDS):
+            self._delivery.deliver()
+        if self._delivery.deliver():
+            forget(self._journal)
+
+    def close(self, status: Status) -> None:
+        """End the pipeline's run and deliver what is left, as far as the store answers."""
+        if self._pipeline is None or self._sender is None or self._stop.is_set():
+            return
+        self._pipeline.close(status)
+        self._stop.set()
+        # An interrupted command must end within seconds; what is not delivered by then is sent by the next one.
+        self._sender.join(timeout=5 if status == "KILLED" else None)
+
+    def recorded(self) -> Recorded:
+        """Return which MLflow runs stand for this pipeline's, and what could not be recorded."""
+        state = self._delivery.state
+        run_ids = {key: str(run_id) for key, run_id in state.run_ids.items()}
+        url = run_url(self._config, state.experiment_id, run_ids[self.pipeline_key]) if self.pipeline_key in run_ids else None
+        return Recorded(run_ids, url, self._delivery.problem)
+
+
+class NoTracker:
+    """Records nothing; the pipeline makes the same artifacts."""
+
+    pipeline_key = ""
+
+    def stage_run(self, stage: str, section: str, resolved: Resolved) -> JournalRun:  # noqa: ARG002
+        """Return a run whose events go nowhere."""
+        return JournalRun(lambda _event: None, "")
+
+    def link(self, stage: str, run_key: str) -> None:
+        """Do nothing."""
+
+    def close(self, status: Status) -> None:
+        """Do nothing."""
+
+    def recorded(self) -> Recorded:
+        """Nothing is recorded, and nothing is missing."""
+        return Recorded({}, None, None)
+
+
+def environment_tags() -> dict[str, str]:
+    """Return what the code and its packages are: git commit, and versions."""
+    tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "alexnet"}
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        tags |= {f"package.{name}": metadata.version(name) for name in _PACKAGES}
+    git = ["git", "-C", str(Path(__file__).parent)]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5, check=True).stdout
+        tags |= {"mlflow.source.git.commit": commit, "git_dirty": str(bool(changed.strip())).lower()}
+    return tags
+
+
+# -- delivering it to MLflow --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class DeliveryState:
+    """How far a journal was delivered, and to which runs."""
+
+    offset: int
+    experiment_id: str
+    run_ids: dict[str, str]
+
+
+class Delivery:
+    """Sends one journal to MLflow, from where the last attempt stopped."""
+
+    def __init__(self, journal: Path, workdir: Path, config: TrackingConfig):
+        self._journal, self._workdir, self._config = journal, workdir, config
+        self._state_file = journal.with_suffix(".state.json")
+        self.state = self._read_state()
+        self.problem: str | None = None
+        self._client: Any = None
+        self._handlers = {
+            "start": self._start,
+            "tags": self._tags,
+            "dataset": self._dataset,
+            "files": self._files,
+            "model": self._model,
+            "end": self._end,
+        }
+
+    def _read_state(self) -> DeliveryState:
+        with contextlib.suppress(OSError, ValueError):
+            return DeliveryState(**json.loads(self._state_file.read_text(encoding="utf-8")))
+        return DeliveryState(0, "", {})
+
+    def _advance(self, offset: int) -> None:
+        self.state.offset = offset
+        write_atomically(self._state_file, json.dumps(vars(self.state)))
+
+    def deliver(self) -> bool:
+        """Send what is in the journal and not sent yet; return whether nothing is left.
+
+        After a failure nothing more is tried in this process: `problem` says why, and the journal keeps the rest.
+        """
+        if self.problem is not None:
+            return False
+        try:
+            if self._client is None:
+                self._client = _connect(self._config, self._workdir)
+                self.state.experiment_id = _experiment(self._client, self._config, self._workdir)
+            for events, offset in _grouped(self._journal, self.state.offset):
+                self._send(events)
+                self._advance(offset)
+        except Exception as error:  # noqa: BLE001 - whatever the store does, training goes on; the reason is reported
+            self.problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            return False
+        return True
+
+    def _send(self, events: Sequence[dict[str, Any]]) -> None:
+        if events[0]["event"] == "metrics":
+            self._metrics(events)
+        else:
+            self._handlers[events[0]["event"]](events[0], self.state.run_ids.get(events[0]["run"], ""))
+
+    def _start(self, event: dict[str, Any], _: str) -> None:
+        """Create the run, unless an attempt that was killed before it could say so has created it."""
+        from mlflow.entities import Param
+
+        tags = {**event["tags"], _KEY_TAG: event["run"]}
+        if event["parent"]:
+            tags["mlflow.parentRunId"] = self.state.run_ids[event["parent"]]
+        found = self._client.search_runs([self.state.experiment_id], f"tags.`{_KEY_TAG}` = '{event['run']}'", max_results=1)
+        run = found[0] if found else self._client.create_run(self.state.experiment_id, event["time"], tags, event["name"])
+        self._client.log_batch(run.info.run_id, params=[Param(name, value) for name, value in event["params"].items()])
+        self.state.run_ids[event["run"]] = run.info.run_id
+
+    def _metrics(self, events: Sequence[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        points: dict[str, list[Any]] = {}
+        for event in events:
+            values = [Metric(name, value, event["time"], event["step"]) for name, value in event["values"].items()]
+            points.setdefault(self.state.run_ids[event["run"]], []).extend(values)
+        for run_id, metrics in points.items():
+            for start in range(0, len(metrics), _BATCH):
+                self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+
+    def _tags(self, event: dict[str, Any], run_id: str) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in event["values"].items()])
+
+    def _dataset(self, event: dict[str, Any], run_id: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps({"sha256": event["source"]})
+        dataset = Dataset(event["name"], event["digest"], "local", source, profile=json.dumps(event["profile"]))
+        self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", event["context"])])])
+
+    def _files(self, event: dict[str, Any], run_id: str) -> None:
+        if Path(event["path"]).is_dir():
+            self._client.log_artifacts(run_id, event["path"], "report")
+
+    def _model(self, event: dict[str, Any], run_id: str) -> None:
+        """Log the network as an MLflow Keras model; the requirements are named, since guessing them takes 13 s."""
+        import mlflow
+        import numpy as np
+        from mlflow.models.signature import ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        from pipeline.model.weights import load_model
+
+        if not Path(event["path"]).exists():
+            return
+        mlflow.set_tracking_uri(store_uri(self._config, self._workdir))  # Model.log knows no other way
+        shape = tuple(event["shape"])
+        outputs = TensorSpec(np.dtype("float32"), (-1, len(event["names"])), "logits")
+        mlflow.models.Model.log(
+            artifact_path=None,
+            name="model",
+            flavor=mlflow.keras,
+            run_id=run_id,
+            model=load_model(Path(event["path"])),
+            signature=ModelSignature(Schema([TensorSpec(np.dtype("uint8"), (-1, *shape), "image")]), Schema([outputs])),
+            input_example=np.zeros((1, *shape), dtype=np.uint8),
+            pip_requirements=[f"{name}=={metadata.version(name)}" for name in ("tensorflow", "keras", "numpy")],
+            metadata={"class_names": event["names"], "sha256": event["sha256"]},
+        )
+
+    def _end(self, event: dict[str, Any], run_id: str) -> None:
+        self._client.set_terminated(run_id, event["status"], event["time"])
+
+
+def _grouped(journal: Path, offset: int) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    """Yield events from a byte offset with the offset after them; neighbouring metrics come together."""
+    batch: list[dict[str, Any]] = []
+    end = offset
+    for line, after in _complete_lines(journal, offset):
+        event = json.loads(line)
+        if event["event"] == "metrics":
+            batch.append(event)
+        else:
+            if batch:
+                yield batch, end
+                batch = []
+            yield [event], after
+        end = after
+    if batch:
+        yield batch, end
+
+
+def _complete_lines(journal: Path, offset: int) -> Iterator[tuple[bytes, int]]:
+    """Yield whole lines from a byte offset; a line cut short by a kill is left out."""
+    with contextlib.suppress(FileNotFoundError), journal.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            yield line, offset
+
+
+def known_runs(workdir: Path) -> dict[str, dict[str, str]]:
+    """Return our run key -> `run_id` and `experiment_id` in MLflow, for everything that was ever delivered from here."""
+    known: dict[str, dict[str, str]] = {}
+    for file in sorted((workdir / "journal").glob("*.state.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            state = json.loads(file.read_text(encoding="utf-8"))
+            known |= {key: {"run_id": run_id, "experiment_id": state["experiment_id"]} for key, run_id in state["run_ids"].items()}
+    return known
+
+
+def undelivered(workdir: Path) -> list[Path]:
+    """Return the journals that hold something the tracking store was not told."""
+    return sorted((workdir / "journal").glob("*.jsonl"))
+
+
+def deliver_leftovers(workdir: Path) -> tuple[int, dict[str, str]]:
+    """Send every journal that an earlier command could not, or did not live to; the caller holds the work directory.
+
+    A run that never ended, because its process was killed, is ended as KILLED. A delivered journal is removed; its state stays and says
+    which MLflow run is which.
+
+    Returns:
+        How many journals were delivered, and for those that were not the reason, by name.
+    """
+    delivered, problems = 0, {}
+    for journal in undelivered(workdir):
+        _end_open_runs(journal)
+        with contextlib.suppress(OSError, ValueError):
+            config = TrackingConfig.model_validate_json(journal.with_suffix(".target.json").read_text(encoding="utf-8"))
+            delivery = Delivery(journal, workdir, config)
+            if not delivery.deliver():
+                problems[journal.stem] = delivery.problem or "unknown"
+                continue
+        forget(journal)
+        delivered += 1
+    return delivered, problems
+
+
+def forget(journal: Path) -> None:
+    """Remove a journal that was delivered whole."""
+    journal.unlink(missing_ok=True)
+    journal.with_suffix(".target.json").unlink(missing_ok=True)
+
+
+def _end_open_runs(journal: Path) -> None:
+    """End, in the journal, the runs that a killed process left open; a last line cut short is cut off."""
+    lines = list(_complete_lines(journal, 0))
+    with journal.open("r+b") as file:
+        file.truncate(lines[-1][1] if lines else 0)
+        file.seek(0, os.SEEK_END)
+        events = [json.loads(line) for line, _ in lines]
+        ended = {event["run"] for event in events if event["event"] == "end"}
+        for event in events:
+            if event["event"] == "start" and event["run"] not in ended:
+                end = {"event": "end", "run": event["run"], "time": int(journal.stat().st_mtime * 1000), "status": "KILLED"}
+                file.write(json.dumps(end).encode() + b"\n")
+
+
+# -- the store ----------------------------------------------------------------------------------------------------------
+
+
+def _connect(config: TrackingConfig, workdir: Path) -> Any:
+    """Return a client of the store, its database made and migrated once, whoever comes first."""
+    # A dead server must not hold a process for minutes: MLflow's default is 7 retries with growing pauses.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    import logging
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    import mlflow
+
+    uri = store_uri(config, workdir)
+    if not config.uri:
+        _make_database(workdir)
+    return mlflow.MlflowClient(uri)
+
+
+def _make_database(workdir: Path) -> None:
+    """Make `mlflow.db` once: two processes that migrate one database at a time leave it broken."""
+    database = workdir / "mlflow.db"
+    if database.exists():
+        return
+    with FileLock(workdir / ".mlflow.lock"):
+        if database.exists():
+            return
+        import sqlite3
+
+        import mlflow
+
+        temporary = workdir / f".mlflow.{os.getpid()}.db"
+        mlflow.MlflowClient(f"sqlite:///{temporary.resolve()}").search_experiments(max_results=1)
+        with contextlib.closing(sqlite3.connect(temporary)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # readers, such as the UI, do not block the writer
+        temporary.replace(database)
+
+
+def _experiment(client: Any, config: TrackingConfig, workdir: Path) -> str:
+    """Return the experiment's id; made if it is not there, with its artifacts in the work directory when the store is."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(config.experiment)
+    if found is None:
+        location = None if config.uri else str(workdir.resolve() / "artifacts")
+        with contextlib.suppress(MlflowException):  # another process may make it at this moment
+            return str(client.create_experiment(config.experiment, artifact_location=location))
+        found = client.get_experiment_by_name(config.experiment)
+    if found is None or found.lifecycle_stage != "active":
+        raise TrackingError(f"The experiment `{config.experiment}` was deleted in MLflow. Restore it there or set tracking.experiment.")
+    return str(found.experiment_id)
+
+
+def open_experiment(config: TrackingConfig, workdir: Path) -> str:
+    """Make sure that the store and the experiment exist, and return the experiment's id.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    try:
+        return _experiment(_connect(config, workdir), config, workdir)
+    except Exception as error:
+        raise TrackingError(
+            f"The tracking store {store_uri(config, workdir)} does not answer ({type(error).__name__}: {str(error)[:150]}). Expected a "
+            "running MLflow server or a writable folder. Check tracking.uri."
+        ) from error
+
+
+def server_command(config: TrackingConfig, workdir: Path, port: int) -> tuple[list[str], dict[str, str]]:
+    """Return the command line and environment of an MLflow server that only this machine can reach."""
+    import sys
+
+    hosts = f"localhost:{port},127.0.0.1:{port}"  # exact names: MLflow's default also accepts hosts that only look private
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(config, workdir)]
+    command += ["--default-artifact-root", str(workdir.resolve() / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--allowed-hosts", hosts, "--workers", "1"]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
+    return command, {**os.environ, **quiet}

@@ -1,0 +1,223 @@
+"""The training loop, explicit: several optimiser steps in each compiled call, on one device or many.
+
+    for each epoch:
+        rate  = learning_rate(settings, history)
+        for each step:                                     # several a call, inside one tf.function
+            on every replica, with its share of the batch:
+                gradient = d(sum of losses / global batch) + decay * kernels
+                sum the gradients over the replicas; momentum; update
+        score the validation split
+        history += the epoch's numbers; keep the weights if they are the best
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.config import TrainConfig
+from pipeline.data.loader import Images, evaluation_batches, training_batches
+from pipeline.errors import TrainingDivergedError
+from pipeline.train.checkpoint import read_checkpoint, save_checkpoint
+from pipeline.train.optimizer import decayed, learning_rate, make_optimizer
+
+Progress = Callable[[int, int, str], None]
+# A compiled call takes about this long: long enough that its overhead is nothing, short enough that Ctrl-C is answered.
+_CALL_SECONDS = 0.5
+_MAX_STEPS_PER_CALL = 64
+# At most this much work is done again after a kill; saving more often would cost more than it saves.
+_CHECKPOINT_SECONDS = 10.0
+
+
+@dataclass
+class State:
+    """What training changes: the network, its optimiser, the finished epochs and the best weights so far."""
+
+    network: Any
+    optimizer: Any
+    history: list[dict[str, float]]
+    best: list[np.ndarray[Any, Any]]
+
+    def variables(self) -> dict[str, Any]:
+        """Return every variable by a stable name: weights, dropout's random states, optimiser slots."""
+        return {f"model/{i}": variable for i, variable in enumerate(self.network.variables)} | {
+            f"optimizer/{i}": variable for i, variable in enumerate(self.optimizer.variables)
+        }
+
+    def save(self, path: Path) -> None:
+        """Write everything into one file."""
+        arrays = {name: np.asarray(variable.numpy()) for name, variable in self.variables().items()}
+        arrays |= {f"best/{i}": weights for i, weights in enumerate(self.best)}
+        save_checkpoint(path, arrays, self.history)
+
+    def restore(self, path: Path) -> None:
+        """Take up what a killed training left, if it left anything."""
+        found = read_checkpoint(path)
+        if found is None:
+            return
+        arrays, self.history = found
+        for name, variable in self.variables().items():
+            variable.assign(arrays[name])
+        self.best = [arrays[f"best/{i}"] for i in range(len(self.best))]
+
+
+def prepare(load_network: Callable[[], Any], config: TrainConfig, strategy: Any) -> State:
+    """Return the state at the first step, its variables made inside the strategy's scope.
+
+    Args:
+        load_network: returns the uncompiled network.
+        config: the seed of dropout, and the optimiser's settings.
+        strategy: a `tf.distribute` strategy, or None for one device.
+    """
+    with strategy.scope() if strategy is not None else tf.init_scope():
+        network = load_network()
+        optimizer = make_optimizer(config)
+        optimizer.build(network.trainable_variables)
+    for index, layer in enumerate(layer for layer in network.layers if isinstance(layer, keras.layers.Dropout) and layer.rate > 0):
+        layer.seed_generator.state.assign(np.array([config.seed, index], dtype="uint32"))
+    return State(network, optimizer, [], [np.asarray(value) for value in network.get_weights()])
+
+
+def fit(
+    state: State, train: Images, validation: Images, config: TrainConfig, strategy: Any, checkpoint: Path, progress: Progress
+) -> Iterator[dict[str, float]]:
+    """Train from where the state is, and yield each epoch's numbers; epochs taken up from the checkpoint are yielded first.
+
+    `state` holds the weights of the last epoch and `state.best` those of the best one when the iterator ends.
+
+    Raises:
+        TrainingDivergedError: the loss became NaN or infinite.
+    """
+    train_steps, score = _compiled_training(state, config, strategy), _compiled_scoring(state.network)
+    size = state.network.input_shape[1]
+    state.restore(checkpoint)
+    yield from state.history
+    saved = time.monotonic()
+    while len(state.history) < config.epochs:
+        epoch = len(state.history)
+        started = time.monotonic()
+        rate = learning_rate(config, state.history)
+        state.optimizer.learning_rate.assign(rate)
+        batches = training_batches(
+            train,
+            image_size=size,
+            global_batch_size=config.global_batch_size,
+            seed=config.seed,
+            epoch=epoch,
+            random_crop=config.random_crop,
+            flip=config.flip,
+        )
+        trained = _run_epoch(train_steps, batches, train.dataset.images(train.split) // config.global_batch_size, config, epoch, strategy, progress)
+        seconds = time.monotonic() - started
+        scored = _score_split(score, validation, size, config.global_batch_size)
+        entry = {"epoch": epoch + 1, "learning_rate": rate, **_means("train", trained), **_means("validation", scored)}
+        entry |= {"images_per_second": float(trained[3]) / seconds, "seconds": time.monotonic() - started}
+        if _is_better(entry, state.history):
+            state.best = [np.asarray(value) for value in state.network.get_weights()]
+        state.history.append(entry)
+        if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+            state.save(checkpoint)
+            saved = time.monotonic()
+        yield entry
+
+
+def best_epoch(history: list[dict[str, float]]) -> dict[str, float]:
+    """Return the epoch with the lowest validation error; of equals the one with the lowest validation loss, then the first."""
+    return min(history, key=lambda entry: (entry["validation_top1_error"], entry["validation_loss"]))
+
+
+def _is_better(entry: dict[str, float], history: list[dict[str, float]]) -> bool:
+    return best_epoch([*history, entry]) is entry
+
+
+def _sums(labels: Any, logits: Any) -> tuple[Any, Any]:
+    """Return the summed cross-entropy, and float64 [loss sum, top-1 errors, top-5 errors, images]."""
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    top5 = min(5, logits.shape[-1])
+    wrong1 = tf.logical_not(tf.math.in_top_k(labels, logits, 1))
+    wrong5 = tf.logical_not(tf.math.in_top_k(labels, logits, top5))
+    counts = [tf.reduce_sum(tf.cast(value, tf.float64)) for value in (losses, wrong1, wrong5, tf.ones_like(losses))]
+    return tf.reduce_sum(losses), tf.stack(counts)
+
+
+def _compiled_training(state: State, config: TrainConfig, strategy: Any) -> Callable[[Any, Any], Any]:
+    """Return a function (iterator, steps) -> summed numbers that does that many optimiser steps in one call."""
+    replicas = strategy.num_replicas_in_sync if strategy is not None else 1
+    network, optimizer = state.network, state.optimizer
+    # The optimiser sums gradients over the replicas, so each adds its share of the decay.
+    decay = [config.weight_decay / replicas if decayed(variable) else 0.0 for variable in network.trainable_variables]
+
+    def step(images: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss, numbers = _sums(labels, network(images, training=True))
+            loss = loss / config.global_batch_size
+        gradients = tape.gradient(loss, network.trainable_variables)
+        pairs = zip(gradients, network.trainable_variables, decay, strict=True)
+        optimizer.apply([gradient + share * variable if share else gradient for gradient, variable, share in pairs])
+        return numbers
+
+    @tf.function(reduce_retracing=True)
+    def train_steps(iterator: Any, steps: Any) -> Any:
+        totals = tf.zeros(4, tf.float64)
+        for _ in tf.range(steps):
+            if strategy is None:
+                totals += step(*next(iterator))
+            else:
+                totals += strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(step, args=next(iterator)), axis=None)
+        return totals
+
+    return train_steps  # type: ignore[no-any-return]
+
+
+def _compiled_scoring(network: Any) -> Callable[[Any, Any], Any]:
+    """Return a function (images, labels) -> summed numbers, without training."""
+
+    @tf.function(reduce_retracing=True)
+    def score(images: Any, labels: Any) -> Any:
+        return _sums(labels, network(images, training=False))[1]
+
+    return score  # type: ignore[no-any-return]
+
+
+def _run_epoch(
+    train_steps: Callable[[Any, Any], Any], batches: Any, steps: int, config: TrainConfig, epoch: int, strategy: Any, progress: Progress
+) -> Any:
+    """Do one epoch's steps, in calls of about half a second; return the summed numbers, float64 [4]."""
+    iterator = iter(batches if strategy is None else strategy.experimental_distribute_dataset(batches))
+    totals, done, per_call = np.zeros(4), 0, 1
+    while done < steps:
+        count = min(per_call, steps - done)
+        started = time.monotonic()
+        numbers = train_steps(iterator, tf.constant(count)).numpy()
+        elapsed = time.monotonic() - started
+        if not math.isfinite(numbers[0]):
+            raise TrainingDivergedError(
+                f"The loss became {numbers[0]} in epoch {epoch + 1}, between steps {done + 1} and {done + count} of {steps}. Expected a "
+                f"finite number. The learning rate {config.learning_rate:g} is probably too high: try "
+                f"--set train.learning_rate={config.learning_rate / 10:g}, or some warm-up."
+            )
+        totals, done = totals + numbers, done + count
+        per_call = max(1, min(_MAX_STEPS_PER_CALL, 2 * count, int(_CALL_SECONDS * count / elapsed)))
+        detail = f"epoch {epoch + 1}/{config.epochs}  loss {totals[0] / totals[3]:.3f}  error {totals[1] / totals[3]:.1%}"
+        progress(epoch * steps + done, config.epochs * steps, detail)
+    return totals
+
+
+def _score_split(score: Callable[[Any, Any], Any], images: Images, size: int, batch_size: int) -> Any:
+    """Return the summed numbers over a split, each image once, float64 [4]."""
+    batches = evaluation_batches(images, image_size=size, batch_size=batch_size)
+    return sum(score(*batch).numpy() for batch in batches)
+
+
+def _means(prefix: str, sums: Any) -> dict[str, float]:
+    """Return mean loss and errors, as fractions, from summed numbers."""
+    names = ("loss", "top1_error", "top5_error")
+    return {f"{prefix}_{name}": float(value / sums[3]) for name, value in zip(names, sums, strict=False)}

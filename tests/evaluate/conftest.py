@@ -1,0 +1,119 @@
+"""A stand-in for the loader and small records, so that these tests need neither shards nor training."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.artifacts import DatasetArtifact, TrainingResult, file_sha256
+from pipeline.engine import Context
+
+SIZE = 12
+
+
+@dataclass
+class Notes:
+    """A tracking run and an observer that remember what they were told."""
+
+    key: str = ""
+    summary: dict[str, float] = field(default_factory=dict)
+    detail: dict[str, float] = field(default_factory=dict)
+    steps: list[tuple[int, int, str, str]] = field(default_factory=list)
+
+    def metrics(self, values, *, step=0, summary=False):
+        (self.summary if summary else self.detail).update(values)
+
+    def progressed(self, done, total, unit, detail):
+        self.steps.append((done, total, unit, detail))
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def context(tmp_path: Path, notes: Notes) -> Context:
+    folder = tmp_path / "evaluate"
+    folder.mkdir()
+    return Context(folder, notes, notes)
+
+
+def _make_model(classes: int, size: int = SIZE, seed: int = 0) -> Any:
+    """Return an untrained network whose logits differ well between pictures."""
+    image = keras.Input((size, size, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 64, offset=-2.0)(image)
+    x = keras.layers.Conv2D(8, 5, activation="relu", kernel_initializer=keras.initializers.HeNormal(seed), name="conv1")(x)
+    x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(x))
+    return keras.Model(image, keras.layers.Dense(classes, kernel_initializer=keras.initializers.HeNormal(seed + 1))(x))
+
+
+def _make_dataset(names, labels, directory: Path) -> DatasetArtifact:
+    counts = tuple(np.bincount(labels, minlength=len(names)).tolist())
+    return DatasetArtifact(
+        directory=directory,
+        name="tiny",
+        digest="d" * 64,
+        class_names=tuple(names),
+        class_counts={"train": counts, "test": counts},
+        reads={},
+        short_side=SIZE,
+        channel_mean=(0, 0, 0),
+        channel_std=(1, 1, 1),
+        builder_directory=directory,
+    )
+
+
+def _save_trained(model: Any, names, directory: Path) -> TrainingResult:
+    directory.mkdir()
+    model.save(directory / "model.keras")
+    return TrainingResult(
+        directory=directory,
+        model_sha256=file_sha256(directory / "model.keras"),
+        parameters=model.count_params(),
+        variant="small",
+        image_size=model.input_shape[1],
+        class_names=tuple(names),
+        best_epoch=1,
+        epochs=1,
+        validation_top1_error=0.5,
+        history_sha256="h" * 64,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    return _make_model
+
+
+@pytest.fixture(scope="session")
+def make_dataset():
+    return _make_dataset
+
+
+@pytest.fixture(scope="session")
+def save_trained():
+    return _save_trained
+
+
+@pytest.fixture
+def serve_pictures(monkeypatch):
+    """Let `pipeline.data.loader` give these pictures; returns what puts them there."""
+
+    def serve(pixels, labels, keys):
+        def evaluation_batches(images, *, image_size, batch_size):
+            assert image_size == images.pixels.shape[1]
+            return tf.data.Dataset.from_tensor_slices((images.pixels, images.labels.astype(np.int32))).batch(batch_size)
+
+        loader: Any = ModuleType("pipeline.data.loader")
+        loader.load_split = lambda dataset, split: SimpleNamespace(pixels=pixels, labels=labels, keys=keys)
+        loader.evaluation_batches = evaluation_batches
+        monkeypatch.setitem(sys.modules, "pipeline.data.loader", loader)
+
+    return serve

@@ -1,0 +1,243 @@
+"""Where settings come from, and what is said of bad ones."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.config import (
+    Config,
+    environment_settings,
+    field_names,
+    near_miss,
+    parse_assignments,
+    resolve,
+)
+from pipeline.errors import ConfigError, PipelineError
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Return a function that writes a recipe and returns its path."""
+
+    def write(text: str | bytes) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return write
+
+
+def complaint(**arguments) -> str:
+    """Return the sentence that resolving these settings ends in."""
+    with pytest.raises(ConfigError) as caught:
+        resolve(**({"environment": {}} | arguments))
+    return str(caught.value)
+
+
+class TestPrecedence:
+    """Command line > environment > last command here > recipe > default."""
+
+    KEY = "train.epochs"
+
+    def layers(self, recipe, count):
+        """Return the arguments of `resolve` with the lowest `count` layers set, each to its own number."""
+        arguments = {"recipe": recipe("train: {epochs: 2}"), "environment": {}}
+        if count >= 2:
+            arguments["remembered"] = {self.KEY: 3}
+        if count >= 3:
+            arguments["environment"] = {"ALEXNET_TRAIN__EPOCHS": "4"}
+        if count >= 4:
+            arguments["overrides"] = {self.KEY: "5"}
+        return arguments
+
+    @pytest.mark.parametrize(
+        ("count", "value", "origin"),
+        [(1, 2, "recipe "), (2, 3, "last command here"), (3, 4, "environment"), (4, 5, "command line")],
+    )
+    def test_the_highest_layer_wins_and_is_named(self, recipe, count, value, origin):
+        resolved = resolve(**self.layers(recipe, count))
+        assert resolved.config.train.epochs == value
+        assert resolved.origins[self.KEY].startswith(origin)
+
+    def test_what_no_layer_sets_is_the_default(self, recipe):
+        resolved = resolve(**self.layers(recipe, 4))
+        assert resolved.config.train.momentum == Config().train.momentum
+        assert resolved.origins["train.momentum"] == "default"
+
+    def test_every_setting_has_an_origin(self):
+        assert set(resolve(environment={}).origins) == set(field_names()) == set(resolve(environment={}).flat())
+
+    def test_a_recipe_may_be_empty(self, recipe):
+        assert resolve(recipe=recipe("# nothing\n"), environment={}).config == Config()
+
+    def test_the_process_environment_is_read_by_default(self, monkeypatch):
+        monkeypatch.setenv("ALEXNET_MODEL__SEED", "7")
+        assert resolve().config.model.seed == 7
+
+    def test_the_environment_chooses_the_recipe_of_its_dataset(self):
+        assert resolve(environment={"ALEXNET_DATA__DATASET": "cifar10"}).recipe == "cifar10"
+
+    def test_the_command_line_chooses_before_the_environment(self):
+        resolved = resolve(overrides={"data.dataset": "fashion_mnist"}, environment={"ALEXNET_DATA__DATASET": "cifar10"})
+        assert (resolved.recipe, resolved.config.data.dataset) == ("fashion_mnist", "fashion_mnist")
+
+    def test_a_named_recipe_stays_with_another_dataset(self):
+        resolved = resolve(recipe="imagenette", overrides={"data.dataset": "photographs"}, environment={})
+        assert (resolved.recipe, resolved.config.data.dataset, resolved.config.model.variant) == ("imagenette", "photographs", "paper")
+
+
+class TestReading:
+    def test_one_thousandth_is_a_number_although_yaml_says_text(self, recipe):
+        assert resolve(recipe=recipe("train: {learning_rate: 1e-3}"), environment={}).config.train.learning_rate == 0.001
+
+    def test_words_of_the_command_line_become_their_types(self):
+        overrides = parse_assignments(("train.flip=false", "train.learning_rate=2e-2", "train.devices=cpu:2", "tracking.uri=a=b"))
+        config = resolve(overrides=overrides, environment={}).config
+        assert (config.train.flip, config.train.learning_rate, config.train.devices, config.tracking.uri) == (False, 0.02, "cpu:2", "a=b")
+
+    @pytest.mark.parametrize("word", ["train.epochs", "train.epochs 5", ""])
+    def test_an_assignment_needs_its_sign(self, word):
+        with pytest.raises(ConfigError, match=r"section\.field=value, such as train\.epochs=5") as caught:
+            parse_assignments((word,))
+        assert repr(word) in str(caught.value)
+
+    def test_variables_of_others_are_left_alone(self):
+        assert environment_settings({"ALEXNET_HOME": "/", "PATH": "/bin", "ALEXNET_TRAIN__GLOBAL_BATCH_SIZE": "64"}) == {
+            "train.global_batch_size": "64"
+        }
+
+    def test_settings_are_frozen(self):
+        with pytest.raises(ValidationError, match="frozen"):
+            Config().train.epochs = 5
+
+
+class TestUnknown:
+    """A name that does not exist is refused with the one that was meant."""
+
+    @pytest.mark.parametrize(
+        ("key", "meant"),
+        [
+            ("train.epoch", "train.epochs"),
+            ("train.lr_rate", "train."),
+            ("model.imagesize", "model.image_size"),
+            ("data.datset", "data.dataset"),
+        ],
+    )
+    def test_setting(self, key, meant):
+        sentence = complaint(overrides={key: "5"})
+        assert f"There is no setting `{key}` (from command line)." in sentence
+        assert f"Did you mean `{meant}" in sentence
+        assert "alexnet config" in sentence
+
+    def test_setting_that_resembles_nothing(self):
+        sentence = complaint(overrides={"xyzzy": "5"})
+        assert "There is no setting `xyzzy`" in sentence
+        assert "Did you mean" not in sentence
+
+    def test_section_in_a_recipe(self, recipe):
+        sentence = complaint(recipe=recipe("trian: {epochs: 5}"))
+        assert "There is no setting `trian.epochs` (from recipe " in sentence
+        assert "Did you mean `train.epochs`?" in sentence
+
+    def test_environment_variable(self):
+        sentence = complaint(environment={"ALEXNET_TRAIN__EPOCS": "5"})
+        assert "There is no setting `train.epocs` (from environment)." in sentence
+        assert "Did you mean `train.epochs`?" in sentence
+
+    def test_recipe(self):
+        sentence = complaint(recipe="cifar")
+        assert "There is no readable recipe `cifar`" in sentence
+        assert "Did you mean `cifar10`?" in sentence
+        assert "digits, fashion_mnist" in sentence
+
+    def test_near_miss_is_silent_when_nothing_is_near(self):
+        assert near_miss("xyzzy", ("train.epochs",)) == ""
+
+
+class TestRefused:
+    """A value that cannot be is named with its place, its value and what was expected."""
+
+    @pytest.mark.parametrize(
+        ("key", "value", "expected"),
+        [
+            ("train.epochs", "many", "valid integer"),
+            ("train.epochs", "2.5", "valid integer"),
+            ("train.epochs", "0", "greater than or equal to 1"),
+            ("train.learning_rate", "nan", "finite number"),
+            ("train.learning_rate", "inf", "finite number"),
+            ("train.learning_rate", "-1", "greater than 0"),
+            ("train.momentum", "1", "less than 1"),
+            ("train.flip", "perhaps", "valid boolean"),
+            ("train.schedule", "step", "'plateau' or 'cosine'"),
+            ("train.devices", "cpu:0", "match pattern"),
+            ("train.seed", "-1", "greater than or equal to 0"),
+            ("data.dataset", "", "at least 1 character"),
+            ("data.validation_fraction", "0.5", "less than 0.5"),
+            ("model.variant", "alexnet", "'small', 'paper' or 'owt'"),
+        ],
+    )
+    def test_value(self, key, value, expected):
+        sentence = complaint(recipe="digits", overrides={key: value})
+        assert f"`{key}` " in sentence
+        assert expected in sentence
+        assert f"Received {value!r} (from command line)." in sentence
+
+    def test_each_bad_setting_is_named_with_its_origin(self, recipe):
+        sentence = complaint(
+            recipe=recipe("train: {epochs: 0}"), environment={"ALEXNET_MODEL__DROPOUT": "1"}, overrides={"data.short_side": "9"}
+        )
+        assert "`train.epochs` should be greater than or equal to 1. Received 0 (from recipe " in sentence
+        assert "`model.dropout` should be less than 1. Received '1' (from environment)." in sentence
+        assert "`data.short_side` should be greater than or equal to 16. Received '9' (from command line)." in sentence
+
+    def test_a_network_larger_than_its_images(self):
+        sentence = complaint(overrides={"model.image_size": "48"})
+        assert "model.image_size (48) must not exceed data.short_side (36)" in sentence
+
+    def test_a_section_where_a_value_belongs(self, recipe):
+        sentence = complaint(recipe=recipe("train: {epochs: {first: 5}}"))
+        assert "`train.epochs` should be a valid integer. Received {'first': 5}" in sentence
+
+
+class TestRecipeFiles:
+    def test_a_file_that_is_not_there(self, tmp_path):
+        sentence = complaint(recipe=str(tmp_path / "absent.yaml"))
+        assert f"There is no readable recipe `{tmp_path / 'absent.yaml'}` (No such file or directory)" in sentence
+
+    def test_a_folder(self, tmp_path):
+        (tmp_path / "folder.yaml").mkdir()
+        assert "(Is a directory)" in complaint(recipe=str(tmp_path / "folder.yaml"))
+
+    def test_not_text(self, recipe):
+        path = recipe(b"train: {epochs: 5} # \xff\xfe")
+        sentence = complaint(recipe=path)
+        assert path in sentence
+        assert "utf-8" in sentence
+
+    def test_not_yaml(self, recipe):
+        path = recipe("train: {epochs: 5\n")
+        sentence = complaint(recipe=path)
+        assert f"The recipe {path} is not valid YAML" in sentence
+        assert "line " in sentence
+        assert "\n" not in sentence
+
+    def test_control_characters(self, recipe):
+        assert "is not valid YAML" in complaint(recipe=recipe("train: {epochs: \x00}"))
+
+    def test_code_is_not_run(self, recipe):
+        assert "is not valid YAML" in complaint(recipe=recipe("train: !!python/object/apply:os.getcwd []"))
+
+    @pytest.mark.parametrize(
+        ("text", "kind"),
+        [("- 1\n- 2", "list"), ("just words", "str"), ("5", "int"), ("train: 5", "dict"), ("train:", "dict"), ("- ", "list")],
+    )
+    def test_not_a_mapping_of_sections(self, recipe, text, kind):
+        sentence = complaint(recipe=recipe(text))
+        assert "must map sections to settings, such as `train: {epochs: 5}`." in sentence
+        assert f"Received {kind}: " in sentence
+
+
+def test_settings_errors_end_a_command_as_usage_errors_do():
+    assert issubclass(ConfigError, PipelineError)
+    assert ConfigError.exit_code == 2
