@@ -46,13 +46,13 @@ clean: ## remove .venv, caches and build outputs; results in mlruns/ stay
 # A stamp is written last, so that an interrupted installation is done again.
 $(VENV)/.installed: $(INPUTS)
 	@$(MAKE_VENV)
-	@echo "Installing the program into $(VENV): about 2 minutes, once."
+	@echo "Installing the program into $(VENV): two to four minutes, once."
 	@$(INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(INPUTS)
 	@$(MAKE_VENV)
-	@echo "Installing the program and its test tools into $(VENV): about 2 minutes, once."
+	@echo "Installing the program and its test tools into $(VENV): two to four minutes, once."
 	@$(INSTALL) --editable ".[dev]"
 	@touch $(VENV)/.installed $@
 

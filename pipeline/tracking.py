@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from filelock import FileLock
@@ -339,19 +341,28 @@ class Delivery:
 
         from pipeline.model.weights import load_model
 
-        if not Path(event["path"]).exists():
+        file = Path(event["path"])
+        if not file.exists():
             return
-        mlflow.set_tracking_uri(store_uri(self._config, self._workdir))  # Model.log knows no other way
         shape = tuple(event["shape"])
         outputs = TensorSpec(np.dtype("float32"), (-1, len(event["names"])), "logits")
+
+        def save_model(path: str, *, validate_serving_input: bool, **arguments: Any) -> None:  # noqa: ARG001 - meant for MLflow itself
+            Path(path).mkdir(parents=True)  # MLflow's Keras flavour writes the example before it makes the folder
+            mlflow.keras.save_model(load_model(file), path, **arguments)
+            shutil.copyfile(file, Path(path) / "data" / "model.keras")  # the very file, so that its digest is the recorded one
+
+        mlflow.set_tracking_uri(store_uri(self._config, self._workdir))  # Model.log knows no other way
+        # Model.log alone would put the model into MLflow's default experiment.
+        logged = self._client.create_logged_model(self.state.experiment_id, name="model", source_run_id=run_id)
         mlflow.models.Model.log(
             artifact_path=None,
-            name="model",
-            flavor=mlflow.keras,
+            model_id=logged.model_id,
+            flavor=SimpleNamespace(save_model=save_model, __name__="mlflow.keras"),
             run_id=run_id,
-            model=load_model(Path(event["path"])),
             signature=ModelSignature(Schema([TensorSpec(np.dtype("uint8"), (-1, *shape), "image")]), Schema([outputs])),
             input_example=np.zeros((1, *shape), dtype=np.uint8),
+            validate_serving_input=False,  # it would load the model again and draw a progress bar into our output
             pip_requirements=[f"{name}=={metadata.version(name)}" for name in ("tensorflow", "keras", "numpy")],
             metadata={"class_names": event["names"], "sha256": event["sha256"]},
         )
@@ -458,7 +469,10 @@ def _connect(config: TrackingConfig, workdir: Path) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import logging
+    import warnings
 
+    # About type hints of MLflow's own wrappers; colour codes stand before the words.
+    warnings.filterwarnings("ignore", message=".*(type hint|Add type hints)", category=UserWarning)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     import mlflow

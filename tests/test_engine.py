@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts import Artifact
-from pipeline.config import DataConfig, ModelConfig, TrainConfig, resolve
+from pipeline.config import Config, DataConfig, ModelConfig, TrainConfig, flatten, resolve
 from pipeline.engine import Context, Runner, _parsed_file, code_parts, stage, work_directory, write_atomically
 from pipeline.errors import BusyError, ConfigError, MissingInputError, Terminated
 
@@ -127,7 +127,9 @@ class House:
 
 
 def resolved(**settings):
-    return resolve(recipe="digits", overrides={key.replace("__", "."): value for key, value in settings.items()}, environment={})
+    """Return the defaults with some settings changed, whatever the recipe says."""
+    changed = {key.replace("__", "."): value for key, value in settings.items()}
+    return resolve(recipe="digits", overrides=flatten(Config().model_dump()) | changed, environment={})
 
 
 @pytest.fixture

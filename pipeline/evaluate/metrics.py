@@ -5,6 +5,7 @@ Everywhere `logits` are float [images, classes], unbounded, and `labels` are int
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +65,13 @@ class Summary:
     confusion: Integers
 
 
-def summarise(logits: Floats, labels: Integers, training_counts: Integers) -> Summary:
+def summarise(logits: Floats, labels: Integers, training_counts: Sequence[int] | Integers) -> Summary:
     """Return everything that is counted.
 
     Args:
         logits: finite float [images, classes], at least one image.
         labels: int [images] in [0, classes).
-        training_counts: int [classes], training images of each class.
+        training_counts: int [classes], the training images of each class.
     """
     images, classes = logits.shape
     ranks = label_ranks(logits, labels)
@@ -184,11 +185,11 @@ def wilson_interval(errors: int, images: int) -> tuple[float, float]:
     return (0.0 if errors == 0 else low, 1.0 if errors == images else high)
 
 
-def majority_error(training_counts: Integers, labels: Integers) -> float:
+def majority_error(training_counts: Sequence[int] | Integers, labels: Integers) -> float:
     """Return the top-1 error, in [0, 1], of always answering the commonest training class.
 
     Args:
-        training_counts: int [classes], training images of each class.
+        training_counts: int [classes], the training images of each class.
         labels: int [images] of the pictures that are scored.
     """
     return float(np.mean(np.asarray(labels) != np.argmax(training_counts)))

@@ -30,7 +30,7 @@ _CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
 _DPI = 150
 _INK, _FAINT, _EDGE = "#1d2330", "#69707d", "#c9cdd5"
 _RIGHT, _WRONG, _OTHER = "#8db8f5", "#f7b877", "#dde1e8"  # blue and orange also differ for the colour-blind
-_RIGHTS = LinearSegmentedColormap.from_list("rights", ["#ffffff", "#2f6fde"])
+_RIGHTS = LinearSegmentedColormap.from_list("rights", ["#ffffff", "#2460c8"])
 _WRONGS = LinearSegmentedColormap.from_list("wrongs", ["#ffffff", "#f2a154", "#a63c06"])
 
 
@@ -68,8 +68,17 @@ def draw_confusion(confusion: Integers, names: Sequence[str], path: Path, classe
     axes.imshow(_shares_in_colour(shares), aspect="equal", interpolation="nearest")
     number = min(10.0, 0.85 * cell * 72 / (0.62 * max(len(str(counts.max())), 2)))
     for row, column in np.argwhere(counts > 0):
-        dark = shares[row, column] > (0.55 if row == column else 0.4)
-        axes.text(column, row, str(counts[row, column]), color="white" if dark else _INK, fontsize=number, **_CENTRED, **_LITERAL)
+        dark = shares[row, column] > (0.8 if row == column else 0.6)
+        axes.text(
+            column,
+            row,
+            str(counts[row, column]),
+            color="white" if dark else _INK,
+            fontsize=number,
+            ha="center",
+            va="center_baseline",
+            **_LITERAL,
+        )
     axes.set_yticks(range(len(shown)), labels, fontsize=9, color=_INK, **_LITERAL)
     axes.set_xticks(range(len(shown)), labels, fontsize=9, color=_INK, rotation=0 if flat else 90, **_LITERAL)
     axes.set_ylabel("correct class", fontsize=9, color=_FAINT, **_LITERAL)
@@ -196,18 +205,20 @@ def _shortened(text: str, kept: int) -> str:
 
 def _draw_bars(axes: Any, picture: Guesses, names: Sequence[str], inches: float, bars: int) -> None:
     """Draw one picture's guesses: a bar as long as the probability, the name over it, the number at the right."""
+    track = 0.79  # a probability of 1; the number stands to its right
     axes.set_xlim(0, 1)
     axes.set_ylim(bars, 0)
     axes.axis("off")
     for place, (answer, probability) in enumerate(zip(picture.answers, picture.probabilities, strict=True)):
         correct = answer == picture.label
         colour = _RIGHT if correct else _WRONG if place == 0 else _OTHER
-        axes.barh(place + 0.5, max(probability, 0.004), height=0.84, color=colour)
+        axes.barh(place + 0.5, track, height=0.84, color="#f5f6f8")
+        axes.barh(place + 0.5, track * max(probability, 0.006), height=0.84, color=colour)
         mark = "✓ " if correct else "✗ " if place == 0 else ""
-        name = mark + fitting(names, answer, (inches - 0.95) * 72, 8.5, bold=correct)
+        name = mark + fitting(names, answer, (inches * track - 0.3) * 72, 8.5, bold=correct)
         style = {"fontsize": 8.5, "va": "center", "color": _INK, "fontweight": "bold" if correct else "normal"}
         axes.text(0.02, place + 0.52, name, **style, **_LITERAL)
-        axes.text(0.985, place + 0.52, f"{probability:.1%}", ha="right", **style, **_LITERAL)
+        axes.text(1.0, place + 0.52, f"{100 * probability:.1f} %", ha="right", **style, **_LITERAL)
 
 
 @functools.cache

@@ -186,7 +186,9 @@ _MISTAKES_TEXT = (
     "Wrong first guesses that the network was surest of. Look for wrong labels, pictures with two things in them, and classes that "
     "nobody could tell apart."
 )
-_FILTERS_TEXT = "Smooth edges and colour blobs are the sign of a trained network; noise is the sign of too little training."
+_FILTERS_TEXT = (
+    "The paper's network learned smooth edges and blobs of colour; filters that look like noise have changed little in training."
+)
 
 
 def _filters_caption(kernel: Any) -> str:

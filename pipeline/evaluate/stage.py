@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import DatasetArtifact, EvaluationReport, TrainingResult
@@ -22,8 +22,6 @@ _RECORDED_CLASSES = 100  # thousands of single points make a tracking page usele
 def evaluate(config: EvaluateConfig, dataset: DatasetArtifact, trained: TrainingResult, context: Context) -> EvaluationReport:
     """Score the saved model on pictures it has never seen."""
     _require_same_classes(dataset.class_names, trained.class_names)
-    import numpy as np
-
     from pipeline.data.loader import evaluation_batches, load_split
     from pipeline.evaluate.metrics import summarise
     from pipeline.evaluate.report import write_metrics, write_report
@@ -38,13 +36,10 @@ def evaluate(config: EvaluateConfig, dataset: DatasetArtifact, trained: Training
     def batches() -> Any:
         return evaluation_batches(images, image_size=trained.image_size, batch_size=batch_size)
 
-    def progress(done: int, wrong: int) -> None:
-        context.progress(done, total, "images", f"top-1 error {wrong / done:.1%}")
-
-    predictions = score(model, batches(), images.keys, batch_size=batch_size, progress=progress)
+    predictions = score(model, batches(), images.keys, batch_size=batch_size, progress=_progress(context, total))
     require_counts(predictions, dataset.class_counts[config.split], config.split)
     save_predictions(predictions, context.directory / "predictions.npz")
-    summary = summarise(predictions.logits, predictions.labels, np.asarray(dataset.class_counts["train"]))
+    summary = summarise(predictions.logits, predictions.labels, dataset.class_counts["train"])
     write_metrics(context.report_directory, summary, dataset.class_names, config.split)
     write_report(
         context.report_directory,
@@ -57,8 +52,8 @@ def evaluate(config: EvaluateConfig, dataset: DatasetArtifact, trained: Training
         footer=f"Model {trained.model_sha256[:12]}, dataset {dataset.name} {dataset.digest[:12]}, {VIEW}, every picture once.",
     )
     headline = {name: getattr(summary, name) for name in ("loss", "top1_error", "top5_error")}
-    context.run.metrics({f"{config.split}_{name}": value for name, value in headline.items()}, summary=True)
-    context.run.metrics({f"{config.split}_{name}": value for name, value in details(summary, dataset.class_names).items()})
+    context.run.metrics(_named(config.split, headline), summary=True)
+    context.run.metrics(_named(config.split, details(summary, dataset.class_names)))
     return EvaluationReport(
         directory=context.directory,
         split=config.split,
@@ -84,6 +79,15 @@ def details(summary: Summary, names: Sequence[str]) -> dict[str, float]:
             scores = getattr(summary.by_class, measure)
             values |= {f"{measure}/{index:03}_{_plain(name)}": float(scores[index]) for index, name in enumerate(names)}
     return values
+
+
+def _progress(context: Context, total: int) -> Callable[[int, int], None]:
+    """Return what tells a person how many pictures are done and how many of them went wrong."""
+    return lambda done, wrong: context.progress(done, total, "images", f"top-1 error {wrong / done:.1%}")
+
+
+def _named(split: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{split}_{name}": value for name, value in values.items()}
 
 
 def _plain(name: str) -> str:

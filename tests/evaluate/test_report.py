@@ -82,6 +82,7 @@ def test_page_is_whole_and_safe_with_hard_names(tmp_path):
     assert set(HARD_NAMES) <= {cell.rstrip("\n") for cell in found.cells} | set(found.cells)
     assert "script" not in found.tags
     assert {predictions.keys[position] for position in looked} <= set(found.cells)
+    assert len(looked) == 8 + 8  # samples, then mistakes
     pictures_written = sorted(path.name for path in tmp_path.glob("*.png"))
     assert pictures_written == ["confusion.png", "filters.png", "guesses.png", "mistakes.png"]
     assert len(found.links) == len(pictures_written)

@@ -1,0 +1,283 @@
+"""From shards to batches: the pictures of a split, in memory where they fit, and what is cut from them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.artifacts import DatasetArtifact
+from pipeline.data.pictures import decode_and_resize
+from pipeline.data.source import fixed_options, read_split
+from pipeline.errors import ConfigError, DatasetError
+
+# Loading takes twice a split's size for a moment, and training needs room, too.
+_MEMORY_SHARE = 0.25
+# Encoded pictures that are shuffled at a time when a split is streamed: about 1 GB of ImageNet's.
+_SHUFFLE_BUFFER = 8192
+_PARALLEL_FILES = 16
+_PREFETCHED_BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Images:
+    """One split, ready to be cut into batches.
+
+    `labels` are int32 [images] in [0, classes), `keys` the pictures' names, both in stored order. `pixels` is a uint8 tensor
+    [images, short_side, short_side, 3] in [0, 255] in the CPU's memory, or None where batches are read from the shards each time.
+    """
+
+    dataset: DatasetArtifact
+    split: str
+    labels: Any
+    keys: tuple[str, ...]
+    pixels: Any
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+
+def index_path(directory: Path, split: str) -> Path:
+    """Return the file that lists a split's keys, labels and SHA-256 in stored order."""
+    return directory / "index" / f"{split}.json"
+
+
+def load_split(dataset: DatasetArtifact, split: str, *, in_memory: bool | None = None) -> Images:
+    """Return a split of a prepared dataset, decoded and resized in memory if it takes less than a quarter of the machine's.
+
+    Args:
+        dataset: the record of the ingest stage.
+        split: `train`, `validation` or `test`.
+        in_memory: decides instead of the machine's memory.
+
+    Raises:
+        DatasetError: the shards or the index are gone or do not belong together.
+    """
+    try:
+        index = json.loads(index_path(dataset.directory, split).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(dataset, f"{error}") from error
+    labels = np.asarray(index["labels"], dtype=np.int32)
+    size = len(labels) * dataset.short_side**2 * 3
+    keep = size <= _MEMORY_SHARE * memory_bytes() if in_memory is None else in_memory
+    images = Images(dataset, split, labels, tuple(index["keys"]), None)
+    return Images(dataset, split, labels, images.keys, _pixels(images)) if keep else images
+
+
+def _damaged(dataset: DatasetArtifact, reason: str) -> DatasetError:
+    return DatasetError(
+        f"The prepared dataset in {dataset.shards} is damaged ({reason:.200}). Expected the files that ingest wrote. "
+        "Type `alexnet run --rerun ingest`."
+    )
+
+
+def memory_bytes() -> int:
+    """Return the memory this process may use: the machine's, or its container's limit.
+
+    All of it, not what is free at the moment: the choice that depends on it must be the same in the next run.
+    """
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text(encoding="ascii").strip() if limit.exists() else "max"
+    return min(machine, int(text)) if text.isdecimal() else machine
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _encoded(images: Images, **how: Any) -> Any:
+    dataset = images.dataset
+    try:
+        return read_split(dataset.shards, dataset.reads[images.split], dataset.image_key, dataset.label_key, **how)
+    except (OSError, ValueError) as error:
+        raise _damaged(dataset, str(error)) from error
+
+
+def _pixels(images: Images) -> Any:
+    """Return every picture of a split as one uint8 tensor [images, short_side, short_side, 3] in the CPU's memory."""
+    side = images.dataset.short_side
+    decoded = _encoded(images).map(lambda example: decode_and_resize(example["image"], side), num_parallel_calls=_processors())
+    with tf.device("CPU:0"):
+        try:
+            pixels = decoded.batch(max(1, len(images))).with_options(fixed_options()).get_single_element()
+        except tf.errors.OpError as error:
+            raise _damaged(images.dataset, error.message) from error
+    if len(pixels) != len(images):
+        raise _damaged(images.dataset, f"{len(pixels)} pictures instead of {len(images)}")
+    return pixels
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What is cut from each picture of an epoch: int32 top and left corners [images], and bool mirrored [images]."""
+
+    top: Any
+    left: Any
+    mirrored: Any
+
+
+def centre_cuts(count: int, surplus: int) -> Cuts:
+    """Return the central crop for every picture.
+
+    Args:
+        count: pictures.
+        surplus: how many pixels a side is longer than the crop.
+    """
+    corner = np.full(count, surplus // 2, np.int32)
+    return Cuts(corner, corner, np.zeros(count, np.bool_))
+
+
+def random_cuts(count: int, surplus: int, *, seed: int, epoch: int, random_crop: bool, flip: bool) -> Cuts:
+    """Return a crop and a mirroring for each place in an epoch's order; they depend on (seed, epoch, place) alone.
+
+    Drawn all at once, ahead of the input threads, so that no number of them changes what is drawn.
+
+    Args:
+        count: pictures.
+        surplus: how many pixels a side is longer than the crop.
+        seed: of the training.
+        epoch: counted from 0.
+        random_crop: cut at random places; else at the centre.
+        flip: mirror one picture in two.
+    """
+    centre = centre_cuts(count, surplus)
+    # An own stream for each purpose: switching one off does not change the others.
+    tops, lefts, coins = (np.random.default_rng([seed, epoch, purpose]) for purpose in (1, 2, 3))
+    return Cuts(
+        tops.integers(0, surplus, count, np.int32, endpoint=True) if random_crop else centre.top,
+        lefts.integers(0, surplus, count, np.int32, endpoint=True) if random_crop else centre.left,
+        coins.random(count) < 0.5 if flip else centre.mirrored,
+    )
+
+
+def cut(pixels: Any, top: Any, left: Any, mirrored: Any, size: int) -> Any:
+    """Cut a square from each picture and mirror some; no pixel is changed.
+
+    Args:
+        pixels: uint8 [batch, side, side, 3] in [0, 255].
+        top: int32 [batch] in [0, side - size].
+        left: int32 [batch] in [0, side - size].
+        mirrored: bool [batch].
+        size: height and width of the result.
+
+    Returns:
+        uint8 [batch, size, size, 3] in [0, 255].
+    """
+    along = tf.range(size)
+    rows = top[:, tf.newaxis] + along
+    columns = left[:, tf.newaxis] + tf.where(mirrored[:, tf.newaxis], size - 1 - along, along)
+    return tf.gather(tf.gather(pixels, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+
+
+def training_batches(
+    images: Images,
+    *,
+    image_size: int,
+    global_batch_size: int,
+    seed: int,
+    epoch: int,
+    random_crop: bool,
+    flip: bool,
+    parallel_calls: int | None = None,
+) -> Any:
+    """Return one epoch as a tf.data.Dataset of (uint8 [global_batch_size, image_size, image_size, 3] in [0, 255], int32 [...]).
+
+    The order is a permutation of the split that depends on (seed, epoch). Streamed splits are shuffled by shards and in a buffer. A last
+    batch that is not full is left out; another epoch leaves out others.
+
+    Args:
+        images: the training split.
+        image_size: height and width of the crops.
+        global_batch_size: images a step, over all replicas.
+        seed: of order and augmentation.
+        epoch: counted from 0.
+        random_crop: cut at random places; else at the centre.
+        flip: mirror one picture in two.
+        parallel_calls: batches that are prepared at a time; the result does not depend on it.
+
+    Raises:
+        ConfigError: there are fewer images than a batch takes, or they are smaller than the crop.
+    """
+    if len(images) < global_batch_size:
+        raise ConfigError(
+            f"train.global_batch_size is larger than the {images.split} split. Expected at most {len(images)}. "
+            f"Received {global_batch_size}. Type --set train.global_batch_size={len(images)} or less."
+        )
+    surplus = _surplus(images, image_size)
+    cuts = random_cuts(len(images), surplus, seed=seed, epoch=epoch, random_crop=random_crop, flip=flip)
+    rng = np.random.default_rng([seed, epoch, 0])
+    if images.pixels is not None:
+        return _batches_of_pixels(images, rng.permutation(len(images)), cuts, image_size, global_batch_size, True, parallel_calls)
+    mixed = int(rng.integers(2**31))
+    examples = _encoded(images, parallel_files=_PARALLEL_FILES, shuffle_seed=mixed)
+    examples = examples.shuffle(min(_SHUFFLE_BUFFER, len(images)), seed=mixed, reshuffle_each_iteration=False)
+    return _batches_of_files(images, examples, cuts, image_size, global_batch_size, True, parallel_calls)
+
+
+def evaluation_batches(images: Images, *, image_size: int, batch_size: int, parallel_calls: int | None = None) -> Any:
+    """Return a split as a tf.data.Dataset of (uint8 [batch, image_size, image_size, 3] in [0, 255], int32 [batch]).
+
+    Central crops in stored order, every picture once; the last batch may be smaller.
+
+    Args:
+        images: the split.
+        image_size: height and width of the crops.
+        batch_size: images a batch.
+        parallel_calls: batches that are prepared at a time; the result does not depend on it.
+
+    Raises:
+        ConfigError: the pictures are smaller than the crop.
+    """
+    cuts = centre_cuts(len(images), _surplus(images, image_size))
+    if images.pixels is not None:
+        return _batches_of_pixels(images, np.arange(len(images)), cuts, image_size, batch_size, False, parallel_calls)
+    return _batches_of_files(images, _encoded(images), cuts, image_size, batch_size, False, parallel_calls)
+
+
+def _surplus(images: Images, image_size: int) -> int:
+    """Return how many pixels a stored side is longer than the crop."""
+    surplus = images.dataset.short_side - image_size
+    if surplus < 0:
+        raise ConfigError(
+            f"model.image_size is larger than the prepared pictures. Expected at most {images.dataset.short_side}. Received {image_size}. "
+            f"Type --set data.short_side={image_size} and run ingest again."
+        )
+    return surplus
+
+
+def _batches_of_pixels(images: Images, order: Any, cuts: Cuts, size: int, batch: int, full: bool, parallel_calls: int | None) -> Any:
+    """Gather batches from memory; `cuts` belong to the places of `order`."""
+    pixels, labels = images.pixels, images.labels[order]
+
+    def gather(places: Any, classes: Any, top: Any, left: Any, mirrored: Any) -> tuple[Any, Any]:
+        return cut(tf.gather(pixels, places), top, left, mirrored, size), classes
+
+    slices = tf.data.Dataset.from_tensor_slices((order.astype(np.int32), labels, cuts.top, cuts.left, cuts.mirrored))
+    return _finished(slices.batch(batch, drop_remainder=full).map(gather, num_parallel_calls=parallel_calls or _processors()))
+
+
+def _batches_of_files(images: Images, examples: Any, cuts: Cuts, size: int, batch: int, full: bool, parallel_calls: int | None) -> Any:
+    """Decode batches from shards; `cuts` belong to the places of `examples`."""
+    side = images.dataset.short_side
+    places = tf.data.Dataset.from_tensor_slices((cuts.top, cuts.left, cuts.mirrored))
+
+    def decoded(example: Any, where: Any) -> tuple[Any, ...]:
+        return decode_and_resize(example["image"], side), tf.cast(example["label"], tf.int32), *where
+
+    def gathered(pixels: Any, classes: Any, top: Any, left: Any, mirrored: Any) -> tuple[Any, Any]:
+        return cut(pixels, top, left, mirrored, size), classes
+
+    calls = parallel_calls or _processors()
+    pairs = tf.data.Dataset.zip(examples, places).map(decoded, num_parallel_calls=calls)
+    return _finished(pairs.batch(batch, drop_remainder=full).map(gathered, num_parallel_calls=calls))
+
+
+def _finished(batches: Any) -> Any:
+    return batches.prefetch(_PREFETCHED_BATCHES).with_options(fixed_options())

@@ -1,0 +1,362 @@
+"""Where pictures come from and how they are kept: the only file that imports TensorFlow Datasets."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import DataConfig, near_miss
+from pipeline.data.listing import kind_of, list_folder, list_manifest
+from pipeline.errors import DatasetError
+
+Progress = Callable[[int, int, str], None]
+# One picture for the shards: its name, class id, SHA-256, and how to get its bytes.
+Picture = tuple[str, int, str, Callable[[], bytes]]
+_NAME_FEATURES = ("key", "file_name", "image/filename", "id")
+_WINDOW = 256
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset in shards, not measured yet.
+
+    `found` = images in the shards + quarantined + the sum of excluded.
+    """
+
+    name: str
+    builder_directory: Path
+    class_names: tuple[str, ...]
+    reads: Mapping[str, str]
+    image_key: str
+    label_key: str
+    found: int | None = None
+    quarantined: Sequence[tuple[str, str]] = ()
+    excluded: Mapping[str, int] = field(default_factory=dict)
+    empty_folders: int = 0
+    how_split: str = ""
+
+
+def prepare(config: DataConfig, directory: Path, progress: Progress) -> Prepared:
+    """Bring the dataset into shards.
+
+    Args:
+        config: which dataset, and how it is split.
+        directory: the stage's own folder, `<workdir>/stages/<name>`; what we write lands in `shards` below it.
+        progress: called with files done, files in all and what is going on.
+
+    Raises:
+        DatasetError: the dataset cannot be had, or is not one of labelled pictures.
+    """
+    kind = kind_of(config.dataset)
+    if kind == "digits":
+        return _prepare_digits(config, directory, progress)
+    if kind == "tfds":
+        data_directory = Path(os.environ.get("TFDS_DATA_DIR") or directory.parents[1] / "datasets").expanduser()
+        progress(0, 1, f"TFDS prepares {config.dataset} in {data_directory}")
+        return prepare_tfds(config, data_directory)
+    return _prepare_files(config, directory, progress)
+
+
+# -- our own shards: digits, folders and manifests ------------------------------------------------------------------------
+
+
+def _prepare_digits(config: DataConfig, directory: Path, progress: Progress) -> Prepared:
+    """Store scikit-learn's 1,797 scanned digits as PNG files of 8 x 8 pixels, uint8 grayscale [8, 8, 1] in [0, 255]."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+
+    from pipeline.data.audit import deal
+
+    digits = load_digits()
+    scans = np.rint(digits.images * 255 / 16).astype(np.uint8)[..., np.newaxis]
+    splits = {"train": list[Picture](), "validation": list[Picture](), "test": list[Picture]()}
+    for index, (scan, label) in enumerate(zip(scans, digits.target, strict=True)):
+        # Dealt by pixels: another PNG writer does not move a picture.
+        split = deal(hashlib.sha256(scan.tobytes()).hexdigest(), "", frozenset(), config)
+        splits[split].append((f"{index:04d}.png", int(label), "", functools.partial(_png, scan)))
+    names = tuple(str(name) for name in digits.target_names)
+    where = write_shards(directory / "shards", splits, len(names), progress)
+    how = "every split dealt by the SHA-256 of the pixels"
+    return Prepared("digits", where, names, {split: split for split in splits}, "image", "label", found=len(scans), how_split=how)
+
+
+def _png(scan: Any) -> bytes:
+    """Return the PNG file of a picture, uint8 [height, width, channels] in [0, 255]."""
+    import tensorflow as tf
+
+    return bytes(tf.io.encode_png(scan).numpy())
+
+
+def _prepare_files(config: DataConfig, directory: Path, progress: Progress) -> Prepared:
+    """Check the pictures of a folder or a manifest and store copies of those that can be decoded, bytes as they are."""
+    from pipeline.data.audit import SPLITS, audit, class_names_of, deal, require_classes, require_few
+
+    path = Path(config.dataset).expanduser()
+    listing = list_folder(path) if kind_of(config.dataset) == "folder" else list_manifest(path)
+    checked = audit(listing.entries, progress)
+    require_few(checked, config)
+    good = [item for item in checked if not item.problem]
+    names = class_names_of(item.entry.label for item in good)
+    present = frozenset(item.entry.split for item in good)
+    splits: dict[str, list[Picture]] = {split: [] for split in SPLITS}
+    for item in good:
+        split = deal(item.sha256, item.entry.split, present, config)
+        splits[split].append((item.entry.key, names.index(item.entry.label), item.sha256, item.entry.path.read_bytes))
+    require_classes(names, {split: _counts(pictures, len(names)) for split, pictures in splits.items()})
+    return Prepared(
+        name=path.resolve().name,
+        builder_directory=write_shards(directory / "shards", splits, len(names), progress),
+        class_names=names,
+        reads={split: split for split in SPLITS},
+        image_key="image",
+        label_key="label",
+        found=listing.found,
+        quarantined=[(item.entry.key, item.problem) for item in checked if item.problem],
+        excluded=listing.excluded,
+        empty_folders=listing.empty_folders,
+        how_split=_how_split(present),
+    )
+
+
+def _counts(pictures: Iterable[Picture], classes: int) -> tuple[int, ...]:
+    counts = [0] * classes
+    for _, label, _, _ in pictures:
+        counts[label] += 1
+    return tuple(counts)
+
+
+def _how_split(present: frozenset[str]) -> str:
+    cut = [split for split in ("validation", "test") if split not in present]
+    given = [split for split in ("train", "validation", "test") if split in present]
+    words = [f"{', '.join(given)} as the source names them"] if given else []
+    return "; ".join(words + ([f"{' and '.join(cut)} dealt by the SHA-256 of each file"] if cut else []))
+
+
+def write_shards(directory: Path, splits: Mapping[str, Sequence[Picture]], classes: int, progress: Progress) -> Path:
+    """Write pictures into TFDS shards and return the folder that `tfds.builder_from_directory` takes.
+
+    The order in the shards is that of a hash of the names, so that neighbours are of different classes.
+
+    Args:
+        directory: where the shards go.
+        splits: for each split its pictures.
+        classes: number of classes.
+        progress: called with pictures written and pictures in all.
+    """
+    import tensorflow_datasets as tfds
+
+    done, total = 0, sum(len(pictures) for pictures in splits.values())
+    out = sys.stdout
+
+    def examples(pictures: Sequence[Picture]) -> Iterator[tuple[str, dict[str, Any]]]:
+        nonlocal done
+        for key, label, sha256, read in pictures:
+            yield key, {"image": _unchanged(key, sha256, read), "label": label, "key": key}
+            done += 1
+            if done % _WINDOW == 0 or done == total:
+                with contextlib.redirect_stdout(out):
+                    progress(done, total, "storing pictures")
+
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(),
+            # By number: TFDS keeps names one a line, and a folder's name may hold a line break. The names are in the stage's record.
+            "label": tfds.features.ClassLabel(num_classes=classes),
+            "key": tfds.features.Text(),
+        }
+    )
+    with _quiet(tfds):
+        builder = tfds.dataset_builders.AdhocBuilder(
+            name="pictures",
+            version="1.0.0",
+            features=features,
+            split_datasets={split: examples(pictures) for split, pictures in splits.items()},
+            data_dir=directory,
+            description="Pictures with their encoded bytes as they were found.",
+        )
+        builder.download_and_prepare()
+    shutil.rmtree(directory / "downloads", ignore_errors=True)  # made by TFDS, and empty
+    return Path(builder.data_dir)
+
+
+def _unchanged(key: str, sha256: str, read: Callable[[], bytes]) -> bytes:
+    """Return a picture's bytes after comparing them with those that were checked."""
+    try:
+        encoded = read()
+    except OSError as error:
+        raise DatasetError(
+            f"{key!r} cannot be read any more ({error.strerror}). Expected a folder at rest. Run `alexnet ingest` again."
+        ) from error
+    if sha256 and hashlib.sha256(encoded).hexdigest() != sha256:
+        raise DatasetError(f"{key!r} changed while it was being read. Expected a folder at rest. Run `alexnet ingest` again.")
+    return encoded
+
+
+# -- TFDS's own datasets --------------------------------------------------------------------------------------------------
+
+
+def prepare_tfds(config: DataConfig, data_directory: Path) -> Prepared:
+    """Let TFDS download and prepare a dataset by name, and find its picture, its label and its splits.
+
+    Raises:
+        DatasetError: the name is unknown, the download failed, or the dataset has no picture or no single label.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = _prepared_builder(tfds, config.dataset, data_directory)
+    image_key = _feature(builder, "image", tfds.features.Image)
+    label_key = _feature(builder, "label", tfds.features.ClassLabel)
+    sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
+    reads = _tfds_reads(config, sizes)
+    return Prepared(
+        name=config.dataset,
+        builder_directory=Path(builder.data_dir).resolve(),
+        class_names=tuple(builder.info.features[label_key].names),
+        reads=reads,
+        image_key=image_key,
+        label_key=label_key,
+        how_split="; ".join(f"{split} is TFDS's `{read}`" for split, read in reads.items()),
+    )
+
+
+def _prepared_builder(tfds: Any, name: str, data_directory: Path) -> Any:
+    """Return the builder of a dataset that is on the disk, after a download if it must be."""
+    short = name.partition(":")[0].partition("/")[0]
+    known = tuple(tfds.list_builders(with_community_datasets=False))
+    if short not in known:
+        raise DatasetError(
+            f"There is neither a folder nor a TFDS dataset `{name}`. Expected `digits`, a folder, a CSV file or a name of TFDS's "
+            f"catalogue. Received {name!r}.{near_miss(short, known)} Type a folder as ./{name}."
+        )
+    try:
+        with _quiet(tfds):
+            builder = tfds.builder(name, data_dir=data_directory)
+            builder.download_and_prepare()
+    except Exception as error:  # TFDS and its downloaders raise whatever they like; every cause has the same remedies
+        reason = " ".join(str(error).split())[:300]
+        raise DatasetError(
+            f"TFDS could not prepare `{name}` ({type(error).__name__}: {reason}). Expected a known configuration, and the network or files "
+            f"that were fetched by hand. Put those, under the names that TFDS asks for, into {data_directory / 'downloads' / 'manual'} and "
+            "type the command again; or set TFDS_DATA_DIR to a folder where the dataset is prepared already."
+        ) from error
+    return builder
+
+
+def _feature(builder: Any, wanted: str, kind: Any) -> str:
+    """Return the name of the feature that holds the picture or the label."""
+    found = [name for name, feature in builder.info.features.items() if isinstance(feature, kind)]
+    if wanted in found:
+        return wanted
+    if len(found) != 1:
+        raise DatasetError(
+            f"`{builder.name}` is not a dataset of pictures with one label each. Expected one {kind.__name__} feature called `{wanted}`. "
+            f"Received {', '.join(builder.info.features)}. Choose an image classification dataset of TFDS's catalogue."
+        )
+    return str(found[0])
+
+
+def _tfds_reads(config: DataConfig, sizes: Mapping[str, int]) -> dict[str, str]:
+    """Return the instruction for each split; what TFDS lacks is cut from the end of its training images, in whole images.
+
+    Where there is a validation but no test, as in ImageNet, the public validation is the test: it is what papers report.
+    """
+    if "train" not in sizes:
+        raise DatasetError(
+            f"`{config.dataset}` has no training split. Expected `train`. Received {', '.join(sizes) or 'nothing'}. Choose another dataset."
+        )
+    reads = {"test": "test"} if "test" in sizes else {}
+    if "validation" in sizes:
+        reads["validation" if reads else "test"] = "validation"
+    end = total = sizes["train"]
+    for split, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction)):
+        if split not in reads:
+            start = end - max(1, round(fraction * end))
+            reads[split] = f"train[{start}:{end}]" if end < total else f"train[{start}:]"
+            end = start
+    return {"train": "train" if end == total else f"train[:{end}]", "validation": reads["validation"], "test": reads["test"]}
+
+
+# -- reading --------------------------------------------------------------------------------------------------------------
+
+
+def read_split(
+    shards: Path, instruction: str, image_key: str, label_key: str, *, parallel_files: int = 1, shuffle_seed: int | None = None
+) -> Any:
+    """Return a tf.data.Dataset of {`image`: encoded bytes, `label`: int64, `key`: the picture's name}, in stored order.
+
+    Args:
+        shards: the folder of the TFDS builder.
+        instruction: such as `train[:90%]`.
+        image_key: feature that holds the picture.
+        label_key: feature that holds the class id.
+        parallel_files: shards that are read at a time, some records of each in turn.
+        shuffle_seed: if given, shards come in an order that depends on it.
+    """
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    # The first read from a prepared dataset also looks for a newer one and for a data directory: silence, not an answer, is wanted.
+    with _quiet(tfds):
+        builder = tfds.builder_from_directory(shards)
+    texts = {name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Text)}
+    name_key = next((name for name in _NAME_FEATURES if name in texts), None)
+    wanted = {name: True for name in (image_key, label_key, name_key) if name}
+    config = tfds.ReadConfig(
+        options=fixed_options(),
+        try_autocache=False,  # the loader decides what is kept, by the memory there is
+        shuffle_seed=shuffle_seed,
+        shuffle_reshuffle_each_iteration=False,
+        interleave_cycle_length=parallel_files,
+        num_parallel_calls_for_decode=2,  # only parses records, pictures stay encoded
+        num_parallel_calls_for_interleave_files=parallel_files,
+        skip_prefetch=True,
+        enable_ordering_guard=False,
+    )
+    examples = builder.as_dataset(
+        split=instruction,
+        shuffle_files=shuffle_seed is not None,
+        decoders=tfds.decode.PartialDecoding(wanted, decoders={image_key: tfds.decode.SkipDecoding()}),
+        read_config=config,
+    )
+
+    def simple(index: Any, example: Any) -> dict[str, Any]:
+        key = example[name_key] if name_key else tf.strings.format("{}", index)
+        return {"image": example[image_key], "label": example[label_key], "key": key}
+
+    return examples.enumerate().map(simple, num_parallel_calls=1)
+
+
+def fixed_options() -> Any:
+    """Return tf.data options under which the same dataset gives the same elements on any machine, without stalls."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.deterministic = True
+    # Deleting an autotuned iterator can wait for seconds at the end of every epoch.
+    options.autotune.enabled = False
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return options
+
+
+@contextlib.contextmanager
+def _quiet(tfds: Any) -> Iterator[None]:
+    """Keep TFDS from writing to the terminal, which is the command line's."""
+    tfds.disable_progress_bar()
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

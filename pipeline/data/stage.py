@@ -1,0 +1,44 @@
+"""The ingest stage."""
+
+from __future__ import annotations
+
+from pipeline.artifacts import DatasetArtifact
+from pipeline.config import DataConfig
+from pipeline.data.listing import source_stamp
+from pipeline.engine import Context, stage
+
+
+@stage(source=source_stamp)
+def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
+    """Prepare the pictures: read, check, split and store them."""
+    from pipeline.data.audit import require_classes
+    from pipeline.data.card import write_card
+    from pipeline.data.source import prepare
+    from pipeline.data.statistics import measure
+
+    def progress(done: int, total: int, detail: str) -> None:
+        context.progress(done, total, "images", detail)
+
+    prepared = prepare(config, context.directory, progress)
+    statistics = measure(prepared, config.short_side, context.directory, progress)
+    require_classes(prepared.class_names, statistics.class_counts)
+    write_card(prepared, statistics, config, context.report_directory)
+    sizes = {f"{split}_images": sum(counts) for split, counts in statistics.class_counts.items()}
+    context.run.metrics({**sizes, "classes": len(prepared.class_names), "quarantined": len(prepared.quarantined)}, summary=True)
+    shards = prepared.builder_directory
+    return DatasetArtifact(
+        directory=context.directory,
+        name=prepared.name,
+        digest=statistics.digest,
+        class_names=prepared.class_names,
+        class_counts=dict(statistics.class_counts),
+        reads=dict(prepared.reads),
+        image_key=prepared.image_key,
+        label_key=prepared.label_key,
+        short_side=config.short_side,
+        channel_mean=statistics.channel_mean,
+        channel_std=statistics.channel_std,
+        quarantined=len(prepared.quarantined),
+        # The stage's folder is renamed when it is finished, so shards inside it are named from there.
+        builder_directory=shards.relative_to(context.directory) if shards.is_relative_to(context.directory) else shards,
+    )

@@ -1,0 +1,66 @@
+"""A context that records nothing, and small folders of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.config import DataConfig
+from pipeline.data.stage import ingest
+from pipeline.engine import Context
+
+
+@pytest.fixture
+def make_dataset(tmp_path):
+    """Return a function that runs the ingest stage with some settings in a fresh work directory."""
+    runs = []
+
+    def make(**settings):
+        directory = tmp_path / f"work{len(runs)}" / "stages" / "ingest-x.partial"
+        directory.mkdir(parents=True)
+        runs.append(directory)
+        return ingest.function(DataConfig(**settings), _context_in(directory))
+
+    return make
+
+
+def _context_in(directory):
+    run = SimpleNamespace(key="test", metrics=lambda *_, **__: None, tags=lambda *_, **__: None)
+    observer = SimpleNamespace(progressed=lambda *_: None)
+    return Context(directory, run, observer)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """The digits, prepared once with the default settings."""
+    directory = tmp_path_factory.mktemp("digits") / "stages" / "ingest-x.partial"
+    directory.mkdir(parents=True)
+    return ingest.function(DataConfig(), _context_in(directory))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return _write_folder(tmp_path / "pictures")
+
+
+def _write_folder(root: Path, classes=("1", "2", "10"), per_class=30, seed=0):
+    """Write classes of random pictures, each another size; JPEG, PNG and BMP in turn."""
+    rng = np.random.default_rng(seed)
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for index in range(per_class):
+            pixels = rng.integers(0, 256, (12 + index % 5, 16, 3), dtype=np.uint8)
+            suffix = (".jpg", ".png", ".JPEG")[index % 3]
+            encode = tf.io.encode_png if suffix == ".png" else tf.io.encode_jpeg
+            (root / name / f"{index}{suffix}").write_bytes(encode(pixels).numpy())
+    return root
+
+
+@pytest.fixture
+def write_folder():
+    """Return a function that writes class folders."""
+    return _write_folder

@@ -1,0 +1,371 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from pipeline.config import DataConfig
+from pipeline.data.listing import kind_of, list_folder, source_stamp
+from pipeline.data.loader import load_split
+from pipeline.data.source import _tfds_reads
+from pipeline.errors import DatasetError
+
+
+def split_of(dataset):
+    """Return key -> split."""
+    return {key: split for split in dataset.reads for key in load_split(dataset, split).keys}
+
+
+def card_of(dataset):
+    import json
+
+    return json.loads((dataset.directory / "report" / "dataset_card.json").read_text())
+
+
+def write_manifest(path, *lines):
+    path.write_text("path,label,split\n" + "\n".join(lines))
+    return str(path)
+
+
+# -- digits -------------------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_split_by_their_pixels(digits):
+    assert {split: digits.images(split) for split in digits.reads} == {"train": 1265, "validation": 147, "test": 385}
+    assert digits.class_names == tuple("0123456789")
+    assert [sum(counts) for counts in zip(*digits.class_counts.values(), strict=True)] == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_digits_keep_their_pixels(digits):
+    from sklearn.datasets import load_digits
+
+    images = load_split(digits, "validation")
+    source = load_digits()
+    for key, label in zip(images.keys, images.labels, strict=True):
+        assert source.target[int(key[:4])] == label
+    index = int(images.keys[0][:4])
+    expected = tf.image.resize(source.images[index][..., None] * 255 / 16, (36, 36), antialias=True)
+    assert np.abs(images.pixels[0].numpy().astype(float) - expected.numpy()).max() <= 1
+
+
+def test_statistics_are_those_of_the_training_pixels(digits):
+    pixels = load_split(digits, "train").pixels.numpy().astype(np.float64)
+    np.testing.assert_allclose(digits.channel_mean, pixels.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(digits.channel_std, pixels.std((0, 1, 2)), rtol=1e-12)
+
+
+def test_digits_twice_give_the_same_record_and_files(digits, make_dataset):
+    again = make_dataset()
+    assert again.identity() == digits.identity()
+    names = ("report/samples.png", "report/dataset_card.html", "index/train.json")
+    for name in (*names, f"{digits.builder_directory}/pictures-train.tfrecord-00000-of-00001"):
+        assert (again.directory / name).read_bytes() == (digits.directory / name).read_bytes(), name
+
+
+def test_a_renamed_stage_folder_is_still_usable(make_dataset):
+    dataset = make_dataset(dataset="digits")
+    finished = dataset.directory.with_name("ingest-x")
+    dataset.directory.rename(finished)
+    moved = dataset.model_copy(update={"directory": finished})
+    assert all(path.exists() for path in moved.promised_files())
+    assert len(load_split(moved, "test").pixels) == 385
+
+
+# -- folders ------------------------------------------------------------------------------------------------------------
+
+
+def test_folder_has_natural_order_and_counts_what_it_leaves_out(folder, make_dataset):
+    (folder / "3").mkdir()
+    (folder / "README.txt").write_text("hello")
+    (folder / "1" / "notes.txt").write_text("hello")
+    (folder / "1" / ".hidden.jpg").write_text("hello")
+    (folder / "__MACOSX").mkdir()
+    (folder / "__MACOSX" / "1.jpg").write_text("hello")
+    (folder / "1" / "again").symlink_to(folder)
+    (folder / "2" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    before = sorted((path, path.lstat().st_mtime_ns) for path in folder.rglob("*"))
+    dataset = make_dataset(dataset=str(folder))
+    card = card_of(dataset)
+    assert dataset.class_names == ("1", "2", "10")
+    assert dataset.name == "pictures"
+    assert (
+        card["excluded"] == {"hidden": 2, "links in a loop": 1, "not a file": 1, "other extension": 1, "outside the class folders": 1}
+        or card
+    )
+    assert card["found"] == card["accepted"] + len(card["quarantined"]) + sum(card["excluded"].values()) == 96
+    assert (card["accepted"], card["empty_folders"]) == (90, 1)
+    assert sorted((path, path.lstat().st_mtime_ns) for path in folder.rglob("*")) == before
+
+
+def test_shards_hold_the_files_as_they_are(folder, make_dataset):
+    import hashlib
+    import json
+
+    dataset = make_dataset(dataset=str(folder))
+    for split in dataset.reads:
+        index = json.loads((dataset.directory / "index" / f"{split}.json").read_text())
+        for key, label, sha256 in zip(index["keys"], index["labels"], index["sha256"], strict=True):
+            assert hashlib.sha256((folder / key).read_bytes()).hexdigest() == sha256
+            assert key.startswith(f"{dataset.class_names[label]}/")
+
+
+def test_other_files_move_no_picture_to_another_split(folder, make_dataset, write_folder):
+    before = split_of(make_dataset(dataset=str(folder)))
+    write_folder(folder / "more", classes=("x",), seed=1)
+    shutil.move(folder / "more" / "x", folder / "20")
+    shutil.rmtree(folder / "more")
+    (folder / "1" / "0.jpg").rename(folder / "1" / "renamed.jpg")
+    shutil.copy(folder / "1" / "1.png", folder / "1" / "copy.png")
+    after = split_of(make_dataset(dataset=str(folder)))
+    assert after.pop("1/renamed.jpg") == before.pop("1/0.jpg")
+    assert after["1/copy.png"] == before["1/1.png"]
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 31
+
+
+def test_files_that_cannot_be_decoded_are_quarantined(folder, make_dataset):
+    whole = (folder / "1" / "0.jpg").read_bytes()
+    (folder / "1" / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "1" / "text.jpg").write_text("not a picture")
+    (folder / "2" / "empty.png").write_bytes(b"")
+    header = bytearray((folder / "1" / "1.png").read_bytes())
+    header[16:24] = (20_000).to_bytes(4, "big") * 2
+    (folder / "2" / "huge.png").write_bytes(header)
+    dataset = make_dataset(dataset=str(folder), max_quarantined_fraction=0.1)
+    reasons = {item["file"]: item["reason"] for item in card_of(dataset)["quarantined"]}
+    assert dataset.quarantined == 4
+    assert reasons["1/text.jpg"] == "not a JPEG, PNG or BMP file"
+    assert reasons["2/empty.png"] == "empty file"
+    assert reasons["2/huge.png"].startswith("20000 x 20000 pixels")
+    assert reasons["1/truncated.jpg"]
+    assert not reasons.keys() & split_of(dataset).keys()
+    with pytest.raises(DatasetError, match=r"4 of 94 files cannot be decoded: .*text.jpg.* max_quarantined_fraction=0.05"):
+        make_dataset(dataset=str(folder))
+
+
+def test_bmp_is_a_picture(tmp_path, make_dataset, write_folder):
+    from PIL import Image
+
+    root = write_folder(tmp_path / "p", classes=("a", "b"))
+    Image.fromarray(np.full((20, 20, 3), (200, 100, 50), np.uint8)).save(root / "a" / "flat.bmp")
+    dataset = make_dataset(dataset=str(root))
+    (split,) = (name for key, name in split_of(dataset).items() if key == "a/flat.bmp")
+    images = load_split(dataset, split)
+    assert np.unique(images.pixels[images.keys.index("a/flat.bmp")].numpy().reshape(-1, 3), axis=0).tolist() == [[200, 100, 50]]
+
+
+def test_given_splits_are_kept_and_missing_ones_cut(tmp_path, make_dataset, write_folder):
+    write_folder(tmp_path / "p" / "train", classes=("a", "b"), per_class=30)
+    write_folder(tmp_path / "p" / "val", classes=("a", "b"), per_class=4, seed=1)
+    dataset = make_dataset(dataset=str(tmp_path / "p"))
+    assert dataset.class_counts["validation"] == (4, 4)
+    assert all(key.startswith("val/") for key in load_split(dataset, "validation").keys)
+    assert dataset.images("train") + dataset.images("test") == 60
+    write_folder(tmp_path / "p" / "test", classes=("a", "b"), per_class=5, seed=2)
+    dataset = make_dataset(dataset=str(tmp_path / "p"))
+    assert dataset.class_counts == {"train": (30, 30), "validation": (4, 4), "test": (5, 5)}
+
+
+def test_a_class_may_be_called_train(tmp_path, make_dataset, write_folder):
+    root = write_folder(tmp_path / "p", classes=("bus", "train"))
+    assert make_dataset(dataset=str(root)).class_names == ("bus", "train")
+
+
+def test_same_picture_in_two_splits_is_told(tmp_path, make_dataset, write_folder):
+    for split in ("train", "val", "test"):
+        write_folder(tmp_path / "p" / split, classes=("a", "b"), per_class=3, seed=0)
+    card = card_of(make_dataset(dataset=str(tmp_path / "p")))
+    assert (card["contents_in_several_splits"], card["contents_with_several_labels"]) == (6, 0)
+
+
+def test_names_are_text_on_the_page(tmp_path, make_dataset, write_folder):
+    names = ('<script>alert("1")</script>', "two\nlines $x^2$ 'quote'", "ü" * 100, os.fsdecode(b"\xff\xfe"))
+    root = tmp_path / "p"
+    for seed, name in enumerate(names):
+        target = root / name.replace("/", "\u2215")
+        write_folder(tmp_path / "one", classes=("x",), seed=seed)
+        root.mkdir(exist_ok=True)
+        (tmp_path / "one" / "x").rename(target)
+        (target / f"{name[:20]!r}.jpg".replace("/", "")).write_text("not a picture")
+    dataset = make_dataset(dataset=str(root), max_quarantined_fraction=0.1)
+    page = (dataset.directory / "report" / "dataset_card.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "two lines $x^2$ &#39;quote&#39;" in page
+    assert "\\xff\\xfe" in dataset.class_names
+    assert page.count("<img") == 3
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({}, "no usable picture"),
+        ({"a": 30}, "at least two classes. .* Received 1: 'a'"),
+        ({"a": 1, "b": 1}, "split would be empty|no training image"),
+        ({"train/a": 30, "train/b": 30, "test/c": 2}, "1 of 3 classes have no training image: 'c'"),
+    ],
+)
+def test_what_cannot_train_a_classifier_is_refused(tmp_path, make_dataset, layout, message, write_folder):
+    (tmp_path / "p").mkdir()
+    for seed, (name, count) in enumerate(layout.items()):
+        write_folder(tmp_path / "p", classes=(name,), per_class=count, seed=seed)
+    with pytest.raises(DatasetError, match=message):
+        make_dataset(dataset=str(tmp_path / "p"))
+
+
+def test_a_missing_folder_is_an_error_for_ingest_and_not_for_status(tmp_path, make_dataset):
+    missing = str(tmp_path / "nowhere")
+    assert source_stamp(DataConfig(dataset=missing)) == {"folder": "missing"}
+    assert source_stamp(DataConfig(dataset=f"{missing}.csv")) == {"manifest": "missing"}
+    with pytest.raises(DatasetError, match=r"There is no folder .*nowhere"):
+        make_dataset(dataset=missing)
+    with pytest.raises(DatasetError, match=r"There is no manifest .*nowhere.csv"):
+        make_dataset(dataset=f"{missing}.csv")
+
+
+def test_stamp_changes_with_the_files(folder):
+    config = DataConfig(dataset=str(folder))
+    stamps = [source_stamp(config)]
+    (folder / "1" / "new.jpg").write_text("x")
+    stamps.append(source_stamp(config))
+    (folder / "1" / "new.jpg").write_text("y2")
+    stamps.append(source_stamp(config))
+    (folder / "1" / "new.jpg").rename(folder / "2" / "new.jpg")
+    stamps.append(source_stamp(config))
+    assert len({stamp["folder"] for stamp in stamps}) == 4
+    assert source_stamp(config) == stamps[-1]
+
+
+def test_stage_and_stamp_need_no_heavy_library():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from pipeline.data.stage import ingest; from pipeline.config import DataConfig\n"
+        "for name in ('digits', 'cifar10', '/nowhere', '/nowhere.csv'): ingest.source(DataConfig(dataset=name))\n"
+        "print([name for name in ('tensorflow', 'keras', 'numpy', 'mlflow', 'sklearn', 'tensorflow_datasets') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_kind_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kinds = ("digits", "cifar10", "imagenette/320px-v2", "imagenet2012:5.1.0", "./x", "~/x", "/x", "Some Folder", "x.csv")
+    assert [kind_of(name) for name in kinds] == ["digits", "tfds", "tfds", "tfds", "folder", "folder", "folder", "folder", "manifest"]
+    (tmp_path / "flowers").mkdir()
+    assert kind_of("flowers") == "folder"
+
+
+# -- manifests ----------------------------------------------------------------------------------------------------------
+
+
+def test_manifest_names_pictures_labels_and_splits(folder, make_dataset):
+    rows = [f"{path.relative_to(folder)},class {path.parent.name},{'test' if path.stem == '7' else ''}" for path in folder.rglob("*.*")]
+    dataset = make_dataset(dataset=write_manifest(folder / "list.csv", *rows))
+    assert dataset.class_names == ("class 1", "class 2", "class 10")
+    assert dataset.class_counts["test"] == (1, 1, 1)
+    assert sorted(load_split(dataset, "test").keys) == ["1/7.png", "10/7.png", "2/7.png"]
+    assert dataset.images("train") + dataset.images("validation") == 87
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\na.jpg,x\n", "lacks the column path.* Received file, label"),
+        ("path,label,split\na.jpg,x,dev\n", "Line 2 .* split 'dev'"),
+        ("path,label\na.jpg,\n", "Line 2 .* label ''"),
+        ("path,label\na.jpg,x\na.jpg,y\n", "names 'a.jpg' more than once"),
+        ("", "lacks the column label, path. .* Received nothing"),
+        ("path,label\na.jpg,x\n", "no usable picture.* 1 such files, 1 unreadable"),
+    ],
+)
+def test_unusable_manifests_are_refused(tmp_path, make_dataset, text, message):
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        make_dataset(dataset=str(tmp_path / "m.csv"))
+
+
+# -- TFDS ---------------------------------------------------------------------------------------------------------------
+
+
+class TinyShapes(tfds.core.GeneratorBasedBuilder):
+    """Forty small pictures, with a validation and without a test."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(20, 24, 3)), "label": tfds.features.ClassLabel(names=["dark", "light"])}
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(40, 0), "validation": self._generate_examples(10, 1)}
+
+    def _generate_examples(self, count, seed):
+        rng = np.random.default_rng(seed)
+        for index in range(count):
+            yield index, {"image": rng.integers(0, 256, (20, 24, 3), dtype=np.uint8), "label": index % 2}
+
+
+class NoPictures(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({"number": np.int64}))
+
+    def _split_generators(self, dl_manager):
+        return {"train": [(0, {"number": 0})]}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+
+def test_tfds_set_whose_validation_is_the_test(make_dataset, monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "shared"))
+    dataset = make_dataset(dataset="tiny_shapes", validation_fraction=0.25)
+    assert dataset.reads == {"train": "train[:30]", "validation": "train[30:]", "test": "validation"}
+    assert {split: dataset.images(split) for split in dataset.reads} == {"train": 30, "validation": 10, "test": 10}
+    assert dataset.class_names == ("dark", "light")
+    assert dataset.builder_directory == tmp_path / "shared" / "tiny_shapes" / "1.0.0"
+    assert load_split(dataset, "test").pixels.shape == (10, 36, 36, 3)
+    assert capfd.readouterr().out == ""
+    again = make_dataset(dataset="tiny_shapes", validation_fraction=0.25)
+    assert again.identity() == dataset.identity()
+
+
+def test_tfds_sets_land_in_the_work_directory(make_dataset, monkeypatch):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    dataset = make_dataset(dataset="tiny_shapes:1.0.0")
+    assert dataset.builder_directory == dataset.directory.parents[1] / "datasets" / "tiny_shapes" / "1.0.0"
+
+
+def test_unusable_tfds_sets_are_refused(make_dataset):
+    with pytest.raises(DatasetError, match=r"Did you mean `cifar10`"):
+        make_dataset(dataset="cifar1")
+    with pytest.raises(DatasetError, match=r"not a dataset of pictures .* Received number"):
+        make_dataset(dataset="no_pictures")
+    with pytest.raises(
+        DatasetError, match=r"could not prepare `imagenet2012` .*ILSVRC2012_img_train.tar.* into .*/datasets/downloads/manual"
+    ):
+        make_dataset(dataset="imagenet2012")
+    with pytest.raises(DatasetError, match=r"could not prepare `imagenette/nope`.*BuilderConfig nope not found"):
+        make_dataset(dataset="imagenette/nope")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reads"),
+    [
+        ({"train": 100, "validation": 9, "test": 9}, ("train", "validation", "test")),
+        ({"train": 101, "test": 9}, ("train[:91]", "train[91:]", "test")),
+        ({"train": 1_281_167, "validation": 50_000}, ("train[:1153050]", "train[1153050:]", "validation")),
+        ({"train": 100}, ("train[:72]", "train[72:80]", "train[80:]")),
+    ],
+)
+def test_missing_tfds_splits_are_cut_in_whole_images(sizes, reads):
+    assert tuple(_tfds_reads(DataConfig(), sizes).values()) == reads
+
+
+def test_listing_keeps_to_its_folder(folder):
+    assert {entry.split for entry in list_folder(folder).entries} == {""}
+    assert [entry.key for entry in list_folder(folder).entries][:3] == ["1/0.jpg", "1/1.png", "1/2.JPEG"]

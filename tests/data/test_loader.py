@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.data.loader import cut, evaluation_batches, load_split, random_cuts, training_batches
+from pipeline.data.pictures import decode, decode_and_resize
+from pipeline.errors import ConfigError, DatasetError
+
+SETTINGS = {"image_size": 32, "global_batch_size": 55, "seed": 3, "epoch": 0, "random_crop": True, "flip": True}
+
+
+def arrays(batches):
+    """Return all images and all labels."""
+    images, labels = zip(*batches.as_numpy_iterator(), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def rows(images):
+    """Return each image as bytes."""
+    return [image.tobytes() for image in images]
+
+
+@pytest.fixture(scope="module")
+def train(digits):
+    return load_split(digits, "train")
+
+
+@pytest.fixture(scope="module")
+def streamed(digits):
+    return load_split(digits, "train", in_memory=False)
+
+
+def test_batches_are_uint8_images_and_int32_labels(train):
+    (images, labels), *_ = training_batches(train, **SETTINGS)
+    assert (images.dtype, images.shape) == (tf.uint8, (55, 32, 32, 3))
+    assert (labels.dtype, labels.shape) == (tf.int32, (55,))
+
+
+@pytest.mark.parametrize("kind", ["train", "streamed"])
+def test_same_bytes_for_any_parallelism_and_on_every_load(kind, digits, request):
+    images = request.getfixturevalue(kind)
+    again = load_split(digits, "train", in_memory=kind == "train")
+    first = arrays(training_batches(images, **SETTINGS, parallel_calls=1))
+    second = arrays(training_batches(again, **SETTINGS, parallel_calls=7))
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
+
+
+@pytest.mark.parametrize("kind", ["train", "streamed"])
+def test_an_epoch_holds_every_image_once_in_its_own_order(kind, request):
+    images = request.getfixturevalue(kind)
+    assert len(images) == 1265 == 23 * 55
+    plain = SETTINGS | {"random_crop": False, "flip": False}
+    stored, stored_labels = arrays(evaluation_batches(images, image_size=32, batch_size=100))
+    orders = []
+    for change in ({}, {"epoch": 1}, {"seed": 4}):
+        pixels, labels = arrays(training_batches(images, **plain | change))
+        assert sorted(zip(rows(pixels), labels, strict=True)) == sorted(zip(rows(stored), stored_labels, strict=True))
+        orders.append(rows(pixels))
+    assert len({tuple(order) for order in [*orders, rows(stored)]}) == 4
+
+
+def test_images_that_do_not_fill_a_batch_are_left_out(train):
+    pixels, _ = arrays(training_batches(train, **SETTINGS | {"global_batch_size": 500}))
+    assert len(pixels) == 1000
+
+
+def test_evaluation_gives_every_image_once_in_stored_order(digits):
+    images = load_split(digits, "test")
+    sizes = [len(labels) for _, labels in evaluation_batches(images, image_size=30, batch_size=100)]
+    pixels, labels = arrays(evaluation_batches(images, image_size=30, batch_size=100))
+    assert sizes == [100, 100, 100, 85]
+    np.testing.assert_array_equal(pixels, images.pixels.numpy()[:, 3:33, 3:33])
+    np.testing.assert_array_equal(labels, images.labels)
+    assert tuple(np.bincount(labels)) == digits.class_counts["test"]
+
+
+def test_streaming_gives_the_batches_of_memory(train, streamed):
+    assert streamed.pixels is None
+    assert streamed.keys == train.keys
+    for ours, theirs in zip(
+        arrays(evaluation_batches(train, image_size=32, batch_size=64)),
+        arrays(evaluation_batches(streamed, image_size=32, batch_size=64)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_cut_takes_the_pixels_that_are_there():
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3), np.uint8)
+    top, left, mirrored = np.array([0, 2, 1, 2], np.int32), np.array([0, 1, 2, 2], np.int32), np.array([False, True, False, True])
+    found = cut(pixels, top, left, mirrored, 7).numpy()
+    for index in range(4):
+        expected = pixels[index, top[index] : top[index] + 7, left[index] : left[index] + 7]
+        np.testing.assert_array_equal(found[index], expected[:, ::-1] if mirrored[index] else expected)
+
+
+def test_cuts_cover_every_corner_evenly_and_switches_are_independent():
+    both = random_cuts(50_000, 4, seed=0, epoch=0, random_crop=True, flip=True)
+    assert np.bincount(both.top).size == np.bincount(both.left).size == 5
+    assert np.abs(np.bincount(both.top) / 10_000 - 1).max() < 0.05
+    assert abs(both.mirrored.mean() - 0.5) < 0.01
+    assert abs(np.corrcoef(both.top, both.left)[0, 1]) < 0.02
+    crop_only = random_cuts(50_000, 4, seed=0, epoch=0, random_crop=True, flip=False)
+    np.testing.assert_array_equal(crop_only.top, both.top)
+    assert not crop_only.mirrored.any()
+    flip_only = random_cuts(50_000, 4, seed=0, epoch=0, random_crop=False, flip=True)
+    assert set(flip_only.top) == set(flip_only.left) == {2}
+    np.testing.assert_array_equal(flip_only.mirrored, both.mirrored)
+
+
+def test_resize_is_that_of_tensorflow_and_cuts_the_centre():
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)
+    encoded = tf.io.encode_png(pixels)
+    reference = tf.image.resize(pixels, (36, 60), method="bilinear", antialias=True).numpy()[:, 12:48]
+    found = decode_and_resize(encoded, 36).numpy()
+    assert found.shape == (36, 36, 3)
+    assert np.abs(found - reference).max() <= 0.5 + 1e-3
+
+
+def test_a_square_of_the_right_size_is_not_touched():
+    pixels = np.random.default_rng(0).integers(0, 256, (36, 36, 3), np.uint8)
+    np.testing.assert_array_equal(decode_and_resize(tf.io.encode_png(pixels), 36), pixels)
+
+
+@pytest.mark.parametrize("shape", [(1, 4000), (4000, 1), (8, 8), (7, 500)])
+def test_no_shape_leaves_an_edge_without_pixels(shape):
+    pixels = np.full((*shape, 3), 200, np.uint8)
+    assert np.unique(decode_and_resize(tf.io.encode_png(pixels), 36)).tolist() == [200]
+
+
+def test_decoding_agrees_with_pillow():
+    import io
+
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    smooth = tf.cast(tf.image.resize(rng.integers(0, 256, (6, 8, 3)), (60, 80), method="bicubic"), tf.uint8)
+    encoded = tf.io.encode_jpeg(smooth).numpy()
+    np.testing.assert_array_equal(decode(tf.constant(encoded)), np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")))
+    gray = tf.io.encode_png(rng.integers(0, 256, (5, 6, 1), np.uint8)).numpy()
+    np.testing.assert_array_equal(decode(tf.constant(gray)), np.asarray(Image.open(io.BytesIO(gray)).convert("RGB")))
+
+
+def test_impossible_batches_are_refused(train):
+    with pytest.raises(ConfigError, match=r"Expected at most 1265. Received 1266. Type --set train.global_batch_size=1265"):
+        training_batches(train, **SETTINGS | {"global_batch_size": 1266})
+    with pytest.raises(ConfigError, match=r"Expected at most 36. Received 37"):
+        evaluation_batches(train, image_size=37, batch_size=10)
+
+
+def test_missing_shards_are_a_damaged_dataset(make_dataset):
+    dataset = make_dataset()
+    (dataset.shards / "dataset_info.json").unlink()
+    with pytest.raises(DatasetError, match="is damaged"):
+        load_split(dataset, "train")
+    (dataset.directory / "index" / "train.json").unlink()
+    with pytest.raises(DatasetError, match="is damaged"):
+        load_split(dataset, "train")

@@ -1,0 +1,270 @@
+"""Recording in a real MLflow store: what arrives, and what happens when the store or the process dies."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import tracking
+from pipeline.artifacts import DatasetArtifact, TrainingResult, file_sha256
+from pipeline.config import TrackingConfig, resolve
+
+RESOLVED = resolve(overrides={"train.epochs": "3"}, environment={})
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory):
+    """A work directory whose MLflow database is migrated: making one takes seconds, copying it none."""
+    workdir = tmp_path_factory.mktemp("store")
+    tracking.open_experiment(TrackingConfig(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def workdir(empty_store, tmp_path):
+    for file in empty_store.glob("mlflow.db*"):  # with its write-ahead log
+        shutil.copy(file, tmp_path / file.name)
+    return tmp_path
+
+
+def client(workdir):
+    return tracking._connect(TrackingConfig(), workdir)
+
+
+def runs(workdir, experiment="alexnet"):
+    from mlflow.entities import ViewType
+
+    store = client(workdir)
+    found = store.search_runs([store.get_experiment_by_name(experiment).experiment_id], run_view_type=ViewType.ALL)
+    return {run.info.run_name: run for run in found}
+
+
+def dataset():
+    return DatasetArtifact(
+        name="digits",
+        digest="ab" * 32,
+        class_names=("0", "1"),
+        class_counts={"train": (5, 6), "validation": (1, 1), "test": (2, 3)},
+        reads={"train": "train"},
+        short_side=36,
+        channel_mean=(1, 2, 3),
+        channel_std=(1, 2, 3),
+        builder_directory=Path("shards"),
+    )
+
+
+def trained(folder):
+    from pipeline.config import ModelConfig
+    from pipeline.model.alexnet import build_network
+    from pipeline.model.weights import save_model
+
+    folder.mkdir(parents=True)
+    network = build_network(ModelConfig(width_multiplier=0.2), num_classes=2, channel_mean=(1, 2, 3), channel_std=(4, 5, 6))
+    save_model(network, folder / "model.keras")
+    return network, TrainingResult(
+        directory=folder,
+        model_sha256=file_sha256(folder / "model.keras"),
+        parameters=network.count_params(),
+        variant="small",
+        image_size=32,
+        class_names=("0", "1"),
+        best_epoch=1,
+        epochs=1,
+        validation_top1_error=0.5,
+        history_sha256="",
+    )
+
+
+def record_a_run(workdir, config=TrackingConfig()):
+    """Record one pipeline of one stage, as the Runner does."""
+    tracker = tracking.MlflowTracker(workdir, config)
+    tracker.link("ingest", "earlier-run-ingest")
+    run = tracker.stage_run("train", "train", RESOLVED)
+    run.tags({"devices": "CPU:0"}, summary=True)
+    for step in (1, 2, 3):
+        run.metrics({"train_loss": 1 / step, "validation_top1_error": 0.5 / step}, step=step)
+    run.metrics({"test_top1_error": 0.25}, summary=True)
+    run.dataset(dataset(), "train")
+    report = workdir / "report"
+    report.mkdir(exist_ok=True)
+    (report / "page.html").write_text("<p>a page</p>")
+    run.files(report)
+    run.close("FINISHED")
+    tracker.close("FINISHED")
+    return tracker
+
+
+def test_a_run_arrives_whole(workdir):
+    tracker = record_a_run(workdir)
+    found = runs(workdir)
+    parent, stage = found["digits small"], found["train"]
+    assert stage.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert (parent.info.status, stage.info.status) == ("FINISHED", "FINISHED")
+    assert stage.data.params["epochs"] == "3"
+    assert parent.data.params["train.epochs"] == "3"
+    assert len(parent.data.params) == len(RESOLVED.flat())
+    points = client(workdir).get_metric_history(stage.info.run_id, "train_loss")
+    assert [(point.step, point.value) for point in points] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    assert parent.data.metrics["test_top1_error"] == stage.data.metrics["test_top1_error"] == 0.25
+    assert parent.data.tags["devices"] == "CPU:0"
+    assert parent.data.tags["skipped.ingest"] == "earlier-run-ingest"
+    assert parent.data.tags["package.tensorflow"].startswith("2.")
+    (used,) = stage.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("digits", ("ab" * 32)[:36])
+    assert [file.path for file in client(workdir).list_artifacts(stage.info.run_id, "report")] == ["report/page.html"]
+    recorded = tracker.recorded()
+    assert recorded.problem is None
+    assert recorded.run_url.endswith(f"/runs/{parent.info.run_id}")
+    assert tracking.undelivered(workdir) == []
+
+
+def test_a_model_is_logged_with_signature_and_example_and_loads_again(workdir):
+    network, result = trained(workdir / "trained")
+    tracker = tracking.MlflowTracker(workdir, TrackingConfig())
+    run = tracker.stage_run("train", "train", RESOLVED)
+    run.model(result)
+    run.close("FINISHED")
+    tracker.close("FINISHED")
+    assert tracker.recorded().problem is None
+    import mlflow
+
+    store = client(workdir)
+    mlflow.set_tracking_uri(tracking.store_uri(TrackingConfig(), workdir))
+    (logged,) = store.search_logged_models([runs(workdir)["train"].info.experiment_id])
+    info = mlflow.models.get_model_info(logged.model_uri)
+    assert str(info.signature.inputs.inputs[0].type) == "uint8"
+    assert info.signature.inputs.inputs[0].shape == (-1, 32, 32, 3)
+    assert info.signature.outputs.inputs[0].shape == (-1, 2)
+    assert info.metadata == {"class_names": ["0", "1"], "sha256": result.model_sha256}
+    (file,) = (Path(mlflow.artifacts.download_artifacts(logged.model_uri)) / "data").glob("*.keras")
+    assert file_sha256(file) == result.model_sha256
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    again = mlflow.keras.load_model(logged.model_uri)
+    np.testing.assert_allclose(np.asarray(again(images)), np.asarray(network(images)), atol=1e-6)
+
+
+def test_nothing_executed_opens_no_run(workdir):
+    tracker = tracking.MlflowTracker(workdir, TrackingConfig())
+    tracker.link("ingest", "x")
+    tracker.close("FINISHED")
+    assert runs(workdir) == {}
+    assert tracker.recorded() == tracking.Recorded({}, None, None)
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_a_bad_end_is_recorded_as_such(workdir, status):
+    tracker = tracking.MlflowTracker(workdir, TrackingConfig())
+    run = tracker.stage_run("train", "train", RESOLVED)
+    run.close(status, "DatasetError: it is gone")
+    tracker.close(status)
+    found = runs(workdir)
+    assert {found[name].info.status for name in ("train", "digits small")} == {status}
+    assert found["train"].data.tags["error"] == "DatasetError: it is gone"
+
+
+def test_an_unreachable_store_costs_seconds_and_sync_sends_it_later(tmp_path):
+    """Where the store's folder should be there is a file at first."""
+    share = tmp_path / "share"
+    share.touch()
+    config = TrackingConfig(uri=f"sqlite:///{share}/mlflow.db", experiment="later")
+    workdir = tmp_path / "work"
+    workdir.mkdir()
+    started = time.monotonic()
+    tracker = record_a_run(workdir, config)
+    assert time.monotonic() - started < 30
+    recorded = tracker.recorded()
+    assert recorded.problem
+    assert recorded.run_url is None
+    assert len(tracking.undelivered(workdir)) == 1
+    sent, problems = tracking.deliver_leftovers(workdir)
+    assert (sent, len(problems)) == (0, 1)
+    share.unlink()
+    assert tracking.deliver_leftovers(workdir) == (1, {})
+    store = tracking._connect(config, workdir)
+    found = store.search_runs([store.get_experiment_by_name("later").experiment_id])
+    assert {run.info.status for run in found} == {"FINISHED"}
+    stage = next(run for run in found if run.info.run_name == "train")
+    assert len(store.get_metric_history(stage.info.run_id, "train_loss")) == 3
+    assert stage.info.end_time - stage.info.start_time < 10_000  # its own times, not those of the delivery
+    assert tracking.undelivered(workdir) == []
+    assert len(tracking.known_runs(workdir)) == 2
+
+
+def test_a_dead_server_is_given_up_quickly(tmp_path):
+    started = time.monotonic()
+    tracker = record_a_run(tmp_path, TrackingConfig(uri="http://127.0.0.1:9", experiment="none"))
+    assert tracker.recorded().problem
+    assert time.monotonic() - started < 30
+
+
+KILLED_RUN = """
+import os, sys, time
+from pathlib import Path
+from pipeline import tracking
+from pipeline.config import TrackingConfig, resolve
+tracker = tracking.MlflowTracker(Path(sys.argv[1]), TrackingConfig())
+run = tracker.stage_run("train", "train", resolve(environment={}))
+run.metrics({"train_loss": 1.0}, step=1)
+time.sleep(float(sys.argv[2]))
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("seconds", [0, 8])
+def test_a_killed_process_is_ended_as_killed_by_the_next(workdir, seconds):
+    """Killed before the sender started, and long after: the run is there once, with what was written, and KILLED."""
+    subprocess.run([sys.executable, "-c", KILLED_RUN, workdir, str(seconds)], check=False, capture_output=True)
+    (journal,) = tracking.undelivered(workdir)
+    with journal.open("ab") as file:
+        file.write(b'{"event": "metr')  # and its last line was cut
+    assert tracking.deliver_leftovers(workdir) == (1, {})
+    found = runs(workdir)
+    assert {name: run.info.status for name, run in found.items()} == {"digits small": "KILLED", "train": "KILLED"}
+    assert found["train"].data.metrics == {"train_loss": 1.0}
+    assert tracking.undelivered(workdir) == []
+
+
+def test_delivery_that_died_after_creating_a_run_does_not_create_it_again(workdir):
+    tracker = tracking.MlflowTracker(workdir, TrackingConfig())
+    tracker._send = lambda: None  # nobody delivers: the test does, twice
+    run = tracker.stage_run("train", "train", RESOLVED)
+    run.close("FINISHED")
+    tracker.close("FINISHED")
+    (journal,) = tracking.undelivered(workdir)
+    state = journal.with_suffix(".state.json")
+    assert tracking.Delivery(journal, workdir, TrackingConfig()).deliver()
+    state.write_text(json.dumps({"offset": 0, "experiment_id": "", "run_ids": {}}))  # as if it had never been written
+    assert tracking.Delivery(journal, workdir, TrackingConfig()).deliver()
+    store = client(workdir)
+    assert len(store.search_runs([store.get_experiment_by_name("alexnet").experiment_id])) == 2
+
+
+FIRST_USE = """
+import sys
+from pathlib import Path
+from pipeline import tracking
+from pipeline.config import TrackingConfig, resolve
+tracker = tracking.MlflowTracker(Path(sys.argv[1]), TrackingConfig())
+run = tracker.stage_run("build", "model", resolve(environment={}))
+for step in range(40):
+    run.metrics({"value": step}, step=step)
+run.close("FINISHED")
+tracker.close("FINISHED")
+sys.exit(tracker.recorded().problem)
+"""
+
+
+def test_first_use_by_eight_processes_at_once(tmp_path):
+    processes = [subprocess.Popen([sys.executable, "-c", FIRST_USE, tmp_path], stderr=subprocess.PIPE, text=True) for _ in range(8)]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8, errors
+    store = client(tmp_path)
+    found = store.search_runs([store.get_experiment_by_name("alexnet").experiment_id])
+    assert len(found) == 16
+    assert all(len(store.get_metric_history(run.info.run_id, "value")) == 40 for run in found if run.info.run_name == "build")
+    assert len(list(tmp_path.glob("*.db"))) == 1
