@@ -4,6 +4,8 @@
 
     result = run(settings={"data.dataset": "photos", "train.epochs": 10})
     print(result.report.top1_error)
+
+Results carry the records of `pipeline.artifacts`, which know where their files are.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ class PipelineResult:
         model, report = self.model, self.report
         return {
             "stages": [stage_dict(outcome, self.run_ids) for outcome in self.outcomes],
-            "test": report and {
+            "test": report
+            and {
                 "split": report.split,
                 "view": report.view,
                 "images": report.images,

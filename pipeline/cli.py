@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Known here too, so that `--help` and completion need not import the stages; a test compares them.
 STAGE_NAMES = ("ingest", "build", "train", "evaluate")
-_SYSTEM_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_SYSTEM_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 
 
 @dataclass
@@ -71,8 +71,17 @@ def _complete_setting(_context: click.Context, _parameter: click.Parameter, star
 
 
 SHARED_OPTIONS = (
-    click.option("--recipe", metavar="NAME|FILE", shell_complete=_complete_recipe, help="Packaged recipe or YAML file. [default: fits --dataset]"),
-    click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, shell_complete=_complete_setting, help="Any setting, as section.field=value."),
+    click.option(
+        "--recipe", metavar="NAME|FILE", shell_complete=_complete_recipe, help="Packaged recipe or YAML file. [default: fits --dataset]"
+    ),
+    click.option(
+        "--set",
+        "assignments",
+        metavar="KEY=VALUE",
+        multiple=True,
+        shell_complete=_complete_setting,
+        help="Any setting, as section.field=value.",
+    ),
     click.option("--workdir", type=click.Path(path_type=Path), help="Folder that everything is written under.  [default: mlruns]"),
     click.option("--json", is_flag=True, help="One JSON object a line instead of text."),
     click.option("--quiet", "-q", is_flag=True, help="Print only the result."),
@@ -92,7 +101,7 @@ STAGE_OPTIONS = {
     "split": click.option("--split", metavar="NAME", help="Which images to score: test or validation."),
 }
 # Which settings a stage's own options mean; `run` has them all.
-MEANINGS = {
+MEANINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "ingest": {"dataset": ("data.dataset",)},
     "build": {"variant": ("model.variant",), "image_size": ("model.image_size",), "seed": ("model.seed",)},
     "train": {"epochs": ("train.epochs",), "devices": ("train.devices",), "seed": ("train.seed",)},
@@ -168,7 +177,7 @@ _stage_command("evaluate", ("evaluate",), "Score the saved model on pictures tha
 
 @cli.result_callback()
 @click.pass_obj
-def _run_chain(invocation: Invocation, results: list[tuple[str, ...] | None], **_: Any) -> None:
+def _run_chain(invocation: Invocation, /, results: list[tuple[str, ...] | None], **_: Any) -> None:
     """Run the stages that the words named, together, once they are all known."""
     named = {stage for result in results if result for stage in result}
     if named:
@@ -177,7 +186,7 @@ def _run_chain(invocation: Invocation, results: list[tuple[str, ...] | None], **
 
 def _run_stages(invocation: Invocation, stages: Sequence[str]) -> None:
     from pipeline import api
-    from pipeline.console import print_json, show_result, stage_dict
+    from pipeline.console import print_json, show_result
 
     output = invocation.output()
     observer = _observer(invocation, output)
@@ -195,7 +204,7 @@ def _run_stages(invocation: Invocation, stages: Sequence[str]) -> None:
         observer.close()
         if invocation.json and observer.outcomes:
             told = {"type": type(error).__name__, "message": str(error)}
-            print_json(output, {"stages": [stage_dict(outcome, {}) for outcome in observer.outcomes], "error": told})
+            print_json(output, {"stages": [api.stage_dict(outcome, {}) for outcome in observer.outcomes], "error": told})
         raise
     if invocation.json:
         print_json(output, result.as_dict())
@@ -263,7 +272,9 @@ def sync(invocation: Invocation) -> None:
         click.echo(f"{sent} run{'' if sent == 1 else 's'} sent, {len(problems)} not.")
     if problems:
         name, why = next(iter(problems.items()))
-        raise TrackingError(f"The tracking store did not take {len(problems)} of the runs, such as {name}: {why}. Try again when it answers.")
+        raise TrackingError(
+            f"The tracking store did not take {len(problems)} of the runs, such as {name}: {why}. Try again when it answers."
+        )
 
 
 @cli.command()
@@ -328,7 +339,11 @@ def _exit_codes() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _SYSTEM_REFUSALS:
             raise
-        click.echo(f"Error: {error.strerror}: {error.filename or 'the work directory'}. Nothing that was finished is lost; make room and type the command again.", err=True)
+        click.echo(
+            f"Error: {error.strerror}: {error.filename or 'the work directory'}. Nothing that was finished is lost: mend that and type the "
+            "command again.",
+            err=True,
+        )
         sys.exit(1)
 
 

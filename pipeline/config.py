@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from pipeline.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "ALEXNET_"
 DEFAULT_RECIPE = "digits"
+_ANY_PICTURES = "folder"
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -28,6 +29,14 @@ class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `epochs: yes`, which YAML reads as true and pydantic as 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+            raise ValueError("should be a number, not true or false")
+        return value
 
 
 class DataConfig(Section):
@@ -65,7 +74,9 @@ class TrainConfig(Section):
     global_batch_size: int = Field(128, ge=1, le=65_536, description="Images per optimiser step, over all replicas.")
     learning_rate: float = Field(0.01, gt=0, le=10, description="Learning rate at the first step after warm-up.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD, in [0, 1).")
-    weight_decay: float = Field(5e-4, ge=0, lt=1, description="Weight decay through the momentum, as the paper's update rule; biases have none.")
+    weight_decay: float = Field(
+        5e-4, ge=0, lt=1, description="Weight decay through the momentum, as the paper's update rule; biases have none."
+    )
     schedule: Literal["plateau", "cosine"] = Field(
         "plateau", description="`plateau`: /10 when validation error stops improving, three times at most, as in 2012; `cosine`: to zero."
     )
@@ -150,7 +161,7 @@ def recipe_for(dataset: str) -> str:
     A recipe of the same name if there is one, else `folder`: settings for pictures of unknown content.
     """
     name = dataset.partition(":")[0].partition("/")[0]
-    return name if name in recipe_names() else "folder"
+    return name if name in recipe_names() else _ANY_PICTURES
 
 
 def near_miss(word: str, known: tuple[str, ...]) -> str:
@@ -170,8 +181,8 @@ def read_recipe(recipe: str) -> dict[str, Any]:
             text = Path(recipe).expanduser().read_text(encoding="utf-8")
         else:
             text = (resources.files("pipeline.recipes") / f"{recipe}.yaml").read_text(encoding="utf-8")
-        parsed = yaml.safe_load(text) or {}
-    except (OSError, UnicodeDecodeError) as error:
+        parsed = yaml.safe_load(text)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: `~somebody` has no home
         known = recipe_names()
         raise ConfigError(
             f"There is no readable recipe `{recipe}` ({getattr(error, 'strerror', None) or error}). Expected one of "
@@ -179,11 +190,18 @@ def read_recipe(recipe: str) -> dict[str, Any]:
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"The recipe {recipe} is not valid YAML: {' '.join(str(error).split())}. Mend the file and try again.") from error
+    parsed = {} if parsed is None else parsed
     if not isinstance(parsed, dict) or not all(isinstance(fields, dict) for fields in parsed.values()):
         raise ConfigError(
             f"The recipe {recipe} must map sections to settings, such as `train: {{epochs: 5}}`. Received {type(parsed).__name__}: "
             f"{str(parsed)[:80]!r}."
         )
+    for section in parsed:
+        if section not in Config.model_fields:
+            known = tuple(Config.model_fields)
+            raise ConfigError(
+                f"There is no section `{section}` (from recipe {recipe}). Expected {', '.join(known)}.{near_miss(str(section), known)}"
+            )
     return flatten(parsed)
 
 
@@ -225,8 +243,16 @@ def resolve(
     from_environment = environment_settings(os.environ if environment is None else environment)
     dataset = overrides.get("data.dataset", from_environment.get("data.dataset"))
     name = recipe or (recipe_for(str(dataset)) if dataset is not None else DEFAULT_RECIPE)
+    from_recipe = read_recipe(name)
+    if dataset == name and "data.dataset" in from_recipe:
+        overrides.pop("data.dataset", None)  # `--dataset imagenette` means what the recipe of that name says
+        from_environment.pop("data.dataset", None)
+    if name == _ANY_PICTURES and dataset is None and "data.dataset" not in (remembered or {}):
+        raise ConfigError(
+            "The recipe `folder` is for pictures of your own. Expected a folder or a CSV manifest. Type --dataset PATH as well."
+        )
     layers: tuple[tuple[str, Mapping[str, Any]], ...] = (
-        (f"recipe {name}", read_recipe(name)),
+        (f"recipe {name}", from_recipe),
         ("last command here", remembered or {}),
         ("environment", from_environment),
         ("command line", overrides),

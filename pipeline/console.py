@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -170,7 +171,7 @@ def show_status(output: Console, resolved: Resolved, findings: Iterable[Finding]
     output.print(table)
 
 
-def status_dict(finding: Finding, pages: dict[str, str]) -> dict[str, object]:
+def status_dict(finding: Finding, pages: dict[str, str]) -> dict[str, Any]:
     """Return what was found of a stage as JSON can hold it: ages in seconds, sizes in bytes."""
     folder = finding.directory
     return {
@@ -199,5 +200,11 @@ def show_settings(output: Console, resolved: Resolved) -> None:
         section, _, name = key.partition(".")
         fields = type(getattr(Config(), section)).model_fields
         origin = resolved.origins[key]
-        table.add_row(key, Text(repr(value) if value == "" else str(value)), Text(origin), Text(fields[name].description or ""), style="dim" if origin == "default" else "")
+        table.add_row(
+            key,
+            Text(repr(value) if value == "" else str(value)),
+            Text(origin),
+            Text(fields[name].description or ""),
+            style="dim" if origin == "default" else "",
+        )
     output.print(table)

@@ -180,7 +180,9 @@ class Fingerprint:
     def differences(self, earlier: Mapping[str, Any]) -> tuple[str, ...]:
         """Say in words what differs from the fingerprint of an earlier result."""
         names = sorted(self.parts.keys() | earlier.keys())
-        return tuple(_difference(name, earlier.get(name), self.parts.get(name)) for name in names if earlier.get(name) != self.parts.get(name))
+        return tuple(
+            _difference(name, earlier.get(name), self.parts.get(name)) for name in names if earlier.get(name) != self.parts.get(name)
+        )
 
 
 def _difference(name: str, before: Any, now: Any) -> str:
@@ -492,7 +494,7 @@ def work_directory(path: Path, *, wait: bool = False) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise ConfigError(
-            f"The work directory {path} cannot be written ({error.strerror}). Expected a folder of your own. Name another one with --workdir."
+            f"The work directory {path} cannot be written ({error.strerror}). Expected a folder of your own. Name another with --workdir."
         ) from error
     owner = path / "owner.json"
     if not lock.is_locked:
@@ -500,7 +502,9 @@ def work_directory(path: Path, *, wait: bool = False) -> Iterator[Path]:
             f"Another process is working in {path}: {_owner_text(owner)}. Wait until it has finished, or type the command with --wait."
         )
     try:
-        write_atomically(owner, json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "command": " ".join(sys.argv)[:200], "since": time.time()}))
+        write_atomically(
+            owner, json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "command": " ".join(sys.argv)[:200], "since": time.time()})
+        )
         yield path
     finally:
         owner.unlink(missing_ok=True)

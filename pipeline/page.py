@@ -60,7 +60,8 @@ footer { margin-top: 3rem; font-size: .85rem; opacity: .7; }
 <p class="verdict">{{ verdict }}</p>
 {% for section in sections %}<section><h2>{{ section.heading }}</h2>
 {% if section.text %}<p>{{ section.text }}</p>{% endif %}
-{% for table in section.tables %}<div class="table"><table><thead><tr>{% for word in table.headings %}<th>{{ word }}</th>{% endfor %}</tr></thead>
+{% for table in section.tables %}<div class="table"><table>
+<thead><tr>{% for word in table.headings %}<th>{{ word }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in table.rows %}<tr>{% for word in row %}<td>{{ word }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endfor %}
 {% for picture in section.pictures %}<figure><img src="data:image/png;base64,{{ picture.data }}" alt="{{ picture.caption }}">

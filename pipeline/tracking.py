@@ -6,6 +6,8 @@ told stays in the journal, and `deliver_leftovers` (the command `alexnet sync`, 
 
     events   start, metrics, tags, dataset, files, model, end - each of one run, named by our own key
     state    <journal>.state.json: how many bytes were delivered, and which MLflow run stands for which key
+
+Everything else of the pipeline knows runs by our own keys only.
 """
 
 from __future__ import annotations

@@ -80,9 +80,9 @@ def trained(folder):
     )
 
 
-def record_a_run(workdir, config=TrackingConfig()):
+def record_a_run(workdir, config=None):
     """Record one pipeline of one stage, as the Runner does."""
-    tracker = tracking.MlflowTracker(workdir, config)
+    tracker = tracking.MlflowTracker(workdir, config or TrackingConfig())
     tracker.link("ingest", "earlier-run-ingest")
     run = tracker.stage_run("train", "train", RESOLVED)
     run.tags({"devices": "CPU:0"}, summary=True)

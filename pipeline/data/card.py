@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 from pipeline.config import DataConfig
 from pipeline.data.loader import centre_cuts, cut, random_cuts
 from pipeline.data.pictures import decode_and_resize
 from pipeline.data.source import Prepared
-from pipeline.data.statistics import EXAMPLES_PER_CLASS, MEASURED_IMAGES, Statistics
+from pipeline.data.statistics import MEASURED_IMAGES, Statistics
 from pipeline.page import Picture, Section, Table, render
 
 _ROWS_SHOWN = 50
@@ -140,7 +141,7 @@ _CROPS = (
 
 def _saved(figure: Figure, path: Path, caption: str) -> Picture:
     # Without the library's version in it, the same dataset gives the same file.
-    figure.savefig(path, metadata={"Software": None})
+    figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
     return Picture(path, caption)
 
 
@@ -151,32 +152,54 @@ def _short(name: str, most: int) -> str:
 
 
 def _label(name: str) -> str:
-    """Return a name that matplotlib writes as it is: `$` would start a formula, unprintable signs would be boxes."""
-    printable = "".join(sign if sign.isprintable() else "?" for sign in _short(name, 22))
-    return printable.replace("$", r"\$")
+    """Return a name as matplotlib can write it: `$` would start a formula, and signs that its own font lacks become `?`."""
+    font = get_font(findfont("DejaVu Sans"))
+    written = "".join(sign if font.get_char_index(ord(sign)) else "?" for sign in _short(name, 22))
+    return written.replace("$", r"\$")
 
 
-def _show(axes: Any, pixels: Any) -> None:
-    """Draw uint8 [height, width, 3]; small pictures are shown with their pixels as they are."""
-    axes.imshow(pixels, interpolation="nearest" if len(pixels) < 128 else "antialiased")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+def _mosaic(rows: Sequence[Sequence[Any]], side: int) -> Any:
+    """Put pictures into rows and columns with white between them; one drawing is much faster than one for each.
+
+    Args:
+        rows: uint8 [side, side, 3] pictures; rows may be of different lengths.
+        side: height and width of each picture.
+
+    Returns:
+        uint8 [rows * cell, columns * cell, 3], small pictures enlarged with their pixels as they are.
+    """
+    enlarged = max(1, 96 // side)
+    cell = side * enlarged + 8
+    sheet = np.full((len(rows) * cell, max(map(len, rows)) * cell, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, pixels in enumerate(row):
+            picture = np.repeat(np.repeat(pixels, enlarged, axis=0), enlarged, axis=1)
+            sheet[i * cell : i * cell + side * enlarged, j * cell : j * cell + side * enlarged] = picture
+    return sheet
+
+
+def _sheet(rows: Sequence[Sequence[Any]], side: int) -> tuple[Figure, Any, list[float], list[float]]:
+    """Draw pictures in rows; return the figure, its axes, and the middles of the rows and of the columns."""
+    columns = max(map(len, rows))
+    sheet = _mosaic(rows, side)
+    figure = Figure(figsize=(9, 0.4 + 8 / columns * len(rows)), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(sheet, interpolation="antialiased")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=10, labeltop=True, labelbottom=False)
+    axes.set(xticks=[], yticks=[])
+    middles = [
+        [(place + 0.5) * length / count for place in range(count)] for length, count in zip(sheet.shape, (len(rows), columns), strict=False)
+    ]
+    return figure, axes, middles[0], middles[1]
 
 
 def sample_grid(examples: Mapping[int, Sequence[bytes]], class_names: Sequence[str], short_side: int) -> Figure:
     """Draw some training images of some classes, one class a row."""
     labels = sorted(examples)
-    figure = Figure(figsize=(9, 1 + 0.95 * len(labels)), dpi=100, layout="constrained")
-    grid = figure.subplots(len(labels), EXAMPLES_PER_CLASS, squeeze=False)
-    for label, row in zip(labels, grid, strict=True):
-        row[0].set_ylabel(_label(class_names[label]), rotation=0, ha="right", va="center", fontsize=10)
-        for place, axes in enumerate(row):
-            if place < len(examples[label]):
-                _show(axes, decode_and_resize(tf.constant(examples[label][place]), short_side).numpy())
-            else:
-                axes.set_axis_off()
+    rows = [[decode_and_resize(tf.constant(encoded), short_side).numpy() for encoded in examples[label]] for label in labels]
+    figure, axes, middles, _ = _sheet(rows, short_side)
+    axes.set_yticks(middles, [_label(class_names[label]) for label in labels])
     return figure
 
 
@@ -210,10 +233,7 @@ def crop_preview(examples: Mapping[int, Sequence[bytes]], short_side: int, rows:
     columns = [centre] + [
         random_cuts(len(encoded), short_side - size, seed=0, epoch=column, random_crop=True, flip=True) for column in range(crops)
     ]
-    figure = Figure(figsize=(9, 0.6 + 1.3 * len(encoded)), dpi=100, layout="constrained")
-    grid = figure.subplots(len(encoded), len(columns), squeeze=False)
-    for column, cuts in enumerate(columns):
-        for axes, image in zip(grid[:, column], cut(pixels, cuts.top, cuts.left, cuts.mirrored, size).numpy(), strict=True):
-            _show(axes, image)
-        grid[0, column].set_title("centre" if column == 0 else f"epoch {column}", fontsize=10)
+    cut_out = [cut(pixels, cuts.top, cuts.left, cuts.mirrored, size).numpy() for cuts in columns]
+    figure, axes, _, middles = _sheet([[column[row] for column in cut_out] for row in range(len(encoded))], size)
+    axes.set_xticks(middles, ["centre", *(f"epoch {column + 1}" for column in range(crops))])
     return figure

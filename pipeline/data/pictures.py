@@ -65,9 +65,21 @@ def header_size(encoded: bytes) -> tuple[int, int]:
     if encoded[:2] == b"BM" and len(encoded) >= 26:
         return abs(int.from_bytes(encoded[22:26], "little", signed=True)), int.from_bytes(encoded[18:22], "little", signed=True)
     if encoded[:3] == b"\xff\xd8\xff":
-        try:
-            height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy()
-        except tf.errors.InvalidArgumentError as error:
-            raise ValueError("its JPEG header is damaged") from error
-        return int(height), int(width)
+        return _jpeg_size(encoded)
     raise ValueError("empty file" if not encoded else "not a JPEG, PNG or BMP file")
+
+
+def _jpeg_size(encoded: bytes) -> tuple[int, int]:
+    """Return (height, width) from a JPEG's frame header (ITU T.81, B.2.2)."""
+    at = 2
+    while at + 9 <= len(encoded):
+        if encoded[at] != 0xFF:
+            break
+        marker = encoded[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return int.from_bytes(encoded[at + 5 : at + 7], "big"), int.from_bytes(encoded[at + 7 : at + 9], "big")
+        else:
+            at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
+    raise ValueError("its JPEG header is damaged")

@@ -305,12 +305,7 @@ def read_split(
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    # The first read from a prepared dataset also looks for a newer one and for a data directory: silence, not an answer, is wanted.
-    with _quiet(tfds):
-        builder = tfds.builder_from_directory(shards)
-    texts = {name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Text)}
-    name_key = next((name for name in _NAME_FEATURES if name in texts), None)
-    wanted = {name: True for name in (image_key, label_key, name_key) if name}
+    # Shards are read one after the other for the stored order; nothing is left to autotuning.
     config = tfds.ReadConfig(
         options=fixed_options(),
         try_autocache=False,  # the loader decides what is kept, by the memory there is
@@ -320,14 +315,19 @@ def read_split(
         num_parallel_calls_for_decode=2,  # only parses records, pictures stay encoded
         num_parallel_calls_for_interleave_files=parallel_files,
         skip_prefetch=True,
-        enable_ordering_guard=False,
+        enable_ordering_guard=False,  # the streamed training order is shuffled on purpose
     )
-    examples = builder.as_dataset(
-        split=instruction,
-        shuffle_files=shuffle_seed is not None,
-        decoders=tfds.decode.PartialDecoding(wanted, decoders={image_key: tfds.decode.SkipDecoding()}),
-        read_config=config,
-    )
+    with _quiet(tfds):
+        builder = tfds.builder_from_directory(shards)
+        texts = {name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Text)}
+        name_key = next((name for name in _NAME_FEATURES if name in texts), None)
+        wanted = {name: True for name in (image_key, label_key, name_key) if name}
+        examples = builder.as_dataset(
+            split=instruction,
+            shuffle_files=shuffle_seed is not None,
+            decoders=tfds.decode.PartialDecoding(wanted, decoders={image_key: tfds.decode.SkipDecoding()}),
+            read_config=config,
+        )
 
     def simple(index: Any, example: Any) -> dict[str, Any]:
         key = example[name_key] if name_key else tf.strings.format("{}", index)

@@ -154,7 +154,7 @@ def _compiled(model: Any, batch_size: int) -> Any:
     """Return the forward pass as one program of a static shape that gives float32 logits."""
     size = tuple(model.input_shape[1:])
 
-    @tf.function(input_signature=[tf.TensorSpec((batch_size, *size), tf.uint8)])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[tf.TensorSpec((batch_size, *size), tf.uint8)])
     def forward(pixels: Any) -> Any:
         return tf.cast(model(pixels, training=False), tf.float32)
 

@@ -89,9 +89,9 @@ def _small(x: Any, config: ModelConfig, num_classes: int) -> Any:
     he, width = _he_normals(config.seed), _widths(config.width_multiplier)
 
     stride = 1 if config.image_size < 64 else 2
-    x = keras.layers.Conv2D(
-        width(48), 5, strides=stride, padding="same", activation="relu", kernel_initializer=he(), name="conv1"
-    )(x)  # 32 x 32 x 48
+    x = keras.layers.Conv2D(width(48), 5, strides=stride, padding="same", activation="relu", kernel_initializer=he(), name="conv1")(
+        x
+    )  # 32 x 32 x 48
     x = LocalResponseNormalization(name="norm1")(x)
     x = keras.layers.MaxPooling2D(3, 2, name="pool1")(x)  # 15 x 15 x 48
     x = TwoTowerConv2D(width(128), 5, activation="relu", kernel_initializer=he(), name="conv2")(x)
@@ -137,7 +137,4 @@ def _he_normals(seed: int) -> Any:
 
 def layer_table(network: Any) -> list[dict[str, Any]]:
     """Return name, output shape without the batch, and parameters of each layer, in order."""
-    return [
-        {"layer": layer.name, "output": list(layer.output.shape[1:]), "parameters": layer.count_params()}
-        for layer in network.layers
-    ]
+    return [{"layer": layer.name, "output": list(layer.output.shape[1:]), "parameters": layer.count_params()} for layer in network.layers]

@@ -18,7 +18,12 @@ def write_card(layers: Sequence[dict[str, Any]], config: ModelConfig, directory:
         json.dumps({"variant": config.variant, "parameters": total, "layers": list(layers)}, indent=1), encoding="utf-8"
     )
     rows = [
-        (layer["layer"], " x ".join(str(side) for side in layer["output"]), f"{layer['parameters']:,}", f"{layer['parameters'] / total:.1%}")
+        (
+            layer["layer"],
+            " x ".join(str(side) for side in layer["output"]),
+            f"{layer['parameters']:,}",
+            f"{layer['parameters'] / total:.1%}",
+        )
         for layer in layers
     ]
     page = render(

@@ -11,7 +11,7 @@ _PACKAGE = "alexnet"
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class LocalResponseNormalization(keras.layers.Layer):  # type: ignore[misc]
+class LocalResponseNormalization(keras.layers.Layer):
     """Divides each activation by a power of the energy of its neighbouring channels (paper, section 3.3).
 
     b[c] = a[c] / (bias + alpha * sum of a[j]^2 for |j - c| <= depth_radius) ** beta, where the sum is over existing channels.
@@ -47,7 +47,7 @@ class LocalResponseNormalization(keras.layers.Layer):  # type: ignore[misc]
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
-class TwoTowerConv2D(keras.layers.Layer):  # type: ignore[misc]
+class TwoTowerConv2D(keras.layers.Layer):
     """A convolution of two towers that do not see each other: the 2012 network's layers 2, 4 and 5.
 
     The first half of the filters sees the first half of the input's channels, the second half the second. The mathematics and the

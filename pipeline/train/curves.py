@@ -20,7 +20,17 @@ def write_history(history: Sequence[dict[str, float]], best_epoch: int, director
     _curves(error, history, "top1_error", "Top-1 error")
     error.yaxis.set_major_formatter(PercentFormatter(1))
     error.axvline(best_epoch, color="0.6", linestyle=":", linewidth=1)
-    error.annotate(f"kept: epoch {best_epoch}", (best_epoch, error.get_ylim()[1]), ha="right", va="top", rotation=90, fontsize=8, color="0.4")
+    error.annotate(
+        f"kept: epoch {best_epoch}",
+        (best_epoch, error.get_ylim()[1]),
+        xytext=(-3, 0),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        rotation=90,
+        fontsize=8,
+        color="0.4",
+    )
     rate.step([entry["epoch"] for entry in history], [entry["learning_rate"] for entry in history], where="mid", color="0.3")
     rate.set_title("Learning rate", fontsize=10)
     for axes in (loss, error, rate):

@@ -8,6 +8,8 @@
                 sum the gradients over the replicas; momentum; update
         score the validation split
         history += the epoch's numbers; keep the weights if they are the best
+
+Every epoch starts from what is recorded, so a training that was killed and taken up again goes the same way, bit for bit.
 """
 
 from __future__ import annotations
@@ -115,7 +117,9 @@ def fit(
             random_crop=config.random_crop,
             flip=config.flip,
         )
-        trained = _run_epoch(train_steps, batches, train.dataset.images(train.split) // config.global_batch_size, config, epoch, strategy, progress)
+        trained = _run_epoch(
+            train_steps, batches, train.dataset.images(train.split) // config.global_batch_size, config, epoch, strategy, progress
+        )
         seconds = time.monotonic() - started
         scored = _score_split(score, validation, size, config.global_batch_size)
         entry = {"epoch": epoch + 1, "learning_rate": rate, **_means("train", trained), **_means("validation", scored)}
@@ -174,7 +178,7 @@ def _compiled_training(state: State, config: TrainConfig, strategy: Any) -> Call
                 totals += strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(step, args=next(iterator)), axis=None)
         return totals
 
-    return train_steps  # type: ignore[no-any-return]
+    return train_steps
 
 
 def _compiled_scoring(network: Any) -> Callable[[Any, Any], Any]:
@@ -184,7 +188,7 @@ def _compiled_scoring(network: Any) -> Callable[[Any, Any], Any]:
     def score(images: Any, labels: Any) -> Any:
         return _sums(labels, network(images, training=False))[1]
 
-    return score  # type: ignore[no-any-return]
+    return score
 
 
 def _run_epoch(

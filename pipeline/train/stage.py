@@ -22,13 +22,13 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
     context.run.tags({"seed": config.seed, **describe_runtime()}, summary=True)
     strategy = make_strategy()
     state = loop.prepare(lambda: load_model(model.verified_model_path()), config, strategy)
-    splits = [load_split(dataset, name) for name in ("train", "validation")]
+    images, validation = load_split(dataset, "train"), load_split(dataset, "validation")
     checkpoint = context.directory / "checkpoint.npz"
 
     def progress(done: int, total: int, detail: str) -> None:
         context.progress(done * config.global_batch_size, total * config.global_batch_size, "images", detail)
 
-    for epoch in loop.fit(state, *splits, config, strategy, checkpoint, progress):
+    for epoch in loop.fit(state, images, validation, config, strategy, checkpoint, progress):
         context.run.metrics({name: value for name, value in epoch.items() if name != "epoch"}, step=int(epoch["epoch"]))
 
     best = loop.best_epoch(state.history)

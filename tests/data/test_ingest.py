@@ -51,9 +51,9 @@ def test_digits_keep_their_pixels(digits):
 
 
 def test_statistics_are_those_of_the_training_pixels(digits):
-    pixels = load_split(digits, "train").pixels.numpy().astype(np.float64)
-    np.testing.assert_allclose(digits.channel_mean, pixels.mean((0, 1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(digits.channel_std, pixels.std((0, 1, 2)), rtol=1e-12)
+    channels = np.moveaxis(load_split(digits, "train").pixels.numpy().astype(np.float64), -1, 0).reshape(3, -1)
+    np.testing.assert_allclose(digits.channel_mean, [channel.mean() for channel in channels], rtol=1e-12)
+    np.testing.assert_allclose(digits.channel_std, [channel.std() for channel in channels], rtol=1e-12)
 
 
 def test_digits_twice_give_the_same_record_and_files(digits, make_dataset):
@@ -64,11 +64,10 @@ def test_digits_twice_give_the_same_record_and_files(digits, make_dataset):
         assert (again.directory / name).read_bytes() == (digits.directory / name).read_bytes(), name
 
 
-def test_a_renamed_stage_folder_is_still_usable(make_dataset):
-    dataset = make_dataset(dataset="digits")
-    finished = dataset.directory.with_name("ingest-x")
-    dataset.directory.rename(finished)
-    moved = dataset.model_copy(update={"directory": finished})
+def test_a_renamed_stage_folder_is_still_usable(digits, tmp_path):
+    shutil.copytree(digits.directory, tmp_path / "ingest-x")
+    moved = digits.model_copy(update={"directory": tmp_path / "ingest-x"})
+    assert moved.shards.is_relative_to(tmp_path)
     assert all(path.exists() for path in moved.promised_files())
     assert len(load_split(moved, "test").pixels) == 385
 
@@ -141,7 +140,7 @@ def test_files_that_cannot_be_decoded_are_quarantined(folder, make_dataset):
     assert reasons["2/huge.png"].startswith("20000 x 20000 pixels")
     assert reasons["1/truncated.jpg"]
     assert not reasons.keys() & split_of(dataset).keys()
-    with pytest.raises(DatasetError, match=r"4 of 94 files cannot be decoded: .*text.jpg.* max_quarantined_fraction=0.05"):
+    with pytest.raises(DatasetError, match=r"4 of 94 files cannot be decoded: .*text.jpg.* data.max_quarantined_fraction=0.05"):
         make_dataset(dataset=str(folder))
 
 
@@ -181,7 +180,7 @@ def test_same_picture_in_two_splits_is_told(tmp_path, make_dataset, write_folder
 
 
 def test_names_are_text_on_the_page(tmp_path, make_dataset, write_folder):
-    names = ('<script>alert("1")</script>', "two\nlines $x^2$ 'quote'", "ü" * 100, os.fsdecode(b"\xff\xfe"))
+    names = ('<script>alert("1")</script>', "two\nlines $x^2$ 'quote'", "日本" + "ü" * 90, os.fsdecode(b"\xff\xfe"))
     root = tmp_path / "p"
     for seed, name in enumerate(names):
         target = root / name.replace("/", "\u2215")

@@ -1,9 +1,11 @@
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from pipeline.data.loader import cut, evaluation_batches, load_split, random_cuts, training_batches
-from pipeline.data.pictures import decode, decode_and_resize
+from pipeline.data.pictures import decode, decode_and_resize, header_size
 from pipeline.errors import ConfigError, DatasetError
 
 SETTINGS = {"image_size": 32, "global_batch_size": 55, "seed": 3, "epoch": 0, "random_crop": True, "flip": True}
@@ -149,11 +151,22 @@ def test_impossible_batches_are_refused(train):
         evaluation_batches(train, image_size=37, batch_size=10)
 
 
-def test_missing_shards_are_a_damaged_dataset(make_dataset):
-    dataset = make_dataset()
+def test_missing_shards_are_a_damaged_dataset(digits, tmp_path):
+    shutil.copytree(digits.directory, tmp_path / "ingest-x")
+    dataset = digits.model_copy(update={"directory": tmp_path / "ingest-x"})
     (dataset.shards / "dataset_info.json").unlink()
     with pytest.raises(DatasetError, match="is damaged"):
         load_split(dataset, "train")
     (dataset.directory / "index" / "train.json").unlink()
     with pytest.raises(DatasetError, match="is damaged"):
         load_split(dataset, "train")
+
+
+@pytest.mark.parametrize("chroma", [False, True])
+@pytest.mark.parametrize("kind", ["", "progressive"])
+def test_header_size_is_that_of_the_pixels(chroma, kind):
+    pixels = np.zeros((17, 300, 3), np.uint8)
+    jpeg = tf.io.encode_jpeg(pixels, format=kind and "rgb", progressive=bool(kind), chroma_downsampling=chroma).numpy()
+    assert header_size(jpeg) == header_size(tf.io.encode_png(pixels).numpy()) == (17, 300)
+    with pytest.raises(ValueError, match="header is damaged"):
+        header_size(jpeg[:30])

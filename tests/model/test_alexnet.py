@@ -50,7 +50,10 @@ def test_paper_has_the_layers_of_2012():
     assert table(network(variant="paper", image_size=224, classes=1000))[2:] == PAPER
 
 
-@pytest.mark.parametrize(("variant", "classes", "parameters"), [("paper", 1000, 60_965_224), ("paper", 10, 56_909_194), ("owt", 1000, 61_100_840), ("owt", 10, 57_044_810)])
+@pytest.mark.parametrize(
+    ("variant", "classes", "parameters"),
+    [("paper", 1000, 60_965_224), ("paper", 10, 56_909_194), ("owt", 1000, 61_100_840), ("owt", 10, 57_044_810)],
+)
 def test_parameter_totals(variant, classes, parameters):
     assert network(variant=variant, image_size=224, classes=classes).count_params() == parameters
 
@@ -62,12 +65,12 @@ def test_owt_has_the_layers_of_torchvision():
 
 @pytest.mark.parametrize(("size", "last_map"), [(28, 2), (32, 3), (64, 3), (96, 5)])
 def test_small_keeps_something_to_see(size, last_map):
-    rows = dict((name, shape) for name, shape, _ in table(network(image_size=size)))
+    rows = {name: shape for name, shape, _ in table(network(image_size=size))}
     assert rows["pool5"] == (last_map, last_map, 128)
 
 
 def test_width_multiplier_scales_every_layer_but_the_last():
-    rows = dict((name, shape[-1]) for name, shape, _ in table(network(width_multiplier=0.5)))
+    rows = {name: shape[-1] for name, shape, _ in table(network(width_multiplier=0.5))}
     assert (rows["conv1"], rows["conv2"], rows["conv3"], rows["fc6"], rows["fc8"]) == (24, 64, 96, 512, 10)
 
 
@@ -82,9 +85,13 @@ def test_seed_decides_the_weights_and_no_two_layers_share_numbers():
 
 def test_paper_starts_as_the_2012_code_did():
     model = network(variant="paper", image_size=224)
-    deviations = {name: float(np.std(model.get_layer(name).get_weights()[0])) for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6")}
+    deviations = {
+        name: float(np.std(model.get_layer(name).get_weights()[0])) for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6")
+    }
     assert deviations == pytest.approx({"conv1": 0.01, "conv2": 0.01, "conv3": 0.03, "conv4": 0.03, "conv5": 0.03, "fc6": 0.01}, rel=0.02)
-    biases = {name: set(model.get_layer(name).get_weights()[1]) for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")}
+    biases = {
+        name: set(model.get_layer(name).get_weights()[1]) for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+    }
     assert {name for name, values in biases.items() if values == {1.0}} == {"conv2", "conv4", "conv5", "fc6", "fc7"}
     assert all(values == {0.0} for name, values in biases.items() if name in ("conv1", "conv3", "fc8"))
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from pipeline.config import ModelConfig
 from pipeline.model.alexnet import build_network
 from pipeline.model.weights import save_model
-save_model(build_network(ModelConfig(width_multiplier=0.25), num_classes=3, channel_mean=(1, 2, 3), channel_std=(4, 5, 6)), Path(sys.argv[1]))
+network = build_network(ModelConfig(width_multiplier=0.25), num_classes=3, channel_mean=(1, 2, 3), channel_std=(4, 5, 6))
+save_model(network, Path(sys.argv[1]))
 """
 
 

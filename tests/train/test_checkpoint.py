@@ -11,7 +11,11 @@ HISTORY = [{"epoch": 1, "train_loss": 0.1 + 0.2}]
 
 def arrays():
     generator = np.random.default_rng(0)
-    return {"model/0": generator.normal(size=(3, 4)).astype(np.float32), "optimizer/0": np.int64(7), "seed": np.array([1, 2**32 - 1], np.uint32)}
+    return {
+        "model/0": generator.normal(size=(3, 4)).astype(np.float32),
+        "optimizer/0": np.int64(7),
+        "seed": np.array([1, 2**32 - 1], np.uint32),
+    }
 
 
 def test_equal_bits_come_back(tmp_path):
