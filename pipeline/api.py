@@ -19,6 +19,7 @@ from typing import Any
 from pipeline import tracking
 from pipeline.artifacts import Artifact, EvaluationReport, SavedModel
 from pipeline.config import Resolved, TrackingConfig, resolve
+from pipeline.data.listing import require_source
 from pipeline.data.stage import ingest
 from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, work_directory
 from pipeline.errors import ConfigError
@@ -150,6 +151,8 @@ def run(
     if unknown or not stages:
         raise ConfigError(f"Stages are {', '.join(STAGE_NAMES)}. Received {', '.join(sorted(unknown)) or 'none'}.")
     resolved = _settings(recipe, settings, workdir, [*stages, *rerun])
+    if "ingest" in stages:
+        require_source(resolved.config.data)
     with work_directory(workdir, wait=wait):
         config = resolved.config.tracking
         if config.enabled and tracking.undelivered(workdir):

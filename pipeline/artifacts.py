@@ -92,8 +92,9 @@ class DatasetArtifact(Artifact):
         return f"{self.name}: {len(self.class_names):,} classes, {splits} images{left_out}"
 
     def promised_files(self) -> tuple[Path, ...]:
-        """The shards' own index, and the dataset card."""
-        return (self.shards / "dataset_info.json", self.directory / "report" / "dataset_card.html")
+        """The shards' own index, ours of each split, and the dataset card."""
+        ours = [self.directory / "index" / f"{split}.json" for split in self.reads]
+        return (self.shards / "dataset_info.json", self.directory / "report" / "dataset_card.html", *ours)
 
 
 class SavedModel(Artifact):

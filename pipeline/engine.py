@@ -387,10 +387,11 @@ class Runner:
             tracker.link(item.name, outcome.run_key)
         else:
             why = ("asked for by --rerun",) if record is not None else self._changes(item, fingerprint)
+            self._select(item, folder, resolved)
             outcome = self._execute(item, fingerprint, folder, why, resolved, records, tracker)
             record = item.output.read(folder)
         records[item.name] = record
-        self._remember(item, folder, resolved)
+        self._select(item, folder, resolved, finished=True)
         if named:
             self.observer.finished(outcome)
             yield outcome
@@ -437,18 +438,22 @@ class Runner:
         partial.mkdir(parents=True, exist_ok=True)
         return partial
 
-    def _remember(self, item: Stage, folder: Path, resolved: Resolved) -> None:
-        """Make this result the one that later commands start from."""
+    def _select(self, item: Stage, folder: Path, resolved: Resolved, *, finished: bool = False) -> None:
+        """Make this result, which is there or is about to be made, the one that later commands start from."""
         current = self.current()
         order = [other.name for other in self.stages]
         settings = {key: value for key, value in resolved.flat().items() if key.startswith(f"{item.section}.")}
         entry = {"directory": folder.name, "settings": settings}
-        if current["recipe"] == resolved.recipe and current["stages"].get(item.name) == entry:
-            return
         # What was made from another result of this stage is no longer selected.
-        kept = {name: current["stages"][name] for name in order[: order.index(item.name)] if name in current["stages"]}
-        selected = {"recipe": resolved.recipe, "stages": kept | {item.name: entry}, "last": current["last"] | {item.name: folder.name}}
-        write_atomically(self._current_file, json.dumps(selected, indent=1))
+        same = current["recipe"] == resolved.recipe and current["stages"].get(item.name) == entry
+        kept = current["stages"] if same else {name: current["stages"].get(name) for name in order[: order.index(item.name)]}
+        selected = {
+            "recipe": resolved.recipe,
+            "stages": {name: value for name, value in kept.items() if value is not None} | {item.name: entry},
+            "last": current["last"] | ({item.name: folder.name} if finished else {}),
+        }
+        if selected != current:
+            write_atomically(self._current_file, json.dumps(selected, indent=1))
 
 
 def _log_result(run: StageRun, stage: str, records: Sequence[Any]) -> None:
@@ -458,6 +463,7 @@ def _log_result(run: StageRun, stage: str, records: Sequence[Any]) -> None:
             run.dataset(dataset, context=stage)
     if isinstance(records[-1], TrainingResult):
         run.model(records[-1])
+    run.tags({"mlflow.note.content": records[-1].headline()}, summary=True)  # the description of the run, and of the pipeline's so far
     run.files(records[-1].directory / "report")
 
 

@@ -36,6 +36,7 @@ from pipeline.errors import TrackingError
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 DEFAULT_UI = "http://127.0.0.1:5000"
+_VIEW = "?workflowType=machine_learning"  # MLflow's default view is for traces of language models
 _BATCH = 1000  # MLflow's limit of metrics in one log_batch call
 _POLL_SECONDS = 2.0  # how soon a number of a running training shows up in the UI
 _PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "mlflow", "numpy", "alexnet-pipeline")
@@ -49,12 +50,12 @@ def store_uri(config: TrackingConfig, workdir: Path) -> str:
 
 def run_url(config: TrackingConfig, experiment_id: str, run_id: str) -> str:
     """Return the page of a run, on the store's own server or on the one that `alexnet ui` starts."""
-    return f"{_server(config)}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{_server(config)}/#/experiments/{experiment_id}/runs/{run_id}{_VIEW}"
 
 
 def experiment_url(config: TrackingConfig, experiment_id: str, server: str = "") -> str:
-    """Return the experiment's table of runs; MLflow's default view is for traces of language models."""
-    return f"{server or _server(config)}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+    """Return the experiment's table of runs."""
+    return f"{server or _server(config)}/#/experiments/{experiment_id}/runs{_VIEW}"
 
 
 def _server(config: TrackingConfig) -> str:
@@ -69,6 +70,7 @@ class JournalRun:
 
     def __init__(self, write: Callable[[dict[str, Any]], None], key: str, parent: JournalRun | None = None):
         self.key = key
+        self.has_dataset = False
         self._write = write
         self._parent = parent
 
@@ -93,6 +95,9 @@ class JournalRun:
 
     def dataset(self, dataset: DatasetArtifact, context: str) -> None:
         """Record which data was used, by our own digest."""
+        if self._parent and not self._parent.has_dataset:
+            self._parent.dataset(dataset, context)
+        self.has_dataset = True
         profile = {split: sum(counts) for split, counts in dataset.class_counts.items()} | {"classes": len(dataset.class_names)}
         self._event("dataset", name=dataset.name, digest=dataset.digest[:36], source=dataset.digest, profile=profile, context=context)
 

@@ -115,11 +115,12 @@ def test_a_run_arrives_whole(workdir):
     assert parent.data.tags["skipped.ingest"] == "earlier-run-ingest"
     assert parent.data.tags["package.tensorflow"].startswith("2.")
     (used,) = stage.inputs.dataset_inputs
+    assert len(parent.inputs.dataset_inputs) == 1
     assert (used.dataset.name, used.dataset.digest) == ("digits", ("ab" * 32)[:36])
     assert [file.path for file in client(workdir).list_artifacts(stage.info.run_id, "report")] == ["report/page.html"]
     recorded = tracker.recorded()
     assert recorded.problem is None
-    assert recorded.run_url.endswith(f"/runs/{parent.info.run_id}")
+    assert recorded.run_url.endswith(f"/runs/{parent.info.run_id}?workflowType=machine_learning")
     assert tracking.undelivered(workdir) == []
 
 

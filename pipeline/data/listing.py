@@ -62,6 +62,21 @@ def kind_of(dataset: str) -> Kind:
     return "tfds" if _TFDS_NAME.fullmatch(dataset) else "folder"
 
 
+def require_source(config: DataConfig) -> None:
+    """Refuse a folder or a manifest that is not there, before anything heavy is loaded or anything is written.
+
+    Raises:
+        DatasetError: there is nothing at the path.
+    """
+    path = Path(config.dataset).expanduser()
+    if not path.exists():
+        kind = kind_of(config.dataset)
+        if kind == "folder":
+            list_folder(path)
+        elif kind == "manifest":
+            list_manifest(path)
+
+
 def source_stamp(config: DataConfig) -> Mapping[str, str]:
     """Describe the input outside the pipeline, without opening a picture; changed files give another stamp, missing ones no error."""
     kind = kind_of(config.dataset)

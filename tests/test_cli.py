@@ -1,0 +1,393 @@
+"""The program as people use it: real processes, a real store, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import api, cli
+from pipeline.artifacts import file_sha256
+from pipeline.engine import work_directory
+
+# A network small enough for seconds; every stage and file is the real one.
+TINY = ("--set", "model.width_multiplier=0.2", "--set", "train.global_batch_size=128", "--seed", "3")
+PROGRAM = (sys.executable, "-m", "pipeline")
+HEAVY = ("tensorflow", "keras", "mlflow", "numpy", "tensorflow_datasets")
+# Runs the command line and says on stderr which heavy modules it imported.
+SPY = f"""
+import sys
+from pipeline.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print("imported:", *sorted(set(sys.modules) & set({HEAVY!r})), file=sys.stderr)
+"""
+
+
+def clean_environment(**more):
+    return {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")} | more
+
+
+def alexnet(*words, cwd, check=True, program=PROGRAM, **environment):
+    """Run a command to its end in a folder; its current folder is the only place that it may write to."""
+    done = subprocess.run([*program, *words], cwd=cwd, env=clean_environment(**environment), capture_output=True, text=True, timeout=300)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def last_line(done):
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def digests(result):
+    """What must be equal in two runs of the same pipeline."""
+    folders = [Path(stage["directory"]) for stage in result["stages"]]
+    return result["model"]["sha256"], result["test"]["loss"], [folder.name for folder in folders]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which a pipeline has run, and its result."""
+    cwd = tmp_path_factory.mktemp("finished")
+    done = alexnet("--json", "run", "--epochs", "2", *TINY, cwd=cwd)
+    return cwd, done
+
+
+def test_the_last_line_says_what_was_made_and_where(finished):
+    cwd, done = finished
+    result = last_line(done)
+    assert [(stage["name"], stage["state"]) for stage in result["stages"]] == [(name, "ran") for name in cli.STAGE_NAMES]
+    assert all((cwd / stage["directory"] / "artifact.json").exists() for stage in result["stages"])
+    assert all(stage["seconds"] >= 0 and len(stage["run_id"]) == 32 for stage in result["stages"])
+    model = result["model"]
+    assert file_sha256(cwd / model["path"]) == model["sha256"]
+    assert model["parameters"] > 10_000
+    test = result["test"]
+    assert test["images"] == 385
+    assert 0 <= test["top5_error"] <= test["top1_error"] <= 1
+    assert test["loss"] > 0
+    assert result["run_url"].startswith("http://127.0.0.1:5000/#/experiments/1/runs/")
+    assert result["not_recorded"] is None
+    finished_stages = [json.loads(line)["stage"]["name"] for line in done.stdout.splitlines()[:-1]]
+    assert finished_stages == list(cli.STAGE_NAMES)
+    assert done.stderr == ""
+
+
+def test_everything_is_written_under_mlruns(finished):
+    assert [path.name for path in finished[0].iterdir()] == ["mlruns"]
+    names = {path.name for path in (finished[0] / "mlruns").iterdir() if not path.name.startswith((".", "mlflow.db-"))}
+    assert names == {"artifacts", "current.json", "journal", "mlflow.db", "stages"}
+
+
+def test_mlflow_has_the_run_whole(finished):
+    import mlflow
+
+    cwd, done = finished
+    result = last_line(done)
+    store = mlflow.MlflowClient(f"sqlite:///{cwd}/mlruns/mlflow.db")
+    parent = store.get_run(result["run_url"].rpartition("/")[2].partition("?")[0])
+    stages = {stage["name"]: store.get_run(stage["run_id"]) for stage in result["stages"]}
+    assert {run.info.status for run in (parent, *stages.values())} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in stages.values()} == {parent.info.run_id}
+    assert parent.data.metrics["test_top1_error"] == result["test"]["top1_error"]
+    assert parent.data.params["train.epochs"] == "2"
+    assert parent.data.tags["mlflow.note.content"].startswith("test top-1 error")
+    assert {"devices", "threads.intra_op", "seed", "package.keras"} <= parent.data.tags.keys()
+    wanted = {"train_loss", "train_top1_error", "train_top5_error", "validation_loss", "validation_top1_error", "validation_top5_error"}
+    for name in wanted | {"learning_rate", "images_per_second"}:
+        assert [point.step for point in store.get_metric_history(stages["train"].info.run_id, name)] == [1, 2]
+    (used,) = stages["train"].inputs.dataset_inputs
+    assert used.dataset.name == "digits"
+    pages = {name: {file.path for file in store.list_artifacts(run.info.run_id, "report")} for name, run in stages.items()}
+    assert "report/dataset_card.html" in pages["ingest"]
+    assert "report/network.html" in pages["build"]
+    assert "report/learning_curves.png" in pages["train"]
+    assert "report/report.html" in pages["evaluate"]
+    (model,) = store.search_logged_models([parent.info.experiment_id])
+    assert model.source_run_id == stages["train"].info.run_id
+
+
+def test_the_same_command_again_runs_nothing_and_imports_nothing_heavy(finished):
+    cwd, first = finished
+    again = alexnet("--json", "run", "--epochs", "2", *TINY, cwd=cwd, program=(sys.executable, "-c", SPY))
+    before, after = last_line(first), last_line(again)
+    assert {stage["state"] for stage in after["stages"]} == {"skipped"}
+    assert [stage["run_id"] for stage in after["stages"]] == [stage["run_id"] for stage in before["stages"]]
+    assert {name: after[name] for name in ("test", "model", "run_url")} == {name: before[name] for name in ("test", "model", "run_url")}
+    assert again.stderr.split("imported:")[1].split() == []
+
+
+def test_a_changed_setting_runs_what_depends_on_it_and_says_why(finished):
+    cwd, _ = finished
+    shown = alexnet("run", "--explain", "--epochs", "1", *TINY, cwd=cwd).stdout
+    assert "setting train.epochs 2 -> 1" in shown
+    assert "input train changed" in shown
+    assert [line.split()[:2] for line in shown.splitlines() if line.startswith(("ingest", "build"))] == [
+        ["ingest", "skipped"],
+        ["build", "skipped"],
+    ]
+    alexnet("run", "--epochs", "2", *TINY, cwd=cwd)  # what was selected before is selected again
+
+
+def test_a_stage_alone_goes_on_from_the_last_command(finished):
+    cwd, first = finished
+    alone = last_line(alexnet("--json", "evaluate", cwd=cwd))
+    assert [(stage["name"], stage["state"]) for stage in alone["stages"]] == [("evaluate", "skipped")]
+    assert alone["test"] == last_line(first)["test"]
+
+
+def test_rerun_forces_one_stage_and_finds_the_same(finished):
+    cwd, first = finished
+    again = last_line(alexnet("--json", "run", "--epochs", "2", *TINY, "--rerun", "evaluate", cwd=cwd))
+    assert [stage["state"] for stage in again["stages"]] == ["skipped", "skipped", "skipped", "ran"]
+    assert again["test"] == last_line(first)["test"]
+
+
+def test_status_shows_what_is_there_without_heavy_imports(finished):
+    cwd, first = finished
+    done = alexnet("--json", "status", cwd=cwd, program=(sys.executable, "-c", SPY))
+    stages = last_line(done)["stages"]
+    assert [stage["state"] for stage in stages] == ["done"] * 4
+    assert all(stage["bytes"] > 0 and stage["age_seconds"] >= 0 and "/runs/" in stage["run_url"] for stage in stages)
+    assert done.stderr.split("imported:")[1].split() == []
+    stale = last_line(alexnet("--json", "status", "--recipe", "digits", cwd=cwd))["stages"]
+    assert [stage["state"] for stage in stale] == ["done", "stale", "waiting", "waiting"]
+    assert "setting model.width_multiplier 0.2 -> 0.5" in stale[1]["why"]
+    assert "done" in alexnet("status", cwd=cwd).stdout
+
+
+def test_a_damaged_model_is_made_again(finished):
+    cwd, first = finished
+    model = cwd / last_line(first)["model"]["path"]
+    whole = model.read_bytes()
+    model.write_bytes(whole[:-100])
+    done = alexnet("run", "--epochs", "2", *TINY, "--rerun", "evaluate", cwd=cwd, check=False)
+    assert done.returncode == 1
+    assert "is damaged" in done.stderr
+    assert "--rerun train" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert last_line(alexnet("--json", "run", "--epochs", "2", *TINY, "--rerun", "train", cwd=cwd))["model"]["sha256"] == file_sha256(model)
+    assert model.read_bytes() == whole
+
+
+def test_tracking_changes_nothing_that_is_made(finished, tmp_path):
+    off = last_line(alexnet("--json", "run", "--epochs", "2", *TINY, "--set", "tracking.enabled=no", cwd=tmp_path))
+    assert digests(off) == digests(last_line(finished[1]))
+    assert off["run_url"] is None
+    assert not (tmp_path / "mlruns" / "mlflow.db").exists()
+
+
+# -- what is refused ----------------------------------------------------------------------------------------------------
+
+REFUSALS = {
+    "unknown key": (["--set", "train.epoch=3"], 2, "Did you mean `train.epochs`?"),
+    "unknown section": (["--set", "trian.epochs=3"], 2, "Did you mean `train.epochs`?"),
+    "wrong type": (["--epochs", "many"], 2, "should be a valid integer"),
+    "out of range": (["--epochs", "0"], 2, "greater than or equal to 1"),
+    "no equals sign": (["--set", "train.epochs"], 2, "section.field=value"),
+    "unknown recipe": (["--recipe", "digit"], 2, "Did you mean `digits`?"),
+    "unreadable recipe": (["--recipe", "missing.yaml"], 2, "No such file"),
+    "unknown variant": (["--variant", "papier"], 2, "'small', 'paper' or 'owt'"),
+    "crop larger than image": (["--image-size", "64"], 2, "must not exceed data.short_side"),
+    "unknown device": (["--devices", "tpu"], 2, "train.devices"),
+    "unknown command": (["fly"], 2, "No such command"),
+    "unwritable work directory": (["--workdir", "/proc/none"], 2, "cannot be written"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_bad_settings_get_one_sentence_and_leave_nothing(name, tmp_path):
+    words, code, sentence = REFUSALS[name]
+    done = alexnet("run", *words, cwd=tmp_path, check=False, program=(sys.executable, "-c", SPY))
+    message, _, imported = done.stderr.partition("imported:")
+    assert done.returncode == code
+    assert sentence in " ".join(message.split())
+    assert "Traceback" not in message
+    assert imported.split() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_recipe_file_and_environment(tmp_path):
+    (tmp_path / "mine.yaml").write_text("train: [1, 2]")
+    done = alexnet("run", "--recipe", "mine.yaml", cwd=tmp_path, check=False)
+    assert (done.returncode, "must map sections to settings" in done.stderr) == (2, True)
+    done = alexnet("run", cwd=tmp_path, check=False, ALEXNET_TRAIN__EPOCHS="none")
+    assert (done.returncode, "(from environment)" in done.stderr) == (2, True)
+
+
+def test_a_missing_gpu_and_an_uneven_batch_are_refused_before_work(tmp_path):
+    done = alexnet("run", "--devices", "gpu:7", cwd=tmp_path, check=False)
+    assert (done.returncode, "asks for a GPU that is not there" in done.stderr) == (2, True)
+    done = alexnet("run", "--devices", "cpu:2", "--set", "train.global_batch_size=9", cwd=tmp_path, check=False)
+    assert (done.returncode, "--set train.global_batch_size=10" in done.stderr) == (2, True)
+
+
+def test_a_stage_before_its_input_is_refused(tmp_path):
+    done = alexnet("train", cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "ingest has no result" in done.stderr
+    assert "alexnet run" in done.stderr
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    done = alexnet("run", "--dataset", "./photos", cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "photos" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_config_and_completion_are_light(tmp_path):
+    for words in (["--help"], ["run", "--help"], ["config"], ["--json", "config"], ["config", "--schema"]):
+        done = alexnet(*words, cwd=tmp_path, program=(sys.executable, "-c", SPY))
+        assert done.stderr.split("imported:")[1].split() == [], words
+    shown = last_line(alexnet("--json", "config", "--set", "train.epochs=5", cwd=tmp_path, ALEXNET_TRAIN__SEED="4"))
+    assert shown["settings"]["train.epochs"] == {"value": 5, "from": "command line"}
+    assert shown["settings"]["train.seed"] == {"value": 4, "from": "environment"}
+    assert shown["settings"]["train.schedule"]["from"] == "recipe digits"
+    assert shown["settings"]["train.momentum"]["from"] == "default"
+    completed = alexnet(cwd=tmp_path, _ALEXNET_COMPLETE="bash_complete", COMP_WORDS="alexnet --recipe f", COMP_CWORD="2")
+    assert {line.partition(",")[2] for line in completed.stdout.split()} == {"fashion_mnist", "folder"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_knows_the_stages():
+    assert cli.STAGE_NAMES == api.STAGE_NAMES
+    assert set(cli.MEANINGS) == {*api.STAGE_NAMES, "run"}
+
+
+def test_a_held_work_directory_names_its_owner(tmp_path):
+    with work_directory(tmp_path / "mlruns"):
+        done = alexnet("run", cwd=tmp_path, check=False)
+    assert done.returncode == 75
+    assert f"process {os.getpid()}" in done.stderr
+
+
+# -- killed and carried on ----------------------------------------------------------------------------------------------
+
+
+def killed(words, cwd, when, sign):
+    """Start the command, wait until `when(mlruns)`, send the signal, and return how the process ended."""
+    process = subprocess.Popen(
+        [*PROGRAM, *words], cwd=cwd, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not when(cwd / "mlruns") and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(sign)
+    output, errors = process.communicate(timeout=60)
+    return process.returncode, output, errors
+
+
+def in_stage(name):
+    return lambda mlruns: any(mlruns.glob(f"stages/{name}-*.partial"))
+
+
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_says_so_and_is_recorded_as_killed(tmp_path, sign, code):
+    import mlflow
+
+    def training(mlruns):
+        return any('"train_loss"' in journal.read_text() for journal in mlruns.glob("journal/*.jsonl"))
+
+    words = ["--json", "run", "--epochs", "500", *TINY]
+    returned, output, errors = killed(words, tmp_path, training, sign)
+    assert returned == code
+    assert "goes on from here" in errors
+    assert "Traceback" not in errors
+    assert json.loads(output.splitlines()[-1])["stages"][-1]["state"] == "failed"
+    alexnet("sync", cwd=tmp_path)  # whatever was not told in time
+    store = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    runs = {run.info.run_name: run for run in store.search_runs(["1"])}
+    assert (runs["train"].info.status, runs["digits small"].info.status) == ("KILLED", "KILLED")
+    assert runs["ingest"].info.status == "FINISHED"
+    assert last_line(alexnet("--json", "status", cwd=tmp_path))["stages"][2]["state"] == "interrupted"
+
+
+@pytest.mark.parametrize("stage", ["ingest", "train"])
+def test_killed_and_typed_again_gives_the_same_digests(finished, tmp_path, stage):
+    words = ["--json", "run", "--epochs", "2", *TINY]
+    assert killed(words, tmp_path, in_stage(stage), signal.SIGKILL)[0] == -signal.SIGKILL
+    assert digests(last_line(alexnet(*words, cwd=tmp_path))) == digests(last_line(finished[1]))
+
+
+@pytest.mark.slow
+def test_killed_at_twelve_moments_gives_the_same_digests(finished, tmp_path):
+    """SIGKILL spread over the whole of a run, then the same command; every stage is hit."""
+    started = time.monotonic()
+    alexnet("--json", "run", "--epochs", "2", *TINY, cwd=tmp_path)
+    whole = time.monotonic() - started
+    hit = set()
+    for moment in range(12):
+        cwd = tmp_path / str(moment)
+        cwd.mkdir()
+        after = time.monotonic() + whole * (moment + 0.5) / 12
+        words = ["--json", "run", "--epochs", "2", *TINY]
+        killed(words, cwd, lambda _mlruns, after=after: time.monotonic() > after, signal.SIGKILL)
+        hit |= {path.name.partition("-")[0] for path in cwd.glob("mlruns/stages/*.partial")}
+        assert digests(last_line(alexnet(*words, cwd=cwd))) == digests(last_line(finished[1])), moment
+        assert list(cwd.glob("mlruns/stages/*.partial")) == []
+    assert {"ingest", "train"} <= hit
+
+
+@pytest.mark.slow
+def test_training_taken_up_from_a_checkpoint_is_the_same_training(tmp_path):
+    """Killed after a checkpoint, in the middle of many epochs: weights, history and scores are those of the uninterrupted run."""
+    words = ["--json", "run", "--epochs", "40", *TINY]
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    whole = last_line(alexnet(*words, cwd=tmp_path / "a"))
+    assert killed(words, tmp_path / "b", lambda mlruns: any(mlruns.glob("stages/train-*.partial/checkpoint.npz")), signal.SIGKILL)[0] == -9
+    assert digests(last_line(alexnet(*words, cwd=tmp_path / "b"))) == digests(whole)
+
+
+@pytest.mark.slow
+def test_eight_runs_at_once_wait_for_each_other(tmp_path):
+    words = [*PROGRAM, "--json", "run", "--wait", "--epochs", "1", *TINY]
+    processes = [subprocess.Popen(words, cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE, text=True) for _ in range(8)]
+    results = [json.loads(process.communicate(timeout=300)[0].splitlines()[-1]) for process in processes]
+    assert len({result["model"]["sha256"] for result in results}) == 1
+    assert sorted(stage["state"] for result in results for stage in result["stages"]).count("ran") == 4
+
+
+@pytest.mark.slow
+def test_two_replicas_run_from_the_command_line(tmp_path):
+    result = last_line(alexnet("--json", "run", "--epochs", "2", "--devices", "cpu:2", *TINY, cwd=tmp_path))
+    assert {stage["state"] for stage in result["stages"]} == {"ran"}
+
+
+@pytest.mark.slow
+def test_ui_serves_this_machine_only(finished):
+    import http.client
+
+    cwd, first = finished
+    port = 5731
+    server = subprocess.Popen([*PROGRAM, "ui", "--port", str(port)], cwd=cwd, env=clean_environment(), stdout=subprocess.PIPE, text=True)
+    try:
+        page = next(line.strip() for line in server.stdout if "http://" in line)
+        assert page == f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning"
+
+        def answer(host):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request(
+                "GET", f"/ajax-api/2.0/mlflow/runs/get?run_id={last_line(first)['stages'][2]['run_id']}", headers={"Host": host}
+            )
+            return connection.getresponse().status
+
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                answer(f"127.0.0.1:{port}")
+                break
+            except OSError:
+                time.sleep(0.3)
+        assert answer(f"127.0.0.1:{port}") == 200
+        assert answer(f"localhost:{port}") == 200
+        assert answer("10.evil.example") == 403
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 130
