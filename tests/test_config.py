@@ -137,8 +137,11 @@ class TestUnknown:
 
     def test_section_in_a_recipe(self, recipe):
         sentence = complaint(recipe=recipe("trian: {epochs: 5}"))
-        assert "There is no setting `trian.epochs` (from recipe " in sentence
-        assert "Did you mean `train.epochs`?" in sentence
+        assert "There is no section `trian` (from recipe " in sentence
+        assert "Did you mean `train`?" in sentence
+
+    def test_empty_section_in_a_recipe(self, recipe):
+        assert "There is no section `trian`" in complaint(recipe=recipe("trian: {}"))
 
     def test_environment_variable(self):
         sentence = complaint(environment={"ALEXNET_TRAIN__EPOCS": "5"})
@@ -193,11 +196,17 @@ class TestRefused:
 
     def test_a_network_larger_than_its_images(self):
         sentence = complaint(overrides={"model.image_size": "48"})
-        assert "model.image_size (48) must not exceed data.short_side (36)" in sentence
+        assert "model.image_size (48) must not exceed data.short_side (32)" in sentence
 
     def test_a_section_where_a_value_belongs(self, recipe):
         sentence = complaint(recipe=recipe("train: {epochs: {first: 5}}"))
         assert "`train.epochs` should be a valid integer. Received {'first': 5}" in sentence
+
+    def test_truth_where_a_number_belongs(self, recipe):
+        assert "`train.epochs` should be a number, not true or false. Received True" in complaint(recipe=recipe("train: {epochs: yes}"))
+
+    def test_pictures_of_your_own_without_pictures(self):
+        assert "Type --dataset PATH as well" in complaint(recipe="folder")
 
 
 class TestRecipeFiles:
@@ -241,3 +250,9 @@ class TestRecipeFiles:
 def test_settings_errors_end_a_command_as_usage_errors_do():
     assert issubclass(ConfigError, PipelineError)
     assert ConfigError.exit_code == 2
+
+
+def test_a_dataset_with_a_recipe_of_its_name_is_what_that_recipe_says():
+    resolved = resolve(overrides={"data.dataset": "imagenette"}, environment={})
+    assert resolved.recipe == "imagenette"
+    assert resolved.config.data.dataset == read_recipe("imagenette")["data.dataset"] == "imagenette/320px-v2"

@@ -252,7 +252,7 @@ from pipeline import tracking
 from pipeline.config import TrackingConfig, resolve
 tracker = tracking.MlflowTracker(Path(sys.argv[1]), TrackingConfig())
 run = tracker.stage_run("build", "model", resolve(environment={}))
-for step in range(40):
+for step in range(10):
     run.metrics({"value": step}, step=step)
 run.close("FINISHED")
 tracker.close("FINISHED")
@@ -267,5 +267,5 @@ def test_first_use_by_eight_processes_at_once(tmp_path):
     store = client(tmp_path)
     found = store.search_runs([store.get_experiment_by_name("alexnet").experiment_id])
     assert len(found) == 16
-    assert all(len(store.get_metric_history(run.info.run_id, "value")) == 40 for run in found if run.info.run_name == "build")
+    assert all(len(store.get_metric_history(run.info.run_id, "value")) == 10 for run in found if run.info.run_name == "build")
     assert len(list(tmp_path.glob("*.db"))) == 1
