@@ -11,6 +11,7 @@ from pipeline.config import (
     field_names,
     near_miss,
     parse_assignments,
+    read_recipe,
     resolve,
 )
 from pipeline.errors import ConfigError, PipelineError
