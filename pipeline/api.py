@@ -44,6 +44,9 @@ class Silent:
     def finished(self, outcome: Outcome) -> None:
         """Show nothing."""
 
+    def waiting(self, what: str) -> None:
+        """Show nothing."""
+
 
 @dataclass(frozen=True)
 class PipelineResult:

@@ -206,6 +206,7 @@ def _run_stages(invocation: Invocation, stages: Sequence[str]) -> None:
             told = {"type": type(error).__name__, "message": str(error)}
             print_json(output, {"stages": [api.stage_dict(outcome, {}) for outcome in observer.outcomes], "error": told})
         raise
+    observer.close()
     if invocation.json:
         print_json(output, result.as_dict())
     else:
@@ -292,10 +293,10 @@ def ui(invocation: Invocation, port: int | None) -> None:
         try:
             click.echo(f"\n  {page}\n\nCtrl-C ends it.\n")
             code = server.wait()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # the way to end it
             server.send_signal(signal.SIGINT)
             server.wait(timeout=10)
-            raise
+            code = 0
     if code:
         raise PipelineError(f"The MLflow server ended with {code}. Expected a free port. Name another one with --port.")
 

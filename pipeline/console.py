@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -41,7 +42,7 @@ class ConsoleObserver:
         self.outcomes: list[Outcome] = []
         self._output = output
         self._explain = explain
-        self._bar: Progress | None = None
+        self._bar: Progress | Status | None = None
         self._task = TaskID(0)
         self._started = self._shown = time.monotonic()
 
@@ -51,14 +52,16 @@ class ConsoleObserver:
         self._output.print(f"[bold]{stage:<9}[/] runs: ", Text("; ".join(shown)), sep="", soft_wrap=True)
         self._started = self._shown = time.monotonic()
         if self._output.is_terminal:
-            columns = (SpinnerColumn(), BarColumn(30), _Rate(), TimeRemainingColumn(), TextColumn("{task.fields[detail]}", markup=False))
-            self._bar = Progress(*columns, console=self._output, transient=True)
-            self._task = self._bar.add_task(stage, total=None, unit="", detail="preparing")
-            self._bar.start()
+            left = (TimeRemainingColumn(), TextColumn("left"))
+            columns = (SpinnerColumn(), BarColumn(30), _Rate(), *left, TextColumn("{task.fields[detail]}", markup=False))
+            bar = Progress(*columns, console=self._output, transient=True)
+            self._task = bar.add_task(stage, total=None, unit="", detail="preparing")
+            bar.start()
+            self._bar = bar
 
     def progressed(self, done: int, total: int, unit: str, detail: str) -> None:
         """Move the bar."""
-        if self._bar is not None:
+        if isinstance(self._bar, Progress):
             self._bar.update(self._task, completed=done, total=total, unit=unit, detail=detail)
         elif time.monotonic() - self._shown > _PLAIN_SECONDS:
             self._shown = time.monotonic()
@@ -80,6 +83,12 @@ class ConsoleObserver:
         if outcome.state == "ran" or self._explain:
             self._output.print(f"{'':<28}{outcome.directory}", markup=False, highlight=False, soft_wrap=True, style="dim")
 
+    def waiting(self, what: str) -> None:
+        """Say, on a terminal, what is awaited after the last stage."""
+        if self._output.is_terminal:
+            self._bar = self._output.status(what)
+            self._bar.start()
+
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
@@ -96,6 +105,9 @@ class JsonObserver(ConsoleObserver):
     def progressed(self, done: int, total: int, unit: str, detail: str) -> None:
         """Print nothing."""
 
+    def waiting(self, what: str) -> None:
+        """Print nothing."""
+
     def finished(self, outcome: Outcome) -> None:
         """Print the stage's outcome."""
         self.outcomes.append(outcome)
@@ -107,6 +119,7 @@ class QuietObserver(ConsoleObserver):
 
     started = JsonObserver.started
     progressed = JsonObserver.progressed
+    waiting = JsonObserver.waiting
 
     def finished(self, outcome: Outcome) -> None:
         """Print nothing."""

@@ -76,6 +76,8 @@ class Observer(Protocol):
 
     def finished(self, outcome: Outcome) -> None: ...
 
+    def waiting(self, what: str) -> None: ...
+
 
 @dataclass(frozen=True)
 class Context:
@@ -369,6 +371,7 @@ class Runner:
         except BaseException:
             tracker.close("FAILED")
             raise
+        self.observer.waiting("recording what is left")
         tracker.close("FINISHED")
 
     def _step(

@@ -547,5 +547,10 @@ def server_command(config: TrackingConfig, workdir: Path, port: int) -> tuple[li
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(config, workdir)]
     command += ["--default-artifact-root", str(workdir.resolve() / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--allowed-hosts", hosts, "--workers", "1"]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "GIT_PYTHON_REFRESH": "quiet"}
+    quiet = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "PYTHONWARNINGS": "ignore",
+    }
     return command, {**os.environ, **quiet}

@@ -73,6 +73,9 @@ class Fake:
     def progressed(self, *_):
         pass
 
+    def waiting(self, what):
+        pass
+
     def finished(self, outcome):
         self.outcomes.append(outcome)
 

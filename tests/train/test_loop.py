@@ -1,0 +1,137 @@
+"""The loop itself: its first step by hand, resuming bit for bit, two replicas as one, and divergence."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.config import ModelConfig, TrainConfig
+from pipeline.data.loader import Images, training_batches
+from pipeline.errors import TrainingDivergedError
+from pipeline.model.alexnet import build_network
+from pipeline.train import loop
+
+SIDE, SIZE = 32, 28
+
+
+def split(count, seed=0, name="train"):
+    """Pictures of two classes that can be told apart: bright and dark, with noise."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count).astype(np.int32)
+    pixels = np.clip(rng.normal(90 + 70 * labels[:, None, None, None], 30, (count, SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
+    dataset = SimpleNamespace(short_side=SIDE, images=lambda _split: count)
+    return Images(dataset, name, labels, tuple(str(i) for i in range(count)), tf.constant(pixels))
+
+
+def network(dropout=0.5):
+    config = ModelConfig(image_size=SIZE, width_multiplier=0.1, dropout=dropout)
+    return build_network(config, num_classes=2, channel_mean=(125, 125, 125), channel_std=(50, 50, 50))
+
+
+def train(config, checkpoint, dropout=0.5, stop_after=None, strategy=None):
+    """Train on 96 pictures; return the state at the end, or after some epochs as if the process had died there."""
+    state = loop.prepare(lambda: network(dropout), config, strategy)
+    epochs = loop.fit(state, split(96), split(40, 1, "validation"), config, strategy, checkpoint, lambda *_: None)
+    for epoch in epochs:
+        if epoch["epoch"] == stop_after:
+            break
+    return state
+
+
+def every_number(state):
+    clock = {"seconds", "images_per_second"}
+    history = [{name: value for name, value in entry.items() if name not in clock} for entry in state.history]
+    return {name: variable.numpy() for name, variable in state.variables().items()}, state.best, history
+
+
+def assert_same_bits(one, other):
+    (variables, best, history), (variables2, best2, history2) = every_number(one), every_number(other)
+    assert history == history2
+    assert variables.keys() == variables2.keys()
+    assert all(np.array_equal(variables[name], variables2[name]) for name in variables)
+    assert all(np.array_equal(a, b) for a, b in zip(best, best2, strict=True))
+
+
+def test_the_first_step_is_the_rule_of_2012(tmp_path):
+    """w - rate (gradient of the mean cross-entropy + decay w), decay on kernels alone, computed here with plain Keras pieces."""
+    config = TrainConfig(epochs=1, global_batch_size=96, learning_rate=0.05, weight_decay=0.01, schedule="cosine", flip=False)
+    fresh = network(dropout=0)
+    images, labels = next(
+        iter(training_batches(split(96), image_size=SIZE, global_batch_size=96, seed=0, epoch=0, random_crop=True, flip=False))
+    )
+    with tf.GradientTape() as tape:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, fresh(images, training=True))
+    gradients = tape.gradient(loss, fresh.trainable_variables)
+    state = train(config, tmp_path / "c.npz", dropout=0)
+    assert state.history[0]["train_loss"] == pytest.approx(float(loss), rel=1e-5)
+    for variable, gradient, trained in zip(fresh.trainable_variables, gradients, state.network.trainable_variables, strict=True):
+        weight = variable.numpy()
+        decay = 0.01 * weight if weight.ndim > 1 else 0.0
+        np.testing.assert_allclose(trained.numpy(), weight - 0.05 * (gradient.numpy() + decay), atol=1e-6, err_msg=variable.path)
+
+
+def test_it_learns_and_keeps_the_best_epoch(tmp_path):
+    state = train(TrainConfig(epochs=6, global_batch_size=32, schedule="cosine", learning_rate=0.02), tmp_path / "c.npz")
+    losses = [entry["validation_loss"] for entry in state.history]
+    assert state.history[-1]["validation_top1_error"] < 0.1
+    best = loop.best_epoch(state.history)
+    assert best["validation_top1_error"] == min(entry["validation_top1_error"] for entry in state.history)
+    again = network()
+    again.set_weights(state.best)
+    scored = loop._score_split(loop._compiled_scoring(again), split(40, 1, "validation"), SIZE, 32)
+    assert scored[0] / scored[3] == pytest.approx(best["validation_loss"], rel=1e-5)
+    assert best["validation_loss"] in losses
+
+
+@pytest.mark.parametrize("stop_after", [2])
+def test_taken_up_again_is_the_same_training_bit_for_bit(tmp_path, monkeypatch, stop_after):
+    """With dropout, crops, mirrors and a plateau in the middle."""
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every epoch
+    config = TrainConfig(epochs=5, global_batch_size=32, schedule="plateau", patience=1, learning_rate=0.02)
+    whole = train(config, tmp_path / "whole.npz")
+    train(config, tmp_path / "cut.npz", stop_after=stop_after)
+    resumed = train(config, tmp_path / "cut.npz")
+    assert len(resumed.history) == 5
+    assert_same_bits(whole, resumed)
+
+
+def test_another_seed_is_another_training(tmp_path):
+    first, other = (train(TrainConfig(epochs=1, global_batch_size=32, seed=seed), tmp_path / f"{seed}.npz") for seed in (0, 1))
+    assert first.history[0]["train_loss"] != other.history[0]["train_loss"]
+
+
+def test_divergence_is_one_sentence_with_a_remedy(tmp_path):
+    with pytest.raises(TrainingDivergedError, match=r"in epoch \d+, between steps .* try --set train.learning_rate=1"):
+        train(TrainConfig(epochs=20, global_batch_size=32, learning_rate=10, schedule="cosine"), tmp_path / "c.npz")
+
+
+REPLICAS = """
+import sys
+from pathlib import Path
+import numpy as np
+from pipeline.config import TrainConfig
+config = TrainConfig(epochs=1, global_batch_size=32, learning_rate=0.01, schedule="cosine", devices=sys.argv[1])
+from pipeline.train.strategy import configure_runtime, device_names, make_strategy
+configure_runtime(config)
+sys.path.insert(0, sys.argv[3])
+from test_loop import train
+state = train(config, Path(sys.argv[2] + ".ckpt"), dropout=0, strategy=make_strategy())
+np.savez(sys.argv[2], len(device_names()), *[variable.numpy() for variable in state.network.trainable_variables])
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_train_as_one(tmp_path):
+    from pathlib import Path
+
+    for devices in ("cpu", "cpu:2"):
+        words = [sys.executable, "-c", REPLICAS, devices, str(tmp_path / f"{devices}.npz"), str(Path(__file__).parent)]
+        subprocess.run(words, check=True, capture_output=True)
+    one, two = (list(np.load(tmp_path / f"{devices}.npz").values()) for devices in ("cpu", "cpu:2"))
+    assert (one[0], two[0]) == (1, 2)
+    for a, b in zip(one[1:], two[1:], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
