@@ -44,13 +44,15 @@ class ConsoleObserver:
         self._explain = explain
         self._bar: Progress | Status | None = None
         self._task = TaskID(0)
-        self._started = self._shown = time.monotonic()
+        self._shown = time.monotonic()
+        self._done: int | None = None
+        self._counted_from = (self._shown, 0)  # when, and how many were done then
 
     def started(self, stage: str, why: Sequence[str]) -> None:
         """Say which stage begins, and why it is not skipped."""
         shown = list(why) if self._explain else [*why[:2], *(["..."] if len(why) > 2 else [])]
         self._output.print(f"[bold]{stage:<9}[/] runs: ", Text("; ".join(shown)), sep="", soft_wrap=True)
-        self._started = self._shown = time.monotonic()
+        self._shown, self._done = time.monotonic(), None
         if self._output.is_terminal:
             left = (TimeRemainingColumn(), TextColumn("left"))
             columns = (SpinnerColumn(), BarColumn(30), _Rate(), *left, TextColumn("{task.fields[detail]}", markup=False))
@@ -60,14 +62,22 @@ class ConsoleObserver:
             self._bar = bar
 
     def progressed(self, done: int, total: int, unit: str, detail: str) -> None:
-        """Move the bar."""
+        """Move the bar; a smaller number than before begins a new count, with a rate of its own."""
+        now = time.monotonic()
+        first = self._done is None or done < self._done
+        if first:
+            self._counted_from = (now, done)
+        self._done = done
         if isinstance(self._bar, Progress):
+            if first:
+                self._bar.reset(self._task, completed=done)
             self._bar.update(self._task, completed=done, total=total, unit=unit, detail=detail)
-        elif time.monotonic() - self._shown > _PLAIN_SECONDS:
-            self._shown = time.monotonic()
-            spent = self._shown - self._started
-            left = spent * (total - done) / done if done else 0.0
-            line = f"  {done:,} of {total:,} {unit}, {done / spent:,.0f} {unit}/s, {duration(left)} left  {detail}"
+        elif now - self._shown > _PLAIN_SECONDS:
+            self._shown = now
+            since, done_then = self._counted_from
+            rate = (done - done_then) / max(now - since, 1e-9)
+            left = f", {duration((total - done) / rate)} left" if rate else ""
+            line = f"  {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s{left}  {detail}"
             self._output.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def finished(self, outcome: Outcome) -> None:
