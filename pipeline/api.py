@@ -11,6 +11,7 @@ Results carry the records of `pipeline.artifacts`, which know where their files 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,10 @@ from typing import Any
 
 from pipeline import tracking
 from pipeline.artifacts import Artifact, EvaluationReport, SavedModel
-from pipeline.config import Resolved, TrackingConfig, resolve
+from pipeline.config import Resolved, TrackingConfig, environment_settings, resolve
 from pipeline.data.listing import require_source
 from pipeline.data.stage import ingest
-from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, work_directory
+from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, unwritable, work_directory
 from pipeline.errors import ConfigError
 from pipeline.evaluate.stage import evaluate
 from pipeline.model.stage import build
@@ -120,7 +121,8 @@ def settings(
         stages: the stages that the command names; none means that all are looked up.
     """
     remembered: Mapping[str, Any] = {}
-    if recipe is None and workdir is not None and "data.dataset" not in (overrides or {}):
+    given = {**environment_settings(os.environ), **(overrides or {})}
+    if recipe is None and workdir is not None and "data.dataset" not in given:
         recipe, remembered = _runner(workdir).remembered(stages)
     return resolve(recipe, overrides, remembered)
 
@@ -156,18 +158,16 @@ def run(
     resolved = _settings(recipe, settings, workdir, [*stages, *rerun])
     if "ingest" in stages:
         require_source(resolved.config.data)
+    config = resolved.config.tracking
+    tracking.require_nameable(config, workdir)
     with work_directory(workdir, wait=wait):
-        config = resolved.config.tracking
-        if config.enabled and tracking.undelivered(workdir):
-            tracking.deliver_leftovers(workdir)
         tracker = tracking.MlflowTracker(workdir, config) if config.enabled else tracking.NoTracker()
         runner = _runner(workdir, observer or Silent(), resolved)
         outcomes = tuple(runner.run(resolved, [*stages, *rerun], tracker, rerun))
-        recorded = tracker.recorded()
         known = tracking.known_runs(workdir)
         key = tracker.pipeline_key or outcomes[-1].run_key.removesuffix(f"-{outcomes[-1].stage}")
         url = tracking.run_url(config, **known[key]) if key in known else None
-        return PipelineResult(outcomes, resolved, {name: ids["run_id"] for name, ids in known.items()}, url, recorded.problem)
+        return PipelineResult(outcomes, resolved, {name: ids["run_id"] for name, ids in known.items()}, url, tracker.problem)
 
 
 _settings = settings  # `run` has an argument of that name
@@ -209,10 +209,19 @@ def sync(workdir: Path | str = DEFAULT_WORKDIR, wait: bool = False) -> tuple[int
 def ui_server(config: TrackingConfig, workdir: Path | str, port: int) -> tuple[list[str], dict[str, str], str]:
     """Return the command line and environment of a local MLflow server, and the page to open."""
     workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    tracking.require_nameable(config, workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(workdir, error) from error
     experiment = tracking.open_experiment(config, workdir)
     command, environment = tracking.server_command(config, workdir, port)
     return command, environment, tracking.experiment_url(config, experiment, f"http://127.0.0.1:{port}")
+
+
+def known_runs(workdir: Path | str = DEFAULT_WORKDIR) -> dict[str, dict[str, str]]:
+    """Return, for each of our run keys, the `run_id` and `experiment_id` that MLflow gave it."""
+    return tracking.known_runs(Path(workdir))
 
 
 def schema() -> str:

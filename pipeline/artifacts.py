@@ -127,7 +127,7 @@ class SavedModel(Artifact):
         if found != self.model_sha256:
             raise CheckpointError(
                 f"The model file {self.model_path} is damaged. Expected SHA-256 {self.model_sha256[:12]}..., "
-                f"received {found[:12]}. Make it again with `alexnet run --rerun {self.directory.name.split('-')[0]}`."
+                f"received {found[:12]}. Type the same command with --rerun {self.directory.name.split('-')[0]}."
             )
         return self.model_path
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -171,8 +170,8 @@ def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
 _stage_command("run", STAGE_NAMES, "Run every stage: ingest, build, train, evaluate.")
 _stage_command("ingest", ("ingest",), "Prepare the pictures: read, check, split and store them.")
 _stage_command("build", ("build",), "Build the network for the dataset, with fresh weights.")
-_stage_command("train", ("train",), "Train the network and keep the weights of its best epoch.")
-_stage_command("evaluate", ("evaluate",), "Score the saved model on pictures that it has never seen.")
+_stage_command("train", ("train",), "Train the network on one device or on many, and keep the weights of its best epoch.")
+_stage_command("evaluate", ("evaluate",), "Score the saved model on pictures it has never seen.")
 
 
 @cli.result_callback()
@@ -202,9 +201,11 @@ def _run_stages(invocation: Invocation, stages: Sequence[str]) -> None:
         )
     except BaseException as error:
         observer.close()
-        if invocation.json and observer.outcomes:
+        if invocation.json:
+            known = {key: ids["run_id"] for key, ids in api.known_runs(invocation.workdir).items()}
+            stages_told = [api.stage_dict(outcome, known) for outcome in observer.outcomes]
             told = {"type": type(error).__name__, "message": str(error)}
-            print_json(output, {"stages": [api.stage_dict(outcome, {}) for outcome in observer.outcomes], "error": told})
+            print_json(output, {"stages": stages_told, "test": None, "model": None, "run_url": None, "error": told})
         raise
     observer.close()
     if invocation.json:
@@ -295,7 +296,9 @@ def ui(invocation: Invocation, port: int | None) -> None:
             code = server.wait()
         except KeyboardInterrupt:  # the way to end it
             server.send_signal(signal.SIGINT)
-            server.wait(timeout=10)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(timeout=10)
+            server.kill()
             code = 0
     if code:
         raise PipelineError(f"The MLflow server ended with {code}. Expected a free port. Name another one with --port.")
@@ -334,9 +337,6 @@ def _exit_codes() -> Iterator[None]:
     except PipelineError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         if error.errno not in _SYSTEM_REFUSALS:
             raise

@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from pipeline.errors import ConfigError
 
+# Below these, the pools of the 224-pixel networks have nothing left to see.
+_LEAST_IMAGE_SIZE = {"paper": 64, "owt": 63, "small": 16}
 ENVIRONMENT_PREFIX = "ALEXNET_"
 DEFAULT_RECIPE = "digits"
 _ANY_PICTURES = "folder"
@@ -117,11 +119,23 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
-    def _crop_fits(self) -> Config:
+    def _settings_fit_each_other(self) -> Config:
         if self.model.image_size > self.data.short_side:
             raise ValueError(
                 f"model.image_size ({self.model.image_size}) must not exceed data.short_side ({self.data.short_side}): "
                 "crops are cut from images of that side"
+            )
+        least = _LEAST_IMAGE_SIZE[self.model.variant]
+        if self.model.image_size < least:
+            raise ValueError(
+                f"model.variant={self.model.variant} needs a model.image_size of at least {least} pixels, and was made for 224. Received "
+                f"{self.model.image_size}; type --set data.short_side=256 --image-size 224, or keep --variant small"
+            )
+        kind, _, replicas = self.train.devices.partition(":")
+        if kind == "cpu" and replicas and self.train.global_batch_size % int(replicas):
+            raise ValueError(
+                f"train.global_batch_size ({self.train.global_batch_size}) must be a multiple of its {replicas} devices; type "
+                f"--set train.global_batch_size={-(-self.train.global_batch_size // int(replicas)) * int(replicas)}"
             )
         return self
 
@@ -244,7 +258,7 @@ def resolve(
     dataset = overrides.get("data.dataset", from_environment.get("data.dataset"))
     name = recipe or (recipe_for(str(dataset)) if dataset is not None else DEFAULT_RECIPE)
     from_recipe = read_recipe(name)
-    if dataset == name and "data.dataset" in from_recipe:
+    if dataset == name and "data.dataset" in from_recipe and not Path(name).is_dir():
         overrides.pop("data.dataset", None)  # `--dataset imagenette` means what the recipe of that name says
         from_environment.pop("data.dataset", None)
     if name == _ANY_PICTURES and dataset is None and "data.dataset" not in (remembered or {}):

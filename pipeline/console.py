@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,15 @@ from pipeline.config import Resolved
 from pipeline.engine import Finding, Outcome
 
 _PLAIN_SECONDS = 30.0  # without a terminal, one line of progress so often
-_STATE_STYLES = {"done": "green", "ran": "green", "skipped": "dim", "failed": "red", "stale": "yellow", "interrupted": "yellow"}
+_STATE_STYLES = {
+    "done": "green",
+    "ran": "green",
+    "skipped": "dim",
+    "failed": "red",
+    "stale": "yellow",
+    "interrupted": "yellow",
+    "running": "cyan",
+}
 
 
 class _Rate(ProgressColumn):
@@ -158,7 +167,7 @@ def show_result(output: Console, result: PipelineResult) -> None:
     report = result.report
     if report is not None:
         low, high = report.top1_error_interval
-        table = Table(title=f"{report.split} split, {report.images:,} images, {report.view}", title_justify="left")
+        table = Table(title=Text(f"{report.split} split, {report.images:,} images, {report.view}"), title_justify="left")
         table.add_column("measure")
         table.add_column("value", justify="right")
         table.add_column("")
@@ -171,7 +180,7 @@ def show_result(output: Console, result: PipelineResult) -> None:
     if result.model is not None:
         _show_place(output, "model", str(result.model.model_path))
     if result.run_url is not None:
-        hint = "" if result.resolved.config.tracking.uri else "   (after `alexnet ui`)"
+        hint = "" if result.resolved.config.tracking.uri.startswith("http") else "   (after `alexnet ui`)"
         _show_place(output, "MLflow", f"{result.run_url}{hint}")
 
 
@@ -181,7 +190,7 @@ def _show_place(output: Console, name: str, place: str) -> None:
 
 def show_status(output: Console, resolved: Resolved, findings: Iterable[Finding], pages: dict[str, str]) -> None:
     """Print a table of the stages: state, age, size, run, and what changed."""
-    table = Table(title=f"recipe {resolved.recipe}, dataset {resolved.config.data.dataset}", title_justify="left")
+    table = Table(title=Text(f"recipe {resolved.recipe}, dataset {resolved.config.data.dataset}"), title_justify="left")
     for heading in ("stage", "state", "age", "size", "result or reason", "run"):
         table.add_column(heading, overflow="fold", justify="right" if heading in ("age", "size") else "left")
     for finding in findings:
@@ -196,7 +205,7 @@ def show_status(output: Console, resolved: Resolved, findings: Iterable[Finding]
 
 def status_dict(finding: Finding, pages: dict[str, str]) -> dict[str, Any]:
     """Return what was found of a stage as JSON can hold it: ages in seconds, sizes in bytes."""
-    folder = finding.directory
+    folder = finding.directory if finding.directory and finding.directory.exists() else None  # a stage at work is renamed at its end
     return {
         "stage": finding.stage,
         "state": finding.state,
@@ -209,14 +218,18 @@ def status_dict(finding: Finding, pages: dict[str, str]) -> dict[str, Any]:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # renamed meanwhile
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def show_settings(output: Console, resolved: Resolved) -> None:
     """Print every setting with its value, where it came from and what it means."""
     from pipeline.config import Config
 
-    table = Table(title=f"recipe {resolved.recipe}", title_justify="left")
+    table = Table(title=Text(f"recipe {resolved.recipe}"), title_justify="left")
     for heading in ("setting", "value", "from", "meaning"):
         table.add_column(heading, overflow="fold")
     for key, value in resolved.flat().items():

@@ -35,6 +35,7 @@ from pipeline.errors import BusyError, ConfigError, MissingInputError
 State = Literal["ran", "skipped", "failed"]
 # Versions of these change what a stage computes, so they are part of a stage's code.
 NUMERIC_PACKAGES = ("tensorflow", "keras", "numpy")
+_SCRATCH = "scratch"
 # Modules that carry values to a stage but cannot change what it computes from them.
 FRAME_MODULES = frozenset({"pipeline.engine", "pipeline.errors", "pipeline.config", "pipeline.artifacts"})
 
@@ -94,6 +95,13 @@ class Context:
     def report_directory(self) -> Path:
         """The folder of pages and pictures, made when first asked for."""
         folder = self.directory / "report"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @property
+    def scratch_directory(self) -> Path:
+        """The folder of what only an interrupted attempt leaves behind; removed once the stage is finished."""
+        folder = self.directory / _SCRATCH
         folder.mkdir(exist_ok=True)
         return folder
 
@@ -161,11 +169,10 @@ class Finding:
     """What a look at the work directory says of one stage, without running anything."""
 
     stage: str
-    state: Literal["done", "stale", "missing", "interrupted", "waiting"]
+    state: Literal["done", "running", "stale", "missing", "interrupted", "waiting"]
     directory: Path | None
     why: tuple[str, ...]
     run_key: str = ""
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -229,7 +236,9 @@ def code_parts(module: str) -> dict[str, str]:
             continue
         parts[f"code {name}"], imports = _parsed_file(file)
         waiting.extend(other for other in imports if other.startswith("pipeline."))
-    return parts | {f"package {package}": metadata.version(package) for package in NUMERIC_PACKAGES}
+    versions = {package: metadata.version(package) for package in NUMERIC_PACKAGES}
+    versions["python"] = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return parts | {f"package {package}": version for package, version in versions.items()}
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -314,6 +323,13 @@ class Runner:
             return None
         return record if all(path.exists() for path in record.promised_files()) else None
 
+    def _adopt(self, item: Stage, folder: Path) -> None:
+        """Publish what a killed process had finished but not yet renamed, and sweep what it had not yet removed."""
+        if self._finished(item, folder) is None and self._finished(item, _partial(folder)) is not None:
+            _publish(_partial(folder), folder)
+        for rest in (*folder.parent.glob(f"{item.name}-*.old"), folder / _SCRATCH):
+            shutil.rmtree(rest, ignore_errors=True)
+
     def _account(self, folder: Path | None) -> dict[str, Any]:
         """Return how a result came to be: fingerprint, seconds and run key."""
         with contextlib.suppress(OSError, ValueError):
@@ -345,10 +361,11 @@ class Runner:
         if record is not None:
             records[item.name] = record
             account = self._account(folder)
-            return Finding(item.name, "done", folder, (), account.get("run_key", ""), account.get("seconds"))
+            return Finding(item.name, "done", folder, (), account.get("run_key", ""))
         why = self._changes(item, fingerprint)
         if _partial(folder).exists():
-            return Finding(item.name, "interrupted", _partial(folder), why)
+            state: Literal["running", "interrupted"] = "running" if _is_held(self.workdir / "owner.json") else "interrupted"
+            return Finding(item.name, state, _partial(folder), why)
         return Finding(item.name, "missing" if why == ("no earlier result",) else "stale", None, why)
 
     # -- running ----------------------------------------------------------------------------------------------------
@@ -379,6 +396,7 @@ class Runner:
     ) -> Iterator[Outcome]:
         fingerprint = self.fingerprint(item, resolved.config, records)
         folder = self._folder(item, fingerprint)
+        self._adopt(item, folder)
         record = self._finished(item, folder)
         if record is None and not named:
             raise MissingInputError(
@@ -390,6 +408,7 @@ class Runner:
             tracker.link(item.name, outcome.run_key)
         else:
             why = ("asked for by --rerun",) if record is not None else self._changes(item, fingerprint)
+            self._prepare()
             self._select(item, folder, resolved)
             outcome = self._execute(item, fingerprint, folder, why, resolved, records, tracker)
             record = item.output.read(folder)
@@ -415,7 +434,6 @@ class Runner:
         partial = self._fresh_partial(item, folder)
         run = tracker.stage_run(item.name, item.section, resolved)
         try:
-            self._prepare()
             arguments: dict[str, Any] = {name: records[self._maker(kind).name] for name, kind in item.inputs.items()}
             arguments[item.config_argument] = getattr(resolved.config, item.section)
             made = item.function(**arguments, context=Context(partial, run, self.observer))
@@ -482,6 +500,7 @@ def _publish(partial: Path, folder: Path) -> None:
         folder.rename(old)
     partial.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(folder / _SCRATCH, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -502,9 +521,7 @@ def work_directory(path: Path, *, wait: bool = False) -> Iterator[Path]:
         if made:
             with contextlib.suppress(OSError):
                 path.rmdir()
-        raise ConfigError(
-            f"The work directory {path} cannot be written ({error.strerror}). Expected a folder of your own. Name another with --workdir."
-        ) from error
+        raise unwritable(path, error) from error
     owner = path / "owner.json"
     if not lock.is_locked:
         raise BusyError(
@@ -518,6 +535,21 @@ def work_directory(path: Path, *, wait: bool = False) -> Iterator[Path]:
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def unwritable(path: Path, error: OSError) -> ConfigError:
+    """Return the error for a work directory that cannot be made or written."""
+    return ConfigError(
+        f"The work directory {path} cannot be written ({error.strerror}). Expected a folder of your own. Name another with --workdir."
+    )
+
+
+def _is_held(owner: Path) -> bool:
+    """Return whether the process that wrote its name still lives; a process on another host is believed to."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        who = json.loads(owner.read_text(encoding="utf-8"))
+        return who["host"] != os.uname().nodename or Path(f"/proc/{who['pid']}").exists()
+    return False
 
 
 def _owner_text(owner: Path) -> str:

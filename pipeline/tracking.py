@@ -29,10 +29,10 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from pipeline.artifacts import DatasetArtifact, SavedModel
+from pipeline.artifacts import DatasetArtifact, SavedModel, file_sha256
 from pipeline.config import Resolved, TrackingConfig
 from pipeline.engine import write_atomically
-from pipeline.errors import TrackingError
+from pipeline.errors import ConfigError, TrackingError
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 DEFAULT_UI = "http://127.0.0.1:5000"
@@ -45,7 +45,25 @@ _KEY_TAG = "alexnet.run_key"
 
 def store_uri(config: TrackingConfig, workdir: Path) -> str:
     """Return the tracking store's address: the setting, or a database in the work directory."""
-    return config.uri or f"sqlite:///{workdir.resolve() / 'mlflow.db'}"
+    return config.uri or _sqlite_uri(workdir / "mlflow.db")
+
+
+def _sqlite_uri(database: Path) -> str:
+    return f"sqlite:///{database.resolve()}"
+
+
+def require_nameable(config: TrackingConfig, workdir: Path) -> None:
+    """Refuse a work directory that an address cannot name: MLflow would keep its database somewhere else.
+
+    Raises:
+        ConfigError: the path holds one of the signs that mean something in an address.
+    """
+    path = str(workdir.resolve())
+    if config.enabled and any(sign in path for sign in "?#%"):
+        raise ConfigError(
+            f"MLflow cannot keep its files in {path}. Expected a path without the signs ? # %. Name another folder with --workdir, or type "
+            "--set tracking.enabled=no."
+        )
 
 
 def run_url(config: TrackingConfig, experiment_id: str, run_id: str) -> str:
@@ -122,15 +140,6 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """What the tracking store knows at the end of a pipeline run."""
-
-    run_ids: dict[str, str]
-    run_url: str | None
-    problem: str | None
-
-
 class MlflowTracker:
     """Journals a pipeline run and its stages, and has them delivered while the pipeline works.
 
@@ -181,6 +190,7 @@ class MlflowTracker:
             self._pipeline.tags({f"skipped.{stage}": self._links.pop(stage)})
 
     def _send(self) -> None:
+        deliver_leftovers(self._workdir, but=self._journal)
         while not self._stop.wait(_POLL_SECONDS):
             self._delivery.deliver()
         if self._delivery.deliver():
@@ -195,18 +205,17 @@ class MlflowTracker:
         # An interrupted command must end within seconds; what is not delivered by then is sent by the next one.
         self._sender.join(timeout=5 if status == "KILLED" else None)
 
-    def recorded(self) -> Recorded:
-        """Return which MLflow runs stand for this pipeline's, and what could not be recorded."""
-        state = self._delivery.state
-        run_ids = {key: str(run_id) for key, run_id in state.run_ids.items()}
-        url = run_url(self._config, state.experiment_id, run_ids[self.pipeline_key]) if self.pipeline_key in run_ids else None
-        return Recorded(run_ids, url, self._delivery.problem)
+    @property
+    def problem(self) -> str | None:
+        """Why not everything was recorded, or None."""
+        return self._delivery.problem
 
 
 class NoTracker:
     """Records nothing; the pipeline makes the same artifacts."""
 
     pipeline_key = ""
+    problem = None
 
     def stage_run(self, stage: str, section: str, resolved: Resolved) -> JournalRun:  # noqa: ARG002
         """Return a run whose events go nowhere."""
@@ -217,10 +226,6 @@ class NoTracker:
 
     def close(self, status: Status) -> None:
         """Do nothing."""
-
-    def recorded(self) -> Recorded:
-        """Nothing is recorded, and nothing is missing."""
-        return Recorded({}, None, None)
 
 
 def environment_tags() -> dict[str, str]:
@@ -338,6 +343,8 @@ class Delivery:
     def _files(self, event: dict[str, Any], run_id: str) -> None:
         if Path(event["path"]).is_dir():
             self._client.log_artifacts(run_id, event["path"], "report")
+        else:
+            self._client.set_tag(run_id, "report_not_logged", f"{event['path']} was gone when it could be sent")
 
     def _model(self, event: dict[str, Any], run_id: str) -> None:
         """Log the network as an MLflow Keras model; the requirements are named, since guessing them takes 13 s."""
@@ -349,8 +356,11 @@ class Delivery:
         from pipeline.model.weights import load_model
 
         file = Path(event["path"])
-        if not file.exists():
+        if not file.exists() or file_sha256(file) != event["sha256"]:
+            self._client.set_tag(run_id, "model_not_logged", f"{file} was gone or another one when it could be sent")
             return
+        for earlier in self._client.search_logged_models([self.state.experiment_id], f"source_run_id = '{run_id}'"):
+            self._client.delete_logged_model(earlier.model_id)  # of an attempt that was killed before it could say so
         shape = tuple(event["shape"])
         outputs = TensorSpec(np.dtype("float32"), (-1, len(event["names"])), "logits")
 
@@ -422,26 +432,37 @@ def undelivered(workdir: Path) -> list[Path]:
     return sorted((workdir / "journal").glob("*.jsonl"))
 
 
-def deliver_leftovers(workdir: Path) -> tuple[int, dict[str, str]]:
+def deliver_leftovers(workdir: Path, but: Path | None = None) -> tuple[int, dict[str, str]]:
     """Send every journal that an earlier command could not, or did not live to; the caller holds the work directory.
 
     A run that never ended, because its process was killed, is ended as KILLED. A delivered journal is removed; its state stays and says
-    which MLflow run is which.
+    which MLflow run is which. A store that does not answer once is not asked again.
+
+    Args:
+        workdir: the work directory.
+        but: the journal that is being written.
 
     Returns:
         How many journals were delivered, and for those that were not the reason, by name.
     """
-    delivered, problems = 0, {}
+    delivered = 0
+    problems: dict[str, str] = {}
+    dead: dict[str, str] = {}
     for journal in undelivered(workdir):
+        if journal == but:
+            continue
         _end_open_runs(journal)
-        with contextlib.suppress(OSError, ValueError):
+        try:
             config = TrackingConfig.model_validate_json(journal.with_suffix(".target.json").read_text(encoding="utf-8"))
-            delivery = Delivery(journal, workdir, config)
-            if not delivery.deliver():
-                problems[journal.stem] = delivery.problem or "unknown"
-                continue
-        forget(journal)
-        delivered += 1
+        except (OSError, ValueError) as error:
+            problems[journal.stem] = f"{journal.with_suffix('.target.json')} cannot be read: {' '.join(str(error).split())[:150]}"
+            continue
+        delivery = Delivery(journal, workdir, config)
+        if config.uri not in dead and delivery.deliver():
+            forget(journal)
+            delivered += 1
+        else:
+            dead[config.uri] = problems[journal.stem] = delivery.problem or dead[config.uri]
     return delivered, problems
 
 
@@ -503,7 +524,7 @@ def _make_database(workdir: Path) -> None:
         import mlflow
 
         temporary = workdir / f".mlflow.{os.getpid()}.db"
-        mlflow.MlflowClient(f"sqlite:///{temporary.resolve()}").search_experiments(max_results=1)
+        mlflow.MlflowClient(_sqlite_uri(temporary)).search_experiments(max_results=1)
         with contextlib.closing(sqlite3.connect(temporary)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")  # readers, such as the UI, do not block the writer
         temporary.replace(database)
@@ -515,7 +536,8 @@ def _experiment(client: Any, config: TrackingConfig, workdir: Path) -> str:
 
     found = client.get_experiment_by_name(config.experiment)
     if found is None:
-        location = None if config.uri else str(workdir.resolve() / "artifacts")
+        # A server says itself where its files go; a database of our own, or of the user's, cannot.
+        location = None if config.uri.startswith("http") else (workdir.resolve() / "artifacts").as_uri()
         with contextlib.suppress(MlflowException):  # another process may make it at this moment
             return str(client.create_experiment(config.experiment, artifact_location=location))
         found = client.get_experiment_by_name(config.experiment)
@@ -545,7 +567,7 @@ def server_command(config: TrackingConfig, workdir: Path, port: int) -> tuple[li
 
     hosts = f"localhost:{port},127.0.0.1:{port}"  # exact names: MLflow's default also accepts hosts that only look private
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(config, workdir)]
-    command += ["--default-artifact-root", str(workdir.resolve() / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--default-artifact-root", (workdir.resolve() / "artifacts").as_uri(), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--allowed-hosts", hosts, "--workers", "1"]
     quiet = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

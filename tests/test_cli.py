@@ -199,8 +199,11 @@ REFUSALS = {
     "unreadable recipe": (["--recipe", "missing.yaml"], 2, "No such file"),
     "unknown variant": (["--variant", "papier"], 2, "'small', 'paper' or 'owt'"),
     "crop larger than image": (["--image-size", "64"], 2, "must not exceed data.short_side"),
+    "network too large for the images": (["--variant", "paper"], 2, "needs a model.image_size of at least 64 pixels"),
+    "uneven batch": (["--devices", "cpu:2", "--set", "train.global_batch_size=9"], 2, "--set train.global_batch_size=10"),
     "unknown device": (["--devices", "tpu"], 2, "train.devices"),
     "unknown command": (["fly"], 2, "No such command"),
+    "unnameable work directory": (["--workdir", "50%"], 2, "without the signs ? # %"),
     "unwritable work directory": (["--workdir", "/proc/none"], 2, "cannot be written"),
 }
 
@@ -225,11 +228,10 @@ def test_bad_recipe_file_and_environment(tmp_path):
     assert (done.returncode, "(from environment)" in done.stderr) == (2, True)
 
 
-def test_a_missing_gpu_and_an_uneven_batch_are_refused_before_work(tmp_path):
+def test_a_missing_gpu_is_refused_before_work(tmp_path):
     done = alexnet("run", *OFF, "--devices", "gpu:7", cwd=tmp_path, check=False)
     assert (done.returncode, "asks for a GPU that is not there" in done.stderr) == (2, True)
-    done = alexnet("run", *OFF, "--devices", "cpu:2", "--set", "train.global_batch_size=9", cwd=tmp_path, check=False)
-    assert (done.returncode, "--set train.global_batch_size=10" in done.stderr) == (2, True)
+    assert [path.name for path in (tmp_path / "mlruns").iterdir()] == [".lock"]
 
 
 def test_a_stage_before_its_input_is_refused(tmp_path):
@@ -237,6 +239,8 @@ def test_a_stage_before_its_input_is_refused(tmp_path):
     assert done.returncode == 1
     assert "ingest has no result" in done.stderr
     assert "alexnet run" in done.stderr
+    told = last_line(alexnet("--json", "train", cwd=tmp_path, check=False))
+    assert (told["stages"], told["test"], told["error"]["type"]) == ([], None, "MissingInputError")
 
 
 def test_a_missing_folder_is_refused(tmp_path):
@@ -261,8 +265,10 @@ def test_help_config_and_completion_are_light(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_line_knows_the_stages():
+def test_the_command_line_knows_the_stages_and_their_words():
     assert cli.STAGE_NAMES == api.STAGE_NAMES
+    for stage in api.STAGES:
+        assert cli.cli.commands[stage.name].help == stage.help
     assert set(cli.MEANINGS) == {*api.STAGE_NAMES, "run"}
 
 

@@ -114,13 +114,14 @@ def test_a_run_arrives_whole(workdir):
     assert parent.data.tags["devices"] == "CPU:0"
     assert parent.data.tags["skipped.ingest"] == "earlier-run-ingest"
     assert parent.data.tags["package.tensorflow"].startswith("2.")
+    assert not (Path.cwd() / "mlruns" / parent.info.experiment_id).exists()
     (used,) = stage.inputs.dataset_inputs
     assert len(parent.inputs.dataset_inputs) == 1
     assert (used.dataset.name, used.dataset.digest) == ("digits", ("ab" * 32)[:36])
     assert [file.path for file in client(workdir).list_artifacts(stage.info.run_id, "report")] == ["report/page.html"]
-    recorded = tracker.recorded()
-    assert recorded.problem is None
-    assert recorded.run_url.endswith(f"/runs/{parent.info.run_id}?workflowType=machine_learning")
+    assert tracker.problem is None
+    assert tracking.known_runs(workdir)[tracker.pipeline_key]["run_id"] == parent.info.run_id
+    assert tracking.run_url(TrackingConfig(), "1", "abc").endswith("/experiments/1/runs/abc?workflowType=machine_learning")
     assert tracking.undelivered(workdir) == []
 
 
@@ -131,7 +132,7 @@ def test_a_model_is_logged_with_signature_and_example_and_loads_again(workdir):
     run.model(result)
     run.close("FINISHED")
     tracker.close("FINISHED")
-    assert tracker.recorded().problem is None
+    assert tracker.problem is None
     import mlflow
 
     store = client(workdir)
@@ -141,6 +142,7 @@ def test_a_model_is_logged_with_signature_and_example_and_loads_again(workdir):
     assert str(info.signature.inputs.inputs[0].type) == "uint8"
     assert info.signature.inputs.inputs[0].shape == (-1, 32, 32, 3)
     assert info.signature.outputs.inputs[0].shape == (-1, 2)
+    assert list(info.saved_input_example_info) != []
     assert info.metadata == {"class_names": ["0", "1"], "sha256": result.model_sha256}
     (file,) = (Path(mlflow.artifacts.download_artifacts(logged.model_uri)) / "data").glob("*.keras")
     assert file_sha256(file) == result.model_sha256
@@ -154,7 +156,7 @@ def test_nothing_executed_opens_no_run(workdir):
     tracker.link("ingest", "x")
     tracker.close("FINISHED")
     assert runs(workdir) == {}
-    assert tracker.recorded() == tracking.Recorded({}, None, None)
+    assert (tracker.problem, tracker.pipeline_key, tracking.known_runs(workdir)) == (None, "", {})
 
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
@@ -178,9 +180,8 @@ def test_an_unreachable_store_costs_seconds_and_sync_sends_it_later(tmp_path):
     started = time.monotonic()
     tracker = record_a_run(workdir, config)
     assert time.monotonic() - started < 30
-    recorded = tracker.recorded()
-    assert recorded.problem
-    assert recorded.run_url is None
+    assert tracker.problem
+    assert tracking.known_runs(workdir) == {}
     assert len(tracking.undelivered(workdir)) == 1
     sent, problems = tracking.deliver_leftovers(workdir)
     assert (sent, len(problems)) == (0, 1)
@@ -196,10 +197,41 @@ def test_an_unreachable_store_costs_seconds_and_sync_sends_it_later(tmp_path):
     assert len(tracking.known_runs(workdir)) == 2
 
 
+def test_a_journal_whose_target_cannot_be_read_is_kept(workdir):
+    """A later version may write a setting that this one does not know."""
+    tracker = tracking.MlflowTracker(workdir, TrackingConfig())
+    tracker._send = lambda: None
+    tracker.stage_run("train", "train", RESOLVED).close("FINISHED")
+    tracker.close("FINISHED")
+    (journal,) = tracking.undelivered(workdir)
+    journal.with_suffix(".target.json").write_text('{"uri": "", "colour": "blue"}')
+    sent, problems = tracking.deliver_leftovers(workdir)
+    assert (sent, list(problems)) == (0, [journal.stem])
+    assert "cannot be read" in problems[journal.stem]
+    assert tracking.undelivered(workdir) == [journal]
+
+
+def test_several_leftovers_ask_a_hanging_store_once(tmp_path):
+    """A server that takes connections and never answers: one time-out for all journals, not one each."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        config = TrackingConfig(uri=f"http://127.0.0.1:{hole.getsockname()[1]}")
+        for _ in range(3):
+            tracker = tracking.MlflowTracker(tmp_path, config)
+            tracker._send = lambda: None
+            tracker.stage_run("train", "train", RESOLVED).close("FINISHED")
+            tracker.close("FINISHED")
+        started = time.monotonic()
+        sent, problems = tracking.deliver_leftovers(tmp_path)
+    assert (sent, len(problems)) == (0, 3)
+    assert time.monotonic() - started < 45
+
+
 def test_a_dead_server_is_given_up_quickly(tmp_path):
     started = time.monotonic()
     tracker = record_a_run(tmp_path, TrackingConfig(uri="http://127.0.0.1:9", experiment="none"))
-    assert tracker.recorded().problem
+    assert tracker.problem
     assert time.monotonic() - started < 30
 
 
@@ -256,7 +288,7 @@ for step in range(10):
     run.metrics({"value": step}, step=step)
 run.close("FINISHED")
 tracker.close("FINISHED")
-sys.exit(tracker.recorded().problem)
+sys.exit(tracker.problem)
 """
 
 

@@ -50,9 +50,14 @@ class Listing:
         return len(self.entries) + sum(self.excluded.values())
 
 
+def at(path: str) -> Path:
+    """Return a path with a leading `~` replaced by the home it names; one that names nobody's stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises for nobody's
+
+
 def kind_of(dataset: str) -> Kind:
     """Say what `--dataset` names; `digits` is always the built-in set (a folder of that name is `./digits`)."""
-    path = Path(dataset).expanduser()
+    path = at(dataset)
     if dataset == "digits":
         return "digits"
     if path.is_dir():
@@ -68,7 +73,7 @@ def require_source(config: DataConfig) -> None:
     Raises:
         DatasetError: there is nothing at the path.
     """
-    path = Path(config.dataset).expanduser()
+    path = at(config.dataset)
     if not path.exists():
         kind = kind_of(config.dataset)
         if kind == "folder":
@@ -84,7 +89,7 @@ def source_stamp(config: DataConfig) -> Mapping[str, str]:
         return {"scikit-learn": metadata.version("scikit-learn")}
     if kind == "tfds":
         return {"tensorflow-datasets": metadata.version("tensorflow-datasets")}
-    path = Path(config.dataset).expanduser()
+    path = at(config.dataset)
     try:
         return {kind: _folder_stamp(path) if kind == "folder" else _manifest_stamp(path)}
     except FileNotFoundError:
@@ -94,7 +99,7 @@ def source_stamp(config: DataConfig) -> Mapping[str, str]:
 
 
 def _folder_stamp(folder: Path) -> str:
-    """Return the SHA-256 of the sorted (relative path, size, modification time) of every file."""
+    """Return the SHA-256 of the sorted (path, size, modification time) of every file."""
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     digest = hashlib.sha256()
@@ -195,13 +200,15 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tup
     with os.scandir(folder) as found:
         children = sorted(found, key=lambda child: os.fsencode(child.name))
     for child in children:
-        if child.is_dir():
-            yield from _walk(Path(child.path), (*above, identity))
-            continue
         try:
-            yield Path(child.path), child.stat(), ""
-        except OSError:
+            info = child.stat()
+        except OSError:  # points to nothing, or to itself
             yield Path(child.path), None, "broken links"
+            continue
+        if stat.S_ISDIR(info.st_mode):
+            yield from _walk(Path(child.path), (*above, identity))
+        else:
+            yield Path(child.path), info, ""
 
 
 def _hidden(name: str) -> bool:
@@ -258,4 +265,4 @@ def _manifest_entry(manifest: Path, line: int, row: Mapping[str, str | None]) ->
             f"Line {line} of {manifest} is not usable. Expected a path, a label, and a split that is empty or one of "
             f"{', '.join(SPLIT_NAMES)}. Received path {path!r}, label {label!r}, split {split!r}. Mend that line."
         )
-    return Entry(manifest.parent / Path(path).expanduser(), printable(path), label, SPLIT_NAMES.get(split, ""))
+    return Entry(manifest.parent / at(path), printable(path), label, SPLIT_NAMES.get(split, ""))

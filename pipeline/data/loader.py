@@ -73,7 +73,7 @@ def load_split(dataset: DatasetArtifact, split: str, *, in_memory: bool | None =
 def _damaged(dataset: DatasetArtifact, reason: str) -> DatasetError:
     return DatasetError(
         f"The prepared dataset in {dataset.shards} is damaged ({reason:.200}). Expected the files that ingest wrote. "
-        "Type `alexnet run --rerun ingest`."
+        "Type the same command with --rerun ingest."
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import DataConfig, near_miss
-from pipeline.data.listing import kind_of, list_folder, list_manifest
+from pipeline.data.listing import at, kind_of, list_folder, list_manifest
 from pipeline.errors import DatasetError
 
 Progress = Callable[[int, int, str], None]
@@ -101,7 +101,7 @@ def _prepare_files(config: DataConfig, directory: Path, progress: Progress) -> P
     """Check the pictures of a folder or a manifest and store copies of those that can be decoded, bytes as they are."""
     from pipeline.data.audit import SPLITS, audit, class_names_of, deal, require_classes, require_few
 
-    path = Path(config.dataset).expanduser()
+    path = at(config.dataset)
     listing = list_folder(path) if kind_of(config.dataset) == "folder" else list_manifest(path)
     checked = audit(listing.entries, progress)
     require_few(checked, config)
@@ -195,10 +195,10 @@ def _unchanged(key: str, sha256: str, read: Callable[[], bytes]) -> bytes:
         encoded = read()
     except OSError as error:
         raise DatasetError(
-            f"{key!r} cannot be read any more ({error.strerror}). Expected a folder at rest. Run `alexnet ingest` again."
+            f"{key!r} cannot be read any more ({error.strerror}). Expected a folder at rest. Type the same command again."
         ) from error
     if sha256 and hashlib.sha256(encoded).hexdigest() != sha256:
-        raise DatasetError(f"{key!r} changed while it was being read. Expected a folder at rest. Run `alexnet ingest` again.")
+        raise DatasetError(f"{key!r} changed while it was being read. Expected a folder at rest. Type the same command again.")
     return encoded
 
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 from pipeline.data.loader import index_path
 from pipeline.data.pictures import decode_and_resize, header_size
 from pipeline.data.source import Prepared, fixed_options, read_split
+from pipeline.errors import DatasetError
 
 Progress = Callable[[int, int, str], None]
 # Mean and standard deviation are known to a hundredth of a level after this many images; counts and digest cover all.
@@ -118,6 +119,11 @@ def _count_split(tally: _Tally, split: str, examples: Any, short_side: int, inde
     for position, example in enumerate(examples.as_numpy_iterator()):
         encoded, label, key = bytes(example["image"]), int(example["label"]), example["key"].decode("utf-8", "backslashreplace")
         sha256 = hashlib.sha256(encoded)
+        if not 0 <= label < len(tally.counts[split]):
+            raise DatasetError(
+                f"The picture {key!r} of the {split} split has the label {label}. Expected a class id from 0 to "
+                f"{len(tally.counts[split]) - 1}. A split without labels cannot be used: make a manifest or folder of labelled pictures."
+            )
         for name, value in zip(columns, (key, label, sha256.hexdigest()), strict=True):
             columns[name].append(value)
         tally.lines.append(json.dumps([split, key, label, sha256.hexdigest()]))
@@ -144,7 +150,7 @@ def _keep_example(examples: dict[int, list[bytes]], label: int, encoded: bytes, 
 
 def _digest(lines: list[str]) -> str:
     digest = hashlib.sha256()
-    for line in sorted(lines):
+    for line in lines:
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
 

@@ -70,7 +70,7 @@ def score(
     if done != len(names) or done == 0:
         raise DatasetError(
             f"The split cannot be scored once per picture. Expected {len(names)} pictures, at least one. Received {done}. "
-            "Prepare the dataset again with `alexnet run --rerun ingest`."
+            "Type the same command with --rerun ingest."
         )
     predictions = Predictions(np.concatenate(logits), np.concatenate(labels), names)
     require_sound(predictions)
@@ -90,7 +90,7 @@ def require_sound(predictions: Predictions) -> None:
         first = int(np.argmax(outside))
         raise DatasetError(
             f"{np.count_nonzero(outside)} labels are not a class of the model. Expected 0-{classes - 1}. Received "
-            f"{predictions.labels[first]} for {predictions.keys[first]!r}. Prepare the dataset again with `alexnet run --rerun ingest`."
+            f"{predictions.labels[first]} for {predictions.keys[first]!r}. Type the same command with --rerun ingest."
         )
     broken = ~np.isfinite(predictions.logits).all(axis=1)
     if broken.any():
@@ -98,7 +98,7 @@ def require_sound(predictions: Predictions) -> None:
         raise CheckpointError(
             f"The model's logits are not numbers for {np.count_nonzero(broken)} of {images} pictures. Expected finite values. Received "
             f"{predictions.logits[first].min()} for {predictions.keys[first]!r}. Train again with a lower rate, for example "
-            "`alexnet run --set train.learning_rate=0.001`."
+            "--set train.learning_rate=0.001."
         )
 
 
@@ -118,7 +118,7 @@ def require_counts(predictions: Predictions, counts: Sequence[int], split: str) 
         first = int(np.argmax(found != np.asarray(counts)))
         raise DatasetError(
             f"The {split} split is not what its record promises. Expected {counts[first]} pictures of class {first}. "
-            f"Received {found[first]}. Prepare the dataset again with `alexnet run --rerun ingest`."
+            f"Received {found[first]}. Type the same command with --rerun ingest."
         )
 
 

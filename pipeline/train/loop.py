@@ -35,7 +35,7 @@ Progress = Callable[[int, int, str], None]
 # A compiled call takes about this long: long enough that its overhead is nothing, short enough that Ctrl-C is answered.
 _CALL_SECONDS = 0.5
 _MAX_STEPS_PER_CALL = 64
-# At most this much work is done again after a kill; saving more often would cost more than it saves.
+# After a kill, at most this much work and one epoch are done again; saving more often would cost more than it saves.
 _CHECKPOINT_SECONDS = 10.0
 
 
@@ -122,6 +122,7 @@ def fit(
         )
         seconds = time.monotonic() - started
         scored = _score_split(score, validation, size, config.global_batch_size)
+        _require_finite(scored[0], f"on the validation split after epoch {epoch + 1}", config)
         entry = {"epoch": epoch + 1, "learning_rate": rate, **_means("train", trained), **_means("validation", scored)}
         entry |= {"images_per_second": float(trained[3]) / seconds, "seconds": time.monotonic() - started}
         if _is_better(entry, state.history):
@@ -145,15 +146,20 @@ def _is_better(entry: dict[str, float], history: list[dict[str, float]]) -> bool
 def _sums(labels: Any, logits: Any) -> tuple[Any, Any]:
     """Return the summed cross-entropy, and float64 [loss sum, top-1 errors, top-5 errors, images]."""
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-    top5 = min(5, logits.shape[-1])
-    wrong1 = tf.logical_not(tf.math.in_top_k(labels, logits, 1))
-    wrong5 = tf.logical_not(tf.math.in_top_k(labels, logits, top5))
+    # How many classes stand before the label; of equal logits the lower class does, as in evaluation. `in_top_k` would forgive ties.
+    own = tf.gather(logits, labels, axis=1, batch_dims=1)[:, tf.newaxis]
+    before = (logits > own) | ((logits == own) & (tf.range(logits.shape[-1]) < labels[:, tf.newaxis]))
+    rank = tf.reduce_sum(tf.cast(before, tf.int32), axis=1)
+    wrong1, wrong5 = rank >= 1, rank >= 5
     counts = [tf.reduce_sum(tf.cast(value, tf.float64)) for value in (losses, wrong1, wrong5, tf.ones_like(losses))]
     return tf.reduce_sum(losses), tf.stack(counts)
 
 
-def _compiled_training(state: State, config: TrainConfig, strategy: Any) -> Callable[[Any, Any], Any]:
-    """Return a function (iterator, steps) -> summed numbers that does that many optimiser steps in one call."""
+def _compiled_training(state: State, config: TrainConfig, strategy: Any) -> Callable[[Any, Any, Any], Any]:
+    """Return a function (iterator, steps, totals) -> totals that does that many optimiser steps in one call.
+
+    It goes on adding to the totals it is given, so that an epoch's sums do not depend on how many steps one call does.
+    """
     replicas = strategy.num_replicas_in_sync if strategy is not None else 1
     network, optimizer = state.network, state.optimizer
     # The optimiser sums gradients over the replicas, so each adds its share of the decay.
@@ -169,8 +175,7 @@ def _compiled_training(state: State, config: TrainConfig, strategy: Any) -> Call
         return numbers
 
     @tf.function(reduce_retracing=True)
-    def train_steps(iterator: Any, steps: Any) -> Any:
-        totals = tf.zeros(4, tf.float64)
+    def train_steps(iterator: Any, steps: Any, totals: Any) -> Any:
         for _ in tf.range(steps):
             if strategy is None:
                 totals += step(*next(iterator))
@@ -192,27 +197,38 @@ def _compiled_scoring(network: Any) -> Callable[[Any, Any], Any]:
 
 
 def _run_epoch(
-    train_steps: Callable[[Any, Any], Any], batches: Any, steps: int, config: TrainConfig, epoch: int, strategy: Any, progress: Progress
+    train_steps: Callable[[Any, Any, Any], Any],
+    batches: Any,
+    steps: int,
+    config: TrainConfig,
+    epoch: int,
+    strategy: Any,
+    progress: Progress,
 ) -> Any:
     """Do one epoch's steps, in calls of about half a second; return the summed numbers, float64 [4]."""
     iterator = iter(batches if strategy is None else strategy.experimental_distribute_dataset(batches))
-    totals, done, per_call = np.zeros(4), 0, 1
+    totals, done, per_call = tf.zeros(4, tf.float64), 0, 1
     while done < steps:
         count = min(per_call, steps - done)
         started = time.monotonic()
-        numbers = train_steps(iterator, tf.constant(count)).numpy()
+        totals = train_steps(iterator, tf.constant(count), totals)
+        numbers = totals.numpy()
         elapsed = time.monotonic() - started
-        if not math.isfinite(numbers[0]):
-            raise TrainingDivergedError(
-                f"The loss became {numbers[0]} in epoch {epoch + 1}, between steps {done + 1} and {done + count} of {steps}. Expected a "
-                f"finite number. The learning rate {config.learning_rate:g} is probably too high: try "
-                f"--set train.learning_rate={config.learning_rate / 10:g}, or some warm-up."
-            )
-        totals, done = totals + numbers, done + count
+        _require_finite(numbers[0], f"in epoch {epoch + 1}, between steps {done + 1} and {done + count} of {steps}", config)
+        done += count
         per_call = max(1, min(_MAX_STEPS_PER_CALL, 2 * count, int(_CALL_SECONDS * count / elapsed)))
-        detail = f"epoch {epoch + 1}/{config.epochs}  loss {totals[0] / totals[3]:.3f}  error {totals[1] / totals[3]:.1%}"
+        detail = f"epoch {epoch + 1}/{config.epochs}  loss {numbers[0] / numbers[3]:.3f}  error {numbers[1] / numbers[3]:.1%}"
         progress(epoch * steps + done, config.epochs * steps, detail)
-    return totals
+    return numbers
+
+
+def _require_finite(loss: float, where: str, config: TrainConfig) -> None:
+    """Refuse to go on with a network whose numbers are lost."""
+    if not math.isfinite(loss):
+        raise TrainingDivergedError(
+            f"The loss became {loss} {where}. Expected a finite number. The learning rate {config.learning_rate:g} is probably too "
+            f"high: try --set train.learning_rate={config.learning_rate / 10:g}, or --set train.warmup_epochs=2."
+        )
 
 
 def _score_split(score: Callable[[Any, Any], Any], images: Images, size: int, batch_size: int) -> Any:

@@ -23,7 +23,7 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
     strategy = make_strategy()
     state = loop.prepare(lambda: load_model(model.verified_model_path()), config, strategy)
     images, validation = load_split(dataset, "train"), load_split(dataset, "validation")
-    checkpoint = context.directory / "checkpoint.npz"
+    checkpoint = context.scratch_directory / "checkpoint.npz"
 
     def progress(done: int, total: int, detail: str) -> None:
         context.progress(done * config.global_batch_size, total * config.global_batch_size, "images", detail)
@@ -37,7 +37,6 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
     path = context.directory / TrainingResult.MODEL_FILE
     save_model(kept, path)
     write_history(state.history, int(best["epoch"]), context.report_directory)
-    checkpoint.unlink(missing_ok=True)
     return TrainingResult(
         directory=context.directory,
         model_sha256=file_sha256(path),
