@@ -496,14 +496,16 @@ def _connect(config: TrackingConfig, workdir: Path) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     import logging
     import warnings
 
+    import mlflow
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     # About type hints of MLflow's own wrappers; colour codes stand before the words.
     warnings.filterwarnings("ignore", message=".*(type hint|Add type hints)", category=UserWarning)
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
-    import mlflow
 
     uri = store_uri(config, workdir)
     if not config.uri:

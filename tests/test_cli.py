@@ -146,7 +146,7 @@ def test_a_stage_alone_goes_on_from_the_last_command(finished):
 
 def test_rerun_forces_one_stage_and_finds_the_same(finished):
     cwd, first = finished
-    again = last_line(alexnet("--json", "run", "--epochs", "2", *TINY, *OFF, "--rerun", "evaluate", cwd=cwd))
+    again = last_line(alexnet("--json", "run", "--epochs", "2", *TINY, "--rerun", "evaluate", cwd=cwd))
     assert [stage["state"] for stage in again["stages"]] == ["skipped", "skipped", "skipped", "ran"]
     assert again["test"] == last_line(first)["test"]
 
