@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -284,24 +286,30 @@ def sync(invocation: Invocation) -> None:
 @_shared
 def ui(invocation: Invocation, port: int | None) -> None:
     """Start MLflow's pages for this work directory, reachable from this machine only, until Ctrl-C."""
-    import subprocess
-
     from pipeline import api
 
     tracking = api.settings(invocation.recipe, invocation.settings).config.tracking
     command, environment, page = api.ui_server(tracking, invocation.workdir, port or _free_port(5000))
-    with subprocess.Popen(command, env=environment) as server:
+    # A session of its own: the server has children, and all of them must end with this command.
+    with subprocess.Popen(command, env=environment, start_new_session=True) as server:
         try:
             click.echo(f"\n  {page}\n\nCtrl-C ends it.\n")
             code = server.wait()
         except KeyboardInterrupt:  # the way to end it
-            server.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(timeout=10)
-            server.kill()
             code = 0
+        finally:
+            _end_session(server)
     if code:
         raise PipelineError(f"The MLflow server ended with {code}. Expected a free port. Name another one with --port.")
+
+
+def _end_session(leader: subprocess.Popen[bytes]) -> None:
+    """End a process and its children, by force if they do not go within seconds."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(leader.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            leader.wait(timeout=10)
 
 
 def _free_port(first: int) -> int:

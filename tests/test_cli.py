@@ -401,4 +401,8 @@ def test_ui_serves_this_machine_only(finished):
         assert answer("10.evil.example") == 403
     finally:
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=30) == 0
+        code = server.wait(timeout=30)
+        server.stdout.close()
+    assert code == 0
+    with pytest.raises(OSError):  # its children are gone too
+        answer("localhost")
