@@ -20,7 +20,7 @@ from typing import Any
 from pipeline import tracking
 from pipeline.artifacts import Artifact, EvaluationReport, SavedModel
 from pipeline.config import Resolved, TrackingConfig, environment_settings, resolve
-from pipeline.data.listing import require_source
+from pipeline.data.listing import at, kind_of, require_source
 from pipeline.data.stage import ingest
 from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, unwritable, work_directory
 from pipeline.errors import ConfigError
@@ -121,7 +121,11 @@ def settings(
         stages: the stages that the command names; none means that all are looked up.
     """
     remembered: Mapping[str, Any] = {}
-    given = {**environment_settings(os.environ), **(overrides or {})}
+    overrides = dict(overrides or {})
+    dataset = at(str(overrides.get("data.dataset", "")))
+    if "data.dataset" in overrides and kind_of(str(dataset)) in ("folder", "manifest") and dataset.exists():
+        overrides["data.dataset"] = str(dataset.resolve())  # so that it means the same from another folder
+    given = {**environment_settings(os.environ), **overrides}
     if recipe is None and workdir is not None and "data.dataset" not in given:
         recipe, remembered = _runner(workdir).remembered(stages)
     return resolve(recipe, overrides, remembered)
@@ -155,7 +159,7 @@ def run(
     unknown = {*stages, *rerun} - set(STAGE_NAMES)
     if unknown or not stages:
         raise ConfigError(f"Stages are {', '.join(STAGE_NAMES)}. Received {', '.join(sorted(unknown)) or 'none'}.")
-    resolved = _settings(recipe, settings, workdir, [*stages, *rerun])
+    resolved = _settings(recipe, settings, workdir, stages)
     if "ingest" in stages:
         require_source(resolved.config.data)
     config = resolved.config.tracking
@@ -167,7 +171,15 @@ def run(
         known = tracking.known_runs(workdir)
         key = tracker.pipeline_key or outcomes[-1].run_key.removesuffix(f"-{outcomes[-1].stage}")
         url = tracking.run_url(config, **known[key]) if key in known else None
-        return PipelineResult(outcomes, resolved, {name: ids["run_id"] for name, ids in known.items()}, url, tracker.problem)
+        return PipelineResult(
+            outcomes, resolved, {name: ids["run_id"] for name, ids in known.items()}, url, tracker.problem or _unsent(workdir)
+        )
+
+
+def _unsent(workdir: Path) -> str | None:
+    """Say that the tracking store still misses something of earlier runs, if it does."""
+    waiting = len(tracking.undelivered(workdir))
+    return f"{waiting} earlier run{' is' if waiting == 1 else 's are'} still unsent" if waiting else None
 
 
 _settings = settings  # `run` has an argument of that name

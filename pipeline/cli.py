@@ -289,7 +289,8 @@ def ui(invocation: Invocation, port: int | None) -> None:
     from pipeline import api
 
     tracking = api.settings(invocation.recipe, invocation.settings).config.tracking
-    command, environment, page = api.ui_server(tracking, invocation.workdir, port or _free_port(5000))
+    port = _free_port(port, port) if port else _free_port(5000, 5099)
+    command, environment, page = api.ui_server(tracking, invocation.workdir, port)
     # A session of its own: the server has children, and all of them must end with this command.
     with subprocess.Popen(command, env=environment, start_new_session=True) as server:
         try:
@@ -312,16 +313,16 @@ def _end_session(leader: subprocess.Popen[bytes]) -> None:
             leader.wait(timeout=10)
 
 
-def _free_port(first: int) -> int:
-    """Return the first free port of this machine from `first` on."""
+def _free_port(first: int, last: int) -> int:
+    """Return the first free port of this machine from `first` to `last`."""
     import socket
 
-    for port in range(first, first + 100):
+    for port in range(first, last + 1):
         with socket.socket() as candidate, contextlib.suppress(OSError):
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             candidate.bind(("127.0.0.1", port))
             return port
-    raise PipelineError(f"No port from {first} to {first + 99} is free. Name another one with --port.")
+    raise PipelineError(f"No port from {first} to {last} is free. Expected one for the MLflow server. Name another with --port.")
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:
@@ -345,6 +346,13 @@ def _exit_codes() -> Iterator[None]:
     except PipelineError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except (RuntimeError, ValueError) as error:  # how TensorFlow Datasets wraps what the system refused
+        if not _says_disk_full(error):
+            raise
+        click.echo(
+            "Error: No space is left on the device. Nothing that was finished is lost: make room and type the command again.", err=True
+        )
+        sys.exit(1)
     except OSError as error:
         if error.errno not in _SYSTEM_REFUSALS:
             raise
@@ -354,6 +362,15 @@ def _exit_codes() -> Iterator[None]:
             err=True,
         )
         sys.exit(1)
+
+
+def _says_disk_full(error: BaseException | None) -> bool:
+    """Return whether an exception, or what caused it, is about a full disk."""
+    while error is not None:
+        if "No space left" in str(error) or "ResourceExhaustedError: Failed to finalize" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

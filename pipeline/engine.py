@@ -29,7 +29,7 @@ from typing import Any, Literal, Protocol, get_type_hints
 from filelock import FileLock, Timeout
 
 from pipeline.artifacts import Artifact, DatasetArtifact, SavedModel, TrainingResult, digest_of
-from pipeline.config import Config, Resolved, Section
+from pipeline.config import Config, Resolved, Section, field_names
 from pipeline.errors import BusyError, ConfigError, MissingInputError
 
 State = Literal["ran", "skipped", "failed"]
@@ -283,7 +283,7 @@ class Runner:
             current = json.loads(self._current_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return nothing
-        return nothing | current if isinstance(current, dict) else nothing
+        return nothing | current if _is_selection(current) else nothing
 
     def remembered(self, names: Sequence[str] = ()) -> tuple[str | None, dict[str, Any]]:
         """Return the recipe and the settings that the last command here left for the stages before the first of `names`.
@@ -296,16 +296,23 @@ class Runner:
         settings: dict[str, Any] = {}
         for name in order[:first]:
             settings |= current["stages"].get(name, {}).get("settings", {})
+        settings = {name: value for name, value in settings.items() if name in field_names()}  # an earlier version may have had others
         return (current["recipe"] if first else None), settings
 
-    def fingerprint(self, item: Stage, config: Config, records: Mapping[str, Artifact]) -> Fingerprint:
-        """Return everything that decides the stage's result."""
+    def fingerprint(self, item: Stage, config: Config, records: Mapping[str, Artifact], *, named: bool = True) -> Fingerprint:
+        """Return everything that decides the stage's result.
+
+        A stage that the command does not name is taken as it was when it was made: its outside source is not looked at again.
+        """
         section = getattr(config, item.section)
         parts: dict[str, Any] = dict(code_parts(item.function.__module__))
         parts |= {f"setting {item.section}.{name}": value for name, value in section.model_dump().items()}
         parts |= {f"input {self._maker(kind).name}": records[self._maker(kind).name].identity() for kind in item.inputs.values()}
         if item.source is not None:
-            parts |= {f"source {name}": value for name, value in item.source(section).items()}
+            selected = self.current()["stages"].get(item.name, {}).get("directory")
+            earlier = self._account(self.workdir / "stages" / selected).get("fingerprint", {}) if selected and not named else {}
+            source = {part: value for part, value in earlier.items() if part.startswith("source ")}
+            parts |= source or {f"source {name}": value for name, value in item.source(section).items()}
         return Fingerprint(parts)
 
     def _maker(self, kind: type[Artifact]) -> Stage:
@@ -333,7 +340,9 @@ class Runner:
     def _account(self, folder: Path | None) -> dict[str, Any]:
         """Return how a result came to be: fingerprint, seconds and run key."""
         with contextlib.suppress(OSError, ValueError):
-            return dict(json.loads(((folder or Path()) / "run.json").read_text(encoding="utf-8")))
+            account = json.loads(((folder or Path()) / "run.json").read_text(encoding="utf-8"))
+            if isinstance(account, dict) and isinstance(account.get("fingerprint"), dict):
+                return account
         return {}
 
     def _changes(self, item: Stage, fingerprint: Fingerprint) -> tuple[str, ...]:
@@ -394,7 +403,7 @@ class Runner:
     def _step(
         self, item: Stage, named: bool, forced: bool, resolved: Resolved, records: dict[str, Artifact], tracker: Tracker
     ) -> Iterator[Outcome]:
-        fingerprint = self.fingerprint(item, resolved.config, records)
+        fingerprint = self.fingerprint(item, resolved.config, records, named=named)
         folder = self._folder(item, fingerprint)
         self._adopt(item, folder)
         record = self._finished(item, folder)
@@ -475,6 +484,12 @@ class Runner:
         }
         if selected != current:
             write_atomically(self._current_file, json.dumps(selected, indent=1))
+
+
+def _is_selection(value: Any) -> bool:
+    """Return whether a JSON value has the shape of `current.json`; whatever has not counts as nothing selected."""
+    groups = [value.get(name, {}) for name in ("stages", "last")] if isinstance(value, dict) else [None]
+    return all(isinstance(group, dict) for group in groups) and all(isinstance(entry, dict) for entry in groups[0].values())
 
 
 def _log_result(run: StageRun, stage: str, records: Sequence[Any]) -> None:

@@ -173,6 +173,9 @@ class MlflowTracker:
             self._pipeline = JournalRun(self._append, self._journal.stem)
             name = f"{resolved.config.data.dataset.rstrip('/').rpartition('/')[2]} {resolved.config.model.variant}"
             self._pipeline.start(name, resolved.flat(), {"recipe": resolved.recipe, **tags})
+            # Here and not in the thread: TFDS swaps Python's import function while it loads, which breaks the imports of other threads.
+            import mlflow.keras  # noqa: F401
+
             self._sender = threading.Thread(target=self._send, name="mlflow", daemon=True)
             self._sender.start()
         if self._links:
@@ -261,6 +264,7 @@ class Delivery:
         self._state_file = journal.with_suffix(".state.json")
         self.state = self._read_state()
         self.problem: str | None = None
+        self._failures = 0
         self._client: Any = None
         self._handlers = {
             "start": self._start,
@@ -272,7 +276,7 @@ class Delivery:
         }
 
     def _read_state(self) -> DeliveryState:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, TypeError):
             return DeliveryState(**json.loads(self._state_file.read_text(encoding="utf-8")))
         return DeliveryState(0, "", {})
 
@@ -283,9 +287,9 @@ class Delivery:
     def deliver(self) -> bool:
         """Send what is in the journal and not sent yet; return whether nothing is left.
 
-        After a failure nothing more is tried in this process: `problem` says why, and the journal keeps the rest.
+        After two failures in a row nothing more is tried in this process: `problem` says why, and the journal keeps the rest.
         """
-        if self.problem is not None:
+        if self.problem is not None and self._failures > 1:
             return False
         try:
             if self._client is None:
@@ -295,8 +299,10 @@ class Delivery:
                 self._send(events)
                 self._advance(offset)
         except Exception as error:  # noqa: BLE001 - whatever the store does, training goes on; the reason is reported
+            self._failures += 1
             self.problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             return False
+        self.problem, self._failures = None, 0
         return True
 
     def _send(self, events: Sequence[dict[str, Any]]) -> None:
@@ -392,8 +398,7 @@ def _grouped(journal: Path, offset: int) -> Iterator[tuple[list[dict[str, Any]],
     """Yield events from a byte offset with the offset after them; neighbouring metrics come together."""
     batch: list[dict[str, Any]] = []
     end = offset
-    for line, after in _complete_lines(journal, offset):
-        event = json.loads(line)
+    for event, after in _events(journal, offset):
         if event["event"] == "metrics":
             batch.append(event)
         else:
@@ -417,11 +422,20 @@ def _complete_lines(journal: Path, offset: int) -> Iterator[tuple[bytes, int]]:
             yield line, offset
 
 
+def _events(journal: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield events from a byte offset; a line that is none, such as one that a full disk cut in the middle, is left out."""
+    for line, after in _complete_lines(journal, offset):
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and {"event", "run"} <= event.keys():
+                yield event, after
+
+
 def known_runs(workdir: Path) -> dict[str, dict[str, str]]:
     """Return our run key -> `run_id` and `experiment_id` in MLflow, for everything that was ever delivered from here."""
     known: dict[str, dict[str, str]] = {}
     for file in sorted((workdir / "journal").glob("*.state.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             state = json.loads(file.read_text(encoding="utf-8"))
             known |= {key: {"run_id": run_id, "experiment_id": state["experiment_id"]} for key, run_id in state["run_ids"].items()}
     return known
@@ -475,10 +489,10 @@ def forget(journal: Path) -> None:
 def _end_open_runs(journal: Path) -> None:
     """End, in the journal, the runs that a killed process left open; a last line cut short is cut off."""
     lines = list(_complete_lines(journal, 0))
+    events = [event for event, _ in _events(journal, 0)]
     with journal.open("r+b") as file:
         file.truncate(lines[-1][1] if lines else 0)
         file.seek(0, os.SEEK_END)
-        events = [json.loads(line) for line, _ in lines]
         ended = {event["run"] for event in events if event["event"] == "end"}
         for event in events:
             if event["event"] == "start" and event["run"] not in ended:
@@ -526,10 +540,13 @@ def _make_database(workdir: Path) -> None:
         import mlflow
 
         temporary = workdir / f".mlflow.{os.getpid()}.db"
-        mlflow.MlflowClient(_sqlite_uri(temporary)).search_experiments(max_results=1)
-        with contextlib.closing(sqlite3.connect(temporary)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # readers, such as the UI, do not block the writer
-        temporary.replace(database)
+        try:
+            mlflow.MlflowClient(_sqlite_uri(temporary)).search_experiments(max_results=1)
+            with contextlib.closing(sqlite3.connect(temporary)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")  # readers, such as the UI, do not block the writer
+            temporary.replace(database)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _experiment(client: Any, config: TrackingConfig, workdir: Path) -> str:

@@ -265,6 +265,34 @@ def test_help_config_and_completion_are_light(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_next_day_in_another_folder_with_the_pictures_gone(tmp_path):
+    """A folder of pictures, then stages one at a time, `--rerun` of an earlier one, and the pictures deleted."""
+    import shutil
+
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("bright", 190)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(60):
+            pixels = np.clip(rng.normal(level, 25, (40, 50, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.jpg")
+    small = ("--set", "model.width_multiplier=0.1", *OFF)
+    first = last_line(alexnet("--json", "run", "--dataset", "photos", "--epochs", "3", *small, cwd=tmp_path))
+    assert first["test"]["top1_error"] <= 0.2
+    (tmp_path / "elsewhere").mkdir()
+    again = last_line(
+        alexnet("--json", "run", "--dataset", "../photos", "--epochs", "3", *small, "--workdir", "../mlruns", cwd=tmp_path / "elsewhere")
+    )
+    assert {stage["state"] for stage in again["stages"]} == {"skipped"}
+    alone = last_line(alexnet("--json", "evaluate", "--rerun", "evaluate", *OFF, "--workdir", "../mlruns", cwd=tmp_path / "elsewhere"))
+    assert (alone["stages"][0]["state"], alone["test"]) == ("ran", first["test"] | {"report": alone["test"]["report"]})
+    shutil.rmtree(tmp_path / "photos")
+    without = last_line(alexnet("--json", "evaluate", *OFF, cwd=tmp_path))
+    assert without["test"]["loss"] == first["test"]["loss"]
+
+
 def test_the_command_line_knows_the_stages_and_their_words():
     assert cli.STAGE_NAMES == api.STAGE_NAMES
     for stage in api.STAGES:
@@ -399,6 +427,8 @@ def test_ui_serves_this_machine_only(finished):
         assert answer(f"127.0.0.1:{port}") == 200
         assert answer(f"localhost:{port}") == 200
         assert answer("10.evil.example") == 403
+        busy = alexnet("ui", "--port", str(port), cwd=cwd, check=False)
+        assert (busy.returncode, f"No port from {port} to {port} is free" in busy.stderr) == (1, True)
     finally:
         server.send_signal(signal.SIGINT)
         code = server.wait(timeout=30)

@@ -254,7 +254,7 @@ def test_a_killed_process_is_ended_as_killed_by_the_next(workdir, seconds):
     subprocess.run([sys.executable, "-c", KILLED_RUN, workdir, str(seconds)], check=False, capture_output=True)
     (journal,) = tracking.undelivered(workdir)
     with journal.open("ab") as file:
-        file.write(b'{"event": "metr')  # and its last line was cut
+        file.write(b'garbage\n{}\n{"event": "metr')  # lines that are no events, and a last one that was cut
     assert tracking.deliver_leftovers(workdir) == (1, {})
     found = runs(workdir)
     assert {name: run.info.status for name, run in found.items()} == {"digits small": "KILLED", "train": "KILLED"}

@@ -73,13 +73,11 @@ def require_source(config: DataConfig) -> None:
     Raises:
         DatasetError: there is nothing at the path.
     """
-    path = at(config.dataset)
-    if not path.exists():
-        kind = kind_of(config.dataset)
-        if kind == "folder":
-            list_folder(path)
-        elif kind == "manifest":
-            list_manifest(path)
+    path, kind = at(config.dataset), kind_of(config.dataset)
+    if kind == "folder" and not path.is_dir():
+        list_folder(path)
+    elif kind == "manifest" and not path.is_file():
+        list_manifest(path)
 
 
 def source_stamp(config: DataConfig) -> Mapping[str, str]:
@@ -139,8 +137,9 @@ def list_folder(folder: Path) -> Listing:
         DatasetError: the folder is not there or cannot be read.
     """
     if not folder.is_dir():
+        received = "a file" if folder.exists() else "a path that does not exist"
         raise DatasetError(
-            f"There is no folder {folder}. Expected one folder for each class with pictures in it. Received a path that does not exist. "
+            f"There is no folder {folder}. Expected one folder for each class with pictures in it. Received {received}. "
             "Check --dataset; a TFDS name has no leading dot or slash."
         )
     try:
@@ -212,7 +211,8 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tup
 
 
 def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    # `mlruns`: the pipeline's own results must not become pictures when the dataset is the current folder.
+    return name.startswith(".") or name in ("__MACOSX", "mlruns")
 
 
 def _unwanted(parts: tuple[str, ...], info: os.stat_result | None) -> str:
