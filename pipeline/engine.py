@@ -488,8 +488,10 @@ class Runner:
 
 def _is_selection(value: Any) -> bool:
     """Return whether a JSON value has the shape of `current.json`; whatever has not counts as nothing selected."""
-    groups = [value.get(name, {}) for name in ("stages", "last")] if isinstance(value, dict) else [None]
-    return all(isinstance(group, dict) for group in groups) and all(isinstance(entry, dict) for entry in groups[0].values())
+    if not isinstance(value, dict):
+        return False
+    stages, last = value.get("stages", {}), value.get("last", {})
+    return isinstance(stages, dict) and isinstance(last, dict) and all(isinstance(entry, dict) for entry in stages.values())
 
 
 def _log_result(run: StageRun, stage: str, records: Sequence[Any]) -> None:
