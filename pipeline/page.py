@@ -51,7 +51,7 @@ h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2.
 .verdict { border-left: .3rem solid var(--accent); background: var(--soft); padding: .8rem 1rem; font-size: 1.1rem; }
 .table { overflow-x: auto; } table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .25rem .7rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; } thead th { border-bottom-width: 2px; }
+th { overflow-wrap: normal; } th:first-child, td:first-child { text-align: left; } thead th { border-bottom-width: 2px; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff; } figcaption { font-size: .9rem; opacity: .8; }
 footer { margin-top: 3rem; font-size: .85rem; opacity: .7; }
 @media print { body { max-width: none; font-size: 11pt; } figure, table { break-inside: avoid; } }
