@@ -380,7 +380,7 @@ def test_training_taken_up_from_a_checkpoint_is_the_same_training(tmp_path):
     words = ["--json", "run", "--epochs", "40", *TINY]
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     whole = last_line(alexnet(*words, cwd=tmp_path / "a"))
-    assert killed(words, tmp_path / "b", lambda mlruns: any(mlruns.glob("stages/train-*.partial/checkpoint.npz")), signal.SIGKILL)[0] == -9
+    assert killed(words, tmp_path / "b", lambda mlruns: any(mlruns.glob("stages/train-*.partial/scratch/checkpoint.npz")), signal.SIGKILL)[0] == -9
     assert digests(last_line(alexnet(*words, cwd=tmp_path / "b"))) == digests(whole)
 
 
