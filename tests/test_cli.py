@@ -1,5 +1,6 @@
 """The program as people use it: real processes, a real store, real signals."""
 
+import contextlib
 import json
 import os
 import signal
@@ -380,7 +381,10 @@ def test_training_taken_up_from_a_checkpoint_is_the_same_training(tmp_path):
     words = ["--json", "run", "--epochs", "40", *TINY]
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     whole = last_line(alexnet(*words, cwd=tmp_path / "a"))
-    assert killed(words, tmp_path / "b", lambda mlruns: any(mlruns.glob("stages/train-*.partial/scratch/checkpoint.npz")), signal.SIGKILL)[0] == -9
+    assert (
+        killed(words, tmp_path / "b", lambda mlruns: any(mlruns.glob("stages/train-*.partial/scratch/checkpoint.npz")), signal.SIGKILL)[0]
+        == -9
+    )
     assert digests(last_line(alexnet(*words, cwd=tmp_path / "b"))) == digests(whole)
 
 
@@ -411,11 +415,11 @@ def test_ui_serves_this_machine_only(finished):
         assert page == f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning"
 
         def answer(host):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            connection.request(
-                "GET", f"/ajax-api/2.0/mlflow/runs/get?run_id={last_line(first)['stages'][2]['run_id']}", headers={"Host": host}
-            )
-            return connection.getresponse().status
+            path = f"/ajax-api/2.0/mlflow/runs/get?run_id={last_line(first)['stages'][2]['run_id']}"
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+                connection.request("GET", path, headers={"Host": host})
+                with connection.getresponse() as response:
+                    return response.status
 
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
