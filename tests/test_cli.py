@@ -165,6 +165,7 @@ def test_status_shows_what_is_there_without_heavy_imports(finished):
     assert "done" in alexnet("status", cwd=cwd).stdout
 
 
+@pytest.mark.slow
 def test_a_damaged_model_is_made_again(finished):
     cwd, first = finished
     model = cwd / last_line(first)["model"]["path"]
@@ -181,6 +182,7 @@ def test_a_damaged_model_is_made_again(finished):
     assert model.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_tracking_changes_nothing_that_is_made(finished, tmp_path):
     off = last_line(alexnet("--json", "run", "--epochs", "2", *TINY, "--set", "tracking.enabled=no", cwd=tmp_path))
     assert digests(off) == digests(last_line(finished[1]))

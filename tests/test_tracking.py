@@ -211,6 +211,7 @@ def test_a_journal_whose_target_cannot_be_read_is_kept(workdir):
     assert tracking.undelivered(workdir) == [journal]
 
 
+@pytest.mark.slow
 def test_several_leftovers_ask_a_hanging_store_once(tmp_path):
     """A server that takes connections and never answers: one time-out for all journals, not one each."""
     import socket
@@ -292,6 +293,7 @@ sys.exit(tracker.problem)
 """
 
 
+@pytest.mark.slow
 def test_first_use_by_eight_processes_at_once(tmp_path):
     processes = [subprocess.Popen([sys.executable, "-c", FIRST_USE, tmp_path], stderr=subprocess.PIPE, text=True) for _ in range(8)]
     errors = [process.communicate()[1] for process in processes]
