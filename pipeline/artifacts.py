@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -72,9 +73,19 @@ class DatasetArtifact(Artifact):
     label_key: str = Field(default="label", description="Feature that holds the class id.")
     short_side: int = Field(description="Pixels that the shorter side is resized to before cropping.")
     channel_mean: tuple[float, float, float] = Field(description="Mean RGB of the training split, 0-255.")
-    channel_std: tuple[float, float, float] = Field(description="Standard deviation of RGB over training pixels, 0-255.")
-    quarantined: int = Field(default=0, description="Files left out because they cannot be decoded.")
+    channel_covariance: tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]] = Field(
+        description="Covariance of RGB over training pixels, 0-255 squared; its eigenvectors are the directions of colour noise."
+    )
+    store: str = Field(default="encoded", description="`pixels` where `pixels/<split>.npy` holds every picture at short_side.")
+    quarantined: int = Field(default=0, description="Files left out because they cannot be used.")
+    set_aside: int = Field(default=0, description="Copies of pictures of another split, left out.")
     builder_directory: Path = Field(description="Folder of the TFDS builder that holds the shards; may be relative to `directory`.")
+
+    @property
+    def channel_std(self) -> tuple[float, float, float]:
+        """Standard deviation of RGB over training pixels, 0-255."""
+        red, green, blue = (math.sqrt(self.channel_covariance[channel][channel]) for channel in range(3))
+        return red, green, blue
 
     @property
     def shards(self) -> Path:
@@ -88,12 +99,18 @@ class DatasetArtifact(Artifact):
     def headline(self) -> str:
         """Images by split, and classes."""
         splits = ", ".join(f"{sum(counts):,} {name}" for name, counts in self.class_counts.items())
-        left_out = f", {self.quarantined:,} files left out" if self.quarantined else ""
-        return f"{self.name}: {len(self.class_names):,} classes, {splits} images{left_out}"
+        left_out = f", {self.quarantined:,} files quarantined" if self.quarantined else ""
+        aside = f", {self.set_aside:,} copies set aside" if self.set_aside else ""
+        return f"{self.name}: {len(self.class_names):,} classes, {splits} images{left_out}{aside}"
+
+    def pixels_path(self, split: str) -> Path:
+        """The pictures of a split where `store` is `pixels`: uint8 [images, short_side, short_side, 3], in stored order."""
+        return self.directory / "pixels" / f"{split}.npy"
 
     def promised_files(self) -> tuple[Path, ...]:
         """The shards' own index, ours of each split, and the dataset card."""
         ours = [self.directory / "index" / f"{split}.json" for split in self.reads]
+        ours += [self.pixels_path(split) for split in self.reads if self.store == "pixels"]
         return (self.shards / "dataset_info.json", self.directory / "report" / "dataset_card.html", *ours)
 
 

@@ -51,8 +51,33 @@ class DataConfig(Section):
     )
     test_fraction: float = Field(0.2, gt=0, lt=0.5, description="Share kept for the test where the source names none, in (0, 0.5).")
     max_quarantined_fraction: float = Field(
-        0.01, ge=0, le=1, description="Ingest fails when a larger share of the files cannot be decoded, in [0, 1]."
+        0.01, ge=0, le=1, description="Ingest fails when a larger share of the files cannot be used, in [0, 1]."
     )
+    # Pillow's own limit, 1024^3 / 4 / 3: a PNG of some kilobytes can hold a picture that fills the memory when it is decoded.
+    max_pixels: int = Field(89_478_485, ge=1, description="Files with more pixels are quarantined before they are decoded.")
+    max_side: int = Field(65_500, ge=1, description="Files with a longer side, in pixels, are quarantined; 65,500 is libjpeg's own limit.")
+    max_file_bytes: int = Field(100_000_000, ge=1, description="Files with more bytes are quarantined unread.")
+    duplicates: Literal["set_aside", "report"] = Field(
+        "set_aside", description="Copies, exact or near, of a picture of another split: `set_aside` leaves them out, `report` only tells."
+    )
+    renamed_classes: dict[str, str] = Field(
+        {}, description="Old name: new name, for classes that an earlier ingest knew; an empty new name drops the class."
+    )
+    store: Literal["encoded", "pixels"] = Field(
+        "encoded",
+        description="`encoded`: the files' bytes alone; `pixels`: also each picture at short_side, uint8, about ten times faster to read.",
+    )
+
+    @field_validator("renamed_classes", mode="before")
+    @classmethod
+    def _from_words(cls, value: Any) -> Any:
+        """Take `old=new,older=newer` of a command line."""
+        if not isinstance(value, str):
+            return value
+        words = [word for word in value.split(",") if word.strip()]
+        if not all("=" in word for word in words):
+            raise ValueError("should be old=new, with commas between several")
+        return {old.strip(): new.strip() for old, new in (word.split("=", 1) for word in words)}
 
 
 class ModelConfig(Section):

@@ -53,7 +53,7 @@ def dataset():
         reads={"train": "train"},
         short_side=36,
         channel_mean=(1, 2, 3),
-        channel_std=(1, 2, 3),
+        channel_covariance=((1, 0, 0), (0, 4, 0), (0, 0, 9)),
         builder_directory=Path("shards"),
     )
 

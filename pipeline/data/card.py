@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 from pipeline.config import DataConfig
-from pipeline.data.loader import centre_cuts, cut, random_cuts
-from pipeline.data.pictures import decode_and_resize
 from pipeline.data.source import Prepared
-from pipeline.data.statistics import MEASURED_IMAGES, Statistics
+from pipeline.data.statistics import MEASURED_IMAGES, Statistics, colour_directions
 from pipeline.page import Picture, Section, Table, render
 
 _ROWS_SHOWN = 50
@@ -27,22 +25,22 @@ def write_card(prepared: Prepared, statistics: Statistics, config: DataConfig, d
     """Write dataset_card.html, dataset_card.json and the card's PNG pictures into a folder."""
     facts = card_facts(prepared, statistics, config)
     (directory / "dataset_card.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    pictures = [
-        _saved(
-            sample_grid(statistics.examples, prepared.class_names, config.short_side),
-            directory / "samples.png",
-            "Training images, one class a row.",
-        ),
-        _saved(class_balance(statistics.class_counts, prepared.class_names), directory / "classes.png", "Images a class, for each split."),
-        _saved(crop_preview(statistics.examples, config.short_side), directory / "crops.png", _CROPS),
-    ]
+    names = prepared.class_names
+    figures = {
+        "samples": (sample_grid(statistics.examples, names, config.short_side), "Training images, one class a row."),
+        "classes": (class_balance(statistics.class_counts, names), "Images a class, for each split."),
+        "mean_image": (mean_and_colours(statistics), _COLOUR_NOTE),
+    }
+    if prepared.copies.groups:
+        figures["copies"] = (copies_grid(prepared.copies.thumbnails), _COPIES_NOTE)
+    pictures = {name: _saved(figure, directory / f"{name}.png", caption) for name, (figure, caption) in figures.items()}
     (directory / "dataset_card.html").write_text(_page(facts, pictures), encoding="utf-8")
 
 
 def card_facts(prepared: Prepared, statistics: Statistics, config: DataConfig) -> dict[str, Any]:
     """Return everything the card says, as values that JSON can hold.
 
-    `found` = `accepted` + `quarantined` + the sum of `excluded`.
+    `found` = `accepted` + `quarantined` + `set_aside` + the sum of `excluded`.
     """
     accepted = sum(sum(counts) for counts in statistics.class_counts.values())
     excluded = dict(prepared.excluded)
@@ -55,6 +53,12 @@ def card_facts(prepared: Prepared, statistics: Statistics, config: DataConfig) -
         "found": found,
         "accepted": accepted,
         "quarantined": quarantined,
+        "set_aside": list(prepared.aside),
+        "copies": {
+            "groups": [list(group) for group in prepared.copies.groups],
+            "groups_in_several_splits": prepared.copies.straddling,
+            "equal_pictures_with_several_labels": [list(group) for group in prepared.copies.conflicts],
+        },
         "excluded": excluded,
         "empty_folders": prepared.empty_folders,
         "how_split": prepared.how_split,
@@ -64,32 +68,37 @@ def card_facts(prepared: Prepared, statistics: Statistics, config: DataConfig) -
         "original_pixels": {name: [int(np.min(v)), int(np.median(v)), int(np.max(v))] for name, v in sides.items()},
         "short_side": config.short_side,
         "channel_mean": list(statistics.channel_mean),
-        "channel_std": list(statistics.channel_std),
+        "channel_std": [math.sqrt(statistics.channel_covariance[channel][channel]) for channel in range(3)],
+        "channel_covariance": [list(row) for row in statistics.channel_covariance],
         "contents_in_several_splits": statistics.shared,
         "contents_with_several_labels": statistics.ambiguous,
     }
 
 
-def _page(facts: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
+def _page(facts: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
     counts = facts["class_counts"]
     verdict = f"{facts['accepted']:,} images of {len(facts['class_names'])} classes: " + ", ".join(
         f"{sum(values):,} {split}" for split, values in counts.items()
     )
     sections = [
-        Section("Pictures", pictures=pictures[:1]),
+        Section("Pictures", pictures=[pictures["samples"]]),
         Section("Files", tables=[Table(("files", "number"), _file_rows(facts))]),
         Section("Splits", text=f"{facts['how_split']}.", tables=[_split_table(facts)]),
-        Section("Classes", tables=[_class_table(facts)], pictures=pictures[1:2]),
-        Section("Pixels", tables=[_pixel_table(facts)], pictures=pictures[2:]),
+        Section("Classes", tables=[_class_table(facts)], pictures=[pictures["classes"]]),
+        Section("Pixels", tables=[_pixel_table(facts)], pictures=[pictures["mean_image"]]),
     ]
+    if facts["copies"]["groups"]:
+        shown = [pictures["copies"]] if "copies" in pictures else []
+        sections.insert(2, Section("Copies", text=_COPIES, tables=_copy_tables(facts), pictures=shown))
     if facts["quarantined"]:
-        sections.insert(2, Section("Left out", text="These files cannot be decoded.", tables=[_quarantine_table(facts)]))
+        sections.insert(2, Section("Left out", text="These files cannot be used.", tables=[_quarantine_table(facts)]))
     footer = f"SHA-256 over every key, label and picture: {facts['digest']}. The same numbers are in dataset_card.json."
     return render(f"Dataset {facts['name']}", f"{verdict}.", sections, footer=footer)
 
 
 def _file_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = [("found", facts["found"]), ("accepted", facts["accepted"]), ("quarantined: cannot be decoded", len(facts["quarantined"]))]
+    rows = [("found", facts["found"]), ("accepted", facts["accepted"]), ("quarantined: cannot be used", len(facts["quarantined"]))]
+    rows += [("copies set aside", len(facts["set_aside"]))] if facts["set_aside"] else []
     rows += [(f"excluded: {reason}", count) for reason, count in facts["excluded"].items()]
     if facts["empty_folders"]:
         rows.append(("class folders without pictures", facts["empty_folders"]))
@@ -116,6 +125,22 @@ def _quarantine_table(facts: Mapping[str, Any]) -> Table:
     return Table(("file", "reason"), _with_rest(rows, len(facts["quarantined"])))
 
 
+def _copy_tables(facts: Mapping[str, Any]) -> list[Table]:
+    groups, disputed = facts["copies"]["groups"], facts["copies"]["equal_pictures_with_several_labels"]
+    numbers = [
+        ("groups of equal or nearly equal pictures", f"{len(groups):,}"),
+        ("pictures in them", f"{sum(map(len, groups)):,}"),
+        ("groups in more than one split", f"{facts['copies']['groups_in_several_splits']:,}"),
+        ("copies set aside", f"{len(facts['set_aside']):,}"),
+        ("equal pictures under different labels", f"{len(disputed):,}"),
+    ]
+    tables = [Table(("copies", "number"), numbers)]
+    for heading, names in (("equal pictures under different labels", disputed), ("group", groups)):
+        rows = [(_short(" = ".join(group), 160),) for group in names[:_ROWS_SHOWN]]
+        tables += [Table((heading,), _with_rest(rows, len(names)))] if rows else []
+    return tables
+
+
 def _with_rest(rows: Sequence[tuple[str, ...]], total: int) -> Sequence[tuple[str, ...]]:
     """Add a row that says how many more there are; dataset_card.json has them all."""
     return rows if len(rows) == total else [*rows, (f"and {total - len(rows):,} more", *("" for _ in rows[0][1:]))]
@@ -133,10 +158,16 @@ def _pixel_table(facts: Mapping[str, Any]) -> Table:
 
 # -- pictures -------------------------------------------------------------------------------------------------------------
 
-_CROPS = (
-    "Left: the central crop that evaluation sees. Right: random crops of 7/8 of the side, mirrored at random, as training cuts them where "
-    "train.random_crop and train.flip are on."
+_COLOUR_NOTE = (
+    "Left: the mean training image. Right: its mean colour, moved by -3 to +3 standard deviations along each principal direction of the "
+    "training colours, the directions of the colour noise of 2012."
 )
+_COPIES = (
+    "Pictures that are equal, or that look the same when they are made small or mirrored. A picture that stands in two splits would let a "
+    "model be tested on what it was trained with, so each group stays in one split; copies elsewhere are set aside unless data.duplicates "
+    "is `report`."
+)
+_COPIES_NOTE = "Some groups, one a row, squeezed to squares."
 
 
 def _saved(figure: Figure, path: Path, caption: str) -> Picture:
@@ -194,12 +225,40 @@ def _sheet(rows: Sequence[Sequence[Any]], side: int) -> tuple[Figure, Any, list[
     return figure, axes, middles[0], middles[1]
 
 
-def sample_grid(examples: Mapping[int, Sequence[bytes]], class_names: Sequence[str], short_side: int) -> Figure:
+def sample_grid(examples: Mapping[int, Sequence[Any]], class_names: Sequence[str], short_side: int) -> Figure:
     """Draw some training images of some classes, one class a row."""
     labels = sorted(examples)
-    rows = [[decode_and_resize(tf.constant(encoded), short_side).numpy() for encoded in examples[label]] for label in labels]
-    figure, axes, middles, _ = _sheet(rows, short_side)
+    figure, axes, middles, _ = _sheet([examples[label] for label in labels], short_side)
     axes.set_yticks(middles, [_label(class_names[label]) for label in labels])
+    return figure
+
+
+def copies_grid(thumbnails: Sequence[Sequence[bytes]], rows: int = 8, columns: int = 8) -> Figure:
+    """Draw some groups of copies, one a row; each thumbnail is uint8 [32, 32, 3] as bytes."""
+    groups = [[np.frombuffer(item, np.uint8).reshape(32, 32, 3) for item in group[:columns]] for group in thumbnails[:rows]]
+    blank = [np.full((32, 32, 3), 255, np.uint8)] * columns
+    figure, _, _, _ = _sheet([[*group, *blank[len(group) :]] for group in groups], 32)
+    return figure
+
+
+def mean_and_colours(statistics: Statistics, steps: int = 7) -> Figure:
+    """Draw the mean training image, and its mean colour moved along each principal direction of the colours."""
+    deviations, directions = colour_directions(statistics.channel_covariance)
+    figure = Figure(figsize=(9, 3), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 2))
+    left.imshow(np.rint(statistics.mean_image).astype(np.uint8))
+    left.set_title("mean image", fontsize=11)
+    offsets = np.linspace(-3, 3, steps)
+    colours = [
+        [np.asarray(statistics.channel_mean) + offset * deviation * way for offset in offsets]
+        for deviation, way in zip(deviations, directions, strict=True)
+    ]
+    right.imshow(np.clip(np.rint(colours), 0, 255).astype(np.uint8), aspect="auto")
+    right.set_title("principal colour directions", fontsize=11)
+    right.set_yticks(range(3), [f"{deviation:.1f}" for deviation in deviations])
+    right.set_ylabel("standard deviation, levels")
+    right.set_xticks(range(steps), [f"{offset:+g}" if offset else "mean" for offset in offsets])
+    left.set(xticks=[], yticks=[])
     return figure
 
 
@@ -221,19 +280,4 @@ def class_balance(class_counts: Mapping[str, Sequence[int]], class_names: Sequen
     if not many:
         panels[0].set_yticks(range(classes), [_label(name) for name in class_names])
         panels[0].invert_yaxis()
-    return figure
-
-
-def crop_preview(examples: Mapping[int, Sequence[bytes]], short_side: int, rows: int = 4, crops: int = 6) -> Figure:
-    """Draw some images as evaluation sees them beside random crops, cut by the function that training uses."""
-    encoded = [examples[label][0] for label in sorted(examples)[:rows]]
-    size = short_side * 7 // 8  # 224 of 256, paper, section 4.1
-    pixels = tf.stack([decode_and_resize(tf.constant(item), short_side) for item in encoded])
-    centre = centre_cuts(len(encoded), short_side - size)
-    columns = [centre] + [
-        random_cuts(len(encoded), short_side - size, seed=0, epoch=column, random_crop=True, flip=True) for column in range(crops)
-    ]
-    cut_out = [cut(pixels, cuts.top, cuts.left, cuts.mirrored, size).numpy() for cuts in columns]
-    figure, axes, _, middles = _sheet([[column[row] for column in cut_out] for row in range(len(encoded))], size)
-    axes.set_xticks(middles, ["centre", *(f"epoch {column + 1}" for column in range(crops))])
     return figure

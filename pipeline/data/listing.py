@@ -7,33 +7,53 @@ import hashlib
 import os
 import re
 import stat
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.config import DataConfig
 from pipeline.errors import DatasetError
 
 Kind = Literal["digits", "folder", "manifest", "tfds"]
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
+MANIFESTS = frozenset({".csv", ".tsv", ".parquet"})
+# What a file is, its first bytes decide; the name only says whether to look. The second line is looked at to say what cannot be used.
+EXTENSIONS = frozenset({"", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp"}) | frozenset(
+    {".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".svg", ".ico", ".psd", ".ppm", ".pgm", ".tga", ".jxl"}
+)
+# Left by file managers; never a picture of the user's.
+_LITTER = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
 SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 _TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w.+-]+)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?", re.ASCII)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One picture file that was found.
+    """One picture file that was found; some 150 bytes, so that a million fit.
 
-    `key` and `label` are printable; `split` is `train`, `validation`, `test`, or empty where the source names none.
+    `name` is the path below `root`. `split` is `train`, `validation`, `test`, or empty where the source names none; `group` is what a
+    manifest says must stay in one split, or empty.
     """
 
-    path: Path
-    key: str
+    root: str
+    name: str
     label: str
     split: str
+    group: str = ""
+
+    @property
+    def path(self) -> str:
+        """Where the file is; bytes that are no UTF-8 are kept as Python's surrogates."""
+        return os.path.join(self.root, self.name)  # noqa: PTH118 - a million Path objects take longer than the walk
+
+    @property
+    def key(self) -> str:
+        """The name as printable text."""
+        return printable(self.name)
 
 
 @dataclass(frozen=True)
@@ -62,7 +82,7 @@ def kind_of(dataset: str) -> Kind:
         return "digits"
     if path.is_dir():
         return "folder"
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() in MANIFESTS:
         return "manifest"
     return "tfds" if _TFDS_NAME.fullmatch(dataset) else "folder"
 
@@ -101,20 +121,25 @@ def _folder_stamp(folder: Path) -> str:
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     digest = hashlib.sha256()
-    for path, info in sorted((path, info) for path, info, _ in _walk(folder)):
-        _stamp_file(digest, path, info)
+    for name, info, _ in _walk(os.fspath(folder)):
+        _stamp_file(digest, name, info)
     return digest.hexdigest()[:16]
 
 
 def _manifest_stamp(manifest: Path) -> str:
     """Return the SHA-256 of the manifest's bytes and of its files' (path, size, modification time)."""
-    digest = hashlib.sha256(manifest.read_bytes())
+    with manifest.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
     for entry in list_manifest(manifest).entries:
-        _stamp_file(digest, entry.path, entry.path.stat() if entry.path.exists() else None)
+        try:
+            info = os.stat(entry.path)  # noqa: PTH116
+        except OSError:
+            info = None
+        _stamp_file(digest, entry.path, info)
     return digest.hexdigest()[:16]
 
 
-def _stamp_file(digest: hashlib._Hash, path: Path, info: os.stat_result | None) -> None:
+def _stamp_file(digest: hashlib._Hash, path: str, info: os.stat_result | None) -> None:
     sizes = b"" if info is None else f"{info.st_size}\0{info.st_mtime_ns}".encode()
     digest.update(os.fsencode(path) + b"\0" + sizes + b"\0")
 
@@ -152,24 +177,33 @@ def list_folder(folder: Path) -> Listing:
 
 def _list_folder(folder: Path) -> Listing:
     in_splits = _has_split_folders(folder)
+    label_at = 1 if in_splits else 0
     excluded: Counter[str] = Counter()
+    root = os.fspath(folder)
     entries, used = [], set()
-    for path, info, reason in _walk(folder):
-        parts = path.relative_to(folder).parts
+    for name, info, reason in _walk(root):
+        parts = name.split("/")
         split = SPLIT_NAMES.get(parts[0], "") if in_splits else ""
-        label_at = 1 if in_splits else 0
-        why = (
-            reason
-            or _unwanted(parts, info)
-            or ("outside the class folders" if len(parts) < label_at + 2 or (in_splits and not split) else "")
-        )
-        if why:
+        outside = len(parts) < label_at + 2 or (in_splits and not split)
+        if why := reason or _unwanted(parts, info) or ("outside the class folders" if outside else ""):
             excluded[why] += 1
             continue
-        entries.append(Entry(path, printable(Path(*parts)), printable(parts[label_at]), split))
-        used.add(parts[: label_at + 1])
-    entries.sort(key=lambda entry: natural(entry.key))
+        entries.append(Entry(root, name, sys.intern(printable(parts[label_at])), split))
+        used.add(tuple(parts[: label_at + 1]))
+    _require_different(folder, {entry.label for entry in entries})
     return Listing(tuple(entries), dict(sorted(excluded.items())), len(_class_folders(folder, in_splits) - used))
+
+
+def _require_different(where: Path, labels: set[str]) -> None:
+    """Refuse `Cat` beside `cat`: nearly always one class by mistake, and one folder on another system."""
+    alike: dict[str, list[str]] = {}
+    for label in sorted(labels):
+        alike.setdefault(label.strip().casefold(), []).append(label)
+    if clashing := [names for names in alike.values() if len(names) > 1]:
+        raise DatasetError(
+            f"Classes of {where} differ only by case or blanks: {', '.join(map(repr, clashing[0])):.200}. Expected other names. "
+            "Put the pictures together, or rename one."
+        )
 
 
 def _has_split_folders(folder: Path) -> bool:
@@ -189,25 +223,26 @@ def _folders_in(folder: Path) -> list[Path]:
         return [Path(entry.path) for entry in found if entry.is_dir() and not _hidden(entry.name)]
 
 
-def _walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[Path, os.stat_result | None, str]]:
-    """Yield every file below a folder as (path, what stat says, reason to leave it out), without following a loop of links."""
-    here = folder.stat()
+def _walk(root: str, below: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, os.stat_result | None, str]]:
+    """Yield every file as (path below root, what stat says, reason to leave it out), sorted by bytes, without following loops of links."""
+    here = os.stat(os.path.join(root, below))  # noqa: PTH116, PTH118
     identity = (here.st_dev, here.st_ino)
     if identity in above:
-        yield folder, None, "links in a loop"
+        yield below, None, "links in a loop"
         return
-    with os.scandir(folder) as found:
-        children = sorted(found, key=lambda child: os.fsencode(child.name))
-    for child in children:
+    with os.scandir(os.path.join(root, below)) as found:  # noqa: PTH118
+        children = sorted((os.fsencode(child.name), child) for child in found)
+    for _, child in children:
+        name = f"{below}/{child.name}" if below else child.name
         try:
             info = child.stat()
         except OSError:  # points to nothing, or to itself
-            yield Path(child.path), None, "broken links"
+            yield name, None, "broken links"
             continue
         if stat.S_ISDIR(info.st_mode):
-            yield from _walk(Path(child.path), (*above, identity))
+            yield from _walk(root, name, (*above, identity))
         else:
-            yield Path(child.path), info, ""
+            yield name, info, ""
 
 
 def _hidden(name: str) -> bool:
@@ -215,54 +250,96 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "mlruns")
 
 
-def _unwanted(parts: tuple[str, ...], info: os.stat_result | None) -> str:
+def _unwanted(parts: Sequence[str], info: os.stat_result | None) -> str:
     """Return why a file is not a picture of ours, or nothing."""
-    if any(_hidden(part) for part in parts):
+    if any(_hidden(part) for part in parts) or parts[-1].lower() in _LITTER:
         return "hidden"
     if info is None or not stat.S_ISREG(info.st_mode):
         return "not a file"
-    return "" if Path(parts[-1]).suffix.lower() in EXTENSIONS else "other extension"
+    return "" if os.path.splitext(parts[-1])[1].lower() in EXTENSIONS else "other extension"  # noqa: PTH122
 
 
 def list_manifest(manifest: Path) -> Listing:
-    """List the rows of a CSV file with the columns `path`, `label` and, if wanted, `split`.
+    """List the rows of a CSV, TSV or Parquet file with the columns `path`, `label` and, if wanted, `split` and `group`.
 
-    Paths are relative to the CSV's own folder. A row without a split is dealt by its content.
+    Paths are relative to the manifest's own folder. A row without a split is dealt by its content, or by its group where it names one.
 
     Raises:
         DatasetError: the file cannot be read, a column is missing, or a row is not usable.
     """
     try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = tuple(reader.fieldnames or ())
-            rows = [(reader.line_num, row) for row in reader]
+        return _listed(manifest)
     except FileNotFoundError as error:
         raise DatasetError(
-            f"There is no manifest {manifest}. Expected a CSV file. Received a path that does not exist. Check --dataset."
+            f"There is no manifest {manifest}. Expected a CSV, TSV or Parquet file. Received a path that does not exist. Check --dataset."
         ) from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"The manifest {manifest} cannot be read ({error}). Expected a CSV file in UTF-8. Save it as such.") from error
-    if missing := {"path", "label"} - set(columns):
+    except (OSError, ValueError, csv.Error) as error:
         raise DatasetError(
-            f"The manifest {manifest} lacks the column {', '.join(sorted(missing))}. Expected path, label and, if wanted, split. "
-            f"Received {', '.join(columns) or 'nothing'}. Mend its first line."
-        )
-    entries = [_manifest_entry(manifest, line, row) for line, row in rows]
-    if twice := [key for key, times in Counter(entry.key for entry in entries).items() if times > 1]:
-        raise DatasetError(
-            f"The manifest {manifest} names {twice[0]!r} more than once. Expected one row for each picture. Received {len(twice)} pictures "
-            "with several rows. Remove the others."
-        )
-    return Listing(tuple(sorted(entries, key=lambda entry: natural(entry.key))), {})
+            f"The manifest {manifest} cannot be read ({str(error) or type(error).__name__:.200}). Expected UTF-8 CSV or TSV, or Parquet. "
+            "Save it as such."
+        ) from error
 
 
-def _manifest_entry(manifest: Path, line: int, row: Mapping[str, str | None]) -> Entry:
-    """Return the picture that one row names."""
-    path, label, split = ((row.get(name) or "").strip() for name in ("path", "label", "split"))
-    if not path or not label or "\0" in path or (split and split not in SPLIT_NAMES):
-        raise DatasetError(
-            f"Line {line} of {manifest} is not usable. Expected a path, a label, and a split that is empty or one of "
-            f"{', '.join(SPLIT_NAMES)}. Received path {path!r}, label {label!r}, split {split!r}. Mend that line."
-        )
-    return Entry(manifest.parent / at(path), printable(path), label, SPLIT_NAMES.get(split, ""))
+def _listed(manifest: Path) -> Listing:
+    entries: list[Entry] = []
+    seen: set[str] = set()
+    splits: dict[str, str] = {}
+    root = os.fspath(manifest.parent)
+    for line, path, label, named, group in _rows(manifest):
+        if not path or not label or "\0" in path or (named and named not in SPLIT_NAMES):
+            raise DatasetError(
+                f"Line {line} of {manifest} is not usable. Expected a path, a label, and a split that is empty or one of "
+                f"{', '.join(SPLIT_NAMES)}. Received path {path!r}, label {label!r}, split {named!r}. Mend that line."
+            )
+        if path in seen:
+            raise DatasetError(
+                f"Line {line} of {manifest} names {path!r} more than once. Expected one row for each picture. Received several. Remove the "
+                "others."
+            )
+        seen.add(path)
+        split = SPLIT_NAMES.get(named, "")
+        if group and splits.setdefault(group, split) != split:
+            raise DatasetError(
+                f"Line {line} of {manifest} puts the group {group!r} into a second split. Expected all of a group in one. Received "
+                f"{splits[group] or 'no split'} and {split or 'no split'}. Mend the split or the group."
+            )
+        entries.append(Entry(root, os.fspath(at(path)), sys.intern(label), split, sys.intern(group)))
+    _require_different(manifest, {entry.label for entry in entries})
+    return Listing(tuple(entries), {})
+
+
+def _rows(manifest: Path) -> Iterator[tuple[int, str, str, str, str]]:
+    """Yield (line, path, label, split, group) of each row, all as text without blanks around it."""
+    with (_parquet_table if manifest.suffix.lower() == ".parquet" else _text_table)(manifest) as (columns, rows):
+        if missing := {"path", "label"} - set(columns):
+            raise DatasetError(
+                f"The manifest {manifest} lacks the column {', '.join(sorted(missing))}. Expected path, label and, if wanted, split and "
+                f"group. Received {', '.join(columns) or 'nothing'}. Mend its first line."
+            )
+        for line, row in rows:
+            values = (row.get(name) for name in ("path", "label", "split", "group"))
+            path, label, split, group = ("" if value is None else str(value).strip() for value in values)
+            yield line, path, label, split, group
+
+
+Table = tuple[Sequence[str], Iterator[tuple[int, Mapping[str, Any]]]]
+
+
+@contextmanager
+def _text_table(manifest: Path) -> Iterator[Table]:
+    """Open a CSV or TSV file: its columns, and (line, row) of each row as they are asked for."""
+    with manifest.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True, delimiter="\t" if manifest.suffix.lower() == ".tsv" else ",")
+        yield tuple(reader.fieldnames or ()), ((reader.line_num, row) for row in reader)
+
+
+@contextmanager
+def _parquet_table(manifest: Path) -> Iterator[Table]:
+    """Open a Parquet file: its columns, and (number, row) of each row as they are asked for."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(manifest) as file:
+        columns = tuple(file.schema_arrow.names)
+        wanted = [name for name in ("path", "label", "split", "group") if name in columns]
+        rows = (row for batch in file.iter_batches(columns=wanted) for row in batch.to_pylist())
+        yield columns, enumerate(rows, start=1)

@@ -103,7 +103,9 @@ def _encoded(images: Images, **how: Any) -> Any:
 def _pixels(images: Images) -> Any:
     """Return every picture of a split as one uint8 tensor [images, short_side, short_side, 3] in the CPU's memory."""
     side = images.dataset.short_side
-    decoded = _encoded(images).map(lambda example: decode_and_resize(example["image"], side), num_parallel_calls=_processors())
+    decoded = _encoded(images).map(
+        lambda example: decode_and_resize(example["image"], side, example["orientation"]), num_parallel_calls=_processors()
+    )
     with tf.device("CPU:0"):
         try:
             pixels = decoded.batch(max(1, len(images))).with_options(fixed_options()).get_single_element()
@@ -269,7 +271,7 @@ def _batches_of_files(images: Images, examples: Any, cuts: Cuts, size: int, batc
     places = tf.data.Dataset.from_tensor_slices((cuts.top, cuts.left, cuts.mirrored))
 
     def decoded(example: Any, where: Any) -> tuple[Any, ...]:
-        return decode_and_resize(example["image"], side), tf.cast(example["label"], tf.int32), *where
+        return decode_and_resize(example["image"], side, example["orientation"]), tf.cast(example["label"], tf.int32), *where
 
     def gathered(pixels: Any, classes: Any, top: Any, left: Any, mirrored: Any) -> tuple[Any, Any]:
         return cut(pixels, top, left, mirrored, size), classes

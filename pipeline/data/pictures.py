@@ -1,43 +1,104 @@
-"""From a picture file's bytes to pixels: the one decoder and the one resize that training, evaluation and the audit share."""
+"""From a picture file's bytes to pixels: the one decoder and the one resize that training, evaluation and the audit share.
+
+What becomes of the less usual files, the same everywhere: gray is repeated in three channels; CMYK JPEGs are converted by libjpeg's rule;
+16 bits a channel are cut to the upper 8; a palette is looked up; what is transparent shows white; EXIF orientation is applied once. A
+colour profile is not applied.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+# EXIF calls it tag 0x0112 (CIPA DC-008, 4.6.4 A); 1 is upright, from 5 on the picture lies on its side.
+_ORIENTATION_TAG = 0x0112
 
-def decode(encoded: Any) -> Any:
-    """Decode a JPEG, PNG or BMP file.
+
+def decode(encoded: Any, orientation: Any = 1) -> Any:
+    """Decode a JPEG, PNG, BMP, WebP or still GIF file.
 
     Args:
         encoded: string tensor [], the file's bytes.
+        orientation: int [] in 1..8 as `orientation_of` says.
 
     Returns:
-        uint8 [height, width, 3] in [0, 255]; grayscale is repeated, transparency is dropped.
+        uint8 [height, width, 3] in [0, 255], upright.
     """
-    # INTEGER_ACCURATE gives the pixels that every other decoder gives; TensorFlow's default may not.
-    image = tf.cond(
-        tf.strings.substr(encoded, 0, 2) == b"BM",
-        lambda: tf.io.decode_bmp(encoded, channels=3),
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),  # decodes PNG, too
+    start = tf.strings.substr(encoded, 0, 4)
+    image = tf.case(
+        [
+            (start == _PNG[:4], lambda: _decode_png(encoded)),
+            (tf.strings.substr(start, 0, 2) == b"BM", lambda: _decode_bmp(encoded)),
+            (start == b"GIF8", lambda: tf.io.decode_gif(encoded)[0]),
+            (start == b"RIFF", lambda: _decode_webp(encoded)),
+        ],
+        # INTEGER_ACCURATE gives the pixels that every other decoder gives; TensorFlow's default may not.
+        default=lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        exclusive=False,
     )
-    return tf.ensure_shape(image, (None, None, 3))
+    return tf.ensure_shape(upright(image, orientation), (None, None, 3))
 
 
-def decode_and_resize(encoded: Any, short_side: int) -> Any:
+def _decode_png(encoded: Any) -> Any:
+    """Return uint8 [height, width, 3]; only colour types that can be transparent are decoded with four channels."""
+    colour_type = tf.strings.substr(encoded, 25, 1)  # IHDR: 0 gray, 2 RGB, 3 palette, 4 gray and alpha, 6 RGB and alpha
+    opaque = (colour_type == b"\x00") | (colour_type == b"\x02")
+    return tf.cond(opaque, lambda: tf.io.decode_png(encoded, channels=3), lambda: _on_white(tf.io.decode_png(encoded, channels=4)))
+
+
+def _decode_bmp(encoded: Any) -> Any:
+    """Return uint8 [height, width, 3] of a BMP with one, three or four channels; the fourth is not used by the format."""
+    image = tf.io.decode_bmp(encoded)
+    return tf.cond(tf.shape(image)[2] == 1, lambda: tf.repeat(image, 3, axis=2), lambda: image[:, :, :3])
+
+
+def _decode_webp(encoded: Any) -> Any:
+    """Return uint8 [height, width, 3] of a still WebP, which TensorFlow decodes into as many channels as the file has."""
+    image = tf.io.decode_webp(encoded)[0]
+    return tf.cond(tf.shape(image)[2] == 4, lambda: _on_white(image), lambda: image)
+
+
+def _on_white(image: Any) -> Any:
+    """Lay uint8 [height, width, 4] over white; return uint8 [height, width, 3]."""
+    values = tf.cast(image, tf.int32)
+    colour, opacity = values[:, :, :3], values[:, :, 3:]
+    return tf.cast((colour * opacity + 255 * (255 - opacity) + 127) // 255, tf.uint8)
+
+
+def upright(image: Any, orientation: Any) -> Any:
+    """Turn a picture as its EXIF orientation says.
+
+    Args:
+        image: uint8 [height, width, 3].
+        orientation: int [] in 1..8.
+    """
+    number = tf.cast(orientation, tf.int32)
+
+    def turned() -> Any:
+        lying = tf.cond(number >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+        mirrored = tf.cond(tf.reduce_any(number == [2, 3, 6, 7]), lambda: lying[:, ::-1], lambda: lying)
+        return tf.cond(tf.reduce_any(number == [3, 4, 7, 8]), lambda: mirrored[::-1], lambda: mirrored)
+
+    return tf.cond(number == 1, lambda: image, turned)
+
+
+def decode_and_resize(encoded: Any, short_side: int, orientation: Any = 1) -> Any:
     """Decode a picture, rescale its shorter side and cut out the central square (paper, section 2).
 
     Rescaling and cutting are one operation, so that a very long picture costs no more than a square one.
 
     Args:
-        encoded: string tensor [], the bytes of a JPEG, PNG or BMP file.
+        encoded: string tensor [], the bytes of a picture file.
         short_side: height and width of the result.
+        orientation: int [] in 1..8, EXIF.
 
     Returns:
         uint8 [short_side, short_side, 3] in [0, 255].
     """
-    image = decode(encoded)
+    image = decode(encoded, orientation)
     size = tf.cast(tf.shape(image)[:2], tf.float32)
     scale = short_side / tf.reduce_min(size)
     surplus = tf.round((size * scale - short_side) / 2)
@@ -54,32 +115,149 @@ def decode_and_resize(encoded: Any, short_side: int) -> Any:
     return tf.ensure_shape(pixels, (short_side, short_side, 3))
 
 
+# -- headers, read without decoding ---------------------------------------------------------------------------------------
+
+
+def format_of(encoded: bytes) -> str:
+    """Return `jpeg`, `png`, `bmp`, `gif` or `webp` by the first bytes, or nothing for other files."""
+    starts = {b"\xff\xd8\xff": "jpeg", _PNG: "png", b"BM": "bmp", b"GIF87a": "gif", b"GIF89a": "gif"}
+    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+        return "webp"
+    return next((name for start, name in starts.items() if encoded.startswith(start)), "")
+
+
 def header_size(encoded: bytes) -> tuple[int, int]:
-    """Return (height, width) as a picture's header says, without decoding it.
+    """Return (height, width) as a picture's header says, before it is turned upright.
 
     Raises:
-        ValueError: the bytes are no JPEG, PNG or BMP file.
+        ValueError: the bytes are no such file, or the header is cut off.
     """
-    if encoded[:8] == b"\x89PNG\r\n\x1a\n" and len(encoded) >= 24:
-        return int.from_bytes(encoded[20:24], "big"), int.from_bytes(encoded[16:20], "big")
-    if encoded[:2] == b"BM" and len(encoded) >= 26:
-        return abs(int.from_bytes(encoded[22:26], "little", signed=True)), int.from_bytes(encoded[18:22], "little", signed=True)
-    if encoded[:3] == b"\xff\xd8\xff":
+    kind = format_of(encoded)
+    if not kind:
+        raise ValueError("empty file" if not encoded else "not a JPEG, PNG, BMP, GIF or WebP file")
+    if kind == "jpeg":
         return _jpeg_size(encoded)
-    raise ValueError("empty file" if not encoded else "not a JPEG, PNG or BMP file")
+    if kind == "webp":
+        return _webp_size(encoded)
+    if len(encoded) < 26:
+        raise ValueError(f"its {kind.upper()} header is cut off")
+    if kind == "png":
+        return int.from_bytes(encoded[20:24], "big"), int.from_bytes(encoded[16:20], "big")
+    if kind == "gif":
+        return int.from_bytes(encoded[8:10], "little"), int.from_bytes(encoded[6:8], "little")
+    return abs(int.from_bytes(encoded[22:26], "little", signed=True)), int.from_bytes(encoded[18:22], "little", signed=True)
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int]:
     """Return (height, width) from a JPEG's frame header (ITU T.81, B.2.2)."""
+    for marker, segment in _jpeg_segments(encoded):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(segment) >= 5:
+            return int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big")
+    raise ValueError("its JPEG header is damaged")
+
+
+def _jpeg_segments(encoded: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield (marker, content) of a JPEG's segments up to the first scan."""
     at = 2
-    while at + 9 <= len(encoded):
-        if encoded[at] != 0xFF:
-            break
+    while at + 4 <= len(encoded) and encoded[at] == 0xFF:
         marker = encoded[at + 1]
         if marker == 0xFF:  # a fill byte
             at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(encoded[at + 5 : at + 7], "big"), int.from_bytes(encoded[at + 7 : at + 9], "big")
+            continue
+        length = int.from_bytes(encoded[at + 2 : at + 4], "big")
+        yield marker, encoded[at + 4 : at + 2 + length]
+        if marker == 0xDA or length < 2:
+            return
+        at += 2 + length
+
+
+def _webp_size(encoded: bytes) -> tuple[int, int]:
+    """Return (height, width) from a WebP's first chunk (Google's container specification; VP8 is RFC 6386, 9.1)."""
+    kind, content = encoded[12:16], encoded[20:30]
+    if len(content) == 10:
+        if kind == b"VP8X":
+            return int.from_bytes(content[7:10], "little") + 1, int.from_bytes(content[4:7], "little") + 1
+        if kind == b"VP8L":
+            bits = int.from_bytes(content[1:5], "little")
+            return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+        if kind == b"VP8 ":
+            return int.from_bytes(content[8:10], "little") & 0x3FFF, int.from_bytes(content[6:8], "little") & 0x3FFF
+    raise ValueError("its WebP header is damaged")
+
+
+def is_animated(encoded: bytes) -> bool:
+    """Say whether a GIF, PNG or WebP file holds more than one picture."""
+    kind = format_of(encoded)
+    if kind == "webp":
+        return encoded[12:16] == b"VP8X" and len(encoded) > 20 and bool(encoded[20] & 2)
+    if kind == "png":
+        return any(name == b"acTL" for name, _ in _chunks(encoded, 8, "big"))
+    return kind == "gif" and _gif_frames(encoded) > 1
+
+
+def _gif_frames(encoded: bytes) -> int:
+    """Return how many pictures a GIF holds, by walking over its blocks (GIF89a, 17-26)."""
+    at = 13 + _palette_bytes(encoded[10:11])
+    frames = 0
+    while at < len(encoded):
+        block = encoded[at]
+        if block == 0x2C:
+            frames += 1
+            at += 11 + _palette_bytes(encoded[at + 9 : at + 10])
+        elif block == 0x21:
+            at += 2
         else:
-            at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
-    raise ValueError("its JPEG header is damaged")
+            break
+        while at < len(encoded) and encoded[at]:
+            at += 1 + encoded[at]
+        at += 1
+    return frames
+
+
+def _palette_bytes(flags: bytes) -> int:
+    return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
+
+
+def _chunks(encoded: bytes, at: int, order: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (name, content) of the chunks of a PNG (`big`) up to its pixels, or of a WebP (`little`)."""
+    while at + 8 <= len(encoded):
+        if order == "big":
+            length, name = int.from_bytes(encoded[at : at + 4], "big"), encoded[at + 4 : at + 8]
+            following = at + 12 + length
+        else:
+            length, name = int.from_bytes(encoded[at + 4 : at + 8], "little"), encoded[at : at + 4]
+            following = at + 8 + length + length % 2
+        if name == b"IDAT":
+            return
+        yield name, encoded[at + 8 : at + 8 + length]
+        at = following
+
+
+def orientation_of(encoded: bytes) -> int:
+    """Return the EXIF orientation of a JPEG, PNG or WebP file, 1..8; 1, upright, where it says none or nonsense."""
+    kind = format_of(encoded)
+    found: Iterator[bytes] = iter(())
+    if kind == "jpeg":
+        found = (content[6:] for marker, content in _jpeg_segments(encoded) if marker == 0xE1 and content[:6] == b"Exif\0\0")
+    elif kind == "png":
+        found = (content for name, content in _chunks(encoded, 8, "big") if name == b"eXIf")
+    elif kind == "webp":
+        found = (content.removeprefix(b"Exif\0\0") for name, content in _chunks(encoded, 12, "little") if name == b"EXIF")
+    return _tiff_orientation(next(found, b""))
+
+
+def _tiff_orientation(exif: bytes) -> int:
+    """Return the orientation from EXIF's first directory of tags (TIFF 6.0, section 2)."""
+    if exif[:2] not in (b"II", b"MM"):
+        return 1
+
+    def number(at: int, length: int) -> int:
+        return int.from_bytes(exif[at : at + length], "little" if exif[:2] == b"II" else "big")
+
+    directory = number(4, 4)
+    for entry in range(min(number(directory, 2), 1000)):
+        at = directory + 2 + 12 * entry
+        if number(at, 2) == _ORIENTATION_TAG:
+            value = number(at + 8, 2)
+            return value if 1 <= value <= 8 else 1
+    return 1

@@ -13,24 +13,33 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.config import DataConfig, near_miss
 from pipeline.data.listing import at, kind_of, list_folder, list_manifest
+from pipeline.data.splits import SPLITS, Copies, class_order, deal, known_classes, remember_classes, require_classes, split_pictures
 from pipeline.errors import DatasetError
 
 Progress = Callable[[int, int, str], None]
-# One picture for the shards: its name, class id, SHA-256, and how to get its bytes.
-Picture = tuple[str, int, str, Callable[[], bytes]]
 _NAME_FEATURES = ("key", "file_name", "image/filename", "id")
 _WINDOW = 256
+
+
+class Picture(NamedTuple):
+    """One picture for the shards: how it is called, its class id, EXIF orientation 1-8, SHA-256 (or nothing), and how to get its bytes."""
+
+    key: str
+    label: int
+    orientation: int
+    sha256: bytes
+    read: Callable[[], bytes]
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A dataset in shards, not measured yet.
 
-    `found` = images in the shards + quarantined + the sum of excluded.
+    `found` = images in the shards + quarantined + aside (copies left out because another split has their group) + the sum of excluded.
     """
 
     name: str
@@ -44,6 +53,8 @@ class Prepared:
     excluded: Mapping[str, int] = field(default_factory=dict)
     empty_folders: int = 0
     how_split: str = ""
+    copies: Copies = field(default_factory=Copies)
+    aside: Sequence[str] = ()
 
 
 def prepare(config: DataConfig, directory: Path, progress: Progress) -> Prepared:
@@ -75,15 +86,13 @@ def _prepare_digits(config: DataConfig, directory: Path, progress: Progress) -> 
     import numpy as np
     from sklearn.datasets import load_digits
 
-    from pipeline.data.audit import deal
-
     digits = load_digits()
     scans = np.rint(digits.images * 255 / 16).astype(np.uint8)[..., np.newaxis]
-    splits = {"train": list[Picture](), "validation": list[Picture](), "test": list[Picture]()}
+    splits: dict[str, list[Picture]] = {split: [] for split in SPLITS}
     for index, (scan, label) in enumerate(zip(scans, digits.target, strict=True)):
         # Dealt by pixels: another PNG writer does not move a picture.
-        split = deal(hashlib.sha256(scan.tobytes()).hexdigest(), "", frozenset(), config)
-        splits[split].append((f"{index:04d}.png", int(label), "", functools.partial(_png, scan)))
+        split = deal(hashlib.sha256(scan.tobytes()).digest(), "", frozenset(), config)
+        splits[split].append(Picture(f"{index:04d}.png", int(label), 1, b"", functools.partial(_png, scan)))
     names = tuple(str(name) for name in digits.target_names)
     where = write_shards(directory / "shards", splits, len(names), progress)
     how = "every split dealt by the SHA-256 of the pixels"
@@ -98,24 +107,31 @@ def _png(scan: Any) -> bytes:
 
 
 def _prepare_files(config: DataConfig, directory: Path, progress: Progress) -> Prepared:
-    """Check the pictures of a folder or a manifest and store copies of those that can be decoded, bytes as they are."""
-    from pipeline.data.audit import SPLITS, audit, class_names_of, deal, require_classes, require_few
+    """Check the pictures of a folder or a manifest, split them, and store copies of the usable ones, bytes as they are."""
+    from pipeline.data.audit import audit, require_few
 
-    path = at(config.dataset)
+    path, workdir = at(config.dataset), directory.parents[1]
     listing = list_folder(path) if kind_of(config.dataset) == "folder" else list_manifest(path)
-    checked = audit(listing.entries, progress)
+    source = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
+    checked = audit(listing.entries, workdir / "audits" / f"{source}.sqlite", config, progress)
     require_few(checked, config)
     good = [item for item in checked if not item.problem]
-    names = class_names_of(item.entry.label for item in good)
-    present = frozenset(item.entry.split for item in good)
+    memory = workdir / "classes" / f"{source}.json"
+    names = class_order({item.entry.label for item in good}, known_classes(memory), config.renamed_classes)
+    numbers = {name: number for number, name in enumerate(names)}
+    placed, copies = split_pictures(good, config)
     splits: dict[str, list[Picture]] = {split: [] for split in SPLITS}
-    for item in good:
-        split = deal(item.sha256, item.entry.split, present, config)
-        splits[split].append((item.entry.key, names.index(item.entry.label), item.sha256, item.entry.path.read_bytes))
+    for item, split in zip(good, placed, strict=True):
+        if split:
+            entry, facts = item.entry, item.facts
+            read = functools.partial(_read_file, entry.path)
+            splits[split].append(Picture(entry.key, numbers[entry.label], facts.orientation, facts.sha256, read))
     require_classes(names, {split: _counts(pictures, len(names)) for split, pictures in splits.items()})
+    shards = write_shards(directory / "shards", splits, len(names), progress)
+    remember_classes(memory, names)
     return Prepared(
         name=path.resolve().name,
-        builder_directory=write_shards(directory / "shards", splits, len(names), progress),
+        builder_directory=shards,
         class_names=names,
         reads={split: split for split in SPLITS},
         image_key="image",
@@ -124,20 +140,26 @@ def _prepare_files(config: DataConfig, directory: Path, progress: Progress) -> P
         quarantined=[(item.entry.key, item.problem) for item in checked if item.problem],
         excluded=listing.excluded,
         empty_folders=listing.empty_folders,
-        how_split=_how_split(present),
+        how_split=_how_split(frozenset(item.entry.split for item in good)),
+        copies=copies,
+        aside=[item.entry.key for item, split in zip(good, placed, strict=True) if not split],
     )
+
+
+def _read_file(path: str) -> bytes:
+    return Path(path).read_bytes()
 
 
 def _counts(pictures: Iterable[Picture], classes: int) -> tuple[int, ...]:
     counts = [0] * classes
-    for _, label, _, _ in pictures:
-        counts[label] += 1
+    for picture in pictures:
+        counts[picture.label] += 1
     return tuple(counts)
 
 
 def _how_split(present: frozenset[str]) -> str:
     cut = [split for split in ("validation", "test") if split not in present]
-    given = [split for split in ("train", "validation", "test") if split in present]
+    given = [split for split in SPLITS if split in present]
     words = [f"{', '.join(given)} as the source names them"] if given else []
     return "; ".join(words + ([f"{' and '.join(cut)} dealt by the SHA-256 of each file"] if cut else []))
 
@@ -153,6 +175,7 @@ def write_shards(directory: Path, splits: Mapping[str, Sequence[Picture]], class
         classes: number of classes.
         progress: called with pictures written and pictures in all.
     """
+    import numpy as np
     import tensorflow_datasets as tfds
 
     done, total = 0, sum(len(pictures) for pictures in splits.values())
@@ -160,8 +183,9 @@ def write_shards(directory: Path, splits: Mapping[str, Sequence[Picture]], class
 
     def examples(pictures: Sequence[Picture]) -> Iterator[tuple[str, dict[str, Any]]]:
         nonlocal done
-        for key, label, sha256, read in pictures:
-            yield key, {"image": _unchanged(key, sha256, read), "label": label, "key": key}
+        for picture in pictures:
+            example = {"image": _unchanged(picture), "label": picture.label, "key": picture.key, "orientation": picture.orientation}
+            yield picture.key, example
             done += 1
             if done % _WINDOW == 0 or done == total:
                 with contextlib.redirect_stdout(out):
@@ -173,6 +197,8 @@ def write_shards(directory: Path, splits: Mapping[str, Sequence[Picture]], class
             # By number: TFDS keeps names one a line, and a folder's name may hold a line break. The names are in the stage's record.
             "label": tfds.features.ClassLabel(num_classes=classes),
             "key": tfds.features.Text(),
+            # As the file's EXIF says; 1 is upright. The decoder turns the picture, once.
+            "orientation": np.int64,
         }
     )
     with _quiet(tfds):
@@ -189,16 +215,16 @@ def write_shards(directory: Path, splits: Mapping[str, Sequence[Picture]], class
     return Path(builder.data_dir)
 
 
-def _unchanged(key: str, sha256: str, read: Callable[[], bytes]) -> bytes:
+def _unchanged(picture: Picture) -> bytes:
     """Return a picture's bytes after comparing them with those that were checked."""
     try:
-        encoded = read()
+        encoded = picture.read()
     except OSError as error:
         raise DatasetError(
-            f"{key!r} cannot be read any more ({error.strerror}). Expected a folder at rest. Type the same command again."
+            f"{picture.key!r} cannot be read any more ({error.strerror}). Expected a folder at rest. Type the same command again."
         ) from error
-    if sha256 and hashlib.sha256(encoded).hexdigest() != sha256:
-        raise DatasetError(f"{key!r} changed while it was being read. Expected a folder at rest. Type the same command again.")
+    if picture.sha256 and hashlib.sha256(encoded).digest() != picture.sha256:
+        raise DatasetError(f"{picture.key!r} changed while it was being read. Expected a folder at rest. Type the same command again.")
     return encoded
 
 
@@ -292,7 +318,9 @@ def _tfds_reads(config: DataConfig, sizes: Mapping[str, int]) -> dict[str, str]:
 def read_split(
     shards: Path, instruction: str, image_key: str, label_key: str, *, parallel_files: int = 1, shuffle_seed: int | None = None
 ) -> Any:
-    """Return a tf.data.Dataset of {`image`: encoded bytes, `label`: int64, `key`: the picture's name}, in stored order.
+    """Return a tf.data.Dataset of {`image`: encoded bytes, `label`: int64, `key`: name, `orientation`: int64}, in stored order.
+
+    The orientation is 1, upright, where the shards are not ours: the published numbers of TFDS's sets turn no picture either.
 
     Args:
         shards: the folder of the TFDS builder.
@@ -321,7 +349,8 @@ def read_split(
         builder = tfds.builder_from_directory(shards)
         texts = {name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Text)}
         name_key = next((name for name in _NAME_FEATURES if name in texts), None)
-        wanted = {name: True for name in (image_key, label_key, name_key) if name}
+        turned = "orientation" if "orientation" in builder.info.features else None
+        wanted = {name: True for name in (image_key, label_key, name_key, turned) if name}
         examples = builder.as_dataset(
             split=instruction,
             shuffle_files=shuffle_seed is not None,
@@ -331,7 +360,8 @@ def read_split(
 
     def simple(index: Any, example: Any) -> dict[str, Any]:
         key = example[name_key] if name_key else tf.strings.format("{}", index)
-        return {"image": example[image_key], "label": example[label_key], "key": key}
+        orientation = example[turned] if turned else tf.constant(1, tf.int64)
+        return {"image": example[image_key], "label": example[label_key], "key": key, "orientation": orientation}
 
     return examples.enumerate().map(simple, num_parallel_calls=1)
 

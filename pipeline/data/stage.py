@@ -11,20 +11,21 @@ from pipeline.engine import Context, stage
 @stage(source=source_stamp)
 def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
     """Prepare the pictures: read, check, split and store them."""
-    from pipeline.data.audit import require_classes
     from pipeline.data.card import write_card
     from pipeline.data.source import prepare
+    from pipeline.data.splits import require_classes
     from pipeline.data.statistics import measure
 
     def progress(done: int, total: int, detail: str) -> None:
         context.progress(done, total, "images", detail)
 
     prepared = prepare(config, context.directory, progress)
-    statistics = measure(prepared, config.short_side, context.directory, progress)
+    statistics = measure(prepared, config.short_side, context.directory, progress, store_pixels=config.store == "pixels")
     require_classes(prepared.class_names, statistics.class_counts)
     write_card(prepared, statistics, config, context.report_directory)
     sizes = {f"{split}_images": sum(counts) for split, counts in statistics.class_counts.items()}
-    context.run.metrics({**sizes, "classes": len(prepared.class_names), "quarantined": len(prepared.quarantined)}, summary=True)
+    left_out = {"quarantined": len(prepared.quarantined), "set_aside": len(prepared.aside)}
+    context.run.metrics({**sizes, **left_out, "classes": len(prepared.class_names)}, summary=True)
     shards = prepared.builder_directory
     return DatasetArtifact(
         directory=context.directory,
@@ -37,8 +38,9 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
         label_key=prepared.label_key,
         short_side=config.short_side,
         channel_mean=statistics.channel_mean,
-        channel_std=statistics.channel_std,
-        quarantined=len(prepared.quarantined),
+        channel_covariance=statistics.channel_covariance,
+        store=config.store,
+        **left_out,
         # The stage's folder is renamed when it is finished, so shards inside it are named from there.
         builder_directory=shards.relative_to(context.directory) if shards.is_relative_to(context.directory) else shards,
     )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ from pipeline.data.source import Prepared, fixed_options, read_split
 from pipeline.errors import DatasetError
 
 Progress = Callable[[int, int, str], None]
-# Mean and standard deviation are known to a hundredth of a level after this many images; counts and digest cover all.
+Triple = tuple[float, float, float]
+# Mean and covariance are known to a hundredth of a level after this many images; counts and digest cover all.
 MEASURED_IMAGES = 20_000
 EXAMPLE_CLASSES = 12
 EXAMPLES_PER_CLASS = 8
@@ -32,36 +34,41 @@ _WINDOW = 256
 class Statistics:
     """What one pass found.
 
-    `heights` and `widths` are those of the files, in pixels. `examples` holds encoded training pictures by class id. `shared` counts
-    contents that are in more than one split, `ambiguous` contents that have more than one label.
+    `heights` and `widths` are those of the files, in pixels. `mean_image` is float32 [short_side, short_side, 3] in [0, 255].
+    `examples` holds training pictures, uint8 [short_side, short_side, 3], by class id. `shared` counts contents that are in more than one
+    split, `ambiguous` contents that have more than one label.
     """
 
     digest: str
     class_counts: Mapping[str, tuple[int, ...]]
-    channel_mean: tuple[float, float, float]
-    channel_std: tuple[float, float, float]
+    channel_mean: Triple
+    channel_covariance: tuple[Triple, Triple, Triple]
+    mean_image: Any
     heights: Any
     widths: Any
-    examples: Mapping[int, list[bytes]]
+    examples: Mapping[int, list[Any]]
     shared: int
     ambiguous: int
 
 
 @dataclass
 class _Tally:
-    """What the pass has seen so far."""
+    """What the pass has seen so far, some 60 bytes a picture."""
 
     counts: dict[str, list[int]]
-    lines: list[str] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-    sums: Any = field(default_factory=lambda: np.zeros((3, 2), np.int64))
+    image_sum: Any
+    digest: Any = field(default_factory=hashlib.sha256)
+    done: int = 0
+    heights: array[int] = field(default_factory=lambda: array("q"))
+    widths: array[int] = field(default_factory=lambda: array("q"))
+    contents: bytearray = field(default_factory=bytearray)  # 16 bytes of each picture's SHA-256
+    places: array[int] = field(default_factory=lambda: array("q"))  # label * 3 + split
+    products: Any = field(default_factory=lambda: np.zeros((3, 3), np.int64))
     pixels: int = 0
-    examples: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
-    splits_of: dict[bytes, set[str]] = field(default_factory=lambda: defaultdict(set))
-    labels_of: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
+    examples: dict[int, list[Any]] = field(default_factory=lambda: defaultdict(list))
 
 
-def measure(prepared: Prepared, short_side: int, directory: Path, progress: Progress) -> Statistics:
+def measure(prepared: Prepared, short_side: int, directory: Path, progress: Progress, *, store_pixels: bool = False) -> Statistics:
     """Read every picture's bytes once; write each split's index of keys, labels and SHA-256 into `directory`.
 
     The numbers do not depend on the number of threads: pixels are summed as integers.
@@ -71,94 +78,141 @@ def measure(prepared: Prepared, short_side: int, directory: Path, progress: Prog
         short_side: pixels are counted after the resize that training uses, of the first 20,000 training images.
         directory: the stage's own folder.
         progress: called with images done, images in all and what is going on.
+        store_pixels: also write every picture after the resize into `pixels/<split>.npy`.
     """
-    splits = {split: _with_sums(prepared, split, short_side) for split in prepared.reads}
-    total = sum(int(examples.cardinality()) for examples in splits.values())
-    tally = _Tally({split: [0] * len(prepared.class_names) for split in splits})
+    splits = {split: _resized(prepared, split, short_side, store_pixels) for split in prepared.reads}
+    sizes = {split: int(examples.cardinality()) for split, examples in splits.items()}
+    tally = _Tally({split: [0] * len(prepared.class_names) for split in splits}, np.zeros((short_side, short_side, 3), np.int64))
     index_path(directory, "train").parent.mkdir(exist_ok=True)
     for split, examples in splits.items():
-        _count_split(tally, split, examples, short_side, index_path(directory, split), lambda done: progress(done, total, "counting"))
-    mean, std = _mean_and_std(tally.sums, tally.pixels)
-    heights, widths = np.asarray(tally.sizes, np.int64).reshape(-1, 2).T
+        stored = _pixels_file(directory, split, (sizes[split], short_side, short_side, 3)) if store_pixels else None
+        _count_split(
+            tally, split, examples, stored, index_path(directory, split), lambda: progress(tally.done, sum(sizes.values()), "counting")
+        )
+        if stored is not None:
+            stored.flush()
+    measured = tally.pixels // short_side**2
     return Statistics(
-        digest=_digest(tally.lines),
+        digest=tally.digest.hexdigest(),
         class_counts={split: tuple(counts) for split, counts in tally.counts.items()},
-        channel_mean=mean,
-        channel_std=std,
-        heights=heights,
-        widths=widths,
+        channel_mean=_triple(tally.image_sum.sum((0, 1)).tolist(), tally.pixels),
+        channel_covariance=_covariance(tally.image_sum.sum((0, 1)).tolist(), tally.products.tolist(), tally.pixels),
+        mean_image=(tally.image_sum / measured).astype(np.float32),
+        heights=np.asarray(tally.heights),
+        widths=np.asarray(tally.widths),
         examples=dict(tally.examples),
-        shared=sum(len(splits) > 1 for splits in tally.splits_of.values()),
-        ambiguous=sum(len(labels) > 1 for labels in tally.labels_of.values()),
+        shared=_with_several(tally, np.asarray(tally.places) % len(splits)),
+        ambiguous=_with_several(tally, np.asarray(tally.places) // len(splits)),
     )
 
 
-def _with_sums(prepared: Prepared, split: str, short_side: int) -> Any:
-    """Return a split's examples with int64 [3, 2]: each channel's sum and sum of squares, zero where they are not measured."""
+def _resized(prepared: Prepared, split: str, short_side: int, every: bool) -> Any:
+    """Return a split's examples with `pixels` uint8 [side, side, 3] and `products` int64 [3, 3]; no pixels where none are needed."""
     limit = MEASURED_IMAGES if split == "train" else 0
 
     def add(index: Any, example: Any) -> Any:
-        sums = tf.cond(
-            index < limit, lambda: _channel_sums(decode_and_resize(example["image"], short_side)), lambda: tf.zeros((3, 2), tf.int64)
-        )
-        return {**example, "sums": sums}
+        def pixels() -> Any:
+            return decode_and_resize(example["image"], short_side, example["orientation"])
+
+        nothing = tf.zeros((0, 0, 3), tf.uint8)
+        found = pixels() if every else tf.cond(index < limit, pixels, lambda: nothing)
+        return {**example, "pixels": found, "products": _channel_products(found)}
 
     examples = read_split(prepared.builder_directory, prepared.reads[split], prepared.image_key, prepared.label_key)
     return examples.enumerate().map(add, num_parallel_calls=len(os.sched_getaffinity(0))).prefetch(64).with_options(fixed_options())
 
 
-def _channel_sums(image: Any) -> Any:
-    """Return int64 [3, 2] for uint8 [height, width, 3]: sum and sum of squares of each channel."""
-    values = tf.cast(tf.reshape(image, (-1, 3)), tf.int64)
-    return tf.stack([tf.reduce_sum(values, 0), tf.reduce_sum(values * values, 0)], axis=1)
+def _channel_products(image: Any) -> Any:
+    """Return int64 [3, 3]: the sum over the pixels of each product of two channels."""
+    # float64 holds these integers exactly, and multiplies matrices much faster than int64.
+    values = tf.cast(tf.reshape(image, (-1, 3)), tf.float64)
+    return tf.cast(tf.matmul(values, values, transpose_a=True), tf.int64)
 
 
-def _count_split(tally: _Tally, split: str, examples: Any, short_side: int, index: Path, progress: Callable[[int], None]) -> None:
-    """Add one split to the tally and write its index."""
+def _pixels_file(directory: Path, split: str, shape: tuple[int, ...]) -> Any:
+    """Return a new file of uint8 pixels on the disk that is written like an array."""
+    (directory / "pixels").mkdir(exist_ok=True)
+    return np.lib.format.open_memmap(directory / "pixels" / f"{split}.npy", mode="w+", dtype=np.uint8, shape=shape)
+
+
+def _count_split(tally: _Tally, split: str, examples: Any, stored: Any, index: Path, progress: Callable[[], None]) -> None:
+    """Add one split to the tally; write its index, and its pixels where they are stored."""
     columns: dict[str, list[Any]] = {"keys": [], "labels": [], "sha256": []}
     for position, example in enumerate(examples.as_numpy_iterator()):
-        encoded, label, key = bytes(example["image"]), int(example["label"]), example["key"].decode("utf-8", "backslashreplace")
-        sha256 = hashlib.sha256(encoded)
+        label, key = int(example["label"]), example["key"].decode("utf-8", "backslashreplace")
         if not 0 <= label < len(tally.counts[split]):
             raise DatasetError(
                 f"The picture {key!r} of the {split} split has the label {label}. Expected a class id from 0 to "
                 f"{len(tally.counts[split]) - 1}. A split without labels cannot be used: make a manifest or folder of labelled pictures."
             )
+        sha256 = hashlib.sha256(example["image"])
         for name, value in zip(columns, (key, label, sha256.hexdigest()), strict=True):
             columns[name].append(value)
-        tally.lines.append(json.dumps([split, key, label, sha256.hexdigest()]))
-        tally.sizes.append(header_size(encoded))
-        tally.counts[split][label] += 1
-        tally.splits_of[sha256.digest()].add(split)
-        tally.labels_of[sha256.digest()].add(label)
+        if stored is not None:
+            stored[position] = example["pixels"]
+        _count_picture(tally, split, label, sha256.digest(), example)
+        tally.digest.update(json.dumps([split, key, label, sha256.hexdigest()]).encode() + b"\n")
         if split == "train":
-            tally.sums += example["sums"]
-            tally.pixels += short_side**2 if position < MEASURED_IMAGES else 0
-            _keep_example(tally.examples, label, encoded, len(tally.counts[split]))
-        if len(tally.lines) % _WINDOW == 0:
-            progress(len(tally.lines))
+            _count_pixels(tally, position, label, example)
+        if tally.done % _WINDOW == 0:
+            progress()
     index.write_text(json.dumps(columns), encoding="utf-8")
-    progress(len(tally.lines))
+    progress()
 
 
-def _keep_example(examples: dict[int, list[bytes]], label: int, encoded: bytes, classes: int) -> None:
-    """Keep the first pictures of a dozen classes, spread evenly over all of them."""
+def _count_picture(tally: _Tally, split: str, label: int, sha256: bytes, example: Mapping[str, Any]) -> None:
+    sides = header_size(example["image"])
+    height, width = sides if example["orientation"] < 5 else sides[::-1]  # EXIF: from 5 on the picture lies on its side
+    tally.heights.append(height)
+    tally.widths.append(width)
+    tally.contents += sha256[:16]
+    tally.places.append(label * len(tally.counts) + list(tally.counts).index(split))
+    tally.counts[split][label] += 1
+    tally.done += 1
+
+
+def _count_pixels(tally: _Tally, position: int, label: int, example: Mapping[str, Any]) -> None:
+    """Add a training picture to the sums, and keep it if it is one of the first of a dozen classes, spread evenly over all of them."""
+    if position >= MEASURED_IMAGES:
+        return
+    tally.image_sum += example["pixels"]
+    tally.products += example["products"]
+    tally.pixels += example["pixels"].size // 3
+    classes = len(tally.counts["train"])
     shown = {round(place * (classes - 1) / (EXAMPLE_CLASSES - 1)) for place in range(EXAMPLE_CLASSES)}
-    if label in shown and len(examples[label]) < EXAMPLES_PER_CLASS:
-        examples[label].append(encoded)
+    if label in shown and len(tally.examples[label]) < EXAMPLES_PER_CLASS:
+        tally.examples[label].append(example["pixels"])
 
 
-def _digest(lines: list[str]) -> str:
-    digest = hashlib.sha256()
-    for line in lines:
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()
+def _with_several(tally: _Tally, values: Any) -> int:
+    """Return how many contents stand at more than one value, such as more than one split.
+
+    Args:
+        tally: whose contents are looked at.
+        values: int64 [pictures].
+    """
+    contents = np.frombuffer(bytes(tally.contents), "S16")
+    _, content = np.unique(contents, return_inverse=True)
+    pairs = np.unique(np.stack([content, values]), axis=1)
+    return int(np.count_nonzero(np.bincount(pairs[0]) > 1))
 
 
-def _mean_and_std(sums: Any, pixels: int) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return each channel's mean and standard deviation from integer sums [3, 2], without rounding on the way."""
-    means, deviations = [], []
-    for total, squares in sums.tolist():
-        means.append(total / pixels)
-        deviations.append(math.sqrt(pixels * squares - total * total) / pixels)
-    return (means[0], means[1], means[2]), (deviations[0], deviations[1], deviations[2])
+def _triple(sums: list[int], pixels: int) -> Triple:
+    red, green, blue = (total / pixels for total in sums)
+    return red, green, blue
+
+
+def _covariance(sums: list[int], products: list[list[int]], pixels: int) -> tuple[Triple, Triple, Triple]:
+    """Return the channels' covariance from integer sums [3] and products [3, 3], without rounding on the way."""
+    red, green, blue = (
+        _triple([pixels * product - sums[row] * sums[column] for column, product in enumerate(products[row])], pixels**2)
+        for row in range(3)
+    )
+    return red, green, blue
+
+
+def colour_directions(covariance: tuple[Triple, Triple, Triple]) -> tuple[Any, Any]:
+    """Return standard deviations float64 [3], the largest first, and their directions float64 [3, 3] in RGB, one a row."""
+    variances, directions = np.linalg.eigh(np.asarray(covariance))
+    deviations = [math.sqrt(max(0.0, value)) for value in variances[::-1]]
+    return np.asarray(deviations), directions.T[::-1]

@@ -16,11 +16,11 @@ from pipeline.engine import Context
 
 @pytest.fixture
 def make_dataset(tmp_path):
-    """Return a function that runs the ingest stage with some settings in a fresh work directory."""
+    """Return a function that runs the ingest stage with some settings, in a fresh work directory unless one is given."""
     runs = []
 
-    def make(**settings):
-        directory = tmp_path / f"work{len(runs)}" / "stages" / "ingest-x.partial"
+    def make(workdir=None, **settings):
+        directory = (workdir or tmp_path / f"work{len(runs)}") / "stages" / f"ingest-{len(runs)}.partial"
         directory.mkdir(parents=True)
         runs.append(directory)
         return ingest.function(DataConfig(**settings), _context_in(directory))

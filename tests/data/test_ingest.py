@@ -132,12 +132,12 @@ def test_files_that_cannot_be_decoded_are_quarantined(folder, make_dataset):
     dataset = make_dataset(dataset=str(folder), max_quarantined_fraction=0.1)
     reasons = {item["file"]: item["reason"] for item in card_of(dataset)["quarantined"]}
     assert dataset.quarantined == 4
-    assert reasons["1/text.jpg"] == "not a JPEG, PNG or BMP file"
+    assert reasons["1/text.jpg"] == "text, not a picture"
     assert reasons["2/empty.png"] == "empty file"
     assert reasons["2/huge.png"].startswith("20000 x 20000 pixels")
     assert reasons["1/truncated.jpg"]
     assert not reasons.keys() & split_of(dataset).keys()
-    with pytest.raises(DatasetError, match=r"4 of 94 files cannot be decoded: .*text.jpg.* data.max_quarantined_fraction=0.05"):
+    with pytest.raises(DatasetError, match=r"4 of 94 files cannot be used: .*text.jpg.* data.max_quarantined_fraction=0.05"):
         make_dataset(dataset=str(folder))
 
 
@@ -172,8 +172,69 @@ def test_a_class_may_be_called_train(tmp_path, make_dataset, write_folder):
 def test_same_picture_in_two_splits_is_told(tmp_path, make_dataset, write_folder):
     for split in ("train", "val", "test"):
         write_folder(tmp_path / "p" / split, classes=("a", "b"), per_class=3, seed=0)
-    card = card_of(make_dataset(dataset=str(tmp_path / "p")))
+    card = card_of(make_dataset(dataset=str(tmp_path / "p"), duplicates="report"))
     assert (card["contents_in_several_splits"], card["contents_with_several_labels"]) == (6, 0)
+    assert card["copies"]["groups_in_several_splits"] == len(card["copies"]["groups"]) == 6
+    assert card["set_aside"] == []
+
+
+def test_copies_of_test_pictures_are_set_aside(tmp_path, make_dataset, write_folder):
+    write_folder(tmp_path / "p" / "train", classes=("a", "b"), per_class=10, seed=1)
+    write_folder(tmp_path / "p" / "val", classes=("a", "b"), per_class=3, seed=2)
+    write_folder(tmp_path / "p" / "test", classes=("a", "b"), per_class=3, seed=3)
+    shutil.copy(tmp_path / "p" / "test" / "a" / "0.jpg", tmp_path / "p" / "train" / "b" / "copy.jpg")
+    shutil.copy(tmp_path / "p" / "val" / "a" / "1.png", tmp_path / "p" / "train" / "a" / "copy.png")
+    dataset = make_dataset(dataset=str(tmp_path / "p"))
+    card = card_of(dataset)
+    assert dataset.class_counts == {"train": (10, 10), "validation": (3, 3), "test": (3, 3)}
+    assert dataset.set_aside == 2
+    assert card["set_aside"] == ["train/a/copy.png", "train/b/copy.jpg"]
+    assert card["copies"]["equal_pictures_with_several_labels"] == [["test/a/0.jpg", "train/b/copy.jpg"]]
+    assert (card["contents_in_several_splits"], card["contents_with_several_labels"]) == (0, 0)
+    assert card["found"] == card["accepted"] + len(card["set_aside"]) == 34
+    page = (dataset.directory / "report" / "dataset_card.html").read_text()
+    assert "copies set aside</td><td>2" in page
+    assert page.count("<img") == 4
+
+
+def test_classes_keep_their_numbers(folder, make_dataset, write_folder, tmp_path):
+    work = tmp_path / "same"
+    ingested = make_dataset(dataset=str(folder), workdir=work)
+    assert ingested.class_names == ("1", "2", "10")
+    write_folder(folder / "more", classes=("x",), seed=1)
+    shutil.move(folder / "more" / "x", folder / "0")
+    shutil.rmtree(folder / "more")
+    assert make_dataset(dataset=str(folder), workdir=work).class_names == ("1", "2", "10", "0")
+    (folder / "2").rename(folder / "two")
+    with pytest.raises(DatasetError, match=r"'2'.* --set data.renamed_classes=2=two"):
+        make_dataset(dataset=str(folder), workdir=work)
+    for settings in ({"renamed_classes": {"2": "two"}}, {}):
+        assert make_dataset(dataset=str(folder), workdir=work, **settings).class_names == ("1", "two", "10", "0")
+
+
+def test_stored_pixels_are_those_of_the_decoder(folder, make_dataset):
+    dataset = make_dataset(dataset=str(folder), store="pixels")
+    for split in dataset.reads:
+        stored = np.load(dataset.pixels_path(split), mmap_mode="r")
+        np.testing.assert_array_equal(stored, load_split(dataset, split, in_memory=True).pixels)
+        assert dataset.pixels_path(split) in dataset.promised_files()
+
+
+def test_orientation_is_applied_once(tmp_path, make_dataset, write_folder):
+    from PIL import Image
+
+    root = write_folder(tmp_path / "p", classes=("a", "b"))
+    pixels = np.zeros((36, 36, 3), np.uint8)
+    pixels[:18, :18] = 255  # a white corner at the top left of what the camera stored
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise
+    Image.fromarray(pixels).save(root / "a" / "turned.png", exif=exif)
+    dataset = make_dataset(dataset=str(root))
+    (split,) = (name for key, name in split_of(dataset).items() if key == "a/turned.png")
+    images = load_split(dataset, split, in_memory=True)
+    found = images.pixels[images.keys.index("a/turned.png")].numpy()
+    assert (found[:18, 18:] == 255).all()
+    assert found.sum() == pixels.sum()
 
 
 def test_names_are_text_on_the_page(tmp_path, make_dataset, write_folder):
@@ -274,7 +335,7 @@ def test_manifest_names_pictures_labels_and_splits(folder, make_dataset):
         ("path,label\na.jpg,\n", "Line 2 .* label ''"),
         ("path,label\na.jpg,x\na.jpg,y\n", "names 'a.jpg' more than once"),
         ("", "lacks the column label, path. .* Received nothing"),
-        ("path,label\na.jpg,x\n", "no usable picture.* 1 such files, 1 unreadable"),
+        ("path,label\na.jpg,x\n", "no usable picture.* 1 such files, 1 unusable: .a.jpg. .No such file"),
     ],
 )
 def test_unusable_manifests_are_refused(tmp_path, make_dataset, text, message):
@@ -364,4 +425,4 @@ def test_missing_tfds_splits_are_cut_in_whole_images(sizes, reads):
 
 def test_listing_keeps_to_its_folder(folder):
     assert {entry.split for entry in list_folder(folder).entries} == {""}
-    assert [entry.key for entry in list_folder(folder).entries][:3] == ["1/0.jpg", "1/1.png", "1/2.JPEG"]
+    assert [entry.key for entry in list_folder(folder).entries][:3] == ["1/0.jpg", "1/1.png", "1/10.png"]

@@ -65,7 +65,7 @@ def _make_dataset(names, labels, directory: Path) -> DatasetArtifact:
         reads={},
         short_side=SIZE,
         channel_mean=(0, 0, 0),
-        channel_std=(1, 1, 1),
+        channel_covariance=((1, 0, 0), (0, 1, 0), (0, 0, 1)),
         builder_directory=directory,
     )
 

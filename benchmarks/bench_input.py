@@ -1,0 +1,220 @@
+"""I1-I6: the input pipeline against PyTorch's loader and against the bare decoder, on the same JPEG files and cores.
+
+384 pictures are made from a seed: 1/f noise and shapes, sides of 256-500 pixels, quality 90. Every variant reads them for a second or
+more in each round; prints one JSON object a line. A peer that is not installed is reported as "skipped".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _harness import alternate, ratio, serve
+
+IMAGES, SIDE, SIZE, BATCH = 384, 256, 224, 64
+CORES = len(os.sched_getaffinity(0))
+PASSES = 4  # over the files in each round
+
+
+def make_pictures(folder: Path) -> None:
+    """Write natural-like JPEG files of two classes."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for index in range(IMAGES):
+        height, width = rng.integers(256, 501, 2)
+        frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]) + 1 / max(height, width)
+        noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=(3, height, width))) / frequency).real
+        pixels = 128 + 45 * (noise - noise.mean()) / noise.std()
+        for _ in range(6):
+            top, left, size = rng.integers(0, height - 40), rng.integers(0, width - 40), rng.integers(20, 120)
+            pixels[:, top : top + size, left : left + size] = rng.integers(0, 256, (3, 1, 1))
+        path = folder / f"{index % 2}" / f"{index:04d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8).transpose(1, 2, 0)).save(path, quality=90)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.glob("pictures/*/*.jpg"))
+
+
+# -- ours -----------------------------------------------------------------------------------------------------------------
+
+
+def prepared(folder: Path, store: str) -> Any:
+    """Return the record of the dataset, prepared for this process alone."""
+    from types import SimpleNamespace
+
+    from pipeline.config import DataConfig
+    from pipeline.data.stage import ingest
+    from pipeline.engine import Context
+
+    directory = folder / f"{store} {os.getpid()}" / "stages" / "ingest"
+    directory.mkdir(parents=True)
+    run = SimpleNamespace(key="", metrics=lambda *_, **__: None, tags=lambda *_, **__: None)
+    config = DataConfig(dataset=str(folder / "pictures"), short_side=SIDE, store=store, test_fraction=0.01, validation_fraction=0.01)
+    return ingest.function(config, Context(directory, run, SimpleNamespace(progressed=lambda *_: None)))
+
+
+def ours(folder: Path, store: str, **how: Any) -> Callable[[], int]:
+    """Return one pass over the training images as the train stage reads them."""
+    from pipeline.data.loader import load_split, training_batches
+
+    images = load_split(prepared(folder, store), "train", in_memory=how.pop("in_memory", False))
+
+    def one(epoch: int = 0) -> int:
+        batches = training_batches(images, image_size=SIZE, global_batch_size=BATCH, seed=0, epoch=epoch, **how)
+        return sum(len(labels) for _, labels in batches)
+
+    return lambda: sum(one(epoch) for epoch in range(PASSES * (4 if store == "pixels" or images.pixels is not None else 1)))
+
+
+# -- peers ----------------------------------------------------------------------------------------------------------------
+
+
+class _Files:
+    """A PyTorch dataset of a list of files."""
+
+    def __init__(self, names: list[str], read: Callable[[str, Any], Any]):
+        self.names, self.read = names, read
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Any:
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(self.read(self.names[index], np.random.default_rng())))
+
+
+def window(height: int, width: int, rng: Any) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width) of a random crop of 8-100 % of the area, as torchvision's RandomResizedCrop draws it."""
+    for _ in range(10):
+        area, aspect = height * width * rng.uniform(0.08, 1), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+    return 0, 0, height, width
+
+
+def read_pil(name: str, rng: Any) -> Any:
+    from PIL import Image
+
+    with Image.open(name) as file:
+        picture = file.convert("RGB")
+    top, left, height, width = window(picture.height, picture.width, rng)
+    picture = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
+    return np.asarray(picture)[:, :: 1 - 2 * int(rng.integers(2))]
+
+
+def read_cv2(name: str, rng: Any) -> Any:
+    import cv2
+    import simplejpeg
+
+    pixels = simplejpeg.decode_jpeg(Path(name).read_bytes(), fastdct=False, fastupsample=False)
+    top, left, height, width = window(*pixels.shape[:2], rng)
+    return cv2.resize(pixels[top : top + height, left : left + width], (SIZE, SIZE))[:, :: 1 - 2 * int(rng.integers(2))]
+
+
+def torch_loader(folder: Path, read: Callable[[str, Any], Any]) -> Callable[[], int]:
+    from torch.utils.data import DataLoader
+
+    read(files(folder)[0], np.random.default_rng(0))  # a missing library is known now
+    loader = DataLoader(_Files(files(folder), read), BATCH, shuffle=True, num_workers=CORES, drop_last=True, persistent_workers=True)
+    return lambda: sum(len(batch) for _ in range(PASSES) for batch in loader)
+
+
+def bare_decoder(folder: Path) -> Callable[[], int]:
+    """Return a full decode of every file from memory by libjpeg-turbo, one thread a core."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import simplejpeg
+
+    encoded = [Path(name).read_bytes() for name in files(folder)] * PASSES
+    pool = ThreadPoolExecutor(CORES)
+    return lambda: sum(1 for _ in pool.map(partial(simplejpeg.decode_jpeg, fastdct=False, fastupsample=False), encoded))
+
+
+def copies(folder: Path) -> Callable[[], int]:  # noqa: ARG001 - every variant gets the folder
+    """Return copying prepared pictures into batches: what the memory allows."""
+    pictures = np.zeros((IMAGES, SIDE, SIDE, 3), np.uint8)
+    batch = np.empty((BATCH, SIDE, SIDE, 3), np.uint8)
+
+    def one() -> Iterator[int]:
+        for start in range(0, IMAGES, BATCH):
+            np.copyto(batch, pictures[start : start + BATCH])
+            yield BATCH
+
+    return lambda: sum(sum(one()) for _ in range(PASSES * 8))
+
+
+def audited(folder: Path) -> Callable[[], int]:
+    """Return one audit of every file that remembers nothing."""
+    from pipeline.config import DataConfig
+    from pipeline.data.audit import audit
+    from pipeline.data.listing import list_folder
+
+    config, entries = DataConfig(), list_folder(folder / "pictures").entries
+
+    def one() -> int:
+        with tempfile.TemporaryDirectory() as memory:
+            return len(audit(entries, Path(memory) / "memory.sqlite", config, lambda *_: None))
+
+    return lambda: sum(one() for _ in range(PASSES))
+
+
+VARIANTS: dict[str, Callable[[Path], Callable[[], int]]] = {
+    "jpeg resized crop": lambda folder: ours(folder, "encoded", crop="resized", flip=True),
+    "jpeg random crop": lambda folder: ours(folder, "encoded", crop="random", flip=True),
+    "jpeg random crop, colour": lambda folder: ours(folder, "encoded", crop="random", flip=True, color_noise=0.1),
+    "memory random crop": lambda folder: ours(folder, "encoded", in_memory=True, crop="random", flip=True),
+    "pixels random crop": lambda folder: ours(folder, "pixels", crop="random", flip=True),
+    "pixels random crop, colour": lambda folder: ours(folder, "pixels", crop="random", flip=True, color_noise=0.1),
+    "torch, PIL": lambda folder: torch_loader(folder, read_pil),
+    "torch, simplejpeg and cv2": lambda folder: torch_loader(folder, read_cv2),
+    "libjpeg-turbo decode": bare_decoder,
+    "memory copy": copies,
+    "audit": audited,
+}
+PAIRS = {
+    "I1": ("jpeg resized crop", "torch, PIL"),
+    "I2": ("jpeg resized crop", "torch, simplejpeg and cv2"),
+    "I3": ("jpeg resized crop", "libjpeg-turbo decode"),
+    "I4": ("memory random crop", "jpeg random crop"),
+    "I4 pixels": ("pixels random crop", "jpeg random crop"),
+    "I5": ("memory random crop", "memory copy"),
+    "colour noise": ("jpeg random crop, colour", "jpeg random crop"),
+    "colour noise, pixels": ("pixels random crop, colour", "pixels random crop"),
+    "audit": ("audit", "libjpeg-turbo decode"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="11 rounds instead of 5")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("folder", nargs="?", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        serve(VARIANTS[options.worker](options.folder))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        make_pictures(Path(folder) / "pictures")
+        rates = alternate(__file__, list(VARIANTS), 11 if options.full else 5, [folder])
+    for name, (left, right) in PAIRS.items():
+        rated = {which: {key: round(value) for key, value in rates[which].items()} for which in (left, right) if which in rates}
+        print(json.dumps({"id": name, "what": f"{left} / {right}", "ratio": ratio(rates, left, right), "images_per_second": rated}))
+
+
+if __name__ == "__main__":
+    main()

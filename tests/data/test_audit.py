@@ -1,0 +1,178 @@
+import hashlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config import DataConfig
+from pipeline.data import audit as audit_module
+from pipeline.data.audit import audit, examine
+from pipeline.data.listing import list_folder
+from pipeline.errors import DatasetError
+
+SPEC = importlib.util.spec_from_file_location("corpus", Path(__file__).with_name("corpus.py"))
+corpus = importlib.util.module_from_spec(SPEC)
+sys.modules["corpus"] = corpus
+SPEC.loader.exec_module(corpus)
+CONFIG = DataConfig()
+
+
+def write_corpus(folder):
+    (folder / "odd").mkdir(parents=True)
+    for name, (content, _) in corpus.CORPUS.items():
+        (folder / "odd" / name).write_bytes(content)
+    return folder
+
+
+def look(folder, memory, config=CONFIG):
+    return audit(list_folder(folder).entries, memory, config, lambda *_: None)
+
+
+@pytest.mark.parametrize("name", corpus.CORPUS)
+def test_each_kind_of_file_has_its_verdict(name):
+    content, verdict = corpus.CORPUS[name]
+    facts = examine(content, CONFIG)
+    assert facts.sha256 == hashlib.sha256(content).digest()
+    if verdict:
+        assert verdict in facts.problem
+        assert "\n" not in facts.problem
+        assert facts.thumbnail == b""
+    else:
+        assert facts.problem == ""
+        assert len(facts.thumbnail) == 32 * 32 * 3
+
+
+def test_every_file_of_the_corpus_is_counted_once(tmp_path, make_dataset, write_folder):
+    import json
+
+    assert len(corpus.CORPUS) >= 40
+    root = write_corpus(write_folder(tmp_path / "p", classes=("a", "b")))
+    os.mkfifo(root / "a" / "pipe.jpg")
+    (root / "a" / "gone.jpg").symlink_to(root / "nowhere")
+    dataset = make_dataset(dataset=str(root), max_quarantined_fraction=0.9, duplicates="report")
+    card = json.loads((dataset.directory / "report" / "dataset_card.json").read_text())
+    bad = {f"odd/{name}" for name, (_, verdict) in corpus.CORPUS.items() if verdict}
+    assert {item["file"] for item in card["quarantined"]} == bad
+    assert card["found"] == card["accepted"] + len(bad) + sum(card["excluded"].values()) == 60 + len(corpus.CORPUS) + 2
+    assert card["excluded"] == {"broken links": 1, "not a file": 1}
+    kept = [key for split in dataset.reads for key in json.loads((dataset.directory / "index" / f"{split}.json").read_text())["keys"]]
+    assert len(kept) == len(set(kept)) == card["accepted"]
+    assert not bad & set(kept)
+
+
+def test_limits_are_known_from_the_header():
+    assert examine(corpus.PNG, CONFIG.model_copy(update={"max_pixels": 48 * 64})).problem == ""
+    assert examine(corpus.PNG, CONFIG.model_copy(update={"max_pixels": 48 * 64 - 1})).problem == "64 x 48 pixels are more than 3,071"
+    assert "a side of 64 pixels" in examine(corpus.PNG, CONFIG.model_copy(update={"max_side": 63})).problem
+
+
+def test_facts_are_those_of_the_upright_picture():
+    facts = {name: examine(corpus.CORPUS[name][0], CONFIG) for name in ("plain.png", "plain.bmp", "turned.jpg", "plain.webp")}
+    assert (facts["turned.jpg"].height, facts["turned.jpg"].width, facts["turned.jpg"].orientation) == (64, 48, 6)
+    assert facts["plain.png"].pixels == facts["plain.bmp"].pixels == facts["plain.webp"].pixels != facts["turned.jpg"].pixels
+    thumbnail = np.frombuffer(facts["plain.png"].thumbnail, np.uint8).reshape(32, 32, 3)
+    assert np.abs(thumbnail.mean((0, 1)) - corpus.PIXELS.mean((0, 1))).max() < 1
+
+
+def test_shape_counts_as_well_as_pixels():
+    flat = np.full((4, 8, 3), 9, np.uint8)
+    import tensorflow as tf
+
+    found = {examine(tf.io.encode_png(flat.reshape(shape)).numpy(), CONFIG).pixels for shape in ((4, 8, 3), (8, 4, 3), (2, 16, 3))}
+    assert len(found) == 3
+
+
+def test_second_look_reads_only_what_changed(tmp_path, monkeypatch):
+    root, memory = write_corpus(tmp_path / "p"), tmp_path / "audits" / "x.sqlite"
+    first = look(root, memory)
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    (root / "odd" / "new.png").write_bytes(corpus.PNG)
+    changed = root / "odd" / "plain.bmp"
+    changed.write_bytes(corpus.BMP[:-3] + b"abc")
+    os.utime(changed, ns=(before[changed], before[changed]))  # same size, same time
+    read = []
+    monkeypatch.setattr(audit_module, "examine", lambda encoded, config: (read.append(encoded), examine(encoded, config))[1])
+    second = look(root, memory)
+    assert sorted(read, key=len) == sorted([corpus.PNG, corpus.BMP[:-3] + b"abc"], key=len)
+    same = {item.entry.key: item.facts for item in second}
+    assert all(same[item.entry.key] == item.facts for item in first if item.entry.name != "odd/plain.bmp")
+    assert same["odd/plain.bmp"].pixels != {item.entry.key: item.facts for item in first}["odd/plain.bmp"].pixels
+    read.clear()
+    look(root, memory, CONFIG.model_copy(update={"max_side": 64}))
+    assert len(read) == len(second)
+
+
+def test_an_audit_that_was_stopped_carries_on(tmp_path, monkeypatch):
+    root, memory = tmp_path / "p", tmp_path / "x.sqlite"
+    (root / "a").mkdir(parents=True)
+    for index in range(600):
+        (root / "a" / f"{index:03}.png").write_bytes(corpus.PNG + bytes([index % 256, index // 256]))
+
+    def stop(done, total, text):
+        if done >= 512:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        audit(list_folder(root).entries, memory, CONFIG, stop)
+    told = []
+    audit(list_folder(root).entries, memory, CONFIG, lambda *words: told.append(words))
+    assert told[-1] == (600, 600, "looking at files: 88 read, 512 known, 0 unusable")
+
+
+def test_a_damaged_memory_is_made_again_and_an_impossible_one_is_named(tmp_path):
+    root, memory = write_corpus(tmp_path / "p"), tmp_path / "x.sqlite"
+    memory.write_bytes(b"this is no database" * 100)
+    assert len(look(root, memory)) == len(corpus.CORPUS)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match=r"cannot write .*file/x.sqlite"):
+        look(root, tmp_path / "file" / "x.sqlite")
+
+
+def test_what_cannot_be_read_is_said(tmp_path, monkeypatch):
+    root = tmp_path / "p"
+    (root / "a").mkdir(parents=True)
+    for name in ("gone.jpg", "large.jpg", "good.png"):
+        (root / "a" / name).write_bytes(corpus.PNG)
+    (root / "a" / "large.jpg").write_bytes(bytes(5000))
+    entries = list_folder(root).entries
+    (root / "a" / "gone.jpg").unlink()
+    found = audit(entries, tmp_path / "x.sqlite", CONFIG.model_copy(update={"max_file_bytes": 4000}), lambda *_: None)
+    assert {item.entry.key: item.problem for item in found} == {
+        "a/gone.jpg": "No such file or directory",
+        "a/good.png": "",
+        "a/large.jpg": "5,000 bytes are more than 4,000",
+    }
+
+
+def mutations(count, seed):
+    """Yield valid files of every format with some bytes changed, removed or repeated."""
+    rng = np.random.default_rng(seed)
+    whole = [
+        corpus.CORPUS[f"{name}"][0]
+        for name in ("plain.jpg", "plain.png", "plain.bmp", "still.gif", "plain.webp", "turned.jpg", "alpha.png")
+    ]
+    for index in range(count):
+        data = bytearray(whole[index % len(whole)])
+        for _ in range(rng.integers(1, 9)):
+            at = int(rng.integers(0, min(len(data), 64 if rng.random() < 0.5 else len(data))))
+            kind = rng.integers(3)
+            if kind == 0:
+                data[at] = rng.integers(256)
+            elif kind == 1:
+                del data[at : at + int(rng.integers(1, 40))]
+            else:
+                data[at:at] = data[at : at + int(rng.integers(1, 40))]
+            if not data:
+                break
+        yield bytes(data)
+
+
+@pytest.mark.parametrize("count", [5000])
+def test_random_damage_crashes_nothing(count):
+    config = CONFIG.model_copy(update={"max_pixels": 1_000_000})
+    verdicts = [examine(data, config).problem for data in mutations(count, seed=count)]
+    assert 0.2 * count < sum(bool(problem) for problem in verdicts) < count
+    assert all("\n" not in problem and len(problem) < 200 for problem in verdicts)

@@ -1,0 +1,133 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.data.duplicates import conflicts, describe, groups, near_pairs, settle
+
+
+def noise(count, seed):
+    """Return pictures with the 1/f spectrum of photographs, each another size and colour."""
+    rng = np.random.default_rng(seed)
+    pictures = []
+    for _ in range(count):
+        height, width = rng.integers(64, 128, 2)
+        frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]) + 1 / max(height, width)
+        pixels = np.fft.ifft2(np.fft.fft2(rng.normal(size=(3, height, width))) / frequency).real
+        pixels = rng.uniform(60, 190, (3, 1, 1)) + 40 * (pixels - pixels.mean()) / pixels.std()
+        pictures.append(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8).transpose(1, 2, 0)))
+    return pictures
+
+
+def thumbnails(pictures):
+    return np.stack([np.asarray(picture.resize((32, 32), Image.Resampling.BOX)) for picture in pictures])
+
+
+def encoded(picture, quality):
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return Image.open(file)
+
+
+def scaled(picture, factor):
+    return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.BILINEAR)
+
+
+def mirrored(picture):
+    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+CHANGES = {
+    "encoded again": lambda picture: encoded(picture, 50),
+    "half": lambda picture: scaled(picture, 0.5),
+    "double": lambda picture: scaled(picture, 2),
+    "mirrored": mirrored,
+    "all": lambda picture: encoded(mirrored(scaled(picture, 0.7)), 70),
+}
+
+
+@pytest.fixture(scope="module")
+def clean():
+    return noise(300, seed=0)
+
+
+def test_clean_pictures_are_alone(clean):
+    found = groups(describe(thumbnails(clean)), np.arange(300, dtype=np.uint64))
+    assert np.mean(found != np.arange(300)) <= 0.01
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_planted_copies_are_found(clean, change):
+    both = thumbnails(clean + [CHANGES[change](picture) for picture in clean])
+    found = groups(describe(both), np.arange(600, dtype=np.uint64))
+    assert np.mean(found[:300] == found[300:]) >= 0.95
+    splits = np.random.default_rng(0).integers(0, 3, 600)
+    kept = ~settle(found, splits, np.zeros(600, bool))
+    for group in np.unique(found):
+        assert len(set(splits[kept & (found == group)])) == 1
+
+
+def test_equal_pixels_are_one_group_whatever_they_look_like():
+    flat = np.zeros((6, 32, 32, 3), np.uint8)
+    found = groups(describe(flat), np.asarray([1, 2, 1, 3, 2, 1], np.uint64))
+    assert found.tolist() == [0, 1, 0, 3, 1, 0]
+
+
+def test_colour_tells_pictures_apart(clean):
+    picture = thumbnails(clean[:1])
+    other = np.clip(picture.astype(int) + np.asarray([40, 0, -40]), 0, 255).astype(np.uint8)
+    looks = describe(np.concatenate([picture, other, picture]))
+    assert {(int(a), int(b)) for left, right in near_pairs(looks) for a, b in zip(left, right, strict=True)} <= {(0, 2), (2, 0)}
+    assert groups(looks, np.arange(3, dtype=np.uint64)).tolist() == [0, 1, 0]
+
+
+def test_a_crowd_of_look_alikes_takes_no_square(clean):
+    many = np.repeat(thumbnails(clean[:1]), 3000, axis=0)
+    pairs = sum(len(left) for left, _ in near_pairs(describe(many)))
+    assert pairs < 3000 * 32 * 2 * 12
+    assert set(groups(describe(many), np.arange(3000, dtype=np.uint64))) == {0}
+
+
+@pytest.mark.parametrize(
+    ("splits", "given", "aside"),
+    [
+        ([0, 0, 2], [0, 0, 0], [0, 0, 1]),
+        ([0, 2, 2], [0, 0, 0], [1, 0, 0]),
+        ([0, 1, 2], [0, 0, 0], [0, 1, 1]),
+        ([0, 0, 2], [0, 0, 1], [1, 1, 0]),
+        ([0, 1, 2], [0, 1, 1], [1, 1, 0]),
+        ([1, 1, 0], [1, 1, 0], [0, 0, 1]),
+        ([0, 0, 0], [0, 0, 0], [0, 0, 0]),
+    ],
+)
+def test_a_group_stays_in_one_split(splits, given, aside):
+    found = np.asarray([4, 4, 4, 9])
+    assert settle(found, np.asarray([*splits, 2]), np.asarray([*given, 0], bool)).tolist() == [*aside, 0]
+
+
+def test_conflicts_are_equal_pixels_with_other_labels():
+    assert conflicts(np.asarray([5, 6, 5, 6, 7], np.uint64), ["a", "b", "c", "b", "a"]) == [[0, 2]]
+
+
+@pytest.mark.slow
+def test_a_million_pictures():
+    """Random looks, ten of them planted twice: all found, in minutes and within a gigabyte."""
+    import resource
+
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (1_000_000, 8, 8, 3), np.uint8)
+    small[-10:] = small[:10]
+    looks = describe_in_parts(small)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = groups(looks, np.arange(len(small), dtype=np.uint64))
+    assert (found[-10:] == np.arange(10)).all()
+    assert np.count_nonzero(found != np.arange(len(small))) < 10_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000
+
+
+def describe_in_parts(small):
+    from pipeline.data.duplicates import Looks
+
+    parts = [describe(small[start : start + 10_000].repeat(4, 1).repeat(4, 2)) for start in range(0, len(small), 10_000)]
+    return Looks(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("signs", "frequencies", "colours", "contrast")))
