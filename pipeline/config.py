@@ -111,6 +111,13 @@ class TrainConfig(Section):
     warmup_epochs: int = Field(0, ge=0, le=1000, description="Epochs over which the learning rate rises linearly from zero.")
     random_crop: bool = Field(True, description="Cut training images at random places; else at the centre.")
     flip: bool = Field(True, description="Mirror training images at random. Wrong for digits and text.")
+    color_noise: float = Field(
+        0.0, ge=0, le=1, description="Spread of the noise along the principal colours of the training images; 0.1 in 2012, 0 is none."
+    )
+    color_mode: Literal["code", "paper"] = Field(
+        "code",
+        description="What color_noise counts: standard deviations, as the code of 2012, or variances on the 0-1 scale, as the paper.",
+    )
     devices: str = Field(
         "auto",
         pattern=r"^(auto|cpu(:[1-9][0-9]*)?|gpu(:[0-9]+(,[0-9]+)*)?)$",

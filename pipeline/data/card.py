@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 from pipeline.config import DataConfig
+from pipeline.data.augment import color_scale, color_shifts, principal_colors, shift_colors
+from pipeline.data.loader import centre_cuts, cut, random_cuts
 from pipeline.data.source import Prepared
-from pipeline.data.statistics import MEASURED_IMAGES, Statistics, colour_directions
+from pipeline.data.statistics import MEASURED_IMAGES, Statistics
 from pipeline.page import Picture, Section, Table, render
 
 _ROWS_SHOWN = 50
@@ -29,6 +31,7 @@ def write_card(prepared: Prepared, statistics: Statistics, config: DataConfig, d
     figures = {
         "samples": (sample_grid(statistics.examples, names, config.short_side), "Training images, one class a row."),
         "classes": (class_balance(statistics.class_counts, names), "Images a class, for each split."),
+        "augmentation": (augmentation_preview(statistics, config.short_side), _AUGMENTATION),
         "mean_image": (mean_and_colours(statistics), _COLOUR_NOTE),
     }
     if prepared.copies.groups:
@@ -87,6 +90,7 @@ def _page(facts: Mapping[str, Any], pictures: Mapping[str, Picture]) -> str:
         Section("Classes", tables=[_class_table(facts)], pictures=[pictures["classes"]]),
         Section("Pixels", tables=[_pixel_table(facts)], pictures=[pictures["mean_image"]]),
     ]
+    sections.append(Section("Augmentation", pictures=[pictures["augmentation"]]))
     if facts["copies"]["groups"]:
         shown = [pictures["copies"]] if "copies" in pictures else []
         sections.insert(2, Section("Copies", text=_COPIES, tables=_copy_tables(facts), pictures=shown))
@@ -158,6 +162,10 @@ def _pixel_table(facts: Mapping[str, Any]) -> Table:
 
 # -- pictures -------------------------------------------------------------------------------------------------------------
 
+_AUGMENTATION = (
+    "Left: training images as evaluation sees them. Then random crops of 7/8 of the side, some mirrored, and the same crops with the "
+    "colour noise of 2012 (train.random_crop, train.flip, train.color_noise=0.1), drawn by the functions that training uses."
+)
 _COLOUR_NOTE = (
     "Left: the mean training image. Right: its mean colour, moved by -3 to +3 standard deviations along each principal direction of the "
     "training colours, the directions of the colour noise of 2012."
@@ -243,7 +251,7 @@ def copies_grid(thumbnails: Sequence[Sequence[bytes]], rows: int = 8, columns: i
 
 def mean_and_colours(statistics: Statistics, steps: int = 7) -> Figure:
     """Draw the mean training image, and its mean colour moved along each principal direction of the colours."""
-    deviations, directions = colour_directions(statistics.channel_covariance)
+    deviations, directions = principal_colors(statistics.channel_covariance)
     figure = Figure(figsize=(9, 3), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 2))
     left.imshow(np.rint(statistics.mean_image).astype(np.uint8))
@@ -280,4 +288,23 @@ def class_balance(class_counts: Mapping[str, Sequence[int]], class_names: Sequen
     if not many:
         panels[0].set_yticks(range(classes), [_label(name) for name in class_names])
         panels[0].invert_yaxis()
+    return figure
+
+
+def augmentation_preview(statistics: Statistics, short_side: int, rows: int = 4, crops: int = 3) -> Figure:
+    """Draw some images as evaluation sees them beside random crops, without and with colour noise, made by training's own functions."""
+    pixels = np.stack([statistics.examples[label][0] for label in sorted(statistics.examples)[:rows]])
+    count, size, noise = len(pixels), short_side * 7 // 8, 0.1  # 224 of 256, and the noise: paper, section 4.1
+    columns = {"centre": centre_cuts(count, short_side - size)}
+    columns |= {
+        f"crop {epoch + 1}": random_cuts(count, short_side - size, seed=0, epoch=epoch, random_crop=True, flip=True)
+        for epoch in range(crops)
+    }
+    shown = {name: cut(pixels, cuts.top, cuts.left, cuts.mirrored, size) for name, cuts in columns.items()}
+    for epoch in range(crops):
+        shifts = color_shifts(count, statistics.channel_covariance, seed=0, epoch=epoch, noise=noise, mode="code")
+        scale = color_scale(noise, "code")
+        shown[f"and colour {epoch + 1}"] = shift_colors(shown[f"crop {epoch + 1}"], shifts, statistics.channel_mean, scale)
+    figure, axes, _, middles = _sheet([[column[row].numpy() for column in shown.values()] for row in range(count)], size)
+    axes.set_xticks(middles, list(shown))
     return figure

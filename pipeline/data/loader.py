@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.artifacts import DatasetArtifact
+from pipeline.data.augment import ColorMode, color_scale, color_shifts, shift_colors
 from pipeline.data.pictures import decode_and_resize
 from pipeline.data.source import fixed_options, read_split
 from pipeline.errors import ConfigError, DatasetError
@@ -28,8 +29,9 @@ _PREFETCHED_BATCHES = 2
 class Images:
     """One split, ready to be cut into batches.
 
-    `labels` are int32 [images] in [0, classes), `keys` the pictures' names, both in stored order. `pixels` is a uint8 tensor
-    [images, short_side, short_side, 3] in [0, 255] in the CPU's memory, or None where batches are read from the shards each time.
+    `labels` are int32 [images] in [0, classes), `keys` the pictures' names, both in stored order. `pixels` is uint8
+    [images, short_side, short_side, 3] in [0, 255]: a tensor in the CPU's memory, or an array that is mapped from the disk, or None where
+    batches are decoded from the shards each time.
     """
 
     dataset: DatasetArtifact
@@ -42,6 +44,14 @@ class Images:
         """Return the number of images."""
         return len(self.labels)
 
+    @property
+    def where(self) -> str:
+        """Say where batches come from."""
+        size = f"{len(self) * self.dataset.short_side**2 * 3 / 1e9:.2g} GB"
+        if self.pixels is None:
+            return f"decoded from shards in every epoch, {size} do not fit into a quarter of the memory"
+        return f"mapped from the disk, {size}" if isinstance(self.pixels, np.memmap) else f"in memory, {size}"
+
 
 def index_path(directory: Path, split: str) -> Path:
     """Return the file that lists a split's keys, labels and SHA-256 in stored order."""
@@ -50,6 +60,8 @@ def index_path(directory: Path, split: str) -> Path:
 
 def load_split(dataset: DatasetArtifact, split: str, *, in_memory: bool | None = None) -> Images:
     """Return a split of a prepared dataset, decoded and resized in memory if it takes less than a quarter of the machine's.
+
+    A larger one is mapped from the disk where ingest stored its pixels, and decoded from the shards in every epoch where it did not.
 
     Args:
         dataset: the record of the ingest stage.
@@ -67,7 +79,23 @@ def load_split(dataset: DatasetArtifact, split: str, *, in_memory: bool | None =
     size = len(labels) * dataset.short_side**2 * 3
     keep = size <= _MEMORY_SHARE * memory_bytes() if in_memory is None else in_memory
     images = Images(dataset, split, labels, tuple(index["keys"]), None)
-    return Images(dataset, split, labels, images.keys, _pixels(images)) if keep else images
+    if dataset.store == "pixels":
+        stored = _stored_pixels(images)
+        with tf.device("CPU:0"):
+            return replace(images, pixels=tf.constant(stored) if keep else stored)
+    return replace(images, pixels=_pixels(images)) if keep else images
+
+
+def _stored_pixels(images: Images) -> Any:
+    """Return the pixels that ingest stored, mapped from the disk."""
+    path, side = images.dataset.pixels_path(images.split), images.dataset.short_side
+    try:
+        stored = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise _damaged(images.dataset, str(error)) from error
+    if stored.shape != (len(images), side, side, 3) or stored.dtype != np.uint8:
+        raise _damaged(images.dataset, f"{path.name} holds {stored.dtype} {stored.shape}")
+    return stored
 
 
 def _damaged(dataset: DatasetArtifact, reason: str) -> DatasetError:
@@ -123,6 +151,10 @@ class Cuts:
     top: Any
     left: Any
     mirrored: Any
+
+    def after(self, start: int) -> Cuts:
+        """Return the cuts of the pictures from a place on."""
+        return Cuts(self.top[start:], self.left[start:], self.mirrored[start:])
 
 
 def centre_cuts(count: int, surplus: int) -> Cuts:
@@ -187,6 +219,9 @@ def training_batches(
     epoch: int,
     random_crop: bool,
     flip: bool,
+    color_noise: float = 0.0,
+    color_mode: ColorMode = "code",
+    start: int = 0,
     parallel_calls: int | None = None,
 ) -> Any:
     """Return one epoch as a tf.data.Dataset of (uint8 [global_batch_size, image_size, image_size, 3] in [0, 255], int32 [...]).
@@ -202,6 +237,9 @@ def training_batches(
         epoch: counted from 0.
         random_crop: cut at random places; else at the centre.
         flip: mirror one picture in two.
+        color_noise: spread of the noise along the principal colours; 0 is none.
+        color_mode: what color_noise counts.
+        start: first batch, counted from 0; what follows is what would have followed. Skipped pictures are not decoded.
         parallel_calls: batches that are prepared at a time; the result does not depend on it.
 
     Raises:
@@ -212,15 +250,31 @@ def training_batches(
             f"train.global_batch_size is larger than the {images.split} split. Expected at most {len(images)}. "
             f"Received {global_batch_size}. Type --set train.global_batch_size={len(images)} or less."
         )
-    surplus = _surplus(images, image_size)
-    cuts = random_cuts(len(images), surplus, seed=seed, epoch=epoch, random_crop=random_crop, flip=flip)
+    surplus, skipped, dataset = _surplus(images, image_size), start * global_batch_size, images.dataset
+    cuts = random_cuts(len(images), surplus, seed=seed, epoch=epoch, random_crop=random_crop, flip=flip).after(skipped)
     rng = np.random.default_rng([seed, epoch, 0])
     if images.pixels is not None:
-        return _batches_of_pixels(images, rng.permutation(len(images)), cuts, image_size, global_batch_size, True, parallel_calls)
-    mixed = int(rng.integers(2**31))
-    examples = _encoded(images, parallel_files=_PARALLEL_FILES, shuffle_seed=mixed)
-    examples = examples.shuffle(min(_SHUFFLE_BUFFER, len(images)), seed=mixed, reshuffle_each_iteration=False)
-    return _batches_of_files(images, examples, cuts, image_size, global_batch_size, True, parallel_calls)
+        order = rng.permutation(len(images))[skipped:]
+        batches = _batches_of_pixels(images, order, cuts, image_size, global_batch_size, True, parallel_calls)
+    else:
+        mixed = int(rng.integers(2**31))
+        examples = _encoded(images, parallel_files=_PARALLEL_FILES, shuffle_seed=mixed)
+        examples = examples.shuffle(min(_SHUFFLE_BUFFER, len(images)), seed=mixed, reshuffle_each_iteration=False).skip(skipped)
+        batches = _batches_of_files(images, examples, cuts, image_size, global_batch_size, True, parallel_calls)
+    if color_noise:
+        shifts = color_shifts(len(images), dataset.channel_covariance, seed=seed, epoch=epoch, noise=color_noise, mode=color_mode)[skipped:]
+        batches = _colored(batches, shifts, dataset.channel_mean, color_scale(color_noise, color_mode), global_batch_size, parallel_calls)
+    return _finished(batches)
+
+
+def _colored(batches: Any, shifts: Any, mean: Any, scale: float, batch: int, parallel_calls: int | None) -> Any:
+    """Move the colours of each picture; `shifts` belong to the places of the epoch."""
+
+    def moved(images: tuple[Any, Any], shift: Any) -> tuple[Any, Any]:
+        return shift_colors(images[0], shift, mean, scale), images[1]
+
+    pairs = tf.data.Dataset.zip(batches, tf.data.Dataset.from_tensor_slices(shifts).batch(batch, drop_remainder=True))
+    return pairs.map(moved, num_parallel_calls=parallel_calls or _processors())
 
 
 def evaluation_batches(images: Images, *, image_size: int, batch_size: int, parallel_calls: int | None = None) -> Any:
@@ -239,8 +293,8 @@ def evaluation_batches(images: Images, *, image_size: int, batch_size: int, para
     """
     cuts = centre_cuts(len(images), _surplus(images, image_size))
     if images.pixels is not None:
-        return _batches_of_pixels(images, np.arange(len(images)), cuts, image_size, batch_size, False, parallel_calls)
-    return _batches_of_files(images, _encoded(images), cuts, image_size, batch_size, False, parallel_calls)
+        return _finished(_batches_of_pixels(images, np.arange(len(images)), cuts, image_size, batch_size, False, parallel_calls))
+    return _finished(_batches_of_files(images, _encoded(images), cuts, image_size, batch_size, False, parallel_calls))
 
 
 def _surplus(images: Images, image_size: int) -> int:
@@ -259,10 +313,18 @@ def _batches_of_pixels(images: Images, order: Any, cuts: Cuts, size: int, batch:
     pixels, labels = images.pixels, images.labels[order]
 
     def gather(places: Any, classes: Any, top: Any, left: Any, mirrored: Any) -> tuple[Any, Any]:
-        return cut(tf.gather(pixels, places), top, left, mirrored, size), classes
+        return cut(_rows_at(pixels, places), top, left, mirrored, size), classes
 
     slices = tf.data.Dataset.from_tensor_slices((order.astype(np.int32), labels, cuts.top, cuts.left, cuts.mirrored))
-    return _finished(slices.batch(batch, drop_remainder=full).map(gather, num_parallel_calls=parallel_calls or _processors()))
+    return slices.batch(batch, drop_remainder=full).map(gather, num_parallel_calls=parallel_calls or _processors())
+
+
+def _rows_at(pixels: Any, places: Any) -> Any:
+    """Return the pictures at some places, uint8 [places, side, side, 3], from memory or from the disk."""
+    if not isinstance(pixels, np.memmap):
+        return tf.gather(pixels, places)
+    rows = tf.numpy_function(pixels.__getitem__, [places], tf.uint8, stateful=False)
+    return tf.ensure_shape(rows, (None, *pixels.shape[1:]))
 
 
 def _batches_of_files(images: Images, examples: Any, cuts: Cuts, size: int, batch: int, full: bool, parallel_calls: int | None) -> Any:
@@ -278,7 +340,7 @@ def _batches_of_files(images: Images, examples: Any, cuts: Cuts, size: int, batc
 
     calls = parallel_calls or _processors()
     pairs = tf.data.Dataset.zip(examples, places).map(decoded, num_parallel_calls=calls)
-    return _finished(pairs.batch(batch, drop_remainder=full).map(gathered, num_parallel_calls=calls))
+    return pairs.batch(batch, drop_remainder=full).map(gathered, num_parallel_calls=calls)
 
 
 def _finished(batches: Any) -> Any:

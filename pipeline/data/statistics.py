@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from array import array
 from collections import defaultdict
@@ -209,10 +208,3 @@ def _covariance(sums: list[int], products: list[list[int]], pixels: int) -> tupl
         for row in range(3)
     )
     return red, green, blue
-
-
-def colour_directions(covariance: tuple[Triple, Triple, Triple]) -> tuple[Any, Any]:
-    """Return standard deviations float64 [3], the largest first, and their directions float64 [3, 3] in RGB, one a row."""
-    variances, directions = np.linalg.eigh(np.asarray(covariance))
-    deviations = [math.sqrt(max(0.0, value)) for value in variances[::-1]]
-    return np.asarray(deviations), directions.T[::-1]

@@ -116,6 +116,8 @@ def fit(
             epoch=epoch,
             random_crop=config.random_crop,
             flip=config.flip,
+            color_noise=config.color_noise,
+            color_mode=config.color_mode,
         )
         trained = _run_epoch(
             train_steps, batches, train.dataset.images(train.split) // config.global_batch_size, config, epoch, strategy, progress

@@ -23,6 +23,7 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
     strategy = make_strategy()
     state = loop.prepare(lambda: load_model(model.verified_model_path()), config, strategy)
     images, validation = load_split(dataset, "train"), load_split(dataset, "validation")
+    context.run.tags({"training_images": images.where})
     checkpoint = context.scratch_directory / "checkpoint.npz"
 
     def progress(done: int, total: int, detail: str) -> None:

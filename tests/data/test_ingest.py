@@ -194,7 +194,7 @@ def test_copies_of_test_pictures_are_set_aside(tmp_path, make_dataset, write_fol
     assert card["found"] == card["accepted"] + len(card["set_aside"]) == 34
     page = (dataset.directory / "report" / "dataset_card.html").read_text()
     assert "copies set aside</td><td>2" in page
-    assert page.count("<img") == 4
+    assert page.count("<img") == 5
 
 
 def test_classes_keep_their_numbers(folder, make_dataset, write_folder, tmp_path):
@@ -252,7 +252,7 @@ def test_names_are_text_on_the_page(tmp_path, make_dataset, write_folder):
     assert "&lt;script&gt;" in page
     assert "two lines $x^2$ &#39;quote&#39;" in page
     assert "\\xff\\xfe" in dataset.class_names
-    assert page.count("<img") == 3
+    assert page.count("<img") == 4
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,22 @@ def streamed(digits):
     return load_split(digits, "train", in_memory=False)
 
 
+@pytest.fixture
+def stored(digits, tmp_path):
+    """The digits with their pixels stored, too."""
+    shutil.copytree(digits.directory, tmp_path / "ingest-pixels")
+    dataset = digits.model_copy(update={"directory": tmp_path / "ingest-pixels", "store": "pixels"})
+    (dataset.directory / "pixels").mkdir()
+    for split in digits.reads:
+        np.save(dataset.pixels_path(split), load_split(digits, split).pixels)
+    return dataset
+
+
+@pytest.fixture
+def mapped(stored):
+    return load_split(stored, "train", in_memory=False)
+
+
 def test_batches_are_uint8_images_and_int32_labels(train):
     (images, labels), *_ = training_batches(train, **SETTINGS)
     assert (images.dtype, images.shape) == (tf.uint8, (55, 32, 32, 3))
@@ -46,6 +62,56 @@ def test_same_bytes_for_any_parallelism_and_on_every_load(kind, digits, request)
     second = arrays(training_batches(again, **SETTINGS, parallel_calls=7))
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
+
+
+@pytest.mark.parametrize("kind", ["train", "streamed", "mapped"])
+def test_what_follows_a_batch_is_what_would_have_followed(kind, request):
+    images = request.getfixturevalue(kind)
+    for change in ({}, {"color_noise": 0.1}):
+        whole = list(training_batches(images, **SETTINGS | change).as_numpy_iterator())
+        for start in (1, 9, 22, 23):
+            rest = list(training_batches(images, **SETTINGS | change, start=start, parallel_calls=3).as_numpy_iterator())
+            assert len(rest) == 23 - start
+            for ours, theirs in zip(rest, whole[start:], strict=True):
+                np.testing.assert_array_equal(ours[0], theirs[0])
+                np.testing.assert_array_equal(ours[1], theirs[1])
+
+
+def test_stored_pixels_give_the_batches_of_memory(train, mapped, digits):
+    assert isinstance(mapped.pixels, np.memmap)
+    assert "mapped from the disk" in mapped.where
+    assert "in memory" in train.where
+    assert "decoded" in load_split(digits, "train", in_memory=False).where
+    for change in ({}, {"epoch": 3, "color_noise": 0.2, "color_mode": "paper"}):
+        for ours, theirs in zip(
+            arrays(training_batches(mapped, **SETTINGS | change, parallel_calls=5)),
+            arrays(training_batches(train, **SETTINGS | change)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_color_noise_moves_colours_and_neither_order_nor_cuts(train):
+    plain, labels = arrays(training_batches(train, **SETTINGS))
+    noisy, same_labels = arrays(training_batches(train, **SETTINGS, color_noise=0.1))
+    np.testing.assert_array_equal(labels, same_labels)
+    flat = plain.astype(float) - np.asarray(train.dataset.channel_mean)
+    moved = noisy - np.asarray(train.dataset.channel_mean) - flat / 1.1
+    inside = (noisy > 0) & (noisy < 255)
+    spread = np.where(inside, moved, np.nan)
+    assert np.nanmax(np.nanmax(spread, (1, 2)) - np.nanmin(spread, (1, 2))) <= 1.01  # one shift a picture, rounded
+    assert np.nanstd(np.nanmean(spread, (1, 2))) > 3
+
+
+def test_stored_pixels_of_another_shape_are_a_damaged_dataset(stored):
+    path = stored.pixels_path("test")
+    whole = np.load(path)
+    np.save(path, whole[:-1])
+    with pytest.raises(DatasetError, match=r"is damaged \(test.npy holds"):
+        load_split(stored, "test")
+    path.unlink()
+    with pytest.raises(DatasetError, match="is damaged"):
+        load_split(stored, "test")
 
 
 @pytest.mark.parametrize("kind", ["train", "streamed"])
