@@ -14,10 +14,11 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.config import DataConfig
-from pipeline.data.duplicates import THUMBNAIL_SIDE
+from pipeline.data.duplicates import THUMBNAIL_SIDE, describe
 from pipeline.data.listing import Entry
 from pipeline.data.pictures import decode, format_of, header_size, is_animated, orientation_of
 from pipeline.errors import DatasetError
@@ -44,8 +45,8 @@ class Facts:
     """What one look at a file's bytes says.
 
     `sha256` is that of the bytes; `pixels` a 64-bit fingerprint of the decoded picture and its shape. `height` and `width` are those of the
-    upright picture, `orientation` is EXIF's. `problem` says why the file cannot be used, or nothing. `thumbnail` is uint8 [32, 32, 3] as
-    bytes, the picture squeezed to a square.
+    upright picture, `orientation` is EXIF's. `problem` says why the file cannot be used, or nothing. `look` is a `duplicates.LOOK` as
+    bytes.
     """
 
     sha256: bytes = b""
@@ -54,7 +55,7 @@ class Facts:
     width: int = 0
     orientation: int = 1
     problem: str = ""
-    thumbnail: bytes = b""
+    look: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,14 @@ def examine(encoded: bytes, config: DataConfig) -> Facts:
     except tf.errors.OpError as error:
         return Facts(sha256, problem=_reason(error.message))
     height, width = sides.tolist()
-    return Facts(sha256, int.from_bytes(pixels.tobytes(), "little"), height, width, orientation, "", thumbnail.tobytes())
+    look = describe(thumbnail[np.newaxis]).tobytes()
+    return Facts(sha256, int.from_bytes(pixels.tobytes(), "little"), height, width, orientation, "", look)
+
+
+def thumbnail_of(item: Checked) -> Any:
+    """Read a usable file again and return uint8 [32, 32, 3] in [0, 255], the upright picture squeezed to a square."""
+    encoded = Path(item.entry.path).read_bytes()
+    return _decoder()(tf.constant(encoded), tf.constant(item.facts.orientation))[2].numpy()
 
 
 def _require_usable(encoded: bytes, config: DataConfig) -> None:
@@ -231,7 +239,7 @@ def _connected(memory: Path, config: DataConfig) -> sqlite3.Connection:
     known.execute("PRAGMA journal_mode=WAL")
     known.execute("PRAGMA synchronous=NORMAL")
     known.execute("CREATE TABLE IF NOT EXISTS rules (digest TEXT)")
-    columns = "sha256 BLOB, pixels BLOB, height INT, width INT, orientation INT, problem TEXT, thumbnail BLOB"
+    columns = "sha256 BLOB, pixels BLOB, height INT, width INT, orientation INT, problem TEXT, look BLOB"
     known.execute(f"CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, stamp TEXT, {columns})")
     rules = _rules(config)
     if known.execute("SELECT digest FROM rules").fetchall() != [(rules,)]:
@@ -242,7 +250,7 @@ def _connected(memory: Path, config: DataConfig) -> sqlite3.Connection:
 def _rules(config: DataConfig) -> str:
     """Return a digest of everything that decides what is found, besides the file."""
     digest = hashlib.sha256(f"{tf.__version__} {config.max_pixels} {config.max_side} {config.max_file_bytes}".encode())
-    for name in ("audit.py", "pictures.py"):
+    for name in ("audit.py", "pictures.py", "duplicates.py"):
         digest.update(Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()
 

@@ -34,8 +34,8 @@ def write_card(prepared: Prepared, statistics: Statistics, config: DataConfig, d
         "augmentation": (augmentation_preview(statistics, config.short_side), _AUGMENTATION),
         "mean_image": (mean_and_colours(statistics), _COLOUR_NOTE),
     }
-    if prepared.copies.groups:
-        figures["copies"] = (copies_grid(prepared.copies.thumbnails), _COPIES_NOTE)
+    if prepared.thumbnails:
+        figures["copies"] = (copies_grid(prepared.thumbnails), _COPIES_NOTE)
     pictures = {name: _saved(figure, directory / f"{name}.png", caption) for name, (figure, caption) in figures.items()}
     (directory / "dataset_card.html").write_text(_page(facts, pictures), encoding="utf-8")
 
@@ -58,9 +58,9 @@ def card_facts(prepared: Prepared, statistics: Statistics, config: DataConfig) -
         "quarantined": quarantined,
         "set_aside": list(prepared.aside),
         "copies": {
-            "groups": [list(group) for group in prepared.copies.groups],
-            "groups_in_several_splits": prepared.copies.straddling,
-            "equal_pictures_with_several_labels": [list(group) for group in prepared.copies.conflicts],
+            "groups": [list(group) for group in prepared.copies],
+            "groups_in_several_splits": prepared.copies_in_several_splits,
+            "equal_pictures_with_several_labels": [list(group) for group in prepared.conflicts],
         },
         "excluded": excluded,
         "empty_folders": prepared.empty_folders,
@@ -241,12 +241,11 @@ def sample_grid(examples: Mapping[int, Sequence[Any]], class_names: Sequence[str
     return figure
 
 
-def copies_grid(thumbnails: Sequence[Sequence[bytes]], rows: int = 8, columns: int = 8) -> Figure:
-    """Draw some groups of copies, one a row; each thumbnail is uint8 [32, 32, 3] as bytes."""
-    groups = [[np.frombuffer(item, np.uint8).reshape(32, 32, 3) for item in group[:columns]] for group in thumbnails[:rows]]
-    blank = [np.full((32, 32, 3), 255, np.uint8)] * columns
-    figure, _, _, _ = _sheet([[*group, *blank[len(group) :]] for group in groups], 32)
-    return figure
+def copies_grid(thumbnails: Sequence[Sequence[Any]]) -> Figure:
+    """Draw some groups of copies, one a row; thumbnails are uint8 [32, 32, 3]."""
+    blank = np.full((32, 32, 3), 255, np.uint8)
+    rows = [[*group, *[blank] * (8 - len(group))] for group in thumbnails]
+    return _sheet(rows, 32)[0]
 
 
 def mean_and_colours(statistics: Statistics, steps: int = 7) -> Figure:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ _FREQUENCIES = 8
 # Tuned on CIFAR-10 and synthetic pictures (docs/results.md): nearly every re-encoded copy is above, nearly no other pair.
 LEAST_CORRELATION = 0.95
 MOST_SIGNS_APART = 14
-MOST_COLOUR_APART = 16  # levels of the mean colour, 0-255
+MOST_COLOR_APART = 16  # levels of the mean colour, 0-255
 # Less spread of luminance than this, in levels, and only noise is left to compare.
 LEAST_CONTRAST = 2.0
 # Each band is sixteen of the signs; sought are pairs that agree in all signs of at least one.
@@ -28,41 +27,31 @@ _BANDS, _BAND_BITS = 12, 16
 # In a crowd of equal bands each is compared with this many neighbours.
 _MOST_NEIGHBOURS = 32
 _CHUNK = 1 << 16
+_BITS = np.uint64(1) << np.arange(64, dtype=np.uint64)
 
 
-@dataclass(frozen=True)
-class Looks:
-    """How pictures look, 76 bytes each.
-
-    `signs` are uint64 [n], one bit a frequency. `frequencies` are int8 [n, 64], weighted and scaled to equal length. `colours` are uint8
-    [n, 3] in [0, 255], the mean RGB. `contrast` is float32 [n], the standard deviation of luminance in levels.
-    """
-
-    signs: Any
-    frequencies: Any
-    colours: Any
-    contrast: Any
+# How a picture looks, 79 bytes. `signs`: one bit a frequency. `frequencies`: weighted and scaled to equal length. `color`: mean RGB in
+# [0, 255]. `contrast`: standard deviation of luminance in levels.
+LOOK = np.dtype([("signs", "<u8"), ("frequencies", "i1", 64), ("color", "u1", 3), ("contrast", "<f4")])
 
 
-def describe(thumbnails: Any) -> Looks:
-    """Return how pictures look.
+def describe(thumbnails: Any) -> Any:
+    """Return how pictures look, LOOK [n].
 
     Args:
         thumbnails: uint8 [n, 32, 32, 3] in [0, 255], each picture squeezed to a square.
     """
-    parts = [_describe(thumbnails[start : start + 4096]) for start in range(0, max(1, len(thumbnails)), 4096)]
-    return Looks(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
-
-def _describe(thumbnails: Any) -> tuple[Any, Any, Any, Any]:
     pixels = thumbnails.astype(np.float32)
     luminance = pixels @ np.asarray([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
     cosines, weights = _cosines(), _weights()
     frequencies = (cosines @ luminance @ cosines.T * weights).reshape(len(pixels), -1)
     length = np.maximum(np.linalg.norm(frequencies, axis=1, keepdims=True), 1e-6)
-    scaled = np.clip(np.rint(frequencies / length * 254), -127, 127).astype(np.int8)
-    signs = (frequencies > 0) @ (np.uint64(1) << np.arange(64, dtype=np.uint64))
-    return signs, scaled, np.rint(pixels.mean((1, 2))).astype(np.uint8), luminance.std((1, 2))
+    looks = np.zeros(len(pixels), LOOK)
+    looks["signs"] = (frequencies > 0) @ _BITS
+    looks["frequencies"] = np.clip(np.rint(frequencies / length * 254), -127, 127)
+    looks["color"] = np.rint(pixels.mean((1, 2)))
+    looks["contrast"] = luminance.std((1, 2))
+    return looks
 
 
 def _cosines() -> Any:
@@ -81,11 +70,11 @@ def _mirror() -> Any:
     return np.tile(np.where(np.arange(_FREQUENCIES) % 2, -1, 1), _FREQUENCIES).astype(np.int8)
 
 
-def groups(looks: Looks, pixels: Any) -> Any:
+def groups(looks: Any, pixels: Any) -> Any:
     """Return int64 [n]: each picture's group, named by its first member; a picture alone is its own.
 
     Args:
-        looks: of the pictures.
+        looks: LOOK [n], of the pictures.
         pixels: uint64 [n], a fingerprint of each picture's pixels; equal ones are in one group.
     """
     leaders = np.arange(len(pixels))
@@ -109,12 +98,12 @@ def _join(leaders: Any, one: int, other: int) -> None:
     leaders[second] = first
 
 
-def near_pairs(looks: Looks) -> Iterator[tuple[Any, Any]]:
+def near_pairs(looks: Any) -> Iterator[tuple[Any, Any]]:
     """Yield arrays of pairs that look the same, also mirrored; the work grows with the number of pictures, not with its square."""
-    seen = np.flatnonzero(looks.contrast >= LEAST_CONTRAST)
-    mirrored_signs = looks.signs[seen] ^ _mirrored_bits()
+    seen = np.flatnonzero(looks["contrast"] >= LEAST_CONTRAST)
+    mirrored_signs = looks["signs"][seen] ^ _mirrored_bits()
     # Places from len(seen) on are the mirrored pictures.
-    signs = np.concatenate([looks.signs[seen], mirrored_signs])
+    signs = np.concatenate([looks["signs"][seen], mirrored_signs])
     for band in _bands():
         keys = _gathered_bits(signs, band)
         order = np.lexsort((signs, keys))  # in a crowd, the most alike are neighbours
@@ -130,25 +119,25 @@ def near_pairs(looks: Looks) -> Iterator[tuple[Any, Any]]:
             yield from _verified(looks, seen, left[close], right[close])
 
 
-def _verified(looks: Looks, seen: Any, left: Any, right: Any) -> Iterator[tuple[Any, Any]]:
+def _verified(looks: Any, seen: Any, left: Any, right: Any) -> Iterator[tuple[Any, Any]]:
     """Keep the pairs whose frequencies correlate and whose colours are alike; places from len(seen) on are mirrored."""
     for start in range(0, len(left), _CHUNK):
         first, second = left[start : start + _CHUNK], right[start : start + _CHUNK]
         mirrored = (first >= len(seen)) != (second >= len(seen))
         first, second = seen[first % len(seen)], seen[second % len(seen)]
-        one, other = looks.frequencies[first].astype(np.float32), looks.frequencies[second].astype(np.float32)
+        one, other = looks["frequencies"][first].astype(np.float32), looks["frequencies"][second].astype(np.float32)
         other = np.where(mirrored[:, None], other * _mirror(), other)
         lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
         alike = (one * other).sum(1) >= LEAST_CORRELATION * np.maximum(lengths, 1e-6)
-        colours = np.abs(looks.colours[first].astype(np.int16) - looks.colours[second]).max(1) <= MOST_COLOUR_APART
-        contrast = np.abs(np.log(looks.contrast[first] / looks.contrast[second])) <= np.log(1.6)
-        near = alike & colours & contrast
+        colors = np.abs(looks["color"][first].astype(np.int16) - looks["color"][second]).max(1) <= MOST_COLOR_APART
+        contrast = np.abs(np.log(looks["contrast"][first] / looks["contrast"][second])) <= np.log(1.6)
+        near = alike & colors & contrast
         yield first[near], second[near]
 
 
 def _mirrored_bits() -> Any:
     """Return uint64 with a bit at each frequency whose sign mirroring changes."""
-    return ((_mirror() < 0) @ (np.uint64(1) << np.arange(64, dtype=np.uint64))).astype(np.uint64)
+    return ((_mirror() < 0) @ _BITS).astype(np.uint64)
 
 
 def _bands() -> list[Any]:

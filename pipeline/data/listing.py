@@ -1,20 +1,20 @@
-"""What is there: the files of a folder or a manifest, found with the standard library alone and never changed."""
+"""What is there: the files of a folder or a manifest, found with the standard library alone and never opened or changed."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import os
 import re
-import stat
-import sys
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pipeline.config import DataConfig
 from pipeline.errors import DatasetError
@@ -25,9 +25,11 @@ MANIFESTS = frozenset({".csv", ".tsv", ".parquet"})
 EXTENSIONS = frozenset({"", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp"}) | frozenset(
     {".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".svg", ".ico", ".psd", ".ppm", ".pgm", ".tga", ".jxl"}
 )
-# Left by file managers; never a picture of the user's.
-_LITTER = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
+# Left by file managers, and the pipeline's own results when the dataset is the current folder: never pictures of the user's.
+_LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "icon\r", "mlruns"})
 SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+_COLUMNS = ("path", "label", "split", "group")
+_EXAMPLES = 3
 _TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w.+-]+)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?", re.ASCII)
 
 
@@ -58,16 +60,25 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """Every file below a folder or named by a manifest: pictures, and what was left out by reason."""
+    """Every file below a folder or named by a manifest: pictures, and how many were left out for which reason.
+
+    `examples` names the first few files of each reason, and `empty` the folders of classes without a picture.
+    """
 
     entries: tuple[Entry, ...]
-    excluded: Mapping[str, int]
-    empty_folders: int = 0
+    excluded: Mapping[str, int] = field(default_factory=dict)
+    examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
 
     @property
     def found(self) -> int:
-        """Return how many files were found."""
+        """Return how many files were found; a hidden folder counts as one."""
         return len(self.entries) + sum(self.excluded.values())
+
+    @property
+    def empty_folders(self) -> int:
+        """Return how many classes have a folder and no picture."""
+        return len(self.empty)
 
 
 def at(path: str) -> Path:
@@ -112,17 +123,19 @@ def source_stamp(config: DataConfig) -> Mapping[str, str]:
         return {kind: _folder_stamp(path) if kind == "folder" else _manifest_stamp(path)}
     except FileNotFoundError:
         return {kind: "missing"}
-    except (OSError, DatasetError):
+    except (OSError, ValueError, DatasetError):
         return {kind: "unreadable"}
 
 
 def _folder_stamp(folder: Path) -> str:
-    """Return the SHA-256 of the sorted (path, size, modification time) of every file."""
+    """Return the SHA-256 of the (path, size, modification time) of every file but hidden ones, in the walk's order."""
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     digest = hashlib.sha256()
-    for name, info, _ in _walk(os.fspath(folder)):
-        _stamp_file(digest, name, info)
+    root = os.fspath(folder)
+    for name, why in _walk(root):
+        if why != "hidden":  # a file manager's notes, and our own results, make no other dataset
+            _stamp_file(digest, root, name)
     return digest.hexdigest()[:16]
 
 
@@ -130,18 +143,19 @@ def _manifest_stamp(manifest: Path) -> str:
     """Return the SHA-256 of the manifest's bytes and of its files' (path, size, modification time)."""
     with manifest.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-    for entry in list_manifest(manifest).entries:
-        try:
-            info = os.stat(entry.path)  # noqa: PTH116
-        except OSError:
-            info = None
-        _stamp_file(digest, entry.path, info)
+    root = os.fspath(manifest.parent)
+    for row in _rows(manifest):
+        _stamp_file(digest, root, row.path)
     return digest.hexdigest()[:16]
 
 
-def _stamp_file(digest: hashlib._Hash, path: str, info: os.stat_result | None) -> None:
-    sizes = b"" if info is None else f"{info.st_size}\0{info.st_mtime_ns}".encode()
-    digest.update(os.fsencode(path) + b"\0" + sizes + b"\0")
+def _stamp_file(digest: hashlib._Hash, root: str, name: str) -> None:
+    try:
+        info = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118 - pathlib takes three times as long
+        sizes = f"{info.st_size}\0{info.st_mtime_ns}".encode()
+    except (OSError, ValueError):  # not there, not for us, or no possible name
+        sizes = b""
+    digest.update(os.fsencode(name) + b"\0" + sizes + b"\0")
 
 
 def printable(path: Path | str) -> str:
@@ -156,190 +170,307 @@ def natural(name: str) -> tuple[list[str | int], str]:
 
 
 def list_folder(folder: Path) -> Listing:
-    """List `<class>/<pictures>` or `train|val|validation|test/<class>/<pictures>`, in natural order.
+    """List `<class>/<pictures>` or `train|val|validation|test/<class>/<pictures>`, each folder's files in the order of their names.
+
+    What lies in folders below a class belongs to the class. Links are followed, each target once.
 
     Raises:
-        DatasetError: the folder is not there or cannot be read.
+        DatasetError: the folder is not there, cannot be read, or has classes that differ by case or blanks alone.
     """
     if not folder.is_dir():
         received = "a file" if folder.exists() else "a path that does not exist"
         raise DatasetError(
-            f"There is no folder {folder}. Expected one folder for each class with pictures in it. Received {received}. "
+            f"There is no folder {printable(folder)}. Expected one folder for each class with pictures in it. Received {received}. "
             "Check --dataset; a TFDS name has no leading dot or slash."
         )
     try:
         return _list_folder(folder)
     except OSError as error:
         raise DatasetError(
-            f"{error.filename} cannot be read ({error.strerror}). Expected a folder of pictures that you may read. Check its permissions."
+            f"{printable(error.filename or folder)} cannot be read ({error.strerror}). Expected a folder of pictures that you may read. "
+            "Check its permissions."
         ) from error
 
 
 def _list_folder(folder: Path) -> Listing:
     in_splits = _has_split_folders(folder)
     label_at = 1 if in_splits else 0
-    excluded: Counter[str] = Counter()
     root = os.fspath(folder)
-    entries, used = [], set()
-    for name, info, reason in _walk(root):
+    entries: list[Entry] = []
+    labels: dict[str, str] = {}
+    used: set[tuple[str, ...]] = set()
+    excluded: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
+    for name, reason in _walk(root):
         parts = name.split("/")
-        split = SPLIT_NAMES.get(parts[0], "") if in_splits else ""
-        outside = len(parts) < label_at + 2 or (in_splits and not split)
-        if why := reason or _unwanted(parts, info) or ("outside the class folders" if outside else ""):
+        if why := reason or _out_of_place(parts, label_at, in_splits) or _other_extension(parts[-1]):
             excluded[why] += 1
+            if excluded[why] <= _EXAMPLES:
+                examples.setdefault(why, []).append(printable(name))
             continue
-        entries.append(Entry(root, name, sys.intern(printable(parts[label_at])), split))
+        label = labels.get(parts[label_at]) or labels.setdefault(parts[label_at], _without_blanks(printable(parts[label_at])))
+        entries.append(Entry(root, name, label, SPLIT_NAMES[parts[0]] if in_splits else ""))
         used.add(tuple(parts[: label_at + 1]))
-    _require_different(folder, {entry.label for entry in entries})
-    return Listing(tuple(entries), dict(sorted(excluded.items())), len(_class_folders(folder, in_splits) - used))
+    _require_different(folder, labels)
+    empty = sorted((printable("/".join(parts)) for parts in _class_folders(folder, in_splits) - used), key=natural)
+    return Listing(tuple(entries), dict(sorted(excluded.items())), dict(sorted(examples.items())), tuple(empty))
 
 
-def _require_different(where: Path, labels: set[str]) -> None:
+def _out_of_place(parts: Sequence[str], label_at: int, in_splits: bool) -> str:
+    """Return why a file belongs to no class, or nothing."""
+    outside = len(parts) < label_at + 2 or (in_splits and parts[0] not in SPLIT_NAMES)
+    return "outside the class folders" if outside else ""
+
+
+def _other_extension(name: str) -> str:
+    return "" if os.path.splitext(name)[1].lower() in EXTENSIONS else "other extension"  # noqa: PTH122 - a million times
+
+
+def _without_blanks(name: str) -> str:
+    """Return a class name without blanks around it, which nobody can see; one of blanks alone stays."""
+    return name.strip() or name
+
+
+def _require_different(where: Path, names: Iterable[str]) -> None:
     """Refuse `Cat` beside `cat`: nearly always one class by mistake, and one folder on another system."""
     alike: dict[str, list[str]] = {}
-    for label in sorted(labels):
-        alike.setdefault(label.strip().casefold(), []).append(label)
-    if clashing := [names for names in alike.values() if len(names) > 1]:
+    for name in sorted(names):
+        alike.setdefault(unicodedata.normalize("NFC", printable(name).strip().casefold()), []).append(name)
+    clashing = [several for several in alike.values() if len(several) > 1]
+    if clashing:
+        shown = ", ".join(repr(printable(name)) for name in clashing[0])
         raise DatasetError(
-            f"Classes of {where} differ only by case or blanks: {', '.join(map(repr, clashing[0])):.200}. Expected other names. "
-            "Put the pictures together, or rename one."
+            f"Classes of {printable(where)} differ only by case, blanks or the way an accent is written. Expected names that differ on "
+            f"every system. Received {shown:.200}. Put their pictures together, or rename one, such as `A` to `A_upper`."
         )
 
 
 def _has_split_folders(folder: Path) -> bool:
     """Say whether the folder holds `train/<class>/`; a class that is called `train` has pictures in it, not folders."""
     train = folder / "train"
-    return train.is_dir() and bool(_folders_in(train))
+    return train.is_dir() and bool(_scan(os.fspath(train)).folders)
 
 
 def _class_folders(folder: Path, in_splits: bool) -> set[tuple[str, ...]]:
     """Return the relative parts of every folder that stands for a class."""
-    roots = [folder / name for name in SPLIT_NAMES if (folder / name).is_dir()] if in_splits else [folder]
-    return {path.relative_to(folder).parts for root in roots for path in _folders_in(root)}
+    above = [(name,) for name in SPLIT_NAMES if (folder / name).is_dir()] if in_splits else [()]
+    return {(*parts, name) for parts in above for name in _scan(os.fspath(folder.joinpath(*parts))).folders}
 
 
-def _folders_in(folder: Path) -> list[Path]:
-    with os.scandir(folder) as found:
-        return [Path(entry.path) for entry in found if entry.is_dir() and not _hidden(entry.name)]
+class _Found(NamedTuple):
+    """What a folder holds: names of files, why some of them cannot be used, and folders, true for those that are links."""
+
+    files: list[str]
+    odd: dict[str, str]
+    folders: dict[str, bool]
 
 
-def _walk(root: str, below: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[tuple[str, os.stat_result | None, str]]:
-    """Yield every file as (path below root, what stat says, reason to leave it out), sorted by bytes, without following loops of links."""
-    here = os.stat(os.path.join(root, below))  # noqa: PTH116, PTH118
-    identity = (here.st_dev, here.st_ino)
-    if identity in above:
-        yield below, None, "links in a loop"
-        return
-    with os.scandir(os.path.join(root, below)) as found:  # noqa: PTH118
-        children = sorted((os.fsencode(child.name), child) for child in found)
-    for _, child in children:
-        name = f"{below}/{child.name}" if below else child.name
-        try:
-            info = child.stat()
-        except OSError:  # points to nothing, or to itself
-            yield name, None, "broken links"
+def _walk(root: str) -> Iterator[tuple[str, str]]:
+    """Yield every file as (path below root, why it cannot be used or nothing), the same order on every system.
+
+    A link to a folder is followed unless it leads to a folder above it or to one that a link led to before, so that the walk ends.
+    """
+    linked: set[tuple[int, int]] = set()
+    waiting: list[tuple[str, bool, tuple[tuple[int, int], ...]]] = [("", False, ())]
+    while waiting:
+        below, is_link, above = waiting.pop()
+        where = os.path.join(root, below)  # noqa: PTH118
+        info = os.stat(where)  # noqa: PTH116
+        here = (info.st_dev, info.st_ino)
+        if is_link and (here in above or here in linked):
+            yield below, "links in a loop" if here in above else "folders linked twice"
             continue
-        if stat.S_ISDIR(info.st_mode):
-            yield from _walk(root, name, (*above, identity))
-        else:
-            yield name, info, ""
+        if is_link:
+            linked.add(here)
+        start = f"{below}/" if below else ""
+        found = _scan(where)
+        for name in sorted(found.files):
+            yield start + name, found.odd.get(name, "")
+        waiting += [(start + name, found.folders[name], (*above, here)) for name in sorted(found.folders, reverse=True)]
 
 
-def _hidden(name: str) -> bool:
-    # `mlruns`: the pipeline's own results must not become pictures when the dataset is the current folder.
-    return name.startswith(".") or name in ("__MACOSX", "mlruns")
+def _scan(folder: str) -> _Found:
+    """Look at one folder; only names are kept, so that a million files in it fit."""
+    found = _Found([], {}, {})
+    with os.scandir(folder) as children:
+        for child in children:
+            kind = _kind_of_file(child)
+            if kind == "folder":
+                found.folders[child.name] = child.is_symlink()
+                continue
+            found.files.append(child.name)
+            if kind:
+                found.odd[child.name] = kind
+    return found
 
 
-def _unwanted(parts: Sequence[str], info: os.stat_result | None) -> str:
-    """Return why a file is not a picture of ours, or nothing."""
-    if any(_hidden(part) for part in parts) or parts[-1].lower() in _LITTER:
+def _kind_of_file(child: os.DirEntry[str]) -> str:
+    """Return `folder`, why a file cannot be used, or nothing; files are neither opened nor, where the system tells, looked up."""
+    if child.name.startswith(".") or child.name.lower() in _LITTER:
         return "hidden"
-    if info is None or not stat.S_ISREG(info.st_mode):
-        return "not a file"
-    return "" if os.path.splitext(parts[-1])[1].lower() in EXTENSIONS else "other extension"  # noqa: PTH122
+    try:
+        if child.is_file():
+            return ""
+        if child.is_dir():
+            return "folder"
+        child.stat()
+    except OSError:  # a link to nothing, to itself, or to where we may not look
+        return "broken links"
+    return "not a file"
+
+
+# -- manifests ------------------------------------------------------------------------------------------------------------
 
 
 def list_manifest(manifest: Path) -> Listing:
     """List the rows of a CSV, TSV or Parquet file with the columns `path`, `label` and, if wanted, `split` and `group`.
 
     Paths are relative to the manifest's own folder. A row without a split is dealt by its content, or by its group where it names one.
+    Whether the files are there, the audit says.
 
     Raises:
         DatasetError: the file cannot be read, a column is missing, or a row is not usable.
     """
     try:
-        return _listed(manifest)
+        return _list_manifest(manifest)
     except FileNotFoundError as error:
         raise DatasetError(
-            f"There is no manifest {manifest}. Expected a CSV, TSV or Parquet file. Received a path that does not exist. Check --dataset."
+            f"There is no manifest {printable(manifest)}. Expected a CSV, TSV or Parquet file. Received a path that does not exist. "
+            "Check --dataset."
         ) from error
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise DatasetError(
-            f"The manifest {manifest} cannot be read ({str(error) or type(error).__name__:.200}). Expected UTF-8 CSV or TSV, or Parquet. "
-            "Save it as such."
+            f"The manifest {printable(manifest)} cannot be read. Expected UTF-8 CSV or TSV, or Parquet. Received "
+            f"{str(error) or type(error).__name__:.200}. Save it as such."
         ) from error
 
 
-def _listed(manifest: Path) -> Listing:
+def _list_manifest(manifest: Path) -> Listing:
     entries: list[Entry] = []
     seen: set[str] = set()
-    splits: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    groups: dict[str, Entry] = {}
     root = os.fspath(manifest.parent)
-    for line, path, label, named, group in _rows(manifest):
-        if not path or not label or "\0" in path or (named and named not in SPLIT_NAMES):
+    for row in _rows(manifest):
+        split = _require_usable(manifest, row)
+        if row.path in seen:
             raise DatasetError(
-                f"Line {line} of {manifest} is not usable. Expected a path, a label, and a split that is empty or one of "
-                f"{', '.join(SPLIT_NAMES)}. Received path {path!r}, label {label!r}, split {named!r}. Mend that line."
+                f"{row.where} of {printable(manifest)} names {printable(row.path)!r} more than once. Expected one row for each picture. "
+                "Received several. Remove the others."
             )
-        if path in seen:
+        seen.add(row.path)
+        first = groups.get(row.group)
+        entry = Entry(root, row.path, labels.setdefault(row.label, row.label), split, first.group if first else row.group)
+        if first and first.split != split:
             raise DatasetError(
-                f"Line {line} of {manifest} names {path!r} more than once. Expected one row for each picture. Received several. Remove the "
-                "others."
+                f"{row.where} of {printable(manifest)} puts the group {row.group!r} into a second split. Expected all of a group in one. "
+                f"Received {first.split or 'no split'} and {split or 'no split'}. Mend the split or the group."
             )
-        seen.add(path)
-        split = SPLIT_NAMES.get(named, "")
-        if group and splits.setdefault(group, split) != split:
-            raise DatasetError(
-                f"Line {line} of {manifest} puts the group {group!r} into a second split. Expected all of a group in one. Received "
-                f"{splits[group] or 'no split'} and {split or 'no split'}. Mend the split or the group."
-            )
-        entries.append(Entry(root, os.fspath(at(path)), sys.intern(label), split, sys.intern(group)))
-    _require_different(manifest, {entry.label for entry in entries})
-    return Listing(tuple(entries), {})
+        if entry.group and not first:
+            groups[entry.group] = entry
+        entries.append(entry)
+    _require_different(manifest, labels)
+    return Listing(tuple(entries))
 
 
-def _rows(manifest: Path) -> Iterator[tuple[int, str, str, str, str]]:
-    """Yield (line, path, label, split, group) of each row, all as text without blanks around it."""
-    with (_parquet_table if manifest.suffix.lower() == ".parquet" else _text_table)(manifest) as (columns, rows):
+class _Row(NamedTuple):
+    """One row of a manifest, as text without blanks around it; `where` is such as `Line 2`."""
+
+    where: str
+    path: str
+    label: str
+    split: str
+    group: str
+
+
+def _require_usable(manifest: Path, row: _Row) -> str:
+    """Return the split that a row names, if any, or raise a DatasetError that says which row cannot be used."""
+    text = row.label + row.split + row.group
+    if not row.path or not row.label or "\0" in row.path or (row.split and row.split not in SPLIT_NAMES) or text != printable(text):
+        raise DatasetError(
+            f"{row.where} of {printable(manifest)} is not usable. Expected a path, a label in UTF-8, and a split that is empty or one of "
+            f"{', '.join(SPLIT_NAMES)}. Received path {printable(row.path)!r}, label {printable(row.label)!r}, split {row.split!r}. "
+            "Mend that row."
+        )
+    return SPLIT_NAMES.get(row.split, "")
+
+
+class _Table(NamedTuple):
+    """A manifest that is open: its columns, what a row is called, and (number, cells) of each row as they are asked for."""
+
+    columns: Sequence[str]
+    unit: str
+    rows: Iterator[tuple[int, Sequence[Any]]]
+
+
+def _rows(manifest: Path) -> Iterator[_Row]:
+    """Yield the rows of a manifest one by one."""
+    opened: Callable[[Path], AbstractContextManager[_Table]] = _text_table
+    if manifest.suffix.lower() == ".parquet":
+        opened = _parquet_table
+    with opened(manifest) as (columns, unit, rows):
         if missing := {"path", "label"} - set(columns):
             raise DatasetError(
-                f"The manifest {manifest} lacks the column {', '.join(sorted(missing))}. Expected path, label and, if wanted, split and "
-                f"group. Received {', '.join(columns) or 'nothing'}. Mend its first line."
+                f"The manifest {printable(manifest)} lacks the column {', '.join(sorted(missing))}. Expected path, label and, if wanted, "
+                f"split and group, with UTF-8 text. Received {printable(', '.join(columns)) or 'nothing':.200}. Mend its first line."
             )
-        for line, row in rows:
-            values = (row.get(name) for name in ("path", "label", "split", "group"))
-            path, label, split, group = ("" if value is None else str(value).strip() for value in values)
-            yield line, path, label, split, group
+        at_column = [columns.index(name) if name in columns else len(columns) for name in _COLUMNS]
+        for number, cells in rows:
+            if any(_text(cell) for cell in cells[len(columns) :]):
+                raise DatasetError(
+                    f"{unit} {number} of {printable(manifest)} has more cells than the first line. Expected {len(columns)}. Received "
+                    f"{len(cells)}. Put a path with a comma into double quotes."
+                )
+            path, label, split, group = (_text(cells[index]) if index < len(cells) else "" for index in at_column)
+            yield _Row(f"{unit} {number}", _plain(path), label, split, group)
 
 
-Table = tuple[Sequence[str], Iterator[tuple[int, Mapping[str, Any]]]]
+def _text(cell: Any) -> str:
+    """Return a cell as text without blanks around it; `3.0` is `3`, as tables with gaps keep whole numbers, and no number is nothing."""
+    if isinstance(cell, str):
+        return cell.strip()
+    if isinstance(cell, bytes):
+        return os.fsdecode(cell).strip()
+    if isinstance(cell, float) and (math.isnan(cell) or cell.is_integer()):
+        return "" if math.isnan(cell) else str(int(cell))
+    return "" if cell is None else str(cell)
+
+
+def _plain(path: str) -> str:
+    """Return a path in one way of writing, so that `a//b.jpg` and `./a/b.jpg` are the same row; empty stays empty."""
+    if path.startswith(("~", "./")) or "//" in path or "/./" in path:
+        return os.fspath(at(path))
+    return path
 
 
 @contextmanager
-def _text_table(manifest: Path) -> Iterator[Table]:
-    """Open a CSV or TSV file: its columns, and (line, row) of each row as they are asked for."""
-    with manifest.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True, delimiter="\t" if manifest.suffix.lower() == ".tsv" else ",")
-        yield tuple(reader.fieldnames or ()), ((reader.line_num, row) for row in reader)
+def _text_table(manifest: Path) -> Iterator[_Table]:
+    """Open a CSV or TSV file; bytes that are no UTF-8 are kept in paths, where they may be a file's name."""
+    with manifest.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, strict=True, delimiter="\t" if manifest.suffix.lower() == ".tsv" else ",")
+
+        def rows() -> Iterator[tuple[int, list[str]]]:
+            try:
+                yield from ((reader.line_num, cells) for cells in reader if cells)
+            except csv.Error as error:
+                raise DatasetError(
+                    f"Line {reader.line_num} of {printable(manifest)} cannot be read ({error}). Expected cells with commas, or tabs in a "
+                    ".tsv file, between them. Mend that line."
+                ) from error
+
+        every = rows()
+        _, first = next(every, (0, []))
+        yield _Table([name.strip() for name in first], "Line", every)
 
 
 @contextmanager
-def _parquet_table(manifest: Path) -> Iterator[Table]:
-    """Open a Parquet file: its columns, and (number, row) of each row as they are asked for."""
+def _parquet_table(manifest: Path) -> Iterator[_Table]:
+    """Open a Parquet file; rows are numbered from 1."""
     from pyarrow import parquet
 
-    with parquet.ParquetFile(manifest) as file:
-        columns = tuple(file.schema_arrow.names)
-        wanted = [name for name in ("path", "label", "split", "group") if name in columns]
-        rows = (row for batch in file.iter_batches(columns=wanted) for row in batch.to_pylist())
-        yield columns, enumerate(rows, start=1)
+    with parquet.ParquetFile(manifest, buffer_size=1 << 20) as file:  # else a whole column is read at a time
+        every = file.schema_arrow.names
+        columns = [name for name in _COLUMNS if name in every]
+        batches = file.iter_batches(batch_size=8192, columns=columns)
+        rows = (cells for batch in batches for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True))
+        yield _Table(every if {"path", "label"} - set(every) else columns, "Row", enumerate(rows, start=1))

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 
 from pipeline.config import DataConfig, near_miss
 from pipeline.data.listing import at, kind_of, list_folder, list_manifest
-from pipeline.data.splits import SPLITS, Copies, class_order, deal, known_classes, remember_classes, require_classes, split_pictures
+from pipeline.data.splits import SPLITS, class_order, deal, known_classes, remember_classes, require_classes, split_pictures
 from pipeline.errors import DatasetError
 
 Progress = Callable[[int, int, str], None]
 _NAME_FEATURES = ("key", "file_name", "image/filename", "id")
 _WINDOW = 256
+_SHOWN_COPIES = 8
 
 
 class Picture(NamedTuple):
@@ -40,6 +41,8 @@ class Prepared:
     """A dataset in shards, not measured yet.
 
     `found` = images in the shards + quarantined + aside (copies left out because another split has their group) + the sum of excluded.
+    `copies` names the pictures of each group of equal or nearly equal ones, `conflicts` equal ones under different labels; `thumbnails` are
+    uint8 [32, 32, 3], of some groups.
     """
 
     name: str
@@ -53,8 +56,11 @@ class Prepared:
     excluded: Mapping[str, int] = field(default_factory=dict)
     empty_folders: int = 0
     how_split: str = ""
-    copies: Copies = field(default_factory=Copies)
     aside: Sequence[str] = ()
+    copies: Sequence[tuple[str, ...]] = ()
+    copies_in_several_splits: int = 0
+    conflicts: Sequence[tuple[str, ...]] = ()
+    thumbnails: Sequence[Sequence[Any]] = ()
 
 
 def prepare(config: DataConfig, directory: Path, progress: Progress) -> Prepared:
@@ -108,7 +114,7 @@ def _png(scan: Any) -> bytes:
 
 def _prepare_files(config: DataConfig, directory: Path, progress: Progress) -> Prepared:
     """Check the pictures of a folder or a manifest, split them, and store copies of the usable ones, bytes as they are."""
-    from pipeline.data.audit import audit, require_few
+    from pipeline.data.audit import audit, require_few, thumbnail_of
 
     path, workdir = at(config.dataset), directory.parents[1]
     listing = list_folder(path) if kind_of(config.dataset) == "folder" else list_manifest(path)
@@ -141,7 +147,10 @@ def _prepare_files(config: DataConfig, directory: Path, progress: Progress) -> P
         excluded=listing.excluded,
         empty_folders=listing.empty_folders,
         how_split=_how_split(frozenset(item.entry.split for item in good)),
-        copies=copies,
+        copies=[tuple(good[index].entry.key for index in group) for group in copies.groups],
+        copies_in_several_splits=copies.straddling,
+        conflicts=[tuple(good[index].entry.key for index in group) for group in copies.conflicts],
+        thumbnails=[[thumbnail_of(good[index]) for index in group[:_SHOWN_COPIES]] for group in copies.groups[:_SHOWN_COPIES]],
         aside=[item.entry.key for item, split in zip(good, placed, strict=True) if not split],
     )
 

@@ -24,14 +24,13 @@ SPLITS = ("train", "validation", "test")
 class Copies:
     """What was found of pictures that are there more than once, exactly or nearly.
 
-    `groups` holds the names of each group's pictures and `thumbnails` their looks, uint8 [32, 32, 3] as bytes; `straddling` says how many
-    groups were in several splits, and `conflicts` holds the names of equal pictures under different labels.
+    `groups` holds the places of each group's pictures among the usable ones, `straddling` says how many groups were in several splits, and
+    `conflicts` holds the places of equal pictures under different labels.
     """
 
-    groups: Sequence[tuple[str, ...]] = ()
-    thumbnails: Sequence[tuple[bytes, ...]] = ()
+    groups: Sequence[Sequence[int]] = ()
     straddling: int = 0
-    conflicts: Sequence[tuple[str, ...]] = ()
+    conflicts: Sequence[Sequence[int]] = ()
 
 
 def split_pictures(good: Sequence[Checked], config: DataConfig) -> tuple[list[str], Copies]:
@@ -43,23 +42,18 @@ def split_pictures(good: Sequence[Checked], config: DataConfig) -> tuple[list[st
     """
     import numpy as np
 
-    from pipeline.data.duplicates import conflicts, describe, groups, settle
+    from pipeline.data.duplicates import LOOK, conflicts, groups, settle
 
     present = frozenset(item.entry.split for item in good)
     placed = [_placed(item, present, config) for item in good]
-    numbers = np.asarray([SPLITS.index(split) for split in placed])
-    given = np.asarray([item.entry.split not in ("", "train") for item in good])
     pixels = np.asarray([item.facts.pixels for item in good], np.uint64)
-    looks = describe(np.frombuffer(b"".join(item.facts.thumbnail for item in good), np.uint8).reshape(-1, 32, 32, 3))
-    found = groups(looks, pixels)
-    aside = settle(found, numbers, given)
-    disputed = conflicts(pixels, [item.entry.label for item in good])
-    members = list(_members(found))
+    found = groups(np.frombuffer(b"".join(item.facts.look for item in good), LOOK), pixels)
+    given = np.asarray([item.entry.split not in ("", "train") for item in good])
+    aside = settle(found, np.asarray([SPLITS.index(split) for split in placed]), given)
     copies = Copies(
-        groups=_named(good, members),
-        thumbnails=[tuple(good[index].facts.thumbnail for index in indices) for indices in members],
-        straddling=len(np.unique(np.asarray(found)[aside])),
-        conflicts=_named(good, disputed),
+        groups=list(_members(found)),
+        straddling=len(np.unique(found[aside])),
+        conflicts=conflicts(pixels, [item.entry.label for item in good]),
     )
     if config.duplicates == "set_aside":
         placed = ["" if left else split for split, left in zip(placed, aside, strict=True)]
@@ -79,10 +73,6 @@ def _members(found: Iterable[int]) -> Iterator[list[int]]:
     for index, group in enumerate(found):
         members[int(group)].append(index)
     return (indices for indices in members.values() if len(indices) > 1)
-
-
-def _named(good: Sequence[Checked], members: Iterable[Sequence[int]]) -> list[tuple[str, ...]]:
-    return [tuple(good[index].entry.key for index in indices) for indices in members]
 
 
 def deal(content: bytes, given: str, present: frozenset[str], config: DataConfig) -> str:

@@ -10,6 +10,7 @@ import pytest
 from pipeline.config import DataConfig
 from pipeline.data import audit as audit_module
 from pipeline.data.audit import audit, examine
+from pipeline.data.duplicates import LOOK
 from pipeline.data.listing import list_folder
 from pipeline.errors import DatasetError
 
@@ -39,10 +40,10 @@ def test_each_kind_of_file_has_its_verdict(name):
     if verdict:
         assert verdict in facts.problem
         assert "\n" not in facts.problem
-        assert facts.thumbnail == b""
+        assert facts.look == b""
     else:
         assert facts.problem == ""
-        assert len(facts.thumbnail) == 32 * 32 * 3
+        assert len(facts.look) == LOOK.itemsize
 
 
 def test_every_file_of_the_corpus_is_counted_once(tmp_path, make_dataset, write_folder):
@@ -73,8 +74,8 @@ def test_facts_are_those_of_the_upright_picture():
     facts = {name: examine(corpus.CORPUS[name][0], CONFIG) for name in ("plain.png", "plain.bmp", "turned.jpg", "plain.webp")}
     assert (facts["turned.jpg"].height, facts["turned.jpg"].width, facts["turned.jpg"].orientation) == (64, 48, 6)
     assert facts["plain.png"].pixels == facts["plain.bmp"].pixels == facts["plain.webp"].pixels != facts["turned.jpg"].pixels
-    thumbnail = np.frombuffer(facts["plain.png"].thumbnail, np.uint8).reshape(32, 32, 3)
-    assert np.abs(thumbnail.mean((0, 1)) - corpus.PIXELS.mean((0, 1))).max() < 1
+    (look,) = np.frombuffer(facts["plain.png"].look, LOOK)
+    assert np.abs(look["color"] - corpus.PIXELS.mean((0, 1))).max() < 1.5
 
 
 def test_shape_counts_as_well_as_pixels():

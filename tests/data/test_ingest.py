@@ -89,7 +89,7 @@ def test_folder_has_natural_order_and_counts_what_it_leaves_out(folder, make_dat
     card = card_of(dataset)
     assert dataset.class_names == ("1", "2", "10")
     assert dataset.name == "pictures"
-    assert card["excluded"] == {"hidden": 2, "links in a loop": 1, "broken links": 1, "other extension": 2}
+    assert card["excluded"] == {"hidden": 2, "links in a loop": 1, "broken links": 1, "other extension": 1, "outside the class folders": 1}
     assert card["found"] == card["accepted"] + len(card["quarantined"]) + sum(card["excluded"].values()) == 96
     assert (card["accepted"], card["empty_folders"]) == (90, 1)
     assert sorted((path, path.lstat().st_mtime_ns) for path in folder.rglob("*")) == before

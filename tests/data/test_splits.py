@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import DataConfig, resolve
+from pipeline.data.duplicates import describe
 from pipeline.data.splits import class_order, deal, known_classes, remember_classes, split_pictures
 from pipeline.errors import ConfigError, DatasetError
 
@@ -15,9 +16,8 @@ def picture(number, split="", group="", label="a", look=None):
     """Return a checked file whose thumbnail is noise of its own, or of the number `look`."""
     thumbnail = np.random.default_rng(number if look is None else look).integers(0, 256, (4, 4, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     pixels = int.from_bytes(hashlib.sha256(thumbnail.tobytes()).digest()[:8], "big")
-    facts = SimpleNamespace(
-        sha256=hashlib.sha256(bytes([number % 256, number // 256])).digest(), pixels=pixels, thumbnail=thumbnail.tobytes()
-    )
+    look = describe(thumbnail[np.newaxis]).tobytes()
+    facts = SimpleNamespace(sha256=hashlib.sha256(bytes([number % 256, number // 256])).digest(), pixels=pixels, look=look)
     return SimpleNamespace(entry=SimpleNamespace(key=f"{number}", split=split, group=group, label=label), facts=facts)
 
 
@@ -69,12 +69,12 @@ def test_a_named_test_picture_is_never_set_aside():
     pictures = [picture(1, "test"), picture(2, "train", look=1), picture(3, "train", look=1), picture(4, "validation"), picture(5, "train")]
     placed, copies = split_pictures(pictures, CONFIG)
     assert placed == ["test", "", "", "validation", "train"]
-    assert copies.groups == [("1", "2", "3")]
+    assert copies.groups == [[0, 1, 2]]
 
 
 def test_one_picture_under_two_labels_is_told():
     _, copies = split_pictures([picture(1, "train", label="cat"), picture(2, "train", label="dog", look=1), picture(3, "test")], CONFIG)
-    assert copies.conflicts == [("1", "2")]
+    assert copies.conflicts == [[0, 1]]
 
 
 def test_class_ids_stay():
