@@ -236,14 +236,21 @@ def _opened(memory: Path, config: DataConfig) -> sqlite3.Connection:
 
 def _connected(memory: Path, config: DataConfig) -> sqlite3.Connection:
     known = sqlite3.connect(memory, isolation_level=None)
-    known.execute("PRAGMA journal_mode=WAL")
-    known.execute("PRAGMA synchronous=NORMAL")
-    known.execute("CREATE TABLE IF NOT EXISTS rules (digest TEXT)")
-    columns = "sha256 BLOB, pixels BLOB, height INT, width INT, orientation INT, problem TEXT, look BLOB"
-    known.execute(f"CREATE TABLE IF NOT EXISTS files (path BLOB PRIMARY KEY, stamp TEXT, {columns})")
-    rules = _rules(config)
-    if known.execute("SELECT digest FROM rules").fetchall() != [(rules,)]:
-        known.executescript(f"BEGIN; DELETE FROM files; DELETE FROM rules; INSERT INTO rules VALUES ('{rules}'); COMMIT;")  # noqa: S608 - a digest
+    try:
+        known.execute("PRAGMA journal_mode=WAL")
+        known.execute("PRAGMA synchronous=NORMAL")
+        rules = _rules(config)
+        if known.execute("PRAGMA table_list('rules')").fetchone() and known.execute("SELECT * FROM rules").fetchall() == [(rules,)]:
+            return known
+        columns = "sha256 BLOB, pixels BLOB, height INT, width INT, orientation INT, problem TEXT, look BLOB"
+        known.executescript(
+            "DROP TABLE IF EXISTS rules; DROP TABLE IF EXISTS files; VACUUM; CREATE TABLE rules (digest TEXT);"
+            f"CREATE TABLE files (path BLOB PRIMARY KEY, stamp TEXT, {columns})"
+        )
+        known.execute("INSERT INTO rules VALUES (?)", (rules,))  # last: what is half made is made again
+    except sqlite3.Error:
+        known.close()
+        raise
     return known
 
 

@@ -14,11 +14,15 @@ ColorMode = Literal["code", "paper"]
 def principal_colors(covariance: Sequence[Sequence[float]]) -> tuple[Any, Any]:
     """Return standard deviations float64 [3], the largest first, and their directions float64 [3, 3] in RGB, one a row.
 
+    Of a direction and its opposite, that is taken whose largest part is positive.
+
     Args:
         covariance: of RGB over the training pixels, 0-255 squared.
     """
     variances, directions = np.linalg.eigh(np.asarray(covariance, np.float64))
-    return np.sqrt(np.maximum(variances[::-1], 0)), directions.T[::-1]
+    rows = directions.T[::-1]
+    signs = np.sign(rows[np.arange(3), np.abs(rows).argmax(1)])
+    return np.sqrt(np.maximum(variances[::-1], 0)), rows * signs[:, None]
 
 
 def color_shifts(count: int, covariance: Sequence[Sequence[float]], *, seed: int, epoch: int, noise: float, mode: ColorMode) -> Any:

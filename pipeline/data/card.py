@@ -175,7 +175,7 @@ _COPIES = (
     "model be tested on what it was trained with, so each group stays in one split; copies elsewhere are set aside unless data.duplicates "
     "is `report`."
 )
-_COPIES_NOTE = "Some groups, one a row, squeezed to squares."
+_COPIES_NOTE = "Two pictures of some groups side by side, squeezed to squares."
 
 
 def _saved(figure: Figure, path: Path, caption: str) -> Picture:
@@ -241,11 +241,12 @@ def sample_grid(examples: Mapping[int, Sequence[Any]], class_names: Sequence[str
     return figure
 
 
-def copies_grid(thumbnails: Sequence[Sequence[Any]]) -> Figure:
-    """Draw some groups of copies, one a row; thumbnails are uint8 [32, 32, 3]."""
+def copies_grid(thumbnails: Sequence[Sequence[Any]], pairs: int = 3) -> Figure:
+    """Draw two pictures of some groups of copies, a few pairs a row; thumbnails are uint8 [32, 32, 3]."""
     blank = np.full((32, 32, 3), 255, np.uint8)
-    rows = [[*group, *[blank] * (8 - len(group))] for group in thumbnails]
-    return _sheet(rows, 32)[0]
+    cells = [[*pair, blank] for pair in thumbnails]
+    rows = [[cell for pair in cells[start : start + pairs] for cell in pair] for start in range(0, len(cells), pairs)]
+    return _sheet([[*row, *[blank] * (3 * pairs - len(row))][:-1] for row in rows], 32)[0]
 
 
 def mean_and_colours(statistics: Statistics, steps: int = 7) -> Figure:

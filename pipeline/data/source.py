@@ -23,7 +23,7 @@ from pipeline.errors import DatasetError
 Progress = Callable[[int, int, str], None]
 _NAME_FEATURES = ("key", "file_name", "image/filename", "id")
 _WINDOW = 256
-_SHOWN_COPIES = 8
+_SHOWN_COPIES = 24
 
 
 class Picture(NamedTuple):
@@ -42,7 +42,7 @@ class Prepared:
 
     `found` = images in the shards + quarantined + aside (copies left out because another split has their group) + the sum of excluded.
     `copies` names the pictures of each group of equal or nearly equal ones, `conflicts` equal ones under different labels; `thumbnails` are
-    uint8 [32, 32, 3], of some groups.
+    uint8 [32, 32, 3], of the first two of some groups.
     """
 
     name: str
@@ -150,7 +150,7 @@ def _prepare_files(config: DataConfig, directory: Path, progress: Progress) -> P
         copies=[tuple(good[index].entry.key for index in group) for group in copies.groups],
         copies_in_several_splits=copies.straddling,
         conflicts=[tuple(good[index].entry.key for index in group) for group in copies.conflicts],
-        thumbnails=[[thumbnail_of(good[index]) for index in group[:_SHOWN_COPIES]] for group in copies.groups[:_SHOWN_COPIES]],
+        thumbnails=[[thumbnail_of(good[index]) for index in group[:2]] for group in copies.groups[:_SHOWN_COPIES]],
         aside=[item.entry.key for item, split in zip(good, placed, strict=True) if not split],
     )
 
