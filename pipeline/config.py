@@ -109,7 +109,10 @@ class TrainConfig(Section):
     )
     patience: int = Field(5, ge=1, le=1000, description="Epochs without a better validation error before `plateau` divides the rate.")
     warmup_epochs: int = Field(0, ge=0, le=1000, description="Epochs over which the learning rate rises linearly from zero.")
-    random_crop: bool = Field(True, description="Cut training images at random places; else at the centre.")
+    crop: Literal["random", "resized", "center"] = Field(
+        "random",
+        description="How training images are cut: at `random` places, as in 2012; `resized`: 8-100 % of the area, stretched; `center`.",
+    )
     flip: bool = Field(True, description="Mirror training images at random. Wrong for digits and text.")
     color_noise: float = Field(
         0.0, ge=0, le=1, description="Spread of the noise along the principal colours of the training images; 0.1 in 2012, 0 is none."

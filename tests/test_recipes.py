@@ -89,7 +89,7 @@ def test_imagenet_is_trained_as_in_the_paper():
     assert (config.data.short_side, config.model.image_size, config.model.variant) == (256, 224, "paper")
     assert (config.train.epochs, config.train.global_batch_size, config.train.learning_rate) == (90, 128, 0.01)
     assert (config.train.momentum, config.train.weight_decay, config.train.schedule) == (0.9, 5e-4, "plateau")
-    assert config.train.random_crop
+    assert config.train.crop == "random"
     assert config.train.flip
 
 

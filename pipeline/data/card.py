@@ -164,7 +164,7 @@ def _pixel_table(facts: Mapping[str, Any]) -> Table:
 
 _AUGMENTATION = (
     "Left: training images as evaluation sees them. Then random crops of 7/8 of the side, some mirrored, and the same crops with the "
-    "colour noise of 2012 (train.random_crop, train.flip, train.color_noise=0.1), drawn by the functions that training uses."
+    "colour noise of 2012 (train.crop, train.flip, train.color_noise=0.1), drawn by the functions that training uses."
 )
 _COLOUR_NOTE = (
     "Left: the mean training image. Right: its mean colour, moved by -3 to +3 standard deviations along each principal direction of the "

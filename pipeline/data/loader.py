@@ -6,14 +6,14 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
 from pipeline.artifacts import DatasetArtifact
 from pipeline.data.augment import ColorMode, color_scale, color_shifts, shift_colors
-from pipeline.data.pictures import decode_and_resize
+from pipeline.data.pictures import decode_and_resize, decode_window
 from pipeline.data.source import fixed_options, read_split
 from pipeline.errors import ConfigError, DatasetError
 
@@ -23,6 +23,7 @@ _MEMORY_SHARE = 0.25
 _SHUFFLE_BUFFER = 8192
 _PARALLEL_FILES = 16
 _PREFETCHED_BATCHES = 2
+Crop = Literal["random", "resized", "center"]
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,74 @@ def random_cuts(count: int, surplus: int, *, seed: int, epoch: int, random_crop:
     )
 
 
+def random_windows(count: int, *, seed: int, epoch: int) -> Any:
+    """Return what decides the window of a resized crop, float32 [count, 5, 2], for each place in an epoch's order.
+
+    The first four pairs are tries: a share of the area in [0.08, 1), and the logarithm of width / height between 3/4 and 4/3. The fifth is
+    where the window lies, in [0, 1) of the way it can be moved. The ranges are those of Szegedy and others, 2014, section 6.
+
+    Args:
+        count: pictures.
+        seed: of the training.
+        epoch: counted from 0.
+    """
+    rng = np.random.default_rng([seed, epoch, 5])  # an own stream, as the cuts have
+    draws = rng.random((count, 5, 2), np.float32)
+    draws[:, :4, 0] = 0.08 + 0.92 * draws[:, :4, 0]
+    draws[:, :4, 1] = np.log(4 / 3) * (2 * draws[:, :4, 1] - 1)
+    return draws
+
+
+def window_in(draws: Any, height: Any, width: Any) -> Any:
+    """Return the window of a picture, int32 [..., 4]: top, left, height and width, inside the picture.
+
+    The first try that fits is taken; if none does, the largest central window of an allowed shape.
+
+    Args:
+        draws: float32 [..., 5, 2], as `random_windows` gives them.
+        height: int [], of the picture.
+        width: int [], of the picture.
+    """
+    high, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    area, aspect = draws[..., :4, 0] * high * wide, tf.exp(draws[..., :4, 1])
+    heights, widths = tf.round(tf.sqrt(area / aspect)), tf.round(tf.sqrt(area * aspect))
+    fits = (heights <= high) & (widths <= wide) & (heights >= 1) & (widths >= 1)
+    first = tf.argmax(fits, axis=-1)
+    some = tf.reduce_any(fits, axis=-1)
+    h = tf.where(some, tf.gather(heights, first, axis=-1, batch_dims=len(heights.shape) - 1), tf.minimum(high, tf.round(wide * 4 / 3)))
+    w = tf.where(some, tf.gather(widths, first, axis=-1, batch_dims=len(widths.shape) - 1), tf.minimum(wide, tf.round(high * 4 / 3)))
+    corner = tf.where(some[..., tf.newaxis], draws[..., 4, :], 0.5)
+    top, left = tf.floor(corner[..., 0] * (high - h + 1)), tf.floor(corner[..., 1] * (wide - w + 1))
+    return tf.cast(tf.stack([tf.minimum(top, high - h), tf.minimum(left, wide - w), h, w], axis=-1), tf.int32)
+
+
+def stretched(pixels: Any, draws: Any, mirrored: Any, size: int) -> Any:
+    """Cut a random window from each prepared picture and stretch it to a square.
+
+    Args:
+        pixels: uint8 [batch, side, side, 3] in [0, 255].
+        draws: float32 [batch, 5, 2], as `random_windows` gives them.
+        mirrored: bool [batch].
+        size: height and width of the result.
+
+    Returns:
+        uint8 [batch, size, size, 3] in [0, 255].
+    """
+    side = pixels.shape[1]
+    window = tf.cast(window_in(draws, side, side), tf.float32)
+    corner, length = window[:, :2], window[:, 2:]
+    # Enlarging needs half a pixel beyond the edge: the edge again.
+    padded = tf.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)), "SYMMETRIC")
+    # The op takes the centres of the first and of the last pixel, in shares of the way from the first centre to the last.
+    half = length / (2 * size) + 0.5
+    first, last = ((corner + offset) / (side + 1) for offset in (half, half + length - length / size))
+    turned = mirrored[:, tf.newaxis]
+    x = tf.where(turned, tf.stack([last[:, 1], first[:, 1]], 1), tf.stack([first[:, 1], last[:, 1]], 1))
+    boxes = tf.stack([first[:, 0], x[:, 0], last[:, 0], x[:, 1]], axis=1)
+    resized = tf.image.crop_and_resize(padded, boxes, tf.range(tf.shape(pixels)[0]), (size, size))
+    return tf.cast(tf.round(resized), tf.uint8)
+
+
 def cut(pixels: Any, top: Any, left: Any, mirrored: Any, size: int) -> Any:
     """Cut a square from each picture and mirror some; no pixel is changed.
 
@@ -217,7 +286,7 @@ def training_batches(
     global_batch_size: int,
     seed: int,
     epoch: int,
-    random_crop: bool,
+    crop: Crop,
     flip: bool,
     color_noise: float = 0.0,
     color_mode: ColorMode = "code",
@@ -235,7 +304,7 @@ def training_batches(
         global_batch_size: images a step, over all replicas.
         seed: of order and augmentation.
         epoch: counted from 0.
-        random_crop: cut at random places; else at the centre.
+        crop: `random` or `center` places, or `resized`: 8-100 % of the picture's area, stretched to the input.
         flip: mirror one picture in two.
         color_noise: spread of the noise along the principal colours; 0 is none.
         color_mode: what color_noise counts.
@@ -251,16 +320,17 @@ def training_batches(
             f"Received {global_batch_size}. Type --set train.global_batch_size={len(images)} or less."
         )
     surplus, skipped, dataset = _surplus(images, image_size), start * global_batch_size, images.dataset
-    cuts = random_cuts(len(images), surplus, seed=seed, epoch=epoch, random_crop=random_crop, flip=flip).after(skipped)
+    cuts = random_cuts(len(images), surplus, seed=seed, epoch=epoch, random_crop=crop == "random", flip=flip).after(skipped)
+    windows = random_windows(len(images), seed=seed, epoch=epoch)[skipped:] if crop == "resized" else None
     rng = np.random.default_rng([seed, epoch, 0])
     if images.pixels is not None:
         order = rng.permutation(len(images))[skipped:]
-        batches = _batches_of_pixels(images, order, cuts, image_size, global_batch_size, True, parallel_calls)
+        batches = _batches_of_pixels(images, order, cuts, image_size, global_batch_size, True, parallel_calls, windows)
     else:
         mixed = int(rng.integers(2**31))
         examples = _encoded(images, parallel_files=_PARALLEL_FILES, shuffle_seed=mixed)
         examples = examples.shuffle(min(_SHUFFLE_BUFFER, len(images)), seed=mixed, reshuffle_each_iteration=False).skip(skipped)
-        batches = _batches_of_files(images, examples, cuts, image_size, global_batch_size, True, parallel_calls)
+        batches = _batches_of_files(images, examples, cuts, image_size, global_batch_size, True, parallel_calls, windows)
     if color_noise:
         shifts = color_shifts(len(images), dataset.channel_covariance, seed=seed, epoch=epoch, noise=color_noise, mode=color_mode)[skipped:]
         batches = _colored(batches, shifts, dataset.channel_mean, color_scale(color_noise, color_mode), global_batch_size, parallel_calls)
@@ -308,15 +378,22 @@ def _surplus(images: Images, image_size: int) -> int:
     return surplus
 
 
-def _batches_of_pixels(images: Images, order: Any, cuts: Cuts, size: int, batch: int, full: bool, parallel_calls: int | None) -> Any:
-    """Gather batches from memory; `cuts` belong to the places of `order`."""
+def _batches_of_pixels(
+    images: Images, order: Any, cuts: Cuts, size: int, batch: int, full: bool, parallel_calls: int | None, windows: Any = None
+) -> Any:
+    """Gather batches from memory or from the disk; `cuts` and `windows` belong to the places of `order`."""
     pixels, labels = images.pixels, images.labels[order]
 
     def gather(places: Any, classes: Any, top: Any, left: Any, mirrored: Any) -> tuple[Any, Any]:
         return cut(_rows_at(pixels, places), top, left, mirrored, size), classes
 
-    slices = tf.data.Dataset.from_tensor_slices((order.astype(np.int32), labels, cuts.top, cuts.left, cuts.mirrored))
-    return slices.batch(batch, drop_remainder=full).map(gather, num_parallel_calls=parallel_calls or _processors())
+    def stretch(places: Any, classes: Any, window: Any, mirrored: Any) -> tuple[Any, Any]:
+        return stretched(_rows_at(pixels, places), window, mirrored, size), classes
+
+    places = (cuts.top, cuts.left, cuts.mirrored) if windows is None else (windows, cuts.mirrored)
+    slices = tf.data.Dataset.from_tensor_slices((order.astype(np.int32), labels, *places))
+    function = gather if windows is None else stretch
+    return slices.batch(batch, drop_remainder=full).map(function, num_parallel_calls=parallel_calls or _processors())
 
 
 def _rows_at(pixels: Any, places: Any) -> Any:
@@ -327,18 +404,28 @@ def _rows_at(pixels: Any, places: Any) -> Any:
     return tf.ensure_shape(rows, (None, *pixels.shape[1:]))
 
 
-def _batches_of_files(images: Images, examples: Any, cuts: Cuts, size: int, batch: int, full: bool, parallel_calls: int | None) -> Any:
-    """Decode batches from shards; `cuts` belong to the places of `examples`."""
-    side = images.dataset.short_side
-    places = tf.data.Dataset.from_tensor_slices((cuts.top, cuts.left, cuts.mirrored))
+def _batches_of_files(
+    images: Images, examples: Any, cuts: Cuts, size: int, batch: int, full: bool, parallel_calls: int | None, windows: Any = None
+) -> Any:
+    """Decode batches from shards; `cuts` and `windows` belong to the places of `examples`."""
+    side, calls = images.dataset.short_side, parallel_calls or _processors()
 
     def decoded(example: Any, where: Any) -> tuple[Any, ...]:
-        return decode_and_resize(example["image"], side, example["orientation"]), tf.cast(example["label"], tf.int32), *where
+        pixels = decode_and_resize(example["image"], side, example["orientation"])
+        return pixels, tf.cast(example["label"], tf.int32), *where
 
     def gathered(pixels: Any, classes: Any, top: Any, left: Any, mirrored: Any) -> tuple[Any, Any]:
         return cut(pixels, top, left, mirrored, size), classes
 
-    calls = parallel_calls or _processors()
+    def decoded_window(example: Any, where: Any) -> tuple[Any, Any]:
+        window, mirrored = where
+        pixels = decode_window(example["image"], example["orientation"], lambda height, width: window_in(window, height, width), size)
+        return tf.cond(mirrored, lambda: pixels[:, ::-1], lambda: pixels), tf.cast(example["label"], tf.int32)
+
+    if windows is not None:
+        places = tf.data.Dataset.from_tensor_slices((windows, cuts.mirrored))
+        return tf.data.Dataset.zip(examples, places).map(decoded_window, num_parallel_calls=calls).batch(batch, drop_remainder=full)
+    places = tf.data.Dataset.from_tensor_slices((cuts.top, cuts.left, cuts.mirrored))
     pairs = tf.data.Dataset.zip(examples, places).map(decoded, num_parallel_calls=calls)
     return pairs.batch(batch, drop_remainder=full).map(gathered, num_parallel_calls=calls)
 

@@ -7,7 +7,7 @@ colour profile is not applied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -113,6 +113,36 @@ def decode_and_resize(encoded: Any, short_side: int, orientation: Any = 1) -> An
     )
     pixels = tf.cast(tf.clip_by_value(tf.round(resized[0]), 0, 255), tf.uint8)
     return tf.ensure_shape(pixels, (short_side, short_side, 3))
+
+
+def decode_window(encoded: Any, orientation: Any, window: Callable[[Any, Any], Any], size: int) -> Any:
+    """Decode a window of a picture and stretch it to a square; of an upright JPEG only the window is decoded.
+
+    Args:
+        encoded: string tensor [], the bytes of a picture file.
+        orientation: int [] in 1..8, EXIF.
+        window: takes height and width of the upright picture, int [] each, and gives int32 [4]: top, left, height and width.
+        size: height and width of the result.
+
+    Returns:
+        uint8 [size, size, 3] in [0, 255].
+    """
+
+    def part() -> Any:
+        shape = tf.io.extract_jpeg_shape(encoded)
+        return tf.io.decode_and_crop_jpeg(encoded, window(shape[0], shape[1]), channels=3, dct_method="INTEGER_ACCURATE")
+
+    def whole() -> Any:
+        image = decode(encoded, orientation)
+        top, left, height, width = tf.unstack(window(tf.shape(image)[0], tf.shape(image)[1]))
+        return image[top : top + height, left : left + width]
+
+    upright_jpeg = (tf.strings.substr(encoded, 0, 2) == b"\xff\xd8") & (tf.cast(orientation, tf.int32) == 1)
+    image = tf.ensure_shape(tf.cond(upright_jpeg, part, whole), (None, None, 3))
+    # Bilinear sampling leaves out pixels only beyond a factor of two; from there on they are averaged, which takes several times as long.
+    large = tf.reduce_max(tf.shape(image)) > 2 * size
+    resized = tf.cond(large, lambda: tf.image.resize(image, (size, size), antialias=True), lambda: tf.image.resize(image, (size, size)))
+    return tf.ensure_shape(tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8), (size, size, 3))
 
 
 # -- headers, read without decoding ---------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def fit(
             global_batch_size=config.global_batch_size,
             seed=config.seed,
             epoch=epoch,
-            random_crop=config.random_crop,
+            crop=config.crop,
             flip=config.flip,
             color_noise=config.color_noise,
             color_mode=config.color_mode,

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.data.loader import cut, evaluation_batches, load_split, random_cuts, training_batches
-from pipeline.data.pictures import decode, decode_and_resize, header_size
+from pipeline.data.loader import cut, evaluation_batches, load_split, random_cuts, random_windows, stretched, training_batches, window_in
+from pipeline.data.pictures import decode, decode_and_resize, decode_window, header_size
 from pipeline.errors import ConfigError, DatasetError
 
-SETTINGS = {"image_size": 32, "global_batch_size": 55, "seed": 3, "epoch": 0, "random_crop": True, "flip": True}
+SETTINGS = {"image_size": 32, "global_batch_size": 55, "seed": 3, "epoch": 0, "crop": "random", "flip": True}
 
 
 def arrays(batches):
@@ -67,7 +67,7 @@ def test_same_bytes_for_any_parallelism_and_on_every_load(kind, digits, request)
 @pytest.mark.parametrize("kind", ["train", "streamed", "mapped"])
 def test_what_follows_a_batch_is_what_would_have_followed(kind, request):
     images = request.getfixturevalue(kind)
-    for change in ({}, {"color_noise": 0.1}):
+    for change in ({}, {"color_noise": 0.1, "crop": "resized"}):
         whole = list(training_batches(images, **SETTINGS | change).as_numpy_iterator())
         for start in (1, 9, 22, 23):
             rest = list(training_batches(images, **SETTINGS | change, start=start, parallel_calls=3).as_numpy_iterator())
@@ -82,7 +82,7 @@ def test_stored_pixels_give_the_batches_of_memory(train, mapped, digits):
     assert "mapped from the disk" in mapped.where
     assert "in memory" in train.where
     assert "decoded" in load_split(digits, "train", in_memory=False).where
-    for change in ({}, {"epoch": 3, "color_noise": 0.2, "color_mode": "paper"}):
+    for change in ({}, {"crop": "resized"}, {"epoch": 3, "color_noise": 0.2, "color_mode": "paper"}):
         for ours, theirs in zip(
             arrays(training_batches(mapped, **SETTINGS | change, parallel_calls=5)),
             arrays(training_batches(train, **SETTINGS | change)),
@@ -118,7 +118,7 @@ def test_stored_pixels_of_another_shape_are_a_damaged_dataset(stored):
 def test_an_epoch_holds_every_image_once_in_its_own_order(kind, request):
     images = request.getfixturevalue(kind)
     assert len(images) == 1265 == 23 * 55
-    plain = SETTINGS | {"random_crop": False, "flip": False}
+    plain = SETTINGS | {"crop": "center", "flip": False}
     stored, stored_labels = arrays(evaluation_batches(images, image_size=32, batch_size=100))
     orders = []
     for change in ({}, {"epoch": 1}, {"seed": 4}):
@@ -208,6 +208,59 @@ def test_decoding_agrees_with_pillow():
     np.testing.assert_array_equal(decode(tf.constant(encoded)), np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")))
     gray = tf.io.encode_png(rng.integers(0, 256, (5, 6, 1), np.uint8)).numpy()
     np.testing.assert_array_equal(decode(tf.constant(gray)), np.asarray(Image.open(io.BytesIO(gray)).convert("RGB")))
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (36, 36), (20, 1000), (3, 2), (1, 1)])
+def test_windows_lie_inside_and_have_the_shapes_of_the_paper(shape):
+    draws = random_windows(5000, seed=1, epoch=2)
+    top, left, height, width = window_in(draws, *shape).numpy().T
+    assert (top >= 0).all() and (left >= 0).all() and (height >= 1).all() and (width >= 1).all()
+    assert (top + height <= shape[0]).all() and (left + width <= shape[1]).all()
+    if min(shape) > 100:
+        area = height * width / (shape[0] * shape[1])
+        assert 0.079 < area.min() < 0.1
+        assert 0.95 < area.max() <= 1
+        assert abs(area.mean() - 0.5) < 0.08  # windows that do not fit are drawn again, and those are large
+        assert np.abs(np.log(width / height)).max() < np.log(4 / 3) + 0.02
+        assert len(set(top)) > 100
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_only_the_window_is_decoded_and_it_is_the_same(kind, orientation):
+    import io
+
+    from PIL import Image
+
+    smooth = tf.cast(tf.image.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3)), (60, 80), method="bicubic"), tf.uint8).numpy()
+    file = io.BytesIO()
+    Image.fromarray(smooth).save(file, kind)
+    whole = decode(tf.constant(file.getvalue()), orientation).numpy()
+    window = (7, 11, 30, 40)
+    found = decode_window(tf.constant(file.getvalue()), orientation, lambda height, width: tf.constant(window), 24).numpy()
+    expected = tf.image.resize(whole[7:37, 11:51], (24, 24)).numpy()
+    assert found.shape == (24, 24, 3)
+    assert np.abs(found - expected).max() <= (3 if kind == "JPEG" else 0.51)  # chroma is interpolated across the window's edge
+
+
+def test_stretched_windows_are_those_of_a_resize():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
+    draws, mirrored = random_windows(20, seed=0, epoch=0), np.arange(20) % 2 == 0
+    found = stretched(tf.constant(pixels), draws, mirrored, 24).numpy()
+    for index, (top, left, height, width) in enumerate(window_in(draws, 32, 32).numpy()):
+        expected = tf.image.resize(pixels[index, top : top + height, left : left + width], (24, 24)).numpy()
+        inner = np.s_[2:-2, 2:-2]  # at the window's edge its neighbours in the picture count, too
+        other = found[index][:, ::-1] if mirrored[index] else found[index]
+        assert np.abs(other[inner] - expected[inner]).max() <= 0.6
+
+
+def test_an_epoch_of_windows_is_every_image_once(train, streamed):
+    for images in (train, streamed):
+        pixels, labels = arrays(training_batches(images, **SETTINGS | {"crop": "resized"}))
+        assert pixels.shape == (1265, 32, 32, 3)
+        assert tuple(np.bincount(labels)) == train.dataset.class_counts["train"]
+        again, _ = arrays(training_batches(images, **SETTINGS | {"crop": "resized"}, parallel_calls=7))
+        np.testing.assert_array_equal(pixels, again)
 
 
 def test_impossible_batches_are_refused(train):

@@ -64,7 +64,7 @@ def test_three_steps_are_the_rule_of_2012(tmp_path):
     losses = []
     for epoch in range(3):
         images, labels = next(
-            iter(training_batches(split(96), image_size=SIZE, global_batch_size=96, seed=0, epoch=epoch, random_crop=True, flip=False))
+            iter(training_batches(split(96), image_size=SIZE, global_batch_size=96, seed=0, epoch=epoch, crop="random", flip=False))
         )
         with tf.GradientTape() as tape:
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, plain(images, training=True))
