@@ -1,7 +1,7 @@
 """I1-I6: the input pipeline against PyTorch's loader and against the bare decoder, on the same JPEG files and cores.
 
-384 pictures are made from a seed: 1/f noise and shapes, sides of 256-500 pixels, quality 90. Every variant reads them for a second or
-more in each round; prints one JSON object a line. A peer that is not installed is reported as "skipped".
+384 pictures are made from a seed: 1/f noise and shapes, sides of 256-500 pixels, quality 90; each is there under four names, so that an epoch
+is long enough. Every variant reads them for a second or more in each round; prints one JSON object a line. A peer that is not installed is reported as "skipped".
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 from _harness import alternate, ratio, serve
 
-IMAGES, SIDE, SIZE, BATCH = 384, 256, 224, 64
+IMAGES, NAMES, SIDE, SIZE, BATCH = 384, 4, 256, 224, 64
 CORES = len(os.sched_getaffinity(0))
-PASSES = 4  # over the files in each round
 
 
 def make_pictures(folder: Path) -> None:
@@ -40,6 +39,8 @@ def make_pictures(folder: Path) -> None:
         path = folder / f"{index % 2}" / f"{index:04d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8).transpose(1, 2, 0)).save(path, quality=90)
+        for name in range(1, NAMES):
+            path.with_name(f"{index:04d}_{name}.jpg").hardlink_to(path)
 
 
 def files(folder: Path) -> list[str]:
@@ -60,7 +61,9 @@ def prepared(folder: Path, store: str) -> Any:
     directory = folder / f"{store} {os.getpid()}" / "stages" / "ingest"
     directory.mkdir(parents=True)
     run = SimpleNamespace(key="", metrics=lambda *_, **__: None, tags=lambda *_, **__: None)
-    config = DataConfig(dataset=str(folder / "pictures"), short_side=SIDE, store=store, test_fraction=0.01, validation_fraction=0.01)
+    config = DataConfig(
+        dataset=str(folder / "pictures"), short_side=SIDE, store=store, duplicates="report", test_fraction=0.01, validation_fraction=0.01
+    )
     return ingest.function(config, Context(directory, run, SimpleNamespace(progressed=lambda *_: None)))
 
 
@@ -74,7 +77,7 @@ def ours(folder: Path, store: str, **how: Any) -> Callable[[], int]:
         batches = training_batches(images, image_size=SIZE, global_batch_size=BATCH, seed=0, epoch=epoch, **how)
         return sum(len(labels) for _, labels in batches)
 
-    return lambda: sum(one(epoch) for epoch in range(PASSES * (4 if store == "pixels" or images.pixels is not None else 1)))
+    return lambda: sum(one(epoch) for epoch in range(4 if images.pixels is not None else 1))
 
 
 # -- peers ----------------------------------------------------------------------------------------------------------------
@@ -129,7 +132,7 @@ def torch_loader(folder: Path, read: Callable[[str, Any], Any]) -> Callable[[], 
 
     read(files(folder)[0], np.random.default_rng(0))  # a missing library is known now
     loader = DataLoader(_Files(files(folder), read), BATCH, shuffle=True, num_workers=CORES, drop_last=True, persistent_workers=True)
-    return lambda: sum(len(batch) for _ in range(PASSES) for batch in loader)
+    return lambda: sum(len(batch) for batch in loader)
 
 
 def bare_decoder(folder: Path) -> Callable[[], int]:
@@ -138,7 +141,7 @@ def bare_decoder(folder: Path) -> Callable[[], int]:
 
     import simplejpeg
 
-    encoded = [Path(name).read_bytes() for name in files(folder)] * PASSES
+    encoded = [Path(name).read_bytes() for name in files(folder)]
     pool = ThreadPoolExecutor(CORES)
     return lambda: sum(1 for _ in pool.map(partial(simplejpeg.decode_jpeg, fastdct=False, fastupsample=False), encoded))
 
@@ -153,7 +156,7 @@ def copies(folder: Path) -> Callable[[], int]:  # noqa: ARG001 - every variant g
             np.copyto(batch, pictures[start : start + BATCH])
             yield BATCH
 
-    return lambda: sum(sum(one()) for _ in range(PASSES * 8))
+    return lambda: sum(sum(one()) for _ in range(32))
 
 
 def audited(folder: Path) -> Callable[[], int]:
@@ -168,7 +171,7 @@ def audited(folder: Path) -> Callable[[], int]:
         with tempfile.TemporaryDirectory() as memory:
             return len(audit(entries, Path(memory) / "memory.sqlite", config, lambda *_: None))
 
-    return lambda: sum(one() for _ in range(PASSES))
+    return one
 
 
 VARIANTS: dict[str, Callable[[Path], Callable[[], int]]] = {

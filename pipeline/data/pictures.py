@@ -142,7 +142,8 @@ def decode_window(encoded: Any, orientation: Any, window: Callable[[Any, Any], A
     # Bilinear sampling leaves out pixels only beyond a factor of two; from there on they are averaged, which takes several times as long.
     large = tf.reduce_max(tf.shape(image)) > 2 * size
     resized = tf.cond(large, lambda: tf.image.resize(image, (size, size), antialias=True), lambda: tf.image.resize(image, (size, size)))
-    return tf.ensure_shape(tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8), (size, size, 3))
+    # Means of pixels stay in [0, 255]; cutting off after adding a half rounds, in a third of the time.
+    return tf.ensure_shape(tf.cast(resized + 0.5, tf.uint8), (size, size, 3))
 
 
 # -- headers, read without decoding ---------------------------------------------------------------------------------------
