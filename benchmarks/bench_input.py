@@ -1,7 +1,8 @@
 """I1-I6: the input pipeline against PyTorch's loader and against the bare decoder, on the same JPEG files and cores.
 
-384 pictures are made from a seed: 1/f noise and shapes, sides of 256-500 pixels, quality 90; each is there under four names, so that an epoch
-is long enough. Every variant reads them for a second or more in each round; prints one JSON object a line. A peer that is not installed is reported as "skipped".
+384 pictures are made from a seed: 1/f noise and shapes, sides of 256-500 pixels, quality 90; each is there under four names, so that an
+epoch is long enough. Every variant reads them for a second or more in each round; prints one JSON object a line. A peer that is not
+installed is reported as "skipped".
 """
 
 from __future__ import annotations
