@@ -28,8 +28,8 @@ def misses(results: list[dict[str, Any]], targets: dict[str, Any]) -> list[str]:
     for name, fields in targets.items():
         for field, limit in fields.items():
             value = found.get(name, {}).get(field)
-            if value is None:
-                sentences.append(f"{name}.{field} was not measured")
+            if value is None or value == "skipped":
+                sentences.append(f"{name}.{field} was {value or 'not measured'}")
             elif "at_most" in limit and not value <= limit["at_most"]:
                 sentences.append(f"{name}.{field} is {value}, expected at most {limit['at_most']}")
             elif "at_least" in limit and not value >= limit["at_least"]:
