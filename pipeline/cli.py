@@ -93,7 +93,9 @@ RUN_OPTIONS = (
     click.option("--rerun", type=click.Choice(STAGE_NAMES), multiple=True, help="Run this stage again although nothing changed."),
 )
 STAGE_OPTIONS = {
-    "dataset": click.option("--dataset", metavar="NAME|PATH", help="`digits`, a TFDS name, a folder of class folders, or a CSV manifest."),
+    "dataset": click.option(
+        "--dataset", metavar="NAME|PATH", help="`digits`, a TFDS name, a folder of class folders, or a manifest (.csv, ...)."
+    ),
     "variant": click.option("--variant", metavar="NAME", help="Which AlexNet: small, paper or owt."),
     "image_size": click.option("--image-size", metavar="PIXELS", help="Height and width of the network's input."),
     "epochs": click.option("--epochs", metavar="N", help="Passes over the training images."),

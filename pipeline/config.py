@@ -44,7 +44,7 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which pictures, and how they are split and stored."""
 
-    dataset: str = Field("digits", min_length=1, description="`digits`, a TFDS name, a folder of class folders, or a manifest (CSV, TSV, Parquet).")
+    dataset: str = Field("digits", min_length=1, description="`digits`, a TFDS name, a folder of class folders, or a manifest (.csv, ...).")
     short_side: int = Field(36, ge=16, le=1024, description="Pixels that the shorter side is resized to; crops are cut from this.")
     validation_fraction: float = Field(
         0.1, gt=0, lt=0.5, description="Share of the training images kept for validation where the source names none, in (0, 0.5)."
