@@ -76,6 +76,7 @@ class DatasetArtifact(Artifact):
     channel_covariance: tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]] = Field(
         description="Covariance of RGB over training pixels, 0-255 squared; its eigenvectors are the directions of colour noise."
     )
+    upright_jpeg: bool = Field(default=False, description="Every picture is a JPEG that need not be turned, which is decoded fastest.")
     store: str = Field(default="encoded", description="`pixels` where `pixels/<split>.npy` holds every picture at short_side.")
     quarantined: int = Field(default=0, description="Files left out because they cannot be used.")
     set_aside: int = Field(default=0, description="Copies of pictures of another split, left out.")

@@ -121,6 +121,18 @@ class TrainConfig(Section):
         "code",
         description="What color_noise counts: standard deviations, as the code of 2012, or variances on the 0-1 scale, as the paper.",
     )
+    randaugment: int = Field(
+        0, ge=0, le=4, description="Random changes of shape and colour a training image, as RandAugment draws them; 2 is usual, 0 is none."
+    )
+    randaugment_magnitude: int = Field(9, ge=1, le=30, description="How strong those changes are, on RandAugment's scale of 30.")
+    erasing: float = Field(0.0, ge=0, le=1, description="Share of the training images of which a rectangle is erased; 0.25 is usual.")
+    mixup: float = Field(
+        0.0, ge=0, le=10, description="MixUp: both parameters of the Beta distribution of the shares; 0.2 is usual, 0 is none."
+    )
+    cutmix: float = Field(
+        0.0, ge=0, le=10, description="CutMix: both parameters of the Beta distribution of the areas; 1 is usual. With MixUp, each in turn."
+    )
+    class_weights: bool = Field(False, description="Weigh each training image so that every class counts the same, however rare.")
     devices: str = Field(
         "auto",
         pattern=r"^(auto|cpu(:[1-9][0-9]*)?|gpu(:[0-9]+(,[0-9]+)*)?)$",
@@ -165,6 +177,11 @@ class Config(Section):
             raise ValueError(
                 f"model.variant={self.model.variant} needs a model.image_size of at least {least} pixels, and was made for 224. Received "
                 f"{self.model.image_size}; type --set data.short_side=256 --image-size 224, or keep --variant small"
+            )
+        if (self.train.mixup or self.train.cutmix) and self.train.global_batch_size % 2:
+            raise ValueError(
+                f"train.global_batch_size ({self.train.global_batch_size}) must be even for MixUp and CutMix, which work on pairs; type "
+                f"--set train.global_batch_size={self.train.global_batch_size + 1}"
             )
         kind, _, replicas = self.train.devices.partition(":")
         if kind == "cpu" and replicas and self.train.global_batch_size % int(replicas):

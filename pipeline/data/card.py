@@ -301,11 +301,12 @@ def augmentation_preview(statistics: Statistics, short_side: int, rows: int = 4,
         f"crop {epoch + 1}": random_cuts(count, short_side - size, seed=0, epoch=epoch, random_crop=True, flip=True)
         for epoch in range(crops)
     }
-    shown = {name: cut(pixels, cuts.top, cuts.left, cuts.mirrored, size) for name, cuts in columns.items()}
+    places = np.arange(count)
+    shown = {name: cut(pixels, places, cuts.top, cuts.left, cuts.mirrored, size) for name, cuts in columns.items()}
     for epoch in range(crops):
         shifts = color_shifts(count, statistics.channel_covariance, seed=0, epoch=epoch, noise=noise, mode="code")
         scale = color_scale(noise, "code")
-        shown[f"and colour {epoch + 1}"] = shift_colors(shown[f"crop {epoch + 1}"], shifts, statistics.channel_mean, scale)
-    figure, axes, _, middles = _sheet([[column[row].numpy() for column in shown.values()] for row in range(count)], size)
+        shown[f"and colour {epoch + 1}"] = shift_colors(shown[f"crop {epoch + 1}"], shifts, statistics.channel_mean, scale).numpy()
+    figure, axes, _, middles = _sheet([[column[row] for column in shown.values()] for row in range(count)], size)
     axes.set_xticks(middles, list(shown))
     return figure

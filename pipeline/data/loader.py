@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,18 +14,19 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.artifacts import DatasetArtifact
-from pipeline.data.augment import ColorMode, color_scale, color_shifts, shift_colors
+from pipeline.config import TrainConfig
+from pipeline.data.augment import draws
 from pipeline.data.pictures import decode_and_resize, decode_window
-from pipeline.data.source import fixed_options, read_split
+from pipeline.data.source import fixed_options, read_records
 from pipeline.errors import ConfigError, DatasetError
 
 # Loading takes twice a split's size for a moment, and training needs room, too.
 _MEMORY_SHARE = 0.25
 # Encoded pictures that are shuffled at a time when a split is streamed: about 1 GB of ImageNet's.
 _SHUFFLE_BUFFER = 8192
-_PARALLEL_FILES = 16
 _PREFETCHED_BATCHES = 2
-Crop = Literal["random", "resized", "center"]
+_PIXEL = np.dtype("V3")
+View = Literal["center", "ten"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class Images:
     """One split, ready to be cut into batches.
 
     `labels` are int32 [images] in [0, classes), `keys` the pictures' names, both in stored order. `pixels` is uint8
-    [images, short_side, short_side, 3] in [0, 255]: a tensor in the CPU's memory, or an array that is mapped from the disk, or None where
-    batches are decoded from the shards each time.
+    [images, short_side, short_side, 3] in [0, 255]: an array in memory, or one that is mapped from the disk, or None where batches are
+    decoded from the shards each time.
     """
 
     dataset: DatasetArtifact
@@ -82,8 +85,7 @@ def load_split(dataset: DatasetArtifact, split: str, *, in_memory: bool | None =
     images = Images(dataset, split, labels, tuple(index["keys"]), None)
     if dataset.store == "pixels":
         stored = _stored_pixels(images)
-        with tf.device("CPU:0"):
-            return replace(images, pixels=tf.constant(stored) if keep else stored)
+        return replace(images, pixels=np.array(stored) if keep else stored)
     return replace(images, pixels=_pixels(images)) if keep else images
 
 
@@ -121,20 +123,24 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _encoded(images: Images, **how: Any) -> Any:
+def _records(images: Images) -> tuple[Callable[[int | None], Any], Callable[[Any], dict[str, Any]]]:
+    """Return what `read_records` does for a split."""
     dataset = images.dataset
     try:
-        return read_split(dataset.shards, dataset.reads[images.split], dataset.image_key, dataset.label_key, **how)
+        return read_records(dataset.shards, dataset.reads[images.split], dataset.image_key, dataset.label_key)
     except (OSError, ValueError) as error:
         raise _damaged(dataset, str(error)) from error
 
 
+def _square(dataset: DatasetArtifact, example: dict[str, Any]) -> Any:
+    """Return a picture as uint8 [short_side, short_side, 3] in [0, 255]."""
+    return decode_and_resize(example["image"], dataset.short_side, example["orientation"], jpeg_only=dataset.upright_jpeg)
+
+
 def _pixels(images: Images) -> Any:
-    """Return every picture of a split as one uint8 tensor [images, short_side, short_side, 3] in the CPU's memory."""
-    side = images.dataset.short_side
-    decoded = _encoded(images).map(
-        lambda example: decode_and_resize(example["image"], side, example["orientation"]), num_parallel_calls=_processors()
-    )
+    """Return every picture of a split as one uint8 array [images, short_side, short_side, 3] in memory."""
+    records, parse = _records(images)
+    decoded = records(None).map(lambda record: _square(images.dataset, parse(record)), num_parallel_calls=2 * _processors())
     with tf.device("CPU:0"):
         try:
             pixels = decoded.batch(max(1, len(images))).with_options(fixed_options()).get_single_element()
@@ -142,7 +148,7 @@ def _pixels(images: Images) -> Any:
             raise _damaged(images.dataset, error.message) from error
     if len(pixels) != len(images):
         raise _damaged(images.dataset, f"{len(pixels)} pictures instead of {len(images)}")
-    return pixels
+    return pixels.numpy()
 
 
 @dataclass(frozen=True)
@@ -152,10 +158,6 @@ class Cuts:
     top: Any
     left: Any
     mirrored: Any
-
-    def after(self, start: int) -> Cuts:
-        """Return the cuts of the pictures from a place on."""
-        return Cuts(self.top[start:], self.left[start:], self.mirrored[start:])
 
 
 def centre_cuts(count: int, surplus: int) -> Cuts:
@@ -192,11 +194,12 @@ def random_cuts(count: int, surplus: int, *, seed: int, epoch: int, random_crop:
     )
 
 
-def random_windows(count: int, *, seed: int, epoch: int) -> Any:
-    """Return what decides the window of a resized crop, float32 [count, 5, 2], for each place in an epoch's order.
+def random_windows(count: int, *, seed: int, epoch: int) -> tuple[Any, Any]:
+    """Return what decides the window of a resized crop for each place in an epoch's order.
 
-    The first four pairs are tries: a share of the area in [0.08, 1), and the logarithm of width / height between 3/4 and 4/3. The fifth is
-    where the window lies, in [0, 1) of the way it can be moved. The ranges are those of Szegedy and others, 2014, section 6.
+    That is float32 [count, 4, 2], four tries of height and width in units of the root of the picture's area: a share of the area in
+    [0.08, 1) and a width / height between 3/4 and 4/3; and float32 [count, 2], where the window lies, in [0, 1) of the way it can be moved
+    down and to the right. The ranges are those of Szegedy and others, 2014, section 6.
 
     Args:
         count: pictures.
@@ -204,41 +207,37 @@ def random_windows(count: int, *, seed: int, epoch: int) -> Any:
         epoch: counted from 0.
     """
     rng = np.random.default_rng([seed, epoch, 5])  # an own stream, as the cuts have
-    draws = rng.random((count, 5, 2), np.float32)
-    draws[:, :4, 0] = 0.08 + 0.92 * draws[:, :4, 0]
-    draws[:, :4, 1] = np.log(4 / 3) * (2 * draws[:, :4, 1] - 1)
-    return draws
+    area, aspect = rng.uniform(0.08, 1, (count, 4)), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), (count, 4)))
+    shapes = np.sqrt(np.stack([area / aspect, area * aspect], axis=2))
+    return shapes.astype(np.float32), rng.random((count, 2), np.float32)
 
 
-def window_in(draws: Any, height: Any, width: Any) -> Any:
+def window_in(shapes: Any, corner: Any, sides: Any) -> Any:
     """Return the window of a picture, int32 [..., 4]: top, left, height and width, inside the picture.
 
-    The first try that fits is taken; if none does, the largest central window of an allowed shape.
+    The first try that fits is taken; if none does, the largest square.
 
     Args:
-        draws: float32 [..., 5, 2], as `random_windows` gives them.
-        height: int [], of the picture.
-        width: int [], of the picture.
+        shapes: float32 [..., 4, 2], as `random_windows` gives them.
+        corner: float32 [..., 2], likewise.
+        sides: int [2], height and width of the picture.
     """
-    high, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
-    area, aspect = draws[..., :4, 0] * high * wide, tf.exp(draws[..., :4, 1])
-    heights, widths = tf.round(tf.sqrt(area / aspect)), tf.round(tf.sqrt(area * aspect))
-    fits = (heights <= high) & (widths <= wide) & (heights >= 1) & (widths >= 1)
-    first = tf.argmax(fits, axis=-1)
-    some = tf.reduce_any(fits, axis=-1)
-    h = tf.where(some, tf.gather(heights, first, axis=-1, batch_dims=len(heights.shape) - 1), tf.minimum(high, tf.round(wide * 4 / 3)))
-    w = tf.where(some, tf.gather(widths, first, axis=-1, batch_dims=len(widths.shape) - 1), tf.minimum(wide, tf.round(high * 4 / 3)))
-    corner = tf.where(some[..., tf.newaxis], draws[..., 4, :], 0.5)
-    top, left = tf.floor(corner[..., 0] * (high - h + 1)), tf.floor(corner[..., 1] * (wide - w + 1))
-    return tf.cast(tf.stack([tf.minimum(top, high - h), tf.minimum(left, wide - w), h, w], axis=-1), tf.int32)
+    whole = tf.cast(sides, tf.float32)
+    tries = tf.maximum(tf.round(shapes * tf.sqrt(tf.reduce_prod(whole))), 1)
+    square = tf.zeros_like(tries[..., :1, :]) + tf.reduce_min(whole)
+    tries = tf.concat([tries, square], axis=-2)
+    first = tf.argmax(tf.reduce_all(tries <= whole, axis=-1), axis=-1)
+    size = tf.gather(tries, first, axis=-2, batch_dims=tries.shape.rank - 2)
+    start = tf.minimum(tf.floor(corner * (whole - size + 1)), whole - size)
+    return tf.cast(tf.concat([start, size], axis=-1), tf.int32)
 
 
-def stretched(pixels: Any, draws: Any, mirrored: Any, size: int) -> Any:
-    """Cut a random window from each prepared picture and stretch it to a square.
+def stretched(pixels: Any, windows: Any, mirrored: Any, size: int) -> Any:
+    """Cut a window from each prepared picture, stretch it to a square, and mirror some.
 
     Args:
         pixels: uint8 [batch, side, side, 3] in [0, 255].
-        draws: float32 [batch, 5, 2], as `random_windows` gives them.
+        windows: int32 [batch, 4]: top, left, height and width.
         mirrored: bool [batch].
         size: height and width of the result.
 
@@ -246,8 +245,7 @@ def stretched(pixels: Any, draws: Any, mirrored: Any, size: int) -> Any:
         uint8 [batch, size, size, 3] in [0, 255].
     """
     side = pixels.shape[1]
-    window = tf.cast(window_in(draws, side, side), tf.float32)
-    corner, length = window[:, :2], window[:, 2:]
+    corner, length = tf.cast(windows[:, :2], tf.float32), tf.cast(windows[:, 2:], tf.float32)
     # Enlarging needs half a pixel beyond the edge: the edge again.
     padded = tf.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)), "SYMMETRIC")
     # The op takes the centres of the first and of the last pixel, in shares of the way from the first centre to the last.
@@ -260,111 +258,171 @@ def stretched(pixels: Any, draws: Any, mirrored: Any, size: int) -> Any:
     return tf.cast(tf.round(resized), tf.uint8)
 
 
-def cut(pixels: Any, top: Any, left: Any, mirrored: Any, size: int) -> Any:
-    """Cut a square from each picture and mirror some; no pixel is changed.
+def cut(pixels: Any, places: Any, top: Any, left: Any, mirrored: Any, size: int) -> Any:
+    """Copy a square out of some pictures and mirror some; no pixel is changed.
+
+    In NumPy, which copies as fast as memory allows and holds no lock meanwhile; TensorFlow's gathering takes seven times as long.
 
     Args:
-        pixels: uint8 [batch, side, side, 3] in [0, 255].
-        top: int32 [batch] in [0, side - size].
-        left: int32 [batch] in [0, side - size].
+        pixels: uint8 [images, side, side, 3] in [0, 255].
+        places: int [batch], which pictures.
+        top: int [batch] in [0, side - size].
+        left: int [batch] in [0, side - size].
         mirrored: bool [batch].
         size: height and width of the result.
 
     Returns:
         uint8 [batch, size, size, 3] in [0, 255].
     """
-    along = tf.range(size)
-    rows = top[:, tf.newaxis] + along
-    columns = left[:, tf.newaxis] + tf.where(mirrored[:, tf.newaxis], size - 1 - along, along)
-    return tf.gather(tf.gather(pixels, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+    whole = pixels.view(_PIXEL)[..., 0]
+    squares = np.empty((len(places), size, size), _PIXEL)
+    for square, place, y, x, turned in zip(squares, places.tolist(), top.tolist(), left.tolist(), mirrored.tolist(), strict=True):
+        square[:, :: -1 if turned else 1] = whole[place, y : y + size, x : x + size]
+    return squares.view(np.uint8).reshape(*squares.shape, 3)
 
 
 def training_batches(
     images: Images,
+    config: TrainConfig,
     *,
     image_size: int,
-    global_batch_size: int,
-    seed: int,
     epoch: int,
-    crop: Crop,
-    flip: bool,
-    color_noise: float = 0.0,
-    color_mode: ColorMode = "code",
     start: int = 0,
+    worker: tuple[int, int] = (0, 1),
     parallel_calls: int | None = None,
 ) -> Any:
-    """Return one epoch as a tf.data.Dataset of (uint8 [global_batch_size, image_size, image_size, 3] in [0, 255], int32 [...]).
+    """Return one epoch as a tf.data.Dataset of batches for `augment.augmented`.
 
-    The order is a permutation of the split that depends on (seed, epoch). Streamed splits are shuffled by shards and in a buffer. A last
-    batch that is not full is left out; another epoch leaves out others.
+    A batch has `pixels` uint8 [batch, image_size, image_size, 3] in [0, 255], cut and mirrored, `labels` int32 [batch], and what
+    `augment.draws` gives for these places. The order is a permutation of the split that depends on (seed, epoch). Streamed splits are
+    shuffled by shards and in a buffer. A last batch that is not full is left out; another epoch leaves out others.
 
     Args:
         images: the training split.
+        config: batch size, seed, and how images are cut and changed.
         image_size: height and width of the crops.
-        global_batch_size: images a step, over all replicas.
-        seed: of order and augmentation.
         epoch: counted from 0.
-        crop: `random` or `center` places, or `resized`: 8-100 % of the picture's area, stretched to the input.
-        flip: mirror one picture in two.
-        color_noise: spread of the noise along the principal colours; 0 is none.
-        color_mode: what color_noise counts.
         start: first batch, counted from 0; what follows is what would have followed. Skipped pictures are not decoded.
-        parallel_calls: batches that are prepared at a time; the result does not depend on it.
+        worker: which share of each batch, and of how many: together they are the batches of one worker.
+        parallel_calls: pictures or batches that are prepared at a time; the result does not depend on it.
 
     Raises:
-        ConfigError: there are fewer images than a batch takes, or they are smaller than the crop.
+        ConfigError: there are fewer images than a batch takes, they are smaller than the crop, or workers cannot share the batch.
     """
-    if len(images) < global_batch_size:
-        raise ConfigError(
-            f"train.global_batch_size is larger than the {images.split} split. Expected at most {len(images)}. "
-            f"Received {global_batch_size}. Type --set train.global_batch_size={len(images)} or less."
-        )
-    surplus, skipped, dataset = _surplus(images, image_size), start * global_batch_size, images.dataset
-    cuts = random_cuts(len(images), surplus, seed=seed, epoch=epoch, random_crop=crop == "random", flip=flip).after(skipped)
-    windows = random_windows(len(images), seed=seed, epoch=epoch)[skipped:] if crop == "resized" else None
+    surplus, mine = _surplus(images, image_size), _places(images, config, start, worker)
+    count, seed, size = len(images), config.seed, image_size
+    calls = parallel_calls or 2 * _processors()
+    cuts = random_cuts(count, surplus, seed=seed, epoch=epoch, random_crop=config.crop == "random", flip=config.flip)
+    how: tuple[Any, ...] = (cuts.top, cuts.left)
+    if config.crop == "resized":
+        how = random_windows(count, seed=seed, epoch=epoch)
+    chosen = tuple(array[mine] for array in (*how, cuts.mirrored))
     rng = np.random.default_rng([seed, epoch, 0])
     if images.pixels is not None:
-        order = rng.permutation(len(images))[skipped:]
-        batches = _batches_of_pixels(images, order, cuts, image_size, global_batch_size, True, parallel_calls, windows)
+        order = rng.permutation(count)[mine]
+        batches = _batches_of_pixels(images, order, chosen, size, calls)
     else:
+        records, parse = _records(images)
         mixed = int(rng.integers(2**31))
-        examples = _encoded(images, parallel_files=_PARALLEL_FILES, shuffle_seed=mixed)
-        examples = examples.shuffle(min(_SHUFFLE_BUFFER, len(images)), seed=mixed, reshuffle_each_iteration=False).skip(skipped)
-        batches = _batches_of_files(images, examples, cuts, image_size, global_batch_size, True, parallel_calls, windows)
-    if color_noise:
-        shifts = color_shifts(len(images), dataset.channel_covariance, seed=seed, epoch=epoch, noise=color_noise, mode=color_mode)[skipped:]
-        batches = _colored(batches, shifts, dataset.channel_mean, color_scale(color_noise, color_mode), global_batch_size, parallel_calls)
-    return _finished(batches)
+        shuffled = records(mixed).shuffle(min(_SHUFFLE_BUFFER, count), seed=mixed, reshuffle_each_iteration=False)
+        batches = _batches_of_records(images, _only(shuffled, mine, config.global_batch_size), parse, chosen, size, calls)
+    drawn = {name: array[mine] for name, array in draws(config, images.dataset, size=size, epoch=epoch).items()}
+    if drawn:
+        batches = tf.data.Dataset.zip(batches, tf.data.Dataset.from_tensor_slices(drawn)).map(lambda batch, more: {**batch, **more})
+    return batches.prefetch(_PREFETCHED_BATCHES).with_options(fixed_options())
 
 
-def _colored(batches: Any, shifts: Any, mean: Any, scale: float, batch: int, parallel_calls: int | None) -> Any:
-    """Move the colours of each picture; `shifts` belong to the places of the epoch."""
+def _places(images: Images, config: TrainConfig, start: int, worker: tuple[int, int]) -> Any:
+    """Return the places of an epoch's order that a worker takes, int64 [batches, its share of a batch]."""
+    batch, (index, workers) = config.global_batch_size, worker
+    if len(images) < batch:
+        raise ConfigError(
+            f"train.global_batch_size is larger than the {images.split} split. Expected at most {len(images)}. "
+            f"Received {batch}. Type --set train.global_batch_size={len(images)} or less."
+        )
+    if batch % workers:
+        raise ConfigError(
+            f"train.global_batch_size must be a multiple of the {workers} workers that share it. Received {batch}. "
+            f"Type --set train.global_batch_size={-(-batch // workers) * workers}."
+        )
+    steps, share = len(images) // batch, batch // workers
+    return np.arange(steps * batch).reshape(steps, batch)[start:, index * share : (index + 1) * share]
 
-    def moved(images: tuple[Any, Any], shift: Any) -> tuple[Any, Any]:
-        return shift_colors(images[0], shift, mean, scale), images[1]
 
-    pairs = tf.data.Dataset.zip(batches, tf.data.Dataset.from_tensor_slices(shifts).batch(batch, drop_remainder=True))
-    return pairs.map(moved, num_parallel_calls=parallel_calls or _processors())
+def _only(records: Any, mine: Any, batch: int) -> Any:
+    """Leave out the records of other workers and of batches before the first; they are read, but neither parsed nor decoded."""
+    if mine.size == 0:
+        return records.take(0)
+    first, share = int(mine[0, 0]), mine.shape[1]
+    records = records.skip(first)
+    if share == batch:
+        return records
+    return records.enumerate().filter(lambda place, _: place % batch < share).map(lambda _, record: record)
 
 
-def evaluation_batches(images: Images, *, image_size: int, batch_size: int, parallel_calls: int | None = None) -> Any:
+def training_epochs(
+    images: Images, config: TrainConfig, *, image_size: int, first: int, opened: Callable[[Any], Iterator[Any]] = iter
+) -> Iterator[Iterator[Any]]:
+    """Yield each epoch's batches; the next epoch is made ready in the background, so that none waits for its first batch.
+
+    For a streamed split that means two shuffle buffers, each of some 8,000 encoded pictures.
+
+    Args:
+        images: the training split.
+        config: as `training_batches` takes it; also the number of epochs.
+        image_size: height and width of the crops.
+        first: the epoch to begin with, counted from 0.
+        opened: makes an iterator of a tf.data.Dataset, such as one that is spread over devices.
+    """
+
+    def ready(epoch: int) -> Iterator[Any]:
+        batches = training_batches(images, config, image_size=image_size, epoch=epoch)
+        options = tf.data.Options()
+        options.experimental_warm_start = True
+        return opened(batches.with_options(options))
+
+    with ThreadPoolExecutor(1) as background:
+        ahead = (background.submit(ready, epoch) for epoch in range(first, config.epochs))
+        upcoming = next(ahead, None)
+        while upcoming:
+            batches, upcoming = upcoming.result(), next(ahead, None)
+            yield batches
+
+
+def evaluation_batches(images: Images, *, image_size: int, batch_size: int, view: View = "center", parallel_calls: int | None = None) -> Any:
     """Return a split as a tf.data.Dataset of (uint8 [batch, image_size, image_size, 3] in [0, 255], int32 [batch]).
 
-    Central crops in stored order, every picture once; the last batch may be smaller.
+    Crops in stored order, every picture once; the last batch may be smaller.
 
     Args:
         images: the split.
         image_size: height and width of the crops.
         batch_size: images a batch.
-        parallel_calls: batches that are prepared at a time; the result does not depend on it.
+        view: `center`, the central crop; or `ten`, the paper's ten (section 4.1), pixels [batch, 10, ...]: the four corners and the centre,
+            then the same mirrored.
+        parallel_calls: pictures or batches that are prepared at a time; the result does not depend on it.
 
     Raises:
         ConfigError: the pictures are smaller than the crop.
     """
-    cuts = centre_cuts(len(images), _surplus(images, image_size))
+    surplus, calls = _surplus(images, image_size), parallel_calls or 2 * _processors()
     if images.pixels is not None:
-        return _finished(_batches_of_pixels(images, np.arange(len(images)), cuts, image_size, batch_size, False, parallel_calls))
-    return _finished(_batches_of_files(images, _encoded(images), cuts, image_size, batch_size, False, parallel_calls))
+        slices = tf.data.Dataset.from_tensor_slices((np.arange(len(images)), images.labels)).batch(batch_size)
+        batches = slices.map(lambda places, labels: (_rows_at(images, places), labels), num_parallel_calls=calls)
+    else:
+        records, parse = _records(images)
+        decoded = records(None).map(lambda record: _square(images.dataset, parse(record)), num_parallel_calls=calls).batch(batch_size)
+        batches = tf.data.Dataset.zip(decoded, tf.data.Dataset.from_tensor_slices(images.labels).batch(batch_size))
+
+    def viewed(squares: Any, labels: Any) -> tuple[Any, Any]:
+        corners = ((0, 0), (0, surplus), (surplus, 0), (surplus, surplus), (surplus // 2, surplus // 2))
+        crops = [squares[:, top : top + image_size, left : left + image_size] for top, left in corners]
+        if view == "center":
+            return crops[-1], labels
+        five = tf.stack(crops, axis=1)
+        return tf.concat([five, tf.reverse(five, [3])], axis=1), labels
+
+    return batches.map(viewed, num_parallel_calls=calls).prefetch(_PREFETCHED_BATCHES).with_options(fixed_options())
 
 
 def _surplus(images: Images, image_size: int) -> int:
@@ -378,57 +436,52 @@ def _surplus(images: Images, image_size: int) -> int:
     return surplus
 
 
-def _batches_of_pixels(
-    images: Images, order: Any, cuts: Cuts, size: int, batch: int, full: bool, parallel_calls: int | None, windows: Any = None
-) -> Any:
-    """Gather batches from memory or from the disk; `cuts` and `windows` belong to the places of `order`."""
-    pixels, labels = images.pixels, images.labels[order]
-
-    def gather(places: Any, classes: Any, top: Any, left: Any, mirrored: Any) -> tuple[Any, Any]:
-        return cut(_rows_at(pixels, places), top, left, mirrored, size), classes
-
-    def stretch(places: Any, classes: Any, window: Any, mirrored: Any) -> tuple[Any, Any]:
-        return stretched(_rows_at(pixels, places), window, mirrored, size), classes
-
-    places = (cuts.top, cuts.left, cuts.mirrored) if windows is None else (windows, cuts.mirrored)
-    slices = tf.data.Dataset.from_tensor_slices((order.astype(np.int32), labels, *places))
-    function = gather if windows is None else stretch
-    return slices.batch(batch, drop_remainder=full).map(function, num_parallel_calls=parallel_calls or _processors())
-
-
-def _rows_at(pixels: Any, places: Any) -> Any:
+def _rows_at(images: Images, places: Any) -> Any:
     """Return the pictures at some places, uint8 [places, side, side, 3], from memory or from the disk."""
-    if not isinstance(pixels, np.memmap):
-        return tf.gather(pixels, places)
-    rows = tf.numpy_function(pixels.__getitem__, [places], tf.uint8, stateful=False)
-    return tf.ensure_shape(rows, (None, *pixels.shape[1:]))
+    rows = tf.numpy_function(images.pixels.__getitem__, [places], tf.uint8, stateful=False)
+    return tf.ensure_shape(rows, (None, *images.pixels.shape[1:]))
 
 
-def _batches_of_files(
-    images: Images, examples: Any, cuts: Cuts, size: int, batch: int, full: bool, parallel_calls: int | None, windows: Any = None
-) -> Any:
-    """Decode batches from shards; `cuts` and `windows` belong to the places of `examples`."""
-    side, calls = images.dataset.short_side, parallel_calls or _processors()
+def _batches_of_pixels(images: Images, order: Any, how: tuple[Any, ...], size: int, calls: int) -> Any:
+    """Cut batches from memory or from the disk; `how` belongs to the places of `order` [batches, batch], whatever it is."""
+    side = images.dataset.short_side
 
-    def decoded(example: Any, where: Any) -> tuple[Any, ...]:
-        pixels = decode_and_resize(example["image"], side, example["orientation"])
-        return pixels, tf.cast(example["label"], tf.int32), *where
+    def squares(places: Any, top: Any, left: Any, mirrored: Any) -> Any:
+        copied = tf.numpy_function(
+            lambda *where: cut(images.pixels, *where, size), [places, top, left, mirrored], tf.uint8, stateful=False
+        )
+        return tf.ensure_shape(copied, (order.shape[1], size, size, 3))
 
-    def gathered(pixels: Any, classes: Any, top: Any, left: Any, mirrored: Any) -> tuple[Any, Any]:
-        return cut(pixels, top, left, mirrored, size), classes
+    def windows(places: Any, shapes: Any, corner: Any, mirrored: Any) -> Any:
+        return stretched(_rows_at(images, places), window_in(shapes, corner, (side, side)), mirrored, size)
 
-    def decoded_window(example: Any, where: Any) -> tuple[Any, Any]:
-        window, mirrored = where
-        pixels = decode_window(example["image"], example["orientation"], lambda height, width: window_in(window, height, width), size)
-        return tf.cond(mirrored, lambda: pixels[:, ::-1], lambda: pixels), tf.cast(example["label"], tf.int32)
-
-    if windows is not None:
-        places = tf.data.Dataset.from_tensor_slices((windows, cuts.mirrored))
-        return tf.data.Dataset.zip(examples, places).map(decoded_window, num_parallel_calls=calls).batch(batch, drop_remainder=full)
-    places = tf.data.Dataset.from_tensor_slices((cuts.top, cuts.left, cuts.mirrored))
-    pairs = tf.data.Dataset.zip(examples, places).map(decoded, num_parallel_calls=calls)
-    return pairs.batch(batch, drop_remainder=full).map(gathered, num_parallel_calls=calls)
+    function = squares if len(how[0].shape) == 2 else windows
+    slices = tf.data.Dataset.from_tensor_slices((images.labels[order], (order, *how)))
+    return slices.map(lambda labels, where: {"pixels": function(*where), "labels": labels}, num_parallel_calls=calls)
 
 
-def _finished(batches: Any) -> Any:
-    return batches.prefetch(_PREFETCHED_BATCHES).with_options(fixed_options())
+def _batches_of_records(images: Images, records: Any, parse: Callable[..., Any], how: tuple[Any, ...], size: int, calls: int) -> Any:
+    """Decode batches from shards; `how` belongs to the places of `records`, [batches, batch] whatever it is."""
+    dataset = images.dataset
+
+    def crop(example: dict[str, Any], top: Any, left: Any) -> Any:
+        return tf.slice(_square(dataset, example), [top, left, 0], [size, size, 3])
+
+    def window(example: dict[str, Any], shapes: Any, corner: Any) -> Any:
+        def inside(sides: Any) -> Any:
+            return window_in(shapes, corner, sides)
+
+        return decode_window(example["image"], example["orientation"], inside, size, jpeg_only=dataset.upright_jpeg)
+
+    function = crop if len(how[0].shape) == 2 else window
+
+    def one(record: Any, where: tuple[Any, ...]) -> dict[str, Any]:
+        *place, mirrored = where
+        example = parse(record)
+        # Not a condition and a slice with a negative step, which takes as long as decoding.
+        pixels = tf.raw_ops.Reverse(tensor=function(example, *place), dims=tf.stack([False, mirrored, False]))
+        return {"pixels": pixels, "labels": tf.cast(example["label"], tf.int32)}
+
+    places = tf.data.Dataset.from_tensor_slices(tuple(array.reshape(-1, *array.shape[2:]) for array in how))
+    batch = how[0].shape[1]
+    return tf.data.Dataset.zip(records, places).map(one, num_parallel_calls=calls).batch(batch, drop_remainder=True)

@@ -85,65 +85,78 @@ def upright(image: Any, orientation: Any) -> Any:
     return tf.cond(number == 1, lambda: image, turned)
 
 
-def decode_and_resize(encoded: Any, short_side: int, orientation: Any = 1) -> Any:
-    """Decode a picture, rescale its shorter side and cut out the central square (paper, section 2).
-
-    Rescaling and cutting are one operation, so that a very long picture costs no more than a square one.
+def decode_and_resize(encoded: Any, short_side: int, orientation: Any = 1, *, jpeg_only: bool = False) -> Any:
+    """Decode a picture, cut out the central square and rescale it (paper, section 2).
 
     Args:
         encoded: string tensor [], the bytes of a picture file.
         short_side: height and width of the result.
         orientation: int [] in 1..8, EXIF.
+        jpeg_only: as `decode_window` takes it.
 
     Returns:
         uint8 [short_side, short_side, 3] in [0, 255].
     """
-    image = decode(encoded, orientation)
-    size = tf.cast(tf.shape(image)[:2], tf.float32)
-    scale = short_side / tf.reduce_min(size)
-    surplus = tf.round((size * scale - short_side) / 2)
-    # What tf.image.resize(..., "bilinear", antialias=True) calls, with the offset of the central square.
-    resized = tf.raw_ops.ScaleAndTranslate(
-        images=image[tf.newaxis],
-        size=[short_side, short_side],
-        scale=tf.stack([scale, scale]),
-        translation=-surplus,
-        kernel_type="triangle",
-        antialias=True,
-    )
-    pixels = tf.cast(tf.clip_by_value(tf.round(resized[0]), 0, 255), tf.uint8)
-    return tf.ensure_shape(pixels, (short_side, short_side, 3))
+
+    def square(sides: Any) -> Any:
+        side = tf.reduce_min(sides)
+        return tf.concat([(sides - side) // 2, [side, side]], axis=0)
+
+    return decode_window(encoded, orientation, square, short_side, jpeg_only=jpeg_only)
 
 
-def decode_window(encoded: Any, orientation: Any, window: Callable[[Any, Any], Any], size: int) -> Any:
-    """Decode a window of a picture and stretch it to a square; of an upright JPEG only the window is decoded.
+def decode_window(encoded: Any, orientation: Any, window: Callable[[Any], Any], size: int, *, jpeg_only: bool = False) -> Any:
+    """Decode a window of a picture and stretch it to a square; of an upright JPEG nothing but the window is decoded.
 
     Args:
         encoded: string tensor [], the bytes of a picture file.
         orientation: int [] in 1..8, EXIF.
-        window: takes height and width of the upright picture, int [] each, and gives int32 [4]: top, left, height and width.
+        window: takes height and width of the upright picture, int32 [2], and gives int32 [4]: top, left, height and width.
         size: height and width of the result.
+        jpeg_only: promises an upright JPEG. The same pixels, but a graph without other formats in it runs 15 % faster.
 
     Returns:
         uint8 [size, size, 3] in [0, 255].
     """
 
     def part() -> Any:
-        shape = tf.io.extract_jpeg_shape(encoded)
-        return tf.io.decode_and_crop_jpeg(encoded, window(shape[0], shape[1]), channels=3, dct_method="INTEGER_ACCURATE")
+        return _decode_part(encoded, window(tf.io.extract_jpeg_shape(encoded)[:2]), size)
 
     def whole() -> Any:
         image = decode(encoded, orientation)
-        top, left, height, width = tf.unstack(window(tf.shape(image)[0], tf.shape(image)[1]))
-        return image[top : top + height, left : left + width]
+        cut = window(tf.shape(image)[:2])
+        image = tf.slice(image, tf.concat([cut[:2], [0]], 0), tf.concat([cut[2:], [3]], 0))
+        # As many pixels are averaged beforehand as libjpeg averages of a JPEG.
+        return tf.cond(_reduction(cut, size) > 0, lambda: _to_levels(tf.image.resize(image, (size, size), antialias=True)), lambda: image)
 
     upright_jpeg = (tf.strings.substr(encoded, 0, 2) == b"\xff\xd8") & (tf.cast(orientation, tf.int32) == 1)
-    image = tf.ensure_shape(tf.cond(upright_jpeg, part, whole), (None, None, 3))
-    # Bilinear sampling leaves out pixels only beyond a factor of two; from there on they are averaged, which takes several times as long.
-    large = tf.reduce_max(tf.shape(image)) > 2 * size
-    resized = tf.cond(large, lambda: tf.image.resize(image, (size, size), antialias=True), lambda: tf.image.resize(image, (size, size)))
-    # Means of pixels stay in [0, 255]; cutting off after adding a half rounds, in a third of the time.
-    return tf.ensure_shape(tf.cast(resized + 0.5, tf.uint8), (size, size, 3))
+    image = tf.ensure_shape(part() if jpeg_only else tf.cond(upright_jpeg, part, whole), (None, None, 3))
+    return tf.ensure_shape(_to_levels(tf.image.resize(image, (size, size))), (size, size, 3))
+
+
+def _decode_part(encoded: Any, window: Any, size: int) -> Any:
+    """Return uint8 [height, width, 3] of an upright JPEG's window, reduced 2, 4 or 8 times where it is that much larger than needed.
+
+    libjpeg leaves out the fine frequencies then, which takes less time than to average their pixels. What is left is less than twice as
+    large as needed, so that bilinear sampling misses no pixel.
+    """
+
+    def reduced(ratio: int) -> Callable[[], Any]:
+        # INTEGER_ACCURATE gives the pixels that every other decoder gives; TensorFlow's default may not.
+        return lambda: tf.io.decode_and_crop_jpeg(encoded, window // ratio, channels=3, dct_method="INTEGER_ACCURATE", ratio=ratio)
+
+    return tf.switch_case(_reduction(window, size), [reduced(1), reduced(2), reduced(4), reduced(8)])
+
+
+def _reduction(window: Any, size: int) -> Any:
+    """Return how often a window can be halved and is still as large as needed, int32 [] in 0..3."""
+    side = tf.reduce_min(window[2:])
+    return tf.reduce_sum(tf.cast(side >= [2 * size, 4 * size, 8 * size], tf.int32))
+
+
+def _to_levels(values: Any) -> Any:
+    """Round means of pixels, which stay in [0, 255], to uint8: cutting off after adding a half takes a third of the time."""
+    return tf.cast(values + 0.5, tf.uint8)
 
 
 # -- headers, read without decoding ---------------------------------------------------------------------------------------

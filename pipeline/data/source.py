@@ -24,6 +24,7 @@ Progress = Callable[[int, int, str], None]
 _NAME_FEATURES = ("key", "file_name", "image/filename", "id")
 _WINDOW = 256
 _SHOWN_COPIES = 24
+_PARALLEL_FILES = 16
 
 
 class Picture(NamedTuple):
@@ -324,9 +325,7 @@ def _tfds_reads(config: DataConfig, sizes: Mapping[str, int]) -> dict[str, str]:
 # -- reading --------------------------------------------------------------------------------------------------------------
 
 
-def read_split(
-    shards: Path, instruction: str, image_key: str, label_key: str, *, parallel_files: int = 1, shuffle_seed: int | None = None
-) -> Any:
+def read_split(shards: Path, instruction: str, image_key: str, label_key: str) -> Any:
     """Return a tf.data.Dataset of {`image`: encoded bytes, `label`: int64, `key`: name, `orientation`: int64}, in stored order.
 
     The orientation is 1, upright, where the shards are not ours: the published numbers of TFDS's sets turn no picture either.
@@ -336,43 +335,66 @@ def read_split(
         instruction: such as `train[:90%]`.
         image_key: feature that holds the picture.
         label_key: feature that holds the class id.
-        parallel_files: shards that are read at a time, some records of each in turn.
-        shuffle_seed: if given, shards come in an order that depends on it.
     """
+    import tensorflow as tf
+
+    records, parse = read_records(shards, instruction, image_key, label_key)
+
+    def named(index: Any, record: Any) -> dict[str, Any]:
+        example = parse(record)
+        return example if "key" in example else {**example, "key": tf.strings.format("{}", index)}
+
+    return records(None).enumerate().map(named, num_parallel_calls=1)
+
+
+def read_records(
+    shards: Path, instruction: str, image_key: str, label_key: str
+) -> tuple[Callable[[int | None], Any], Callable[[Any], dict[str, Any]]]:
+    """Return what gives a split's records, string [] each, and what makes of one {`image`, `label`, `orientation`} and perhaps `key`.
+
+    Apart, so that training parses records where it decodes the pictures: in parallel, without handing each from thread to thread again.
+    The first takes None for the stored order, or a number that shards are shuffled by; then some records of each of 16 come in turn.
+
+    Args:
+        shards: the folder of the TFDS builder.
+        instruction: such as `train[:90%]`.
+        image_key: feature that holds the picture.
+        label_key: feature that holds the class id.
+    """
+    import numpy as np
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    # Shards are read one after the other for the stored order; nothing is left to autotuning.
-    config = tfds.ReadConfig(
-        options=fixed_options(),
-        try_autocache=False,  # the loader decides what is kept, by the memory there is
-        shuffle_seed=shuffle_seed,
-        shuffle_reshuffle_each_iteration=False,
-        interleave_cycle_length=parallel_files,
-        num_parallel_calls_for_decode=2,  # only parses records, pictures stay encoded
-        num_parallel_calls_for_interleave_files=parallel_files,
-        skip_prefetch=True,
-        enable_ordering_guard=False,  # the streamed training order is shuffled on purpose
-    )
     with _quiet(tfds):
         builder = tfds.builder_from_directory(shards)
-        texts = {name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Text)}
-        name_key = next((name for name in _NAME_FEATURES if name in texts), None)
-        turned = "orientation" if "orientation" in builder.info.features else None
-        wanted = {name: True for name in (image_key, label_key, name_key, turned) if name}
-        examples = builder.as_dataset(
-            split=instruction,
-            shuffle_files=shuffle_seed is not None,
-            decoders=tfds.decode.PartialDecoding(wanted, decoders={image_key: tfds.decode.SkipDecoding()}),
-            read_config=config,
+        files = builder.info.splits[instruction].file_instructions
+    texts = {name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Text)}
+    name_key = next((name for name in _NAME_FEATURES if name in texts), None)
+    turned = "orientation" if "orientation" in builder.info.features else None
+    wanted = tfds.decode.PartialDecoding({name: True for name in (image_key, label_key, name_key, turned) if name})
+    features = wanted.extract_features(builder.info.features)
+
+    def records(seed: int | None) -> Any:
+        order = range(len(files)) if seed is None else np.random.default_rng(seed).permutation(len(files))
+        names = [os.fspath(files[place].filename) for place in order]
+        bounds = np.asarray([(files[place].skip, files[place].take) for place in order], np.int64)
+        slices = tf.data.Dataset.from_tensor_slices((names, bounds))
+        at_a_time = 1 if seed is None else min(_PARALLEL_FILES, len(names))
+        read = slices.interleave(
+            lambda file, bound: tf.data.TFRecordDataset(file).skip(bound[0]).take(bound[1]),
+            cycle_length=at_a_time,
+            block_length=_PARALLEL_FILES,
+            num_parallel_calls=at_a_time if at_a_time > 1 else None,
         )
+        return read.apply(tf.data.experimental.assert_cardinality(sum(file.take for file in files)))
 
-    def simple(index: Any, example: Any) -> dict[str, Any]:
-        key = example[name_key] if name_key else tf.strings.format("{}", index)
+    def parse(record: Any) -> dict[str, Any]:
+        example = features.deserialize_example(record, decoders={image_key: tfds.decode.SkipDecoding()})
         orientation = example[turned] if turned else tf.constant(1, tf.int64)
-        return {"image": example[image_key], "label": example[label_key], "key": key, "orientation": orientation}
+        named = {"key": example[name_key]} if name_key else {}
+        return {"image": example[image_key], "label": example[label_key], "orientation": orientation, **named}
 
-    return examples.enumerate().map(simple, num_parallel_calls=1)
+    return records, parse
 
 
 def fixed_options() -> Any:
@@ -383,6 +405,8 @@ def fixed_options() -> Any:
     options.deterministic = True
     # Deleting an autotuned iterator can wait for seconds at the end of every epoch.
     options.autotune.enabled = False
+    # Pictures are worked on in parallel; spreading each small operation over the processors as well only costs.
+    options.threading.max_intra_op_parallelism = 1
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return options
 

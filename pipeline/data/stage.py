@@ -39,6 +39,7 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
         short_side=config.short_side,
         channel_mean=statistics.channel_mean,
         channel_covariance=statistics.channel_covariance,
+        upright_jpeg=statistics.upright_jpeg,
         store=config.store,
         **left_out,
         # The stage's folder is renamed when it is finished, so shards inside it are named from there.

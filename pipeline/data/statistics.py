@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.data.loader import index_path
-from pipeline.data.pictures import decode_and_resize, header_size
+from pipeline.data.pictures import decode_and_resize, format_of, header_size
 from pipeline.data.source import Prepared, fixed_options, read_split
 from pipeline.errors import DatasetError
 
@@ -35,7 +35,7 @@ class Statistics:
 
     `heights` and `widths` are those of the files, in pixels. `mean_image` is float32 [short_side, short_side, 3] in [0, 255].
     `examples` holds training pictures, uint8 [short_side, short_side, 3], by class id. `shared` counts contents that are in more than one
-    split, `ambiguous` contents that have more than one label.
+    split, `ambiguous` contents that have more than one label. `upright_jpeg`: every picture is a JPEG that need not be turned.
     """
 
     digest: str
@@ -48,6 +48,7 @@ class Statistics:
     examples: Mapping[int, list[Any]]
     shared: int
     ambiguous: int
+    upright_jpeg: bool
 
 
 @dataclass
@@ -64,6 +65,7 @@ class _Tally:
     places: array[int] = field(default_factory=lambda: array("q"))  # label * 3 + split
     products: Any = field(default_factory=lambda: np.zeros((3, 3), np.int64))
     pixels: int = 0
+    upright_jpeg: bool = True
     examples: dict[int, list[Any]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -102,6 +104,7 @@ def measure(prepared: Prepared, short_side: int, directory: Path, progress: Prog
         examples=dict(tally.examples),
         shared=_with_several(tally, np.asarray(tally.places) % len(splits)),
         ambiguous=_with_several(tally, np.asarray(tally.places) // len(splits)),
+        upright_jpeg=tally.upright_jpeg,
     )
 
 
@@ -162,6 +165,7 @@ def _count_split(tally: _Tally, split: str, examples: Any, stored: Any, index: P
 def _count_picture(tally: _Tally, split: str, label: int, sha256: bytes, example: Mapping[str, Any]) -> None:
     sides = header_size(example["image"])
     height, width = sides if example["orientation"] < 5 else sides[::-1]  # EXIF: from 5 on the picture lies on its side
+    tally.upright_jpeg &= bool(format_of(example["image"]) == "jpeg" and example["orientation"] == 1)
     tally.heights.append(height)
     tally.widths.append(width)
     tally.contents += sha256[:16]

@@ -4,6 +4,7 @@
         rate  = learning_rate(settings, history)
         for each step:                                     # several a call, inside one tf.function
             on every replica, with its share of the batch:
+                images, labels = augmented(batch)          # as drawn ahead on the host
                 gradient = d(sum of losses / global batch) + decay * kernels
                 sum the gradients over the replicas; momentum; update
         score the validation split
@@ -26,7 +27,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config import TrainConfig
-from pipeline.data.loader import Images, evaluation_batches, training_batches
+from pipeline.data.augment import augmented, class_weights
+from pipeline.data.loader import Images, evaluation_batches, training_epochs
 from pipeline.errors import TrainingDivergedError
 from pipeline.train.checkpoint import read_checkpoint, save_checkpoint
 from pipeline.train.optimizer import decayed, learning_rate, make_optimizer
@@ -98,30 +100,19 @@ def fit(
     Raises:
         TrainingDivergedError: the loss became NaN or infinite.
     """
-    train_steps, score = _compiled_training(state, config, strategy), _compiled_scoring(state.network)
+    train_steps, score = _compiled_training(state, train, config, strategy), _compiled_scoring(state.network)
     size = state.network.input_shape[1]
     state.restore(checkpoint)
     yield from state.history
     saved = time.monotonic()
-    while len(state.history) < config.epochs:
+    spread = iter if strategy is None else lambda batches: iter(strategy.experimental_distribute_dataset(batches))
+    steps = len(train) // config.global_batch_size
+    for batches in training_epochs(train, config, image_size=size, first=len(state.history), opened=spread):
         epoch = len(state.history)
         started = time.monotonic()
         rate = learning_rate(config, state.history)
         state.optimizer.learning_rate.assign(rate)
-        batches = training_batches(
-            train,
-            image_size=size,
-            global_batch_size=config.global_batch_size,
-            seed=config.seed,
-            epoch=epoch,
-            crop=config.crop,
-            flip=config.flip,
-            color_noise=config.color_noise,
-            color_mode=config.color_mode,
-        )
-        trained = _run_epoch(
-            train_steps, batches, train.dataset.images(train.split) // config.global_batch_size, config, epoch, strategy, progress
-        )
+        trained = _run_epoch(train_steps, batches, steps, config, epoch, progress)
         seconds = time.monotonic() - started
         scored = _score_split(score, validation, size, config.global_batch_size)
         _require_finite(scored[0], f"on the validation split after epoch {epoch + 1}", config)
@@ -145,9 +136,10 @@ def _is_better(entry: dict[str, float], history: list[dict[str, float]]) -> bool
     return best_epoch([*history, entry]) is entry
 
 
-def _sums(labels: Any, logits: Any) -> tuple[Any, Any]:
-    """Return the summed cross-entropy, and float64 [loss sum, top-1 errors, top-5 errors, images]."""
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+def _sums(labels: Any, logits: Any, losses: Any = None) -> tuple[Any, Any]:
+    """Return the summed losses, cross-entropy unless others are given, and float64 [loss sum, top-1 errors, top-5 errors, images]."""
+    if losses is None:
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
     # How many classes stand before the label; of equal logits the lower class does, as in evaluation. `in_top_k` would forgive ties.
     own = tf.gather(logits, labels, axis=1, batch_dims=1)[:, tf.newaxis]
     before = (logits > own) | ((logits == own) & (tf.range(logits.shape[-1]) < labels[:, tf.newaxis]))
@@ -157,7 +149,7 @@ def _sums(labels: Any, logits: Any) -> tuple[Any, Any]:
     return tf.reduce_sum(losses), tf.stack(counts)
 
 
-def _compiled_training(state: State, config: TrainConfig, strategy: Any) -> Callable[[Any, Any, Any], Any]:
+def _compiled_training(state: State, train: Images, config: TrainConfig, strategy: Any) -> Callable[[Any, Any, Any], Any]:
     """Return a function (iterator, steps, totals) -> totals that does that many optimiser steps in one call.
 
     It goes on adding to the totals it is given, so that an epoch's sums do not depend on how many steps one call does.
@@ -167,9 +159,16 @@ def _compiled_training(state: State, config: TrainConfig, strategy: Any) -> Call
     # The optimiser sums gradients over the replicas, so each adds its share of the decay.
     decay = [config.weight_decay / replicas if decayed(variable) else 0.0 for variable in network.trainable_variables]
 
-    def step(images: Any, labels: Any) -> Any:
+    weights = class_weights(train.dataset) if config.class_weights else None
+
+    def step(batch: Any) -> Any:
+        images, labels, partners, shares = augmented(batch, config, train.dataset)
         with tf.GradientTape() as tape:
-            loss, numbers = _sums(labels, network(images, training=True))
+            logits = network(images, training=True)
+            losses = _losses(labels, logits, weights)
+            if partners is not None:
+                losses = shares * losses + (1 - shares) * _losses(partners, logits, weights)
+            loss, numbers = _sums(labels, logits, losses)
             loss = loss / config.global_batch_size
         gradients = tape.gradient(loss, network.trainable_variables)
         pairs = zip(gradients, network.trainable_variables, decay, strict=True)
@@ -180,12 +179,18 @@ def _compiled_training(state: State, config: TrainConfig, strategy: Any) -> Call
     def train_steps(iterator: Any, steps: Any, totals: Any) -> Any:
         for _ in tf.range(steps):
             if strategy is None:
-                totals += step(*next(iterator))
+                totals += step(next(iterator))
             else:
-                totals += strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(step, args=next(iterator)), axis=None)
+                totals += strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(step, args=(next(iterator),)), axis=None)
         return totals
 
     return train_steps
+
+
+def _losses(labels: Any, logits: Any, weights: Any) -> Any:
+    """Return the cross-entropies [batch], each times the weight of its class where there are weights, float32 [classes]."""
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    return losses if weights is None else losses * tf.gather(weights, labels)
 
 
 def _compiled_scoring(network: Any) -> Callable[[Any, Any], Any]:
@@ -200,15 +205,13 @@ def _compiled_scoring(network: Any) -> Callable[[Any, Any], Any]:
 
 def _run_epoch(
     train_steps: Callable[[Any, Any, Any], Any],
-    batches: Any,
+    iterator: Iterator[Any],
     steps: int,
     config: TrainConfig,
     epoch: int,
-    strategy: Any,
     progress: Progress,
 ) -> Any:
     """Do one epoch's steps, in calls of about half a second; return the summed numbers, float64 [4]."""
-    iterator = iter(batches if strategy is None else strategy.experimental_distribute_dataset(batches))
     totals, done, per_call = tf.zeros(4, tf.float64), 0, 1
     while done < steps:
         count = min(per_call, steps - done)

@@ -4,11 +4,39 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.data.loader import cut, evaluation_batches, load_split, random_cuts, random_windows, stretched, training_batches, window_in
+from pipeline.config import TrainConfig
+from pipeline.data.augment import augmented
+from pipeline.data.loader import (
+    cut,
+    evaluation_batches,
+    load_split,
+    random_cuts,
+    random_windows,
+    stretched,
+    training_batches,
+    training_epochs,
+    window_in,
+)
 from pipeline.data.pictures import decode, decode_and_resize, decode_window, header_size
 from pipeline.errors import ConfigError, DatasetError
 
-SETTINGS = {"image_size": 32, "global_batch_size": 55, "seed": 3, "epoch": 0, "crop": "random", "flip": True}
+SETTINGS = {"global_batch_size": 55, "seed": 3}
+EVERYTHING = {"color_noise": 0.1, "crop": "resized", "randaugment": 2, "erasing": 0.5, "mixup": 0.2, "cutmix": 1.0}
+
+
+def batches_of(images, epoch=0, image_size=32, start=0, worker=(0, 1), parallel_calls=None, **change):
+    """Return an epoch's batches as training sees them: lists of arrays, pictures first and labels second."""
+    config = TrainConfig(**SETTINGS | change)
+    how = {"start": start, "worker": worker, "parallel_calls": parallel_calls}
+    batches = training_batches(images, config, image_size=image_size, epoch=epoch, **how)
+    found = [augmented(batch, config, images.dataset) for batch in batches]
+    return [[part.numpy() for part in batch if part is not None] for batch in found]
+
+
+def epoch_of(images, **how):
+    """Return all pictures of an epoch and all labels."""
+    pixels, labels, *_ = (np.concatenate(parts) for parts in zip(*batches_of(images, **how), strict=True))
+    return pixels, labels
 
 
 def arrays(batches):
@@ -49,32 +77,64 @@ def mapped(stored):
 
 
 def test_batches_are_uint8_images_and_int32_labels(train):
-    (images, labels), *_ = training_batches(train, **SETTINGS)
-    assert (images.dtype, images.shape) == (tf.uint8, (55, 32, 32, 3))
-    assert (labels.dtype, labels.shape) == (tf.int32, (55,))
+    batch = next(iter(training_batches(train, TrainConfig(**SETTINGS), image_size=32, epoch=0)))
+    assert set(batch) == {"pixels", "labels"}
+    assert (batch["pixels"].dtype, batch["pixels"].shape) == (tf.uint8, (55, 32, 32, 3))
+    assert (batch["labels"].dtype, batch["labels"].shape) == (tf.int32, (55,))
 
 
-@pytest.mark.parametrize("kind", ["train", "streamed"])
-def test_same_bytes_for_any_parallelism_and_on_every_load(kind, digits, request):
+def assert_same(ours, theirs):
+    """Compare lists of batches, bit for bit."""
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        for part, same in zip(one, other, strict=True):
+            assert part.dtype == same.dtype
+            np.testing.assert_array_equal(part, same)
+
+
+KINDS = ["train", "streamed", "mapped"]
+
+
+@pytest.mark.parametrize("change", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bytes_for_any_parallelism_and_on_every_load(kind, change, request):
     images = request.getfixturevalue(kind)
-    again = load_split(digits, "train", in_memory=kind == "train")
-    first = arrays(training_batches(images, **SETTINGS, parallel_calls=1))
-    second = arrays(training_batches(again, **SETTINGS, parallel_calls=7))
-    np.testing.assert_array_equal(first[0], second[0])
-    np.testing.assert_array_equal(first[1], second[1])
+    again = load_split(images.dataset, "train", in_memory=kind == "train")
+    how = SETTINGS | {"global_batch_size": 54} | change
+    assert_same(batches_of(images, **how, parallel_calls=1), batches_of(again, **how, parallel_calls=7))
 
 
-@pytest.mark.parametrize("kind", ["train", "streamed", "mapped"])
-def test_what_follows_a_batch_is_what_would_have_followed(kind, request):
+@pytest.mark.parametrize("change", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_follows_a_batch_is_what_would_have_followed(kind, change, request):
     images = request.getfixturevalue(kind)
-    for change in ({}, {"color_noise": 0.1, "crop": "resized"}):
-        whole = list(training_batches(images, **SETTINGS | change).as_numpy_iterator())
-        for start in (1, 9, 22, 23):
-            rest = list(training_batches(images, **SETTINGS | change, start=start, parallel_calls=3).as_numpy_iterator())
-            assert len(rest) == 23 - start
-            for ours, theirs in zip(rest, whole[start:], strict=True):
-                np.testing.assert_array_equal(ours[0], theirs[0])
-                np.testing.assert_array_equal(ours[1], theirs[1])
+    how = {"global_batch_size": 54, "epoch": 2} | change
+    whole = batches_of(images, **how)
+    assert len(whole) == 23
+    for start in (1, 9, 22):
+        assert_same(batches_of(images, **how, start=start, parallel_calls=3), whole[start:])
+    assert batches_of(images, **how, start=23) == []
+
+
+@pytest.mark.parametrize("change", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_share_the_batches_of_one(kind, change, request):
+    images = request.getfixturevalue(kind)
+    how = {"global_batch_size": 108, "epoch": 1, "start": 4} | change
+    shares = [batches_of(images, **how, worker=(index, 3)) for index in range(3)]
+    together = [[np.concatenate(parts) for parts in zip(*batches, strict=True)] for batches in zip(*shares, strict=True)]
+    assert_same(together, batches_of(images, **how))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_epochs_that_are_made_ready_ahead_are_the_same(kind, request):
+    images = request.getfixturevalue(kind)
+    config = TrainConfig(epochs=4, global_batch_size=54, seed=3)
+    ahead = [[(b["pixels"], b["labels"]) for b in batches] for batches in training_epochs(images, config, image_size=32, first=1)]
+    assert len(ahead) == 3
+    for epoch, batches in enumerate(ahead, start=1):
+        assert_same([[part.numpy() for part in batch] for batch in batches], batches_of(images, global_batch_size=54, epoch=epoch))
+    assert list(training_epochs(images, config, image_size=32, first=4)) == []
 
 
 def test_stored_pixels_give_the_batches_of_memory(train, mapped, digits):
@@ -82,18 +142,14 @@ def test_stored_pixels_give_the_batches_of_memory(train, mapped, digits):
     assert "mapped from the disk" in mapped.where
     assert "in memory" in train.where
     assert "decoded" in load_split(digits, "train", in_memory=False).where
-    for change in ({}, {"crop": "resized"}, {"epoch": 3, "color_noise": 0.2, "color_mode": "paper"}):
-        for ours, theirs in zip(
-            arrays(training_batches(mapped, **SETTINGS | change, parallel_calls=5)),
-            arrays(training_batches(train, **SETTINGS | change)),
-            strict=True,
-        ):
-            np.testing.assert_array_equal(ours, theirs)
+    for change in ({}, EVERYTHING, {"epoch": 3, "color_noise": 0.2, "color_mode": "paper"}):
+        how = {"global_batch_size": 54} | change
+        assert_same(batches_of(mapped, **how, parallel_calls=5), batches_of(train, **how))
 
 
 def test_color_noise_moves_colours_and_neither_order_nor_cuts(train):
-    plain, labels = arrays(training_batches(train, **SETTINGS))
-    noisy, same_labels = arrays(training_batches(train, **SETTINGS, color_noise=0.1))
+    plain, labels = epoch_of(train)
+    noisy, same_labels = epoch_of(train, color_noise=0.1)
     np.testing.assert_array_equal(labels, same_labels)
     flat = plain.astype(float) - np.asarray(train.dataset.channel_mean)
     moved = noisy - np.asarray(train.dataset.channel_mean) - flat / 1.1
@@ -118,18 +174,18 @@ def test_stored_pixels_of_another_shape_are_a_damaged_dataset(stored):
 def test_an_epoch_holds_every_image_once_in_its_own_order(kind, request):
     images = request.getfixturevalue(kind)
     assert len(images) == 1265 == 23 * 55
-    plain = SETTINGS | {"crop": "center", "flip": False}
+    plain = {"crop": "center", "flip": False}
     stored, stored_labels = arrays(evaluation_batches(images, image_size=32, batch_size=100))
     orders = []
     for change in ({}, {"epoch": 1}, {"seed": 4}):
-        pixels, labels = arrays(training_batches(images, **plain | change))
+        pixels, labels = epoch_of(images, **plain | change)
         assert sorted(zip(rows(pixels), labels, strict=True)) == sorted(zip(rows(stored), stored_labels, strict=True))
         orders.append(rows(pixels))
     assert len({tuple(order) for order in [*orders, rows(stored)]}) == 4
 
 
 def test_images_that_do_not_fill_a_batch_are_left_out(train):
-    pixels, _ = arrays(training_batches(train, **SETTINGS | {"global_batch_size": 500}))
+    pixels, _ = epoch_of(train, global_batch_size=500)
     assert len(pixels) == 1000
 
 
@@ -138,7 +194,7 @@ def test_evaluation_gives_every_image_once_in_stored_order(digits):
     sizes = [len(labels) for _, labels in evaluation_batches(images, image_size=30, batch_size=100)]
     pixels, labels = arrays(evaluation_batches(images, image_size=30, batch_size=100))
     assert sizes == [100, 100, 100, 85]
-    np.testing.assert_array_equal(pixels, images.pixels.numpy()[:, 3:33, 3:33])
+    np.testing.assert_array_equal(pixels, images.pixels[:, 3:33, 3:33])
     np.testing.assert_array_equal(labels, images.labels)
     assert tuple(np.bincount(labels)) == digits.class_counts["test"]
 
@@ -154,12 +210,26 @@ def test_streaming_gives_the_batches_of_memory(train, streamed):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_ten_views_are_corners_and_centre_and_their_mirrors(digits, in_memory):
+    images = load_split(digits, "test", in_memory=in_memory)
+    squares, _ = arrays(evaluation_batches(images, image_size=36, batch_size=100))
+    views, labels = arrays(evaluation_batches(images, image_size=30, batch_size=100, view="ten"))
+    assert views.shape == (385, 10, 30, 30, 3)
+    np.testing.assert_array_equal(labels, images.labels)
+    for place, (top, left) in enumerate(((0, 0), (0, 6), (6, 0), (6, 6), (3, 3))):
+        crop = squares[:, top : top + 30, left : left + 30]
+        np.testing.assert_array_equal(views[:, place], crop)
+        np.testing.assert_array_equal(views[:, 5 + place], crop[:, :, ::-1])
+
+
 def test_cut_takes_the_pixels_that_are_there():
     pixels = np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3), np.uint8)
     top, left, mirrored = np.array([0, 2, 1, 2], np.int32), np.array([0, 1, 2, 2], np.int32), np.array([False, True, False, True])
-    found = cut(pixels, top, left, mirrored, 7).numpy()
+    places = np.array([3, 0, 0, 2])
+    found = cut(pixels, places, top, left, mirrored, 7)
     for index in range(4):
-        expected = pixels[index, top[index] : top[index] + 7, left[index] : left[index] + 7]
+        expected = pixels[places[index], top[index] : top[index] + 7, left[index] : left[index] + 7]
         np.testing.assert_array_equal(found[index], expected[:, ::-1] if mirrored[index] else expected)
 
 
@@ -177,13 +247,30 @@ def test_cuts_cover_every_corner_evenly_and_switches_are_independent():
     np.testing.assert_array_equal(flip_only.mirrored, both.mirrored)
 
 
-def test_resize_is_that_of_tensorflow_and_cuts_the_centre():
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)
-    encoded = tf.io.encode_png(pixels)
-    reference = tf.image.resize(pixels, (36, 60), method="bilinear", antialias=True).numpy()[:, 12:48]
-    found = decode_and_resize(encoded, 36).numpy()
+@pytest.mark.parametrize("sides", [(60, 100), (36, 36), (20, 9), (200, 151)])
+def test_resize_is_that_of_tensorflow_and_cuts_the_centre(sides):
+    pixels = np.random.default_rng(0).integers(0, 256, (*sides, 3), np.uint8)
+    side = min(sides)
+    top, left = (sides[0] - side) // 2, (sides[1] - side) // 2
+    square = pixels[top : top + side, left : left + side]
+    reference = tf.image.resize(square, (36, 36), antialias=side >= 72).numpy()
+    found = decode_and_resize(tf.io.encode_png(pixels), 36).numpy()
     assert found.shape == (36, 36, 3)
     assert np.abs(found - reference).max() <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4, 8])
+def test_large_jpegs_are_reduced_while_they_are_decoded(ratio):
+    """What libjpeg leaves out is what averaging pixels would take away."""
+    smooth = tf.image.resize(np.random.default_rng(0).integers(0, 256, (9, 12, 3)), (50 * ratio, 60 * ratio), method="bicubic")
+    encoded = tf.io.encode_jpeg(tf.cast(tf.clip_by_value(smooth, 0, 255), tf.uint8), quality=95)
+    whole = decode(encoded).numpy()[:, 5 * ratio : 55 * ratio]
+    averaged = whole.reshape(50, ratio, 50, ratio, 3).mean((1, 3))
+    expected = tf.image.resize(averaged, (36, 36)).numpy()
+    for jpeg_only in (False, True):
+        found = decode_and_resize(encoded, 36, jpeg_only=jpeg_only).numpy()
+        assert np.abs(found - expected).mean() < 1.5
+        assert np.abs(found - expected).max() < 12
 
 
 def test_a_square_of_the_right_size_is_not_touched():
@@ -212,8 +299,7 @@ def test_decoding_agrees_with_pillow():
 
 @pytest.mark.parametrize("shape", [(300, 400), (36, 36), (20, 1000), (3, 2), (1, 1)])
 def test_windows_lie_inside_and_have_the_shapes_of_the_paper(shape):
-    draws = random_windows(5000, seed=1, epoch=2)
-    top, left, height, width = window_in(draws, *shape).numpy().T
+    top, left, height, width = window_in(*random_windows(5000, seed=1, epoch=2), shape).numpy().T
     assert (top >= 0).all() and (left >= 0).all() and (height >= 1).all() and (width >= 1).all()
     assert (top + height <= shape[0]).all() and (left + width <= shape[1]).all()
     if min(shape) > 100:
@@ -237,7 +323,7 @@ def test_only_the_window_is_decoded_and_it_is_the_same(kind, orientation):
     Image.fromarray(smooth).save(file, kind)
     whole = decode(tf.constant(file.getvalue()), orientation).numpy()
     window = (7, 11, 30, 40)
-    found = decode_window(tf.constant(file.getvalue()), orientation, lambda height, width: tf.constant(window), 24).numpy()
+    found = decode_window(tf.constant(file.getvalue()), orientation, lambda sides: tf.constant(window), 24).numpy()
     expected = tf.image.resize(whole[7:37, 11:51], (24, 24)).numpy()
     assert found.shape == (24, 24, 3)
     assert np.abs(found - expected).max() <= (3 if kind == "JPEG" else 0.51)  # chroma is interpolated across the window's edge
@@ -245,9 +331,9 @@ def test_only_the_window_is_decoded_and_it_is_the_same(kind, orientation):
 
 def test_stretched_windows_are_those_of_a_resize():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
-    draws, mirrored = random_windows(20, seed=0, epoch=0), np.arange(20) % 2 == 0
-    found = stretched(tf.constant(pixels), draws, mirrored, 24).numpy()
-    for index, (top, left, height, width) in enumerate(window_in(draws, 32, 32).numpy()):
+    windows, mirrored = window_in(*random_windows(20, seed=0, epoch=0), (32, 32)), np.arange(20) % 2 == 0
+    found = stretched(tf.constant(pixels), windows, mirrored, 24).numpy()
+    for index, (top, left, height, width) in enumerate(windows.numpy()):
         expected = tf.image.resize(pixels[index, top : top + height, left : left + width], (24, 24)).numpy()
         inner = np.s_[2:-2, 2:-2]  # at the window's edge its neighbours in the picture count, too
         other = found[index][:, ::-1] if mirrored[index] else found[index]
@@ -256,16 +342,18 @@ def test_stretched_windows_are_those_of_a_resize():
 
 def test_an_epoch_of_windows_is_every_image_once(train, streamed):
     for images in (train, streamed):
-        pixels, labels = arrays(training_batches(images, **SETTINGS | {"crop": "resized"}))
+        pixels, labels = epoch_of(images, crop="resized")
         assert pixels.shape == (1265, 32, 32, 3)
         assert tuple(np.bincount(labels)) == train.dataset.class_counts["train"]
-        again, _ = arrays(training_batches(images, **SETTINGS | {"crop": "resized"}, parallel_calls=7))
+        again, _ = epoch_of(images, crop="resized", parallel_calls=7)
         np.testing.assert_array_equal(pixels, again)
 
 
 def test_impossible_batches_are_refused(train):
     with pytest.raises(ConfigError, match=r"Expected at most 1265. Received 1266. Type --set train.global_batch_size=1265"):
-        training_batches(train, **SETTINGS | {"global_batch_size": 1266})
+        batches_of(train, global_batch_size=1266)
+    with pytest.raises(ConfigError, match=r"multiple of the 2 workers that share it. Received 55. Type --set train.global_batch_size=56"):
+        batches_of(train, worker=(0, 2))
     with pytest.raises(ConfigError, match=r"Expected at most 36. Received 37"):
         evaluation_batches(train, image_size=37, batch_size=10)
 

@@ -23,8 +23,9 @@ def split(count, seed=0, name="train"):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count).astype(np.int32)
     pixels = np.clip(rng.normal(90 + 70 * labels[:, None, None, None], 30, (count, SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
-    dataset = SimpleNamespace(short_side=SIDE, images=lambda _split: count)
-    return Images(dataset, name, labels, tuple(str(i) for i in range(count)), tf.constant(pixels))
+    counts = {name: tuple(np.bincount(labels))}
+    dataset = SimpleNamespace(short_side=SIDE, images=lambda _split: count, channel_mean=(125, 125, 125), class_counts=counts)
+    return Images(dataset, name, labels, tuple(str(i) for i in range(count)), pixels)
 
 
 def network(dropout=0.5):
@@ -63,9 +64,8 @@ def test_three_steps_are_the_rule_of_2012(tmp_path):
     velocities = [np.zeros(variable.shape, np.float32) for variable in plain.trainable_variables]
     losses = []
     for epoch in range(3):
-        images, labels = next(
-            iter(training_batches(split(96), image_size=SIZE, global_batch_size=96, seed=0, epoch=epoch, crop="random", flip=False))
-        )
+        batch = next(iter(training_batches(split(96), config, image_size=SIZE, epoch=epoch)))
+        images, labels = batch["pixels"], batch["labels"]
         with tf.GradientTape() as tape:
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, plain(images, training=True))
         losses.append(float(loss))
