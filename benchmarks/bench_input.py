@@ -1,6 +1,6 @@
 """I1-I6: the input pipeline against PyTorch's loader and against the bare decoder, on the same JPEG files and cores.
 
-384 pictures are made from a seed: 1/f noise and shapes, sides of 256-500 pixels, quality 90; each is there under four names, so that an
+384 pictures are made from a seed: 1/f noise and shapes, sides of 256-500 pixels, quality 90; each is there under eight names, so that an
 epoch is long enough. Every variant reads them for a second or more in each round; prints one JSON object a line. A peer that is not
 installed is reported as "skipped".
 """
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from _harness import alternate, ratio, serve
 
-IMAGES, NAMES, SIDE, SIZE, BATCH = 384, 4, 256, 224, 64
+IMAGES, NAMES, SIDE, SIZE, BATCH = 384, 8, 256, 224, 64
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -68,17 +68,39 @@ def prepared(folder: Path, store: str) -> Any:
     return ingest.function(config, Context(directory, run, SimpleNamespace(progressed=lambda *_: None)))
 
 
-def ours(folder: Path, store: str, **how: Any) -> Callable[[], int]:
-    """Return one pass over the training images as the train stage reads them."""
-    from pipeline.data.loader import load_split, training_batches
+def ours(folder: Path, store: str, *, in_memory: bool = False, apply: bool = False, **how: Any) -> Callable[[], int]:
+    """Return one pass over the training images as the train stage reads them; `apply`: with what it does to the pixels on its device."""
+    import tensorflow as tf
 
-    images = load_split(prepared(folder, store), "train", in_memory=how.pop("in_memory", False))
+    from pipeline.config import TrainConfig
+    from pipeline.data.augment import augmented
+    from pipeline.data.loader import load_split, training_epochs
 
-    def one(epoch: int = 0) -> int:
-        batches = training_batches(images, image_size=SIZE, global_batch_size=BATCH, seed=0, epoch=epoch, **how)
-        return sum(len(labels) for _, labels in batches)
+    config = TrainConfig(global_batch_size=BATCH, epochs=10_000, **how)
+    images = load_split(prepared(folder, store), "train", in_memory=in_memory)
+    device = tf.function(lambda batch: augmented(batch, config, images.dataset)[0])
+    epochs = training_epochs(images, config, image_size=SIZE, first=0)
 
-    return lambda: sum(one(epoch) for epoch in range(4 if images.pixels is not None else 1))
+    def one() -> int:
+        return sum(len(device(batch) if apply else batch["pixels"]) for batch in next(epochs))
+
+    return lambda: sum(one() for _ in range(8 if images.pixels is not None else 1))
+
+
+def keras_layers(folder: Path) -> Callable[[], int]:
+    """Return the same crops and mirroring by Keras's preprocessing layers, over pictures in memory."""
+    import keras
+    import tensorflow as tf
+
+    from pipeline.data.loader import load_split
+    from pipeline.data.source import fixed_options
+
+    images = load_split(prepared(folder, "encoded"), "train", in_memory=True)
+    layers = keras.Sequential([keras.layers.RandomCrop(SIZE, SIZE), keras.layers.RandomFlip("horizontal")])
+    pictures = tf.data.Dataset.from_tensor_slices(images.pixels).shuffle(len(images)).batch(BATCH, drop_remainder=True)
+    batches = pictures.map(lambda batch: tf.cast(layers(batch, training=True), tf.uint8), num_parallel_calls=CORES).prefetch(2)
+    batches = batches.with_options(fixed_options())
+    return lambda: sum(len(batch) for batch in batches)
 
 
 # -- peers ----------------------------------------------------------------------------------------------------------------
@@ -149,15 +171,15 @@ def bare_decoder(folder: Path) -> Callable[[], int]:
 
 def copies(folder: Path) -> Callable[[], int]:  # noqa: ARG001 - every variant gets the folder
     """Return copying prepared pictures into batches: what the memory allows."""
-    pictures = np.zeros((IMAGES, SIDE, SIDE, 3), np.uint8)
+    pictures = np.random.default_rng(0).integers(0, 256, (IMAGES * NAMES, SIDE, SIDE, 3), np.uint8)
     batch = np.empty((BATCH, SIDE, SIDE, 3), np.uint8)
 
     def one() -> Iterator[int]:
-        for start in range(0, IMAGES, BATCH):
+        for start in range(0, len(pictures), BATCH):
             np.copyto(batch, pictures[start : start + BATCH])
             yield BATCH
 
-    return lambda: sum(sum(one()) for _ in range(32))
+    return lambda: sum(sum(one()) for _ in range(8))
 
 
 def audited(folder: Path) -> Callable[[], int]:
@@ -176,12 +198,15 @@ def audited(folder: Path) -> Callable[[], int]:
 
 
 VARIANTS: dict[str, Callable[[Path], Callable[[], int]]] = {
-    "jpeg resized crop": lambda folder: ours(folder, "encoded", crop="resized", flip=True),
-    "jpeg random crop": lambda folder: ours(folder, "encoded", crop="random", flip=True),
-    "jpeg random crop, colour": lambda folder: ours(folder, "encoded", crop="random", flip=True, color_noise=0.1),
-    "memory random crop": lambda folder: ours(folder, "encoded", in_memory=True, crop="random", flip=True),
-    "pixels random crop": lambda folder: ours(folder, "pixels", crop="random", flip=True),
-    "pixels random crop, colour": lambda folder: ours(folder, "pixels", crop="random", flip=True, color_noise=0.1),
+    "jpeg resized crop": lambda folder: ours(folder, "encoded", crop="resized"),
+    "jpeg random crop": lambda folder: ours(folder, "encoded", apply=True),
+    "jpeg random crop, colour": lambda folder: ours(folder, "encoded", apply=True, color_noise=0.1),
+    "memory random crop": lambda folder: ours(folder, "encoded", in_memory=True),
+    "memory resized crop": lambda folder: ours(folder, "encoded", in_memory=True, crop="resized"),
+    "pixels random crop": lambda folder: ours(folder, "pixels"),
+    "pixels random crop, colour": lambda folder: ours(folder, "pixels", color_noise=0.1),
+    "pixels random crop, colour, applied": lambda folder: ours(folder, "pixels", apply=True, color_noise=0.1),
+    "keras layers": keras_layers,
     "torch, PIL": lambda folder: torch_loader(folder, read_pil),
     "torch, simplejpeg and cv2": lambda folder: torch_loader(folder, read_cv2),
     "libjpeg-turbo decode": bare_decoder,
@@ -193,10 +218,13 @@ PAIRS = {
     "I2": ("jpeg resized crop", "torch, simplejpeg and cv2"),
     "I3": ("jpeg resized crop", "libjpeg-turbo decode"),
     "I4": ("memory random crop", "jpeg random crop"),
+    "I4 resized": ("memory resized crop", "jpeg resized crop"),
     "I4 pixels": ("pixels random crop", "jpeg random crop"),
     "I5": ("memory random crop", "memory copy"),
+    "I6": ("memory random crop", "keras layers"),
     "colour noise": ("jpeg random crop, colour", "jpeg random crop"),
     "colour noise, pixels": ("pixels random crop, colour", "pixels random crop"),
+    "colour noise, pixels, applied": ("pixels random crop, colour, applied", "pixels random crop"),
     "audit": ("audit", "libjpeg-turbo decode"),
 }
 
@@ -204,6 +232,7 @@ PAIRS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="11 rounds instead of 5")
+    parser.add_argument("--only", action="append", choices=list(PAIRS), help="measure this row, and others so named")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("folder", nargs="?", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -214,8 +243,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         make_pictures(Path(folder) / "pictures")
-        rates = alternate(__file__, list(VARIANTS), 11 if options.full else 5, [folder])
-    for name, (left, right) in PAIRS.items():
+        pairs = {name: pair for name, pair in PAIRS.items() if not options.only or name in options.only}
+        needed = [name for name in VARIANTS if any(name in pair for pair in pairs.values())]
+        rates = alternate(__file__, needed, 11 if options.full else 5, [folder])
+    for name, (left, right) in pairs.items():
         rated = {which: {key: round(value) for key, value in rates[which].items()} for which in (left, right) if which in rates}
         print(json.dumps({"id": name, "what": f"{left} / {right}", "ratio": ratio(rates, left, right), "images_per_second": rated}))
 

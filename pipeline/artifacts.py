@@ -77,6 +77,7 @@ class DatasetArtifact(Artifact):
         description="Covariance of RGB over training pixels, 0-255 squared; its eigenvectors are the directions of colour noise."
     )
     upright_jpeg: bool = Field(default=False, description="Every picture is a JPEG that need not be turned, which is decoded fastest.")
+    largest_short_side: int = Field(default=1 << 16, description="Pixels of the shorter side of the picture where it is longest.")
     store: str = Field(default="encoded", description="`pixels` where `pixels/<split>.npy` holds every picture at short_side.")
     quarantined: int = Field(default=0, description="Files left out because they cannot be used.")
     set_aside: int = Field(default=0, description="Copies of pictures of another split, left out.")

@@ -145,6 +145,10 @@ class EvaluateConfig(Section):
     """How the trained network is judged."""
 
     split: Literal["test", "validation"] = Field("test", description="Which split to score.")
+    view: Literal["center", "ten"] = Field(
+        "center",
+        description="`center`: the central crop; `ten`: the mean of ten crops as in the paper, ten times slower.",
+    )
     global_batch_size: int = Field(256, ge=1, le=65_536, description="Images per forward step; the result does not depend on it.")
 
 

@@ -16,14 +16,14 @@ import tensorflow as tf
 from pipeline.artifacts import DatasetArtifact
 from pipeline.config import TrainConfig
 from pipeline.data.augment import draws
-from pipeline.data.pictures import decode_and_resize, decode_window
+from pipeline.data.pictures import Known, decode_and_resize, decode_window, mirrored_where, resized
 from pipeline.data.source import fixed_options, read_records
 from pipeline.errors import ConfigError, DatasetError
 
 # Loading takes twice a split's size for a moment, and training needs room, too.
 _MEMORY_SHARE = 0.25
-# Encoded pictures that are shuffled at a time when a split is streamed: about 1 GB of ImageNet's.
-_SHUFFLE_BUFFER = 8192
+# Encoded pictures that are shuffled at a time when a split is streamed, a quarter of a GB of ImageNet's; shards are shuffled, too.
+_SHUFFLE_BUFFER = 2048
 _PREFETCHED_BATCHES = 2
 _PIXEL = np.dtype("V3")
 View = Literal["center", "ten"]
@@ -134,7 +134,11 @@ def _records(images: Images) -> tuple[Callable[[int | None], Any], Callable[[Any
 
 def _square(dataset: DatasetArtifact, example: dict[str, Any]) -> Any:
     """Return a picture as uint8 [short_side, short_side, 3] in [0, 255]."""
-    return decode_and_resize(example["image"], dataset.short_side, example["orientation"], jpeg_only=dataset.upright_jpeg)
+    return decode_and_resize(example["image"], dataset.short_side, example["orientation"], _known(dataset))
+
+
+def _known(dataset: DatasetArtifact) -> Known:
+    return Known(dataset.upright_jpeg, dataset.largest_short_side)
 
 
 def _pixels(images: Images) -> Any:
@@ -230,32 +234,6 @@ def window_in(shapes: Any, corner: Any, sides: Any) -> Any:
     size = tf.gather(tries, first, axis=-2, batch_dims=tries.shape.rank - 2)
     start = tf.minimum(tf.floor(corner * (whole - size + 1)), whole - size)
     return tf.cast(tf.concat([start, size], axis=-1), tf.int32)
-
-
-def stretched(pixels: Any, windows: Any, mirrored: Any, size: int) -> Any:
-    """Cut a window from each prepared picture, stretch it to a square, and mirror some.
-
-    Args:
-        pixels: uint8 [batch, side, side, 3] in [0, 255].
-        windows: int32 [batch, 4]: top, left, height and width.
-        mirrored: bool [batch].
-        size: height and width of the result.
-
-    Returns:
-        uint8 [batch, size, size, 3] in [0, 255].
-    """
-    side = pixels.shape[1]
-    corner, length = tf.cast(windows[:, :2], tf.float32), tf.cast(windows[:, 2:], tf.float32)
-    # Enlarging needs half a pixel beyond the edge: the edge again.
-    padded = tf.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)), "SYMMETRIC")
-    # The op takes the centres of the first and of the last pixel, in shares of the way from the first centre to the last.
-    half = length / (2 * size) + 0.5
-    first, last = ((corner + offset) / (side + 1) for offset in (half, half + length - length / size))
-    turned = mirrored[:, tf.newaxis]
-    x = tf.where(turned, tf.stack([last[:, 1], first[:, 1]], 1), tf.stack([first[:, 1], last[:, 1]], 1))
-    boxes = tf.stack([first[:, 0], x[:, 0], last[:, 0], x[:, 1]], axis=1)
-    resized = tf.image.crop_and_resize(padded, boxes, tf.range(tf.shape(pixels)[0]), (size, size))
-    return tf.cast(tf.round(resized), tf.uint8)
 
 
 def cut(pixels: Any, places: Any, top: Any, left: Any, mirrored: Any, size: int) -> Any:
@@ -365,7 +343,7 @@ def training_epochs(
 ) -> Iterator[Iterator[Any]]:
     """Yield each epoch's batches; the next epoch is made ready in the background, so that none waits for its first batch.
 
-    For a streamed split that means two shuffle buffers, each of some 8,000 encoded pictures.
+    For a streamed split that means two shuffle buffers, each of some 2,000 encoded pictures.
 
     Args:
         images: the training split.
@@ -389,7 +367,9 @@ def training_epochs(
             yield batches
 
 
-def evaluation_batches(images: Images, *, image_size: int, batch_size: int, view: View = "center", parallel_calls: int | None = None) -> Any:
+def evaluation_batches(
+    images: Images, *, image_size: int, batch_size: int, view: View = "center", parallel_calls: int | None = None
+) -> Any:
     """Return a split as a tf.data.Dataset of (uint8 [batch, image_size, image_size, 3] in [0, 255], int32 [batch]).
 
     Crops in stored order, every picture once; the last batch may be smaller.
@@ -444,20 +424,33 @@ def _rows_at(images: Images, places: Any) -> Any:
 
 def _batches_of_pixels(images: Images, order: Any, how: tuple[Any, ...], size: int, calls: int) -> Any:
     """Cut batches from memory or from the disk; `how` belongs to the places of `order` [batches, batch], whatever it is."""
-    side = images.dataset.short_side
+    side, batch = images.dataset.short_side, order.shape[1]
 
-    def squares(places: Any, top: Any, left: Any, mirrored: Any) -> Any:
-        copied = tf.numpy_function(
-            lambda *where: cut(images.pixels, *where, size), [places, top, left, mirrored], tf.uint8, stateful=False
-        )
-        return tf.ensure_shape(copied, (order.shape[1], size, size, 3))
+    def copied(places: Any, top: Any, left: Any, mirrored: Any) -> Any:
+        return cut(images.pixels, places, top, left, mirrored, size)
 
-    def windows(places: Any, shapes: Any, corner: Any, mirrored: Any) -> Any:
-        return stretched(_rows_at(images, places), window_in(shapes, corner, (side, side)), mirrored, size)
+    def squares(*where: Any) -> Any:
+        return tf.ensure_shape(tf.numpy_function(copied, where, tf.uint8, stateful=False), (batch, size, size, 3))
 
-    function = squares if len(how[0].shape) == 2 else windows
-    slices = tf.data.Dataset.from_tensor_slices((images.labels[order], (order, *how)))
-    return slices.map(lambda labels, where: {"pixels": function(*where), "labels": labels}, num_parallel_calls=calls)
+    def part(place: Any, inside: Any) -> Any:
+        top, left, height, width = inside.tolist()
+        return np.ascontiguousarray(images.pixels[place, top : top + height, left : left + width])
+
+    def window(place: Any, shapes: Any, corner: Any, mirrored: Any) -> Any:
+        copied = tf.numpy_function(part, [place, window_in(shapes, corner, (side, side))], tf.uint8, stateful=False)
+        return mirrored_where(mirrored, resized(tf.ensure_shape(copied, (None, None, 3)), size))
+
+    if len(how[0].shape) == 2:  # corners; copied batch by batch, as single pictures are soon done
+        slices = tf.data.Dataset.from_tensor_slices((images.labels[order], (order, *how)))
+        return slices.map(lambda labels, where: {"pixels": squares(*where), "labels": labels}, num_parallel_calls=calls)
+    slices = tf.data.Dataset.from_tensor_slices((images.labels[order.reshape(-1)], _flat(order, *how)))
+    pairs = slices.map(lambda label, where: {"pixels": window(*where), "labels": label}, num_parallel_calls=calls)
+    return pairs.batch(batch, drop_remainder=True)
+
+
+def _flat(*arrays: Any) -> tuple[Any, ...]:
+    """Return arrays [batches, batch, ...] as [batches * batch, ...]."""
+    return tuple(array.reshape(-1, *array.shape[2:]) for array in arrays)
 
 
 def _batches_of_records(images: Images, records: Any, parse: Callable[..., Any], how: tuple[Any, ...], size: int, calls: int) -> Any:
@@ -471,17 +464,15 @@ def _batches_of_records(images: Images, records: Any, parse: Callable[..., Any],
         def inside(sides: Any) -> Any:
             return window_in(shapes, corner, sides)
 
-        return decode_window(example["image"], example["orientation"], inside, size, jpeg_only=dataset.upright_jpeg)
+        return decode_window(example["image"], example["orientation"], inside, size, _known(dataset))
 
     function = crop if len(how[0].shape) == 2 else window
 
     def one(record: Any, where: tuple[Any, ...]) -> dict[str, Any]:
         *place, mirrored = where
         example = parse(record)
-        # Not a condition and a slice with a negative step, which takes as long as decoding.
-        pixels = tf.raw_ops.Reverse(tensor=function(example, *place), dims=tf.stack([False, mirrored, False]))
-        return {"pixels": pixels, "labels": tf.cast(example["label"], tf.int32)}
+        return {"pixels": mirrored_where(mirrored, function(example, *place)), "labels": tf.cast(example["label"], tf.int32)}
 
-    places = tf.data.Dataset.from_tensor_slices(tuple(array.reshape(-1, *array.shape[2:]) for array in how))
+    places = tf.data.Dataset.from_tensor_slices(_flat(*how))
     batch = how[0].shape[1]
     return tf.data.Dataset.zip(records, places).map(one, num_parallel_calls=calls).batch(batch, drop_remainder=True)

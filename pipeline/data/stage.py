@@ -11,6 +11,8 @@ from pipeline.engine import Context, stage
 @stage(source=source_stamp)
 def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
     """Prepare the pictures: read, check, split and store them."""
+    import numpy as np
+
     from pipeline.data.card import write_card
     from pipeline.data.source import prepare
     from pipeline.data.splits import require_classes
@@ -40,6 +42,7 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
         channel_mean=statistics.channel_mean,
         channel_covariance=statistics.channel_covariance,
         upright_jpeg=statistics.upright_jpeg,
+        largest_short_side=int(np.minimum(statistics.heights, statistics.widths).max()),
         store=config.store,
         **left_out,
         # The stage's folder is renamed when it is finished, so shards inside it are named from there.

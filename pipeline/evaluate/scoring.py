@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,8 @@ def score(
 
     Args:
         model: takes uint8 [batch, size, size, 3] in [0, 255], gives logits [batch, classes].
-        batches: (uint8 [n, size, size, 3], int [n]) with n = batch_size but for the last, in the order of `keys`.
+        batches: (uint8 [n, size, size, 3] or, for views of each picture, [n, views, size, size, 3], int [n]) with n = batch_size but
+            for the last, in the order of `keys`.
         keys: the pictures' names, str or bytes, [images].
         batch_size: pictures a step.
         progress: called with pictures done and wrong first guesses among them.
@@ -151,12 +153,19 @@ def save_predictions(predictions: Predictions, path: Path) -> None:
 
 
 def _compiled(model: Any, batch_size: int) -> Any:
-    """Return the forward pass as one program of a static shape that gives float32 logits."""
+    """Return the forward pass as one program of a static shape that gives float32 logits.
+
+    Of several views of a picture it gives the logarithms of the mean probabilities (paper, section 4.1), which softmax takes back.
+    """
     size = tuple(model.input_shape[1:])
 
-    @tf.function(input_signature=[tf.TensorSpec((batch_size, *size), tf.uint8)])
+    @tf.function(reduce_retracing=False)
     def forward(pixels: Any) -> Any:
-        return tf.cast(model(pixels, training=False), tf.float32)
+        logits = tf.cast(model(tf.reshape(pixels, (-1, *size)), training=False), tf.float32)
+        if len(pixels.shape) == 4:
+            return logits
+        views = tf.reshape(tf.nn.log_softmax(logits), (batch_size, -1, logits.shape[-1]))
+        return tf.reduce_logsumexp(views, axis=1) - math.log(pixels.shape[1])
 
     return forward
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.artifacts import DatasetArtifact, EvaluationReport, TrainingResult
 from pipeline.config import EvaluateConfig
@@ -14,7 +14,7 @@ from pipeline.errors import DatasetError
 if TYPE_CHECKING:
     from pipeline.evaluate.metrics import Summary
 
-VIEW = "center crop"
+_VIEWS = {"center": "center crop", "ten": "mean of ten crops"}
 _RECORDED_CLASSES = 100  # thousands of single points make a tracking page useless; metrics.json has every class
 
 
@@ -29,14 +29,16 @@ def evaluate(config: EvaluateConfig, dataset: DatasetArtifact, trained: Training
     from pipeline.model.weights import load_model
 
     total = dataset.images(config.split)
-    batch_size = max(1, min(config.global_batch_size, total))
+    crops = 10 if config.view == "ten" else 1
+    batch_size = max(1, min(config.global_batch_size // crops, total))
     images = load_split(dataset, config.split)
     model = load_model(trained.verified_model_path())
 
-    def batches() -> Any:
-        return evaluation_batches(images, image_size=trained.image_size, batch_size=batch_size)
+    def batches(view: Literal["center", "ten"]) -> Any:
+        return evaluation_batches(images, image_size=trained.image_size, batch_size=batch_size, view=view)
 
-    predictions = score(model, batches(), images.keys, batch_size=batch_size, progress=_progress(context, total))
+    view = _VIEWS[config.view]
+    predictions = score(model, batches(config.view), images.keys, batch_size=batch_size, progress=_progress(context, total))
     require_counts(predictions, dataset.class_counts[config.split], config.split)
     save_predictions(predictions, context.directory / "predictions.npz")
     summary = summarise(predictions.logits, predictions.labels, dataset.class_counts["train"])
@@ -47,9 +49,9 @@ def evaluate(config: EvaluateConfig, dataset: DatasetArtifact, trained: Training
         predictions=predictions,
         names=dataset.class_names,
         split=config.split,
-        look=lambda positions: pictures_at(batches(), positions),
+        look=lambda positions: pictures_at(batches("center"), positions),
         kernel=first_kernel(model),
-        footer=f"Model {trained.model_sha256[:12]}, dataset {dataset.name} {dataset.digest[:12]}, {VIEW}, every picture once.",
+        footer=f"Model {trained.model_sha256[:12]}, dataset {dataset.name} {dataset.digest[:12]}, {view}, every picture once.",
     )
     headline = {name: getattr(summary, name) for name in ("loss", "top1_error", "top5_error")}
     context.run.metrics(_named(config.split, headline), summary=True)
@@ -57,7 +59,7 @@ def evaluate(config: EvaluateConfig, dataset: DatasetArtifact, trained: Training
     return EvaluationReport(
         directory=context.directory,
         split=config.split,
-        view=VIEW,
+        view=view,
         images=summary.images,
         **headline,
         top1_error_interval=summary.top1_error_interval,

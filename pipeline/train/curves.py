@@ -1,4 +1,4 @@
-"""Learning curves: the history as a picture and as a file."""
+"""What training saw and how it went: pictures for the stage's page, and the history as a file."""
 
 from __future__ import annotations
 
@@ -39,6 +39,25 @@ def write_history(history: Sequence[dict[str, float]], best_epoch: int, director
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
     figure.savefig(directory / "learning_curves.png", dpi=120, metadata={"Software": None})
+
+
+def write_training_pictures(pixels: Any, words: Sequence[str], directory: Path) -> None:
+    """Write training_pictures.png: pictures as the network is shown them, with their classes.
+
+    Args:
+        pixels: uint8 [pictures, size, size, 3] in [0, 255].
+        words: what stands above each.
+        directory: of the stage's page.
+    """
+    columns = min(8, len(words))
+    rows = -(-len(words) // columns)
+    figure = Figure(figsize=(1.4 * columns, 1.65 * rows), layout="constrained")
+    for axes in (panels := figure.subplots(rows, columns, squeeze=False).reshape(-1)):
+        axes.set_axis_off()
+    for axes, picture, word in zip(panels, pixels, words, strict=False):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(word.replace("$", r"\$"), fontsize=7)
+    figure.savefig(directory / "training_pictures.png", dpi=120, metadata={"Software": None})
 
 
 def _curves(axes: Any, history: Sequence[dict[str, float]], name: str, title: str) -> None:

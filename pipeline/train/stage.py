@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from pipeline.artifacts import DatasetArtifact, ModelArtifact, TrainingResult, digest_of, file_sha256
 from pipeline.config import TrainConfig
 from pipeline.engine import Context, stage
 
+if TYPE_CHECKING:
+    from pipeline.data.loader import Images
+
 # Clock readings differ between runs of the same training; every other number of the history is the same.
 _CLOCK = frozenset({"seconds", "images_per_second"})
+_SHOWN_PICTURES = 16
 
 
 @stage(resumable=True)
@@ -16,7 +22,7 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
     from pipeline.data.loader import load_split
     from pipeline.model.weights import load_model, save_model
     from pipeline.train import loop
-    from pipeline.train.curves import write_history
+    from pipeline.train.curves import write_history, write_training_pictures
     from pipeline.train.strategy import describe_runtime, make_strategy
 
     context.run.tags({"seed": config.seed, **describe_runtime()}, summary=True)
@@ -24,6 +30,7 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
     state = loop.prepare(lambda: load_model(model.verified_model_path()), config, strategy)
     images, validation = load_split(dataset, "train"), load_split(dataset, "validation")
     context.run.tags({"training_images": images.where})
+    write_training_pictures(*_shown(images, config, model), context.report_directory)
     checkpoint = context.scratch_directory / "checkpoint.npz"
 
     def progress(done: int, total: int, detail: str) -> None:
@@ -50,3 +57,16 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
         validation_top1_error=best["validation_top1_error"],
         history_sha256=digest_of([{name: value for name, value in entry.items() if name not in _CLOCK} for entry in state.history]),
     )
+
+
+def _shown(images: Images, config: TrainConfig, model: ModelArtifact) -> tuple[Any, list[str]]:
+    """Return the first pictures that training sees, uint8 [16, size, size, 3] in [0, 255], and what they are."""
+    from pipeline.data.augment import augmented
+    from pipeline.data.loader import training_batches
+
+    batch = next(iter(training_batches(images, config, image_size=model.image_size, epoch=0)))
+    pixels, *found = (part if part is None else part.numpy()[:_SHOWN_PICTURES] for part in augmented(batch, config, images.dataset))
+    names = [[model.class_names[label][:18] for label in labels] for labels in found[:2] if labels is not None]
+    if found[2] is None:
+        return pixels, names[0]
+    return pixels, [f"{share:.0%} {one}\n{1 - share:.0%} {other}" for one, other, share in zip(*names, found[2], strict=True)]

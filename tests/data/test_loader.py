@@ -12,12 +12,11 @@ from pipeline.data.loader import (
     load_split,
     random_cuts,
     random_windows,
-    stretched,
     training_batches,
     training_epochs,
     window_in,
 )
-from pipeline.data.pictures import decode, decode_and_resize, decode_window, header_size
+from pipeline.data.pictures import Known, decode, decode_and_resize, decode_window, header_size
 from pipeline.errors import ConfigError, DatasetError
 
 SETTINGS = {"global_batch_size": 55, "seed": 3}
@@ -267,8 +266,8 @@ def test_large_jpegs_are_reduced_while_they_are_decoded(ratio):
     whole = decode(encoded).numpy()[:, 5 * ratio : 55 * ratio]
     averaged = whole.reshape(50, ratio, 50, ratio, 3).mean((1, 3))
     expected = tf.image.resize(averaged, (36, 36)).numpy()
-    for jpeg_only in (False, True):
-        found = decode_and_resize(encoded, 36, jpeg_only=jpeg_only).numpy()
+    for known in (Known(), Known(upright_jpeg=True), Known(upright_jpeg=True, short_side=50 * ratio)):
+        found = decode_and_resize(encoded, 36, known=known).numpy()
         assert np.abs(found - expected).mean() < 1.5
         assert np.abs(found - expected).max() < 12
 
@@ -329,15 +328,18 @@ def test_only_the_window_is_decoded_and_it_is_the_same(kind, orientation):
     assert np.abs(found - expected).max() <= (3 if kind == "JPEG" else 0.51)  # chroma is interpolated across the window's edge
 
 
-def test_stretched_windows_are_those_of_a_resize():
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
-    windows, mirrored = window_in(*random_windows(20, seed=0, epoch=0), (32, 32)), np.arange(20) % 2 == 0
-    found = stretched(tf.constant(pixels), windows, mirrored, 24).numpy()
-    for index, (top, left, height, width) in enumerate(windows.numpy()):
-        expected = tf.image.resize(pixels[index, top : top + height, left : left + width], (24, 24)).numpy()
-        inner = np.s_[2:-2, 2:-2]  # at the window's edge its neighbours in the picture count, too
-        other = found[index][:, ::-1] if mirrored[index] else found[index]
-        assert np.abs(other[inner] - expected[inner]).max() <= 0.6
+@pytest.mark.parametrize("kind", ["train", "mapped"])
+def test_windows_of_prepared_pictures_are_those_of_a_resize(kind, request):
+    images = request.getfixturevalue(kind)
+    pixels, labels = batches_of(images, crop="resized", image_size=30)[0]
+    drawn, coins = random_windows(1265, seed=3, epoch=0), random_cuts(1265, 6, seed=3, epoch=0, random_crop=False, flip=True).mirrored
+    order = np.random.default_rng([3, 0, 0]).permutation(1265)[:55]
+    np.testing.assert_array_equal(labels, images.labels[order])
+    for place, (top, left, height, width) in enumerate(window_in(drawn[0][:55], drawn[1][:55], (36, 36)).numpy()):
+        whole = np.array(images.pixels[order[place]])
+        expected = tf.image.resize(whole[top : top + height, left : left + width], (30, 30)).numpy()
+        found = pixels[place][:, ::-1] if coins[place] else pixels[place]
+        assert np.abs(found - expected).max() <= 0.51
 
 
 def test_an_epoch_of_windows_is_every_image_once(train, streamed):

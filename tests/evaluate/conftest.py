@@ -107,7 +107,8 @@ def serve_pictures(monkeypatch):
     """Let `pipeline.data.loader` give these pictures; returns what puts them there."""
 
     def serve(pixels, labels, keys):
-        def evaluation_batches(images, *, image_size, batch_size):
+        def evaluation_batches(images, *, image_size, batch_size, view="center"):
+            assert view == "center"
             assert image_size == images.pixels.shape[1]
             return tf.data.Dataset.from_tensor_slices((images.pixels, images.labels.astype(np.int32))).batch(batch_size)
 

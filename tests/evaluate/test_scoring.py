@@ -43,6 +43,15 @@ def test_scores_equal_the_model_called_on_all_pictures(network):
     assert len(found.keys) == 53
 
 
+@pytest.mark.parametrize("size", [1, 7, 53, 64])
+def test_several_views_give_the_mean_probability(network, size):
+    views = np.stack([np.roll(PIXELS, shift, axis=2) for shift in range(5)], axis=1)
+    each = tf.nn.softmax([network(views[:, view], training=False) for view in range(5)]).numpy()
+    found = scored(network, views, LABELS, size)
+    np.testing.assert_allclose(tf.nn.softmax(found.logits), each.mean(0), atol=1e-5)
+    assert found.logits.shape == (53, 7)
+
+
 @pytest.mark.parametrize("size", [1, 2, 7, 52, 53, 64])
 def test_batch_size_does_not_change_the_result(network, size):
     whole, parts = scored(network, PIXELS, LABELS, 16), scored(network, PIXELS, LABELS, size)

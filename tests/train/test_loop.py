@@ -107,6 +107,33 @@ def test_taken_up_again_is_the_same_training_bit_for_bit(tmp_path, monkeypatch, 
     assert_same_bits(whole, resumed)
 
 
+def test_rare_classes_count_as_much_with_class_weights(tmp_path):
+    """A network that says the same of both classes has the loss that the classes' own mean has, however many pictures each has."""
+    images = split(96)
+    counts = np.bincount(images.labels)
+    weights = loop.class_weights(images.dataset)
+    np.testing.assert_allclose(weights * counts, [48, 48], rtol=1e-6)
+    logits = tf.constant(np.tile([1.0, 0.0], (96, 1)).astype(np.float32))
+    losses = loop._losses(tf.constant(images.labels), logits, weights).numpy()
+    each = np.log(1 + np.exp([-1.0, 1.0]))
+    assert losses.mean() == pytest.approx(each.mean(), rel=1e-6)
+    plain, weighted = (train(TrainConfig(epochs=1, global_batch_size=32, class_weights=on), tmp_path / f"{on}") for on in (False, True))
+    assert plain.history[0]["train_loss"] != weighted.history[0]["train_loss"]
+
+
+def test_mixed_pictures_are_learnt_as_both(tmp_path):
+    """The loss of a mixture is that of both labels in proportion; here a network of zeros, whose loss is ln 2 for any mixture."""
+    config = TrainConfig(epochs=3, global_batch_size=32, mixup=0.4, cutmix=1.0, schedule="cosine", learning_rate=1e-6)
+    state = loop.prepare(lambda: network(0), config, None)
+    for variable in state.network.trainable_variables:
+        variable.assign(tf.zeros_like(variable))
+    first = next(iter(loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "c.npz", lambda *_: None)))
+    assert first["train_loss"] == pytest.approx(np.log(2), rel=1e-4)
+    learnt = train(config.model_copy(update={"learning_rate": 0.02, "epochs": 8}), tmp_path / "d.npz", dropout=0)
+    assert learnt.history[-1]["validation_top1_error"] < 0.1
+    assert learnt.history[-1]["train_loss"] > 0.1  # nobody can be sure of a mixture
+
+
 def test_another_seed_is_another_training(tmp_path):
     first, other = (train(TrainConfig(epochs=1, global_batch_size=32, seed=seed), tmp_path / f"{seed}.npz") for seed in (0, 1))
     assert first.history[0]["train_loss"] != other.history[0]["train_loss"]
@@ -138,7 +165,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from pipeline.config import TrainConfig
-config = TrainConfig(epochs=1, global_batch_size=32, learning_rate=0.01, schedule="cosine", devices=sys.argv[1])
+more = dict(mixup=0.4, cutmix=1.0, randaugment=2, erasing=0.5, class_weights=True) if sys.argv[4] == "everything" else {}
+config = TrainConfig(epochs=1, global_batch_size=32, learning_rate=0.01, schedule="cosine", devices=sys.argv[1], **more)
 from pipeline.train.strategy import configure_runtime, device_names, make_strategy
 configure_runtime(config)
 sys.path.insert(0, sys.argv[3])
@@ -149,11 +177,12 @@ np.savez(sys.argv[2], len(device_names()), *[variable.numpy() for variable in st
 
 
 @pytest.mark.slow
-def test_two_replicas_train_as_one(tmp_path):
+@pytest.mark.parametrize("how", ["plain", "everything"])
+def test_two_replicas_train_as_one(tmp_path, how):
     from pathlib import Path
 
     for devices in ("cpu", "cpu:2"):
-        words = [sys.executable, "-c", REPLICAS, devices, str(tmp_path / f"{devices}.npz"), str(Path(__file__).parent)]
+        words = [sys.executable, "-c", REPLICAS, devices, str(tmp_path / f"{devices}.npz"), str(Path(__file__).parent), how]
         subprocess.run(words, check=True, capture_output=True)
     one, two = (list(np.load(tmp_path / f"{devices}.npz").values()) for devices in ("cpu", "cpu:2"))
     assert (one[0], two[0]) == (1, 2)
