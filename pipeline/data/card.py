@@ -243,11 +243,11 @@ def sample_grid(examples: Mapping[int, Sequence[Any]], class_names: Sequence[str
 
 
 def copies_grid(thumbnails: Sequence[Sequence[Any]], pairs: int = 3) -> Figure:
-    """Draw two pictures of some groups of copies, a few pairs a row; thumbnails are uint8 [32, 32, 3]."""
-    blank = np.full((32, 32, 3), 255, np.uint8)
+    """Draw two pictures of some groups of copies, a few pairs a row; thumbnails are uint8 [64, 64, 3]."""
+    blank = np.full((64, 64, 3), 255, np.uint8)
     cells = [[*pair, blank] for pair in thumbnails]
     rows = [[cell for pair in cells[start : start + pairs] for cell in pair] for start in range(0, len(cells), pairs)]
-    return _sheet([[*row, *[blank] * (3 * pairs - len(row))][:-1] for row in rows], 32)[0]
+    return _sheet([[*row, *[blank] * (3 * pairs - len(row))][:-1] for row in rows], 64)[0]
 
 
 def mean_and_colours(statistics: Statistics, steps: int = 7) -> Figure:

@@ -1,6 +1,6 @@
 """Pictures that are there more than once: equal pixels, or the same picture encoded again, resized or mirrored.
 
-A picture's look is the sign and size of its 8 x 8 lowest frequencies (a discrete cosine transform of 32 x 32 luminances, as in the
+A picture's look is the sign and size of its 8 x 8 lowest frequencies (a discrete cosine transform of 64 x 64 luminances, as in the
 perceptual hash), each frequency weighted so that fine structure counts as much as coarse. Mirroring changes the sign of every odd
 horizontal frequency and nothing else. Candidates share sixteen of the signs; a pair is near when the weighted frequencies correlate.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-THUMBNAIL_SIDE = 32
+THUMBNAIL_SIDE = 64
 _FREQUENCIES = 8
 # Tuned on CIFAR-10 and synthetic pictures (docs/results.md): nearly every re-encoded copy is above, nearly no other pair.
 LEAST_CORRELATION = 0.95
@@ -39,7 +39,7 @@ def describe(thumbnails: Any) -> Any:
     """Return how pictures look, LOOK [n].
 
     Args:
-        thumbnails: uint8 [n, 32, 32, 3] in [0, 255], each picture squeezed to a square.
+        thumbnails: uint8 [n, 64, 64, 3] in [0, 255], each picture squeezed to a square.
     """
     pixels = thumbnails.astype(np.float32)
     luminance = pixels @ np.asarray([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -55,7 +55,7 @@ def describe(thumbnails: Any) -> Any:
 
 
 def _cosines() -> Any:
-    """Return the lowest basis functions of the cosine transform, float32 [8, 32]."""
+    """Return the lowest basis functions of the cosine transform, float32 [8, 64]."""
     places = (np.arange(THUMBNAIL_SIDE) + 0.5) * np.pi / THUMBNAIL_SIDE
     return np.cos(np.arange(_FREQUENCIES)[:, None] * places).astype(np.float32)
 

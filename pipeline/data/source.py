@@ -43,7 +43,7 @@ class Prepared:
 
     `found` = images in the shards + quarantined + aside (copies left out because another split has their group) + the sum of excluded.
     `copies` names the pictures of each group of equal or nearly equal ones, `conflicts` equal ones under different labels; `thumbnails` are
-    uint8 [32, 32, 3], of the first two of some groups.
+    uint8 [64, 64, 3], of the first two of some groups.
     """
 
     name: str

@@ -51,7 +51,7 @@ def write_training_pictures(pixels: Any, words: Sequence[str], directory: Path) 
     """
     columns = min(8, len(words))
     rows = -(-len(words) // columns)
-    figure = Figure(figsize=(1.4 * columns, 1.65 * rows), layout="constrained")
+    figure = Figure(figsize=(1.4 * columns, 1.75 * rows), layout="constrained")
     for axes in (panels := figure.subplots(rows, columns, squeeze=False).reshape(-1)):
         axes.set_axis_off()
     for axes, picture, word in zip(panels, pixels, words, strict=False):

@@ -95,15 +95,30 @@ def test_second_look_reads_only_what_changed(tmp_path, monkeypatch):
     changed.write_bytes(corpus.BMP[:-3] + b"abc")
     os.utime(changed, ns=(before[changed], before[changed]))  # same size, same time
     read = []
-    monkeypatch.setattr(audit_module, "examine", lambda encoded, config: (read.append(encoded), examine(encoded, config))[1])
+    read_file = audit_module._read
+    monkeypatch.setattr(audit_module, "_read", lambda file, config: (read.append(file.entry.name), read_file(file, config))[1])
     second = look(root, memory)
-    assert sorted(read, key=len) == sorted([corpus.PNG, corpus.BMP[:-3] + b"abc"], key=len)
+    assert sorted(read) == ["odd/new.png", "odd/plain.bmp"]
     same = {item.entry.key: item.facts for item in second}
     assert all(same[item.entry.key] == item.facts for item in first if item.entry.name != "odd/plain.bmp")
     assert same["odd/plain.bmp"].pixels != {item.entry.key: item.facts for item in first}["odd/plain.bmp"].pixels
     read.clear()
     look(root, memory, CONFIG.model_copy(update={"max_side": 64}))
     assert len(read) == len(second)
+
+
+@pytest.mark.parametrize(("files", "size"), [(256, 64_000_000), (7, 64_000_000), (256, 1500)])
+def test_windows_do_not_change_what_is_found(tmp_path, monkeypatch, files, size):
+    """Together with others, alone, or behind files that fail: each has the facts that it has by itself."""
+    root = write_corpus(tmp_path / "p")
+    monkeypatch.setattr(audit_module, "_WINDOW", files)
+    monkeypatch.setattr(audit_module, "_WINDOW_BYTES", size)
+    found = look(root, tmp_path / "x.sqlite")
+    assert [item.entry for item in found] == list(list_folder(root).entries)
+    assert {item.entry.name: item.facts for item in found} == {
+        item.entry.name: examine(Path(item.entry.path).read_bytes(), CONFIG) for item in found
+    }
+    assert sum(not item.problem for item in found) > 20
 
 
 def test_an_audit_that_was_stopped_carries_on(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ def noise(count, seed):
 
 
 def thumbnails(pictures):
-    return np.stack([np.asarray(picture.resize((32, 32), Image.Resampling.BOX)) for picture in pictures])
+    return np.stack([np.asarray(picture.resize((64, 64), Image.Resampling.BOX)) for picture in pictures])
 
 
 def encoded(picture, quality):
@@ -69,7 +69,7 @@ def test_planted_copies_are_found(clean, change):
 
 
 def test_equal_pixels_are_one_group_whatever_they_look_like():
-    flat = np.zeros((6, 32, 32, 3), np.uint8)
+    flat = np.zeros((6, 64, 64, 3), np.uint8)
     found = groups(describe(flat), np.asarray([1, 2, 1, 3, 2, 1], np.uint64))
     assert found.tolist() == [0, 1, 0, 3, 1, 0]
 

@@ -14,7 +14,7 @@ CONFIG = DataConfig(validation_fraction=0.1, test_fraction=0.2)
 
 def picture(number, split="", group="", label="a", look=None):
     """Return a checked file whose thumbnail is noise of its own, or of the number `look`."""
-    thumbnail = np.random.default_rng(number if look is None else look).integers(0, 256, (4, 4, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    thumbnail = np.random.default_rng(number if look is None else look).integers(0, 256, (4, 4, 3), np.uint8).repeat(16, 0).repeat(16, 1)
     pixels = int.from_bytes(hashlib.sha256(thumbnail.tobytes()).digest()[:8], "big")
     look = describe(thumbnail[np.newaxis]).tobytes()
     facts = SimpleNamespace(sha256=hashlib.sha256(bytes([number % 256, number // 256])).digest(), pixels=pixels, look=look)
