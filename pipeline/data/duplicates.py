@@ -44,7 +44,7 @@ def describe(thumbnails: Any) -> Any:
     pixels = thumbnails.astype(np.float32)
     luminance = pixels @ np.asarray([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
     cosines, weights = _cosines(), _weights()
-    frequencies = (cosines @ luminance @ cosines.T * weights).reshape(len(pixels), -1)
+    frequencies = (cosines @ luminance @ cosines.T * weights).reshape(len(pixels), _FREQUENCIES**2)
     length = np.maximum(np.linalg.norm(frequencies, axis=1, keepdims=True), 1e-6)
     looks = np.zeros(len(pixels), LOOK)
     looks["signs"] = (frequencies > 0) @ _BITS

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.duplicates import conflicts, describe, groups, near_pairs, settle
+from pipeline.config import DataConfig
+from pipeline.data.audit import examine
+from pipeline.data.duplicates import LOOK, conflicts, describe, groups, near_pairs, settle
 
 
-def noise(count, seed):
+def noise(count, seed, sides=(64, 128)):
     """Return pictures with the 1/f spectrum of photographs, each another size and colour."""
     rng = np.random.default_rng(seed)
     pictures = []
     for _ in range(count):
-        height, width = rng.integers(64, 128, 2)
+        height, width = rng.integers(*sides, 2)
         frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]) + 1 / max(height, width)
         pixels = np.fft.ifft2(np.fft.fft2(rng.normal(size=(3, height, width))) / frequency).real
         pixels = rng.uniform(60, 190, (3, 1, 1)) + 40 * (pixels - pixels.mean()) / pixels.std()
@@ -50,6 +52,21 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def clean():
     return noise(300, seed=0)
+
+
+def test_the_audit_finds_copies_of_large_pictures():
+    """As the audit itself looks at files, of which it sees some places only."""
+    large = noise(25, seed=1, sides=(500, 1100))
+    changes = [lambda picture: picture, lambda picture: picture.resize((157, 133), Image.Resampling.LANCZOS), *CHANGES.values()]
+    looks = []
+    for change in changes:
+        for picture in large:
+            file = io.BytesIO()
+            change(picture).save(file, "JPEG", quality=92)
+            looks.append(examine(file.getvalue(), DataConfig()).look)
+    found = groups(np.frombuffer(b"".join(looks), LOOK), np.arange(len(looks), dtype=np.uint64)).reshape(len(changes), 25)
+    assert len(set(found[0])) == 25
+    assert (found == found[0]).mean(1).min() >= 0.95
 
 
 def test_clean_pictures_are_alone(clean):
