@@ -348,13 +348,6 @@ def _exit_codes() -> Iterator[None]:
     except PipelineError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
-    except (RuntimeError, ValueError) as error:  # how TensorFlow Datasets wraps what the system refused
-        if not _says_disk_full(error):
-            raise
-        click.echo(
-            "Error: No space is left on the device. Nothing that was finished is lost: make room and type the command again.", err=True
-        )
-        sys.exit(1)
     except OSError as error:
         if error.errno not in _SYSTEM_REFUSALS:
             raise
@@ -364,15 +357,6 @@ def _exit_codes() -> Iterator[None]:
             err=True,
         )
         sys.exit(1)
-
-
-def _says_disk_full(error: BaseException | None) -> bool:
-    """Return whether an exception, or what caused it, is about a full disk."""
-    while error is not None:
-        if "No space left" in str(error) or "ResourceExhaustedError: Failed to finalize" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -30,7 +30,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.artifacts import Artifact, DatasetArtifact, SavedModel, TrainingResult, digest_of
 from pipeline.config import Config, Resolved, Section, field_names
-from pipeline.errors import BusyError, ConfigError, MissingInputError
+from pipeline.errors import BusyError, ConfigError, MissingInputError, PipelineError
 
 State = Literal["ran", "skipped", "failed"]
 # Versions of these change what a stage computes, so they are part of a stage's code.
@@ -457,6 +457,11 @@ class Runner:
             status: Literal["KILLED", "FAILED"] = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             run.close(status, f"{type(error).__name__}: {error}")
             self.observer.finished(Outcome(item.name, "failed", time.monotonic() - started, partial, run.key, why=why))
+            if disk_is_full(error):
+                raise PipelineError(
+                    f"There is no room for {partial}. Expected free space on its disk. Received {shutil.disk_usage(partial).free:,} free "
+                    "bytes. Nothing that was finished is lost: make room, or type --workdir with another folder, and the command again."
+                ) from error
             raise
         run.close("FINISHED")
         return Outcome(item.name, "ran", seconds, folder, run.key, record, why)
@@ -552,6 +557,15 @@ def work_directory(path: Path, *, wait: bool = False) -> Iterator[Path]:
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Return whether an exception, or what caused it, says that a disk is full, in whichever words of the libraries below."""
+    while error is not None:
+        if "No space left" in str(error) or "ResourceExhaustedError: Failed to finalize" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def unwritable(path: Path, error: OSError) -> ConfigError:

@@ -133,8 +133,12 @@ def _channel_products(image: Any) -> Any:
 
 def _pixels_file(directory: Path, split: str, shape: tuple[int, ...]) -> Any:
     """Return a new file of uint8 pixels on the disk that is written like an array."""
-    (directory / "pixels").mkdir(exist_ok=True)
-    return np.lib.format.open_memmap(directory / "pixels" / f"{split}.npy", mode="w+", dtype=np.uint8, shape=shape)
+    path = directory / "pixels" / f"{split}.npy"
+    path.parent.mkdir(exist_ok=True)
+    stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)  # a full disk is an error now, and not a crash when a page is written
+    return stored
 
 
 def _count_split(tally: _Tally, split: str, examples: Any, stored: Any, index: Path, progress: Callable[[], None]) -> None:
