@@ -111,7 +111,7 @@ class DatasetArtifact(Artifact):
 
     def promised_files(self) -> tuple[Path, ...]:
         """The shards' own index, ours of each split, and the dataset card."""
-        ours = [self.directory / "index" / f"{split}.json" for split in self.reads]
+        ours = [self.directory / "index" / f"{split}.parquet" for split in self.reads]
         ours += [self.pixels_path(split) for split in self.reads if self.store == "pixels"]
         return (self.shards / "dataset_info.json", self.directory / "report" / "dataset_card.html", *ours)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
+from pyarrow import parquet
 
 from pipeline.artifacts import DatasetArtifact
 from pipeline.config import TrainConfig
@@ -58,8 +58,8 @@ class Images:
 
 
 def index_path(directory: Path, split: str) -> Path:
-    """Return the file that lists a split's keys, labels and SHA-256 in stored order."""
-    return directory / "index" / f"{split}.json"
+    """Return the Parquet file that lists a split's `key`, `label` and `sha256` in stored order."""
+    return directory / "index" / f"{split}.parquet"
 
 
 def load_split(dataset: DatasetArtifact, split: str, *, in_memory: bool | None = None) -> Images:
@@ -76,13 +76,13 @@ def load_split(dataset: DatasetArtifact, split: str, *, in_memory: bool | None =
         DatasetError: the shards or the index are gone or do not belong together.
     """
     try:
-        index = json.loads(index_path(dataset.directory, split).read_text(encoding="utf-8"))
+        index = parquet.read_table(index_path(dataset.directory, split), columns=["key", "label"])
     except (OSError, ValueError) as error:
         raise _damaged(dataset, f"{error}") from error
-    labels = np.asarray(index["labels"], dtype=np.int32)
+    labels = index["label"].to_numpy()
     size = len(labels) * dataset.short_side**2 * 3
     keep = size <= _MEMORY_SHARE * memory_bytes() if in_memory is None else in_memory
-    images = Images(dataset, split, labels, tuple(index["keys"]), None)
+    images = Images(dataset, split, labels, tuple(index["key"].to_pylist()), None)
     if dataset.store == "pixels":
         stored = _stored_pixels(images)
         return replace(images, pixels=np.array(stored) if keep else stored)

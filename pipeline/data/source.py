@@ -13,12 +13,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.config import DataConfig, near_miss
 from pipeline.data.listing import at, kind_of, list_folder, list_manifest
 from pipeline.data.splits import SPLITS, class_order, deal, known_classes, remember_classes, require_classes, split_pictures
 from pipeline.errors import DatasetError
+
+if TYPE_CHECKING:
+    from pipeline.data.audit import Checked
 
 Progress = Callable[[int, int, str], None]
 _NAME_FEATURES = ("key", "file_name", "image/filename", "id")
@@ -101,7 +104,7 @@ def _prepare_digits(config: DataConfig, directory: Path, progress: Progress) -> 
         split = deal(hashlib.sha256(scan.tobytes()).digest(), "", frozenset(), config)
         splits[split].append(Picture(f"{index:04d}.png", int(label), 1, b"", functools.partial(_png, scan)))
     names = tuple(str(name) for name in digits.target_names)
-    where = write_shards(directory / "shards", splits, len(names), progress)
+    where = write_shards(directory / "shards", splits, len(names), len(scans), progress)
     how = "every split dealt by the SHA-256 of the pixels"
     return Prepared("digits", where, names, {split: split for split in splits}, "image", "label", found=len(scans), how_split=how)
 
@@ -127,14 +130,9 @@ def _prepare_files(config: DataConfig, directory: Path, progress: Progress) -> P
     names = class_order({item.entry.label for item in good}, known_classes(memory), config.renamed_classes)
     numbers = {name: number for number, name in enumerate(names)}
     placed, copies = split_pictures(good, config)
-    splits: dict[str, list[Picture]] = {split: [] for split in SPLITS}
-    for item, split in zip(good, placed, strict=True):
-        if split:
-            entry, facts = item.entry, item.facts
-            read = functools.partial(_read_file, entry.path)
-            splits[split].append(Picture(entry.key, numbers[entry.label], facts.orientation, facts.sha256, read))
-    require_classes(names, {split: _counts(pictures, len(names)) for split, pictures in splits.items()})
-    shards = write_shards(directory / "shards", splits, len(names), progress)
+    require_classes(names, _counts(good, placed, numbers))
+    splits = {split: _pictures(good, placed, split, numbers) for split in SPLITS}
+    shards = write_shards(directory / "shards", splits, len(names), sum(map(bool, placed)), progress)
     remember_classes(memory, names)
     return Prepared(
         name=path.resolve().name,
@@ -160,11 +158,22 @@ def _read_file(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-def _counts(pictures: Iterable[Picture], classes: int) -> tuple[int, ...]:
-    counts = [0] * classes
-    for picture in pictures:
-        counts[picture.label] += 1
-    return tuple(counts)
+def _pictures(good: Sequence[Checked], placed: Sequence[str], split: str, numbers: Mapping[str, int]) -> Iterator[Picture]:
+    """Yield the pictures of a split one by one, so that a million need not be there at a time."""
+    for item, where in zip(good, placed, strict=True):
+        if where == split:
+            entry, facts = item.entry, item.facts
+            read = functools.partial(_read_file, entry.path)
+            yield Picture(entry.key, numbers[entry.label], facts.orientation, facts.sha256, read)
+
+
+def _counts(good: Sequence[Checked], placed: Sequence[str], numbers: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Return how many pictures of each class each split has."""
+    counts = {split: [0] * len(numbers) for split in SPLITS}
+    for item, split in zip(good, placed, strict=True):
+        if split:
+            counts[split][numbers[item.entry.label]] += 1
+    return {split: tuple(found) for split, found in counts.items()}
 
 
 def _how_split(present: frozenset[str]) -> str:
@@ -174,7 +183,7 @@ def _how_split(present: frozenset[str]) -> str:
     return "; ".join(words + ([f"{' and '.join(cut)} dealt by the SHA-256 of each file"] if cut else []))
 
 
-def write_shards(directory: Path, splits: Mapping[str, Sequence[Picture]], classes: int, progress: Progress) -> Path:
+def write_shards(directory: Path, splits: Mapping[str, Iterable[Picture]], classes: int, total: int, progress: Progress) -> Path:
     """Write pictures into TFDS shards and return the folder that `tfds.builder_from_directory` takes.
 
     The order in the shards is that of a hash of the names, so that neighbours are of different classes.
@@ -183,15 +192,15 @@ def write_shards(directory: Path, splits: Mapping[str, Sequence[Picture]], class
         directory: where the shards go.
         splits: for each split its pictures.
         classes: number of classes.
+        total: pictures in all splits.
         progress: called with pictures written and pictures in all.
     """
     import numpy as np
     import tensorflow_datasets as tfds
 
-    done, total = 0, sum(len(pictures) for pictures in splits.values())
-    out = sys.stdout
+    done, out = 0, sys.stdout
 
-    def examples(pictures: Sequence[Picture]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def examples(pictures: Iterable[Picture]) -> Iterator[tuple[str, dict[str, Any]]]:
         nonlocal done
         for picture in pictures:
             example = {"image": _unchanged(picture), "label": picture.label, "key": picture.key, "orientation": picture.orientation}

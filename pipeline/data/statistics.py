@@ -7,13 +7,15 @@ import json
 import os
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import tensorflow as tf
+from pyarrow import parquet
 
 from pipeline.data.loader import index_path
 from pipeline.data.pictures import decode_and_resize, format_of, header_size
@@ -26,7 +28,8 @@ Triple = tuple[float, float, float]
 MEASURED_IMAGES = 20_000
 EXAMPLE_CLASSES = 12
 EXAMPLES_PER_CLASS = 8
-_WINDOW = 256
+_WINDOW, _SHOWN = 4096, 256
+_INDEX = pa.schema({"key": pa.string(), "label": pa.int32(), "sha256": pa.binary(32)})
 
 
 @dataclass(frozen=True)
@@ -142,28 +145,41 @@ def _pixels_file(directory: Path, split: str, shape: tuple[int, ...]) -> Any:
 
 
 def _count_split(tally: _Tally, split: str, examples: Any, stored: Any, index: Path, progress: Callable[[], None]) -> None:
-    """Add one split to the tally; write its index, and its pixels where they are stored."""
-    columns: dict[str, list[Any]] = {"keys": [], "labels": [], "sha256": []}
-    for position, example in enumerate(examples.as_numpy_iterator()):
-        label, key = int(example["label"]), example["key"].decode("utf-8", "backslashreplace")
-        if not 0 <= label < len(tally.counts[split]):
-            raise DatasetError(
-                f"The picture {key!r} of the {split} split has the label {label}. Expected a class id from 0 to "
-                f"{len(tally.counts[split]) - 1}. A split without labels cannot be used: make a manifest or folder of labelled pictures."
-            )
-        sha256 = hashlib.sha256(example["image"])
-        for name, value in zip(columns, (key, label, sha256.hexdigest()), strict=True):
-            columns[name].append(value)
-        if stored is not None:
-            stored[position] = example["pixels"]
-        _count_picture(tally, split, label, sha256.digest(), example)
-        tally.digest.update(json.dumps([split, key, label, sha256.hexdigest()]).encode() + b"\n")
-        if split == "train":
-            _count_pixels(tally, position, label, example)
-        if tally.done % _WINDOW == 0:
-            progress()
-    index.write_text(json.dumps(columns), encoding="utf-8")
+    """Add one split to the tally; write its index, and its pixels where they are stored, as they come."""
+    with parquet.ParquetWriter(index, _INDEX) as writer:
+        rows: list[tuple[str, int, bytes]] = []
+        for position, example in enumerate(examples.as_numpy_iterator()):
+            label, key = int(example["label"]), example["key"].decode("utf-8", "backslashreplace")
+            _require_class(label, key, split, len(tally.counts[split]))
+            sha256 = hashlib.sha256(example["image"])
+            rows.append((key, label, sha256.digest()))
+            if stored is not None:
+                stored[position] = example["pixels"]
+            _count_picture(tally, split, label, sha256.digest(), example)
+            tally.digest.update(json.dumps([split, key, label, sha256.hexdigest()]).encode() + b"\n")
+            if split == "train":
+                _count_pixels(tally, position, label, example)
+            if tally.done % _SHOWN == 0:
+                progress()
+            if len(rows) == _WINDOW:
+                writer.write_batch(_batch(rows))
+                rows.clear()
+        writer.write_batch(_batch(rows))
     progress()
+
+
+def _batch(rows: Sequence[tuple[str, int, bytes]]) -> Any:
+    """Return rows of the index as Arrow holds them."""
+    columns = zip(*rows, strict=True) if rows else ([], [], [])
+    return pa.record_batch([pa.array(column, kind) for column, kind in zip(columns, _INDEX.types, strict=True)], schema=_INDEX)
+
+
+def _require_class(label: int, key: str, split: str, classes: int) -> None:
+    if not 0 <= label < classes:
+        raise DatasetError(
+            f"The picture {key!r} of the {split} split has the label {label}. Expected a class id from 0 to {classes - 1}. "
+            "A split without labels cannot be used: make a manifest or folder of labelled pictures."
+        )
 
 
 def _count_picture(tally: _Tally, split: str, label: int, sha256: bytes, example: Mapping[str, Any]) -> None:

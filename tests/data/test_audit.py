@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from pipeline.config import DataConfig
 from pipeline.data import audit as audit_module
@@ -59,7 +60,9 @@ def test_every_file_of_the_corpus_is_counted_once(tmp_path, make_dataset, write_
     assert {item["file"] for item in card["quarantined"]} == bad
     assert card["found"] == card["accepted"] + len(bad) + sum(card["excluded"].values()) == 60 + len(corpus.CORPUS) + 2
     assert card["excluded"] == {"broken links": 1, "not a file": 1}
-    kept = [key for split in dataset.reads for key in json.loads((dataset.directory / "index" / f"{split}.json").read_text())["keys"]]
+    kept = [
+        key for split in dataset.reads for key in parquet.read_table(dataset.directory / "index" / f"{split}.parquet")["key"].to_pylist()
+    ]
     assert len(kept) == len(set(kept)) == card["accepted"]
     assert not bad & set(kept)
 

@@ -366,7 +366,7 @@ def test_missing_shards_are_a_damaged_dataset(digits, tmp_path):
     (dataset.shards / "dataset_info.json").unlink()
     with pytest.raises(DatasetError, match="is damaged"):
         load_split(dataset, "train")
-    (dataset.directory / "index" / "train.json").unlink()
+    (dataset.directory / "index" / "train.parquet").unlink()
     with pytest.raises(DatasetError, match="is damaged"):
         load_split(dataset, "train")
 
