@@ -68,6 +68,11 @@ class DataConfig(Section):
         description="`encoded`: the files' bytes alone; `pixels`: also each picture at short_side, uint8, about ten times faster to read.",
     )
 
+    beam: str = Field(
+        "",
+        description="Apache Beam's options, to prepare very large sets on many machines: `--runner=FlinkRunner --flink_master=HOST:8081`.",
+    )
+
     @field_validator("renamed_classes", mode="before")
     @classmethod
     def _from_words(cls, value: Any) -> Any:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import logging
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -132,7 +133,7 @@ def _prepare_files(config: DataConfig, directory: Path, progress: Progress) -> P
     placed, copies = split_pictures(good, config)
     require_classes(names, _counts(good, placed, numbers))
     splits = {split: _pictures(good, placed, split, numbers) for split in SPLITS}
-    shards = write_shards(directory / "shards", splits, len(names), sum(map(bool, placed)), progress)
+    shards = write_shards(directory / "shards", splits, len(names), sum(map(bool, placed)), progress, config.beam)
     remember_classes(memory, names)
     return Prepared(
         name=path.resolve().name,
@@ -183,7 +184,9 @@ def _how_split(present: frozenset[str]) -> str:
     return "; ".join(words + ([f"{' and '.join(cut)} dealt by the SHA-256 of each file"] if cut else []))
 
 
-def write_shards(directory: Path, splits: Mapping[str, Iterable[Picture]], classes: int, total: int, progress: Progress) -> Path:
+def write_shards(
+    directory: Path, splits: Mapping[str, Iterable[Picture]], classes: int, total: int, progress: Progress, beam_options: str = ""
+) -> Path:
     """Write pictures into TFDS shards and return the folder that `tfds.builder_from_directory` takes.
 
     The order in the shards is that of a hash of the names, so that neighbours are of different classes.
@@ -194,6 +197,10 @@ def write_shards(directory: Path, splits: Mapping[str, Iterable[Picture]], class
         classes: number of classes.
         total: pictures in all splits.
         progress: called with pictures written and pictures in all.
+        beam_options: if given, Apache Beam reads, sorts and writes the pictures on the runner that they name; it tells no progress.
+
+    Raises:
+        DatasetError: a file is not what it was when it was looked at; or Apache Beam is missing or failed.
     """
     import numpy as np
     import tensorflow_datasets as tfds
@@ -203,8 +210,7 @@ def write_shards(directory: Path, splits: Mapping[str, Iterable[Picture]], class
     def examples(pictures: Iterable[Picture]) -> Iterator[tuple[str, dict[str, Any]]]:
         nonlocal done
         for picture in pictures:
-            example = {"image": _unchanged(picture), "label": picture.label, "key": picture.key, "orientation": picture.orientation}
-            yield picture.key, example
+            yield _example(picture)
             done += 1
             if done % _WINDOW == 0 or done == total:
                 with contextlib.redirect_stdout(out):
@@ -225,13 +231,44 @@ def write_shards(directory: Path, splits: Mapping[str, Iterable[Picture]], class
             name="pictures",
             version="1.0.0",
             features=features,
-            split_datasets={split: examples(pictures) for split, pictures in splits.items()},
+            split_datasets={split: _on_beam(pictures) if beam_options else examples(pictures) for split, pictures in splits.items()},
             data_dir=directory,
             description="Pictures with their encoded bytes as they were found.",
         )
-        builder.download_and_prepare()
+        builder.download_and_prepare(download_config=_download_config(tfds, beam_options))
     shutil.rmtree(directory / "downloads", ignore_errors=True)  # made by TFDS, and empty
     return Path(builder.data_dir)
+
+
+def _example(picture: Picture) -> tuple[str, dict[str, Any]]:
+    """Read a picture; return its key and what the shards hold of it."""
+    example = {"image": _unchanged(picture), "label": picture.label, "key": picture.key, "orientation": picture.orientation}
+    return picture.key, example
+
+
+def _on_beam(pictures: Iterable[Picture]) -> Any:
+    """Return Beam's transformation from nothing to examples; the workers read the files, which they must be able to see."""
+    beam = _beam()
+    return beam.Create(list(pictures)) | beam.Reshuffle() | beam.Map(_example)
+
+
+def _beam() -> Any:
+    try:
+        import apache_beam
+    except ImportError as error:
+        raise DatasetError(
+            "data.beam needs the package apache-beam, which is not installed. Expected the extra `beam`. Type "
+            'pip install "alexnet-pipeline[beam]", or leave data.beam empty.'
+        ) from error
+    return apache_beam
+
+
+def _download_config(tfds: Any, beam_options: str) -> Any:
+    """Return TFDS's settings of a preparation, with Beam's options where there are any."""
+    if not beam_options:
+        return tfds.download.DownloadConfig()
+    options = _beam().options.pipeline_options.PipelineOptions(shlex.split(beam_options), save_main_session=False)
+    return tfds.download.DownloadConfig(beam_options=options)
 
 
 def _unchanged(picture: Picture) -> bytes:
@@ -258,7 +295,7 @@ def prepare_tfds(config: DataConfig, data_directory: Path) -> Prepared:
     """
     import tensorflow_datasets as tfds
 
-    builder = _prepared_builder(tfds, config.dataset, data_directory)
+    builder = _prepared_builder(tfds, config.dataset, data_directory, config.beam)
     image_key = _feature(builder, "image", tfds.features.Image)
     label_key = _feature(builder, "label", tfds.features.ClassLabel)
     sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
@@ -274,7 +311,7 @@ def prepare_tfds(config: DataConfig, data_directory: Path) -> Prepared:
     )
 
 
-def _prepared_builder(tfds: Any, name: str, data_directory: Path) -> Any:
+def _prepared_builder(tfds: Any, name: str, data_directory: Path, beam_options: str) -> Any:
     """Return the builder of a dataset that is on the disk, after a download if it must be."""
     short = name.partition(":")[0].partition("/")[0]
     known = tuple(tfds.list_builders(with_community_datasets=False))
@@ -286,7 +323,9 @@ def _prepared_builder(tfds: Any, name: str, data_directory: Path) -> Any:
     try:
         with _quiet(tfds):
             builder = tfds.builder(name, data_dir=data_directory)
-            builder.download_and_prepare()
+            builder.download_and_prepare(download_config=_download_config(tfds, beam_options))
+    except DatasetError:
+        raise
     except Exception as error:  # TFDS and its downloaders raise whatever they like; every cause has the same remedies
         reason = " ".join(str(error).split())[:300]
         raise DatasetError(

@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -365,6 +366,15 @@ class TinyShapes(tfds.core.GeneratorBasedBuilder):
             yield index, {"image": rng.integers(0, 256, (20, 24, 3), dtype=np.uint8), "label": index % 2}
 
 
+class BeamShapes(TinyShapes):
+    """The same, made by Apache Beam."""
+
+    def _generate_examples(self, count, seed):
+        import apache_beam
+
+        return apache_beam.Create(list(super()._generate_examples(count, seed)))
+
+
 class NoPictures(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
@@ -426,3 +436,28 @@ def test_missing_tfds_splits_are_cut_in_whole_images(sizes, reads):
 def test_listing_keeps_to_its_folder(folder):
     assert {entry.split for entry in list_folder(folder).entries} == {""}
     assert [entry.key for entry in list_folder(folder).entries][:3] == ["1/0.jpg", "1/1.png", "1/10.png"]
+
+
+# -- Apache Beam --------------------------------------------------------------------------------------------------------
+
+BEAM = "--runner=DirectRunner"
+
+
+def test_beam_makes_the_same_shards(folder, make_dataset):
+    plain, beam = make_dataset(dataset=str(folder)), make_dataset(dataset=str(folder), beam=BEAM)
+    assert beam.identity() == plain.identity()
+    for one, other in zip(sorted(plain.shards.glob("*.tfrecord*")), sorted(beam.shards.glob("*.tfrecord*")), strict=True):
+        assert one.name == other.name
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_beam_makes_the_sets_of_tfds_that_need_it(make_dataset, monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "shared"))
+    made = make_dataset(dataset="beam_shapes", beam=BEAM)
+    assert {split: made.images(split) for split in made.reads} == {"train": 36, "validation": 4, "test": 10}
+
+
+def test_beam_that_is_missing_is_named(folder, make_dataset, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(DatasetError, match=r"needs the package apache-beam.*\[beam\]"):
+        make_dataset(dataset=str(folder), beam=BEAM)
