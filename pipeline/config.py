@@ -138,6 +138,11 @@ class TrainConfig(Section):
         0.0, ge=0, le=10, description="CutMix: both parameters of the Beta distribution of the areas; 1 is usual. With MixUp, each in turn."
     )
     class_weights: bool = Field(False, description="Weigh each training image so that every class counts the same, however rare.")
+    data_services: str = Field(
+        "",
+        pattern=r"^([^\s,:]+:[0-9]+(,[^\s,:]+:[0-9]+)*)?$",
+        description="Hosts that decode a streamed training split, `host:port` with commas; see docs/data.md. The result is the same.",
+    )
     devices: str = Field(
         "auto",
         pattern=r"^(auto|cpu(:[1-9][0-9]*)?|gpu(:[0-9]+(,[0-9]+)*)?)$",

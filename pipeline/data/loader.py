@@ -16,6 +16,7 @@ from pyarrow import parquet
 from pipeline.artifacts import DatasetArtifact
 from pipeline.config import TrainConfig
 from pipeline.data.augment import draws
+from pipeline.data.input_service import from_services
 from pipeline.data.pictures import Known, decode_and_resize, decode_window, mirrored_where, resized
 from pipeline.data.source import fixed_options, read_records
 from pipeline.errors import ConfigError, DatasetError
@@ -288,26 +289,31 @@ def training_batches(
         ConfigError: there are fewer images than a batch takes, they are smaller than the crop, or workers cannot share the batch.
     """
     surplus, mine = _surplus(images, image_size), _places(images, config, start, worker)
-    count, seed, size = len(images), config.seed, image_size
+    count, seed = len(images), config.seed
     calls = parallel_calls or 2 * _processors()
     cuts = random_cuts(count, surplus, seed=seed, epoch=epoch, random_crop=config.crop == "random", flip=config.flip)
-    how: tuple[Any, ...] = (cuts.top, cuts.left)
-    if config.crop == "resized":
-        how = random_windows(count, seed=seed, epoch=epoch)
-    chosen = tuple(array[mine] for array in (*how, cuts.mirrored))
+    corners = random_windows(count, seed=seed, epoch=epoch) if config.crop == "resized" else (cuts.top, cuts.left)
+    drawn = draws(config, images.dataset, size=image_size, epoch=epoch)
     rng = np.random.default_rng([seed, epoch, 0])
-    if images.pixels is not None:
-        order = rng.permutation(count)[mine]
-        batches = _batches_of_pixels(images, order, chosen, size, calls)
-    else:
-        records, parse = _records(images)
-        mixed = int(rng.integers(2**31))
-        shuffled = records(mixed).shuffle(min(_SHUFFLE_BUFFER, count), seed=mixed, reshuffle_each_iteration=False)
-        batches = _batches_of_records(images, _only(shuffled, mine, config.global_batch_size), parse, chosen, size, calls)
-    drawn = {name: array[mine] for name, array in draws(config, images.dataset, size=size, epoch=epoch).items()}
-    if drawn:
-        batches = tf.data.Dataset.zip(batches, tf.data.Dataset.from_tensor_slices(drawn)).map(lambda batch, more: {**batch, **more})
-    return batches.prefetch(_PREFETCHED_BATCHES).with_options(fixed_options())
+    order = rng.permutation(count) if images.pixels is not None else None
+    mixed = int(rng.integers(2**31))
+
+    def batches_of(places: Any, turn: tuple[int, int] = (0, 1)) -> Any:
+        how = tuple(array[places] for array in (*corners, cuts.mirrored))
+        if order is not None:
+            batches = _batches_of_pixels(images, order[places], how, image_size, calls)
+        else:
+            records, parse = _records(images)
+            shuffled = records(mixed).shuffle(min(_SHUFFLE_BUFFER, count), seed=mixed, reshuffle_each_iteration=False)
+            own = _only(shuffled, mine, config.global_batch_size, turn)
+            batches = _batches_of_records(images, own, parse, how, image_size, calls)
+        if drawn:
+            more = tf.data.Dataset.from_tensor_slices({name: array[places] for name, array in drawn.items()})
+            batches = tf.data.Dataset.zip(batches, more).map(lambda batch, added: {**batch, **added})
+        return batches.prefetch(_PREFETCHED_BATCHES).with_options(fixed_options())
+
+    services = [address for address in config.data_services.split(",") if address] if order is None else []
+    return from_services(services, mine, batches_of) if services else batches_of(mine)
 
 
 def _places(images: Images, config: TrainConfig, start: int, worker: tuple[int, int]) -> Any:
@@ -327,15 +333,28 @@ def _places(images: Images, config: TrainConfig, start: int, worker: tuple[int, 
     return np.arange(steps * batch).reshape(steps, batch)[start:, index * share : (index + 1) * share]
 
 
-def _only(records: Any, mine: Any, batch: int) -> Any:
-    """Leave out the records of other workers and of batches before the first; they are read, but neither parsed nor decoded."""
+def _only(records: Any, mine: Any, batch: int, turn: tuple[int, int]) -> Any:
+    """Leave out the records of other workers, of batches before the first and of other services' turns.
+
+    They are read, but neither parsed nor decoded.
+
+    Args:
+        records: of the whole epoch, in its order.
+        mine: places of this worker, int64 [batches, share].
+        batch: images a step.
+        turn: whose turn it is among services that take batches in turns, and of how many.
+    """
     if mine.size == 0:
         return records.take(0)
     first, share = int(mine[0, 0]), mine.shape[1]
     records = records.skip(first)
-    if share == batch:
+    if share == batch and turn == (0, 1):
         return records
-    return records.enumerate().filter(lambda place, _: place % batch < share).map(lambda _, record: record)
+
+    def own(place: Any, _record: Any) -> Any:
+        return (place % batch < share) & (place // batch % turn[1] == turn[0])
+
+    return records.enumerate().filter(own).map(lambda _, record: record)
 
 
 def training_epochs(
