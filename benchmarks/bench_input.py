@@ -51,7 +51,7 @@ def files(folder: Path) -> list[str]:
 # -- ours -----------------------------------------------------------------------------------------------------------------
 
 
-def prepared(folder: Path, store: str) -> Any:
+def prepared(folder: Path, store: str, short_side: int = SIDE) -> Any:
     """Return the record of the dataset, prepared for this process alone."""
     from types import SimpleNamespace
 
@@ -63,7 +63,12 @@ def prepared(folder: Path, store: str) -> Any:
     directory.mkdir(parents=True)
     run = SimpleNamespace(key="", metrics=lambda *_, **__: None, tags=lambda *_, **__: None)
     config = DataConfig(
-        dataset=str(folder / "pictures"), short_side=SIDE, store=store, duplicates="report", test_fraction=0.01, validation_fraction=0.01
+        dataset=str(folder / "pictures"),
+        short_side=short_side,
+        store=store,
+        duplicates="report",
+        test_fraction=0.01,
+        validation_fraction=0.01,
     )
     return ingest.function(config, Context(directory, run, SimpleNamespace(progressed=lambda *_: None)))
 
