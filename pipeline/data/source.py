@@ -413,7 +413,7 @@ def read_records(
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    with _quiet(tfds):
+    with _quiet_log():
         builder = tfds.builder_from_directory(shards)
         files = builder.info.splits[instruction].file_instructions
     texts = {name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Text)}
@@ -437,7 +437,8 @@ def read_records(
         return read.apply(tf.data.experimental.assert_cardinality(sum(file.take for file in files)))
 
     def parse(record: Any) -> dict[str, Any]:
-        example = features.deserialize_example(record, decoders={image_key: tfds.decode.SkipDecoding()})
+        with _quiet_log():
+            example = features.deserialize_example(record, decoders={image_key: tfds.decode.SkipDecoding()})
         orientation = example[turned] if turned else tf.constant(1, tf.int64)
         named = {"key": example[name_key]} if name_key else {}
         return {"image": example[image_key], "label": example[label_key], "orientation": orientation, **named}
@@ -463,11 +464,17 @@ def fixed_options() -> Any:
 def _quiet(tfds: Any) -> Iterator[None]:
     """Keep TFDS from writing to the terminal, which is the command line's."""
     tfds.disable_progress_bar()
+    with _quiet_log(), contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Keep TFDS from logging; unlike the output, which is the whole program's, that may be done in the background."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
+        yield
     finally:
         logger.setLevel(level)
