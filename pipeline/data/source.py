@@ -416,11 +416,11 @@ def read_records(
     with _quiet_log():
         builder = tfds.builder_from_directory(shards)
         files = builder.info.splits[instruction].file_instructions
-    texts = {name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Text)}
-    name_key = next((name for name in _NAME_FEATURES if name in texts), None)
-    turned = "orientation" if "orientation" in builder.info.features else None
-    wanted = tfds.decode.PartialDecoding({name: True for name in (image_key, label_key, name_key, turned) if name})
-    features = wanted.extract_features(builder.info.features)
+        texts = {name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Text)}
+        name_key = next((name for name in _NAME_FEATURES if name in texts), None)
+        turned = "orientation" if "orientation" in builder.info.features else None
+        wanted = tfds.decode.PartialDecoding({name: True for name in (image_key, label_key, name_key, turned) if name})
+        features = wanted.extract_features(builder.info.features)
 
     def records(seed: int | None) -> Any:
         order = range(len(files)) if seed is None else np.random.default_rng(seed).permutation(len(files))
