@@ -150,6 +150,11 @@ class TrainConfig(Section):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the order of images, of augmentation and of dropout.")
 
+    @property
+    def together(self) -> int:
+        """How many neighbours of a batch must be on one device: MixUp and CutMix join pairs."""
+        return 2 if self.mixup or self.cutmix else 1
+
 
 class EvaluateConfig(Section):
     """How the trained network is judged."""
@@ -192,16 +197,14 @@ class Config(Section):
                 f"model.variant={self.model.variant} needs a model.image_size of at least {least} pixels, and was made for 224. Received "
                 f"{self.model.image_size}; type --set data.short_side=256 --image-size 224, or keep --variant small"
             )
-        if (self.train.mixup or self.train.cutmix) and self.train.global_batch_size % 2:
-            raise ValueError(
-                f"train.global_batch_size ({self.train.global_batch_size}) must be even for MixUp and CutMix, which work on pairs; type "
-                f"--set train.global_batch_size={self.train.global_batch_size + 1}"
-            )
         kind, _, replicas = self.train.devices.partition(":")
-        if kind == "cpu" and replicas and self.train.global_batch_size % int(replicas):
+        unit = self.train.together * (int(replicas or 1) if kind == "cpu" else 1)
+        batch = self.train.global_batch_size
+        if batch % unit:
+            pairs = " (MixUp and CutMix work on pairs)" if self.train.together > 1 else ""
             raise ValueError(
-                f"train.global_batch_size ({self.train.global_batch_size}) must be a multiple of its {replicas} devices; type "
-                f"--set train.global_batch_size={-(-self.train.global_batch_size // int(replicas)) * int(replicas)}"
+                f"train.global_batch_size ({batch}) must be a multiple of {unit} for its devices{pairs}; type "
+                f"--set train.global_batch_size={-(-batch // unit) * unit}"
             )
         return self
 

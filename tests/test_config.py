@@ -257,3 +257,16 @@ def test_a_dataset_with_a_recipe_of_its_name_is_what_that_recipe_says():
     resolved = resolve(overrides={"data.dataset": "imagenette"}, environment={})
     assert resolved.recipe == "imagenette"
     assert resolved.config.data.dataset == read_recipe("imagenette")["data.dataset"] == "imagenette/320px-v2"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"train.mixup": 0.2, "train.global_batch_size": 33}, r"multiple of 2 for its devices \(MixUp and CutMix work on pairs\).*=34"),
+        ({"train.cutmix": 1, "train.global_batch_size": 34, "train.devices": "cpu:2"}, r"multiple of 4 .*=36"),
+        ({"train.global_batch_size": 33, "train.devices": "cpu:2"}, r"multiple of 2 for its devices; type .*=34"),
+    ],
+)
+def test_batches_are_shared_evenly(settings, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        resolve(overrides=settings, environment={})

@@ -39,10 +39,12 @@ def configure_runtime(config: TrainConfig) -> None:
             f"train.devices={config.devices}. Restart the notebook's kernel or use the command line."
         ) from error
     replicas = len(device_names())
-    if config.global_batch_size % replicas:
+    unit = replicas * config.together
+    if config.global_batch_size % unit:
+        pairs = ", in pairs for MixUp and CutMix" if config.together > 1 else ""
         raise ConfigError(
-            f"train.global_batch_size must be a multiple of the {replicas} devices that share it. Received {config.global_batch_size}. "
-            f"Type --set train.global_batch_size={-(-config.global_batch_size // replicas) * replicas}."
+            f"train.global_batch_size must be a multiple of {unit}: {replicas} devices share it{pairs}. Received "
+            f"{config.global_batch_size}. Type --set train.global_batch_size={-(-config.global_batch_size // unit) * unit}."
         )
 
 
