@@ -89,6 +89,14 @@ def test_nothing_is_drawn_and_nothing_changes_without_an_option(dataset):
     np.testing.assert_array_equal(labels, np.arange(10))
 
 
+def test_colours_move_on_the_device_as_they_do_alone(dataset):
+    pixels = smooth(10)
+    batch, (found, *_) = batch_of(pixels, dataset, color_noise=0.2)
+    expected = shift_colors(tf.constant(pixels), batch["shift"], dataset.channel_mean, color_scale(0.2, "code")).numpy()
+    np.testing.assert_array_equal(found, expected)
+    assert not np.array_equal(found, pixels)
+
+
 def test_one_option_does_not_change_what_another_draws(dataset):
     everything = {"color_noise": 0.1, "randaugment": 2, "erasing": 0.5, "mixup": 0.2}
     together = draws(TrainConfig(**everything), dataset, size=SIZE, epoch=3)

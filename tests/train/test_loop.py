@@ -16,6 +16,7 @@ from pipeline.model.alexnet import build_network
 from pipeline.train import loop
 
 SIDE, SIZE = 32, 28
+COVARIANCE = ((4000.0, 3500.0, 3000.0), (3500.0, 3900.0, 3400.0), (3000.0, 3400.0, 4500.0))
 
 
 def split(count, seed=0, name="train"):
@@ -24,7 +25,9 @@ def split(count, seed=0, name="train"):
     labels = rng.integers(0, 2, count).astype(np.int32)
     pixels = np.clip(rng.normal(90 + 70 * labels[:, None, None, None], 30, (count, SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
     counts = {name: tuple(np.bincount(labels))}
-    dataset = SimpleNamespace(short_side=SIDE, images=lambda _split: count, channel_mean=(125, 125, 125), class_counts=counts)
+    dataset = SimpleNamespace(
+        short_side=SIDE, images=lambda _split: count, channel_mean=(125, 125, 125), channel_covariance=COVARIANCE, class_counts=counts
+    )
     return Images(dataset, name, labels, tuple(str(i) for i in range(count)), pixels)
 
 
@@ -165,7 +168,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from pipeline.config import TrainConfig
-more = dict(mixup=0.4, cutmix=1.0, randaugment=2, erasing=0.5, class_weights=True) if sys.argv[4] == "everything" else {}
+more = dict(color_noise=0.1, mixup=0.4, cutmix=1.0, randaugment=2, erasing=0.5, class_weights=True) if sys.argv[4] == "everything" else {}
 config = TrainConfig(epochs=1, global_batch_size=32, learning_rate=0.01, schedule="cosine", devices=sys.argv[1], **more)
 from pipeline.train.strategy import configure_runtime, device_names, make_strategy
 configure_runtime(config)
