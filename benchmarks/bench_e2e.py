@@ -1,5 +1,6 @@
-"""E1, E2: training fed from JPEG files against the same training fed from nothing, and against the usual recipe of a tf.data tutorial.
+"""E1, E2 and the wait between epochs: training fed from JPEG files against other feeds.
 
+That is against the same training fed from nothing, and against the usual recipe of a tf.data tutorial.
 E1 trains the one-tower AlexNet on 224 pixels, 32 a step; E2 the small one on 64 pixels, 64 a step; on the pictures of bench_input.py.
 Each variant is in a process of its own, runs the program's own compiled training step, and differs in its batches alone. One JSON object a
 line.
@@ -11,8 +12,10 @@ import argparse
 import itertools
 import json
 import os
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,36 @@ def trained(folder: Path, size: dict[str, Any], feed: str) -> Callable[[], int]:
     return one
 
 
+def gaps(folder: Path, epochs: int) -> dict[str, Any]:
+    """Return how long training waits for the first batch of an epoch, over many short ones with some work for each batch."""
+    import tensorflow as tf
+
+    from pipeline.config import TrainConfig
+    from pipeline.data.loader import load_split, training_epochs
+
+    images = load_split(bench_input.prepared(folder, "encoded"), "train", in_memory=False)
+    config = TrainConfig(global_batch_size=256, crop="resized", epochs=epochs)
+    work = tf.function(lambda batch: tf.reduce_sum(tf.cast(batch["pixels"], tf.float32) ** 2))
+    waited, within = [], []
+    for batches in training_epochs(images, config, image_size=64, first=0):
+        started = time.perf_counter()
+        for number, batch in enumerate(batches):
+            (within if number else waited).append(1e3 * (time.perf_counter() - started))
+            deadline = time.perf_counter() + 0.2  # about as long as a batch takes to prepare
+            while time.perf_counter() < deadline:
+                work(batch)
+            started = time.perf_counter()
+    ordered = sorted(waited[1:])
+    return {
+        "id": "epoch gap",
+        "what": f"wait for the first batch of {len(ordered)} epochs of {len(within) // epochs + 1} batches; within an epoch for comparison",
+        "most_milliseconds": round(ordered[-1], 1),
+        "median_milliseconds": round(ordered[len(ordered) // 2], 1),
+        "within_median_milliseconds": round(sorted(within)[len(within) // 2], 1),
+        "within_most_milliseconds": round(max(within), 1),
+    }
+
+
 def tutorial(folder: Path, size: int, batch: int) -> Any:
     """Return batches as tutorials make them: decode_image, resize the whole, crop and mirror, float32, AUTOTUNE everywhere."""
     import tensorflow as tf
@@ -103,11 +136,16 @@ def main() -> None:
     if options.worker:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         sys.path.insert(0, str(Path(__file__).parents[1]))
+        if options.worker == "gaps":
+            print(json.dumps(gaps(options.folder, 31)))
+            return
         serve(VARIANTS[options.worker](options.folder))
         return
     with tempfile.TemporaryDirectory() as folder:
         bench_input.make_pictures(Path(folder) / "pictures")
         rates = alternate(__file__, list(VARIANTS), 11 if options.full else 5, [folder])
+        words = [sys.executable, __file__, "--worker", "gaps", folder]
+        print(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     for name, (left, right) in PAIRS.items():
         rated = {which: {key: round(value, 1) for key, value in rates[which].items()} for which in (left, right) if which in rates}
         print(json.dumps({"id": name, "what": f"{left} / {right}", "ratio": ratio(rates, left, right), "images_per_second": rated}))

@@ -1,4 +1,4 @@
-"""N1, N2: what a picture costs when there are many, in time and in memory.
+"""N1 (with N2 as its `grown_mb`): what a picture costs when there are many, in time and in memory.
 
 Listing empty files, ingesting small pictures, and reading a training split that is streamed: with N and with 4 N files, each in a process
 of its own. The pictures are synthetic JPEGs of 32 x 32 pixels with noise of their own; time and memory are divided by the number of files.
