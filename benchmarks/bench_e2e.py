@@ -23,8 +23,8 @@ from typing import Any
 import bench_input
 from _harness import alternate, ratio, serve
 
-LARGE = {"variant": "owt", "image_size": 224, "batch": 32, "steps": 6}
-SMALL = {"variant": "small", "image_size": 64, "batch": 64, "steps": 40}
+LARGE = {"variant": "owt", "image_size": 224, "batch": 32, "steps": 4}
+SMALL = {"variant": "small", "image_size": 64, "batch": 64, "steps": 20}
 
 
 def trained(folder: Path, size: dict[str, Any], feed: str) -> Callable[[], int]:
@@ -70,7 +70,7 @@ def gaps(folder: Path, epochs: int) -> dict[str, Any]:
     from pipeline.data.loader import load_split, training_epochs
 
     images = load_split(bench_input.prepared(folder, "encoded"), "train", in_memory=False)
-    config = TrainConfig(global_batch_size=256, crop="resized", epochs=epochs)
+    config = TrainConfig(global_batch_size=512, crop="resized", epochs=epochs)
     work = tf.function(lambda batch: tf.reduce_sum(tf.cast(batch["pixels"], tf.float32) ** 2))
     waited, within = [], []
     for batches in training_epochs(images, config, image_size=64, first=0):

@@ -415,6 +415,11 @@ def read_records(
 
     with _quiet_log():
         builder = tfds.builder_from_directory(shards)
+        if builder.info.file_format.value != "tfrecord":
+            raise DatasetError(
+                f"The dataset in {shards} is kept as {builder.info.file_format.value}. Expected TFRecord, TFDS's default. Type "
+                "`tfds build --file_format=tfrecord` for it, or name another folder in TFDS_DATA_DIR."
+            )
         files = builder.info.splits[instruction].file_instructions
         texts = {name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Text)}
         name_key = next((name for name in _NAME_FEATURES if name in texts), None)

@@ -407,6 +407,13 @@ def test_tfds_sets_land_in_the_work_directory(make_dataset, monkeypatch):
     assert dataset.builder_directory == dataset.directory.parents[1] / "datasets" / "tiny_shapes" / "1.0.0"
 
 
+def test_a_set_in_another_file_format_is_refused(make_dataset, monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    TinyShapes(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    with pytest.raises(DatasetError, match=r"is kept as array_record. Expected TFRecord"):
+        make_dataset(dataset="tiny_shapes")
+
+
 def test_unusable_tfds_sets_are_refused(make_dataset):
     with pytest.raises(DatasetError, match=r"Did you mean `cifar10`"):
         make_dataset(dataset="cifar1")
