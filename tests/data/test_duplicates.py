@@ -144,5 +144,5 @@ def test_a_million_pictures():
 
 
 def describe_in_parts(small):
-    parts = (small[start : start + 10_000] for start in range(0, len(small), 10_000))
-    return np.concatenate([describe(part.repeat(4, 1).repeat(4, 2)) for part in parts])
+    parts = (small[start : start + 2_000] for start in range(0, len(small), 2_000))
+    return np.concatenate([describe(part.repeat(8, 1).repeat(8, 2)) for part in parts])
