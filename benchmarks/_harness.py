@@ -84,3 +84,10 @@ def ratio(rates: dict[str, dict[str, float]], ours: str, peer: str) -> Any:
         return "skipped"
     by = "cpu" if os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1) else "wall"
     return round(rates[ours][by] / rates[peer][by], 3)
+
+
+def print_rows(pairs: dict[str, tuple[str, str]], rates: dict[str, dict[str, float]]) -> None:
+    """Print one JSON object for each pair of variants."""
+    for name, (left, right) in pairs.items():
+        rated = {which: {key: round(value, 1) for key, value in rates[which].items()} for which in (left, right) if which in rates}
+        print(json.dumps({"id": name, "what": f"{left} / {right}", "ratio": ratio(rates, left, right), "images_per_second": rated}))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_input
-from _harness import alternate, ratio, serve
+from _harness import alternate, print_rows, serve
 
 LARGE = {"variant": "owt", "image_size": 224, "batch": 32, "steps": 4}
 SMALL = {"variant": "small", "image_size": 64, "batch": 64, "steps": 20}
@@ -146,9 +146,7 @@ def main() -> None:
         rates = alternate(__file__, list(VARIANTS), 11 if options.full else 5, [folder])
         words = [sys.executable, __file__, "--worker", "gaps", folder]
         print(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    for name, (left, right) in PAIRS.items():
-        rated = {which: {key: round(value, 1) for key, value in rates[which].items()} for which in (left, right) if which in rates}
-        print(json.dumps({"id": name, "what": f"{left} / {right}", "ratio": ratio(rates, left, right), "images_per_second": rated}))
+    print_rows(PAIRS, rates)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import alternate, ratio, serve
+from _harness import alternate, print_rows, serve
 
 IMAGES, NAMES, SIDE, SIZE, BATCH = 384, 8, 256, 224, 64
 CORES = len(os.sched_getaffinity(0))
@@ -251,9 +251,7 @@ def main() -> None:
         pairs = {name: pair for name, pair in PAIRS.items() if not options.only or name in options.only}
         needed = [name for name in VARIANTS if any(name in pair for pair in pairs.values())]
         rates = alternate(__file__, needed, 11 if options.full else 5, [folder])
-    for name, (left, right) in pairs.items():
-        rated = {which: {key: round(value) for key, value in rates[which].items()} for which in (left, right) if which in rates}
-        print(json.dumps({"id": name, "what": f"{left} / {right}", "ratio": ratio(rates, left, right), "images_per_second": rated}))
+    print_rows(pairs, rates)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,9 @@ def from_services(addresses: Sequence[str], places: Any, batches_of: Callable[[A
         _require_answer(address)
     service = tf.data.experimental.service
     parts = [
+        # Not compressed: pixels hardly shrink.
         batches_of(places[index::count], (index, count)).apply(
-            service.distribute(
-                processing_mode=service.ShardingPolicy.OFF, service=f"grpc://{address}", compression=None
-            )  # pixels hardly shrink
+            service.distribute(processing_mode=service.ShardingPolicy.OFF, service=f"grpc://{address}", compression=None)
         )
         for index, address in enumerate(addresses)
     ]

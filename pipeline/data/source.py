@@ -200,7 +200,7 @@ def write_shards(
         beam_options: if given, Apache Beam reads, sorts and writes the pictures on the runner that they name; it tells no progress.
 
     Raises:
-        DatasetError: a file is not what it was when it was looked at; or Apache Beam is missing or failed.
+        DatasetError: a file is not what it was when it was looked at, or Apache Beam is missing.
     """
     import numpy as np
     import tensorflow_datasets as tfds
