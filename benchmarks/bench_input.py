@@ -8,7 +8,6 @@ installed is reported as "skipped".
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
