@@ -25,7 +25,7 @@ from pipeline.data.stage import ingest
 from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, unwritable, work_directory
 from pipeline.errors import ConfigError
 from pipeline.evaluate.stage import evaluate
-from pipeline.model.stage import build
+from pipeline.model.stage import build, build_alone
 from pipeline.train.stage import train
 
 DEFAULT_WORKDIR = Path("mlruns")
@@ -90,7 +90,16 @@ class PipelineResult:
                 "loss": report.loss,
                 "report": str(report.directory / report.REPORT_FILE),
             },
-            "model": model and {"path": str(model.model_path), "sha256": model.model_sha256, "parameters": model.parameters},
+            "model": model
+            and {
+                "path": str(model.model_path),
+                "sha256": model.model_sha256,
+                "variant": model.variant,
+                "parameters": model.parameters,
+                "macs": model.macs,
+                "activation_bytes": model.activation_bytes(self.resolved.config.train.global_batch_size),
+                "layers": [layer.model_dump() for layer in model.layers],
+            },
             "run_url": self.run_url,
             "not_recorded": self.not_recorded,
         }
@@ -123,10 +132,14 @@ def settings(
     remembered: Mapping[str, Any] = {}
     overrides = dict(overrides or {})
     dataset = at(str(overrides.get("data.dataset", "")))
+    if overrides.get("model.weights"):
+        overrides["model.weights"] = str(at(str(overrides["model.weights"])).resolve())
     if "data.dataset" in overrides and kind_of(str(dataset)) in ("folder", "manifest") and dataset.exists():
         overrides["data.dataset"] = str(dataset.resolve())  # so that it means the same from another folder
     given = {**environment_settings(os.environ), **overrides}
-    if recipe is None and workdir is not None and "data.dataset" not in given:
+    if recipe is None and str(given.get("model.classes", 0)) != "0":
+        recipe = "network"  # no dataset, so none to fit
+    elif recipe is None and workdir is not None and "data.dataset" not in given:
         recipe, remembered = _runner(workdir).remembered(stages)
     return resolve(recipe, overrides, remembered)
 
@@ -160,13 +173,19 @@ def run(
     if unknown or not stages:
         raise ConfigError(f"Stages are {', '.join(STAGE_NAMES)}. Received {', '.join(sorted(unknown)) or 'none'}.")
     resolved = _settings(recipe, settings, workdir, stages)
+    alone = resolved.config.model.classes > 0
+    if alone and list(stages) != ["build"]:
+        raise ConfigError(
+            "model.classes is for a look at a network without a dataset. Expected the command `build` alone, received "
+            f"{', '.join(stages)}; leave --classes out and the dataset says how many there are."
+        )
     if "ingest" in stages:
         require_source(resolved.config.data)
     config = resolved.config.tracking
     tracking.require_nameable(config, workdir)
     with work_directory(workdir, wait=wait):
         tracker = tracking.MlflowTracker(workdir, config) if config.enabled else tracking.NoTracker()
-        runner = _runner(workdir, observer or Silent(), resolved)
+        runner = _runner(workdir / "networks" if alone else workdir, observer or Silent(), resolved)
         outcomes = tuple(runner.run(resolved, [*stages, *rerun], tracker, rerun))
         known = tracking.known_runs(workdir)
         key = tracker.pipeline_key or outcomes[-1].run_key.removesuffix(f"-{outcomes[-1].stage}")
@@ -192,7 +211,8 @@ def _runner(workdir: Path, observer: Observer | None = None, resolved: Resolved 
         if resolved is not None:
             configure_runtime(resolved.config.train)
 
-    return Runner(STAGES, workdir, observer or Silent(), prepare)
+    alone = resolved is not None and resolved.config.model.classes > 0
+    return Runner((build_alone,) if alone else STAGES, workdir, observer or Silent(), prepare)
 
 
 def status(

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -109,11 +109,29 @@ class DatasetArtifact(Artifact):
         """The pictures of a split where `store` is `pixels`: uint8 [images, short_side, short_side, 3], in stored order."""
         return self.directory / "pixels" / f"{split}.npy"
 
+    @property
+    def sample_path(self) -> Path:
+        """Some training pictures of many classes: `pixels` uint8 [pictures, short_side, short_side, 3] and `labels`."""
+        return self.directory / "sample.npz"
+
     def promised_files(self) -> tuple[Path, ...]:
-        """The shards' own index, ours of each split, and the dataset card."""
+        """The shards' own index, ours of each split, the sample and the dataset card."""
         ours = [self.directory / "index" / f"{split}.parquet" for split in self.reads]
         ours += [self.pixels_path(split) for split in self.reads if self.store == "pixels"]
-        return (self.shards / "dataset_info.json", self.directory / "report" / "dataset_card.html", *ours)
+        return (self.shards / "dataset_info.json", self.directory / "report" / "dataset_card.html", self.sample_path, *ours)
+
+
+class LayerRecord(BaseModel):
+    """One layer of a network."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: str = Field(description="Its name.")
+    kind: str = Field(description="What it is, with window and stride.")
+    output: tuple[int, ...] = Field(description="Shape of its output, without the batch.")
+    parameters: int = Field(description="Trainable parameters.")
+    macs: int = Field(description="Multiplications with a weight, for an image.")
+    bytes: int = Field(description="What its output takes for an image, in float32 but for the pixels.")
 
 
 class SavedModel(Artifact):
@@ -123,7 +141,10 @@ class SavedModel(Artifact):
 
     model_sha256: str = Field(description="SHA-256 of the .keras file.")
     parameters: int = Field(description="Trainable parameters.")
+    macs: int = Field(default=0, description="Multiplications with a weight, for an image.")
+    layers: tuple[LayerRecord, ...] = Field(default=(), description="The layers in order.")
     variant: str = Field(description="Which AlexNet.")
+    fidelity: str = Field(default="code", description="As the code or as the paper of 2012.")
     image_size: int = Field(description="Height and width of the input, in pixels.")
     class_names: tuple[str, ...] = Field(description="Names in the order of the logits.")
 
@@ -131,6 +152,14 @@ class SavedModel(Artifact):
     def model_path(self) -> Path:
         """The `.keras` file."""
         return self.directory / self.MODEL_FILE
+
+    def network(self) -> dict[str, Any]:
+        """Return the fields that say which network this is, whatever its weights."""
+        return {name: getattr(self, name) for name in SavedModel.model_fields if name not in ("directory", "model_sha256")}
+
+    def activation_bytes(self, batch_size: int) -> int:
+        """Return what the outputs of all layers take for a batch, in bytes; their gradients take as much again while training."""
+        return batch_size * sum(layer.bytes for layer in self.layers)
 
     def promised_files(self) -> tuple[Path, ...]:
         """The `.keras` file."""
@@ -152,11 +181,16 @@ class SavedModel(Artifact):
 
 
 class ModelArtifact(SavedModel):
-    """The network with fresh weights, uncompiled."""
+    """The network before training, uncompiled: with fresh weights, or those of a file."""
+
+    signal: str = Field(default="not checked", description="What the signal check found: alive, weak, vanished or exploded.")
+    logit_spread: float | None = Field(default=None, description="Deviation of the logits across images.")
 
     def headline(self) -> str:
-        """Which network, and how large."""
-        return f"{self.variant}, {self.image_size} x {self.image_size} pixels, {self.parameters:,} parameters"
+        """Which network, how large, and whether a signal passes."""
+        size = f"{self.image_size} x {self.image_size} pixels, {self.parameters:,} parameters, {self.macs / 1e6:,.1f} M MACs"
+        spread = "" if self.logit_spread is None else f" ({self.logit_spread:.1e})"
+        return f"{self.variant}, {size}, signal {self.signal}{spread}"
 
 
 class TrainingResult(SavedModel):

@@ -96,8 +96,15 @@ STAGE_OPTIONS = {
     "dataset": click.option(
         "--dataset", metavar="NAME|PATH", help="`digits`, a TFDS name, a folder of class folders, or a manifest (.csv, ...)."
     ),
-    "variant": click.option("--variant", metavar="NAME", help="Which AlexNet: small, paper or owt."),
+    "variant": click.option(
+        "--variant", metavar="NAME", help="Which AlexNet: small, paper, caffenet, owt, ungrouped, single_tower or cifar."
+    ),
     "image_size": click.option("--image-size", metavar="PIXELS", help="Height and width of the network's input."),
+    "classes": click.option("--classes", metavar="N", help="Look at a network for N classes, without a dataset."),
+    "weights": click.option(
+        "--weights", metavar="FILE", help="Start from a .keras, torchvision's .pth or .safetensors, or Caffe's .npy or .npz."
+    ),
+    "freeze": click.option("--freeze", metavar="LAYER", help="Keep the weights up to and including this layer, such as conv5."),
     "epochs": click.option("--epochs", metavar="N", help="Passes over the training images."),
     "devices": click.option("--devices", metavar="WHICH", help="auto, cpu, cpu:2, gpu, or gpu:0,1."),
     "seed": click.option("--seed", metavar="N", help="Seed of the weights, of the order and of dropout."),
@@ -106,13 +113,21 @@ STAGE_OPTIONS = {
 # Which settings a stage's own options mean; `run` has them all.
 MEANINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "ingest": {"dataset": ("data.dataset",)},
-    "build": {"variant": ("model.variant",), "image_size": ("model.image_size",), "seed": ("model.seed",)},
-    "train": {"epochs": ("train.epochs",), "devices": ("train.devices",), "seed": ("train.seed",)},
+    "build": {
+        "variant": ("model.variant",),
+        "image_size": ("model.image_size",),
+        "classes": ("model.classes",),
+        "weights": ("model.weights",),
+        "seed": ("model.seed",),
+    },
+    "train": {"freeze": ("train.freeze",), "epochs": ("train.epochs",), "devices": ("train.devices",), "seed": ("train.seed",)},
     "evaluate": {"split": ("evaluate.split",)},
     "run": {
         "dataset": ("data.dataset",),
         "variant": ("model.variant",),
         "image_size": ("model.image_size",),
+        "weights": ("model.weights",),
+        "freeze": ("train.freeze",),
         "epochs": ("train.epochs",),
         "devices": ("train.devices",),
         "seed": ("model.seed", "train.seed"),
@@ -173,7 +188,7 @@ def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
 
 _stage_command("run", STAGE_NAMES, "Run every stage: ingest, build, train, evaluate.")
 _stage_command("ingest", ("ingest",), "Prepare the pictures: read, check, split and store them.")
-_stage_command("build", ("build",), "Build the network for the dataset, with fresh weights.")
+_stage_command("build", ("build",), "Build the network for the dataset, with fresh weights or those of a file.")
 _stage_command("train", ("train",), "Train the network on one device or on many, and keep the weights of its best epoch.")
 _stage_command("evaluate", ("evaluate",), "Score the saved model on pictures it has never seen.")
 

@@ -20,7 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pipeline.errors import ConfigError
 
 # Below these, the pools of the 224-pixel networks have nothing left to see.
-_LEAST_IMAGE_SIZE = {"paper": 64, "owt": 63, "small": 16}
+_LEAST_IMAGE_SIZE = {"small": 16, "paper": 64, "caffenet": 64, "owt": 63, "ungrouped": 64, "single_tower": 64, "cifar": 16}
+# The networks that section 3.5 of the paper and the code of 2012 describe, each in its own way.
+_OF_2012 = ("paper", "ungrouped", "single_tower")
+_WITHOUT_LRN = ("owt", "cifar")
 ENVIRONMENT_PREFIX = "ALEXNET_"
 DEFAULT_RECIPE = "digits"
 _ANY_PICTURES = "folder"
@@ -86,16 +89,71 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """Which network."""
+    """Which network. docs/model.md says what each choice was in 2012 and where it comes from."""
 
-    variant: Literal["small", "paper", "owt"] = Field(
-        "small", description="`small`: the 2012 pattern for 28-96 pixel images; `paper`: two towers, 2012; `owt`: one tower, 2014."
+    variant: Literal["small", "paper", "caffenet", "owt", "ungrouped", "single_tower", "cifar"] = Field(
+        "small",
+        description="`small`: the 2012 pattern for 28-96 pixel images; `paper`: two towers, 2012; `caffenet`: Caffe's; `owt`: one tower, "
+        "2014, torchvision's; `ungrouped`: 2012 without towers; `single_tower`: half of 2012, its one-GPU control; `cifar`: four layers.",
     )
-    image_size: int = Field(32, ge=16, le=512, description="Height and width of the network's input, in pixels.")
+    fidelity: Literal["code", "paper"] = Field(
+        "code",
+        description="For paper, ungrouped, single_tower: `code`, the program that made the published numbers, or the `paper`'s text. "
+        "Decides lrn_alpha, lrn_across, layer_order, spatial_norm, initialization and train.color_mode where they are `auto`.",
+    )
+    image_size: int = Field(32, ge=16, le=512, description="Height and width of the network's input, in pixels; 224 in 2012.")
+    classes: int = Field(0, ge=0, le=1_000_000, description="Look at a network for so many classes, without a dataset; 0: the dataset's.")
     width_multiplier: float = Field(
         1.0, gt=0, le=4, description="Scales every layer's width but the last; less is faster. Recipes fit it to the machine's time."
     )
-    dropout: float = Field(0.5, ge=0, lt=1, description="Share of fc6 and fc7 units dropped while training, in [0, 1).")
+    activation: Literal["relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu"] = Field(
+        "relu", description="What follows each layer but the last; the paper's figure 1 compares relu and tanh."
+    )
+    normalization: Literal["auto", "lrn", "batch", "none"] = Field(
+        "auto",
+        description="`lrn` after the first two convolutions, as in 2012; `batch`: after every convolution, over all replicas; `none`. "
+        "`auto`: none for owt and cifar, else lrn.",
+    )
+    lrn_alpha: Literal["auto"] | float = Field(
+        "auto", description="LRN's alpha in the paper's formula: 1e-4 in its text; 2e-5 in its code and in Caffe, which divide by 5 maps."
+    )
+    lrn_across: Literal["auto", "maps", "tower"] = Field(
+        "auto",
+        description="LRN sums over all neighbouring `maps`, as the paper and Caffe, or over those of one `tower`, as the code of 2012.",
+    )
+    layer_order: Literal["auto", "code", "paper", "caffe"] = Field(
+        "auto", description="First layers: `code` conv, LRN, pool, ReLU; `paper` conv, ReLU, LRN, pool; `caffe` conv, ReLU, pool, LRN."
+    )
+    spatial_norm: Literal["auto"] | bool = Field(
+        "auto", description="The unpublished normalisation over 5 x 5 positions after the second LRN, which the code of 2012 has."
+    )
+    overlapping_pooling: bool = Field(True, description="Pools of 3 x 3, 2 apart, as in 2012; without, 2 x 2.")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Share of units dropped while training, in [0, 1).")
+    dropout_place: Literal["after", "before"] = Field(
+        "after", description="`after` fc6 and fc7, as in 2012; `before` them, as in torchvision."
+    )
+    remove_layer: Literal["none", "conv2", "conv3", "conv4", "conv5"] = Field(
+        "none", description="Leave out one convolution, as section 7 of the paper does."
+    )
+    initialization: Literal["auto", "code", "paper", "caffe", "caffenet", "he", "glorot"] = Field(
+        "auto",
+        description="Fresh weights: Gaussians of the 2012 `code`, of the `paper`, of Caffe's AlexNet or CaffeNet; `he`; `glorot`, Keras's.",
+    )
+    input_scale: Literal["auto", "levels", "unit", "fraction"] = Field(
+        "auto",
+        description="Pixels inside the network: `levels` 0-255 less the mean; `unit` also divided by the deviation; `fraction`: 0-1. A "
+        "pair with initialization; `auto` is unit for he and glorot, else levels.",
+    )
+    weights: str = Field(
+        "",
+        description="File to start from: `.keras`; torchvision's AlexNet, `.pth` or `.safetensors`; Caffe's, `.npy` or `.npz`.",
+    )
+    classifier: Literal["auto", "keep", "fresh"] = Field(
+        "auto", description="The last layer of `weights`: `auto` keeps it where the classes are the same, else it starts afresh."
+    )
+    signal_check: Literal["stop", "warn", "off"] = Field(
+        "stop", description="What becomes of a network through which no signal passes, so that it would not learn."
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the initial weights.")
 
 
@@ -114,6 +172,9 @@ class TrainConfig(Section):
     )
     patience: int = Field(5, ge=1, le=1000, description="Epochs without a better validation error before `plateau` divides the rate.")
     warmup_epochs: int = Field(0, ge=0, le=1000, description="Epochs over which the learning rate rises linearly from zero.")
+    freeze: Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"] = Field(
+        "none", description="Keep the weights of the layers up to and including this one: for `model.weights` and few pictures."
+    )
     crop: Literal["random", "resized", "center"] = Field(
         "random",
         description="How training images are cut: at `random` places, as in 2012; `resized`: 8-100 % of the area, stretched; `center`.",
@@ -122,9 +183,10 @@ class TrainConfig(Section):
     color_noise: float = Field(
         0.0, ge=0, le=1, description="Spread of the noise along the principal colours of the training images; 0.1 in 2012, 0 is none."
     )
-    color_mode: Literal["code", "paper"] = Field(
-        "code",
-        description="What color_noise counts: standard deviations, as the code of 2012, or variances on the 0-1 scale, as the paper.",
+    color_mode: Literal["auto", "code", "paper"] = Field(
+        "auto",
+        description="What color_noise counts: standard deviations, as the code of 2012, or variances on the 0-1 scale, as the paper; "
+        "`auto` as model.fidelity.",
     )
     randaugment: int = Field(
         0, ge=0, le=4, description="Random changes of shape and colour a training image, as RandAugment draws them; 2 is usual, 0 is none."
@@ -184,19 +246,38 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
 
+    def _network_fits(self) -> None:
+        """Refuse settings of a network that would change nothing, or leave nothing to see."""
+        model = self.model
+        least = _LEAST_IMAGE_SIZE[model.variant]
+        if model.image_size < least:
+            raise ValueError(
+                f"model.variant={model.variant} needs a model.image_size of at least {least} pixels, and was made for 224. Received "
+                f"{model.image_size}; type --set data.short_side=256 --image-size 224, or keep --variant small"
+            )
+        if model.fidelity == "paper" and model.variant not in _OF_2012:
+            raise ValueError(
+                f"model.fidelity=paper is a choice between the text and the code of 2012, for model.variant {', '.join(_OF_2012)}. "
+                f"Received variant {model.variant}; leave fidelity out"
+            )
+        normalized = "none" if model.normalization == "auto" and model.variant in _WITHOUT_LRN else model.normalization
+        useless = [name for name in ("lrn_alpha", "lrn_across") if getattr(model, name) != "auto"]
+        if useless and normalized in ("none", "batch"):
+            raise ValueError(
+                f"model.{useless[0]} needs local response normalisation, which variant {model.variant} with normalization="
+                f"{model.normalization} has not; add --set model.normalization=lrn"
+            )
+        if model.variant == "cifar" and model.remove_layer in ("conv4", "conv5"):
+            raise ValueError(f"model.variant=cifar has three convolutions. Received model.remove_layer={model.remove_layer}")
+
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Config:
-        if self.model.image_size > self.data.short_side:
+        if self.model.image_size > self.data.short_side and not self.model.classes:
             raise ValueError(
                 f"model.image_size ({self.model.image_size}) must not exceed data.short_side ({self.data.short_side}): "
                 "crops are cut from images of that side"
             )
-        least = _LEAST_IMAGE_SIZE[self.model.variant]
-        if self.model.image_size < least:
-            raise ValueError(
-                f"model.variant={self.model.variant} needs a model.image_size of at least {least} pixels, and was made for 224. Received "
-                f"{self.model.image_size}; type --set data.short_side=256 --image-size 224, or keep --variant small"
-            )
+        self._network_fits()
         kind, _, replicas = self.train.devices.partition(":")
         unit = self.train.together * (int(replicas or 1) if kind == "cpu" else 1)
         batch = self.train.global_batch_size

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.api import PipelineResult, stage_dict
+from pipeline.artifacts import ModelArtifact
 from pipeline.config import Resolved
 from pipeline.engine import Finding, Outcome
 
@@ -163,8 +164,12 @@ def duration(seconds: float) -> str:
 
 
 def show_result(output: Console, result: PipelineResult) -> None:
-    """Print the scores and where to look."""
+    """Print the scores or, of a command that ends with `build`, the layers; and where to look."""
     report = result.report
+    last = result.outcomes[-1]
+    if isinstance(last.artifact, ModelArtifact):
+        _show_layers(output, last.artifact, result.resolved.config.train.global_batch_size)
+        _show_place(output, "page", str((last.directory / "report" / "network.html").resolve().as_uri()))
     if report is not None:
         low, high = report.top1_error_interval
         table = Table(title=Text(f"{report.split} split, {report.images:,} images, {report.view}"), title_justify="left")
@@ -182,6 +187,21 @@ def show_result(output: Console, result: PipelineResult) -> None:
     if result.run_url is not None:
         hint = "" if result.resolved.config.tracking.uri.startswith("http") else "   (after `alexnet ui`)"
         _show_place(output, "MLflow", f"{result.run_url}{hint}")
+
+
+def _show_layers(output: Console, model: ModelArtifact, batch_size: int) -> None:
+    """Print the layers of a network: shape, parameters, multiplications, memory of a batch."""
+    table = Table(title=Text(f"{model.variant}, {len(model.class_names):,} classes"), title_justify="left")
+    for heading in ("layer", "what", "output", "parameters", "M MACs", f"MB, batch of {batch_size:,}"):
+        table.add_column(heading, justify="left" if heading in ("layer", "what") else "right")
+    for layer in model.layers:
+        numbers = (f"{layer.parameters:,}" if layer.parameters else "", f"{layer.macs / 1e6:,.1f}" if layer.macs else "")
+        shape = " x ".join(str(side) for side in layer.output)
+        table.add_row(layer.layer, layer.kind, shape, *numbers, f"{batch_size * layer.bytes / 1e6:,.1f}")
+    table.add_section()
+    total = model.activation_bytes(batch_size) / 1e6
+    table.add_row("total", "", "", f"{model.parameters:,}", f"{model.macs / 1e6:,.1f}", f"{total:,.1f}")
+    output.print(table)
 
 
 def _show_place(output: Console, name: str, place: str) -> None:

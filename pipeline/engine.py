@@ -488,6 +488,7 @@ class Runner:
             "last": current["last"] | ({item.name: folder.name} if finished else {}),
         }
         if selected != current:
+            self.workdir.mkdir(parents=True, exist_ok=True)
             write_atomically(self._current_file, json.dumps(selected, indent=1))
 
 

@@ -200,7 +200,7 @@ REFUSALS = {
     "no equals sign": (["--set", "train.epochs"], 2, "section.field=value"),
     "unknown recipe": (["--recipe", "digit"], 2, "Did you mean `digits`?"),
     "unreadable recipe": (["--recipe", "missing.yaml"], 2, "No such file"),
-    "unknown variant": (["--variant", "papier"], 2, "'small', 'paper' or 'owt'"),
+    "unknown variant": (["--variant", "papier"], 2, "'ungrouped', 'single_tower' or 'cifar'"),
     "crop larger than image": (["--image-size", "64"], 2, "must not exceed data.short_side"),
     "network too large for the images": (["--variant", "paper"], 2, "needs a model.image_size of at least 64 pixels"),
     "uneven batch": (["--devices", "cpu:2", "--set", "train.global_batch_size=9"], 2, "--set train.global_batch_size=10"),

@@ -178,7 +178,7 @@ class TestRefused:
             ("train.seed", "-1", "greater than or equal to 0"),
             ("data.dataset", "", "at least 1 character"),
             ("data.validation_fraction", "0.5", "less than 0.5"),
-            ("model.variant", "alexnet", "'small', 'paper' or 'owt'"),
+            ("model.variant", "alexnet", "'ungrouped', 'single_tower' or 'cifar'"),
         ],
     )
     def test_value(self, key, value, expected):

@@ -11,7 +11,7 @@ import tensorflow as tf
 from pipeline.artifacts import DatasetArtifact
 from pipeline.config import TrainConfig
 
-ColorMode = Literal["code", "paper"]
+ColorMode = Literal["auto", "code", "paper"]  # `auto` is the code of 2012 here; training asks the network
 
 
 def principal_colors(covariance: Sequence[Sequence[float]]) -> tuple[Any, Any]:
@@ -43,7 +43,7 @@ def color_shifts(count: int, covariance: Sequence[Sequence[float]], *, seed: int
         mode: `code` or `paper`.
     """
     deviations, directions = principal_colors(covariance)
-    lengths = deviations if mode == "code" else (deviations / 255) ** 2 * 255
+    lengths = (deviations / 255) ** 2 * 255 if mode == "paper" else deviations
     # An own stream: the loader's cuts of the same epoch use 0 to 3.
     times = np.random.default_rng([seed, epoch, 4]).normal(0, noise, (count, 3))
     return (times * lengths @ directions).astype(np.float32)
@@ -51,7 +51,7 @@ def color_shifts(count: int, covariance: Sequence[Sequence[float]], *, seed: int
 
 def color_scale(noise: float, mode: ColorMode) -> float:
     """Return what deviations from the mean colour are multiplied with: the code of 2012 takes back the spread that noise adds."""
-    return 1 / (1 + noise) if mode == "code" else 1.0
+    return 1.0 if mode == "paper" else 1 / (1 + noise)
 
 
 def shift_colors(pixels: Any, shifts: Any, mean: Sequence[float], scale: float) -> Any:

@@ -16,7 +16,7 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
     from pipeline.data.card import write_card
     from pipeline.data.source import prepare
     from pipeline.data.splits import require_classes
-    from pipeline.data.statistics import measure
+    from pipeline.data.statistics import measure, write_sample
 
     def progress(done: int, total: int, detail: str) -> None:
         context.progress(done, total, "images", detail)
@@ -25,6 +25,7 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
     statistics = measure(prepared, config.short_side, context.directory, progress, store_pixels=config.store == "pixels")
     require_classes(prepared.class_names, statistics.class_counts)
     write_card(prepared, statistics, config, context.report_directory)
+    write_sample(statistics.examples, context.directory)
     sizes = {f"{split}_images": sum(counts) for split, counts in statistics.class_counts.items()}
     left_out = {"quarantined": len(prepared.quarantined), "set_aside": len(prepared.aside)}
     context.run.metrics({**sizes, **left_out, "classes": len(prepared.class_names)}, summary=True)

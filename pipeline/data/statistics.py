@@ -28,6 +28,7 @@ Triple = tuple[float, float, float]
 MEASURED_IMAGES = 20_000
 EXAMPLE_CLASSES = 12
 EXAMPLES_PER_CLASS = 8
+SAMPLE_PICTURES = 32
 _WINDOW, _SHOWN = 4096, 256
 _INDEX = pa.schema({"key": pa.string(), "label": pa.int32(), "sha256": pa.binary(32)})
 
@@ -109,6 +110,13 @@ def measure(prepared: Prepared, short_side: int, directory: Path, progress: Prog
         ambiguous=_with_several(tally, np.asarray(tally.places) // len(splits)),
         upright_jpeg=tally.upright_jpeg,
     )
+
+
+def write_sample(examples: Mapping[int, list[Any]], directory: Path) -> None:
+    """Write sample.npz: up to 32 training pictures, one of each class in turn, for the checks of the network."""
+    turns = [(label, pictures[turn]) for turn in range(EXAMPLES_PER_CLASS) for label, pictures in examples.items() if turn < len(pictures)]
+    labels, pixels = zip(*turns[:SAMPLE_PICTURES], strict=True)
+    np.savez(directory / "sample.npz", pixels=np.stack(pixels), labels=np.asarray(labels, np.int32))
 
 
 def _resized(prepared: Prepared, split: str, short_side: int, every: bool) -> Any:

@@ -1,116 +1,239 @@
-"""AlexNet, and which one: each variant is one function that reads from the pixels to the logits.
+"""AlexNet, and which one. Every network reads from the pixels to the logits in one function, after a plan that says what is in it.
 
-| variant | what it is                                                     | parameters at 1000 classes |
-|---------|----------------------------------------------------------------|----------------------------|
-| `paper` | two towers, Krizhevsky, Sutskever and Hinton 2012              | 60,965,224                 |
-| `owt`   | one tower, "One weird trick" 2014, in torchvision's layout     | 61,100,840                 |
-| `small` | the 2012 pattern with smaller strides, for 28-96 pixel images  | depends on the image size  |
+| variant        | what it is                                                         | parameters, 1000 classes | MACs at 224 |
+|----------------|--------------------------------------------------------------------|--------------------------|-------------|
+| `paper`        | two towers: Krizhevsky, Sutskever and Hinton, 2012                 | 60,965,224               | 724.4 M     |
+| `caffenet`     | the same in Caffe's CaffeNet: pool before normalisation            | 60,965,224               | 724.4 M     |
+| `ungrouped`    | the same without towers, as in most blogs                          | 62,378,344               | 1,135.3 M   |
+| `single_tower` | half the filters on one GPU, the control of section 3.2            | 59,798,312               | 391.5 M     |
+| `owt`          | "One weird trick", Krizhevsky, 2014, in torchvision's layout       | 61,100,840               | 714.2 M     |
+| `small`        | the 2012 pattern with a smaller first layer, for 28-96 pixels      | depends on the size      |             |
+| `cifar`        | the four layers of figure 1, from cuda-convnet's CIFAR-10 files    | depends on the size      |             |
 
 Every network takes uint8 [batch, image_size, image_size, 3] RGB in [0, 255] and gives float32 logits [batch, classes]: the mean is
 subtracted inside, so whoever has the file needs no other preparation than the cut.
 
-Initial weights and input scale are chosen as a pair, because a mismatch does not learn. `paper` takes mean-subtracted pixels on the
-0-255 scale with the deviations of the published 2012 code (0.03 for conv3-conv5), since the paper's own 0.01 everywhere leaves a
-signal 14 times weaker. `owt` and `small` take unit-variance pixels with He's initialisation.
+The 2012 networks exist twice: as the paper describes them and as the published program computed them (`fidelity`), which differ in more
+than the paper's readers were told; docs/model.md has the list with its sources.
+
+Initial weights and input scale are a pair, because a mismatch does not learn: Gaussians of fixed deviation take mean-subtracted pixels on
+the 0-255 scale, He's initialisation takes unit variance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 
 from pipeline.config import ModelConfig
-from pipeline.model.layers import LocalResponseNormalization, TwoTowerConv2D
+from pipeline.model.layers import LocalResponseNormalization, SpatialResponseNormalization, TwoTowerConv2D
+
+Triple = Sequence[float]
+# conv2, conv4, conv5 and both hidden layers start with a bias "to provide the ReLUs with positive inputs" (paper, section 5).
+_BIASED = frozenset({"conv2", "conv4", "conv5", "fc6", "fc7"})
 
 
-def build_network(config: ModelConfig, *, num_classes: int, channel_mean: Sequence[float], channel_std: Sequence[float]) -> Any:
+@dataclass(frozen=True)
+class Plan:
+    """What the variant, the fidelity and the settings add up to.
+
+    `filters` are those of the convolutions, `units` of the two hidden layers, before the width multiplier. `stem` is the first layer: 11 x
+    11, 4 apart, with windows that fall off the edge (`2012`) or with a border of 2 (`2014`); or 5 x 5 (`small`).
+    """
+
+    filters: tuple[int, ...] = (96, 256, 384, 384, 256)
+    units: int = 4096
+    towers: int = 1
+    stem: str = "2012"
+    normalization: str = "lrn"
+    lrn_bias: float = 2.0
+    lrn_alpha: float = 1e-4
+    lrn_across: str = "maps"
+    layer_order: str = "paper"
+    spatial_norm: bool = False
+    initialization: str = "he"
+    input_scale: str = "unit"
+    pool_padding: str = "valid"
+
+
+_VARIANTS = {
+    "paper": Plan(towers=2),
+    "ungrouped": Plan(),
+    # Halves every convolution but the last: conv5 and the hidden layers keep the size that makes both nets as large (paper, section 3.2).
+    "single_tower": Plan(filters=(48, 128, 192, 192, 256)),
+    # Caffe leaves out the paper's k = 2, so its k is 1, and divides alpha by the five maps of the sum.
+    "caffenet": Plan(towers=2, lrn_bias=1.0, lrn_alpha=2e-5, layer_order="caffe", initialization="caffenet"),
+    # With LRN it is cuda-convnet2's network; torchvision's has none.
+    "owt": Plan(filters=(64, 192, 384, 256, 256), stem="2014", normalization="none", lrn_alpha=2e-5, layer_order="code"),
+    "small": Plan(filters=(48, 128, 192, 192, 128), units=1024, towers=2, stem="small"),
+    # Its pools begin at the first position and may fall off the edge, as cuda-convnet's do: 32 positions become 16.
+    "cifar": Plan(filters=(32, 32, 64), normalization="none", initialization="code", pool_padding="same"),
+}
+_FIDELITIES: dict[str, dict[str, Any]] = {
+    "code": {"lrn_alpha": 2e-5, "lrn_across": "tower", "layer_order": "code", "spatial_norm": True, "initialization": "code"},
+    "paper": {"initialization": "paper"},
+}
+# bvlc_alexnet: the paper's order of layers with Caffe's constants.
+_CAFFE_WEIGHTS: dict[str, Any] = {"lrn_bias": 1.0, "lrn_alpha": 2e-5, "initialization": "caffe"}
+# What follows the first convolution, and what follows the second.
+_ORDERS = {
+    "code": (("norm", "pool", "act"), ("act", "norm", "spatial", "pool")),
+    "paper": (("act", "norm", "pool"), ("act", "norm", "spatial", "pool")),
+    "caffe": (("act", "pool", "norm"), ("act", "pool", "norm", "spatial")),
+}
+
+
+def plan_for(config: ModelConfig, *, caffe_weights: bool = False) -> Plan:
+    """Return the network that the settings ask for, each `auto` decided.
+
+    Args:
+        config: the settings.
+        caffe_weights: the weights are those of Caffe's AlexNet, which was the paper's with other constants.
+    """
+    plan = _VARIANTS[config.variant]
+    if config.variant in ("paper", "ungrouped", "single_tower"):
+        plan = dataclasses.replace(plan, **(_CAFFE_WEIGHTS if caffe_weights else _FIDELITIES[config.fidelity]))
+    names = ("normalization", "lrn_alpha", "lrn_across", "layer_order", "spatial_norm", "initialization", "input_scale")
+    said = {name: value for name in names if (value := getattr(config, name)) != "auto"}
+    plan = dataclasses.replace(plan, **said)
+    changes: dict[str, Any] = {}
+    if plan.normalization != "lrn":
+        # Without normalisation the orders are one network, as a pool of maxima commutes with rising activations.
+        changes |= {"spatial_norm": said.get("spatial_norm", False), "layer_order": said.get("layer_order", "paper")}
+    if config.input_scale == "auto":
+        changes["input_scale"] = "unit" if plan.initialization in ("he", "glorot") else "levels"
+    return dataclasses.replace(plan, **changes)
+
+
+def build_network(config: ModelConfig, *, num_classes: int, channel_mean: Triple, channel_std: Triple, caffe_weights: bool = False) -> Any:
     """Return an uncompiled Keras model with fresh weights.
 
     Args:
-        config: which variant, its image size, width, dropout and seed.
+        config: which variant, and every choice within it.
         num_classes: number of logits.
         channel_mean: RGB mean of the training pixels, 0-255.
         channel_std: RGB standard deviation of the training pixels, 0-255.
+        caffe_weights: make the network that Caffe's weights were trained in.
     """
-    networks = {"paper": _paper, "owt": _owt, "small": _small}
-    centred = [1.0, 1.0, 1.0]
-    scale = centred if config.variant == "paper" else [max(value, 1.0) for value in channel_std]  # a black set has no spread
+    plan = plan_for(config, caffe_weights=caffe_weights)
+    # A set of black pictures has no deviation.
+    means = {"levels": channel_mean, "unit": channel_mean, "fraction": (0.0, 0.0, 0.0)}
+    scales = {"levels": (1.0, 1.0, 1.0), "unit": [max(value, 1.0) for value in channel_std], "fraction": (255.0, 255.0, 255.0)}
     image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
-    pixels = keras.layers.Normalization(mean=list(channel_mean), variance=[value**2 for value in scale], name="normalize")(image)
-    logits = networks[config.variant](pixels, config, num_classes)
-    return keras.Model(image, logits, name=f"alexnet_{config.variant}")
+    mean, scale = means[plan.input_scale], scales[plan.input_scale]
+    # In float32 whatever the rest computes in: half precision has 8 bits for 256 levels. Rescaling rather than Normalization, whose
+    # constants an ONNX file would ask for as inputs.
+    normalize = keras.layers.Rescaling(
+        [1 / spread for spread in scale],
+        [-level / spread for level, spread in zip(mean, scale, strict=True)],
+        dtype="float32",
+        name="normalize",
+    )
+    draft = _Draft(config, plan, _widths(config.width_multiplier), _starts(config, plan))
+    network = _cifar if config.variant == "cifar" else _alexnet
+    return keras.Model(image, network(normalize(image), draft, num_classes), name=f"alexnet_{config.variant}")
 
 
-def _paper(x: Any, config: ModelConfig, num_classes: int) -> Any:
-    """The network of 2012: section 3.5 of the paper, with the initial weights of its published code. Sizes are for 224 pixels."""
-    gaussian, width = _gaussians(config.seed), _widths(config.width_multiplier)
+@dataclass(frozen=True)
+class _Draft:
+    """What the functions below share while a network is drawn."""
 
-    # 224 pixels give 55 positions in the 2012 code because windows may fall off the right and bottom edge by 3.
-    x = keras.layers.ZeroPadding2D(((0, 3), (0, 3)), name="edge")(x)
-    x = keras.layers.Conv2D(width(96), 11, strides=4, activation="relu", kernel_initializer=gaussian(0.01), name="conv1")(x)  # 55 x 55 x 96
-    x = LocalResponseNormalization(name="norm1")(x)
-    x = keras.layers.MaxPooling2D(3, 2, name="pool1")(x)  # 27 x 27 x 96
-    x = TwoTowerConv2D(width(256), 5, activation="relu", kernel_initializer=gaussian(0.01), bias_initializer="ones", name="conv2")(x)
-    x = LocalResponseNormalization(name="norm2")(x)  # 27 x 27 x 256
-    x = keras.layers.MaxPooling2D(3, 2, name="pool2")(x)  # 13 x 13 x 256
-    x = keras.layers.Conv2D(width(384), 3, padding="same", activation="relu", kernel_initializer=gaussian(0.03), name="conv3")(x)
-    x = TwoTowerConv2D(width(384), 3, activation="relu", kernel_initializer=gaussian(0.03), bias_initializer="ones", name="conv4")(x)
-    x = TwoTowerConv2D(width(256), 3, activation="relu", kernel_initializer=gaussian(0.03), bias_initializer="ones", name="conv5")(x)
-    x = keras.layers.MaxPooling2D(3, 2, name="pool5")(x)  # 6 x 6 x 256
+    config: ModelConfig
+    plan: Plan
+    width: Callable[[int], int]
+    starts: Iterator[dict[str, Any]]  # the initial weights of one layer after another
+
+
+def _alexnet(x: Any, draft: _Draft, num_classes: int) -> Any:
+    """Five convolutions, two hidden layers, the logits (paper, section 3.5). Sizes are those of `paper` at 224 pixels."""
+    config, plan, towers = draft.config, draft.plan, draft.plan.towers
+    first, second, other = _orders(plan)
+    conv1, conv2, conv3, conv4, conv5 = plan.filters
+    if plan.stem == "small":
+        # The stride is 1, or 2 from 64 pixels on, so that five convolutions and three pools have something left to see.
+        x = _block(x, draft, 1, conv1, 5, first, stride=1 if config.image_size < 64 else 2)
+    else:
+        # 224 pixels give 55 positions in the 2012 code because windows may fall off the right and bottom edge, there by 3; at 227 none do.
+        over = (11 - config.image_size) % 4
+        x = keras.layers.ZeroPadding2D(2 if plan.stem == "2014" else ((0, over), (0, over)), name="edge")(x)  # 227 x 227 x 3
+        x = _block(x, draft, 1, conv1, 11, first, stride=4, padding="valid")  # 55 x 55 x 96, pooled to 27 x 27
+    x = _block(x, draft, 2, conv2, 5, second, towers=towers)  # 27 x 27 x 256, pooled to 13 x 13
+    x = _block(x, draft, 3, conv3, 3, other)  # 13 x 13 x 384, the only one that sees both towers
+    x = _block(x, draft, 4, conv4, 3, other, towers=towers)  # 13 x 13 x 384
+    x = _block(x, draft, 5, conv5, 3, (*other, "pool"), towers=towers)  # 13 x 13 x 256, pooled to 6 x 6
     x = keras.layers.Flatten(name="flatten")(x)  # 9216
-    for index, name in enumerate(("fc6", "fc7")):
-        x = keras.layers.Dense(width(4096), activation="relu", kernel_initializer=gaussian(0.01), bias_initializer="ones", name=name)(x)
-        x = keras.layers.Dropout(config.dropout, seed=index, name=f"drop{name[-1]}")(x)  # 4096
-    return keras.layers.Dense(num_classes, kernel_initializer=gaussian(0.01), name="fc8")(x)
+    for seed, name in enumerate(("fc6", "fc7")):
+        drop = keras.layers.Dropout(config.dropout, seed=seed, name=f"drop{name[-1]}")
+        x = drop(x) if config.dropout_place == "before" else x
+        x = keras.layers.Dense(draft.width(plan.units), activation=config.activation, name=name, **next(draft.starts))(x)  # 4096
+        x = drop(x) if config.dropout_place == "after" else x
+    return keras.layers.Dense(num_classes, name="fc8", **next(draft.starts))(x)
 
 
-def _owt(x: Any, config: ModelConfig, num_classes: int) -> Any:
-    """The one-tower network of 2014 in torchvision's layout, without normalisation; dropout where 2012 had it, after the ReLU."""
-    he, width = _he_normals(config.seed), _widths(config.width_multiplier)
+def _cifar(x: Any, draft: _Draft, num_classes: int) -> Any:
+    """Three convolutions with pools, and the logits: `layers-18pct` of cuda-convnet's CIFAR-10 files. Sizes are for 32 pixels.
 
-    x = keras.layers.ZeroPadding2D(2, name="edge")(x)
-    x = keras.layers.Conv2D(width(64), 11, strides=4, activation="relu", kernel_initializer=he(), name="conv1")(x)  # 55 x 55 x 64
-    x = keras.layers.MaxPooling2D(3, 2, name="pool1")(x)  # 27 x 27 x 64
-    x = keras.layers.Conv2D(width(192), 5, padding="same", activation="relu", kernel_initializer=he(), name="conv2")(x)
-    x = keras.layers.MaxPooling2D(3, 2, name="pool2")(x)  # 13 x 13 x 192
-    for name, filters in (("conv3", 384), ("conv4", 256), ("conv5", 256)):
-        x = keras.layers.Conv2D(width(filters), 3, padding="same", activation="relu", kernel_initializer=he(), name=name)(x)
-    x = keras.layers.MaxPooling2D(3, 2, name="pool5")(x)  # 6 x 6 x 256
-    return _classifier(x, config, num_classes, units=width(4096), initializer=he)
-
-
-def _small(x: Any, config: ModelConfig, num_classes: int) -> Any:
-    """The 2012 pattern for small images: same order, towers, normalisation and pooling; half the filters, a 5 x 5 first layer.
-
-    Its stride is 1, or 2 from 64 pixels on, so that five convolutions and three pools have something left to see.
+    The second and third pool take means. There is no hidden layer, so nothing to drop.
     """
-    he, width = _he_normals(config.seed), _widths(config.width_multiplier)
-
-    stride = 1 if config.image_size < 64 else 2
-    x = keras.layers.Conv2D(width(48), 5, strides=stride, padding="same", activation="relu", kernel_initializer=he(), name="conv1")(
-        x
-    )  # 32 x 32 x 48
-    x = LocalResponseNormalization(name="norm1")(x)
-    x = keras.layers.MaxPooling2D(3, 2, name="pool1")(x)  # 15 x 15 x 48
-    x = TwoTowerConv2D(width(128), 5, activation="relu", kernel_initializer=he(), name="conv2")(x)
-    x = LocalResponseNormalization(name="norm2")(x)
-    x = keras.layers.MaxPooling2D(3, 2, name="pool2")(x)  # 7 x 7 x 128
-    x = keras.layers.Conv2D(width(192), 3, padding="same", activation="relu", kernel_initializer=he(), name="conv3")(x)
-    x = TwoTowerConv2D(width(192), 3, activation="relu", kernel_initializer=he(), name="conv4")(x)
-    x = TwoTowerConv2D(width(128), 3, activation="relu", kernel_initializer=he(), name="conv5")(x)
-    x = keras.layers.MaxPooling2D(3, 2, name="pool5")(x)  # 3 x 3 x 128
-    return _classifier(x, config, num_classes, units=width(1024), initializer=he)
+    norm = ("norm",) if draft.plan.normalization == "lrn" else ()
+    orders: tuple[tuple[str, ...], ...] = (("pool", "act", *norm), ("act", "mean", *norm), ("act", "mean"))
+    if draft.plan.normalization == "batch":
+        orders = (("norm", "act", "pool"), ("norm", "act", "mean"), ("norm", "act", "mean"))
+    for number, (filters, order) in enumerate(zip(draft.plan.filters, orders, strict=True), start=1):
+        x = _block(x, draft, number, filters, 5, order)  # 32 x 32 x 32, 16 x 16 x 32, 8 x 8 x 64, each pooled to half
+    return keras.layers.Dense(num_classes, name="fc4", **next(draft.starts))(keras.layers.Flatten(name="flatten")(x))
 
 
-def _classifier(x: Any, config: ModelConfig, num_classes: int, *, units: int, initializer: Any) -> Any:
-    """Two hidden layers with dropout after each ReLU, then the logits."""
-    x = keras.layers.Flatten(name="flatten")(x)
-    for index, name in enumerate(("fc6", "fc7")):
-        x = keras.layers.Dense(units, activation="relu", kernel_initializer=initializer(), name=name)(x)
-        x = keras.layers.Dropout(config.dropout, seed=index, name=f"drop{name[-1]}")(x)
-    return keras.layers.Dense(num_classes, kernel_initializer=initializer(), name="fc8")(x)
+def _orders(plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return what follows the first convolution, the second, and the others."""
+    if plan.normalization == "batch":
+        return ("norm", "act", "pool"), ("norm", "act", "pool"), ("norm", "act")
+    return (*_ORDERS[plan.layer_order], ("act",))
+
+
+def _block(
+    x: Any,
+    draft: _Draft,
+    number: int,
+    filters: int,
+    window: int,
+    order: Sequence[str],
+    *,
+    stride: int = 1,
+    towers: int = 1,
+    padding: str = "same",
+) -> Any:
+    """A convolution, in one tower or in two, and what follows it in that order. One that is left out leaves its pool."""
+    config, plan, name = draft.config, draft.plan, f"conv{number}"
+    if config.remove_layer == name:
+        order = [step for step in order if step in ("pool", "mean")]
+    else:
+        fused = order[0] == "act"
+        words = {"activation": config.activation if fused else None, "name": name, **next(draft.starts)}
+        width = draft.width(filters)
+        layer = TwoTowerConv2D(width, window, **words) if towers == 2 else None
+        x = (layer or keras.layers.Conv2D(width, window, strides=stride, padding=padding, **words))(x)
+        order = order[1:] if fused else order
+    for step in order:
+        if step == "act":
+            x = keras.layers.Activation(config.activation, name=f"{config.activation}{number}")(x)
+        elif step in ("pool", "mean"):
+            pool = keras.layers.MaxPooling2D if step == "pool" else keras.layers.AveragePooling2D
+            x = pool(3 if config.overlapping_pooling else 2, 2, padding=plan.pool_padding, name=f"pool{number}")(x)
+        elif step == "spatial" and plan.spatial_norm:
+            x = SpatialResponseNormalization(name=f"spatial{number}")(x)
+        elif step == "norm" and plan.normalization == "batch":
+            # Over all replicas: otherwise each keeps statistics of its own, and those of the first are saved.
+            x = keras.layers.BatchNormalization(synchronized=True, name=f"norm{number}")(x)
+        elif step == "norm" and plan.normalization == "lrn":
+            across = plan.towers if plan.lrn_across == "tower" else 1
+            x = LocalResponseNormalization(bias=plan.lrn_bias, alpha=plan.lrn_alpha, towers=across, name=f"norm{number}")(x)
+    return x
 
 
 def _widths(multiplier: float) -> Any:
@@ -118,23 +241,82 @@ def _widths(multiplier: float) -> Any:
     return lambda width: max(8, round(width * multiplier / 8) * 8)
 
 
-def _seeds(seed: int) -> Any:
-    """Yield a different seed for each layer: the layers' numbers must not repeat each other."""
-    return iter(range(seed * 64, seed * 64 + 64))
+def _starts(config: ModelConfig, plan: Plan) -> Iterator[dict[str, Any]]:
+    """Yield, layer by layer, the initial weights and biases; each layer has a seed of its own, or the numbers would repeat."""
+    cifar = config.variant == "cifar"
+    names = "conv1 conv2 conv3 fc4" if cifar else "conv1 conv2 conv3 conv4 conv5 fc6 fc7 fc8"
+    for index, name in enumerate(name for name in names.split() if name != config.remove_layer):
+        seed = config.seed * 64 + index
+        if plan.initialization in ("he", "glorot"):
+            make = keras.initializers.HeNormal if plan.initialization == "he" else keras.initializers.GlorotUniform
+            yield {"kernel_initializer": make(seed=seed)}
+            continue
+        deviation, bias = _cifar_start(name) if cifar else _gaussian_start(name, plan.initialization)
+        yield {
+            "kernel_initializer": keras.initializers.RandomNormal(stddev=deviation, seed=seed),
+            "bias_initializer": keras.initializers.Constant(bias),
+        }
 
 
-def _gaussians(seed: int) -> Any:
-    """Return a function from a standard deviation to the next layer's initializer."""
-    seeds = _seeds(seed)
-    return lambda stddev: keras.initializers.RandomNormal(stddev=stddev, seed=next(seeds))
+def _gaussian_start(name: str, initialization: str) -> tuple[float, float]:
+    """Return the standard deviation of a layer's weights and its biases."""
+    biases = {"code": 1.0, "paper": 1.0, "caffe": 0.1, "caffenet": 1.0}  # Caffe's AlexNet: with 1 "gave flat loss"
+    deviation = 0.01
+    if initialization == "code" and name in ("conv3", "conv4", "conv5"):
+        deviation = 0.03
+    if initialization in ("caffe", "caffenet") and name in ("fc6", "fc7"):
+        deviation = 0.005
+    return deviation, biases[initialization] if name in _BIASED else 0.0
 
 
-def _he_normals(seed: int) -> Any:
-    """Return a function that makes the next layer's initializer: variance 2 / fan-in keeps a ReLU network's signal constant."""
-    seeds = _seeds(seed)
-    return lambda: keras.initializers.HeNormal(seed=next(seeds))
+def _cifar_start(name: str) -> tuple[float, float]:
+    """Return the same for the CIFAR-10 network, whose files say nothing of biases."""
+    return (1e-4 if name == "conv1" else 0.01), 0.0
 
 
 def layer_table(network: Any) -> list[dict[str, Any]]:
-    """Return name, output shape without the batch, and parameters of each layer, in order."""
-    return [{"layer": layer.name, "output": list(layer.output.shape[1:]), "parameters": layer.count_params()} for layer in network.layers]
+    """Return one row a layer, in order.
+
+    `layer` and `kind` name it, `output` is its shape without the batch, `parameters` are trainable; `macs`, multiplications with a weight,
+    and `bytes`, which its output takes in float32, are those of one image.
+    """
+    rows = []
+    for layer in network.layers:
+        output = list(layer.output.shape[1:])
+        kernel = getattr(layer, "kernel", None)
+        positions = output[0] * output[1] if len(output) == 3 else 1
+        rows.append(
+            {
+                "layer": layer.name,
+                "kind": _kind(layer),
+                "output": output,
+                "parameters": sum(math.prod(variable.shape) for variable in layer.trainable_variables),
+                "macs": 0 if kernel is None else positions * math.prod(kernel.shape),
+                "bytes": math.prod(output) * (1 if layer.output.dtype == "uint8" else 4),
+            }
+        )
+    return rows
+
+
+def _kind(layer: Any) -> str:
+    """Say what a layer is, with its window and stride."""
+    name = type(layer).__name__
+    if name == "TwoTowerConv2D":
+        return f"convolution {layer.kernel_size} x {layer.kernel_size}, two towers"
+    if name == "Conv2D":
+        stride = f" / {layer.strides[0]}" if layer.strides[0] > 1 else ""
+        return f"convolution {layer.kernel_size[0]} x {layer.kernel_size[1]}{stride}"
+    if name.endswith("Pooling2D"):
+        return f"{name[:3].lower()} pool {layer.pool_size[0]} x {layer.pool_size[1]} / {layer.strides[0]}"
+    details = {
+        "InputLayer": "uint8 pixels",
+        "Rescaling": "mean and scale",
+        "ZeroPadding2D": "border",
+        "LocalResponseNormalization": "LRN" + (", each tower" if getattr(layer, "towers", 1) > 1 else ""),
+        "SpatialResponseNormalization": "LRN over 5 x 5 positions",
+        "BatchNormalization": "batch normalisation",
+        "Dense": "fully connected",
+        "Dropout": f"dropout {getattr(layer, 'rate', 0):g}",
+        "Activation": getattr(getattr(layer, "activation", None), "__name__", ""),
+    }
+    return details.get(name, name.lower())

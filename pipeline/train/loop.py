@@ -29,7 +29,8 @@ import tensorflow as tf
 from pipeline.config import TrainConfig
 from pipeline.data.augment import augmented, class_weights
 from pipeline.data.loader import Images, evaluation_batches, training_epochs
-from pipeline.errors import TrainingDivergedError
+from pipeline.errors import ConfigError, TrainingDivergedError
+from pipeline.model.signal import IMAGES, named_signal, signal_numbers
 from pipeline.train.checkpoint import read_checkpoint, save_checkpoint
 from pipeline.train.optimizer import decayed, learning_rate, make_optimizer
 
@@ -83,6 +84,7 @@ def prepare(load_network: Callable[[], Any], config: TrainConfig, strategy: Any)
     """
     with strategy.scope() if strategy is not None else tf.init_scope():
         network = load_network()
+        _freeze(network, config.freeze)
         optimizer = make_optimizer(config)
         optimizer.build(network.trainable_variables)
     for index, layer in enumerate(layer for layer in network.layers if isinstance(layer, keras.layers.Dropout) and layer.rate > 0):
@@ -107,6 +109,7 @@ def fit(
     saved = time.monotonic()
     spread = iter if strategy is None else lambda batches: iter(strategy.experimental_distribute_dataset(batches))
     steps = len(train) // config.global_batch_size
+    signal = _compiled_signal(state.network, validation)
     for batches in training_epochs(train, config, image_size=size, first=len(state.history), opened=spread):
         epoch = len(state.history)
         started = time.monotonic()
@@ -117,6 +120,7 @@ def fit(
         scored = _score_split(score, validation, size, config.global_batch_size)
         _require_finite(scored[0], f"on the validation split after epoch {epoch + 1}", config)
         entry = {"epoch": epoch + 1, "learning_rate": rate, **_means("train", trained), **_means("validation", scored)}
+        entry |= signal(rate)
         entry |= {"images_per_second": float(trained[3]) / seconds, "seconds": time.monotonic() - started}
         if _is_better(entry, state.history):
             state.best = [np.asarray(value) for value in state.network.get_weights()]
@@ -125,6 +129,16 @@ def fit(
             state.save(checkpoint)
             saved = time.monotonic()
         yield entry
+
+
+def _freeze(network: Any, last: str) -> None:
+    """Make the layers up to and including `last` keep their weights, and their batch normalisation its statistics."""
+    names = [layer.name for layer in network.layers]
+    if last not in ("none", *names):
+        known = ", ".join(layer.name for layer in network.layers[:-1] if layer.weights)
+        raise ConfigError(f"The network has no layer {last} to freeze. Expected train.freeze to be none or one of {known}.")
+    for layer in network.layers[: names.index(last) + 1] if last != "none" else ():
+        layer.trainable = False
 
 
 def best_epoch(history: list[dict[str, float]]) -> dict[str, float]:
@@ -201,6 +215,13 @@ def _compiled_scoring(network: Any) -> Callable[[Any, Any], Any]:
         return _sums(labels, network(images, training=False))[1]
 
     return score
+
+
+def _compiled_signal(network: Any, validation: Images) -> Callable[[float], dict[str, float]]:
+    """Return a function of the learning rate that says what passes through each layer, for some of the validation images."""
+    images, labels = next(iter(evaluation_batches(validation, image_size=network.input_shape[1], batch_size=IMAGES)))
+    numbers = tf.function(signal_numbers(network, training=False))
+    return lambda rate: named_signal(network, numbers(images, labels), rate).metrics()
 
 
 def _run_epoch(

@@ -25,6 +25,8 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
     from pipeline.train.curves import write_history, write_training_pictures
     from pipeline.train.strategy import describe_runtime, make_strategy
 
+    if config.color_mode == "auto":
+        config = config.model_copy(update={"color_mode": model.fidelity})
     context.run.tags({"seed": config.seed, **describe_runtime()}, summary=True)
     strategy = make_strategy()
     state = loop.prepare(lambda: load_model(model.verified_model_path()), config, strategy)
@@ -48,10 +50,7 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
     return TrainingResult(
         directory=context.directory,
         model_sha256=file_sha256(path),
-        parameters=model.parameters,
-        variant=model.variant,
-        image_size=model.image_size,
-        class_names=model.class_names,
+        **model.network(),
         best_epoch=int(best["epoch"]),
         epochs=len(state.history),
         validation_top1_error=best["validation_top1_error"],

@@ -1,0 +1,131 @@
+"""The signal check tells networks that can learn from those that cannot, and leaves them as they were."""
+
+import numpy as np
+import pytest
+
+from pipeline.config import ModelConfig
+from pipeline.model.alexnet import build_network
+from pipeline.model.signal import measure_signal, synthetic_images, verdict
+
+# Section 9 of the facts this is built on: deviation of the logits across images in the two-tower network, 1000 classes, 16 images.
+PUBLISHED = {
+    ("paper", "fraction"): 5.3e-5,
+    ("paper", "unit"): 2.1e-4,
+    ("glorot", "fraction"): 7.9e-4,
+    ("caffe", "levels"): 1.9e-3,
+    ("code", "unit"): 4.4e-3,
+    ("paper", "levels"): 9.6e-3,
+    ("code", "levels"): 1.3e-1,
+    ("he", "unit"): 3.4e-1,
+    ("he", "levels"): 5.6,
+}
+FLAT = [("paper", "fraction"), ("paper", "unit"), ("glorot", "fraction")]
+
+
+def images_of(size, count=16):
+    images = synthetic_images(count, size)
+    return images, np.arange(count, dtype=np.int32) % 10, images.mean((0, 1, 2)), images.std((0, 1, 2))
+
+
+def signal_of(classes=10, count=16, **settings):
+    config = ModelConfig(**settings)
+    images, labels, mean, std = images_of(config.image_size, count)
+    network = build_network(config, num_classes=classes, channel_mean=mean, channel_std=std)
+    return measure_signal(network, images, labels), config
+
+
+@pytest.mark.slow
+def test_the_published_table_in_its_order():
+    found = {
+        pair: signal_of(1000, variant="paper", fidelity="paper", image_size=224, initialization=pair[0], input_scale=pair[1])[0]
+        for pair in PUBLISHED
+    }
+    spreads = {pair: signal.spread for pair, signal in found.items()}
+    assert sorted(spreads, key=spreads.__getitem__) == list(PUBLISHED)
+    assert all(0.5 < spreads[pair] / PUBLISHED[pair] < 2 for pair in PUBLISHED), spreads
+    assert [pair for pair, signal in found.items() if signal.state == "vanished"] == FLAT
+    assert [pair for pair, signal in found.items() if signal.state == "exploded"] == [("he", "levels")]
+    assert found["code", "levels"].state == found["he", "unit"].state == "alive"
+
+
+@pytest.mark.parametrize(
+    ("settings", "state"),
+    [
+        ({}, "alive"),
+        ({"variant": "cifar"}, "alive"),
+        ({"activation": "tanh"}, "alive"),
+        ({"activation": "sigmoid"}, "vanished"),
+        ({"activation": "sigmoid", "normalization": "batch"}, "alive"),
+        ({"initialization": "paper"}, "vanished"),
+        ({"initialization": "glorot", "input_scale": "fraction"}, "vanished"),
+        ({"input_scale": "levels", "initialization": "he"}, "exploded"),
+    ],
+)
+def test_state_and_remedy(settings, state):
+    signal, config = signal_of(image_size=32, **settings)
+    assert signal.state == state
+    sentence = verdict(signal, config)
+    if state == "alive":
+        assert "--set" not in sentence
+    else:
+        assert f"initialization={config.initialization if config.initialization != 'auto' else 'he'}" in sentence
+        assert "--set model." in sentence
+
+
+def test_the_remedy_is_one():
+    """What the sentence says to type makes the signal pass."""
+    signal, config = signal_of(image_size=32, initialization="paper", input_scale="fraction")
+    assert "--set model.initialization=he --set model.input_scale=unit" in verdict(signal, config)
+    assert signal_of(image_size=32, initialization="he", input_scale="unit")[0].state == "alive"
+
+
+def test_the_gradient_arrives_with_relu_and_fades_with_sigmoid():
+    arriving = {
+        name: [layer.arriving for layer in signal_of(image_size=32, activation=name)[0].layers] for name in ("relu", "tanh", "sigmoid")
+    }
+    assert arriving["relu"][0] > 0.3 * arriving["relu"][-1]
+    assert arriving["tanh"][0] > 0.1 * arriving["tanh"][-1]
+    assert arriving["sigmoid"][0] < 0.01 * arriving["sigmoid"][-1]
+
+
+def test_dead_and_saturated_neurons_are_counted():
+    images, labels, mean, std = images_of(32)
+    for activation, push in (("relu", -1e4), ("tanh", 1e4), ("sigmoid", -1e4)):
+        network = build_network(
+            ModelConfig(activation=activation, width_multiplier=0.25), num_classes=10, channel_mean=mean, channel_std=std
+        )
+        kernel, bias = network.get_layer("conv3").get_weights()
+        bias[: len(bias) // 4] = push
+        network.get_layer("conv3").set_weights([kernel, bias])
+        idle = {layer.layer: layer.idle for layer in measure_signal(network, images, labels).layers}
+        untouched = {"relu": 0.3, "tanh": 0.02, "sigmoid": 0.02}[activation]
+        assert 0.25 <= idle["conv3"] < 0.25 + untouched, activation
+        assert idle["fc8"] == 0
+
+
+def test_numbers_are_those_of_plain_tensorflow():
+    import tensorflow as tf
+
+    images, labels, mean, std = images_of(32)
+    network = build_network(ModelConfig(width_multiplier=0.25), num_classes=10, channel_mean=mean, channel_std=std)
+    signal = measure_signal(network, images, labels, learning_rate=0.1)
+    with tf.GradientTape() as tape:
+        logits = network(images, training=False)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+    gradient = tape.gradient(loss, network.get_layer("conv1").kernel)
+    weight = np.linalg.norm(network.get_layer("conv1").get_weights()[0])
+    assert signal.loss == pytest.approx(float(loss), rel=1e-6)
+    assert signal.spread == pytest.approx(float(np.std(logits, axis=0).mean()), rel=1e-5)
+    assert signal.layers[0].gradient == pytest.approx(float(np.linalg.norm(gradient)), rel=1e-5)
+    assert signal.layers[0].update_ratio == pytest.approx(0.1 * float(np.linalg.norm(gradient)) / weight, rel=1e-5)
+
+
+@pytest.mark.parametrize("normalization", ["lrn", "batch"])
+def test_a_network_is_left_as_it_was(normalization):
+    images, labels, mean, std = images_of(32)
+    network = build_network(ModelConfig(normalization=normalization), num_classes=10, channel_mean=mean, channel_std=std)
+    before = [np.array(variable) for variable in network.variables]
+    first = measure_signal(network, images, labels)
+    assert all(np.array_equal(old, new) for old, new in zip(before, network.variables, strict=True))
+    assert [layer.rate for layer in network.layers if hasattr(layer, "rate")] == [0.5, 0.5]
+    assert measure_signal(network, images, labels) == first  # dropout's chance is not in it
