@@ -37,7 +37,7 @@ class LocalResponseNormalization(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Normalise float [batch, height, width, channels]; same shape and dtype out."""
-        band = tf.constant(self._band(inputs.shape[-1]))
+        band = tf.cast(self._band(inputs.shape[-1]), _wide(inputs).dtype)
 
         @tf.custom_gradient
         def normalized(x: Any) -> Any:
@@ -50,8 +50,7 @@ class LocalResponseNormalization(keras.layers.Layer):
 
             return x * divisor, gradient
 
-        # Squares overflow float16, and a sum in bfloat16 has two digits: compute in float32.
-        return tf.cast(normalized(tf.cast(inputs, tf.float32)), inputs.dtype)
+        return tf.cast(normalized(_wide(inputs)), inputs.dtype)
 
     def _band(self, channels: int) -> Any:
         """Return float32 [1, 1, channels, channels]: 1 where one channel counts for another."""
@@ -88,7 +87,7 @@ class SpatialResponseNormalization(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Normalise float [batch, height, width, channels]; same shape and dtype out."""
-        x = tf.cast(inputs, tf.float32)
+        x = _wide(inputs)
         edge = [self.size // 2] * 2
         # A mean over the window with zeros beyond the border, times its area, is the sum over what is there.
         mean = tf.nn.avg_pool2d(tf.pad(x * x, ((0, 0), edge, edge, (0, 0))), self.size, 1, "VALID")
@@ -103,8 +102,13 @@ class SpatialResponseNormalization(keras.layers.Layer):
         return super().get_config() | {"size": self.size, "alpha": self.alpha, "beta": self.beta}
 
 
+def _wide(x: Any) -> Any:
+    """Return half precision as float32: squares overflow float16, and a sum in bfloat16 has two digits."""
+    return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
+
+
 def _inverse_power(x: Any, beta: float) -> Any:
-    """Return x ** -beta for positive float32 x; the published exponent by two roots, which are four times as fast as a power."""
+    """Return x ** -beta for positive x; the published exponent by two roots, which are four times as fast as a power."""
     if beta == 0.75:
         root = tf.math.rsqrt(x)
         return root * tf.sqrt(root)

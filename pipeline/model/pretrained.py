@@ -258,7 +258,7 @@ def _safetensors(path: Path) -> Mapping[str, Array]:
 
 
 def _numpy_arrays(path: Path) -> Mapping[str, Array]:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 
