@@ -123,8 +123,7 @@ def signal_numbers(network: Any, *, training: bool) -> Callable[[Any, Any], tupl
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(outputs[len(weighted) - 1], tf.float32))
             loss = tf.reduce_mean(losses)
         own, later = outputs[: len(weighted)], outputs[len(weighted) :]
-        # An early part of the network may be frozen: no gradient is asked for there, and none arrives.
-        gradients = tape.gradient(loss, [*kernels, *own], unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = tape.gradient(loss, [*kernels, *own])
         rows = []
         for place, kernel in enumerate(kernels):
             arriving = tf.cast(gradients[len(kernels) + place], tf.float32) * tf.cast(tf.shape(labels)[0], tf.float32)
@@ -142,7 +141,8 @@ def named_signal(network: Any, numbers: tuple[Any, Any], learning_rate: float) -
     layers = []
     for layer, row in zip(_weighted(network), np.asarray(numbers[0], np.float64), strict=True):
         spread, gradient, arriving, weight, idle = (float(value) for value in row)
-        layers.append(LayerSignal(layer.name, spread, gradient, arriving, learning_rate * gradient / max(weight, 1e-30), idle))
+        ratio = learning_rate * gradient / max(weight, 1e-30) if layer.trainable else 0.0
+        layers.append(LayerSignal(layer.name, spread, gradient, arriving, ratio, idle))
     return Signal(tuple(layers), float(numbers[1]), int(network.output.shape[-1]))
 
 

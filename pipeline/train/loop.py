@@ -132,12 +132,16 @@ def fit(
 
 
 def _freeze(network: Any, last: str) -> None:
-    """Make the layers up to and including `last` keep their weights, and their batch normalisation its statistics."""
+    """Make the layers up to and including `last` and its normalisation keep their weights and statistics."""
     names = [layer.name for layer in network.layers]
     if last not in ("none", *names):
         known = ", ".join(layer.name for layer in network.layers[:-1] if layer.weights)
         raise ConfigError(f"The network has no layer {last} to freeze. Expected train.freeze to be none or one of {known}.")
-    for layer in network.layers[: names.index(last) + 1] if last != "none" else ():
+    if last == "none":
+        return
+    place = names.index(last)
+    end = next((index for index, layer in enumerate(network.layers) if index > place and hasattr(layer, "kernel")), len(names))
+    for layer in network.layers[:end]:
         layer.trainable = False
 
 

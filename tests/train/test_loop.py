@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from pipeline.config import ModelConfig, TrainConfig
 from pipeline.data.loader import Images, training_batches
-from pipeline.errors import TrainingDivergedError
+from pipeline.errors import ConfigError, TrainingDivergedError
 from pipeline.model.alexnet import build_network
 from pipeline.train import loop
 
@@ -19,14 +19,14 @@ SIDE, SIZE = 32, 28
 COVARIANCE = ((4000.0, 3500.0, 3000.0), (3500.0, 3900.0, 3400.0), (3000.0, 3400.0, 4500.0))
 
 
-def split(count, seed=0, name="train"):
+def split(count, seed=0, name="train", side=SIDE):
     """Pictures of two classes that can be told apart: bright and dark, with noise."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count).astype(np.int32)
-    pixels = np.clip(rng.normal(90 + 70 * labels[:, None, None, None], 30, (count, SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
+    pixels = np.clip(rng.normal(90 + 70 * labels[:, None, None, None], 30, (count, side, side, 3)), 0, 255).astype(np.uint8)
     counts = {name: tuple(np.bincount(labels))}
     dataset = SimpleNamespace(
-        short_side=SIDE, images=lambda _split: count, channel_mean=(125, 125, 125), channel_covariance=COVARIANCE, class_counts=counts
+        short_side=side, images=lambda _split: count, channel_mean=(125, 125, 125), channel_covariance=COVARIANCE, class_counts=counts
     )
     return Images(dataset, name, labels, tuple(str(i) for i in range(count)), pixels)
 
@@ -191,3 +191,30 @@ def test_two_replicas_train_as_one(tmp_path, how):
     assert (one[0], two[0]) == (1, 2)
     for a, b in zip(one[1:], two[1:], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+class TestFrozen:
+    def state(self, freeze, **settings):
+        config = TrainConfig(epochs=1, global_batch_size=32, freeze=freeze)
+        model = ModelConfig(image_size=SIZE, width_multiplier=0.1, **settings)
+        load = lambda: build_network(model, num_classes=2, channel_mean=(125,) * 3, channel_std=(50,) * 3)  # noqa: E731
+        return loop.prepare(load, config, None), config
+
+    @pytest.mark.parametrize(("freeze", "kept"), [("none", 0), ("conv1", 1), ("conv5", 5), ("fc7", 7)])
+    @pytest.mark.parametrize("normalization", ["lrn", "batch"])
+    def test_keeps_its_numbers_and_the_rest_learns(self, freeze, kept, normalization, tmp_path):
+        state, config = self.state(freeze, normalization=normalization)
+        before = {layer.name: layer.get_weights() for layer in state.network.layers if layer.weights}
+        (entry,) = loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "c", lambda *_: None)
+        weighted = [layer.name for layer in state.network.layers if hasattr(layer, "kernel")]
+        same = [np.array_equal(before[name][0], state.network.get_layer(name).get_weights()[0]) for name in weighted]
+        assert same == [True] * kept + [False] * (8 - kept)
+        ratios = [entry[f"signal/update_ratio/{name}"] for name in weighted]
+        assert [ratio == 0 for ratio in ratios] == [True] * kept + [False] * (8 - kept)
+        if normalization == "batch" and kept:
+            norms = [np.array_equal(before[f"norm{n}"][2], state.network.get_layer(f"norm{n}").get_weights()[2]) for n in range(1, 6)]
+            assert norms == [n <= kept for n in range(1, 6)]
+
+    def test_a_layer_that_is_not_there(self):
+        with pytest.raises(ConfigError, match=r"has no layer fc6 to freeze. Expected .* one of conv1, conv2, conv3"):
+            self.state("fc6", variant="cifar")

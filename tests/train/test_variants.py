@@ -1,0 +1,51 @@
+"""Every variant trains: one step under two replicas is the step of one, and a frozen part stays what it was."""
+
+import subprocess
+import sys
+
+import pytest
+
+# One process with two logical CPUs: a step on one of them, and the same step under a strategy over both.
+STEP = """
+import sys
+import numpy as np
+import tensorflow as tf
+from pipeline.config import ModelConfig, TrainConfig
+from pipeline.train.strategy import configure_runtime, make_strategy
+config = TrainConfig(epochs=1, global_batch_size=8, learning_rate=0.01, devices="cpu:2", crop="center", flip=False)
+configure_runtime(config)
+sys.path.insert(0, sys.argv[1])
+from test_loop import split
+from pipeline.data.loader import training_batches
+from pipeline.model.alexnet import build_network
+from pipeline.train import loop
+strategy = make_strategy()
+assert strategy.num_replicas_in_sync == 2
+for words in sys.argv[2:]:
+    settings = dict(word.split("=") for word in words.split(","))
+    model = ModelConfig(image_size=32 if settings["variant"] in ("small", "cifar") else 64, width_multiplier=0.25, dropout=0, **settings)
+    images = split(16, side=model.image_size)
+    after = []
+    for where in (None, strategy):
+        load = lambda: build_network(model, num_classes=2, channel_mean=(125,) * 3, channel_std=(50,) * 3)
+        state = loop.prepare(load, config, where)
+        before = [variable.numpy() for variable in state.network.variables]
+        batches = training_batches(images, config, image_size=model.image_size, epoch=0)
+        batches = iter(batches if where is None else where.experimental_distribute_dataset(batches))
+        loop._compiled_training(state, images, config, where)(batches, tf.constant(1), tf.zeros(4, tf.float64))
+        after.append([variable.numpy() for variable in state.network.variables])
+    worst = max(float(np.abs(one - two).max()) for one, two in zip(*after))
+    moved = max(float(np.abs(one - old).max()) for one, old in zip(after[0], before))
+    print(words, worst, moved)
+"""
+CASES = [f"variant={name}" for name in ("paper", "caffenet", "ungrouped", "single_tower", "owt", "small", "cifar")]
+CASES += ["variant=paper,fidelity=paper", "variant=small,normalization=batch"]
+
+
+@pytest.mark.parametrize("cases", [CASES[:1] + CASES[-1:], pytest.param(CASES, marks=pytest.mark.slow)], ids=["two", "all"])
+def test_a_step_of_two_replicas_is_the_step_of_one(cases):
+    folder = str(__import__("pathlib").Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", STEP, folder, *cases], check=True, capture_output=True, text=True)
+    found = {words: (float(worst), float(moved)) for words, worst, moved in (line.split() for line in done.stdout.splitlines())}
+    assert list(found) == list(cases)
+    assert all(worst <= 1e-6 and moved > 10 * worst for worst, moved in found.values()), found
