@@ -200,6 +200,10 @@ class TrainConfig(Section):
         0.0, ge=0, le=10, description="CutMix: both parameters of the Beta distribution of the areas; 1 is usual. With MixUp, each in turn."
     )
     class_weights: bool = Field(False, description="Weigh each training image so that every class counts the same, however rare.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="`bfloat16`: layers compute in it, weights and the saved network stay float32; where the device has it.",
+    )
     data_services: str = Field(
         "",
         pattern=r"^([^\s,:]+:[0-9]+(,[^\s,:]+:[0-9]+)*)?$",

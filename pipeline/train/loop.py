@@ -32,7 +32,7 @@ from pipeline.data.loader import Images, evaluation_batches, training_epochs
 from pipeline.errors import ConfigError, TrainingDivergedError
 from pipeline.model.signal import IMAGES, named_signal, signal_numbers
 from pipeline.train.checkpoint import read_checkpoint, save_checkpoint
-from pipeline.train.optimizer import decayed, learning_rate, make_optimizer
+from pipeline.train.optimizer import apply_update, learning_rate, make_optimizer
 
 Progress = Callable[[int, int, str], None]
 # A compiled call takes about this long: long enough that its overhead is nothing, short enough that Ctrl-C is answered.
@@ -85,6 +85,7 @@ def prepare(load_network: Callable[[], Any], config: TrainConfig, strategy: Any)
     with strategy.scope() if strategy is not None else tf.init_scope():
         network = load_network()
         _freeze(network, config.freeze)
+        _set_precision(network, config.precision)
         optimizer = make_optimizer(config)
         optimizer.build(network.trainable_variables)
     for index, layer in enumerate(layer for layer in network.layers if isinstance(layer, keras.layers.Dropout) and layer.rate > 0):
@@ -145,6 +146,14 @@ def _freeze(network: Any, last: str) -> None:
         layer.trainable = False
 
 
+def _set_precision(network: Any, precision: str) -> None:
+    """Make the layers compute in bfloat16 and keep their weights in float32; what the pixels become first stays float32."""
+    if precision == "bfloat16":
+        for layer in network.layers:
+            if not isinstance(layer, keras.layers.InputLayer | keras.layers.Rescaling):
+                layer.dtype_policy = "mixed_bfloat16"
+
+
 def best_epoch(history: list[dict[str, float]]) -> dict[str, float]:
     """Return the epoch with the lowest validation error; of equals the one with the lowest validation loss, then the first."""
     return min(history, key=lambda entry: (entry["validation_top1_error"], entry["validation_loss"]))
@@ -174,23 +183,19 @@ def _compiled_training(state: State, train: Images, config: TrainConfig, strateg
     """
     replicas = strategy.num_replicas_in_sync if strategy is not None else 1
     network, optimizer = state.network, state.optimizer
-    # The optimiser sums gradients over the replicas, so each adds its share of the decay.
-    decay = [config.weight_decay / replicas if decayed(variable) else 0.0 for variable in network.trainable_variables]
-
     weights = class_weights(train.dataset) if config.class_weights else None
 
     def step(batch: Any) -> Any:
         images, labels, partners, shares = augmented(batch, config, train.dataset)
         with tf.GradientTape() as tape:
-            logits = network(images, training=True)
+            logits = tf.cast(network(images, training=True), tf.float32)
             losses = _losses(labels, logits, weights)
             if partners is not None:
                 losses = shares * losses + (1 - shares) * _losses(partners, logits, weights)
             loss, numbers = _sums(labels, logits, losses)
             loss = loss / config.global_batch_size
-        gradients = tape.gradient(loss, network.trainable_variables)
-        pairs = zip(gradients, network.trainable_variables, decay, strict=True)
-        optimizer.apply([gradient + share * variable if share else gradient for gradient, variable, share in pairs])
+        variables = network.trainable_variables
+        apply_update(optimizer, variables, tape.gradient(loss, variables), config, replicas)
         return numbers
 
     @tf.function(reduce_retracing=True)
@@ -216,7 +221,7 @@ def _compiled_scoring(network: Any) -> Callable[[Any, Any], Any]:
 
     @tf.function(reduce_retracing=True)
     def score(images: Any, labels: Any) -> Any:
-        return _sums(labels, network(images, training=False))[1]
+        return _sums(labels, tf.cast(network(images, training=False), tf.float32))[1]
 
     return score
 

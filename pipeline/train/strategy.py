@@ -38,6 +38,7 @@ def configure_runtime(config: TrainConfig) -> None:
             f"TensorFlow already runs in this process with other devices or threads ({error}). Expected a fresh process for "
             f"train.devices={config.devices}. Restart the notebook's kernel or use the command line."
         ) from error
+    _require_fast(tf, config)
     replicas = len(device_names())
     unit = replicas * config.together
     if config.global_batch_size % unit:
@@ -79,6 +80,15 @@ def _split_cpu(tf: Any, count: int) -> None:
     wanted = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
     if len(tf.config.get_logical_device_configuration(cpu) or [None]) != count:
         tf.config.set_logical_device_configuration(cpu, wanted)
+
+
+def _require_fast(tf: Any, config: TrainConfig) -> None:
+    """Refuse bfloat16 on a processor without oneDNN, whose kernels are the ones that know it."""
+    if config.precision == "bfloat16" and not tf.config.list_logical_devices("GPU") and os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
+        raise ConfigError(
+            "train.precision=bfloat16 needs oneDNN on a processor; without it a step takes some fifteen times as long. Expected "
+            "TF_ENABLE_ONEDNN_OPTS unset or 1, received 0. Unset it, or type --set train.precision=float32."
+        )
 
 
 def device_names() -> list[str]:
