@@ -17,6 +17,7 @@ from pipeline.engine import work_directory
 
 # A network small enough for seconds; every stage and file is the real one.
 OFF = ("--set", "tracking.enabled=no")  # for what does not concern MLflow: it costs seconds
+WEIGHTED = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 TINY = ("--set", "model.width_multiplier=0.2", "--set", "train.global_batch_size=128", "--seed", "3")
 PROGRAM = (sys.executable, "-m", "pipeline")
 HEAVY = ("tensorflow", "keras", "mlflow", "numpy", "tensorflow_datasets")
@@ -145,6 +146,52 @@ def test_a_stage_alone_goes_on_from_the_last_command(finished):
     assert alone["test"] == last_line(first)["test"]
 
 
+def test_a_network_without_a_dataset(tmp_path):
+    done = alexnet("--json", "build", "--variant", "paper", "--classes", "1000", "--image-size", "224", *OFF, cwd=tmp_path)
+    model = last_line(done)["model"]
+    assert (model["variant"], model["parameters"], model["macs"]) == ("paper", 60_965_224, 724_406_816)
+    layers = {layer["layer"]: (layer["output"], layer["parameters"]) for layer in model["layers"]}
+    assert layers["conv1"] == ([55, 55, 96], 34_944)
+    assert layers["fc8"] == ([1000], 4_097_000)
+    assert model["activation_bytes"] == 128 * sum(layer["bytes"] for layer in model["layers"])
+    report = tmp_path / Path(model["path"]).parent / "report"
+    assert {file.name for file in report.iterdir()} == {"network.html", "network.json", "network.png", "signal.png"}
+    assert not (tmp_path / "mlruns" / "current.json").exists()  # nothing that `train` would start from
+
+
+def test_build_shows_its_layers(finished):
+    cwd, _ = finished
+    done = alexnet("build", *TINY[:2], *TINY[-2:], cwd=cwd)
+    assert "fully connected" in done.stdout
+    assert "batch of 64" in done.stdout
+    assert "network.html" in done.stdout
+
+
+def test_a_network_that_cannot_learn_is_refused(tmp_path):
+    words = ("build", "--classes", "10", "--variant", "small", "--image-size", "32", "--set", "model.initialization=paper", *OFF)
+    done = alexnet(*words, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "The signal vanishes" in done.stderr
+    assert "--set model.initialization=he --set model.input_scale=unit" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = alexnet(*words, "--set", "model.signal_check=warn", cwd=tmp_path)
+    assert "signal vanished" in done.stdout
+
+
+def test_a_classifier_on_an_earlier_network(finished, tmp_path):
+    from pipeline.model.weights import load_model
+
+    cwd, done = finished
+    earlier = cwd / last_line(done)["model"]["path"]
+    words = ("--weights", str(earlier), "--freeze", "fc7", "--set", "model.classifier=fresh", "--epochs", "1")
+    model = last_line(alexnet("--json", "run", *words, *TINY, *OFF, cwd=tmp_path))["model"]
+    old, new = load_model(earlier), load_model(tmp_path / model["path"])
+    same = [
+        all((a == b).all() for a, b in zip(old.get_layer(n).get_weights(), new.get_layer(n).get_weights(), strict=True)) for n in WEIGHTED
+    ]
+    assert same == [True] * 7 + [False]
+
+
 def test_rerun_forces_one_stage_and_finds_the_same(finished):
     cwd, first = finished
     again = last_line(alexnet("--json", "run", "--epochs", "2", *TINY, "--rerun", "evaluate", cwd=cwd))
@@ -203,6 +250,13 @@ REFUSALS = {
     "unknown variant": (["--variant", "papier"], 2, "'ungrouped', 'single_tower' or 'cifar'"),
     "crop larger than image": (["--image-size", "64"], 2, "must not exceed data.short_side"),
     "network too large for the images": (["--variant", "paper"], 2, "needs a model.image_size of at least 64 pixels"),
+    "fidelity of another network": (["--set", "model.fidelity=paper"], 2, "Received variant small; leave fidelity out"),
+    "LRN where there is none": (
+        ["--set", "model.normalization=none", "--set", "model.lrn_alpha=1"],
+        2,
+        "add --set model.normalization=lrn",
+    ),
+    "a network alone": (["--set", "model.classes=10", "--set", "data.short_side=256"], 2, "Expected the command `build` alone"),
     "uneven batch": (["--devices", "cpu:2", "--set", "train.global_batch_size=9"], 2, "--set train.global_batch_size=10"),
     "unknown device": (["--devices", "tpu"], 2, "train.devices"),
     "unknown command": (["fly"], 2, "No such command"),

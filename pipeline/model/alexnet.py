@@ -31,7 +31,7 @@ from typing import Any
 import keras
 
 from pipeline.config import ModelConfig
-from pipeline.model.layers import LocalResponseNormalization, SpatialResponseNormalization, TwoTowerConv2D
+from pipeline.model.layers import LocalResponseNormalization, PixelNormalization, SpatialResponseNormalization, TwoTowerConv2D
 
 Triple = Sequence[float]
 # conv2, conv4, conv5 and both hidden layers start with a bias "to provide the ReLUs with positive inputs" (paper, section 5).
@@ -123,17 +123,9 @@ def build_network(config: ModelConfig, *, num_classes: int, channel_mean: Triple
     plan = plan_for(config, caffe_weights=caffe_weights)
     # A set of black pictures has no deviation.
     means = {"levels": channel_mean, "unit": channel_mean, "fraction": (0.0, 0.0, 0.0)}
-    scales = {"levels": (1.0, 1.0, 1.0), "unit": [max(value, 1.0) for value in channel_std], "fraction": (255.0, 255.0, 255.0)}
+    deviations = {"levels": (1.0, 1.0, 1.0), "unit": [max(value, 1.0) for value in channel_std], "fraction": (255.0, 255.0, 255.0)}
     image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
-    mean, scale = means[plan.input_scale], scales[plan.input_scale]
-    # In float32 whatever the rest computes in: half precision has 8 bits for 256 levels. Rescaling rather than Normalization, whose
-    # constants an ONNX file would ask for as inputs.
-    normalize = keras.layers.Rescaling(
-        [1 / spread for spread in scale],
-        [-level / spread for level, spread in zip(mean, scale, strict=True)],
-        dtype="float32",
-        name="normalize",
-    )
+    normalize = PixelNormalization(means[plan.input_scale], deviations[plan.input_scale], name="normalize")
     draft = _Draft(config, plan, _widths(config.width_multiplier), _starts(config, plan))
     network = _cifar if config.variant == "cifar" else _alexnet
     return keras.Model(image, network(normalize(image), draft, num_classes), name=f"alexnet_{config.variant}")
@@ -310,7 +302,7 @@ def _kind(layer: Any) -> str:
         return f"{name[:3].lower()} pool {layer.pool_size[0]} x {layer.pool_size[1]} / {layer.strides[0]}"
     details = {
         "InputLayer": "uint8 pixels",
-        "Rescaling": "mean and scale",
+        "PixelNormalization": "mean and scale",
         "ZeroPadding2D": "border",
         "LocalResponseNormalization": "LRN" + (", each tower" if getattr(layer, "towers", 1) > 1 else ""),
         "SpatialResponseNormalization": "LRN over 5 x 5 positions",

@@ -49,7 +49,7 @@ _TORCHVISION_LAYERS = {
 }
 _CAFFE_NAME = re.compile(r"(conv[1-5]|fc[678])(?![0-9])")
 # What may differ between a file's network and the one that starts from it: how its weights began, and chance.
-_MAY_DIFFER = frozenset({"kernel_initializer", "bias_initializer", "seed", "rate", "dtype", "trainable", "scale", "offset"})
+_MAY_DIFFER = frozenset({"kernel_initializer", "bias_initializer", "seed", "rate", "dtype", "trainable", "mean", "std"})
 
 
 @dataclass(frozen=True)
@@ -196,17 +196,11 @@ def _from_keras(path: Path) -> Pretrained:
         layers={
             layer.name: layer.get_weights() for layer in network.layers if layer.weights and not isinstance(layer, keras.layers.Dropout)
         },
-        mean=_triple(-np.asarray(normalize["offset"]) / np.asarray(normalize["scale"])),
-        std=_triple(1 / np.asarray(normalize["scale"])),
+        mean=tuple(normalize["mean"]),
+        std=tuple(normalize["std"]),
         class_names=None if names is None else tuple(names),
         network=network,
     )
-
-
-def _triple(values: Array) -> Triple:
-    """Return three numbers of an array of any shape."""
-    red, green, blue = values.ravel().tolist()
-    return red, green, blue
 
 
 def _from_torchvision(tensors: Mapping[str, Array]) -> Pretrained:

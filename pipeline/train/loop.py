@@ -147,10 +147,10 @@ def _freeze(network: Any, last: str) -> None:
 
 
 def _set_precision(network: Any, precision: str) -> None:
-    """Make the layers compute in bfloat16 and keep their weights in float32; what the pixels become first stays float32."""
+    """Make the layers compute in bfloat16 and keep their weights in float32."""
     if precision == "bfloat16":
         for layer in network.layers:
-            if not isinstance(layer, keras.layers.InputLayer | keras.layers.Rescaling):
+            if not isinstance(layer, keras.layers.InputLayer):
                 layer.dtype_policy = "mixed_bfloat16"
 
 
