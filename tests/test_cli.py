@@ -291,6 +291,12 @@ def test_a_missing_gpu_is_refused_before_work(tmp_path):
     assert [path.name for path in (tmp_path / "mlruns").iterdir()] == [".lock"]
 
 
+def test_bfloat16_without_onednn_is_refused_before_work(tmp_path):
+    words = ("run", *OFF, "--set", "train.precision=bfloat16")
+    done = alexnet(*words, cwd=tmp_path, check=False, TF_ENABLE_ONEDNN_OPTS="0")
+    assert (done.returncode, "needs oneDNN" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
 def test_a_stage_before_its_input_is_refused(tmp_path):
     done = alexnet("train", cwd=tmp_path, check=False)
     assert done.returncode == 1

@@ -218,3 +218,27 @@ class TestFrozen:
     def test_a_layer_that_is_not_there(self):
         with pytest.raises(ConfigError, match=r"has no layer fc6 to freeze. Expected .* one of conv1, conv2, conv3"):
             self.state("fc6", variant="cifar")
+
+
+def test_bfloat16_computes_in_it_and_keeps_weights_in_float32(tmp_path):
+    config = TrainConfig(epochs=4, global_batch_size=32, learning_rate=0.02, precision="bfloat16")
+    state = train(config, tmp_path / "c", dropout=0)
+    assert {variable.dtype for variable in state.network.trainable_variables} == {"float32"}
+    layers = {layer.name: layer.compute_dtype for layer in state.network.layers}
+    assert (layers["conv1"], layers["norm1"], layers["fc8"]) == ("bfloat16",) * 3
+    assert state.network(np.zeros((1, SIZE, SIZE, 3), np.uint8)).dtype == "bfloat16"
+    assert state.history[-1]["train_loss"] < 0.7 * state.history[0]["train_loss"]
+    exact = train(config.model_copy(update={"precision": "float32"}), tmp_path / "d", dropout=0)
+    assert state.history[0]["train_loss"] == pytest.approx(exact.history[0]["train_loss"], rel=0.02)
+    assert state.history[0]["train_loss"] != exact.history[0]["train_loss"]
+
+
+def test_what_passes_through_each_layer_is_recorded_after_every_epoch(tmp_path):
+    state = train(TrainConfig(epochs=2, global_batch_size=32, learning_rate=0.02), tmp_path / "c")
+    for entry in state.history:
+        for what in ("spread", "gradient", "update_ratio", "idle"):
+            values = [entry[f"signal/{what}/{layer}"] for layer in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")]
+            assert all(np.isfinite(values))
+            assert all(value >= 0 for value in values)
+        assert entry["signal/update_ratio/conv1"] > 0
+    assert state.history[0]["signal/spread/fc8"] != state.history[1]["signal/spread/fc8"]
