@@ -171,7 +171,8 @@ class MlflowTracker:
             self._journal.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._journal.with_suffix(".target.json"), self._config.model_dump_json())
             self._pipeline = JournalRun(self._append, self._journal.stem)
-            name = f"{resolved.config.data.dataset.rstrip('/').rpartition('/')[2]} {resolved.config.model.variant}"
+            dataset = resolved.config.data.dataset.rstrip("/").rpartition("/")[2] if not resolved.config.model.classes else "network"
+            name = f"{dataset} {resolved.config.model.variant}"
             self._pipeline.start(name, resolved.flat(), {"recipe": resolved.recipe, **tags})
             # Here and not in the thread: TFDS swaps Python's import function while it loads, which breaks the imports of other threads.
             import mlflow.keras  # noqa: F401
