@@ -135,6 +135,9 @@ class ModelConfig(Section):
     remove_layer: Literal["none", "conv2", "conv3", "conv4", "conv5"] = Field(
         "none", description="Leave out one convolution, as section 7 of the paper does."
     )
+    sixth_layer: bool = Field(
+        False, description="One more convolution, over the last pool, as in the pre-trained networks of the paper's table 2."
+    )
     initialization: Literal["auto", "code", "paper", "caffe", "caffenet", "he", "glorot"] = Field(
         "auto",
         description="Fresh weights: Gaussians of the 2012 `code`, of the `paper`, of Caffe's AlexNet or CaffeNet; `he`; `glorot`, Keras's.",
@@ -271,8 +274,11 @@ class Config(Section):
                 f"model.{useless[0]} needs local response normalisation, which variant {model.variant} with normalization="
                 f"{model.normalization} has not; add --set model.normalization=lrn"
             )
-        if model.variant == "cifar" and model.remove_layer in ("conv4", "conv5"):
-            raise ValueError(f"model.variant=cifar has three convolutions. Received model.remove_layer={model.remove_layer}")
+        if model.variant == "cifar" and (model.remove_layer in ("conv4", "conv5") or model.sixth_layer):
+            raise ValueError(
+                f"model.variant=cifar has three convolutions. Received model.remove_layer={model.remove_layer}, "
+                f"sixth_layer={model.sixth_layer}"
+            )
 
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Config:

@@ -35,7 +35,7 @@ from pipeline.model.layers import LocalResponseNormalization, PixelNormalization
 
 Triple = Sequence[float]
 # conv2, conv4, conv5 and both hidden layers start with a bias "to provide the ReLUs with positive inputs" (paper, section 5).
-_BIASED = frozenset({"conv2", "conv4", "conv5", "fc6", "fc7"})
+_BIASED = frozenset({"conv2", "conv4", "conv5", "conv6", "fc6", "fc7"})
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,8 @@ def _alexnet(x: Any, draft: _Draft, num_classes: int) -> Any:
     x = _block(x, draft, 3, conv3, 3, other)  # 13 x 13 x 384, the only one that sees both towers
     x = _block(x, draft, 4, conv4, 3, other, towers=towers)  # 13 x 13 x 384
     x = _block(x, draft, 5, conv5, 3, (*other, "pool"), towers=towers)  # 13 x 13 x 256, pooled to 6 x 6
+    if config.sixth_layer:
+        x = _block(x, draft, 6, conv5, 3, other)  # 6 x 6 x 256, which sees both towers
     x = keras.layers.Flatten(name="flatten")(x)  # 9216
     for seed, name in enumerate(("fc6", "fc7")):
         drop = keras.layers.Dropout(config.dropout, seed=seed, name=f"drop{name[-1]}")
@@ -236,7 +238,8 @@ def _widths(multiplier: float) -> Any:
 def _starts(config: ModelConfig, plan: Plan) -> Iterator[dict[str, Any]]:
     """Yield, layer by layer, the initial weights and biases; each layer has a seed of its own, or the numbers would repeat."""
     cifar = config.variant == "cifar"
-    names = "conv1 conv2 conv3 fc4" if cifar else "conv1 conv2 conv3 conv4 conv5 fc6 fc7 fc8"
+    sixth = " conv6" if config.sixth_layer else ""
+    names = "conv1 conv2 conv3 fc4" if cifar else f"conv1 conv2 conv3 conv4 conv5{sixth} fc6 fc7 fc8"
     for index, name in enumerate(name for name in names.split() if name != config.remove_layer):
         seed = config.seed * 64 + index
         if plan.initialization in ("he", "glorot"):
@@ -254,7 +257,7 @@ def _gaussian_start(name: str, initialization: str) -> tuple[float, float]:
     """Return the standard deviation of a layer's weights and its biases."""
     biases = {"code": 1.0, "paper": 1.0, "caffe": 0.1, "caffenet": 1.0}  # Caffe's AlexNet: with 1 "gave flat loss"
     deviation = 0.01
-    if initialization == "code" and name in ("conv3", "conv4", "conv5"):
+    if initialization == "code" and name in ("conv3", "conv4", "conv5", "conv6"):
         deviation = 0.03
     if initialization in ("caffe", "caffenet") and name in ("fc6", "fc7"):
         deviation = 0.005

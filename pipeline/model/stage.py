@@ -98,7 +98,7 @@ def _built(
         image_size=config.image_size,
         class_names=class_names,
         signal="not checked" if own is None else own.state,
-        logit_spread=None if own is None else own.spread,
+        logit_spread=None if own is None else float(f"{own.spread:.3g}"),
     )
     context.run.metrics({"parameters": artifact.parameters, "macs": artifact.macs}, summary=True)
     if own is not None:

@@ -96,9 +96,18 @@ def test_parameters_for_ten_classes(variant, parameters):
     assert network(variant=variant, image_size=224, classes=10).count_params() == parameters
 
 
-def test_227_pixels_need_no_edge():
-    rows = {row["layer"]: row["output"] for row in layer_table(network(variant="paper", image_size=227, width_multiplier=0.25))}
-    assert (rows["edge"], rows["conv1"][:2]) == ([227, 227, 3], [55, 55])
+@pytest.mark.parametrize("variant", GOLDEN)
+def test_227_pixels_are_the_same_network(variant):
+    """As in Caffe: no window falls off the edge, and the maps are those of 224. torchvision's border gives conv1 one position more."""
+    rows = layer_table(network(variant=variant, image_size=227, classes=1000))
+    layers, parameters, macs = GOLDEN[variant]
+    found = {row["layer"]: (tuple(row["output"]), row["parameters"]) for row in rows}
+    assert sum(row["parameters"] for row in rows) == parameters
+    if variant == "owt":
+        assert (found["edge"], found["conv1"][0], found["pool1"]) == (((231, 231, 3), 0), (56, 56, 64), layers["pool1"])
+    else:
+        assert {name: found[name] for name in layers} == layers
+        assert sum(row["macs"] for row in rows) == macs
 
 
 @pytest.mark.parametrize(("size", "last_map"), [(28, 2), (32, 3), (64, 3), (96, 5)])
@@ -221,6 +230,18 @@ def test_pools_need_not_overlap():
 def test_a_convolution_can_be_left_out_and_its_pool_stays(layer):
     left = [name for name in names(variant="paper", remove_layer=layer) if name.startswith(("conv", "pool"))]
     assert left == [name for name in names(variant="paper") if name.startswith(("conv", "pool")) and name != layer]
+
+
+def test_a_sixth_convolution_over_the_last_pool():
+    """Configuration 146 of the code: 3 x 3, 256 filters that see both towers, deviation 0.03, biases 1."""
+    rows = {
+        row["layer"]: (row["output"], row["parameters"]) for row in layer_table(network(variant="paper", image_size=224, sixth_layer=True))
+    }
+    assert list(rows)[-8:] == ["pool5", "conv6", "flatten", "fc6", "drop6", "fc7", "drop7", "fc8"]
+    assert rows["conv6"] == ([6, 6, 256], 590_080)
+    kernel, bias = network(variant="paper", image_size=64, width_multiplier=0.5, sixth_layer=True).get_layer("conv6").get_weights()
+    assert float(np.std(kernel)) == pytest.approx(0.03, rel=0.03)
+    assert set(bias) == {1.0}
 
 
 def test_dropout_before_the_layers_as_in_torchvision_and_after_as_in_2012():
