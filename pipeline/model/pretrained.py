@@ -169,15 +169,16 @@ def _assign(layer: Any, arrays: list[Array] | None, path: Path) -> None:
 def _require_same(network: Any, other: Any, path: Path) -> None:
     """Refuse a file whose network computes something else than the settings say, such as another activation."""
     mine, theirs = ({layer.name: layer.get_config() for layer in model.layers} for model in (network, other))
-    for name in [*mine, *(name for name in theirs if name not in mine)]:
+    for name in [*mine, *theirs]:
         if name not in mine or name not in theirs:
             which = "lacks one that the settings make" if name in mine else "has one that the settings do not make"
             raise ConfigError(f"The network in {path} is another one: it {which}: layer {name}. Give the settings that it was made with.")
-        for key in sorted(mine[name].keys() - _MAY_DIFFER):
-            if mine[name][key] != theirs[name].get(key) and not (key == "units" and name == network.layers[-1].name):
+    for name, config in mine.items():
+        for key in sorted(config.keys() - _MAY_DIFFER):
+            if config[key] != theirs[name].get(key) and not (key == "units" and name == network.layers[-1].name):
                 raise ConfigError(
                     f"The network in {path} is another one: its layer {name} has {key}={theirs[name].get(key)}, the settings make "
-                    f"{mine[name][key]}. Give the settings that it was made with."
+                    f"{config[key]}. Give the settings that it was made with."
                 )
 
 
