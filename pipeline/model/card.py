@@ -62,6 +62,8 @@ def write_card(layers: Sequence[LayerRecord], signals: Mapping[str, Signal], fou
         curves = Picture(directory / "signal.png", _SIGNAL_NOTE)
         draw_signals(signals).savefig(curves.path, dpi=130, metadata={"Software": None})
         sections.append(Section("Signal", text=found, tables=[_signal_table(signals["this network"])], pictures=[curves]))
+    else:
+        sections.append(Section("Signal", text=found))
     words = (
         f"{total:,} parameters and {macs / 1e6:,.1f} million multiplications an image of {config.image_size} x {config.image_size} pixels."
     )
