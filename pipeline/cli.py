@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from pipeline.errors import PipelineError, Terminated
+from pipeline.errors import Interrupted, PipelineError, Terminated
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,6 +40,7 @@ class Invocation:
     explain: bool = False
     wait: bool = False
     rerun: list[str] = field(default_factory=list)
+    asked: _Asked | None = None
 
     def take(self, words: dict[str, Any]) -> None:
         """Add the shared options of one command; a later one wins."""
@@ -216,7 +217,7 @@ def _run_stages(invocation: Invocation, stages: Sequence[str]) -> None:
             workdir=invocation.workdir,
             rerun=invocation.rerun,
             wait=invocation.wait,
-            observer=observer,
+            observer=_Heeding(observer, invocation.asked),
         )
     except BaseException as error:
         observer.close()
@@ -342,8 +343,35 @@ def _free_port(first: int, last: int) -> int:
     raise PipelineError(f"No port from {first} to {last} is free. Expected one for the MLflow server. Name another with --port.")
 
 
-def _terminate(_signal: int, _frame: object) -> NoReturn:
-    raise Terminated
+class _Asked:
+    """The end that SIGINT or SIGTERM asks for: raised at once, and again where a library swallowed it, as imports of C code do."""
+
+    def __init__(self) -> None:
+        self._end: KeyboardInterrupt | None = None
+
+    def __call__(self, number: int, _frame: object) -> NoReturn:
+        self._end = Terminated() if number == signal.SIGTERM else Interrupted()
+        raise self._end
+
+    def heed(self) -> None:
+        if self._end is not None:
+            raise self._end
+
+
+class _Heeding:
+    """An observer that ends the run where that was asked for."""
+
+    def __init__(self, observer: ConsoleObserver, asked: _Asked | None):
+        self._observer, self._heed = observer, asked.heed if asked else lambda: None
+        self.finished, self.waiting = observer.finished, observer.waiting
+
+    def started(self, stage: str, why: Sequence[str]) -> None:
+        self._heed()
+        self._observer.started(stage, why)
+
+    def progressed(self, done: int, total: int, unit: str, detail: str) -> None:
+        self._heed()
+        self._observer.progressed(done, total, unit, detail)
 
 
 @contextlib.contextmanager
@@ -377,5 +405,9 @@ def _exit_codes() -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, and leave with its exit code."""
     with _exit_codes():
-        signal.signal(signal.SIGTERM, _terminate)
-        cli.main(args=None if arguments is None else list(arguments), prog_name="alexnet", standalone_mode=False)
+        asked = _Asked()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # what a shell sets for a command in the background
+                signal.signal(number, asked)
+        words = None if arguments is None else list(arguments)
+        cli.main(args=words, prog_name="alexnet", standalone_mode=False, obj=Invocation(asked=asked))

@@ -54,5 +54,9 @@ class BusyError(PipelineError):
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
+class Interrupted(KeyboardInterrupt):
+    """SIGINT arrived: Ctrl-C. Not KeyboardInterrupt itself, for which Python kills the process when C code has met it once."""
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM arrived: stop as for Ctrl-C, but exit with 143."""

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline import api, cli
 from pipeline.artifacts import file_sha256
 from pipeline.engine import work_directory
+from pipeline.errors import Terminated
 
 # A network small enough for seconds; every stage and file is the real one.
 OFF = ("--set", "tracking.enabled=no")  # for what does not concern MLflow: it costs seconds
@@ -375,6 +377,7 @@ def test_a_held_work_directory_names_its_owner(tmp_path):
 
 def killed(words, cwd, when, sign):
     """Start the command, wait until `when(mlruns)`, send the signal, and return how the process ended."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored for the tests, and so for their children
     process = subprocess.Popen(
         [*PROGRAM, *words], cwd=cwd, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -416,6 +419,20 @@ def test_interrupted_then_killed_then_typed_again_gives_the_same_digests(finishe
     assert (returned, "Traceback" in errors) == (130, False)
     assert killed(words, tmp_path, in_stage("train"), signal.SIGKILL)[0] == -signal.SIGKILL
     assert digests(last_line(alexnet(*words, cwd=tmp_path))) == digests(last_line(finished[1]))
+
+
+def test_an_end_that_a_library_swallowed_comes_with_the_next_step():
+    asked, told = cli._Asked(), []
+    observer = SimpleNamespace(started=lambda *words: told.append(words), progressed=None, finished=None, waiting=None)
+    heeding = cli._Heeding(observer, asked)
+    heeding.started("ingest", ())
+    with contextlib.suppress(KeyboardInterrupt):
+        asked(signal.SIGTERM, None)
+    with pytest.raises(Terminated):
+        heeding.started("build", ())
+    with pytest.raises(Terminated):
+        heeding.progressed(1, 2, "images", "")
+    assert told == [("ingest", ())]
 
 
 @pytest.mark.slow
