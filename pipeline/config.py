@@ -267,18 +267,32 @@ class Config(Section):
                 f"model.fidelity=paper is a choice between the text and the code of 2012, for model.variant {', '.join(_OF_2012)}. "
                 f"Received variant {model.variant}; leave fidelity out"
             )
-        normalized = "none" if model.normalization == "auto" and model.variant in _WITHOUT_LRN else model.normalization
-        useless = [name for name in ("lrn_alpha", "lrn_across") if getattr(model, name) != "auto"]
-        if useless and normalized in ("none", "batch"):
-            raise ValueError(
-                f"model.{useless[0]} needs local response normalisation, which variant {model.variant} with normalization="
-                f"{model.normalization} has not; add --set model.normalization=lrn"
-            )
+        for name, why in self._settings_without_effect():
+            if getattr(model, name) != ModelConfig.model_fields[name].default:
+                raise ValueError(f"model.{name} would change nothing: {why}. Received {getattr(model, name)}; leave it out")
         if model.variant == "cifar" and (model.remove_layer in ("conv4", "conv5") or model.sixth_layer):
             raise ValueError(
                 f"model.variant=cifar has three convolutions. Received model.remove_layer={model.remove_layer}, "
                 f"sixth_layer={model.sixth_layer}"
             )
+
+    def _settings_without_effect(self) -> list[tuple[str, str]]:
+        """Return the settings of the network that this network has no place for, each with the reason."""
+        model = self.model
+        normalization = "none" if model.normalization == "auto" and model.variant in _WITHOUT_LRN else model.normalization
+        useless: list[tuple[str, str]] = []
+        if normalization in ("none", "batch"):
+            why = f"variant {model.variant} with normalization={model.normalization} has no LRN (add --set model.normalization=lrn)"
+            useless += [("lrn_alpha", why), ("lrn_across", why)]
+        if normalization == "batch":
+            why = "with batch normalisation the order is convolution, normalisation, activation, pool"
+            useless += [("layer_order", why), ("spatial_norm", why)]
+        if model.variant == "cifar":
+            useless += [(name, "variant cifar has one order of its layers") for name in ("layer_order", "spatial_norm")]
+            useless += [(name, "variant cifar has no hidden layer, so no dropout") for name in ("dropout", "dropout_place")]
+            if model.initialization not in ("code", "he", "glorot"):
+                useless.append(("initialization", "variant cifar knows auto, code, he and glorot"))
+        return useless
 
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Config:

@@ -256,7 +256,7 @@ REFUSALS = {
     "LRN where there is none": (
         ["--set", "model.normalization=none", "--set", "model.lrn_alpha=1"],
         2,
-        "add --set model.normalization=lrn",
+        "has no LRN (add --set model.normalization=lrn)",
     ),
     "a network alone": (["--set", "model.classes=10", "--set", "data.short_side=256"], 2, "Expected the command `build` alone"),
     "uneven batch": (["--devices", "cpu:2", "--set", "train.global_batch_size=9"], 2, "--set train.global_batch_size=10"),

@@ -270,3 +270,36 @@ def test_a_dataset_with_a_recipe_of_its_name_is_what_that_recipe_says():
 def test_batches_are_shared_evenly(settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
         resolve(overrides=settings, environment={})
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ({"variant": "owt", "lrn_alpha": 1e-4}, "lrn_alpha"),
+        ({"normalization": "none", "lrn_across": "maps"}, "lrn_across"),
+        ({"normalization": "batch", "layer_order": "caffe"}, "layer_order"),
+        ({"normalization": "batch", "spatial_norm": True}, "spatial_norm"),
+        ({"variant": "cifar", "layer_order": "code"}, "layer_order"),
+        ({"variant": "cifar", "dropout": 0.2}, "dropout"),
+        ({"variant": "cifar", "dropout_place": "before"}, "dropout_place"),
+        ({"variant": "cifar", "initialization": "paper"}, "initialization"),
+    ],
+)
+def test_a_setting_of_the_network_that_would_change_nothing_is_refused(settings, setting):
+    size = {"model.image_size": 224, "data.short_side": 256} if settings.get("variant") == "owt" else {}
+    with pytest.raises(ConfigError, match=f"model.{setting} would change nothing"):
+        resolve(
+            overrides={"data.dataset": "digits", **size, **{f"model.{name}": value for name, value in settings.items()}}, environment={}
+        )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"normalization": "lrn", "variant": "cifar", "lrn_alpha": 1e-4},
+        {"normalization": "none", "layer_order": "code", "spatial_norm": True},
+        {"variant": "cifar", "initialization": "he", "remove_layer": "conv3"},
+    ],
+)
+def test_settings_of_the_network_that_change_something(settings):
+    resolve(overrides={"data.dataset": "digits", **{f"model.{name}": value for name, value in settings.items()}}, environment={})

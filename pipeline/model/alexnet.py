@@ -121,9 +121,9 @@ def build_network(config: ModelConfig, *, num_classes: int, channel_mean: Triple
         caffe_weights: make the network that Caffe's weights were trained in.
     """
     plan = plan_for(config, caffe_weights=caffe_weights)
-    # A set of black pictures has no deviation.
     means = {"levels": channel_mean, "unit": channel_mean, "fraction": (0.0, 0.0, 0.0)}
-    deviations = {"levels": (1.0, 1.0, 1.0), "unit": [max(value, 1.0) for value in channel_std], "fraction": (255.0, 255.0, 255.0)}
+    spread = [max(value, 1.0) for value in channel_std]  # black pictures have none
+    deviations = {"levels": (1.0, 1.0, 1.0), "unit": spread, "fraction": (255.0, 255.0, 255.0)}
     image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
     normalize = PixelNormalization(means[plan.input_scale], deviations[plan.input_scale], name="normalize")
     draft = _Draft(config, plan, _widths(config.width_multiplier), _starts(config, plan))
