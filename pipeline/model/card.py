@@ -75,7 +75,8 @@ def write_card(layers: Sequence[LayerRecord], signals: Mapping[str, Signal], fou
         if differing
         else "Every other setting is the default."
     )
-    page = render(f"AlexNet, variant {config.variant}", words, sections, footer=footer)
+    fidelity = f", as the {config.fidelity} of 2012" if config.variant in ("paper", "ungrouped", "single_tower") else ""
+    page = render(f"AlexNet, variant {config.variant}{fidelity}", words, sections, footer=footer)
     (directory / "network.html").write_text(page, encoding="utf-8")
 
 
