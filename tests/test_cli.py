@@ -17,6 +17,8 @@ from pipeline.artifacts import file_sha256
 from pipeline.engine import work_directory
 from pipeline.errors import Terminated
 
+# A shell has SIGINT ignored for what runs in the background; children of these tests must not inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # A network small enough for seconds; every stage and file is the real one.
 OFF = ("--set", "tracking.enabled=no")  # for what does not concern MLflow: it costs seconds
 WEIGHTED = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -377,7 +379,6 @@ def test_a_held_work_directory_names_its_owner(tmp_path):
 
 def killed(words, cwd, when, sign):
     """Start the command, wait until `when(mlruns)`, send the signal, and return how the process ended."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored for the tests, and so for their children
     process = subprocess.Popen(
         [*PROGRAM, *words], cwd=cwd, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
