@@ -72,6 +72,17 @@ def _complete_setting(_context: click.Context, _parameter: click.Parameter, star
     return [f"{name}=" for name in field_names() if name.startswith(start)]
 
 
+def _complete_value(key: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Complete the words that a setting may be."""
+
+    def complete(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+        from pipeline.config import words_of
+
+        return [word for word in words_of(key) if word.startswith(start)]
+
+    return complete
+
+
 SHARED_OPTIONS = (
     click.option(
         "--recipe", metavar="NAME|FILE", shell_complete=_complete_recipe, help="Packaged recipe or YAML file. [default: fits --dataset]"
@@ -98,18 +109,28 @@ STAGE_OPTIONS = {
         "--dataset", metavar="NAME|PATH", help="`digits`, a TFDS name, a folder of class folders, or a manifest (.csv, ...)."
     ),
     "variant": click.option(
-        "--variant", metavar="NAME", help="Which AlexNet: small, paper, caffenet, owt, ungrouped, single_tower or cifar."
+        "--variant",
+        metavar="NAME",
+        shell_complete=_complete_value("model.variant"),
+        help="Which AlexNet: small, paper, caffenet, owt, ungrouped, single_tower or cifar.",
     ),
     "image_size": click.option("--image-size", metavar="PIXELS", help="Height and width of the network's input."),
     "classes": click.option("--classes", metavar="N", help="Look at a network for N classes, without a dataset."),
     "weights": click.option(
         "--weights", metavar="FILE", help="Start from a .keras, torchvision's .pth or .safetensors, or Caffe's .npy or .npz."
     ),
-    "freeze": click.option("--freeze", metavar="LAYER", help="Keep the weights up to and including this layer, such as conv5."),
+    "freeze": click.option(
+        "--freeze",
+        metavar="LAYER",
+        shell_complete=_complete_value("train.freeze"),
+        help="Keep the weights up to and including this layer, such as conv5.",
+    ),
     "epochs": click.option("--epochs", metavar="N", help="Passes over the training images."),
     "devices": click.option("--devices", metavar="WHICH", help="auto, cpu, cpu:2, gpu, or gpu:0,1."),
     "seed": click.option("--seed", metavar="N", help="Seed of the weights, of the order and of dropout."),
-    "split": click.option("--split", metavar="NAME", help="Which images to score: test or validation."),
+    "split": click.option(
+        "--split", metavar="NAME", shell_complete=_complete_value("evaluate.split"), help="Which images to score: test or validation."
+    ),
 }
 # Which settings a stage's own options mean; `run` has them all.
 MEANINGS: dict[str, dict[str, tuple[str, ...]]] = {

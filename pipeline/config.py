@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -335,6 +335,12 @@ def flatten(nested: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def field_names() -> tuple[str, ...]:
     """Return every `section.field` there is."""
     return tuple(flatten(Config().model_dump()))
+
+
+def words_of(key: str) -> tuple[str, ...]:
+    """Return the words that a setting may be, such as `small` for `model.variant`."""
+    section, _, name = key.partition(".")
+    return tuple(word for word in get_args(type(getattr(Config(), section)).model_fields[name].annotation) if isinstance(word, str))
 
 
 def recipe_names() -> tuple[str, ...]:

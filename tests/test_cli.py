@@ -329,6 +329,8 @@ def test_help_config_and_completion_are_light(tmp_path):
     assert shown["settings"]["train.momentum"]["from"] == "default"
     completed = alexnet(cwd=tmp_path, _ALEXNET_COMPLETE="bash_complete", COMP_WORDS="alexnet --recipe f", COMP_CWORD="2")
     assert {line.partition(",")[2] for line in completed.stdout.split()} == {"fashion_mnist", "folder"}
+    completed = alexnet(cwd=tmp_path, _ALEXNET_COMPLETE="bash_complete", COMP_WORDS="alexnet build --variant s", COMP_CWORD="3")
+    assert {line.partition(",")[2] for line in completed.stdout.split()} == {"small", "single_tower"}
     assert list(tmp_path.iterdir()) == []
 
 
