@@ -56,7 +56,7 @@ def trained(folder: Path, size: dict[str, Any], feed: str) -> Callable[[], int]:
         if left["steps"] < steps:
             left.update(batches=next(epochs), steps=len(images) // batch)
         left["steps"] -= steps
-        train_steps(left["batches"], tf.constant(steps), tf.zeros(4, tf.float64)).numpy()
+        train_steps(left["batches"], tf.constant(steps, tf.int64), tf.constant(True)).numpy()
         return steps * batch
 
     return one

@@ -45,7 +45,7 @@ def steps_of(network: Any, batch: int, precision: str = "float32") -> Callable[[
     again = iter(tf.data.Dataset.from_tensors(first).repeat())
 
     def run() -> int:
-        train(again, tf.constant(2), tf.zeros(4, tf.float64)).numpy()
+        train(again, tf.constant(2, tf.int64), tf.constant(True)).numpy()
         return 2 * batch
 
     return run
@@ -272,8 +272,9 @@ def update(*, own: bool) -> Callable[[], int]:
     config = TrainConfig(learning_rate=1e-4)
     weights = [keras.Variable(np.full(shape, 0.01, np.float32)) for shape in _owt_shapes()]
     gradients = [tf.fill(shape, 1e-3) for shape in _owt_shapes()]
-    optimizer = make_optimizer(config) if own else keras.optimizers.SGD(1e-4, momentum=0.9, weight_decay=5e-4)
-    optimizer.build(weights)
+    optimizer = make_optimizer(config, weights) if own else keras.optimizers.SGD(1e-4, momentum=0.9, weight_decay=5e-4)
+    if not own:
+        optimizer.build(weights)
     step = tf.function(lambda: apply_update(optimizer, weights, gradients, config, 1) if own else optimizer.apply(gradients, weights))
 
     def run() -> int:

@@ -42,6 +42,9 @@ class Silent:
     def progressed(self, done: int, total: int, unit: str, detail: str) -> None:
         """Show nothing."""
 
+    def said(self, text: str) -> None:
+        """Show nothing."""
+
     def finished(self, outcome: Outcome) -> None:
         """Show nothing."""
 

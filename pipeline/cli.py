@@ -126,6 +126,7 @@ STAGE_OPTIONS = {
         help="Keep the weights up to and including this layer, such as conv5.",
     ),
     "epochs": click.option("--epochs", metavar="N", help="Passes over the training images."),
+    "minutes": click.option("--minutes", metavar="M", help="End training, after a whole epoch, before it takes longer."),
     "devices": click.option("--devices", metavar="WHICH", help="auto, cpu, cpu:2, gpu, or gpu:0,1."),
     "seed": click.option("--seed", metavar="N", help="Seed of the weights, of the order and of dropout."),
     "split": click.option(
@@ -142,7 +143,13 @@ MEANINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "weights": ("model.weights",),
         "seed": ("model.seed",),
     },
-    "train": {"freeze": ("train.freeze",), "epochs": ("train.epochs",), "devices": ("train.devices",), "seed": ("train.seed",)},
+    "train": {
+        "freeze": ("train.freeze",),
+        "epochs": ("train.epochs",),
+        "minutes": ("train.minutes",),
+        "devices": ("train.devices",),
+        "seed": ("train.seed",),
+    },
     "evaluate": {"split": ("evaluate.split",)},
     "run": {
         "dataset": ("data.dataset",),
@@ -151,6 +158,7 @@ MEANINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "weights": ("model.weights",),
         "freeze": ("train.freeze",),
         "epochs": ("train.epochs",),
+        "minutes": ("train.minutes",),
         "devices": ("train.devices",),
         "seed": ("model.seed", "train.seed"),
         "split": ("evaluate.split",),
@@ -384,7 +392,7 @@ class _Heeding:
 
     def __init__(self, observer: ConsoleObserver, asked: _Asked | None):
         self._observer, self._heed = observer, asked.heed if asked else lambda: None
-        self.finished, self.waiting = observer.finished, observer.waiting
+        self.said, self.finished, self.waiting = observer.said, observer.finished, observer.waiting
 
     def started(self, stage: str, why: Sequence[str]) -> None:
         self._heed()

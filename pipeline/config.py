@@ -7,12 +7,13 @@ A setting is named `section.field`. The command line gives `--set train.epochs=5
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -34,6 +35,8 @@ class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    # Fields that cannot change a stage's result: another value is no reason to run it again.
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset()
 
     @field_validator("*", mode="before")
     @classmethod
@@ -165,16 +168,58 @@ class TrainConfig(Section):
 
     epochs: int = Field(30, ge=1, le=10_000, description="Passes over the training split.")
     global_batch_size: int = Field(128, ge=1, le=65_536, description="Images per optimiser step, over all replicas.")
+    minutes: float = Field(
+        0.0, ge=0, description="End when these minutes of training would be exceeded, after whole epochs; 0 is no such end."
+    )
+    early_stopping: int = Field(0, ge=0, le=1000, description="End after so many epochs without a better validation error; 0 is never.")
+    optimizer: Literal["sgd", "adamw", "lamb"] = Field(
+        "sgd", description="`sgd` with momentum, as in 2012; `adamw` wants a learning_rate of about 0.001, `lamb` of about 0.005."
+    )
     learning_rate: float = Field(0.01, gt=0, le=10, description="Learning rate at the first step after warm-up.")
+    base_batch_size: int = Field(
+        0,
+        ge=0,
+        le=65_536,
+        description="Images a step that learning_rate is meant for; it grows in proportion to global_batch_size. 0: it does not.",
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD, in [0, 1).")
     weight_decay: float = Field(
-        5e-4, ge=0, lt=1, description="Weight decay through the momentum, as the paper's update rule; biases have none."
+        5e-4,
+        ge=0,
+        lt=1,
+        description="Weight decay: through the momentum of SGD, as the paper's rule; decoupled otherwise. Biases have none.",
     )
-    schedule: Literal["plateau", "cosine"] = Field(
-        "plateau", description="`plateau`: /10 when validation error stops improving, three times at most, as in 2012; `cosine`: to zero."
+    bias_rate: Literal["auto", "same", "double"] = Field(
+        "auto", description="Learning rate of SGD's biases: that of the weights, as the paper says, or twice; `auto` as model.fidelity."
+    )
+    clip_norm: float = Field(0.0, ge=0, description="Greatest length of a step's gradient, of all weights together; 0 is no bound.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of each label that is spread over all classes; 0.1 is usual.")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Judge and keep a running mean of the weights, of which each step keeps this share; 0.999 is usual, 0 is none.",
+    )
+    accumulate: int = Field(
+        1, ge=1, le=1024, description="Parts that a device takes its images of a step in, one after the other, to need less memory."
+    )
+    schedule: Literal["plateau", "step", "cosine", "constant"] = Field(
+        "plateau",
+        description="`plateau`: /10 when validation error stops improving, three times at most, as in 2012; `step`: /10 every step_epochs; "
+        "`cosine`: to zero; `constant`.",
     )
     patience: int = Field(5, ge=1, le=1000, description="Epochs without a better validation error before `plateau` divides the rate.")
+    step_epochs: int = Field(30, ge=1, le=10_000, description="Epochs after which `step` divides the rate.")
     warmup_epochs: int = Field(0, ge=0, le=1000, description="Epochs over which the learning rate rises linearly from zero.")
+    setbacks: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="How often training may go back to the last epoch, at half the rate, when the loss is not finite; else it ends.",
+    )
+    checkpoint_seconds: float = Field(
+        10.0, ge=0, description="Least time between checkpoints; they are rarer where they would take more than 2.5 % of the time."
+    )
     freeze: Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"] = Field(
         "none", description="Keep the weights of the layers up to and including this one: for `model.weights` and few pictures."
     )
@@ -219,10 +264,12 @@ class TrainConfig(Section):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the order of images, of augmentation and of dropout.")
 
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds"})
+
     @property
-    def together(self) -> int:
-        """How many neighbours of a batch must be on one device: MixUp and CutMix join pairs."""
-        return 2 if self.mixup or self.cutmix else 1
+    def unit(self) -> int:
+        """What a device's share of a batch must be a multiple of: MixUp and CutMix join pairs, and parts are equal."""
+        return math.lcm(2 if self.mixup or self.cutmix else 1, self.accumulate)
 
 
 class EvaluateConfig(Section):
@@ -303,15 +350,21 @@ class Config(Section):
             )
         self._network_fits()
         kind, _, replicas = self.train.devices.partition(":")
-        unit = self.train.together * (int(replicas or 1) if kind == "cpu" else 1)
+        unit = self.train.unit * (int(replicas or 1) if kind == "cpu" else 1)
         batch = self.train.global_batch_size
         if batch % unit:
-            pairs = " (MixUp and CutMix work on pairs)" if self.train.together > 1 else ""
             raise ValueError(
-                f"train.global_batch_size ({batch}) must be a multiple of {unit} for its devices{pairs}; type "
+                f"train.global_batch_size ({batch}) must be a multiple of {unit} for its devices{why_unit(self.train)}; type "
                 f"--set train.global_batch_size={-(-batch // unit) * unit}"
             )
         return self
+
+
+def why_unit(train: TrainConfig) -> str:
+    """Say why a device's share of a batch must be a multiple of something, if it must."""
+    reasons = ["MixUp and CutMix work on pairs"] if train.mixup or train.cutmix else []
+    reasons += [f"train.accumulate is {train.accumulate}"] if train.accumulate > 1 else []
+    return f" ({', '.join(reasons)})" if reasons else ""
 
 
 @dataclass(frozen=True)

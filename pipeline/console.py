@@ -90,6 +90,10 @@ class ConsoleObserver:
             line = f"  {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s{left}  {detail}"
             self._output.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def said(self, text: str) -> None:
+        """Print what a person should know, above the bar."""
+        self._output.print(Text(f"  {text}", style="yellow"), soft_wrap=True)
+
     def finished(self, outcome: Outcome) -> None:
         """Say what a stage made, and where."""
         self.close()
@@ -125,6 +129,10 @@ class JsonObserver(ConsoleObserver):
     def progressed(self, done: int, total: int, unit: str, detail: str) -> None:
         """Print nothing."""
 
+    def said(self, text: str) -> None:
+        """Print one JSON object with it."""
+        print_json(self._output, {"note": text})
+
     def waiting(self, what: str) -> None:
         """Print nothing."""
 
@@ -139,6 +147,10 @@ class QuietObserver(ConsoleObserver):
 
     started = JsonObserver.started
     progressed = JsonObserver.progressed
+
+    def said(self, text: str) -> None:
+        """Print nothing."""
+
     waiting = JsonObserver.waiting
 
     def finished(self, outcome: Outcome) -> None:

@@ -75,6 +75,8 @@ class Observer(Protocol):
 
     def progressed(self, done: int, total: int, unit: str, detail: str) -> None: ...
 
+    def said(self, text: str) -> None: ...
+
     def finished(self, outcome: Outcome) -> None: ...
 
     def waiting(self, what: str) -> None: ...
@@ -108,6 +110,11 @@ class Context:
     def progress(self, done: int, total: int, unit: str, detail: str = "") -> None:
         """Report how far the stage is: `done` of `total` units."""
         self.observer.progressed(done, total, unit, detail)
+
+    def say(self, text: str) -> None:
+        """Tell what a person should know although the stage goes on; the stage's run remembers the last of it."""
+        self.run.tags({"note": text})
+        self.observer.said(text)
 
 
 @dataclass(frozen=True)
@@ -306,7 +313,8 @@ class Runner:
         """
         section = getattr(config, item.section)
         parts: dict[str, Any] = dict(code_parts(item.function.__module__))
-        parts |= {f"setting {item.section}.{name}": value for name, value in section.model_dump().items()}
+        effective = section.model_dump(exclude=set(section.WITHOUT_EFFECT))
+        parts |= {f"setting {item.section}.{name}": value for name, value in effective.items()}
         parts |= {f"input {self._maker(kind).name}": records[self._maker(kind).name].identity() for kind in item.inputs.values()}
         if item.source is not None:
             selected = self.current()["stages"].get(item.name, {}).get("directory")

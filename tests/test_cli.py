@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from pipeline import api, cli
 from pipeline.artifacts import file_sha256
 from pipeline.engine import work_directory
 from pipeline.errors import Terminated
+from pipeline.train.checkpoint import read_checkpoint
 
 # A shell has SIGINT ignored for what runs in the background; children of these tests must not inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -396,6 +398,10 @@ def in_stage(name):
     return lambda mlruns: any(mlruns.glob(f"stages/{name}-*.partial"))
 
 
+def checkpointed(mlruns):
+    return any(mlruns.glob("stages/train-*.partial/scratch/checkpoint.npz"))
+
+
 def test_a_terminated_run_says_so_and_is_recorded_as_killed(tmp_path):
     import mlflow
 
@@ -420,7 +426,8 @@ def test_interrupted_then_killed_then_typed_again_gives_the_same_digests(finishe
     words = ["--json", "run", "--epochs", "2", *TINY, *OFF]
     returned, _, errors = killed(words, tmp_path, in_stage("ingest"), signal.SIGINT)
     assert (returned, "Traceback" in errors) == (130, False)
-    assert killed(words, tmp_path, in_stage("train"), signal.SIGKILL)[0] == -signal.SIGKILL
+    words += ["--set", "train.checkpoint_seconds=0"]  # which is no reason to begin anew
+    assert killed(words, tmp_path, checkpointed, signal.SIGKILL)[0] == -signal.SIGKILL
     assert digests(last_line(alexnet(*words, cwd=tmp_path))) == digests(last_line(finished[1]))
 
 
@@ -458,15 +465,32 @@ def test_killed_at_twelve_moments_gives_the_same_digests(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_taken_up_from_a_checkpoint_is_the_same_training(tmp_path):
-    """Killed after a checkpoint, in the middle of many epochs: weights, history and scores are those of the uninterrupted run."""
-    words = ["--json", "run", "--epochs", "40", *TINY]
+@pytest.mark.parametrize("devices", ["cpu", "cpu:2"])
+def test_a_training_killed_twenty_times_is_the_same_training(tmp_path, devices):
+    """SIGKILL at random moments, again and again, with everything on that could go another way: the same weights, history and scores."""
+    on = {"schedule": "plateau", "patience": 2, "early_stopping": 30, "color_noise": 0.1, "mixup": 0.2, "ema": 0.99, "accumulate": 2}
+    words = ["--json", "run", "--epochs", "60", "--devices", devices, *TINY, *OFF]
+    words += [word for name, value in on.items() for word in ("--set", f"train.{name}={value}")]
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     whole = last_line(alexnet(*words, cwd=tmp_path / "a"))
-    assert (
-        killed(words, tmp_path / "b", lambda mlruns: any(mlruns.glob("stages/train-*.partial/scratch/checkpoint.npz")), signal.SIGKILL)[0]
-        == -9
-    )
+    words += ["--set", "train.checkpoint_seconds=0"]
+    assert killed(words, tmp_path / "b", checkpointed, signal.SIGKILL)[0] == -9
+    dice, ends, steps = np.random.default_rng(0), [], []
+    for _ in range(19):
+        at = next((tmp_path / "b").glob("mlruns/stages/train-*.partial/scratch/checkpoint.npz"))
+        old, wait = at.stat().st_mtime_ns, dice.uniform(0, 1.5)
+
+        def later(_mlruns, at=at, old=old, wait=wait):
+            with contextlib.suppress(FileNotFoundError):
+                return time.time_ns() > at.stat().st_mtime_ns + wait * 1e9 and at.stat().st_mtime_ns != old
+            return False
+
+        ends.append(killed(words, tmp_path / "b", later, signal.SIGKILL)[0])
+        if ends[-1] == 0:
+            break
+        steps.append(int(read_checkpoint(at)[0]["count/0"]))
+    assert steps == sorted(steps)
+    assert len(set(steps)) >= 10, steps
     assert digests(last_line(alexnet(*words, cwd=tmp_path / "b"))) == digests(whole)
 
 

@@ -173,7 +173,7 @@ class TestRefused:
             ("train.learning_rate", "-1", "greater than 0"),
             ("train.momentum", "1", "less than 1"),
             ("train.flip", "perhaps", "valid boolean"),
-            ("train.schedule", "step", "'plateau' or 'cosine'"),
+            ("train.schedule", "steps", "'plateau', 'step', 'cosine' or 'constant'"),
             ("train.devices", "cpu:0", "match pattern"),
             ("train.seed", "-1", "greater than or equal to 0"),
             ("data.dataset", "", "at least 1 character"),
@@ -262,6 +262,10 @@ def test_a_dataset_with_a_recipe_of_its_name_is_what_that_recipe_says():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
+        (
+            {"train.accumulate": 3, "train.devices": "cpu:2", "train.global_batch_size": 32},
+            r"multiple of 6 for its devices \(train.accumulate is 3\).*=36",
+        ),
         ({"train.mixup": 0.2, "train.global_batch_size": 33}, r"multiple of 2 for its devices \(MixUp and CutMix work on pairs\).*=34"),
         ({"train.cutmix": 1, "train.global_batch_size": 34, "train.devices": "cpu:2"}, r"multiple of 4 .*=36"),
         ({"train.global_batch_size": 33, "train.devices": "cpu:2"}, r"multiple of 2 for its devices; type .*=34"),

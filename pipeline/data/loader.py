@@ -358,7 +358,7 @@ def _only(records: Any, mine: Any, batch: int, turn: tuple[int, int]) -> Any:
 
 
 def training_epochs(
-    images: Images, config: TrainConfig, *, image_size: int, first: int, opened: Callable[[Any], Iterator[Any]] = iter
+    images: Images, config: TrainConfig, *, image_size: int, first: int, start: int = 0, opened: Callable[[Any], Iterator[Any]] = iter
 ) -> Iterator[Iterator[Any]]:
     """Yield each epoch's batches; the next epoch is made ready in the background, so that none waits for its first batch.
 
@@ -369,11 +369,12 @@ def training_epochs(
         config: as `training_batches` takes it; also the number of epochs.
         image_size: height and width of the crops.
         first: the epoch to begin with, counted from 0.
+        start: the batch to begin that epoch with, counted from 0.
         opened: makes an iterator of a tf.data.Dataset, such as one that is spread over devices.
     """
 
     def ready(epoch: int) -> Iterator[Any]:
-        batches = training_batches(images, config, image_size=image_size, epoch=epoch)
+        batches = training_batches(images, config, image_size=image_size, epoch=epoch, start=start if epoch == first else 0)
         options = tf.data.Options()
         options.experimental_warm_start = True
         return opened(batches.with_options(options))

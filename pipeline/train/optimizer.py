@@ -1,4 +1,4 @@
-"""The 2012 update rule, and the learning rate as a function of what has happened so far."""
+"""Update rules, the 2012 one first, and the decisions between epochs as functions of what has happened so far."""
 
 from __future__ import annotations
 
@@ -10,24 +10,49 @@ from pipeline.config import TrainConfig
 
 _MAX_DROPS = 3  # "reduced three times prior to termination" (paper, section 5)
 
+History = Sequence[Mapping[str, float]]
 
-def learning_rate(config: TrainConfig, history: Sequence[Mapping[str, float]]) -> float:
+
+# -- decisions: pure functions of the settings and the recorded epochs, so that a resumed training decides as an uninterrupted one ----
+
+
+def learning_rate(config: TrainConfig, history: History, setbacks: int = 0) -> float:
     """Return the learning rate of the next epoch.
-
-    A pure function of the settings and the recorded epochs, so that a resumed training decides as an uninterrupted one.
 
     Args:
         config: the schedule and its numbers.
-        history: the finished epochs, each with `validation_top1_error`, a fraction in [0, 1].
+        history: the finished epochs, each with `validation_top1_error`, a fraction in [0, 1], and `seconds`.
+        setbacks: how often the training went back from a loss that was not finite; each halves the rate.
     """
-    epoch = len(history)
-    if epoch < config.warmup_epochs:
-        return config.learning_rate * (epoch + 1) / (config.warmup_epochs + 1)
+    epoch, warmup = len(history), config.warmup_epochs
+    peak = config.learning_rate * (config.global_batch_size / config.base_batch_size if config.base_batch_size else 1) / 2**setbacks
+    if epoch < warmup:
+        return peak * (epoch + 1) / (warmup + 1)
     if config.schedule == "cosine":
-        done = (epoch - config.warmup_epochs) / max(1, config.epochs - config.warmup_epochs)
-        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-    errors = [entry["validation_top1_error"] for entry in history[config.warmup_epochs :]]
-    return config.learning_rate / 10 ** min(_drops(errors, config.patience), _MAX_DROPS)
+        done = (epoch - warmup) / max(1, planned_epochs(config, history) - warmup)
+        return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    if config.schedule == "step":
+        return peak / 10 ** ((epoch - warmup) // config.step_epochs)
+    if config.schedule == "constant":
+        return peak
+    errors = [entry["validation_top1_error"] for entry in history[warmup:]]
+    return peak / 10 ** min(_drops(errors, config.patience), _MAX_DROPS)
+
+
+def planned_epochs(config: TrainConfig, history: History) -> int:
+    """Return how many epochs the training will have: those of the settings, or as many as the minutes allow at the speed so far."""
+    if not (config.minutes and history):
+        return config.epochs
+    mean = sum(entry["seconds"] for entry in history) / len(history)
+    return max(len(history), min(config.epochs, int(60 * config.minutes / mean)))
+
+
+def is_finished(config: TrainConfig, history: History) -> bool:
+    """Return whether the training is over: its epochs are done, its time is spent, or it has long ceased to get better."""
+    if history and len(history) >= planned_epochs(config, history):
+        return True
+    errors = [entry["validation_top1_error"] for entry in history]
+    return bool(config.early_stopping and errors) and len(errors) - 1 - errors.index(min(errors)) >= config.early_stopping
 
 
 def _drops(errors: Sequence[float], patience: int) -> int:
@@ -40,43 +65,61 @@ def _drops(errors: Sequence[float], patience: int) -> int:
     return drops
 
 
-def make_optimizer(config: TrainConfig) -> Any:
-    """Return SGD with momentum: v <- momentum v - rate g; w <- w + v.
+# -- update rules -------------------------------------------------------------------------------------------------------
 
-    Keras's own `weight_decay` acts outside the velocity and is about ten times weaker than the paper's, so the decay is not set
-    here: `apply_update` adds it to the gradient g.
+
+def make_optimizer(config: TrainConfig, variables: Sequence[Any]) -> Any:
+    """Return the optimiser, built for the variables. SGD with momentum is: v <- momentum v - rate g; w <- w + v.
+
+    For SGD Keras's own `weight_decay` is not used: it acts outside the velocity and is about ten times weaker than the paper's;
+    `apply_update` adds the decay to the gradient g. AdamW and LAMB are published with decoupled decay, which Keras has.
     """
     import keras
 
-    return keras.optimizers.SGD(learning_rate=config.learning_rate, momentum=config.momentum)
+    if config.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(learning_rate=config.learning_rate, momentum=config.momentum)
+    else:
+        kind = {"adamw": keras.optimizers.AdamW, "lamb": keras.optimizers.Lamb}[config.optimizer]
+        optimizer = kind(learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+        optimizer.exclude_from_weight_decay(var_list=[variable for variable in variables if not decayed(variable)])
+    optimizer.build(variables)
+    return optimizer
 
 
 def apply_update(optimizer: Any, variables: Sequence[Any], gradients: Sequence[Any], config: TrainConfig, replicas: int) -> None:
-    """Change the weights by the rule of 2012: v <- momentum v - rate (g + decay w); w <- w + v (paper, section 5).
+    """Change the weights; with SGD by the rule of 2012: v <- momentum v - rate (g + decay w); w <- w + v (paper, section 5).
 
-    On one device as one program of XLA, which passes over the weights once instead of five times: 61 million of them in a third of
-    Keras's time. Under a strategy through Keras, which sums the gradients over the replicas.
+    SGD on one device is one program of XLA, which passes over the weights once instead of five times: 61 million of them in a third of
+    Keras's time. Under a strategy Keras applies it, and sums the gradients over the replicas.
 
     Args:
-        optimizer: of `make_optimizer`, built for the variables.
+        optimizer: of `make_optimizer`.
         variables: the weights.
         gradients: of the replica's own images, divided by the images of all.
-        config: momentum and decay.
+        config: momentum, decay, clipping, and the rate of the biases.
         replicas: how many call this together; each adds its share of the decay.
     """
     import tensorflow as tf
 
+    if config.clip_norm:
+        gradients = _clipped(gradients, config.clip_norm, replicas)
+    if config.optimizer != "sgd":
+        optimizer.apply(gradients, variables)
+        return
     decay = [config.weight_decay if decayed(variable) else 0.0 for variable in variables]
+    # In a velocity, a gradient taken twice is a rate twice as high.
+    double = [config.bias_rate == "double" and not decayed(variable) for variable in variables]
     if replicas > 1:
         triples = zip(gradients, variables, decay, strict=True)
-        optimizer.apply([gradient + share / replicas * variable if share else gradient for gradient, variable, share in triples], variables)
+        terms = [gradient + share / replicas * variable if share else gradient for gradient, variable, share in triples]
+        optimizer.apply([2 * term if twice else term for term, twice in zip(terms, double, strict=True)], variables)
         return
 
     @tf.function(jit_compile=True)
     def fused(rate: Any, gradients: Sequence[Any]) -> None:
         slots = optimizer.momentums if config.momentum else [None] * len(variables)
-        for variable, slot, gradient, share in zip(variables, slots, gradients, decay, strict=True):
-            step = -rate * (gradient + share * variable if share else gradient)
+        for variable, slot, gradient, share, twice in zip(variables, slots, gradients, decay, double, strict=True):
+            step = (-2 * rate if twice else -rate) * (gradient + share * variable if share else gradient)
             if slot is not None:
                 step += config.momentum * slot
                 slot.assign(step)
@@ -84,6 +127,17 @@ def apply_update(optimizer: Any, variables: Sequence[Any], gradients: Sequence[A
 
     fused(tf.convert_to_tensor(optimizer.learning_rate), gradients)
     optimizer.iterations.assign_add(1)
+
+
+def _clipped(gradients: Sequence[Any], norm: float, replicas: int) -> Sequence[Any]:
+    """Scale the gradients so that all together, summed over the replicas, are no longer than `norm`; each replica has its share of that."""
+    import tensorflow as tf
+
+    if replicas > 1:  # before the sum of the update, because of parts that are short the whole may be long
+        context = tf.distribute.get_replica_context()
+        gradients = [gradient / replicas for gradient in context.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))]
+    clipped, _ = tf.clip_by_global_norm(list(gradients), norm / replicas)
+    return list(clipped)
 
 
 def decayed(variable: Any) -> bool:

@@ -25,8 +25,7 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
     from pipeline.train.curves import write_history, write_training_pictures
     from pipeline.train.strategy import describe_runtime, make_strategy
 
-    if config.color_mode == "auto":
-        config = config.model_copy(update={"color_mode": model.fidelity})
+    config = _as_fidelity_says(config, model.fidelity)
     context.run.tags({"seed": config.seed, **describe_runtime()}, summary=True)
     strategy = make_strategy()
     state = loop.prepare(lambda: load_model(model.verified_model_path()), config, strategy)
@@ -38,7 +37,7 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
     def progress(done: int, total: int, detail: str) -> None:
         context.progress(done * config.global_batch_size, total * config.global_batch_size, "images", detail)
 
-    for epoch in loop.fit(state, images, validation, config, strategy, checkpoint, progress):
+    for epoch in loop.fit(state, images, validation, config, strategy, checkpoint, progress, context.say):
         context.run.metrics({name: value for name, value in epoch.items() if name != "epoch"}, step=int(epoch["epoch"]))
 
     best = loop.best_epoch(state.history)
@@ -56,6 +55,13 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
         validation_top1_error=best["validation_top1_error"],
         history_sha256=digest_of([{name: value for name, value in entry.items() if name not in _CLOCK} for entry in state.history]),
     )
+
+
+def _as_fidelity_says(config: TrainConfig, fidelity: str) -> TrainConfig:
+    """Return the settings with a choice of the code or the paper of 2012 in place of `auto`."""
+    update = {"color_mode": fidelity} if config.color_mode == "auto" else {}
+    update |= {"bias_rate": "double" if fidelity == "code" else "same"} if config.bias_rate == "auto" else {}
+    return config.model_copy(update=update)
 
 
 def _shown(images: Images, config: TrainConfig, model: ModelArtifact) -> tuple[Any, list[str]]:

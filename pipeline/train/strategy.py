@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.config import TrainConfig
+from pipeline.config import TrainConfig, why_unit
 from pipeline.errors import ConfigError
 
 
@@ -40,11 +40,10 @@ def configure_runtime(config: TrainConfig) -> None:
         ) from error
     _require_fast(tf, config)
     replicas = len(device_names())
-    unit = replicas * config.together
+    unit = replicas * config.unit
     if config.global_batch_size % unit:
-        pairs = ", in pairs for MixUp and CutMix" if config.together > 1 else ""
         raise ConfigError(
-            f"train.global_batch_size must be a multiple of {unit}: {replicas} devices share it{pairs}. Received "
+            f"train.global_batch_size must be a multiple of {unit}: {replicas} devices share it{why_unit(config)}. Received "
             f"{config.global_batch_size}. Type --set train.global_batch_size={-(-config.global_batch_size // unit) * unit}."
         )
 

@@ -14,8 +14,10 @@ from pipeline.data.loader import Images, training_batches
 from pipeline.errors import ConfigError, TrainingDivergedError
 from pipeline.model.alexnet import build_network
 from pipeline.train import loop
+from pipeline.train.dropout import Place, PlacedDropout
 
 SIDE, SIZE = 32, 28
+NOBODY = [].append  # is told what happens
 COVARIANCE = ((4000.0, 3500.0, 3000.0), (3500.0, 3900.0, 3400.0), (3000.0, 3400.0, 4500.0))
 
 
@@ -36,10 +38,10 @@ def network(dropout=0.5):
     return build_network(config, num_classes=2, channel_mean=(125, 125, 125), channel_std=(50, 50, 50))
 
 
-def train(config, checkpoint, dropout=0.5, stop_after=None, strategy=None):
+def train(config, checkpoint, dropout=0.5, stop_after=None, strategy=None, say=NOBODY):
     """Train on 96 pictures; return the state at the end, or after some epochs as if the process had died there."""
     state = loop.prepare(lambda: network(dropout), config, strategy)
-    epochs = loop.fit(state, split(96), split(40, 1, "validation"), config, strategy, checkpoint, lambda *_: None)
+    epochs = loop.fit(state, split(96), split(40, 1, "validation"), config, strategy, checkpoint, lambda *_: None, say)
     for epoch in epochs:
         if epoch["epoch"] == stop_after:
             break
@@ -98,16 +100,169 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path):
     assert best["validation_loss"] in losses
 
 
-@pytest.mark.parametrize("stop_after", [2])
-def test_taken_up_again_is_the_same_training_bit_for_bit(tmp_path, monkeypatch, stop_after):
-    """With dropout, crops, mirrors and a plateau in the middle."""
-    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)  # a checkpoint after every epoch
-    config = TrainConfig(epochs=5, global_batch_size=32, schedule="plateau", patience=1, learning_rate=0.02)
+EVERYTHING = {
+    "epochs": 5,
+    "global_batch_size": 16,
+    "learning_rate": 0.02,
+    "schedule": "plateau",
+    "patience": 1,
+    "early_stopping": 3,
+    "color_noise": 0.1,
+    "mixup": 0.4,
+    "ema": 0.9,
+    "accumulate": 2,
+    "clip_norm": 1.0,
+    "label_smoothing": 0.1,
+    "bias_rate": "double",
+    "checkpoint_seconds": 0,
+}
+
+
+class DeathError(Exception):
+    """The process is gone: nothing more is written."""
+
+
+def cut_short(config, checkpoint, after, end):
+    """Train until so many calls have reported their progress, then end by raising."""
+    calls = iter(range(after))
+
+    def progress(*_):
+        if next(calls, None) is None:
+            raise end
+
+    state = loop.prepare(network, config, None)
+    with pytest.raises(type(end)):
+        list(loop.fit(state, split(96), split(40, 1, "validation"), config, None, checkpoint, progress, NOBODY))
+
+
+ADAM = {"epochs": 3, "global_batch_size": 16, "optimizer": "adamw", "learning_rate": 0.002}
+
+
+@pytest.mark.parametrize(("settings", "end"), [(EVERYTHING, DeathError()), (ADAM, KeyboardInterrupt())], ids=["killed", "interrupted"])
+def test_taken_up_again_is_the_same_training_bit_for_bit(tmp_path, monkeypatch, settings, end):
+    """At the first step, within an epoch, at an epoch's last step and twice in a row."""
+    monkeypatch.setattr(loop, "_MAX_STEPS_PER_CALL", 2)
+    seconds = 0 if isinstance(end, DeathError) else 1000  # the interrupted one must save by itself
+    config = TrainConfig(**{**settings, "checkpoint_seconds": seconds})
     whole = train(config, tmp_path / "whole.npz")
-    train(config, tmp_path / "cut.npz", stop_after=stop_after)
-    resumed = train(config, tmp_path / "cut.npz")
-    assert len(resumed.history) == 5
+    assert len(whole.history) >= 3
+    for after in (0, 3):
+        cut_short(config, tmp_path / f"{after}.npz", after, end)
+        if after == 3:
+            before = (tmp_path / "3.npz").read_bytes()
+            cut_short(config, tmp_path / "3.npz", 1, end)
+            assert (tmp_path / "3.npz").read_bytes() != before
+        assert_same_bits(whole, train(config, tmp_path / f"{after}.npz"))
+
+
+def test_a_finished_training_taken_up_again_trains_no_more(tmp_path):
+    config = TrainConfig(epochs=4, global_batch_size=32, checkpoint_seconds=0, early_stopping=1, learning_rate=1e-6)
+    first = train(config, tmp_path / "c.npz")
+    assert len(first.history) == 2  # at this rate nothing gets better
+    again = train(config, tmp_path / "c.npz")
+    assert again.history == first.history
+    assert_same_bits(first, again)
+
+
+def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
+    """One that takes 0.1 s makes the next wait for 4 s, whatever `checkpoint_seconds` below that says."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    saved = []
+
+    def save(_path):
+        saved.append(now[0])
+        now[0] += 0.1
+
+    keeper = loop._Keeper(SimpleNamespace(save=save), tmp_path, TrainConfig(checkpoint_seconds=2))
+    for now[0] in (1.9, 2.0, 5.0, 6.0, 6.2):
+        keeper.save_if_due()
+    assert saved == [2.0, 6.2]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_MAX_STEPS_PER_CALL", 1)
+    config = TrainConfig(**EVERYTHING)
+    whole = train(config, tmp_path / "whole.npz")
+    cut_short(config, tmp_path / "c.npz", 4, DeathError())
+    (tmp_path / "c.npz").write_bytes(b"PK damaged")
+    told = []
+    resumed = train(config, tmp_path / "c.npz", say=told.append)
     assert_same_bits(whole, resumed)
+    assert any("c.npz is damaged" in said and "goes on from step 4" in said for said in told)
+
+
+def test_accumulated_parts_are_the_large_batch(tmp_path):
+    """With dropout, whose masks belong to the images and not to the parts."""
+    states = [
+        train(TrainConfig(epochs=1, global_batch_size=32, accumulate=parts, learning_rate=0.02), tmp_path / f"{parts}") for parts in (1, 4)
+    ]
+    assert states[0].history[0]["train_loss"] == pytest.approx(states[1].history[0]["train_loss"], rel=1e-6)
+    for one, other in zip(*(state.network.trainable_variables for state in states), strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
+
+
+def test_a_smoothed_label_is_kerass(tmp_path):
+    logits = tf.constant(np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32))
+    labels = tf.constant([0, 1, 2, 3, 4, 0, 1, 2])
+    wanted = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1, reduction="none")(tf.one_hot(labels, 5), logits)
+    np.testing.assert_allclose(loop._losses(labels, logits, None, 0.1), wanted, rtol=1e-5)
+
+
+def test_averaged_weights_are_judged_and_kept(tmp_path, monkeypatch):
+    """The mean is computed here again from the weights after each step: one step an epoch, constant rate."""
+    config = TrainConfig(epochs=4, global_batch_size=96, learning_rate=0.02, schedule="constant", ema=0.5)
+    state = loop.prepare(network, config, None)
+    average = [variable.numpy() for variable in state.network.trainable_variables]
+    epochs = loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "c", lambda *_: None, NOBODY)
+    for steps, entry in enumerate(epochs, 1):
+        share = min(0.5, (1 + steps) / (10 + steps))
+        average = [share * old + (1 - share) * new.numpy() for old, new in zip(average, state.network.trainable_variables, strict=True)]
+        for mean, judged in zip(average, state.judged.trainable_variables, strict=True):
+            np.testing.assert_allclose(judged.numpy(), mean, atol=1e-6)
+        scored = loop._score_split(loop._compiled_scoring(state.judged), split(40, 1, "validation"), SIZE, 32)
+        assert entry["validation_loss"] == pytest.approx(scored[0] / scored[3], rel=1e-5)
+    if loop.best_epoch(state.history)["epoch"] == 4:
+        np.testing.assert_array_equal(state.best[0], state.judged.weights[0].numpy())
+
+
+class TestDropout:
+    def masks(self, rows, first=0, step=3, seed=1, index=0, rate=0.25):
+        place = Place(seed, 64, step, {0: first})
+        return PlacedDropout(rate, place, index)(tf.ones((rows, 512)), training=True).numpy()
+
+    def test_drops_its_share_and_keeps_the_mean(self):
+        found = self.masks(64)
+        assert set(np.unique(found)) == {np.float32(0), np.float32(1 / 0.75)}
+        assert (found == 0).mean() == pytest.approx(0.25, abs=0.01)
+
+    def test_a_part_of_the_batch_has_its_own_rows_of_the_mask(self):
+        whole = self.masks(64)
+        np.testing.assert_array_equal(self.masks(32, first=32), whole[32:])
+        assert not np.array_equal(whole[32:], whole[:32])  # so that replicas differ
+
+    @pytest.mark.parametrize("other", [{"step": 4}, {"seed": 2}, {"index": 1}])
+    def test_every_step_seed_and_layer_has_its_own(self, other):
+        assert not np.array_equal(self.masks(64), self.masks(64, **other))
+
+    def test_does_nothing_while_not_training(self):
+        inputs = tf.ones((2, 3))
+        assert np.array_equal(PlacedDropout(0.5, Place(0, 2), 0)(inputs), inputs)
+
+
+def test_training_goes_back_to_the_last_epoch_at_half_the_rate(tmp_path):
+    """A rate that is lost in the first epochs; the setbacks are counted, bounded, recorded and taken up again."""
+    config = TrainConfig(epochs=3, global_batch_size=16, learning_rate=4, schedule="constant", setbacks=10, checkpoint_seconds=0)
+    told = []
+    state = train(config, tmp_path / "c.npz", say=told.append)
+    assert 1 <= len(state.setbacks) == len(told) <= 10
+    assert "goes back to the end of epoch" in told[0]
+    assert len(state.history) == 3
+    assert state.history[-1]["learning_rate"] == 4 / 2 ** len(state.setbacks)
+    assert state.history[-1]["setbacks"] == len(state.setbacks)
+    assert_same_bits(state, train(config, tmp_path / "c.npz"))
+    with pytest.raises(TrainingDivergedError):
+        train(config.model_copy(update={"setbacks": len(state.setbacks) - 1}), tmp_path / "d.npz")
 
 
 def test_rare_classes_count_as_much_with_class_weights(tmp_path):
@@ -130,7 +285,7 @@ def test_mixed_pictures_are_learnt_as_both(tmp_path):
     state = loop.prepare(lambda: network(0), config, None)
     for variable in state.network.trainable_variables:
         variable.assign(tf.zeros_like(variable))
-    first = next(iter(loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "c.npz", lambda *_: None)))
+    first = next(iter(loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "c.npz", lambda *_: None, NOBODY)))
     assert first["train_loss"] == pytest.approx(np.log(2), rel=1e-4)
     learnt = train(config.model_copy(update={"learning_rate": 0.02, "epochs": 8}), tmp_path / "d.npz", dropout=0)
     assert learnt.history[-1]["validation_top1_error"] < 0.1
@@ -158,7 +313,22 @@ def test_ties_are_not_forgiven():
     assert numbers.numpy()[1:].tolist() == [1, 0, 2]
 
 
-def test_divergence_is_one_sentence_with_a_remedy(tmp_path):
+def test_divergence_stops_at_its_step_with_a_remedy(tmp_path):
+    config = TrainConfig(epochs=2, global_batch_size=16, learning_rate=0.02)
+    state = loop.prepare(network, config, None)
+    for entry in loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "c.npz", lambda *_: None, NOBODY):
+        if entry["epoch"] == 1:
+            state.network.trainable_variables[-1].assign([np.nan, 0])
+            break
+    epochs = loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "none.npz", lambda *_: None, NOBODY)
+    with pytest.raises(
+        TrainingDivergedError, match=r"The loss became nan in epoch 2, at step 1 of 6\. .* train.learning_rate=0.002,"
+    ) as found:
+        list(epochs)
+    assert "--set train.setbacks=3" in str(found.value)
+
+
+def test_a_rate_that_is_far_too_high_ends_in_one_sentence(tmp_path):
     with pytest.raises(TrainingDivergedError, match=r"The loss became (nan|inf) .* try --set train.learning_rate=1"):
         train(TrainConfig(epochs=20, global_batch_size=32, learning_rate=10, schedule="cosine"), tmp_path / "c.npz")
 
@@ -168,14 +338,17 @@ import sys
 from pathlib import Path
 import numpy as np
 from pipeline.config import TrainConfig
-more = dict(color_noise=0.1, mixup=0.4, cutmix=1.0, randaugment=2, erasing=0.5, class_weights=True) if sys.argv[4] == "everything" else {}
+more = dict(clip_norm=1, accumulate=2, ema=0.9, label_smoothing=0.1)
+more |= dict(color_noise=0.1, mixup=0.4, cutmix=1.0, randaugment=2, erasing=0.5, class_weights=True)
+more = more if sys.argv[4] == "everything" else {}
 config = TrainConfig(epochs=1, global_batch_size=32, learning_rate=0.01, schedule="cosine", devices=sys.argv[1], **more)
 from pipeline.train.strategy import configure_runtime, device_names, make_strategy
 configure_runtime(config)
 sys.path.insert(0, sys.argv[3])
 from test_loop import train
-state = train(config, Path(sys.argv[2] + ".ckpt"), dropout=0, strategy=make_strategy())
-np.savez(sys.argv[2], len(device_names()), *[variable.numpy() for variable in state.network.trainable_variables])
+state = train(config, Path(sys.argv[2] + ".ckpt"), strategy=make_strategy())
+weights = [*state.network.trainable_variables, *state.judged.trainable_variables]
+np.savez(sys.argv[2], len(device_names()), *[variable.numpy() for variable in weights])
 """
 
 
@@ -205,7 +378,7 @@ class TestFrozen:
     def test_keeps_its_numbers_and_the_rest_learns(self, freeze, kept, normalization, tmp_path):
         state, config = self.state(freeze, normalization=normalization)
         before = {layer.name: layer.get_weights() for layer in state.network.layers if layer.weights}
-        (entry,) = loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "c", lambda *_: None)
+        (entry,) = loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "c", lambda *_: None, NOBODY)
         weighted = [layer.name for layer in state.network.layers if hasattr(layer, "kernel")]
         same = [np.array_equal(before[name][0], state.network.get_layer(name).get_weights()[0]) for name in weighted]
         assert same == [True] * kept + [False] * (8 - kept)

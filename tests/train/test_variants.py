@@ -1,4 +1,4 @@
-"""Every variant trains: one step under two replicas is the step of one, and a frozen part stays what it was."""
+"""Every variant trains: one step under two replicas, dropout and all, is the step of one, and a frozen part stays what it was."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ strategy = make_strategy()
 assert strategy.num_replicas_in_sync == 2
 for words in sys.argv[2:]:
     settings = dict(word.split("=") for word in words.split(","))
-    model = ModelConfig(image_size=32 if settings["variant"] in ("small", "cifar") else 64, width_multiplier=0.25, dropout=0, **settings)
+    model = ModelConfig(image_size=32 if settings["variant"] in ("small", "cifar") else 64, width_multiplier=0.25, **settings)
     images = split(16, side=model.image_size)
     after = []
     for where in (None, strategy):
@@ -32,7 +32,7 @@ for words in sys.argv[2:]:
         before = [variable.numpy() for variable in state.network.variables]
         batches = training_batches(images, config, image_size=model.image_size, epoch=0)
         batches = iter(batches if where is None else where.experimental_distribute_dataset(batches))
-        loop._compiled_training(state, images, config, where)(batches, tf.constant(1), tf.zeros(4, tf.float64))
+        loop._compiled_training(state, images, config, where)(batches, tf.constant(1, tf.int64), tf.constant(True))
         after.append([variable.numpy() for variable in state.network.variables])
     worst = max(float(np.abs(one - two).max()) for one, two in zip(*after))
     moved = max(float(np.abs(one - old).max()) for one, old in zip(after[0], before))
