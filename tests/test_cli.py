@@ -468,8 +468,8 @@ def test_killed_at_twelve_moments_gives_the_same_digests(finished, tmp_path):
 @pytest.mark.parametrize("devices", ["cpu", "cpu:2"])
 def test_a_training_killed_twenty_times_is_the_same_training(tmp_path, devices):
     """SIGKILL at random moments, again and again, with everything on that could go another way: the same weights, history and scores."""
-    on = {"schedule": "plateau", "patience": 2, "early_stopping": 30, "color_noise": 0.1, "mixup": 0.2, "ema": 0.99, "accumulate": 2}
-    words = ["--json", "run", "--epochs", "60", "--devices", devices, *TINY, *OFF]
+    on = {"schedule": "plateau", "patience": 2, "early_stopping": 60, "color_noise": 0.1, "mixup": 0.2, "ema": 0.99, "accumulate": 2}
+    words = ["--json", "run", "--epochs", "100", "--devices", devices, *TINY, *OFF]
     words += [word for name, value in on.items() for word in ("--set", f"train.{name}={value}")]
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     whole = last_line(alexnet(*words, cwd=tmp_path / "a"))
@@ -478,12 +478,13 @@ def test_a_training_killed_twenty_times_is_the_same_training(tmp_path, devices):
     dice, ends, steps = np.random.default_rng(0), [], []
     for _ in range(19):
         at = next((tmp_path / "b").glob("mlruns/stages/train-*.partial/scratch/checkpoint.npz"))
-        old, wait = at.stat().st_mtime_ns, dice.uniform(0, 1.5)
+        old, due, wait = at.stat().st_mtime_ns, [], dice.uniform(0, 0.8)
 
-        def later(_mlruns, at=at, old=old, wait=wait):
-            with contextlib.suppress(FileNotFoundError):
-                return time.time_ns() > at.stat().st_mtime_ns + wait * 1e9 and at.stat().st_mtime_ns != old
-            return False
+        def later(_mlruns, at=at, old=old, due=due, wait=wait):
+            with contextlib.suppress(FileNotFoundError):  # between the two renames
+                if not due and at.stat().st_mtime_ns != old:
+                    due.append(time.monotonic() + wait)
+            return bool(due) and time.monotonic() > due[0]
 
         ends.append(killed(words, tmp_path / "b", later, signal.SIGKILL)[0])
         if ends[-1] == 0:
