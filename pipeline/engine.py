@@ -47,7 +47,7 @@ class StageRun(Protocol):
 
     def tags(self, values: Mapping[str, Any], *, summary: bool = False) -> None: ...
 
-    def metrics(self, values: Mapping[str, float], *, step: int = 0, summary: bool = False) -> None: ...
+    def metrics(self, values: Mapping[str, float], *, step: int = 0, summary: bool = False, at: float | None = None) -> None: ...
 
     def dataset(self, dataset: DatasetArtifact, context: str) -> None: ...
 
@@ -59,9 +59,12 @@ class StageRun(Protocol):
 
 
 class Tracker(Protocol):
-    """Records a pipeline run and the stages it executes; never changes what they make."""
+    """Records a pipeline run and the stages it executes; never changes what they make.
 
-    def stage_run(self, stage: str, section: str, resolved: Resolved) -> StageRun: ...
+    `earlier` is the key of the run of an attempt that is carried on: the same run goes on.
+    """
+
+    def stage_run(self, stage: str, section: str, resolved: Resolved, earlier: str = "") -> StageRun: ...
 
     def link(self, stage: str, run_key: str) -> None: ...
 
@@ -449,7 +452,10 @@ class Runner:
         self.observer.started(item.name, why)
         started = time.monotonic()
         partial = self._fresh_partial(item, folder)
-        run = tracker.stage_run(item.name, item.section, resolved)
+        attempt = partial / "attempt.json"
+        earlier = json.loads(attempt.read_text(encoding="utf-8"))["run_key"] if attempt.exists() else ""
+        run = tracker.stage_run(item.name, item.section, resolved, earlier)
+        write_atomically(attempt, json.dumps({"run_key": run.key}))
         try:
             arguments: dict[str, Any] = {name: records[self._maker(kind).name] for name, kind in item.inputs.items()}
             arguments[item.config_argument] = getattr(resolved.config, item.section)
@@ -457,6 +463,7 @@ class Runner:
             seconds = time.monotonic() - started
             account = {"fingerprint": fingerprint.parts, "seconds": round(seconds, 3), "run_key": run.key}
             write_atomically(partial / "run.json", json.dumps(account, indent=1))
+            attempt.unlink()
             write_atomically(partial / Artifact.FILE, made.model_dump_json(indent=1))
             _publish(partial, folder)
             record = item.output.read(folder)

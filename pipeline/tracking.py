@@ -93,7 +93,7 @@ class JournalRun:
         self._parent = parent
 
     def _event(self, event: str, **fields: Any) -> None:
-        self._write({"event": event, "run": self.key, "time": int(time.time() * 1000), **fields})
+        self._write({"event": event, "run": self.key, "time": int(time.time() * 1000)} | fields)
 
     def start(self, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
         """Begin the run."""
@@ -105,11 +105,12 @@ class JournalRun:
         if summary and self._parent:
             self._parent.tags(values)
 
-    def metrics(self, values: Mapping[str, float], *, step: int = 0, summary: bool = False) -> None:
-        """Record numbers at a step."""
-        self._event("metrics", step=step, values={name: float(value) for name, value in values.items()})
+    def metrics(self, values: Mapping[str, float], *, step: int = 0, summary: bool = False, at: float | None = None) -> None:
+        """Record numbers at a step; equal ones of the same time, in seconds since 1970, are recorded once."""
+        when = {} if at is None else {"time": int(at * 1000)}
+        self._event("metrics", step=step, values={name: float(value) for name, value in values.items()}, **when)
         if summary and self._parent:
-            self._parent.metrics(values, step=step)
+            self._parent.metrics(values, step=step, at=at)
 
     def dataset(self, dataset: DatasetArtifact, context: str) -> None:
         """Record which data was used, by our own digest."""
@@ -164,8 +165,8 @@ class MlflowTracker:
         with self._journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
-    def stage_run(self, stage: str, section: str, resolved: Resolved) -> JournalRun:
-        """Begin the run of a stage, and before the first one the pipeline's."""
+    def stage_run(self, stage: str, section: str, resolved: Resolved, earlier: str = "") -> JournalRun:
+        """Begin the run of a stage, or go on with that of an earlier attempt; before the first one begin the pipeline's."""
         tags = environment_tags()
         if self._pipeline is None:
             self._journal.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +183,7 @@ class MlflowTracker:
         if self._links:
             self._pipeline.tags({f"skipped.{name}": key for name, key in self._links.items()})
             self._links = {}
-        run = JournalRun(self._append, f"{self._pipeline.key}-{stage}", self._pipeline)
+        run = JournalRun(self._append, earlier or f"{self._pipeline.key}-{stage}", self._pipeline)
         params = {key.partition(".")[2]: value for key, value in resolved.flat().items() if key.startswith(f"{section}.")}
         run.start(stage, params, {"stage": stage, "recipe": resolved.recipe, **tags})
         return run
@@ -221,9 +222,9 @@ class NoTracker:
     pipeline_key = ""
     problem = None
 
-    def stage_run(self, stage: str, section: str, resolved: Resolved) -> JournalRun:  # noqa: ARG002
+    def stage_run(self, stage: str, section: str, resolved: Resolved, earlier: str = "") -> JournalRun:  # noqa: ARG002
         """Return a run whose events go nowhere."""
-        return JournalRun(lambda _event: None, "")
+        return JournalRun(lambda _event: None, earlier)
 
     def link(self, stage: str, run_key: str) -> None:
         """Do nothing."""
@@ -313,15 +314,20 @@ class Delivery:
             self._handlers[events[0]["event"]](events[0], self.state.run_ids.get(events[0]["run"], ""))
 
     def _start(self, event: dict[str, Any], _: str) -> None:
-        """Create the run, unless an attempt that was killed before it could say so has created it."""
-        from mlflow.entities import Param
+        """Create the run, or open that of an earlier attempt again, which belongs to the pipeline run that carries it on."""
+        from mlflow.entities import Param, RunTag
 
         tags = {**event["tags"], _KEY_TAG: event["run"]}
         if event["parent"]:
             tags["mlflow.parentRunId"] = self.state.run_ids[event["parent"]]
         found = self._client.search_runs([self.state.experiment_id], f"tags.`{_KEY_TAG}` = '{event['run']}'", max_results=1)
         run = found[0] if found else self._client.create_run(self.state.experiment_id, event["time"], tags, event["name"])
-        self._client.log_batch(run.info.run_id, params=[Param(name, value) for name, value in event["params"].items()])
+        if found:
+            self._client.update_run(run.info.run_id, status="RUNNING")
+            self._client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        # What is recorded stays: of the settings only those may differ that change nothing.
+        params = [Param(name, value) for name, value in event["params"].items() if name not in run.data.params]
+        self._client.log_batch(run.info.run_id, params=params)
         self.state.run_ids[event["run"]] = run.info.run_id
 
     def _metrics(self, events: Sequence[dict[str, Any]]) -> None:

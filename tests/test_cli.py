@@ -184,6 +184,7 @@ def test_a_network_that_cannot_learn_is_refused(tmp_path):
     assert "signal vanished" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_classifier_on_an_earlier_network(finished, tmp_path):
     from pipeline.model.weights import load_model
 
@@ -336,6 +337,7 @@ def test_help_config_and_completion_are_light(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_next_day_in_another_folder_with_the_pictures_gone(tmp_path):
     """A folder of pictures, then stages one at a time, `--rerun` of an earlier one, and the pictures deleted."""
     import shutil
@@ -423,17 +425,23 @@ def test_a_terminated_run_says_so_and_is_recorded_as_killed(tmp_path):
 
 
 def test_interrupted_then_killed_then_typed_again_gives_the_same_digests(finished, tmp_path):
-    words = ["--json", "run", "--epochs", "2", *TINY, *OFF]
+    import mlflow
+
+    words = ["--json", "run", "--epochs", "2", *TINY]
     returned, _, errors = killed(words, tmp_path, in_stage("ingest"), signal.SIGINT)
     assert (returned, "Traceback" in errors) == (130, False)
     words += ["--set", "train.checkpoint_seconds=0"]  # which is no reason to begin anew
     assert killed(words, tmp_path, checkpointed, signal.SIGKILL)[0] == -signal.SIGKILL
     assert digests(last_line(alexnet(*words, cwd=tmp_path))) == digests(last_line(finished[1]))
+    store = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    (train,) = (run for run in store.search_runs(["1"]) if run.info.run_name == "train")  # of both attempts
+    assert train.info.status == "FINISHED"
+    assert [point.step for point in store.get_metric_history(train.info.run_id, "train_loss")] == [1, 2]
 
 
 def test_an_end_that_a_library_swallowed_comes_with_the_next_step():
     asked, told = cli._Asked(), []
-    observer = SimpleNamespace(started=lambda *words: told.append(words), progressed=None, finished=None, waiting=None)
+    observer = SimpleNamespace(started=lambda *words: told.append(words), progressed=None, said=None, finished=None, waiting=None)
     heeding = cli._Heeding(observer, asked)
     heeding.started("ingest", ())
     with contextlib.suppress(KeyboardInterrupt):

@@ -47,10 +47,12 @@ class Fake:
 
     key: str = "key"
     told: list[tuple[Any, ...]] = field(default_factory=list)
+    earlier: dict[str, str] = field(default_factory=dict)
     outcomes: list[Any] = field(default_factory=list)
 
-    def stage_run(self, name, section, resolved):
+    def stage_run(self, name, section, resolved, earlier=""):
         self.told.append(("stage", name))
+        self.earlier[name] = earlier
         return SimpleNamespace(
             key=f"run of {name}",
             tags=lambda *_, **__: None,
@@ -330,8 +332,16 @@ class TestStopping:
         with pytest.raises(KeyboardInterrupt):
             house.run()
         house.before_train = lambda context: found.append((context.directory / "steps.txt").read_text())
-        house.run()
+        told = house.run()[2]
         assert found == ["7"]
+        assert told.earlier["train"] == "run of train"  # the same run goes on
+        assert house.run(rerun=["build"])[2].earlier == {"build": ""}
+        assert list(house.workdir.glob("stages/*/attempt.json")) == []
+
+    def test_a_setting_without_effect_is_no_reason_to_run_again(self, house):
+        house.run()
+        assert house.run(train__checkpoint_seconds=99)[0]["train"] == "skipped"
+        assert house.run(train__epochs=99)[0]["train"] == "ran"
 
     def test_any_other_stage_starts_afresh(self, house):
         house.run()

@@ -99,6 +99,33 @@ def record_a_run(workdir, config=None):
     return tracker
 
 
+def test_an_attempt_that_is_carried_on_goes_on_in_its_run(workdir):
+    """Killed after two epochs, of which the first is told again; a setting that changes nothing was changed meanwhile."""
+    first = tracking.MlflowTracker(workdir, TrackingConfig())
+    run = first.stage_run("train", "train", RESOLVED)
+    for step in (1, 2):
+        run.metrics({"train_loss": 1 / step}, step=step, at=1000.0 + step)
+    run.close("KILLED")
+    first.close("KILLED")
+    again = tracking.MlflowTracker(workdir, TrackingConfig())
+    settings = resolve(overrides={"train.epochs": 3, "train.checkpoint_seconds": 77}, environment={})
+    run = again.stage_run("train", "train", settings, run.key)
+    for step in (1, 2, 3):
+        run.metrics({"train_loss": 1 / step}, step=step, at=1000.0 + step)
+    run.close("FINISHED")
+    again.close("FINISHED")
+    assert again.problem is None
+    store = client(workdir)
+    found = store.search_runs([store.get_experiment_by_name("alexnet").experiment_id])
+    (train,) = (run for run in found if run.info.run_name == "train")
+    parents = {tracking.known_runs(workdir)[tracker.pipeline_key]["run_id"]: tracker for tracker in (first, again)}
+    assert parents[train.data.tags["mlflow.parentRunId"]] is again
+    assert train.info.status == "FINISHED"
+    assert train.data.params["checkpoint_seconds"] == "10.0"
+    points = store.get_metric_history(train.info.run_id, "train_loss")
+    assert [(point.step, point.timestamp) for point in points] == [(1, 1001000), (2, 1002000), (3, 1003000)]
+
+
 def test_a_run_arrives_whole(workdir):
     tracker = record_a_run(workdir)
     found = runs(workdir)
@@ -249,7 +276,7 @@ os.kill(os.getpid(), 9)
 """
 
 
-@pytest.mark.parametrize("seconds", [0, 8])
+@pytest.mark.parametrize("seconds", [0, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_killed_process_is_ended_as_killed_by_the_next(workdir, seconds):
     """Killed before the sender started, and long after: the run is there once, with what was written, and KILLED."""
     subprocess.run([sys.executable, "-c", KILLED_RUN, workdir, str(seconds)], check=False, capture_output=True)

@@ -150,7 +150,7 @@ def fit(
             _require_finite(scored[0], f"on the validation split after epoch {epoch + 1}", rate)
             entry = {"epoch": epoch + 1, "learning_rate": rate, **_means("train", state.sums.numpy()), **_means("validation", scored)}
             entry |= signal(rate) | ({"setbacks": len(state.setbacks)} if config.setbacks else {})
-            entry |= {"images_per_second": images_per_second, "seconds": time.monotonic() - begun}
+            entry |= {"images_per_second": images_per_second, "seconds": time.monotonic() - begun, "time": time.time()}
             if _is_better(entry, state.history):
                 state.best = [np.asarray(value) for value in state.judged.get_weights()]
             state.history.append(entry)  # this alone ends the epoch: what was set before is found again if we are stopped before it

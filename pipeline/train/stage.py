@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipeline.data.loader import Images
 
 # Clock readings differ between runs of the same training; every other number of the history is the same.
-_CLOCK = frozenset({"seconds", "images_per_second"})
+_CLOCK = frozenset({"seconds", "images_per_second", "time"})
 _SHOWN_PICTURES = 16
 
 
@@ -38,7 +38,8 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
         context.progress(done * config.global_batch_size, total * config.global_batch_size, "images", detail)
 
     for epoch in loop.fit(state, images, validation, config, strategy, checkpoint, progress, context.say):
-        context.run.metrics({name: value for name, value in epoch.items() if name != "epoch"}, step=int(epoch["epoch"]))
+        numbers = {name: value for name, value in epoch.items() if name not in ("epoch", "time")}
+        context.run.metrics(numbers, step=int(epoch["epoch"]), at=epoch["time"])
 
     best = loop.best_epoch(state.history)
     kept = load_model(model.model_path)  # outside the strategy's scope, so that the file knows nothing of devices

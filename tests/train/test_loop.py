@@ -49,7 +49,7 @@ def train(config, checkpoint, dropout=0.5, stop_after=None, strategy=None, say=N
 
 
 def every_number(state):
-    clock = {"seconds", "images_per_second"}
+    clock = {"seconds", "images_per_second", "time"}
     history = [{name: value for name, value in entry.items() if name not in clock} for entry in state.history]
     return {name: variable.numpy() for name, variable in state.variables().items()}, state.best, history
 
@@ -373,8 +373,9 @@ class TestFrozen:
         load = lambda: build_network(model, num_classes=2, channel_mean=(125,) * 3, channel_std=(50,) * 3)  # noqa: E731
         return loop.prepare(load, config, None), config
 
-    @pytest.mark.parametrize(("freeze", "kept"), [("none", 0), ("conv1", 1), ("conv5", 5), ("fc7", 7)])
-    @pytest.mark.parametrize("normalization", ["lrn", "batch"])
+    @pytest.mark.parametrize(
+        ("freeze", "kept", "normalization"), [("none", 0, "lrn"), ("conv1", 1, "batch"), ("conv5", 5, "batch"), ("fc7", 7, "lrn")]
+    )
     def test_keeps_its_numbers_and_the_rest_learns(self, freeze, kept, normalization, tmp_path):
         state, config = self.state(freeze, normalization=normalization)
         before = {layer.name: layer.get_weights() for layer in state.network.layers if layer.weights}
