@@ -17,9 +17,11 @@ whole between any two calls: training can be stopped there, killed there and tak
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,13 +37,14 @@ from pipeline.errors import ConfigError, TrainingDivergedError
 from pipeline.model.signal import IMAGES, named_signal, signal_numbers
 from pipeline.train.checkpoint import read_checkpoint, save_checkpoint
 from pipeline.train.dropout import Place, replica_number, with_placed_dropout
-from pipeline.train.optimizer import apply_update, is_finished, learning_rate, make_optimizer
+from pipeline.train.optimizer import apply_update, is_finished, learning_rate, make_optimizer, planned_epochs
 
 Progress = Callable[[int, int, str], None]
 Say = Callable[[str], None]
 # A compiled call takes about this long: long enough that its overhead is nothing, short enough that Ctrl-C is answered.
 _CALL_SECONDS = 0.5
 _MAX_STEPS_PER_CALL = 64
+_CLOCK = frozenset({"seconds", "images_per_second", "time"})
 # Checkpoints wait until they take no more than this share of the time.
 _CHECKPOINT_SHARE = 0.025
 
@@ -115,11 +118,11 @@ def prepare(load_network: Callable[[], Any], config: TrainConfig, strategy: Any)
 
 def fit(
     state: State, train: Images, validation: Images, config: TrainConfig, strategy: Any, checkpoint: Path, progress: Progress, say: Say
-) -> Iterator[dict[str, float]]:
+) -> Generator[dict[str, float]]:
     """Train from where the state is, and yield each epoch's numbers; epochs taken up from the checkpoint are yielded first.
 
     `state` holds the weights of the last epoch and `state.best` those of the best one when the iterator ends. When SIGINT or SIGTERM
-    ends it, the checkpoint holds the last step.
+    ends it, or it is closed, the checkpoint holds the last step.
 
     Raises:
         TrainingDivergedError: the loss became NaN or infinite, more often than `config.setbacks` forgives.
@@ -140,7 +143,8 @@ def fit(
                 return
             if config.setbacks and int(state.steps.numpy()) == len(state.history) * per_epoch:
                 state.save(between_epochs(checkpoint))
-            begun = time.monotonic() - state.seconds
+            begun, processor = time.monotonic() - state.seconds, time.process_time()
+            entered = time.monotonic()
             epoch = len(state.history)
             rate = learning_rate(config, state.history, len(state.setbacks))
             state.optimizer.learning_rate.assign(rate)
@@ -151,6 +155,7 @@ def fit(
             entry = {"epoch": epoch + 1, "learning_rate": rate, **_means("train", state.sums.numpy()), **_means("validation", scored)}
             entry |= signal(rate) | ({"setbacks": len(state.setbacks)} if config.setbacks else {})
             entry |= {"images_per_second": images_per_second, "seconds": time.monotonic() - begun, "time": time.time()}
+            entry |= _usage((time.process_time() - processor) / (time.monotonic() - entered))
             if _is_better(entry, state.history):
                 state.best = [np.asarray(value) for value in state.judged.get_weights()]
             state.history.append(entry)  # this alone ends the epoch: what was set before is found again if we are stopped before it
@@ -178,8 +183,9 @@ def _with_ways_back(
                 state.save(checkpoint)
                 place = f"the training goes back to the end of epoch {len(state.history)}, at half the rate"
                 say(f"{str(error).partition('.')[0]}: {place} ({len(state.setbacks)} of {config.setbacks} times)")
-    except KeyboardInterrupt:
-        state.save(checkpoint)
+    except (KeyboardInterrupt, GeneratorExit):  # here, or where the epoch's numbers are made use of
+        with contextlib.suppress(TrainingDivergedError):  # what is not finite is not worth keeping
+            state.save(checkpoint)
         raise
 
 
@@ -370,7 +376,7 @@ def _run_epoch(
 ) -> float:
     """Do what is left of an epoch's steps, as many in one call as take about half a second; return images a second."""
     epoch, before, started, per_call = len(state.history), int(state.steps.numpy()), time.monotonic(), 1
-    end = (epoch + 1) * per_epoch
+    end, epochs = (epoch + 1) * per_epoch, planned_epochs(config, state.history)
     while (done := int(state.steps.numpy())) < end:
         count, called = min(per_call, end - done), time.monotonic()
         sums = train_steps(batches, tf.constant(count, tf.int64), tf.constant(done == epoch * per_epoch)).numpy()
@@ -380,9 +386,23 @@ def _run_epoch(
         _require_finite(sums[0], f"in epoch {epoch + 1}, at step {done - epoch * per_epoch} of {per_epoch}", state.optimizer.learning_rate)
         per_call = max(1, min(_MAX_STEPS_PER_CALL, 2 * count, int(_CALL_SECONDS * count / elapsed)))
         keeper.save_if_due()
-        detail = f"epoch {epoch + 1}/{config.epochs}  loss {sums[0] / sums[3]:.3f}  error {sums[1] / sums[3]:.1%}"
-        progress(done, config.epochs * per_epoch, detail)
+        detail = f"epoch {epoch + 1}/{epochs}  loss {sums[0] / sums[3]:.3f}  error {sums[1] / sums[3]:.1%}"
+        progress(done, epochs * per_epoch, detail)
     return float((end - before) * config.global_batch_size / (time.monotonic() - started))
+
+
+def _usage(processors: float) -> dict[str, float]:
+    """Return how much of the machine an epoch took: processors busy on average, GB of memory, and GB of each GPU's at most."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    used = {"system/processors": processors, "system/memory_gb": pages * os.sysconf("SC_PAGE_SIZE") / 1e9}
+    for number, _ in enumerate(tf.config.list_logical_devices("GPU")):
+        used[f"system/gpu{number}_memory_gb"] = tf.config.experimental.get_memory_info(f"GPU:{number}")["peak"] / 1e9
+    return used
+
+
+def without_clock(entry: dict[str, float]) -> dict[str, float]:
+    """Return the numbers of an epoch that the same training has each time: all but readings of the clock and of the machine."""
+    return {name: value for name, value in entry.items() if name not in _CLOCK and not name.startswith("system/")}
 
 
 def _require_finite(loss: float, where: str, rate: Any) -> None:

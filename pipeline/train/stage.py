@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import DatasetArtifact, ModelArtifact, TrainingResult, digest_of, file_sha256
@@ -11,8 +12,6 @@ from pipeline.engine import Context, stage
 if TYPE_CHECKING:
     from pipeline.data.loader import Images
 
-# Clock readings differ between runs of the same training; every other number of the history is the same.
-_CLOCK = frozenset({"seconds", "images_per_second", "time"})
 _SHOWN_PICTURES = 16
 
 
@@ -37,9 +36,10 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
     def progress(done: int, total: int, detail: str) -> None:
         context.progress(done * config.global_batch_size, total * config.global_batch_size, "images", detail)
 
-    for epoch in loop.fit(state, images, validation, config, strategy, checkpoint, progress, context.say):
-        numbers = {name: value for name, value in epoch.items() if name not in ("epoch", "time")}
-        context.run.metrics(numbers, step=int(epoch["epoch"]), at=epoch["time"])
+    with contextlib.closing(loop.fit(state, images, validation, config, strategy, checkpoint, progress, context.say)) as epochs:
+        for epoch in epochs:
+            numbers = {name: value for name, value in epoch.items() if name not in ("epoch", "time")}
+            context.run.metrics(numbers, step=int(epoch["epoch"]), at=epoch["time"])
 
     best = loop.best_epoch(state.history)
     kept = load_model(model.model_path)  # outside the strategy's scope, so that the file knows nothing of devices
@@ -54,7 +54,7 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
         best_epoch=int(best["epoch"]),
         epochs=len(state.history),
         validation_top1_error=best["validation_top1_error"],
-        history_sha256=digest_of([{name: value for name, value in entry.items() if name not in _CLOCK} for entry in state.history]),
+        history_sha256=digest_of([loop.without_clock(entry) for entry in state.history]),
     )
 
 

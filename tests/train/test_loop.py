@@ -1,5 +1,7 @@
 """The loop itself: its steps by hand, resuming bit for bit, two replicas as one, and divergence."""
 
+import contextlib
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from pipeline.data.loader import Images, training_batches
 from pipeline.errors import ConfigError, TrainingDivergedError
 from pipeline.model.alexnet import build_network
 from pipeline.train import loop
+from pipeline.train.checkpoint import read_checkpoint
 from pipeline.train.dropout import Place, PlacedDropout
 
 SIDE, SIZE = 32, 28
@@ -39,18 +42,19 @@ def network(dropout=0.5):
 
 
 def train(config, checkpoint, dropout=0.5, stop_after=None, strategy=None, say=NOBODY):
-    """Train on 96 pictures; return the state at the end, or after some epochs as if the process had died there."""
+    """Train on 96 pictures; return the state at the end, or after some epochs."""
     state = loop.prepare(lambda: network(dropout), config, strategy)
-    epochs = loop.fit(state, split(96), split(40, 1, "validation"), config, strategy, checkpoint, lambda *_: None, say)
-    for epoch in epochs:
-        if epoch["epoch"] == stop_after:
-            break
+    with contextlib.closing(
+        loop.fit(state, split(96), split(40, 1, "validation"), config, strategy, checkpoint, lambda *_: None, say)
+    ) as epochs:
+        for epoch in epochs:
+            if epoch["epoch"] == stop_after:
+                break
     return state
 
 
 def every_number(state):
-    clock = {"seconds", "images_per_second", "time"}
-    history = [{name: value for name, value in entry.items() if name not in clock} for entry in state.history]
+    history = [loop.without_clock(entry) for entry in state.history]
     return {name: variable.numpy() for name, variable in state.variables().items()}, state.best, history
 
 
@@ -314,18 +318,25 @@ def test_ties_are_not_forgiven():
 
 
 def test_divergence_stops_at_its_step_with_a_remedy(tmp_path):
-    config = TrainConfig(epochs=2, global_batch_size=16, learning_rate=0.02)
+    config = TrainConfig(epochs=3, global_batch_size=16, learning_rate=0.02)
     state = loop.prepare(network, config, None)
-    for entry in loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "c.npz", lambda *_: None, NOBODY):
-        if entry["epoch"] == 1:
-            state.network.trainable_variables[-1].assign([np.nan, 0])
-            break
-    epochs = loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "none.npz", lambda *_: None, NOBODY)
+    epochs = loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "c.npz", lambda *_: None, NOBODY)
+    assert next(epochs)["epoch"] == 1
+    state.network.trainable_variables[-1].assign([np.nan, 0])
     with pytest.raises(
         TrainingDivergedError, match=r"The loss became nan in epoch 2, at step 1 of 6\. .* train.learning_rate=0.002,"
     ) as found:
-        list(epochs)
+        next(epochs)
     assert "--set train.setbacks=3" in str(found.value)
+
+
+def test_whoever_stops_reading_the_epochs_finds_the_last_step_saved(tmp_path):
+    """A signal that arrives where the numbers are written down, and not where they are made, loses nothing either."""
+    config = TrainConfig(epochs=3, global_batch_size=16, learning_rate=0.02, checkpoint_seconds=1000)
+    whole = train(config, tmp_path / "whole.npz")
+    assert len(train(config, tmp_path / "c.npz", stop_after=2).history) == 2
+    assert len(read_checkpoint(tmp_path / "c.npz")[1]["history"]) == 2
+    assert_same_bits(whole, train(config, tmp_path / "c.npz"))
 
 
 def test_a_rate_that_is_far_too_high_ends_in_one_sentence(tmp_path):
@@ -405,6 +416,24 @@ def test_bfloat16_computes_in_it_and_keeps_weights_in_float32(tmp_path):
     exact = train(config.model_copy(update={"precision": "float32"}), tmp_path / "d", dropout=0)
     assert state.history[0]["train_loss"] == pytest.approx(exact.history[0]["train_loss"], rel=0.02)
     assert state.history[0]["train_loss"] != exact.history[0]["train_loss"]
+
+
+def test_what_an_epoch_takes_of_the_machine_is_recorded_and_no_part_of_the_result(tmp_path):
+    (entry,) = train(TrainConfig(epochs=1, global_batch_size=32), tmp_path / "c").history
+    assert 0 < entry["system/processors"] <= 2 * len(os.sched_getaffinity(0))
+    assert 0.1 < entry["system/memory_gb"] < 100
+    assert (
+        {"train_loss", "learning_rate"}
+        < set(loop.without_clock(entry))
+        == set(entry)
+        - {
+            "system/processors",
+            "system/memory_gb",
+            "seconds",
+            "images_per_second",
+            "time",
+        }
+    )
 
 
 def test_what_passes_through_each_layer_is_recorded_after_every_epoch(tmp_path):

@@ -1,0 +1,156 @@
+"""L: an epoch of a tiny network against Keras `fit`, two logical devices against one, and what a checkpoint costs.
+
+python benchmarks/bench_loop.py [--full] [--only ROW]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import _harness
+import numpy as np
+
+PAIRS = {"L1": ("tiny, ours", "tiny, keras fit"), "L3": ("small, two devices", "small, one device")}
+SIDE, CLASSES = 8, 10
+
+
+def split(count: int, side: int) -> Any:
+    """Return random pictures as a training split."""
+    from pipeline.data.loader import Images
+
+    rng = np.random.default_rng(0)
+    labels, pixels = rng.integers(0, CLASSES, count).astype(np.int32), rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    dataset = SimpleNamespace(short_side=side, class_counts={"train": (1,) * CLASSES}, channel_mean=(128,) * 3, images=lambda _: count)
+    return Images(dataset, "train", labels, tuple(map(str, range(count))), pixels)
+
+
+def tiny() -> Any:
+    """Return 192 numbers -> 32 -> 16 -> 10."""
+    import keras
+
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((SIDE, SIDE, 3), dtype="uint8"),
+            layers.Rescaling(1 / 255),
+            layers.Flatten(),
+            *(layers.Dense(width, "relu") for width in (32, 16)),
+            layers.Dense(CLASSES),
+        ]
+    )
+
+
+def small() -> Any:
+    from pipeline.config import ModelConfig
+    from pipeline.model.alexnet import build_network
+
+    return build_network(ModelConfig(image_size=32), num_classes=CLASSES, channel_mean=(128,) * 3, channel_std=(60,) * 3)
+
+
+def epochs_of(network: Callable[[], Any], images: Any, **settings: Any) -> Callable[[], int]:
+    """Return whole epochs of the program's loop, opened and ended as training does."""
+    import tensorflow as tf
+
+    from pipeline.config import TrainConfig
+    from pipeline.data.loader import training_batches
+    from pipeline.train import loop
+    from pipeline.train.strategy import configure_runtime, device_names, make_strategy
+
+    config = TrainConfig(learning_rate=1e-4, **settings)
+    configure_runtime(config)
+    strategy = make_strategy()
+    if len(device_names()) != (2 if config.devices == "cpu:2" else 1):
+        raise SystemExit(f"expected {config.devices}, received {device_names()}")
+    state = loop.prepare(network, config, strategy)
+    train_steps = loop._compiled_training(state, images, config, strategy)
+    size, steps, epoch = network().input_shape[1], len(images) // config.global_batch_size, iter(range(10**6))
+
+    def one() -> int:
+        batches = training_batches(images, config, image_size=size, epoch=next(epoch))
+        iterator = iter(batches if strategy is None else strategy.experimental_distribute_dataset(batches))
+        for start in range(0, steps, loop._MAX_STEPS_PER_CALL):
+            count = min(loop._MAX_STEPS_PER_CALL, steps - start)
+            train_steps(iterator, tf.constant(count, tf.int64), tf.constant(start == 0)).numpy()
+        return steps * config.global_batch_size
+
+    return one
+
+
+def keras_fit(images: Any) -> Callable[[], int]:
+    """Return epochs of Keras's own loop, as its guide has it, fed from memory."""
+    import keras
+    import tensorflow as tf
+
+    network = tiny()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile(keras.optimizers.SGD(1e-4, momentum=0.9), loss, metrics=["accuracy"])
+    data = tf.data.Dataset.from_tensor_slices((images.pixels, images.labels)).shuffle(len(images)).batch(32, drop_remainder=True)
+    data = data.prefetch(tf.data.AUTOTUNE)
+
+    def one() -> int:
+        network.fit(data, epochs=1, verbose=0)
+        return len(images) // 32 * 32
+
+    return one
+
+
+def variant(name: str) -> Callable[[], int]:
+    if name.startswith("tiny"):
+        images = split(8192, SIDE)
+        return keras_fit(images) if "keras" in name else epochs_of(tiny, images, global_batch_size=32, flip=False)
+    return epochs_of(small, split(512, 32), global_batch_size=64, devices="cpu:2" if "two" in name else "cpu")
+
+
+def checkpoint(rounds: int) -> dict[str, Any]:
+    """Return how long a checkpoint of the one-tower network of 2014 takes, and which share of an epoch of ten minutes that is."""
+    from pipeline.config import ModelConfig, TrainConfig
+    from pipeline.model.alexnet import build_network
+    from pipeline.train import loop
+    from pipeline.train.strategy import configure_runtime
+
+    config = TrainConfig()
+    configure_runtime(config)
+    model = ModelConfig(variant="owt", image_size=224)
+    load = lambda: build_network(model, num_classes=1000, channel_mean=(128,) * 3, channel_std=(60,) * 3)  # noqa: E731
+    state, seconds = loop.prepare(load, config, None), []
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
+        path = Path(folder, "checkpoint.npz")
+        for _ in range(rounds):
+            started = time.perf_counter()
+            state.save(path)
+            seconds.append(time.perf_counter() - started)
+        size = path.stat().st_size
+    median = statistics.median(seconds)
+    # Training waits until a checkpoint takes no more than this share, and saves once more at a stop.
+    return {"id": "C", "what": "a checkpoint of owt", "seconds": round(median, 2), "mb": round(size / 1e6), "ratio": round(median / 600, 5)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="more rounds")
+    parser.add_argument("--only", choices=(*PAIRS, "C"), help="one row")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        _harness.serve(variant(options.worker))
+        return
+    for name, pair in PAIRS.items():
+        if options.only in (None, name):
+            rates = _harness.alternate(__file__, list(pair), 11 if options.full else 5, [])
+            _harness.print_rows({name: pair}, rates)
+    if options.only in (None, "C"):
+        print(json.dumps(checkpoint(5 if options.full else 3)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
