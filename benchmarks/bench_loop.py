@@ -64,20 +64,22 @@ def epochs_of(network: Callable[[], Any], images: Any, **settings: Any) -> Calla
     from pipeline.config import TrainConfig
     from pipeline.data.loader import training_batches
     from pipeline.train import loop
-    from pipeline.train.strategy import configure_runtime, device_names, make_strategy
+    from pipeline.train.state import prepare
+    from pipeline.train.step import compiled_training
+    from pipeline.train.strategy import configure_runtime, device_names, make_devices
 
     config = TrainConfig(learning_rate=1e-4, **settings)
     configure_runtime(config)
-    strategy = make_strategy()
+    devices = make_devices(config)
     if len(device_names()) != (2 if config.devices == "cpu:2" else 1):
         raise SystemExit(f"expected {config.devices}, received {device_names()}")
-    state = loop.prepare(network, config, strategy)
-    train_steps = loop._compiled_training(state, images, config, strategy)
+    state = prepare(network, config, devices)
+    train_steps = compiled_training(state, images, config, devices)
     size, steps, epoch = network().input_shape[1], len(images) // config.global_batch_size, iter(range(10**6))
 
     def one() -> int:
         batches = training_batches(images, config, image_size=size, epoch=next(epoch))
-        iterator = iter(batches if strategy is None else strategy.experimental_distribute_dataset(batches))
+        iterator = devices.spread(batches)
         for start in range(0, steps, loop._MAX_STEPS_PER_CALL):
             count = min(loop._MAX_STEPS_PER_CALL, steps - start)
             train_steps(iterator, tf.constant(count, tf.int64), tf.constant(start == 0)).numpy()
@@ -115,14 +117,14 @@ def checkpoint(rounds: int) -> dict[str, Any]:
     """Return how long a checkpoint of the one-tower network of 2014 takes, and which share of an epoch of ten minutes that is."""
     from pipeline.config import ModelConfig, TrainConfig
     from pipeline.model.alexnet import build_network
-    from pipeline.train import loop
-    from pipeline.train.strategy import configure_runtime
+    from pipeline.train.state import prepare
+    from pipeline.train.strategy import Devices, configure_runtime
 
     config = TrainConfig()
     configure_runtime(config)
     model = ModelConfig(variant="owt", image_size=224)
     load = lambda: build_network(model, num_classes=1000, channel_mean=(128,) * 3, channel_std=(60,) * 3)  # noqa: E731
-    state, seconds = loop.prepare(load, config, None), []
+    state, seconds = prepare(load, config, Devices()), []
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         path = Path(folder, "checkpoint.npz")
         for _ in range(rounds):

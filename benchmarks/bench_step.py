@@ -30,7 +30,9 @@ def steps_of(network: Any, batch: int, precision: str = "float32") -> Callable[[
 
     from pipeline.config import TrainConfig
     from pipeline.data.loader import Images, training_batches
-    from pipeline.train import loop
+    from pipeline.train.state import prepare
+    from pipeline.train.step import compiled_training
+    from pipeline.train.strategy import Devices
 
     config = TrainConfig(global_batch_size=batch, learning_rate=1e-4, precision=precision)
     size, classes = network.input_shape[1], network.output_shape[-1]
@@ -39,8 +41,8 @@ def steps_of(network: Any, batch: int, precision: str = "float32") -> Callable[[
     pixels = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     labels = rng.integers(0, classes, batch).astype(np.int32)
     images = Images(dataset, "train", labels, tuple(map(str, range(batch))), pixels)
-    state = loop.prepare(lambda: network, config, None)
-    train = loop._compiled_training(state, images, config, None)
+    state = prepare(lambda: network, config, Devices())
+    train = compiled_training(state, images, config, Devices())
     first = next(iter(training_batches(images, config, image_size=size, epoch=0)))
     again = iter(tf.data.Dataset.from_tensors(first).repeat())
 

@@ -12,20 +12,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline import tracking
 from pipeline.artifacts import Artifact, EvaluationReport, SavedModel
-from pipeline.config import Resolved, TrackingConfig, environment_settings, resolve
+from pipeline.config import Resolved, TrackingConfig, TrainConfig, environment_settings, resolve
 from pipeline.data.listing import at, kind_of, require_source
 from pipeline.data.stage import ingest
 from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, unwritable, work_directory
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, LostWorkerError, WorkersFailedError
 from pipeline.evaluate.stage import evaluate
 from pipeline.model.stage import build, build_alone
+from pipeline.train.cluster import Cluster, launch, read_cluster
 from pipeline.train.stage import train
 
 DEFAULT_WORKDIR = Path("mlruns")
@@ -155,9 +156,12 @@ def run(
     workdir: Path | str = DEFAULT_WORKDIR,
     rerun: Sequence[str] = (),
     wait: bool = False,
+    workers: int = 1,
     observer: Observer | None = None,
 ) -> PipelineResult:
     """Run stages in order; skip each whose result is there.
+
+    Where TF_CONFIG names several workers, the first runs the stages, and each other one takes part in `train` and returns no outcome.
 
     Args:
         stages: which of `ingest`, `build`, `train`, `evaluate`.
@@ -166,12 +170,16 @@ def run(
         workdir: folder that everything is written under.
         rerun: stages to run again although nothing changed.
         wait: wait for another process that holds the work directory, instead of failing.
+        workers: train in so many processes of this machine, to try out what several machines do.
         observer: told what happens; nothing is shown without one.
 
     Raises:
         PipelineError: one of its kinds; the message says what to do.
     """
     workdir = Path(workdir)
+    if workers > 1:
+        launch_workers(_words(stages, recipe, settings, workdir, rerun, wait), workers)
+        rerun = ()
     unknown = {*stages, *rerun} - set(STAGE_NAMES)
     if unknown or not stages:
         raise ConfigError(f"Stages are {', '.join(STAGE_NAMES)}. Received {', '.join(sorted(unknown)) or 'none'}.")
@@ -184,11 +192,17 @@ def run(
         )
     if "ingest" in stages:
         require_source(resolved.config.data)
-    config = resolved.config.tracking
+    config, cluster = resolved.config.tracking, read_cluster()
+    if cluster.workers > 1:
+        _require_sharing(resolved.config.train, cluster)
+    if not cluster.is_chief:
+        _take_part(resolved, stages, rerun, workdir, cluster, observer or Silent())
+        return PipelineResult((), resolved)
     tracking.require_nameable(config, workdir)
     with work_directory(workdir, wait=wait):
         tracker = tracking.MlflowTracker(workdir, config) if config.enabled else tracking.NoTracker()
-        runner = _runner(workdir / "networks" if alone else workdir, observer or Silent(), resolved)
+        joint = "train" in stages and cluster.workers > 1
+        runner = _runner(workdir / "networks" if alone else workdir, observer or Silent(), resolved, joint and ("train" in rerun or None))
         outcomes = tuple(runner.run(resolved, [*stages, *rerun], tracker, rerun))
         known = tracking.known_runs(workdir)
         key = tracker.pipeline_key or outcomes[-1].run_key.removesuffix(f"-{outcomes[-1].stage}")
@@ -196,6 +210,63 @@ def run(
         return PipelineResult(
             outcomes, resolved, {name: ids["run_id"] for name, ids in known.items()}, url, tracker.problem or _unsent(workdir)
         )
+
+
+def launch_workers(words: Sequence[str], workers: int, say: Callable[[str], None] = lambda _text: None) -> None:
+    """Run `alexnet WORDS` as several workers of this machine, and start all again when one is lost; the chief's output is shown.
+
+    Args:
+        words: of the command line.
+        workers: how many.
+        say: told what a person should know.
+
+    Raises:
+        WorkersFailedError: they ended with an error, which the chief has shown.
+    """
+    if read_cluster().workers > 1:
+        raise ConfigError("Several workers were asked for in a process that is one of several already. Expected --workers or TF_CONFIG.")
+    if code := launch(words, workers, say):
+        raise WorkersFailedError(code)
+
+
+def _words(
+    stages: Sequence[str], recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path, rerun: Sequence[str], wait: bool
+) -> list[str]:
+    """Return the command line that does what `run` was asked for."""
+    words = [*(["--recipe", recipe] if recipe else []), "--workdir", str(workdir), *(["--wait"] if wait else []), "--quiet"]
+    words += [word for key, value in (settings or {}).items() for word in ("--set", f"{key}={value}")]
+    return [*words, *stages, *(word for name in rerun for word in ("--rerun", name))]
+
+
+def _require_sharing(config: TrainConfig, cluster: Cluster) -> None:
+    """Refuse a batch that the workers cannot share, before anything starts; what GPUs each has is known only later."""
+    from pipeline.train.strategy import require_divisible
+
+    kind, _, which = config.devices.partition(":")
+    devices = {"cpu": int(which or 1), "gpu": len(which.split(",")), "auto": 1}[kind] if which or kind != "gpu" else 1
+    require_divisible(config, cluster.workers, devices)
+
+
+def _take_part(
+    resolved: Resolved, stages: Sequence[str], rerun: Sequence[str], workdir: Path, cluster: Cluster, observer: Observer
+) -> None:
+    """Take part in the chief's training, if it trains."""
+    name = f"worker {cluster.index} of {cluster.workers}"
+    runner = _runner(workdir, observer, resolved, join=True)
+    if "train" not in stages or (runner.is_done("train", resolved.config) and "train" not in rerun):
+        observer.said(f"{name}: nothing to do; the chief, {cluster.addresses[0]}, needs no training")
+        return
+
+    def require_chief() -> None:
+        if not cluster.chief_answers():
+            raise LostWorkerError(
+                f"The chief of this training, {cluster.addresses[0]}, is gone; this is {name}. Nothing but the steps since the last "
+                "checkpoint is lost. Start all workers with the same command again, and the training goes on from there."
+            )
+
+    observer.started("train", [f"{name}; the chief is {cluster.addresses[0]}"])
+    runner.prepare()
+    runner.take_part("train", resolved.config, stages, rerun, require_chief)
 
 
 def _unsent(workdir: Path) -> str | None:
@@ -207,15 +278,19 @@ def _unsent(workdir: Path) -> str | None:
 _settings = settings  # `run` has an argument of that name
 
 
-def _runner(workdir: Path, observer: Observer | None = None, resolved: Resolved | None = None) -> Runner:
+def _runner(workdir: Path, observer: Observer | None = None, resolved: Resolved | None = None, join: bool | None = False) -> Runner:
+    """Return the runner of a work directory; `join` says whether its process meets other workers, None that it does if training is due."""
+
     def prepare() -> None:
         from pipeline.train.strategy import configure_runtime
 
         if resolved is not None:
-            configure_runtime(resolved.config.train)
+            due = not runner.is_done("train", resolved.config) if join is None else join
+            configure_runtime(resolved.config.train, join=due)
 
     alone = resolved is not None and resolved.config.model.classes > 0
-    return Runner((build_alone,) if alone else STAGES, workdir, observer or Silent(), prepare)
+    runner = Runner((build_alone,) if alone else STAGES, workdir, observer or Silent(), prepare)
+    return runner
 
 
 def status(

@@ -9,14 +9,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.errors import Interrupted, PipelineError, Terminated
+from pipeline.errors import HungError, Interrupted, PipelineError, Terminated
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Known here too, so that `--help` and completion need not import the stages; a test compares them.
 STAGE_NAMES = ("ingest", "build", "train", "evaluate")
+# A worker that is asked to end waits so long for the chief, whose signal comes at the same time, to save and to go.
+_LINGER_SECONDS = 8.0
 _SYSTEM_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 
 
@@ -40,6 +43,8 @@ class Invocation:
     explain: bool = False
     wait: bool = False
     rerun: list[str] = field(default_factory=list)
+    workers: int = 1
+    words: Sequence[str] = ()
     asked: _Asked | None = None
 
     def take(self, words: dict[str, Any]) -> None:
@@ -51,6 +56,13 @@ class Invocation:
         for name, value in words.items():
             if value not in (None, False):
                 setattr(self, name, value)
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether this process is one of the workers that the same command line started."""
+        from pipeline.train.cluster import read_cluster
+
+        return read_cluster().workers == self.workers
 
     def output(self) -> Console:
         """Return the console that results go to."""
@@ -128,6 +140,8 @@ STAGE_OPTIONS = {
     "epochs": click.option("--epochs", metavar="N", help="Passes over the training images."),
     "minutes": click.option("--minutes", metavar="M", help="End training, after a whole epoch, before it takes longer."),
     "devices": click.option("--devices", metavar="WHICH", help="auto, cpu, cpu:2, gpu, or gpu:0,1."),
+    "auto_batch": click.option("--auto-batch", flag_value="auto", help="Take a batch that does not fit into memory in parts that do."),
+    "profile": click.option("--profile", metavar="STEPS", help="Write a trace of so many steps for TensorBoard's profiler."),
     "seed": click.option("--seed", metavar="N", help="Seed of the weights, of the order and of dropout."),
     "split": click.option(
         "--split", metavar="NAME", shell_complete=_complete_value("evaluate.split"), help="Which images to score: test or validation."
@@ -148,6 +162,8 @@ MEANINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "epochs": ("train.epochs",),
         "minutes": ("train.minutes",),
         "devices": ("train.devices",),
+        "auto_batch": ("train.accumulate",),
+        "profile": ("train.profile",),
         "seed": ("train.seed",),
     },
     "evaluate": {"split": ("evaluate.split",)},
@@ -160,10 +176,17 @@ MEANINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "epochs": ("train.epochs",),
         "minutes": ("train.minutes",),
         "devices": ("train.devices",),
+        "auto_batch": ("train.accumulate",),
+        "profile": ("train.profile",),
         "seed": ("model.seed", "train.seed"),
         "split": ("evaluate.split",),
     },
 }
+
+
+WORKERS_OPTION = click.option(
+    "--workers", type=click.IntRange(1, 64), help="Train in N processes of this machine, to try what several machines do."
+)
 
 
 def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -208,8 +231,10 @@ def _stage_command(name: str, stages: tuple[str, ...], text: str) -> None:
     @cli.command(name, help=text)
     @_with([STAGE_OPTIONS[option] for option in meanings])
     @_with(RUN_OPTIONS)
+    @_with([WORKERS_OPTION] if "train" in stages else [])
     @_shared
-    def command(invocation: Invocation, **values: str | None) -> tuple[str, ...]:
+    def command(invocation: Invocation, workers: int | None = None, **values: str | None) -> tuple[str, ...]:
+        invocation.workers = workers or invocation.workers
         for option, value in values.items():
             if value is not None:
                 invocation.settings |= dict.fromkeys(meanings[option], value)
@@ -236,6 +261,9 @@ def _run_stages(invocation: Invocation, stages: Sequence[str]) -> None:
     from pipeline import api
     from pipeline.console import print_json, show_result
 
+    if invocation.workers > 1 and not invocation.is_worker:
+        api.launch_workers(invocation.words, invocation.workers, functools.partial(click.echo, err=True))
+        return
     output = invocation.output()
     observer = _observer(invocation, output)
     try:
@@ -257,6 +285,8 @@ def _run_stages(invocation: Invocation, stages: Sequence[str]) -> None:
             print_json(output, {"stages": stages_told, "test": None, "model": None, "run_url": None, "error": told})
         raise
     observer.close()
+    if not result.outcomes:  # a worker beside the chief, who shows what was made
+        return
     if invocation.json:
         print_json(output, result.as_dict())
     else:
@@ -378,13 +408,21 @@ class _Asked:
     def __init__(self) -> None:
         self._end: KeyboardInterrupt | None = None
 
-    def __call__(self, number: int, _frame: object) -> NoReturn:
+    def __call__(self, number: int, _frame: object) -> None:
         self._end = Terminated() if number == signal.SIGTERM else Interrupted()
         raise self._end
 
     def heed(self) -> None:
         if self._end is not None:
             raise self._end
+
+
+class _Lingering(_Asked):
+    """The same for a worker beside the chief: it goes on while the chief needs it to save what both have done, then ends."""
+
+    def __call__(self, number: int, _frame: object) -> None:
+        self.exit_code = 143 if number == signal.SIGTERM else 130
+        threading.Timer(_LINGER_SECONDS, os._exit, (self.exit_code,)).start()
 
 
 class _Heeding:
@@ -419,6 +457,10 @@ def _exit_codes() -> Iterator[None]:
         sys.exit(143 if terminated else 130)
     except PipelineError as error:
         click.echo(f"Error: {error}", err=True)
+        if isinstance(error, HungError):
+            # A thread is still in TensorFlow, and the end of an interpreter waits for it.
+            sys.stdout.flush()
+            os._exit(error.exit_code)
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno not in _SYSTEM_REFUSALS:
@@ -434,9 +476,11 @@ def _exit_codes() -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, and leave with its exit code."""
     with _exit_codes():
-        asked = _Asked()
+        from pipeline.train.cluster import read_cluster
+
+        asked = _Asked() if read_cluster().is_chief else _Lingering()
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:  # what a shell sets for a command in the background
                 signal.signal(number, asked)
-        words = None if arguments is None else list(arguments)
-        cli.main(args=words, prog_name="alexnet", standalone_mode=False, obj=Invocation(asked=asked))
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        cli.main(args=words, prog_name="alexnet", standalone_mode=False, obj=Invocation(asked=asked, words=words))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -200,8 +200,9 @@ class TrainConfig(Section):
         lt=1,
         description="Judge and keep a running mean of the weights, of which each step keeps this share; 0.999 is usual, 0 is none.",
     )
-    accumulate: int = Field(
-        1, ge=1, le=1024, description="Parts that a device takes its images of a step in, one after the other, to need less memory."
+    accumulate: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        1,
+        description="Parts that a device takes its images of a step in, one after the other, to need less memory; `auto`: as few as fit.",
     )
     schedule: Literal["plateau", "step", "cosine", "constant"] = Field(
         "plateau",
@@ -219,6 +220,16 @@ class TrainConfig(Section):
     )
     checkpoint_seconds: float = Field(
         10.0, ge=0, description="Least time between checkpoints; they are rarer where they would take more than 2.5 % of the time."
+    )
+    checkpoint_steps: int = Field(0, ge=0, description="Also save after every so many steps, however long that takes; 0 is never.")
+    hang_seconds: float = Field(
+        600.0, ge=0, description="End when a step, or a worker, does not come for so long, and say what hangs; 0 is to wait for ever."
+    )
+    profile: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Write a trace of about so many steps, for TensorBoard's profiler; 0 is none. With --rerun train.",
     )
     freeze: Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"] = Field(
         "none", description="Keep the weights of the layers up to and including this one: for `model.weights` and few pictures."
@@ -248,9 +259,10 @@ class TrainConfig(Section):
         0.0, ge=0, le=10, description="CutMix: both parameters of the Beta distribution of the areas; 1 is usual. With MixUp, each in turn."
     )
     class_weights: bool = Field(False, description="Weigh each training image so that every class counts the same, however rare.")
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",
-        description="`bfloat16`: layers compute in it, weights and the saved network stay float32; where the device has it.",
+        description="What layers compute in; weights and the saved network stay float32. `bfloat16` where the device has it; `float16` "
+        "scales the loss and is for GPUs without bfloat16.",
     )
     data_services: str = Field(
         "",
@@ -264,12 +276,12 @@ class TrainConfig(Section):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the order of images, of augmentation and of dropout.")
 
-    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds"})
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"checkpoint_seconds", "checkpoint_steps", "hang_seconds", "profile"})
 
     @property
     def unit(self) -> int:
         """What a device's share of a batch must be a multiple of: MixUp and CutMix join pairs, and parts are equal."""
-        return math.lcm(2 if self.mixup or self.cutmix else 1, self.accumulate)
+        return math.lcm(2 if self.mixup or self.cutmix else 1, 1 if self.accumulate == "auto" else self.accumulate)
 
 
 class EvaluateConfig(Section):
@@ -363,7 +375,7 @@ class Config(Section):
 def why_unit(train: TrainConfig) -> str:
     """Say why a device's share of a batch must be a multiple of something, if it must."""
     reasons = ["MixUp and CutMix work on pairs"] if train.mixup or train.cutmix else []
-    reasons += [f"train.accumulate is {train.accumulate}"] if train.accumulate > 1 else []
+    reasons += [f"train.accumulate is {train.accumulate}"] if train.accumulate not in ("auto", 1) else []
     return f" ({', '.join(reasons)})" if reasons else ""
 
 

@@ -36,6 +36,7 @@ State = Literal["ran", "skipped", "failed"]
 # Versions of these change what a stage computes, so they are part of a stage's code.
 NUMERIC_PACKAGES = ("tensorflow", "keras", "numpy")
 _SCRATCH = "scratch"
+_LOOK_SECONDS = 1.0  # how often a worker looks whether the chief has made what it waits for
 # Modules that carry values to a stage but cannot change what it computes from them.
 FRAME_MODULES = frozenset({"pipeline.engine", "pipeline.errors", "pipeline.config", "pipeline.artifacts"})
 
@@ -85,6 +86,24 @@ class Observer(Protocol):
     def waiting(self, what: str) -> None: ...
 
 
+class NoRun:
+    """A stage's run that is recorded nowhere: that of a worker beside the chief."""
+
+    key = ""
+
+    def tags(self, values: Mapping[str, Any], *, summary: bool = False) -> None: ...
+
+    def metrics(self, values: Mapping[str, float], *, step: int = 0, summary: bool = False, at: float | None = None) -> None: ...
+
+    def dataset(self, dataset: DatasetArtifact, context: str) -> None: ...
+
+    def files(self, directory: Path) -> None: ...
+
+    def model(self, model: SavedModel) -> None: ...
+
+    def close(self, status: Literal["FINISHED", "FAILED", "KILLED"], message: str = "") -> None: ...
+
+
 @dataclass(frozen=True)
 class Context:
     """What a stage may use besides its settings and its inputs.
@@ -132,6 +151,7 @@ class Stage:
     output: type[Artifact]
     source: Callable[[Section], Mapping[str, str]] | None = None
     resumable: bool = False
+    take_part: Callable[..., None] | None = None
 
     @property
     def help(self) -> str:
@@ -140,13 +160,17 @@ class Stage:
 
 
 def stage(
-    *, source: Callable[[Any], Mapping[str, str]] | None = None, resumable: bool = False
+    *,
+    source: Callable[[Any], Mapping[str, str]] | None = None,
+    resumable: bool = False,
+    take_part: Callable[..., None] | None = None,
 ) -> Callable[[Callable[..., Artifact]], Stage]:
     """Make a function a stage, wired by its annotations.
 
     Args:
         source: describes input from outside the pipeline, such as a folder's files, cheaply; a change re-runs the stage.
         resumable: the function carries on from the files that an interrupted attempt left in its folder.
+        take_part: what other workers do while the function works on the first of several; takes the same arguments.
     """
 
     def wrap(function: Callable[..., Artifact]) -> Stage:
@@ -156,7 +180,7 @@ def stage(
         ((config_argument, section_type),) = sections.items()
         (section,) = (name for name, field_ in Config.model_fields.items() if field_.annotation is section_type)
         inputs = {name: kind for name, kind in hints.items() if issubclass(kind, Artifact)}
-        return Stage(function.__name__, function, section, config_argument, inputs, output, source, resumable)
+        return Stage(function.__name__, function, section, config_argument, inputs, output, source, resumable, take_part)
 
     return wrap
 
@@ -275,7 +299,7 @@ class Runner:
         self.stages = tuple(stages)
         self.workdir = workdir
         self.observer = observer
-        self._prepare = functools.cache(prepare)
+        self.prepare = functools.cache(prepare)
 
     # -- where things live ------------------------------------------------------------------------------------------
 
@@ -428,7 +452,7 @@ class Runner:
             tracker.link(item.name, outcome.run_key)
         else:
             why = ("asked for by --rerun",) if record is not None else self._changes(item, fingerprint)
-            self._prepare()
+            self.prepare()
             self._select(item, folder, resolved)
             outcome = self._execute(item, fingerprint, folder, why, resolved, records, tracker)
             record = item.output.read(folder)
@@ -437,6 +461,36 @@ class Runner:
         if named:
             self.observer.finished(outcome)
             yield outcome
+
+    def is_done(self, name: str, config: Config) -> bool:
+        """Return whether a stage's result is there for these settings."""
+        return any(finding.stage == name and finding.state == "done" for finding in self.look(config))
+
+    def take_part(self, name: str, config: Config, names: Sequence[str], rerun: Sequence[str], require_chief: Callable[[], None]) -> None:
+        """Work on one stage beside another process, the chief, once the chief has made what it needs; write nothing.
+
+        Ends when the chief has the stage's result: a chief that is lost before wants the others to be there again.
+
+        Args:
+            name: of the stage.
+            config: the same settings as the chief's.
+            names: the stages that the command names.
+            rerun: those that it runs although they are finished.
+            require_chief: raises when the chief is gone.
+        """
+        records: dict[str, Artifact] = {}
+        for item in self.stages:
+            folder = self._folder(item, self.fingerprint(item, config, records, named=item.name in names))
+            if item.name == name and item.take_part is not None and (name in rerun or self._finished(item, folder) is None):
+                arguments: dict[str, Any] = {argument: records[self._maker(kind).name] for argument, kind in item.inputs.items()}
+                arguments[item.config_argument] = getattr(config, item.section)
+                item.take_part(**arguments, context=Context(_partial(folder), NoRun(), self.observer))
+            while (record := self._finished(item, folder)) is None:
+                require_chief()
+                time.sleep(_LOOK_SECONDS)
+            records[item.name] = record
+            if item.name == name:
+                return
 
     def _execute(
         self,

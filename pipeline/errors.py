@@ -6,6 +6,10 @@
       DatasetError                the data cannot be prepared or is not what was promised
       CheckpointError             a saved state is damaged or belongs to another run
       TrainingDivergedError       the loss is NaN or infinite
+      OutOfMemoryError            a step does not fit into the device's memory
+      HungError                   a step, or the pictures for it, did not come to an end
+      LostWorkerError             exit 76: another worker of the training is gone
+      WorkersFailedError          the exit code of workers that were started here
       TrackingError               the tracking store refused
       BusyError                   exit 75: another process holds the work directory
 
@@ -13,13 +17,11 @@ Every message says what is wrong, what was expected, what was received and what 
 Any other exception is a bug and keeps its traceback.
 """
 
-from typing import ClassVar
-
 
 class PipelineError(Exception):
     """The command cannot go on, for a reason that the message explains."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
 
 class ConfigError(PipelineError):
@@ -42,6 +44,28 @@ class CheckpointError(PipelineError):
 
 class TrainingDivergedError(PipelineError):
     """The loss became NaN or infinite."""
+
+
+class OutOfMemoryError(PipelineError):
+    """A step does not fit into the memory of the device."""
+
+
+class HungError(PipelineError):
+    """A step, or the pictures for it, did not come to an end; a thread of this process still waits for it."""
+
+
+class LostWorkerError(PipelineError):
+    """Another worker of the same training is gone; all are started again and go on from the last checkpoint."""
+
+    exit_code = 76  # EX_PROTOCOL of sysexits.h, "remote error in protocol"
+
+
+class WorkersFailedError(PipelineError):
+    """Workers that were started here ended with an error, which the first of them has shown; the exit code is theirs."""
+
+    def __init__(self, code: int):
+        super().__init__(f"The workers ended with exit code {code}; the message of the first one, above, says why.")
+        self.exit_code = code
 
 
 class TrackingError(PipelineError):

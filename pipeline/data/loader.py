@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -358,7 +359,14 @@ def _only(records: Any, mine: Any, batch: int, turn: tuple[int, int]) -> Any:
 
 
 def training_epochs(
-    images: Images, config: TrainConfig, *, image_size: int, first: int, start: int = 0, opened: Callable[[Any], Iterator[Any]] = iter
+    images: Images,
+    config: TrainConfig,
+    *,
+    image_size: int,
+    first: int,
+    start: int = 0,
+    worker: tuple[int, int] = (0, 1),
+    opened: Callable[[Any], Iterator[Any]] = iter,
 ) -> Iterator[Iterator[Any]]:
     """Yield each epoch's batches; the next epoch is made ready in the background, so that none waits for its first batch.
 
@@ -370,11 +378,13 @@ def training_epochs(
         image_size: height and width of the crops.
         first: the epoch to begin with, counted from 0.
         start: the batch to begin that epoch with, counted from 0.
+        worker: which share of each batch, and of how many.
         opened: makes an iterator of a tf.data.Dataset, such as one that is spread over devices.
     """
 
     def ready(epoch: int) -> Iterator[Any]:
-        batches = training_batches(images, config, image_size=image_size, epoch=epoch, start=start if epoch == first else 0)
+        begin = start if epoch == first else 0
+        batches = training_batches(images, config, image_size=image_size, epoch=epoch, start=begin, worker=worker)
         options = tf.data.Options()
         options.experimental_warm_start = True
         return opened(batches.with_options(options))
@@ -388,7 +398,13 @@ def training_epochs(
 
 
 def evaluation_batches(
-    images: Images, *, image_size: int, batch_size: int, view: View = "center", parallel_calls: int | None = None
+    images: Images,
+    *,
+    image_size: int,
+    batch_size: int,
+    view: View = "center",
+    worker: tuple[int, int] = (0, 1),
+    parallel_calls: int | None = None,
 ) -> Any:
     """Return a split as a tf.data.Dataset of (uint8 [batch, image_size, image_size, 3] in [0, 255], int32 [batch]).
 
@@ -400,19 +416,24 @@ def evaluation_batches(
         batch_size: images a batch.
         view: `center`, the central crop; or `ten`, the paper's ten (section 4.1), pixels [batch, 10, ...]: the four corners and the centre,
             then the same mirrored.
+        worker: whose batches, and of how many that take them in turns.
         parallel_calls: pictures or batches that are prepared at a time; the result does not depend on it.
 
     Raises:
         ConfigError: the pictures are smaller than the crop.
     """
-    surplus, calls = _surplus(images, image_size), parallel_calls or 2 * _processors()
+    surplus, calls, (index, workers) = _surplus(images, image_size), parallel_calls or 2 * _processors(), worker
     if images.pixels is not None:
-        slices = tf.data.Dataset.from_tensor_slices((np.arange(len(images)), images.labels)).batch(batch_size)
+        slices = tf.data.Dataset.from_tensor_slices((np.arange(len(images)), images.labels)).batch(batch_size).shard(workers, index)
         batches = slices.map(lambda places, labels: (_rows_at(images, places), labels), num_parallel_calls=calls)
     else:
         records, parse = _records(images)
-        decoded = records(None).map(lambda record: _square(images.dataset, parse(record)), num_parallel_calls=calls).batch(batch_size)
-        batches = tf.data.Dataset.zip(decoded, tf.data.Dataset.from_tensor_slices(images.labels).batch(batch_size))
+        own = records(None)
+        if workers > 1:  # before anything is decoded
+            own = own.enumerate().filter(lambda place, _: place // batch_size % workers == index).map(lambda _, record: record)
+        decoded = own.map(lambda record: _square(images.dataset, parse(record)), num_parallel_calls=calls).batch(batch_size)
+        labels = tf.data.Dataset.from_tensor_slices(images.labels).batch(batch_size).shard(workers, index)
+        batches = tf.data.Dataset.zip(decoded, labels)
 
     def viewed(squares: Any, labels: Any) -> tuple[Any, Any]:
         corners = ((0, 0), (0, surplus), (surplus, 0), (surplus, surplus), (surplus // 2, surplus // 2))
@@ -423,6 +444,52 @@ def evaluation_batches(
         return tf.concat([five, tf.reverse(five, [3])], axis=1), labels
 
     return batches.map(viewed, num_parallel_calls=calls).prefetch(_PREFETCHED_BATCHES).with_options(fixed_options())
+
+
+def scoring_batches(images: Images, *, image_size: int, batch_size: int, worker: tuple[int, int], full: bool) -> Any:
+    """Return the centres of `evaluation_batches` as dictionaries of `pixels` and `labels`.
+
+    Args:
+        images: the split.
+        image_size: height and width of the crops.
+        batch_size: images a batch.
+        worker: whose batches, and of how many.
+        full: fill the last batch up with black pictures of label -1, so that devices have equal shares.
+    """
+
+    def named(pixels: Any, labels: Any) -> dict[str, Any]:
+        if not full:
+            return {"pixels": pixels, "labels": labels}
+        missing = batch_size - tf.shape(labels)[0]
+        pixels = tf.pad(pixels, [(0, missing), (0, 0), (0, 0), (0, 0)])
+        labels = tf.pad(labels, [(0, missing)], constant_values=-1)
+        return {
+            "pixels": tf.ensure_shape(pixels, (batch_size, image_size, image_size, 3)),
+            "labels": tf.ensure_shape(labels, (batch_size,)),
+        }
+
+    return evaluation_batches(images, image_size=image_size, batch_size=batch_size, worker=worker).map(named)
+
+
+def input_stages(images: Images, config: TrainConfig, image_size: int) -> list[tuple[str, Callable[[], Any]]]:
+    """Return what the pictures of a training batch pass through, from the disk on, each with a function that tries a bit of it."""
+
+    def batch(**changes: str) -> Any:
+        return next(iter(training_batches(images, config.model_copy(update=changes), image_size=image_size, epoch=0)))
+
+    whole = ("cutting and changing the pictures of a batch", batch)
+    if isinstance(images.pixels, np.memmap):
+        return [(f"reading the prepared pixels {images.dataset.pixels_path(images.split)}", images.pixels[-1].sum), whole]
+    if images.pixels is not None:
+        return [whole]
+    records, parse = _records(images)
+    stages: list[tuple[str, Callable[[], Any]]] = [
+        (f"reading the shards in {images.dataset.shards}", lambda: next(iter(records(None)))),
+        ("decoding a picture", lambda: next(iter(records(None).map(lambda record: _square(images.dataset, parse(record)))))),
+        (whole[0], functools.partial(batch, data_services="")),
+    ]
+    services = [address for address in config.data_services.split(",") if address]
+    return stages + [(f"the input service {address}", functools.partial(batch, data_services=address)) for address in services]
 
 
 def _surplus(images: Images, image_size: int) -> int:

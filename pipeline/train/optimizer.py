@@ -82,8 +82,15 @@ def make_optimizer(config: TrainConfig, variables: Sequence[Any]) -> Any:
         kind = {"adamw": keras.optimizers.AdamW, "lamb": keras.optimizers.Lamb}[config.optimizer]
         optimizer = kind(learning_rate=config.learning_rate, weight_decay=config.weight_decay)
         optimizer.exclude_from_weight_decay(var_list=[variable for variable in variables if not decayed(variable)])
+    if config.precision == "float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)  # leaves out steps whose gradients overflow, and scales less then
     optimizer.build(variables)
     return optimizer
+
+
+def loss_scale(optimizer: Any) -> Any:
+    """Return what the optimiser wants the loss, and so the gradients, to be multiplied with: 1, or a variable in float16."""
+    return getattr(optimizer, "dynamic_scale", 1.0)
 
 
 def apply_update(optimizer: Any, variables: Sequence[Any], gradients: Sequence[Any], config: TrainConfig, replicas: int) -> None:
@@ -95,23 +102,24 @@ def apply_update(optimizer: Any, variables: Sequence[Any], gradients: Sequence[A
     Args:
         optimizer: of `make_optimizer`.
         variables: the weights.
-        gradients: of the replica's own images, divided by the images of all.
+        gradients: of the replica's own images, divided by the images of all, times `loss_scale`.
         config: momentum, decay, clipping, and the rate of the biases.
         replicas: how many call this together; each adds its share of the decay.
     """
     import tensorflow as tf
 
+    scale = loss_scale(optimizer)
     if config.clip_norm:
-        gradients = _clipped(gradients, config.clip_norm, replicas)
+        gradients = _clipped(gradients, config.clip_norm * scale, replicas)
     if config.optimizer != "sgd":
         optimizer.apply(gradients, variables)
         return
     decay = [config.weight_decay if decayed(variable) else 0.0 for variable in variables]
     # In a velocity, a gradient taken twice is a rate twice as high.
     double = [config.bias_rate == "double" and not decayed(variable) for variable in variables]
-    if replicas > 1:
+    if replicas > 1 or config.precision == "float16":
         triples = zip(gradients, variables, decay, strict=True)
-        terms = [gradient + share / replicas * variable if share else gradient for gradient, variable, share in triples]
+        terms = [gradient + share * scale / replicas * variable if share else gradient for gradient, variable, share in triples]
         optimizer.apply([2 * term if twice else term for term, twice in zip(terms, double, strict=True)], variables)
         return
 
@@ -129,7 +137,7 @@ def apply_update(optimizer: Any, variables: Sequence[Any], gradients: Sequence[A
     optimizer.iterations.assign_add(1)
 
 
-def _clipped(gradients: Sequence[Any], norm: float, replicas: int) -> Sequence[Any]:
+def _clipped(gradients: Sequence[Any], norm: Any, replicas: int) -> Sequence[Any]:
     """Scale the gradients so that all together, summed over the replicas, are no longer than `norm`; each replica has its share of that."""
     import tensorflow as tf
 

@@ -11,32 +11,35 @@ from pipeline.engine import Context, stage
 
 if TYPE_CHECKING:
     from pipeline.data.loader import Images
+    from pipeline.train.loop import Training
+    from pipeline.train.state import State
 
 _SHOWN_PICTURES = 16
 
 
-@stage(resumable=True)
+def take_part(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, context: Context) -> None:
+    """Train as one of several workers beside the chief, who alone writes anything."""
+    from pipeline.train.loop import fit
+
+    state, training = _begin(config, dataset, model, context)
+    with contextlib.closing(fit(state, training)) as epochs:
+        for _ in epochs:
+            pass
+
+
+@stage(resumable=True, take_part=take_part)
 def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, context: Context) -> TrainingResult:
     """Train the network on one device or on many, and keep the weights of its best epoch."""
-    from pipeline.data.loader import load_split
     from pipeline.model.weights import load_model, save_model
     from pipeline.train import loop
     from pipeline.train.curves import write_history, write_training_pictures
-    from pipeline.train.strategy import describe_runtime, make_strategy
+    from pipeline.train.strategy import describe_runtime
 
-    config = _as_fidelity_says(config, model.fidelity)
     context.run.tags({"seed": config.seed, **describe_runtime()}, summary=True)
-    strategy = make_strategy()
-    state = loop.prepare(lambda: load_model(model.verified_model_path()), config, strategy)
-    images, validation = load_split(dataset, "train"), load_split(dataset, "validation")
-    context.run.tags({"training_images": images.where})
-    write_training_pictures(*_shown(images, config, model), context.report_directory)
-    checkpoint = context.scratch_directory / "checkpoint.npz"
-
-    def progress(done: int, total: int, detail: str) -> None:
-        context.progress(done * config.global_batch_size, total * config.global_batch_size, "images", detail)
-
-    with contextlib.closing(loop.fit(state, images, validation, config, strategy, checkpoint, progress, context.say)) as epochs:
+    state, training = _begin(config, dataset, model, context)
+    context.run.tags({"training_images": training.train.where})
+    write_training_pictures(*_shown(training.train, training.config, model), context.report_directory)
+    with contextlib.closing(loop.fit(state, training)) as epochs:
         for epoch in epochs:
             numbers = {name: value for name, value in epoch.items() if name not in ("epoch", "time")}
             context.run.metrics(numbers, step=int(epoch["epoch"]), at=epoch["time"])
@@ -55,6 +58,32 @@ def train(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, c
         epochs=len(state.history),
         validation_top1_error=best["validation_top1_error"],
         history_sha256=digest_of([loop.without_clock(entry) for entry in state.history]),
+    )
+
+
+def _begin(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, context: Context) -> tuple[State, Training]:
+    """Return the state at the first step and what the loop needs besides."""
+    from pipeline.data.loader import load_split
+    from pipeline.model.weights import load_model
+    from pipeline.train.loop import Training
+    from pipeline.train.state import prepare
+    from pipeline.train.strategy import make_devices
+
+    config, devices = _as_fidelity_says(config, model.fidelity), make_devices(config)
+    state = prepare(lambda: load_model(model.verified_model_path()), config, devices)
+
+    def progress(done: int, total: int, detail: str) -> None:
+        context.progress(done * config.global_batch_size, total * config.global_batch_size, "images", detail)
+
+    return state, Training(
+        load_split(dataset, "train"),
+        load_split(dataset, "validation"),
+        config,
+        devices,
+        context.scratch_directory / "checkpoint.npz",
+        context.report_directory / "profile" if config.profile else None,
+        progress,
+        context.say,
     )
 
 

@@ -3,22 +3,86 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config import TrainConfig, why_unit
 from pipeline.errors import ConfigError
+from pipeline.train.cluster import Cluster, read_cluster
+from pipeline.train.patience import Patience
 
 
-def configure_runtime(config: TrainConfig) -> None:
+@dataclass(frozen=True)
+class Devices:
+    """What a training runs on: a `tf.distribute` strategy, or None for one device, where it would only cost time; and which worker."""
+
+    strategy: Any = None
+    cluster: Cluster = field(default_factory=Cluster)
+
+    @property
+    def replicas(self) -> int:
+        """How many copies of the network train together, over all workers."""
+        return int(self.strategy.num_replicas_in_sync) if self.strategy is not None else 1
+
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
+        """Return where the variables that are trained must be made."""
+        return self.strategy.scope() if self.strategy is not None else contextlib.nullcontext()
+
+    def spread(self, batches: Any) -> Iterator[Any]:
+        """Return an iterator of this worker's batches in which each of its devices has its share; a share is made of neighbours.
+
+        Args:
+            batches: a tf.data.Dataset of what the worker takes in a step, or in a scoring step.
+        """
+        if self.strategy is None:
+            return iter(batches)
+        local = self.replicas // self.cluster.workers
+        rows = next(iter(batches.element_spec.values())).shape[0]
+        shares = batches.rebatch(rows // local, drop_remainder=True) if local > 1 else batches
+        return iter(self.strategy.distribute_datasets_from_function(lambda _: shares))
+
+    def total(self, values: Any) -> Any:
+        """Return the sum, over the workers, of numbers that each of them has, float64 [n]; all of them must ask for it."""
+        return self._total(values).numpy() if self.cluster.workers > 1 else values
+
+    def chiefs(self, value: float) -> float:
+        """Return the chief's number to every worker; all of them must ask for it."""
+        return float(self.total([value if self.cluster.is_chief else 0.0])[0])
+
+    @functools.cached_property
+    def _total(self) -> Any:
+        import tensorflow as tf
+
+        from pipeline.train.dropout import replica_number
+
+        local = self.replicas // self.cluster.workers
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float64)])
+        def total(values: Any) -> Any:
+            def once() -> Any:
+                return values if replica_number() % local == 0 else tf.zeros_like(values)
+
+            return self.strategy.reduce(tf.distribute.ReduceOp.SUM, self.strategy.run(once), axis=None)
+
+        return total
+
+
+def configure_runtime(config: TrainConfig, *, join: bool = False) -> None:
     """Import TensorFlow with the devices and threads of the settings, and with deterministic operations.
 
     Must come before anything else uses TensorFlow in this process. Thread counts are pinned to the processors that this process may
     use (or to TF_NUM_INTRAOP_THREADS), because a sum's last bits depend on how many threads share it.
 
+    Args:
+        config: devices, batch and precision.
+        join: meet the other workers that TF_CONFIG names, which TensorFlow must do before anything else.
+
     Raises:
         ConfigError: a device that was asked for is not there, replicas do not divide the batch, or TensorFlow already runs otherwise.
+        HungError: the other workers did not come in time.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a CPU machine need not be told that it has no GPU
@@ -27,25 +91,68 @@ def configure_runtime(config: TrainConfig) -> None:
 
     kind, _, which = config.devices.partition(":")
     threads = int(os.environ.get("TF_NUM_INTRAOP_THREADS", "0")) or len(os.sched_getaffinity(0))
+    workers = read_cluster().workers if join else 1
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
         tf.config.experimental.enable_op_determinism()
         _choose_gpus(tf, kind, which)
         _split_cpu(tf, int(which) if kind == "cpu" and which else 1)
+        gpus = len(tf.config.get_visible_devices("GPU"))
+        require_divisible(config, workers, gpus or (int(which) if kind == "cpu" and which else 1))
+        _require_fast(config, gpus)
+        if workers > 1:
+            _join_workers(config.hang_seconds)
     except RuntimeError as error:
         raise ConfigError(
             f"TensorFlow already runs in this process with other devices or threads ({error}). Expected a fresh process for "
             f"train.devices={config.devices}. Restart the notebook's kernel or use the command line."
         ) from error
-    _require_fast(tf, config)
-    replicas = len(device_names())
-    unit = replicas * config.unit
-    if config.global_batch_size % unit:
+
+
+def require_divisible(config: TrainConfig, workers: int, devices: int) -> None:
+    """Refuse a batch that cannot be shared evenly.
+
+    Args:
+        config: the batch, and what its parts must be multiples of.
+        workers: how many train together.
+        devices: of each worker.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if workers > 1 and devices > 1 and config.devices.startswith("cpu"):
         raise ConfigError(
-            f"train.global_batch_size must be a multiple of {unit}: {replicas} devices share it{why_unit(config)}. Received "
+            f"train.devices={config.devices} makes several devices of one processor, and there are {workers} workers, who are several by "
+            "themselves. Expected one of the two. Type --devices cpu."
+        )
+    unit = workers * devices * config.unit
+    if config.global_batch_size % unit:
+        shared = f"{workers} workers with {devices} device{'s' if devices > 1 else ''} each" if workers > 1 else f"{devices} devices"
+        raise ConfigError(
+            f"train.global_batch_size must be a multiple of {unit}: {shared} share it{why_unit(config)}. Received "
             f"{config.global_batch_size}. Type --set train.global_batch_size={-(-config.global_batch_size // unit) * unit}."
         )
+
+
+@functools.cache
+def _join_workers(seconds: float) -> Any:
+    """Return the strategy over all workers, once they have met. TensorFlow can be asked for it once."""
+    import tensorflow as tf
+
+    cluster = read_cluster()
+    others = ", ".join(address for index, address in enumerate(cluster.addresses) if index != cluster.index)
+    patience = Patience(
+        seconds,
+        lambda: (
+            f"The {cluster.workers} workers of TF_CONFIG did not meet within {seconds:g} s. Expected the same command on every one of "
+            f"them; this is worker {cluster.index}, and {others} did not answer. Start them, or set train.hang_seconds."
+        ),
+    )
+    try:
+        return patience(tf.distribute.MultiWorkerMirroredStrategy)
+    finally:
+        patience.close()
 
 
 @contextlib.contextmanager
@@ -81,9 +188,9 @@ def _split_cpu(tf: Any, count: int) -> None:
         tf.config.set_logical_device_configuration(cpu, wanted)
 
 
-def _require_fast(tf: Any, config: TrainConfig) -> None:
+def _require_fast(config: TrainConfig, gpus: int) -> None:
     """Refuse bfloat16 on a processor without oneDNN, whose kernels are the ones that know it."""
-    if config.precision == "bfloat16" and not tf.config.list_logical_devices("GPU") and os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
+    if config.precision == "bfloat16" and not gpus and os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
         raise ConfigError(
             "train.precision=bfloat16 needs oneDNN on a processor; without it a step takes some fifteen times as long. Expected "
             "TF_ENABLE_ONEDNN_OPTS unset or 1, received 0. Unset it, or type --set train.precision=float32."
@@ -91,19 +198,22 @@ def _require_fast(tf: Any, config: TrainConfig) -> None:
 
 
 def device_names() -> list[str]:
-    """Return the devices that training uses: every visible GPU, or else every logical CPU."""
+    """Return this process's devices for training: every visible GPU, or else every logical CPU."""
     import tensorflow as tf
 
     gpus = tf.config.list_logical_devices("GPU")
     return [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
 
 
-def make_strategy() -> Any:
-    """Return a MirroredStrategy over the devices, or None for one device, where a strategy would only cost time."""
+def make_devices(config: TrainConfig) -> Devices:
+    """Return what to train on: the workers that have met, or all devices of this process; a strategy only for more than one."""
     import tensorflow as tf
 
+    cluster = read_cluster()
+    if cluster.workers > 1:
+        return Devices(_join_workers(config.hang_seconds), cluster)
     names = device_names()
-    return tf.distribute.MirroredStrategy(names) if len(names) > 1 else None
+    return Devices(tf.distribute.MirroredStrategy(names) if len(names) > 1 else None)
 
 
 def describe_runtime() -> dict[str, Any]:
@@ -112,6 +222,7 @@ def describe_runtime() -> dict[str, Any]:
 
     return {
         "devices": ", ".join(device_names()),
+        "workers": read_cluster().workers,
         "threads.intra_op": tf.config.threading.get_intra_op_parallelism_threads(),
         "threads.inter_op": tf.config.threading.get_inter_op_parallelism_threads(),
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),

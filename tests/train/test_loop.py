@@ -12,12 +12,16 @@ import pytest
 import tensorflow as tf
 
 from pipeline.config import ModelConfig, TrainConfig
+from pipeline.data.augment import class_weights
 from pipeline.data.loader import Images, training_batches
 from pipeline.errors import ConfigError, TrainingDivergedError
 from pipeline.model.alexnet import build_network
 from pipeline.train import loop
 from pipeline.train.checkpoint import read_checkpoint
 from pipeline.train.dropout import Place, PlacedDropout
+from pipeline.train.state import prepare
+from pipeline.train.step import losses_of, sums_of
+from pipeline.train.strategy import Devices
 
 SIDE, SIZE = 32, 28
 NOBODY = [].append  # is told what happens
@@ -41,12 +45,23 @@ def network(dropout=0.5):
     return build_network(config, num_classes=2, channel_mean=(125, 125, 125), channel_std=(50, 50, 50))
 
 
-def train(config, checkpoint, dropout=0.5, stop_after=None, strategy=None, say=NOBODY):
+ONE = Devices()
+
+
+def given(config, checkpoint, devices=ONE, **more):
+    """What the loop is given: 96 pictures to train on, and 40."""
+    return loop.Training(split(96), split(40, 1, "validation"), config, devices, checkpoint, **more)
+
+
+def score(judged):
+    config = TrainConfig(global_batch_size=32)
+    return loop._Epochs(prepare(lambda: judged, config, ONE), given(config, None), lambda call, *words: call(*words)).scored()
+
+
+def train(config, checkpoint, dropout=0.5, stop_after=None, devices=ONE, say=NOBODY):
     """Train on 96 pictures; return the state at the end, or after some epochs."""
-    state = loop.prepare(lambda: network(dropout), config, strategy)
-    with contextlib.closing(
-        loop.fit(state, split(96), split(40, 1, "validation"), config, strategy, checkpoint, lambda *_: None, say)
-    ) as epochs:
+    state = prepare(lambda: network(dropout), config, devices)
+    with contextlib.closing(loop.fit(state, given(config, checkpoint, devices, say=say))) as epochs:
         for epoch in epochs:
             if epoch["epoch"] == stop_after:
                 break
@@ -99,7 +114,7 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path):
     assert best["validation_top1_error"] == min(entry["validation_top1_error"] for entry in state.history)
     again = network()
     again.set_weights(state.best)
-    scored = loop._score_split(loop._compiled_scoring(again), split(40, 1, "validation"), SIZE, 32)
+    scored = score(again)
     assert scored[0] / scored[3] == pytest.approx(best["validation_loss"], rel=1e-5)
     assert best["validation_loss"] in losses
 
@@ -134,9 +149,9 @@ def cut_short(config, checkpoint, after, end):
         if next(calls, None) is None:
             raise end
 
-    state = loop.prepare(network, config, None)
+    state = prepare(network, config, ONE)
     with pytest.raises(type(end)):
-        list(loop.fit(state, split(96), split(40, 1, "validation"), config, None, checkpoint, progress, NOBODY))
+        list(loop.fit(state, given(config, checkpoint, progress=progress)))
 
 
 ADAM = {"epochs": 3, "global_batch_size": 16, "optimizer": "adamw", "learning_rate": 0.002}
@@ -178,7 +193,7 @@ def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
         saved.append(now[0])
         now[0] += 0.1
 
-    keeper = loop._Keeper(SimpleNamespace(save=save), tmp_path, TrainConfig(checkpoint_seconds=2))
+    keeper = loop._Keeper(SimpleNamespace(save=save, steps=tf.Variable(0)), given(TrainConfig(checkpoint_seconds=2), tmp_path))
     for now[0] in (1.9, 2.0, 5.0, 6.0, 6.2):
         keeper.save_if_due()
     assert saved == [2.0, 6.2]
@@ -210,21 +225,21 @@ def test_a_smoothed_label_is_kerass(tmp_path):
     logits = tf.constant(np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32))
     labels = tf.constant([0, 1, 2, 3, 4, 0, 1, 2])
     wanted = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1, reduction="none")(tf.one_hot(labels, 5), logits)
-    np.testing.assert_allclose(loop._losses(labels, logits, None, 0.1), wanted, rtol=1e-5)
+    np.testing.assert_allclose(losses_of(labels, logits, None, 0.1), wanted, rtol=1e-5)
 
 
 def test_averaged_weights_are_judged_and_kept(tmp_path, monkeypatch):
     """The mean is computed here again from the weights after each step: one step an epoch, constant rate."""
     config = TrainConfig(epochs=4, global_batch_size=96, learning_rate=0.02, schedule="constant", ema=0.5)
-    state = loop.prepare(network, config, None)
+    state = prepare(network, config, ONE)
     average = [variable.numpy() for variable in state.network.trainable_variables]
-    epochs = loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "c", lambda *_: None, NOBODY)
+    epochs = loop.fit(state, given(config, tmp_path / "c"))
     for steps, entry in enumerate(epochs, 1):
         share = min(0.5, (1 + steps) / (10 + steps))
         average = [share * old + (1 - share) * new.numpy() for old, new in zip(average, state.network.trainable_variables, strict=True)]
         for mean, judged in zip(average, state.judged.trainable_variables, strict=True):
             np.testing.assert_allclose(judged.numpy(), mean, atol=1e-6)
-        scored = loop._score_split(loop._compiled_scoring(state.judged), split(40, 1, "validation"), SIZE, 32)
+        scored = score(state.judged)
         assert entry["validation_loss"] == pytest.approx(scored[0] / scored[3], rel=1e-5)
     if loop.best_epoch(state.history)["epoch"] == 4:
         np.testing.assert_array_equal(state.best[0], state.judged.weights[0].numpy())
@@ -273,10 +288,10 @@ def test_rare_classes_count_as_much_with_class_weights(tmp_path):
     """A network that says the same of both classes has the loss that the classes' own mean has, however many pictures each has."""
     images = split(96)
     counts = np.bincount(images.labels)
-    weights = loop.class_weights(images.dataset)
+    weights = class_weights(images.dataset)
     np.testing.assert_allclose(weights * counts, [48, 48], rtol=1e-6)
     logits = tf.constant(np.tile([1.0, 0.0], (96, 1)).astype(np.float32))
-    losses = loop._losses(tf.constant(images.labels), logits, weights).numpy()
+    losses = losses_of(tf.constant(images.labels), logits, weights).numpy()
     each = np.log(1 + np.exp([-1.0, 1.0]))
     assert losses.mean() == pytest.approx(each.mean(), rel=1e-6)
     plain, weighted = (train(TrainConfig(epochs=1, global_batch_size=32, class_weights=on), tmp_path / f"{on}") for on in (False, True))
@@ -286,10 +301,10 @@ def test_rare_classes_count_as_much_with_class_weights(tmp_path):
 def test_mixed_pictures_are_learnt_as_both(tmp_path):
     """The loss of a mixture is that of both labels in proportion; here a network of zeros, whose loss is ln 2 for any mixture."""
     config = TrainConfig(epochs=3, global_batch_size=32, mixup=0.4, cutmix=1.0, schedule="cosine", learning_rate=1e-6)
-    state = loop.prepare(lambda: network(0), config, None)
+    state = prepare(lambda: network(0), config, ONE)
     for variable in state.network.trainable_variables:
         variable.assign(tf.zeros_like(variable))
-    first = next(iter(loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "c.npz", lambda *_: None, NOBODY)))
+    first = next(iter(loop.fit(state, given(config, tmp_path / "c.npz"))))
     assert first["train_loss"] == pytest.approx(np.log(2), rel=1e-4)
     learnt = train(config.model_copy(update={"learning_rate": 0.02, "epochs": 8}), tmp_path / "d.npz", dropout=0)
     assert learnt.history[-1]["validation_top1_error"] < 0.1
@@ -311,16 +326,16 @@ def test_the_numbers_do_not_depend_on_how_many_steps_a_call_does(tmp_path, monke
 
 def test_ties_are_not_forgiven():
     """A network that gives every class the same logit knows only the first one, in training as in evaluation."""
-    _, numbers = loop._sums(tf.constant([0, 1, 3, 9]), tf.zeros((4, 10)))
+    _, numbers = sums_of(tf.constant([0, 1, 3, 9]), tf.zeros((4, 10)))
     assert numbers.numpy()[1:].tolist() == [3, 1, 4]
-    _, numbers = loop._sums(tf.constant([1, 0]), tf.constant([[0.0, 2.0], [1.0, 2.0]]))
+    _, numbers = sums_of(tf.constant([1, 0]), tf.constant([[0.0, 2.0], [1.0, 2.0]]))
     assert numbers.numpy()[1:].tolist() == [1, 0, 2]
 
 
 def test_divergence_stops_at_its_step_with_a_remedy(tmp_path):
     config = TrainConfig(epochs=3, global_batch_size=16, learning_rate=0.02)
-    state = loop.prepare(network, config, None)
-    epochs = loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "c.npz", lambda *_: None, NOBODY)
+    state = prepare(network, config, ONE)
+    epochs = loop.fit(state, given(config, tmp_path / "c.npz"))
     assert next(epochs)["epoch"] == 1
     state.network.trainable_variables[-1].assign([np.nan, 0])
     with pytest.raises(
@@ -353,11 +368,11 @@ more = dict(clip_norm=1, accumulate=2, ema=0.9, label_smoothing=0.1)
 more |= dict(color_noise=0.1, mixup=0.4, cutmix=1.0, randaugment=2, erasing=0.5, class_weights=True)
 more = more if sys.argv[4] == "everything" else {}
 config = TrainConfig(epochs=1, global_batch_size=32, learning_rate=0.01, schedule="cosine", devices=sys.argv[1], **more)
-from pipeline.train.strategy import configure_runtime, device_names, make_strategy
+from pipeline.train.strategy import configure_runtime, device_names, make_devices
 configure_runtime(config)
 sys.path.insert(0, sys.argv[3])
 from test_loop import train
-state = train(config, Path(sys.argv[2] + ".ckpt"), strategy=make_strategy())
+state = train(config, Path(sys.argv[2] + ".ckpt"), devices=make_devices(config))
 weights = [*state.network.trainable_variables, *state.judged.trainable_variables]
 np.savez(sys.argv[2], len(device_names()), *[variable.numpy() for variable in weights])
 """
@@ -382,7 +397,7 @@ class TestFrozen:
         config = TrainConfig(epochs=1, global_batch_size=32, freeze=freeze)
         model = ModelConfig(image_size=SIZE, width_multiplier=0.1, **settings)
         load = lambda: build_network(model, num_classes=2, channel_mean=(125,) * 3, channel_std=(50,) * 3)  # noqa: E731
-        return loop.prepare(load, config, None), config
+        return prepare(load, config, ONE), config
 
     @pytest.mark.parametrize(
         ("freeze", "kept", "normalization"), [("none", 0, "lrn"), ("conv1", 1, "batch"), ("conv5", 5, "batch"), ("fc7", 7, "lrn")]
@@ -390,7 +405,7 @@ class TestFrozen:
     def test_keeps_its_numbers_and_the_rest_learns(self, freeze, kept, normalization, tmp_path):
         state, config = self.state(freeze, normalization=normalization)
         before = {layer.name: layer.get_weights() for layer in state.network.layers if layer.weights}
-        (entry,) = loop.fit(state, split(96), split(40, 1, "validation"), config, None, tmp_path / "c", lambda *_: None, NOBODY)
+        (entry,) = loop.fit(state, given(config, tmp_path / "c"))
         weighted = [layer.name for layer in state.network.layers if hasattr(layer, "kernel")]
         same = [np.array_equal(before[name][0], state.network.get_layer(name).get_weights()[0]) for name in weighted]
         assert same == [True] * kept + [False] * (8 - kept)

@@ -11,28 +11,28 @@ import sys
 import numpy as np
 import tensorflow as tf
 from pipeline.config import ModelConfig, TrainConfig
-from pipeline.train.strategy import configure_runtime, make_strategy
+from pipeline.train.strategy import Devices, configure_runtime, make_devices
 config = TrainConfig(epochs=1, global_batch_size=8, learning_rate=0.01, devices="cpu:2", crop="center", flip=False)
 configure_runtime(config)
 sys.path.insert(0, sys.argv[1])
 from test_loop import split
 from pipeline.data.loader import training_batches
 from pipeline.model.alexnet import build_network
-from pipeline.train import loop
-strategy = make_strategy()
-assert strategy.num_replicas_in_sync == 2
+from pipeline.train.state import prepare
+from pipeline.train.step import compiled_training
+both = make_devices(config)
+assert both.strategy.num_replicas_in_sync == 2
 for words in sys.argv[2:]:
     settings = dict(word.split("=") for word in words.split(","))
     model = ModelConfig(image_size=32 if settings["variant"] in ("small", "cifar") else 64, width_multiplier=0.25, **settings)
     images = split(16, side=model.image_size)
     after = []
-    for where in (None, strategy):
+    for where in (Devices(), both):
         load = lambda: build_network(model, num_classes=2, channel_mean=(125,) * 3, channel_std=(50,) * 3)
-        state = loop.prepare(load, config, where)
+        state = prepare(load, config, where)
         before = [variable.numpy() for variable in state.network.variables]
         batches = training_batches(images, config, image_size=model.image_size, epoch=0)
-        batches = iter(batches if where is None else where.experimental_distribute_dataset(batches))
-        loop._compiled_training(state, images, config, where)(batches, tf.constant(1, tf.int64), tf.constant(True))
+        compiled_training(state, images, config, where)(where.spread(batches), tf.constant(1, tf.int64), tf.constant(True))
         after.append([variable.numpy() for variable in state.network.variables])
     worst = max(float(np.abs(one - two).max()) for one, two in zip(*after))
     moved = max(float(np.abs(one - old).max()) for one, old in zip(after[0], before))

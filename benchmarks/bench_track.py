@@ -1,0 +1,248 @@
+"""T1 and T2: what recording in MLflow costs a training, and what one number costs.
+
+T1 trains a small network for four epochs through the program's own loop, recorded as the train stage records it, and does the same with no
+tracker. To each epoch's numbers come the loss and the error of every step, which the program itself leaves out. All trainings take turns in
+one process, because what is looked for is less than the difference between two processes; the time is that from the opening of the
+pipeline's run to the last delivered number, and what is told is the median over the rounds of what tracking added. The import of MLflow and
+the making of its database come first and are told apart, as `first_seconds`. "T1 http" sends to a local MLflow server, which has the same
+cores. T2 is a point's way through journal and delivery, against one synchronous `log_metric` each, on SQLite. One JSON object a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import _harness
+import bench_loop
+
+EPOCHS, STEPS, BATCH, SIDE = 4, 40, 32, 32
+OURS, PEER = "journal and delivery", "log_metric"
+POINTS = {OURS: 400, PEER: 100}  # as many as a quick training makes between two deliveries; a tenth of a second or more of either
+START_SECONDS = 90
+
+
+def trained(tracker: Any, images: tuple[Any, Any], folder: Path) -> tuple[float, str]:
+    """Return how long a recorded training takes, and the key of its run."""
+    from pipeline.config import TrainConfig, resolve
+    from pipeline.train import loop
+    from pipeline.train.state import prepare
+    from pipeline.train.strategy import Devices
+
+    config, resolved = TrainConfig(epochs=EPOCHS, global_batch_size=BATCH, learning_rate=1e-4), resolve(environment={})
+    state, recorded = prepare(bench_loop.small, config, Devices()), 0
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        started = time.perf_counter()
+        run = tracker.stage_run("train", "train", resolved)
+
+        def each_step(done: int, _total: int, _detail: str) -> None:
+            nonlocal recorded
+            loss, top1_error, _, seen = state.sums.numpy()
+            for step in range(recorded + 1, done + 1):  # since the last compiled call
+                run.metrics({"step_loss": loss / seen, "step_top1_error": top1_error / seen}, step=step)
+            recorded = done
+
+        training = loop.Training(*images, config, Devices(), Path(scratch, "checkpoint.npz"), progress=each_step)
+        with contextlib.closing(loop.fit(state, training)) as epochs:
+            for epoch in epochs:
+                numbers = {name: value for name, value in epoch.items() if name not in ("epoch", "time")}
+                run.metrics(numbers, step=int(epoch["epoch"]), at=epoch["time"])
+        run.close("FINISHED")
+        tracker.close("FINISHED")
+        seconds = time.perf_counter() - started
+    assert tracker.problem is None, tracker.problem
+    return seconds, run.key
+
+
+def require_recorded(config: Any, workdir: Path, key: str) -> int:
+    """Return how many numbers of a run the store has; each step's must be there."""
+    import mlflow
+
+    from pipeline import tracking
+
+    client, run_id = mlflow.MlflowClient(tracking.store_uri(config, workdir)), tracking.known_runs(workdir)[key]["run_id"]
+    counts = {name: len(client.get_metric_history(run_id, name)) for name in client.get_run(run_id).data.metrics}
+    assert counts["step_loss"] == EPOCHS * STEPS, counts
+    assert counts["train_loss"] == EPOCHS, counts
+    return sum(counts.values())
+
+
+@contextlib.contextmanager
+def server(workdir: Path) -> Iterator[str]:
+    """Start an MLflow server that only this machine reaches, and give its address; an empty one if it does not start."""
+    from pipeline import tracking
+    from pipeline.config import TrackingConfig
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    workdir.mkdir()
+    tracking.open_experiment(TrackingConfig(), workdir)
+    command, environment = tracking.server_command(TrackingConfig(), workdir, port)
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
+    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
+    try:
+        while not (up := answers(f"{address}/health")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.5)
+        yield address if up else ""
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)  # with the workers that it started; the group is its own
+        process.wait(timeout=30)
+
+
+def answers(address: str) -> bool:
+    """Return whether a page is there."""
+    with contextlib.suppress(OSError):
+        return urllib.request.urlopen(address, timeout=2).status == 200  # noqa: S310 - our own server
+    return False
+
+
+def tracking_rows(rounds: int) -> Iterator[dict[str, Any]]:
+    """Yield T1 for the database and for the server."""
+    from pipeline.config import TrackingConfig, TrainConfig
+    from pipeline.train.strategy import configure_runtime
+
+    configure_runtime(TrainConfig())
+    images = (bench_loop.split(STEPS * BATCH, SIDE), bench_loop.split(2 * BATCH, SIDE))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        first = first_seconds(folder)
+        with server(folder / "server") as address:
+            stores = {"T1": TrackingConfig()} | ({"T1 http": TrackingConfig(uri=address)} if address else {})
+            seconds, points = in_turns(stores, images, folder, rounds)
+    for row in stores:
+        pairs = list(zip(seconds[row], seconds["off"], strict=True))
+        yield {
+            "id": row,
+            "what": f"training recorded in {'SQLite' if row == 'T1' else 'a local server'} / not recorded",
+            "ratio": round(statistics.median(on / off for on, off in pairs), 3),
+            "added_seconds": round(statistics.median(on - off for on, off in pairs), 3),
+            "over_seconds": round(statistics.median(on - 1.02 * off for on, off in pairs), 3),  # more than two hundredths
+            "seconds": {"on": round(statistics.median(seconds[row]), 3), "off": round(statistics.median(seconds["off"]), 3)},
+            "points": points[row],
+        } | ({"first_seconds": round(first, 2)} if row == "T1" else {})
+    if not address:
+        yield {"id": "T1 http", "ratio": "skipped"}
+
+
+def first_seconds(folder: Path) -> float:
+    """Return how long importing MLflow and making its database take, beside TensorFlow that is there."""
+    from pipeline import tracking
+    from pipeline.config import TrackingConfig
+
+    started = time.perf_counter()
+    import mlflow.keras  # noqa: F401
+
+    (folder / "T1").mkdir()
+    tracking.open_experiment(TrackingConfig(), folder / "T1")
+    return time.perf_counter() - started
+
+
+def in_turns(stores: dict[str, Any], images: tuple[Any, Any], folder: Path, rounds: int) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Return the seconds of each round with every store and with none, `off`, and how many numbers each store has of a training."""
+    from pipeline.tracking import MlflowTracker, NoTracker
+
+    names = ["off", *stores]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    points = {}
+    for turn in range(rounds + 1):
+        for name in names if turn % 2 else names[::-1]:
+            tracker = MlflowTracker(folder / name, stores[name]) if name in stores else NoTracker()
+            taken, key = trained(tracker, images, folder)
+            if turn:  # the one before warms up
+                seconds[name].append(taken)
+            elif name in stores:
+                points[name] = require_recorded(stores[name], folder / name, key)
+    return seconds, points
+
+
+# -- one number -----------------------------------------------------------------------------------------------------------
+
+
+def through_journal(workdir: Path) -> Callable[[], int]:
+    """Return numbers written into a journal, one an event, and its delivery."""
+    from pipeline.config import TrackingConfig
+    from pipeline.tracking import JournalRun, MlflowTracker
+
+    tracker = MlflowTracker(workdir, TrackingConfig())
+    tracker._journal.parent.mkdir(parents=True)
+    run, steps = JournalRun(tracker._append, "benchmark"), itertools.count()
+    run.start("benchmark", {}, {})
+
+    def one() -> int:
+        for step in itertools.islice(steps, POINTS[OURS]):
+            run.metrics({"loss": 1 / (step + 1)}, step=step)
+        assert tracker._delivery.deliver(), tracker.problem
+        return POINTS[OURS]
+
+    return one
+
+
+def one_by_one(workdir: Path) -> Callable[[], int]:
+    """Return numbers told to MLflow as each comes."""
+    import mlflow
+
+    from pipeline import tracking
+    from pipeline.config import TrackingConfig
+
+    workdir.mkdir()
+    experiment, steps = tracking.open_experiment(TrackingConfig(), workdir), itertools.count()
+    client = mlflow.MlflowClient(tracking.store_uri(TrackingConfig(), workdir))
+    run_id = client.create_run(experiment).info.run_id
+
+    def one() -> int:
+        for step in itertools.islice(steps, POINTS[PEER]):
+            client.log_metric(run_id, "loss", 1 / (step + 1), step=step, synchronous=True)
+        return POINTS[PEER]
+
+    return one
+
+
+def point_row(rounds: int) -> dict[str, Any]:
+    """Return T2."""
+    with tempfile.TemporaryDirectory() as folder:
+        rates = _harness.alternate(__file__, [OURS, PEER], rounds, [folder])
+    microseconds = {name: round(1e6 / rate["wall"], 1) for name, rate in rates.items()}
+    return {"id": "T2", "what": f"{OURS} / {PEER}", "ratio": _harness.ratio(rates, OURS, PEER), "microseconds_per_point": microseconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="11 rounds instead of 7")
+    parser.add_argument("--only", choices=("T1", "T2"), help="one row, T1 with its server")
+    parser.add_argument("--rounds", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("folder", nargs="?", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    if options.worker:
+        make = {OURS: through_journal, PEER: one_by_one}[options.worker]
+        _harness.serve(make(options.folder / options.worker))
+        return
+    rounds = options.rounds or (11 if options.full else 7)
+    if options.only in (None, "T1"):
+        for row in tracking_rows(rounds):
+            print(json.dumps(row), flush=True)
+    if options.only in (None, "T2"):
+        print(json.dumps(point_row(rounds)))
+
+
+if __name__ == "__main__":
+    main()

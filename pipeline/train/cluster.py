@@ -1,0 +1,170 @@
+"""Several workers that train together: who they are, and a launcher that starts them on one machine."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from pipeline.errors import ConfigError, LostWorkerError
+
+# How often the launcher starts all workers again, because one was lost, before it gives up.
+RESTARTS = 3
+# A worker whose fellow is gone notices within some seconds by itself; then it is told, and then ended.
+_PATIENCE = ((30.0, signal.SIGTERM), (15.0, signal.SIGKILL))
+_EXPECTED = (
+    'Expected {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}, equal on all workers but for the index'
+)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The workers of a training, by address, and which of them this process is. The first is the chief, who keeps the results."""
+
+    addresses: tuple[str, ...] = ("",)
+    index: int = 0
+
+    @property
+    def workers(self) -> int:
+        """How many there are; 1 without a cluster."""
+        return len(self.addresses)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.index == 0
+
+    def chief_answers(self) -> bool:
+        """Return whether something listens at the chief's address."""
+        host, _, port = self.addresses[0].rpartition(":")
+        with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+            return True
+        return False
+
+
+def read_cluster(environment: Mapping[str, str] | None = None) -> Cluster:
+    """Return the cluster that TF_CONFIG names, one process alone without it.
+
+    Raises:
+        ConfigError: TF_CONFIG cannot be read, or names something else than workers.
+    """
+    text = (os.environ if environment is None else environment).get("TF_CONFIG", "")
+    if not text.strip():
+        return Cluster()
+    try:
+        parsed = json.loads(text)
+        if not parsed.get("cluster"):
+            return Cluster()
+        jobs, task = dict(parsed["cluster"]), parsed["task"]
+        addresses = tuple(str(address) for job in ("chief", "worker") for address in jobs.pop(job, ()))
+        index = int(task["index"]) + (len(parsed["cluster"].get("chief", ())) if task["type"] == "worker" else 0)
+        ports = [int(address.rpartition(":")[2]) for address in addresses]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"TF_CONFIG cannot be read ({type(error).__name__}: {error}). {_EXPECTED}. Received {text[:200]}") from error
+    if jobs or task["type"] not in ("chief", "worker") or not 0 <= index < len(ports) or len(set(addresses)) < len(ports):
+        raise ConfigError(f"TF_CONFIG does not name workers, each once, and one of them as the task. {_EXPECTED}. Received {text[:200]}")
+    return Cluster(addresses, index)
+
+
+def launch(words: Sequence[str], workers: int, say: Callable[[str], None]) -> int:
+    """Run `alexnet WORDS` as several workers on this machine; when one is lost, start all again, and they go on from the last checkpoint.
+
+    The chief's output is this process's. A signal that ends this process, or its death, ends the workers, too.
+
+    Args:
+        words: of the command line.
+        workers: how many.
+        say: told what a person should know.
+
+    Returns:
+        The exit code: 0, or that of the worker that failed by itself.
+    """
+    for attempt in range(1, RESTARTS + 2):
+        codes = _run_together(words, workers, say)
+        lost = [f"worker {index} ended by signal {-code}" for index, code in enumerate(codes) if code < 0]
+        failed = [code for code in codes if code > 0 and code != LostWorkerError.exit_code]
+        if failed or not any(codes):
+            return failed[0] if failed else 0
+        if attempt <= RESTARTS:
+            say(f"{', '.join(lost) or 'A worker was lost'}; all start again from the last checkpoint ({attempt} of {RESTARTS} times)")
+    return LostWorkerError.exit_code
+
+
+def _run_together(words: Sequence[str], workers: int, say: Callable[[str], None]) -> list[int]:
+    """Start the workers, wait until all have ended, and return their exit codes; negative where a signal ended one."""
+    addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
+    with contextlib.ExitStack() as stack:
+        messages = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(workers)]
+        processes = [_start(words, addresses, index, messages[index]) for index in range(workers)]
+        stack.callback(_end, processes)
+        _wait(processes)
+        for index, (process, told) in enumerate(zip(processes, messages, strict=True)):
+            if index and process.returncode > 0 and process.returncode != LostWorkerError.exit_code:
+                told.seek(0)
+                say(f"worker {index} ended with {process.returncode}: {told.read().decode(errors='replace').strip()[-500:]}")
+        return [process.returncode for process in processes]
+
+
+def _start(words: Sequence[str], addresses: Sequence[str], index: int, messages: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start one worker in a session of its own, so that Ctrl-C reaches it once, from here; what others than the chief say is kept."""
+    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    output: dict[str, Any] = {} if index == 0 else {"stdout": subprocess.DEVNULL, "stderr": messages}
+    command = [sys.executable, "-m", "pipeline", *words]
+    environment = os.environ | {"TF_CONFIG": json.dumps(config)}
+    return subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_die_with_parent, **output)  # noqa: PLW1509
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to send SIGTERM to this process when its parent has died, however."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG of prctl(2)
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait until all have ended; once one has failed, the others have a limited time for it."""
+    failed_at, steps = 0.0, list(_PATIENCE)
+    try:
+        while any(process.poll() is None for process in processes):
+            time.sleep(0.1)
+            if not failed_at and any(process.returncode for process in processes):
+                failed_at = time.monotonic()
+            if failed_at and steps and time.monotonic() > failed_at + steps[0][0]:
+                _signal(processes, steps.pop(0)[1])
+                failed_at = time.monotonic()
+    except KeyboardInterrupt as asked:
+        _signal(processes, signal.SIGTERM if type(asked).__name__ == "Terminated" else signal.SIGINT)
+        raise
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Wait for those that were told to end, and end those that do not."""
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=15)
+    _signal(processes, signal.SIGKILL)
+    for process in processes:
+        process.wait()
+
+
+def _signal(processes: Sequence[subprocess.Popen[bytes]], sign: signal.Signals) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(sign)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports of this machine that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]

@@ -1,0 +1,89 @@
+"""Calls of TensorFlow that this process need not wait for: signals are heard meanwhile, and one that hangs is given up."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.errors import HungError
+
+# Python handles a signal when the main thread runs Python; so often it does.
+_SLICE_SECONDS = 0.2
+
+
+class Patience:
+    """Runs calls, one at a time, in a thread of its own.
+
+    A call into TensorFlow cannot be interrupted, and one whose input or device hangs never returns. Here the calling thread waits in
+    slices: Ctrl-C is heard at once, and after `seconds` without an answer the wait ends with HungError. The hanging thread stays behind.
+
+    Args:
+        seconds: how long one call may take; 0 is for ever.
+        why: says what hangs, when something does.
+    """
+
+    def __init__(self, seconds: float, why: Callable[[], str]):
+        self._seconds, self._why = seconds, why
+        self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._asked = self._done = 0
+        threading.Thread(target=self._serve, name="tensorflow calls", daemon=True).start()
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            function, arguments, answers = call
+            try:
+                answers.put((function(*arguments), None))
+            except BaseException as error:  # noqa: BLE001 - raised where the call was made
+                answers.put((None, error))
+            self._done += 1
+            del call, function, arguments, answers  # nothing of a call is kept until the next one
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what the function returns, or raise what it raises.
+
+        Raises:
+            HungError: it did neither in time.
+        """
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._asked += 1
+        self._calls.put((function, arguments, answers))
+        deadline = time.monotonic() + self._seconds
+        while True:
+            try:
+                value, error = answers.get(timeout=_SLICE_SECONDS)
+            except queue.Empty:
+                if self._seconds and time.monotonic() > deadline:
+                    raise HungError(self._why()) from None
+                continue
+            if error is not None:
+                raise error
+            return value
+
+    def settle(self, seconds: float) -> bool:
+        """Wait for a call whose caller was interrupted; return whether none is under way any more."""
+        deadline = time.monotonic() + seconds
+        while self._done < self._asked and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self._done == self._asked
+
+    def close(self) -> None:
+        """End the thread, after the call that it is in."""
+        self._calls.put(None)
+
+
+def answers_within(seconds: float, function: Callable[..., Any], *arguments: Any) -> bool:
+    """Return whether a function returns, or raises, within so many seconds."""
+    thread = threading.Thread(target=_quietly, args=(function, *arguments), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+def _quietly(function: Callable[..., Any], *arguments: Any) -> None:
+    try:
+        function(*arguments)
+    except Exception:  # noqa: BLE001 - an answer is an answer; whose error it is the training itself says
+        return
