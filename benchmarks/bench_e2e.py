@@ -1,47 +1,64 @@
-"""E1, E2 and the wait between epochs: training fed from JPEG files against other feeds.
+"""E1 to E4 and the wait between epochs: training fed from JPEG files against other feeds and other programs.
 
-That is against the same training fed from nothing, and against the usual recipe of a tf.data tutorial.
-E1 trains the one-tower AlexNet on 224 pixels, 32 a step; E2 the small one on 64 pixels, 64 a step; on the pictures of bench_input.py.
-Each variant is in a process of its own, runs the program's own compiled training step, and differs in its batches alone. One JSON object a
-line.
+E1 and E2 train with the program's own compiled step and differ in the batches alone: none to wait for, or those of the usual recipe of a
+tf.data tutorial. E1 trains the one-tower AlexNet on 224 pixels, 32 a step; E2 the small one on 64 pixels, 64 a step; on the pictures of
+bench_input.py. The other rows are whole programs, ours being `loop.fit` with all that it does besides. "E2 default" has the split in
+memory, as `alexnet train` has it where it fits, decoded before the measured part begins; its peer is the tutorial's recipe in Keras `fit`.
+E3 is E1's network against `fit` on the same batches, E4 against PyTorch with its DataLoader; both in bfloat16, too. Either `fit` is begun
+once and held between two turns, so that its input is not opened anew in each. Each variant is in a process of its own; one JSON object a
+line. A peer that is not installed is reported as "skipped".
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import bench_input
+import bench_step
 from _harness import alternate, print_rows, serve
 
 LARGE = {"variant": "owt", "image_size": 224, "batch": 32, "steps": 4}
 SMALL = {"variant": "small", "image_size": 64, "batch": 64, "steps": 20}
+EPOCH = {**SMALL, "steps": 48}
+CLASSES = 2
+
+
+def network_of(size: dict[str, Any]) -> Any:
+    from pipeline.config import ModelConfig
+    from pipeline.model.alexnet import build_network
+
+    model = ModelConfig(variant=size["variant"], image_size=size["image_size"])
+    return build_network(model, num_classes=CLASSES, channel_mean=(128,) * 3, channel_std=(50,) * 3)
 
 
 def trained(folder: Path, size: dict[str, Any], feed: str) -> Callable[[], int]:
     """Return some steps of training; `feed` says where batches come from."""
     import tensorflow as tf
 
-    from pipeline.config import ModelConfig, TrainConfig
+    from pipeline.config import TrainConfig
     from pipeline.data.loader import load_split, training_batches, training_epochs
-    from pipeline.model.alexnet import build_network
-    from pipeline.train import loop
+    from pipeline.train.state import prepare
+    from pipeline.train.step import compiled_training
+    from pipeline.train.strategy import Devices
 
     pixels, batch, steps = size["image_size"], size["batch"], size["steps"]
     images = load_split(bench_input.prepared(folder, "encoded", short_side=pixels * 8 // 7), "train", in_memory=False)
     config = TrainConfig(global_batch_size=batch, crop="resized", learning_rate=1e-4, epochs=10_000)
-    model = ModelConfig(variant=size["variant"], image_size=pixels)
-    state = loop.prepare(lambda: build_network(model, num_classes=2, channel_mean=(128,) * 3, channel_std=(50,) * 3), config, None)
-    train_steps = loop._compiled_training(state, images, config, None)
+    state = prepare(lambda: network_of(size), config, Devices())
+    train_steps = compiled_training(state, images, config, Devices())
 
     left: dict[str, Any] = {"steps": 0}
     if feed == "jpeg":
@@ -92,7 +109,7 @@ def gaps(folder: Path, epochs: int) -> dict[str, Any]:
     }
 
 
-def tutorial(folder: Path, size: int, batch: int) -> Any:
+def tutorial(folder: Path, size: int, batch: int, *, uint8: bool = True) -> Any:
     """Return batches as tutorials make them: decode_image, resize the whole, crop and mirror, float32, AUTOTUNE everywhere."""
     import tensorflow as tf
 
@@ -109,8 +126,156 @@ def tutorial(folder: Path, size: int, batch: int) -> Any:
         return {**batch, "pixels": tf.cast(batch["pixels"] * 50.0 + 128.0, tf.uint8)}
 
     paths = tf.data.Dataset.from_tensor_slices(names).shuffle(len(names)).repeat()
-    batches = paths.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch, drop_remainder=True).map(levels)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    batches = paths.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch, drop_remainder=True)
+    return (batches.map(levels) if uint8 else batches).prefetch(tf.data.AUTOTUNE)
+
+
+# -- whole programs -------------------------------------------------------------------------------------------------------
+
+
+class Turns:
+    """A training in a thread of its own that goes on while it is measured and is held between two measurements.
+
+    Args:
+        train: trains without end, and calls what it is given with the number of its steps so far.
+    """
+
+    def __init__(self, train: Callable[[Callable[[int], None]], Any]):
+        self._go, self._held = threading.Semaphore(0), threading.Semaphore(0)
+        self._done = self._wanted = 0
+        threading.Thread(target=self._whole, args=(train,), daemon=True).start()
+
+    def _whole(self, train: Callable[[Callable[[int], None]], Any]) -> None:
+        self._go.acquire()
+        try:
+            train(self._passed)
+        except BaseException:  # noqa: BLE001 - whoever waits for steps would wait for ever
+            traceback.print_exc()
+        os._exit(1)
+
+    def _passed(self, done: int) -> None:
+        self._done = done
+        if done >= self._wanted:
+            self._held.release()
+            self._go.acquire()
+
+    def take(self, steps: int) -> int:
+        """Train for so many steps, or a few more where several are one call; return how many it were."""
+        before = self._done
+        self._wanted = before + steps
+        self._go.release()
+        self._held.acquire()
+        return self._done - before
+
+
+def ours(folder: Path, size: dict[str, Any], precision: str = "float32", *, in_memory: bool = False) -> Callable[[], int]:
+    """Return some steps of the program's training, its loop as the train stage calls it."""
+    from pipeline.config import TrainConfig
+    from pipeline.data.loader import load_split
+    from pipeline.train import loop
+    from pipeline.train.state import prepare
+    from pipeline.train.strategy import configure_runtime, make_devices
+
+    settings = {} if in_memory else {"crop": "resized"}
+    # No checkpoint: its clock goes on while others have their turn. What it costs, bench_loop.py says.
+    config = TrainConfig(
+        global_batch_size=size["batch"], learning_rate=1e-4, epochs=10_000, precision=precision, checkpoint_seconds=1e6, **settings
+    )
+    configure_runtime(config)
+    record = bench_input.prepared(folder, "encoded", short_side=size["image_size"] * 8 // 7)
+    images, validation = (load_split(record, split, in_memory=in_memory) for split in ("train", "validation"))
+    devices = make_devices(config)
+    state, checkpoint = prepare(lambda: network_of(size), config, devices), folder / f"checkpoint {os.getpid()}.npz"
+
+    def train(passed: Callable[[int], None]) -> None:
+        training = loop.Training(images, validation, config, devices, checkpoint, progress=lambda done, _total, _detail: passed(done))
+        for _ in loop.fit(state, training):
+            pass
+
+    turns = Turns(train)
+    return lambda: turns.take(size["steps"]) * size["batch"]
+
+
+def keras_fit(network: Any, batches: Any, size: dict[str, Any]) -> Callable[[], int]:
+    """Return some steps of Keras's own training, as its guide has it, on endless batches of (pixels, labels)."""
+    import keras
+
+    class Told(keras.callbacks.Callback):
+        """At the beginning of a step: one that asks for its end would keep Keras from going on before the numbers are there."""
+
+        def __init__(self, passed: Callable[[int], None]):
+            super().__init__()
+            self.passed = passed
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002 - as Keras calls it
+            self.passed(batch)
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile(keras.optimizers.SGD(1e-4, momentum=0.9, weight_decay=5e-4), loss, metrics=["accuracy"])
+    turns = Turns(lambda passed: network.fit(batches, verbose=0, callbacks=[Told(passed)]))
+    return lambda: turns.take(size["steps"]) * size["batch"]
+
+
+def keras_tutorial(folder: Path, size: dict[str, Any]) -> Callable[[], int]:
+    """Return `fit` on a tutorial's batches, which the network takes as they are."""
+    import keras
+
+    whole = network_of(size)
+    network = keras.Model(whole.get_layer("normalize").output, whole.output)
+    batches = tutorial(folder, size["image_size"], size["batch"], uint8=False)
+    return keras_fit(network, batches.map(lambda batch: (batch["pixels"], batch["labels"])), size)
+
+
+def keras_same(folder: Path, size: dict[str, Any], precision: str = "float32") -> Callable[[], int]:
+    """Return `fit` on the program's batches."""
+    from pipeline.config import TrainConfig
+    from pipeline.data.loader import load_split, training_batches
+    from pipeline.train.state import _set_precision
+
+    pixels = size["image_size"]
+    images = load_split(bench_input.prepared(folder, "encoded", short_side=pixels * 8 // 7), "train", in_memory=False)
+    batches = training_batches(images, TrainConfig(global_batch_size=size["batch"], crop="resized"), image_size=pixels, epoch=0)
+    network = network_of(size)
+    _set_precision(network, precision)
+    return keras_fit(network, batches.map(lambda batch: (batch["pixels"], batch["labels"])).repeat(), size)
+
+
+class _Labelled(bench_input._Files):
+    """The same dataset with each file's class."""
+
+    def __getitem__(self, index: int) -> Any:
+        return super().__getitem__(index), int(Path(self.names[index]).parent.name)
+
+
+def torch_trained(folder: Path, size: dict[str, Any], *, bfloat16: bool = False) -> Callable[[], int]:
+    """Return some steps of PyTorch's training, channels last, fed by its loader."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    network = inspect.getclosurevars(bench_step.torch_owt(1, train=True)).nonlocals["network"]
+    network[-1] = torch.nn.Linear(4096, CLASSES)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
+    workers = {"num_workers": bench_input.CORES, "persistent_workers": True}
+    loader = DataLoader(_Labelled(bench_input.files(folder), bench_input.read_pil), size["batch"], shuffle=True, drop_last=True, **workers)
+
+    def endless() -> Iterator[Any]:
+        while True:
+            yield from loader
+
+    batches = endless()
+
+    def one() -> int:
+        for pixels, labels in itertools.islice(batches, size["steps"]):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                logits = network((pixels.permute(0, 3, 1, 2).float() - 120.0) / 60.0)  # a permutation of NHWC is channels last
+                loss = torch.nn.functional.cross_entropy(logits, labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            loss.item()
+        return size["steps"] * size["batch"]
+
+    return one
 
 
 VARIANTS: dict[str, Callable[[Path], Callable[[], int]]] = {
@@ -119,17 +284,34 @@ VARIANTS: dict[str, Callable[[Path], Callable[[], int]]] = {
     "small, JPEG": lambda folder: trained(folder, SMALL, "jpeg"),
     "small, synthetic": lambda folder: trained(folder, SMALL, "synthetic"),
     "small, tutorial": lambda folder: trained(folder, SMALL, "tutorial"),
+    "small, ours, in memory": lambda folder: ours(folder, EPOCH, in_memory=True),
+    "small, tutorial in Keras fit": lambda folder: keras_tutorial(folder, EPOCH),
+    "AlexNet, ours": lambda folder: ours(folder, LARGE),
+    "AlexNet, Keras fit": lambda folder: keras_same(folder, LARGE),
+    "AlexNet, PyTorch": lambda folder: torch_trained(folder, LARGE),
+    "AlexNet, ours, bfloat16": lambda folder: ours(folder, LARGE, "bfloat16"),
+    "AlexNet, Keras fit, bfloat16": lambda folder: keras_same(folder, LARGE, "bfloat16"),
+    "AlexNet, PyTorch, bfloat16": lambda folder: torch_trained(folder, LARGE, bfloat16=True),
 }
 PAIRS = {
     "E1": ("AlexNet, JPEG", "AlexNet, synthetic"),
     "E2": ("small, JPEG", "small, tutorial"),
     "E2 ceiling": ("small, JPEG", "small, synthetic"),
+    "E2 default": ("small, ours, in memory", "small, tutorial in Keras fit"),
+    "E3": ("AlexNet, ours", "AlexNet, Keras fit"),
+    "E4": ("AlexNet, ours", "AlexNet, PyTorch"),
+    "E3 bfloat16": ("AlexNet, ours, bfloat16", "AlexNet, Keras fit, bfloat16"),
+    "E4 bfloat16": ("AlexNet, ours, bfloat16", "AlexNet, PyTorch, bfloat16"),
 }
+# What is measured in turns; more at once would not fit into the memory of a small machine.
+GROUPS = (("E1", "E2", "E2 ceiling"), ("E2 default",), ("E3", "E4"), ("E3 bfloat16", "E4 bfloat16"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="11 rounds instead of 5")
+    parser.add_argument("--only", choices=(*PAIRS, "gaps"), help="one group of rows, by any of them")
+    parser.add_argument("--rounds", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("folder", nargs="?", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -141,12 +323,16 @@ def main() -> None:
             return
         serve(VARIANTS[options.worker](options.folder))
         return
+    rounds = options.rounds or (11 if options.full else 5)
     with tempfile.TemporaryDirectory() as folder:
         bench_input.make_pictures(Path(folder) / "pictures")
-        rates = alternate(__file__, list(VARIANTS), 11 if options.full else 5, [folder])
-        words = [sys.executable, __file__, "--worker", "gaps", folder]
-        print(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    print_rows(PAIRS, rates)
+        for rows in GROUPS:
+            if options.only in (None, *rows):
+                names = list(dict.fromkeys(name for row in rows for name in PAIRS[row]))
+                print_rows({row: PAIRS[row] for row in rows}, alternate(__file__, names, rounds, [folder]))
+        if options.only in (None, "gaps"):
+            words = [sys.executable, __file__, "--worker", "gaps", folder]
+            print(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

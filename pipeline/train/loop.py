@@ -230,7 +230,9 @@ class _Epochs:
         epoch, before, started, per_call = len(state.history), int(state.steps.numpy()), time.monotonic(), 1
         end, epochs = (epoch + 1) * per_epoch, planned_epochs(training.config, state.history)
         while (done := int(state.steps.numpy())) < end:
-            count, called, processor = min(per_call, end - done, self._keeper.steps_until_due), time.monotonic(), time.process_time()
+            called, processor = time.monotonic(), time.process_time()
+            # The chief's number for all: TensorFlow matches what workers exchange by the place of a step in its call.
+            count = int(self._patience(training.devices.chiefs, min(per_call, end - done, self._keeper.steps_until_due)))
             sums = self._patience(_called, self._train_steps, batches, count, done == epoch * per_epoch)
             elapsed = time.monotonic() - called
             state.seconds = time.monotonic() - begun

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,11 +39,16 @@ class Devices:
         Args:
             batches: a tf.data.Dataset of what the worker takes in a step, or in a scoring step.
         """
+        import tensorflow as tf
+
         if self.strategy is None:
             return iter(batches)
         local = self.replicas // self.cluster.workers
         rows = next(iter(batches.element_spec.values())).shape[0]
         shares = batches.rebatch(rows // local, drop_remainder=True) if local > 1 else batches
+        if self.cluster.workers > 1:
+            # Otherwise TensorFlow has the workers ask each other before every batch whether all have one; here they know how many there are.
+            shares = shares.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
         return iter(self.strategy.distribute_datasets_from_function(lambda _: shares))
 
     def total(self, values: Any) -> Any:
@@ -153,6 +160,8 @@ def _join_workers(seconds: float) -> Any:
         return patience(tf.distribute.MultiWorkerMirroredStrategy)
     finally:
         patience.close()
+        if threading.current_thread() is threading.main_thread() and (handler := signal.getsignal(signal.SIGTERM)) is not None:
+            signal.signal(signal.SIGTERM, handler)  # TensorFlow has put its own, of its preemption watcher, in this one's place
 
 
 @contextlib.contextmanager
