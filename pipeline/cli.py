@@ -13,11 +13,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from pipeline.errors import HungError, Interrupted, PipelineError, Terminated
+from pipeline.errors import Interrupted, PipelineError, Terminated
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -454,14 +454,10 @@ def _exit_codes() -> Iterator[None]:
     except (click.Abort, KeyboardInterrupt) as error:
         terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
         click.echo(f"{'Terminated' if terminated else 'Interrupted'}. The same command goes on from here.", err=True)
-        sys.exit(143 if terminated else 130)
+        _leave(143 if terminated else 130)
     except PipelineError as error:
         click.echo(f"Error: {error}", err=True)
-        if isinstance(error, HungError):
-            # A thread is still in TensorFlow, and the end of an interpreter waits for it.
-            sys.stdout.flush()
-            os._exit(error.exit_code)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
     except OSError as error:
         if error.errno not in _SYSTEM_REFUSALS:
             raise
@@ -471,6 +467,17 @@ def _exit_codes() -> Iterator[None]:
             err=True,
         )
         sys.exit(1)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process, at once where a call of TensorFlow hangs: the end of an interpreter would wait for it."""
+    from pipeline.train.patience import something_hangs
+
+    if something_hangs():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -195,7 +195,9 @@ class _Epochs:
         done, start = len(state.history), int(state.steps.numpy()) - len(state.history) * self._per_epoch
         worker = (devices.cluster.index, devices.cluster.workers)
         spread = {"image_size": self._size, "first": done, "start": start, "worker": worker, "opened": devices.spread}
-        for batches in training_epochs(self._training.train, config, **spread):
+        epochs = training_epochs(self._training.train, config, **spread)
+        self._patience.keep(epochs)
+        for batches in epochs:
             if is_finished(config, state.history):
                 return
             if config.setbacks and int(state.steps.numpy()) == len(state.history) * self._per_epoch:
@@ -218,7 +220,10 @@ class _Epochs:
         entry |= {"images_per_second": images_per_second, "seconds": seconds, "time": time.time()}
         entry |= _usage((time.process_time() - processor) / (time.monotonic() - entered))
         if best_epoch([*state.history, entry]) is entry:
-            state.best = [np.asarray(value) for value in state.judged.get_weights()]
+            weights = [np.asarray(value) for value in state.judged.get_weights()]
+            # ReLU can turn what is not finite into zeros, and the loss stays finite.
+            _require_finite(sum(float(np.sum(value - value)) for value in weights), f"in a weight, after epoch {epoch}", state, config)
+            state.best = weights
         state.history.append(entry)  # this alone ends the epoch: what was set before is found again if we are stopped before it
         state.seconds = 0.0
         self._keeper.save_if_due()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import queue
 import threading
 import time
@@ -12,6 +13,7 @@ from pipeline.errors import HungError
 
 # Python handles a signal when the main thread runs Python; so often it does.
 _SLICE_SECONDS = 0.2
+_THREAD_NAME = "calls of TensorFlow"
 
 
 class Patience:
@@ -29,7 +31,8 @@ class Patience:
         self._seconds, self._why = seconds, why
         self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._asked = self._done = 0
-        threading.Thread(target=self._serve, name="tensorflow calls", daemon=True).start()
+        self._kept: Any = None
+        threading.Thread(target=self._serve, name=_THREAD_NAME, daemon=True).start()
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
@@ -62,6 +65,10 @@ class Patience:
                 raise error
             return value
 
+    def keep(self, what: Any) -> None:
+        """Name what a hanging call works with, such as iterators: it is never released then, as that would wait for the call."""
+        self._kept = what
+
     def settle(self, seconds: float) -> bool:
         """Wait for a call whose caller was interrupted; return whether none is under way any more."""
         deadline = time.monotonic() + seconds
@@ -70,8 +77,19 @@ class Patience:
         return self._done == self._asked
 
     def close(self) -> None:
-        """End the thread, after the call that it is in."""
+        """End the thread; if it hangs, leave it and what it works with to the end of the process."""
         self._calls.put(None)
+        if self._kept is not None and not self.settle(0):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._kept))
+        self._kept = None
+
+
+def something_hangs() -> bool:
+    """Return whether a call was left behind in this process: the end of the interpreter would wait for it."""
+    left = [thread for thread in threading.enumerate() if thread.name == _THREAD_NAME]
+    for thread in left:
+        thread.join(0.5)
+    return any(thread.is_alive() for thread in left)
 
 
 def answers_within(seconds: float, function: Callable[..., Any], *arguments: Any) -> bool:

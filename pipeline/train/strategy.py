@@ -47,7 +47,7 @@ class Devices:
         rows = next(iter(batches.element_spec.values())).shape[0]
         shares = batches.rebatch(rows // local, drop_remainder=True) if local > 1 else batches
         if self.cluster.workers > 1:
-            # Otherwise TensorFlow has the workers ask each other before every batch whether all have one; here they know how many there are.
+            # Else the workers ask each other before every batch whether all have one; here they know how many there are.
             shares = shares.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
         return iter(self.strategy.distribute_datasets_from_function(lambda _: shares))
 
