@@ -62,24 +62,24 @@ def epochs_of(network: Callable[[], Any], images: Any, **settings: Any) -> Calla
     import tensorflow as tf
 
     from pipeline.config import TrainConfig
-    from pipeline.data.loader import training_batches
+    from pipeline.data.loader import training_epochs
     from pipeline.train import loop
     from pipeline.train.state import prepare
     from pipeline.train.step import compiled_training
     from pipeline.train.strategy import configure_runtime, device_names, make_devices
 
-    config = TrainConfig(learning_rate=1e-4, **settings)
+    config = TrainConfig(learning_rate=1e-4, epochs=10_000, **settings)
     configure_runtime(config)
     devices = make_devices(config)
     if len(device_names()) != (2 if config.devices == "cpu:2" else 1):
         raise SystemExit(f"expected {config.devices}, received {device_names()}")
     state = prepare(network, config, devices)
     train_steps = compiled_training(state, images, config, devices)
-    size, steps, epoch = network().input_shape[1], len(images) // config.global_batch_size, iter(range(10**6))
+    size, steps = network().input_shape[1], len(images) // config.global_batch_size
+    epochs = training_epochs(images, config, image_size=size, first=0, opened=devices.spread)
 
     def one() -> int:
-        batches = training_batches(images, config, image_size=size, epoch=next(epoch))
-        iterator = devices.spread(batches)
+        iterator = next(epochs)
         for start in range(0, steps, loop._MAX_STEPS_PER_CALL):
             count = min(loop._MAX_STEPS_PER_CALL, steps - start)
             train_steps(iterator, tf.constant(count, tf.int64), tf.constant(start == 0)).numpy()

@@ -27,6 +27,7 @@ _MEMORY_SHARE = 0.25
 # Encoded pictures that are shuffled at a time when a split is streamed, a quarter of a GB of ImageNet's; shards are shuffled, too.
 _SHUFFLE_BUFFER = 2048
 _PREFETCHED_BATCHES = 2
+_MOST_TOGETHER, _BYTES_TOGETHER = 64, 2**20
 _PIXEL = np.dtype("V3")
 View = Literal["center", "ten"]
 
@@ -255,6 +256,10 @@ def cut(pixels: Any, places: Any, top: Any, left: Any, mirrored: Any, size: int)
         uint8 [batch, size, size, 3] in [0, 255].
     """
     whole = pixels.view(_PIXEL)[..., 0]
+    if size == whole.shape[1]:  # nothing is cut off
+        squares = whole[places]
+        squares[mirrored] = squares[mirrored, :, ::-1]
+        return squares.view(np.uint8).reshape(*squares.shape, 3)
     squares = np.empty((len(places), size, size), _PIXEL)
     for square, place, y, x, turned in zip(squares, places.tolist(), top.tolist(), left.tolist(), mirrored.tolist(), strict=True):
         square[:, :: -1 if turned else 1] = whole[place, y : y + size, x : x + size]
@@ -513,11 +518,11 @@ def _batches_of_pixels(images: Images, order: Any, how: tuple[Any, ...], size: i
     """Cut batches from memory or from the disk; `how` belongs to the places of `order` [batches, batch], whatever it is."""
     side, batch = images.dataset.short_side, order.shape[1]
 
-    def copied(places: Any, top: Any, left: Any, mirrored: Any) -> Any:
-        return cut(images.pixels, places, top, left, mirrored, size)
+    def copied(*where: Any) -> Any:
+        return cut(images.pixels, *(values.reshape(-1) for values in where), size).reshape(*where[0].shape, size, size, 3)
 
     def squares(*where: Any) -> Any:
-        return tf.ensure_shape(tf.numpy_function(copied, where, tf.uint8, stateful=False), (batch, size, size, 3))
+        return tf.ensure_shape(tf.numpy_function(copied, where, tf.uint8, stateful=False), (None, batch, size, size, 3))
 
     def part(place: Any, inside: Any) -> Any:
         top, left, height, width = inside.tolist()
@@ -528,8 +533,11 @@ def _batches_of_pixels(images: Images, order: Any, how: tuple[Any, ...], size: i
         return mirrored_where(mirrored, resized(tf.ensure_shape(copied, (None, None, 3)), size))
 
     if len(how[0].shape) == 2:  # corners; copied batch by batch, as single pictures are soon done
-        slices = tf.data.Dataset.from_tensor_slices((images.labels[order], (order, *how)))
-        return slices.map(lambda labels, where: {"pixels": squares(*where), "labels": labels}, num_parallel_calls=calls)
+        # Several small batches at a time: a call of Python costs as much as copying some hundred kB.
+        together = max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // (batch * size * size * 3)))
+        slices = tf.data.Dataset.from_tensor_slices((images.labels[order], (order, *how))).batch(together)
+        copies = slices.map(lambda labels, where: {"pixels": squares(*where), "labels": labels}, num_parallel_calls=calls)
+        return copies.unbatch()
     slices = tf.data.Dataset.from_tensor_slices((images.labels[order.reshape(-1)], _flat(order, *how)))
     pairs = slices.map(lambda label, where: {"pixels": window(*where), "labels": label}, num_parallel_calls=calls)
     return pairs.batch(batch, drop_remainder=True)

@@ -126,11 +126,11 @@ def test_float16_scales_the_loss_leaves_out_what_overflows_and_goes_on_bit_for_b
     config = TrainConfig(epochs=2, global_batch_size=32, learning_rate=0.02, precision="float16", clip_norm=5, checkpoint_seconds=0)
     state = prepare(network, config, Devices())
     assert state.network.get_layer("conv1").compute_dtype == "float16"
-    state.optimizer.dynamic_scale.assign(2.0**24)  # overflows at first
+    state.optimizer.dynamic_scale.assign(2.0**19)  # overflows at first
     weights = [variable.numpy() for variable in state.network.trainable_variables]
     epochs = loop.fit(state, given(config, tmp_path / "c.npz"))
     next(epochs)
-    assert float(state.optimizer.dynamic_scale) < 2.0**24
+    assert float(state.optimizer.dynamic_scale) < 2.0**19
     assert all(np.isfinite(variable.numpy()).all() for variable in state.network.trainable_variables)
     rest = list(epochs)
     assert any(not np.array_equal(one, two.numpy()) for one, two in zip(weights, state.network.trainable_variables, strict=True))
