@@ -519,7 +519,8 @@ def _batches_of_pixels(images: Images, order: Any, how: tuple[Any, ...], size: i
     side, batch = images.dataset.short_side, order.shape[1]
 
     def copied(*where: Any) -> Any:
-        return cut(images.pixels, *(values.reshape(-1) for values in where), size).reshape(*where[0].shape, size, size, 3)
+        places, top, left, mirrored = (values.reshape(-1) for values in where)
+        return cut(images.pixels, places, top, left, mirrored, size).reshape(*where[0].shape, size, size, 3)
 
     def squares(*where: Any) -> Any:
         return tf.ensure_shape(tf.numpy_function(copied, where, tf.uint8, stateful=False), (None, batch, size, size, 3))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from pipeline.errors import ConfigError, LostWorkerError
+from pipeline.errors import ConfigError, HungError, LostWorkerError
 
 # How often the launcher starts all workers again, because one was lost, before it gives up.
 RESTARTS = 3
@@ -46,10 +46,46 @@ class Cluster:
 
     def chief_answers(self) -> bool:
         """Return whether something listens at the chief's address."""
-        host, _, port = self.addresses[0].rpartition(":")
-        with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=5):
-            return True
-        return False
+        return _answers(self.addresses[0])
+
+    def meet(self, seconds: float) -> None:
+        """Wait until every other worker is there; TensorFlow would wait without hearing any signal.
+
+        This worker's own port is held open meanwhile, and is free again when this returns.
+
+        Args:
+            seconds: how long at most; 0 is for ever.
+
+        Raises:
+            ConfigError: this worker's port is taken.
+            HungError: they did not all come in time.
+        """
+        port, deadline = int(self.addresses[self.index].rpartition(":")[2]), time.monotonic() + seconds
+        missing = [address for index, address in enumerate(self.addresses) if index != self.index]
+        try:
+            door = socket.create_server(("", port))
+        except OSError as error:
+            raise ConfigError(
+                f"Worker {self.index} cannot listen at {self.addresses[self.index]} ({error.strerror}). Expected a free port of this "
+                "machine. End what uses it, or name another one in TF_CONFIG."
+            ) from error
+        with door:
+            while missing := [address for address in missing if not _answers(address)]:
+                if seconds and time.monotonic() > deadline:
+                    raise HungError(
+                        f"The {self.workers} workers of TF_CONFIG did not meet within {seconds:g} s, which is train.hang_seconds: "
+                        f"{', '.join(missing)} did not answer worker {self.index}. Expected the same command on every one of them. "
+                        "Start those."
+                    )
+                time.sleep(0.2)
+
+
+def _answers(address: str) -> bool:
+    """Return whether something listens at `host:port`."""
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+        return True
+    return False
 
 
 def read_cluster(environment: Mapping[str, str] | None = None) -> Cluster:

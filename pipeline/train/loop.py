@@ -107,7 +107,9 @@ def fit(state: State, training: Training) -> Generator[dict[str, float]]:
         with _own_words(state, training):
             patience(_agree, state, training)
             yield from state.history
-            yield from _with_ways_back(_Epochs(state, training, patience), state, training)
+            epochs = _Epochs(state, training, patience)
+            with contextlib.closing(epochs):
+                yield from _with_ways_back(epochs, state, training)
     except (KeyboardInterrupt, GeneratorExit):  # in a step, between two, or where the epoch's numbers are made use of
         if patience.settle(_LAST_STEP_SECONDS):
             with contextlib.suppress(TrainingDivergedError):  # what is not finite is not worth keeping
@@ -203,6 +205,10 @@ class _Epochs:
             if config.setbacks and int(state.steps.numpy()) == len(state.history) * self._per_epoch:
                 state.save(between_epochs(self._training.checkpoint))
             yield self._epoch(batches)
+
+    def close(self) -> None:
+        """End what is still being traced."""
+        self._tracer.end()
 
     def _epoch(self, batches: Iterator[Any]) -> dict[str, float]:
         """Train for the rest of an epoch, score, and return its numbers, which are in the history then."""
@@ -303,6 +309,11 @@ class _Tracer:
             self._first = step
             tf.profiler.experimental.start(str(self._folder))
         elif step >= self._first + self._steps:
+            self.end()
+
+    def end(self) -> None:
+        """Write what there is, at the latest when training ends."""
+        if self._steps and self._first >= 0:
             tf.profiler.experimental.stop()
             self._steps = 0
 

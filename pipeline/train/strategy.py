@@ -14,7 +14,6 @@ from typing import Any
 from pipeline.config import TrainConfig, why_unit
 from pipeline.errors import ConfigError
 from pipeline.train.cluster import Cluster, read_cluster
-from pipeline.train.patience import Patience
 
 
 @dataclass(frozen=True)
@@ -147,21 +146,11 @@ def _join_workers(seconds: float) -> Any:
     """Return the strategy over all workers, once they have met. TensorFlow can be asked for it once."""
     import tensorflow as tf
 
-    cluster = read_cluster()
-    others = ", ".join(address for index, address in enumerate(cluster.addresses) if index != cluster.index)
-    patience = Patience(
-        seconds,
-        lambda: (
-            f"The {cluster.workers} workers of TF_CONFIG did not meet within {seconds:g} s. Expected the same command on every one of "
-            f"them; this is worker {cluster.index}, and {others} did not answer. Start them, or set train.hang_seconds."
-        ),
-    )
-    try:
-        return patience(tf.distribute.MultiWorkerMirroredStrategy)
-    finally:
-        patience.close()
-        if threading.current_thread() is threading.main_thread() and (handler := signal.getsignal(signal.SIGTERM)) is not None:
-            signal.signal(signal.SIGTERM, handler)  # TensorFlow has put its own, of its preemption watcher, in this one's place
+    read_cluster().meet(seconds)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    if threading.current_thread() is threading.main_thread() and (handler := signal.getsignal(signal.SIGTERM)) is not None:
+        signal.signal(signal.SIGTERM, handler)  # TensorFlow has put its own, of its preemption watcher, in this one's place
+    return strategy
 
 
 @contextlib.contextmanager

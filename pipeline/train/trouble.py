@@ -134,7 +134,7 @@ def _fitting_rows(state: State, images: Images, config: TrainConfig, most: int) 
         _forget_peak()
         try:
             attempt(np.zeros((rows, size, size, 3), np.uint8)).numpy()
-        except tf.errors.ResourceExhaustedError:
+        except (tf.errors.ResourceExhaustedError, tf.errors.AbortedError):  # the second is oneDNN's
             if fits or rows == 1:
                 return fits
             rows = max(1, rows // 2)

@@ -124,7 +124,10 @@ def made(cwd):
 
     (folder,) = (path for path in cwd.glob("mlruns/stages/train-*") if path.suffix != ".partial")
     history = json.loads((folder / "report" / "history.json").read_text())
-    return (folder / "model.keras").read_bytes(), [without_clock(entry) for entry in history]
+    # Workers and devices score other parts of the validation split together, which rounds the sums of its losses otherwise.
+    return (folder / "model.keras").read_bytes(), [
+        {name: round(value, 5) if "validation" in name else value for name, value in without_clock(entry).items()} for entry in history
+    ]
 
 
 @pytest.mark.slow
@@ -192,7 +195,7 @@ def test_a_worker_that_never_comes_is_told_in_one_sentence_and_a_signal_is_heard
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 1
     assert "did not meet within 3 s" in done.stderr
-    assert "127.0.0.1:29472 did not answer" in done.stderr
+    assert "127.0.0.1:29472 did not answer worker 0" in done.stderr
     waiting = subprocess.Popen([*words[:-1], "train.hang_seconds=300"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     time.sleep(12)
     waiting.send_signal(signal.SIGTERM)

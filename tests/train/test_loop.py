@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -19,7 +22,7 @@ from pipeline.model.alexnet import build_network
 from pipeline.train import loop
 from pipeline.train.checkpoint import read_checkpoint
 from pipeline.train.dropout import Place, PlacedDropout
-from pipeline.train.state import prepare
+from pipeline.train.state import State, prepare
 from pipeline.train.step import losses_of, sums_of
 from pipeline.train.strategy import Devices
 
@@ -381,8 +384,6 @@ np.savez(sys.argv[2], len(device_names()), *[variable.numpy() for variable in we
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["plain", "everything"])
 def test_two_replicas_train_as_one(tmp_path, how):
-    from pathlib import Path
-
     for devices in ("cpu", "cpu:2"):
         words = [sys.executable, "-c", REPLICAS, devices, str(tmp_path / f"{devices}.npz"), str(Path(__file__).parent), how]
         subprocess.run(words, check=True, capture_output=True)
@@ -460,3 +461,81 @@ def test_what_passes_through_each_layer_is_recorded_after_every_epoch(tmp_path):
             assert all(value >= 0 for value in values)
         assert entry["signal/update_ratio/conv1"] > 0
     assert state.history[0]["signal/spread/fc8"] != state.history[1]["signal/spread/fc8"]
+
+
+def test_checkpoints_by_steps_come_after_exactly_so_many(tmp_path, monkeypatch):
+    """24 steps, 6 an epoch: after each fifth, whatever one call would do at a time."""
+    config = TrainConfig(epochs=4, global_batch_size=16, checkpoint_seconds=1000, checkpoint_steps=5)
+    saved, save = [], State.save
+
+    def noted(state, path):
+        saved.append(int(state.steps.numpy()))
+        save(state, path)
+
+    monkeypatch.setattr(State, "save", noted)
+    whole = train(config, tmp_path / "c.npz")
+    assert saved == [5, 10, 15, 20]
+    assert_same_bits(whole, train(config.model_copy(update={"checkpoint_steps": 0}), tmp_path / "c.npz"))
+
+
+def test_a_profile_is_written_for_tensorboard_and_changes_nothing(tmp_path):
+    config = TrainConfig(epochs=2, global_batch_size=16, profile=3)
+    traced, plain = (prepare(network, config, ONE) for _ in range(2))
+    list(loop.fit(traced, given(config, tmp_path / "c.npz", traces=tmp_path / "profile")))
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert b"train_steps" in trace.read_bytes()
+    list(loop.fit(plain, given(config, tmp_path / "d.npz")))
+    assert_same_bits(traced, plain)
+
+
+def test_progress_says_how_it_goes_and_what_it_takes_of_the_machine(tmp_path):
+    told = []
+    config = TrainConfig(epochs=2, global_batch_size=32)
+    list(loop.fit(prepare(network, config, ONE), given(config, tmp_path / "c.npz", progress=lambda *words: told.append(words))))
+    assert told[-1][:2] == (6, 6)
+    assert re.fullmatch(r"epoch 2/2  loss \d\.\d{3}  error \d+\.\d%  \d+\.\d of \d+ cores", told[-1][2])
+
+
+BOUNDARY = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from pipeline.config import TrainConfig
+config = TrainConfig(**eval(sys.argv[4]), devices=sys.argv[1])
+from pipeline.train.strategy import configure_runtime, make_devices
+configure_runtime(config)
+import numpy as np
+from test_loop import given, every_number, network
+from pipeline.train import loop
+from pipeline.train.checkpoint import read_checkpoint
+from pipeline.train.state import State, prepare
+path, devices = Path(sys.argv[2]), make_devices(config)
+found = read_checkpoint(path)
+before = len(found[1]["history"]) if found else 0
+state = prepare(network, config, devices)
+for epoch in loop.fit(state, given(config, path, devices)):
+    if epoch["epoch"] > before and len(sys.argv) > 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+variables, best, history = every_number(state)
+np.savez(path.with_suffix(".end"), history=repr(history), **variables, **{f"best{i}": b for i, b in enumerate(best)})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", ["cpu", "cpu:2"])
+def test_killed_at_every_epoch_boundary_is_the_same_training(tmp_path, devices):
+    def run(name, *words):
+        command = [sys.executable, "-c", BOUNDARY, devices, str(tmp_path / name), str(Path(__file__).parent), repr(EVERYTHING), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    whole = run("whole.npz")
+    assert whole.returncode == 0, whole.stderr
+    ends = []
+    while not ends or ends[-1] != 0:
+        ends.append(run("killed.npz", "kill").returncode)
+        assert len(ends) < 10
+    assert ends[:-1] == [-signal.SIGKILL] * (len(ends) - 1)
+    assert len(ends) > 3
+    one, two = (dict(np.load(tmp_path / f"{name}.end.npz")) for name in ("whole", "killed"))
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
