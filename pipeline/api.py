@@ -201,8 +201,11 @@ def run(
     tracking.require_nameable(config, workdir)
     with work_directory(workdir, wait=wait):
         tracker = tracking.MlflowTracker(workdir, config) if config.enabled else tracking.NoTracker()
-        joint = "train" in stages and cluster.workers > 1
-        runner = _runner(workdir / "networks" if alone else workdir, observer or Silent(), resolved, joint and ("train" in rerun or None))
+
+        def joins(runner: Runner) -> bool:
+            return cluster.workers > 1 and _trains(runner, resolved, stages, rerun)
+
+        runner = _runner(workdir / "networks" if alone else workdir, observer or Silent(), resolved, joins)
         outcomes = tuple(runner.run(resolved, [*stages, *rerun], tracker, rerun))
         known = tracking.known_runs(workdir)
         key = tracker.pipeline_key or outcomes[-1].run_key.removesuffix(f"-{outcomes[-1].stage}")
@@ -234,7 +237,9 @@ def _words(
 ) -> list[str]:
     """Return the command line that does what `run` was asked for."""
     words = [*(["--recipe", recipe] if recipe else []), "--workdir", str(workdir), *(["--wait"] if wait else []), "--quiet"]
-    words += [word for key, value in (settings or {}).items() for word in ("--set", f"{key}={value}")]
+    for key, value in (settings or {}).items():
+        text = ",".join(f"{old}={new}" for old, new in value.items()) if isinstance(value, Mapping) else value
+        words += ["--set", f"{key}={text}"]
     return [*words, *stages, *(word for name in rerun for word in ("--rerun", name))]
 
 
@@ -247,13 +252,18 @@ def _require_sharing(config: TrainConfig, cluster: Cluster) -> None:
     require_divisible(config, cluster.workers, devices)
 
 
+def _trains(runner: Runner, resolved: Resolved, stages: Sequence[str], rerun: Sequence[str]) -> bool:
+    """Return whether a command trains; the chief and the others must find the same."""
+    return "train" in rerun or ("train" in stages and not runner.is_done("train", resolved.config, [*stages, *rerun]))
+
+
 def _take_part(
     resolved: Resolved, stages: Sequence[str], rerun: Sequence[str], workdir: Path, cluster: Cluster, observer: Observer
 ) -> None:
     """Take part in the chief's training, if it trains."""
     name = f"worker {cluster.index} of {cluster.workers}"
-    runner = _runner(workdir, observer, resolved, join=True)
-    if "train" not in stages or (runner.is_done("train", resolved.config) and "train" not in rerun):
+    runner = _runner(workdir, observer, resolved, lambda _: True)
+    if not _trains(runner, resolved, stages, rerun):
         observer.said(f"{name}: nothing to do; the chief, {cluster.addresses[0]}, needs no training")
         return
 
@@ -266,7 +276,7 @@ def _take_part(
 
     observer.started("train", [f"{name}; the chief is {cluster.addresses[0]}"])
     runner.prepare()
-    runner.take_part("train", resolved.config, stages, rerun, require_chief)
+    runner.take_part("train", resolved.config, [*stages, *rerun], rerun, require_chief)
 
 
 def _unsent(workdir: Path) -> str | None:
@@ -278,15 +288,16 @@ def _unsent(workdir: Path) -> str | None:
 _settings = settings  # `run` has an argument of that name
 
 
-def _runner(workdir: Path, observer: Observer | None = None, resolved: Resolved | None = None, join: bool | None = False) -> Runner:
-    """Return the runner of a work directory; `join` says whether its process meets other workers, None that it does if training is due."""
+def _runner(
+    workdir: Path, observer: Observer | None = None, resolved: Resolved | None = None, joins: Callable[[Runner], bool] = lambda _: False
+) -> Runner:
+    """Return the runner of a work directory; `joins` says, when a stage is about to run, whether its process meets other workers."""
 
     def prepare() -> None:
         from pipeline.train.strategy import configure_runtime
 
         if resolved is not None:
-            due = not runner.is_done("train", resolved.config) if join is None else join
-            configure_runtime(resolved.config.train, join=due)
+            configure_runtime(resolved.config.train, join=joins(runner))
 
     alone = resolved is not None and resolved.config.model.classes > 0
     runner = Runner((build_alone,) if alone else STAGES, workdir, observer or Silent(), prepare)

@@ -462,9 +462,15 @@ class Runner:
             self.observer.finished(outcome)
             yield outcome
 
-    def is_done(self, name: str, config: Config) -> bool:
-        """Return whether a stage's result is there for these settings."""
-        return any(finding.stage == name and finding.state == "done" for finding in self.look(config))
+    def is_done(self, name: str, config: Config, names: Sequence[str]) -> bool:
+        """Return whether a stage's result, and those before it, are there for these settings, when a command names some stages."""
+        records: dict[str, Artifact] = {}
+        for item in self.stages:
+            record = self._finished(item, self._folder(item, self.fingerprint(item, config, records, named=item.name in names)))
+            if record is None or item.name == name:
+                return record is not None
+            records[item.name] = record
+        return False
 
     def take_part(self, name: str, config: Config, names: Sequence[str], rerun: Sequence[str], require_chief: Callable[[], None]) -> None:
         """Work on one stage beside another process, the chief, once the chief has made what it needs; write nothing.
