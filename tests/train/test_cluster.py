@@ -143,7 +143,8 @@ def test_two_workers_train_as_two_devices_and_one_killed_in_the_middle_changes_n
     for name in ("undisturbed", "replicas", "worker killed", "chief killed"):
         (tmp_path / name).mkdir()
     replicas = started([*words, "--devices", "cpu:2"], tmp_path / "replicas")
-    assert replicas.wait(timeout=300) == 0, replicas.stderr.read()
+    _, errors = replicas.communicate(timeout=300)
+    assert replicas.returncode == 0, errors
     words += ["--workers", "2"]
     undisturbed = started(words, tmp_path / "undisturbed")
     output, errors = undisturbed.communicate(timeout=300)
