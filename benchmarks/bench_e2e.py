@@ -185,7 +185,7 @@ def ours(folder: Path, size: dict[str, Any], precision: str = "float32", *, in_m
     configure_runtime(config)
     record = bench_input.prepared(folder, "encoded", short_side=size["image_size"] * 8 // 7)
     images, validation = (load_split(record, split, in_memory=in_memory) for split in ("train", "validation"))
-    devices = make_devices(config)
+    devices = make_devices()
     state, checkpoint = prepare(lambda: network_of(size), config, devices), folder / f"checkpoint {os.getpid()}.npz"
 
     def train(passed: Callable[[int], None]) -> None:

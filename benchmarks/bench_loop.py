@@ -70,7 +70,7 @@ def epochs_of(network: Callable[[], Any], images: Any, **settings: Any) -> Calla
 
     config = TrainConfig(learning_rate=1e-4, epochs=10_000, **settings)
     configure_runtime(config)
-    devices = make_devices(config)
+    devices = make_devices()
     if len(device_names()) != (2 if config.devices == "cpu:2" else 1):
         raise SystemExit(f"expected {config.devices}, received {device_names()}")
     state = prepare(network, config, devices)

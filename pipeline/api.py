@@ -176,25 +176,12 @@ def run(
     Raises:
         PipelineError: one of its kinds; the message says what to do.
     """
-    workdir = Path(workdir)
+    workdir, cluster = Path(workdir), read_cluster()
+    resolved = _checked(recipe, settings, workdir, stages, rerun, cluster)
     if workers > 1:
         launch_workers(_words(stages, recipe, settings, workdir, rerun, wait), workers)
         rerun = ()
-    unknown = {*stages, *rerun} - set(STAGE_NAMES)
-    if unknown or not stages:
-        raise ConfigError(f"Stages are {', '.join(STAGE_NAMES)}. Received {', '.join(sorted(unknown)) or 'none'}.")
-    resolved = _settings(recipe, settings, workdir, stages)
-    alone = resolved.config.model.classes > 0
-    if alone and list(stages) != ["build"]:
-        raise ConfigError(
-            "model.classes is for a look at a network without a dataset. Expected the command `build` alone, received "
-            f"{', '.join(stages)}; leave --classes out and the dataset says how many there are."
-        )
-    if "ingest" in stages:
-        require_source(resolved.config.data)
-    config, cluster = resolved.config.tracking, read_cluster()
-    if cluster.workers > 1:
-        _require_sharing(resolved.config.train, cluster)
+    config, alone = resolved.config.tracking, resolved.config.model.classes > 0
     if not cluster.is_chief:
         _take_part(resolved, stages, rerun, workdir, cluster, observer or Silent())
         return PipelineResult((), resolved)
@@ -213,6 +200,36 @@ def run(
         return PipelineResult(
             outcomes, resolved, {name: ids["run_id"] for name, ids in known.items()}, url, tracker.problem or _unsent(workdir)
         )
+
+
+def _checked(
+    recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path, stages: Sequence[str], rerun: Sequence[str], cluster: Cluster
+) -> Resolved:
+    """Return the settings of a run, after everything that can be refused before anything starts."""
+    unknown = {*stages, *rerun} - set(STAGE_NAMES)
+    if unknown or not stages:
+        raise ConfigError(f"Stages are {', '.join(STAGE_NAMES)}. Received {', '.join(sorted(unknown)) or 'none'}.")
+    resolved = _settings(recipe, settings, workdir, stages)
+    if resolved.config.model.classes > 0 and list(stages) != ["build"]:
+        raise ConfigError(
+            "model.classes is for a look at a network without a dataset. Expected the command `build` alone, received "
+            f"{', '.join(stages)}; leave --classes out and the dataset says how many there are."
+        )
+    if "ingest" in stages:
+        require_source(resolved.config.data)
+    if cluster.workers > 1:
+        _require_sharing(resolved.config.train, cluster)
+        if earlier := {"ingest", "build"} & set(rerun):
+            raise ConfigError(
+                f"Several workers cannot know when the chief has made {' and '.join(sorted(earlier))} again. Expected --rerun of train or "
+                "evaluate. Type that --rerun for the stage alone first, without TF_CONFIG."
+            )
+    return resolved
+
+
+def is_chief() -> bool:
+    """Return whether this process is the one that writes: the only one, or worker 0 of those that TF_CONFIG names."""
+    return read_cluster().is_chief
 
 
 def launch_workers(words: Sequence[str], workers: int, say: Callable[[str], None] = lambda _text: None) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from pipeline.errors import Interrupted, PipelineError, Terminated
+from pipeline.errors import Interrupted, LostWorkerError, PipelineError, Terminated
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -141,7 +141,7 @@ STAGE_OPTIONS = {
     "minutes": click.option("--minutes", metavar="M", help="End training, after a whole epoch, before it takes longer."),
     "devices": click.option("--devices", metavar="WHICH", help="auto, cpu, cpu:2, gpu, or gpu:0,1."),
     "auto_batch": click.option("--auto-batch", flag_value="auto", help="Take a batch that does not fit into memory in parts that do."),
-    "profile": click.option("--profile", metavar="STEPS", help="Write a trace of so many steps for TensorBoard's profiler."),
+    "profile": click.option("--profile", metavar="STEPS", help="With --rerun train: write a trace of so many steps for TensorBoard."),
     "seed": click.option("--seed", metavar="N", help="Seed of the weights, of the order and of dropout."),
     "split": click.option(
         "--split", metavar="NAME", shell_complete=_complete_value("evaluate.split"), help="Which images to score: test or validation."
@@ -266,6 +266,8 @@ def _run_stages(invocation: Invocation, stages: Sequence[str]) -> None:
         return
     output = invocation.output()
     observer = _observer(invocation, output)
+    if invocation.asked is not None:
+        invocation.asked.lingers = "train" in stages and not api.is_chief()
     try:
         result = api.run(
             stages,
@@ -278,6 +280,8 @@ def _run_stages(invocation: Invocation, stages: Sequence[str]) -> None:
         )
     except BaseException as error:
         observer.close()
+        if invocation.asked is not None and isinstance(error, LostWorkerError):
+            raise invocation.asked.instead_of(error) from error
         if invocation.json:
             known = {key: ids["run_id"] for key, ids in api.known_runs(invocation.workdir).items()}
             stages_told = [api.stage_dict(outcome, known) for outcome in observer.outcomes]
@@ -403,26 +407,30 @@ def _free_port(first: int, last: int) -> int:
 
 
 class _Asked:
-    """The end that SIGINT or SIGTERM asks for: raised at once, and again where a library swallowed it, as imports of C code do."""
+    """The end that SIGINT or SIGTERM asks for: raised at once, and again where a library swallowed it, as imports of C code do.
+
+    A worker beside the chief `lingers`: it goes on while the chief needs it to save what both have done, then ends.
+    """
 
     def __init__(self) -> None:
+        self.lingers = False
         self._end: KeyboardInterrupt | None = None
 
     def __call__(self, number: int, _frame: object) -> None:
         self._end = Terminated() if number == signal.SIGTERM else Interrupted()
-        raise self._end
+        if not self.lingers:
+            raise self._end
+        last = threading.Timer(_LINGER_SECONDS, os._exit, (143 if number == signal.SIGTERM else 130,))
+        last.daemon = True
+        last.start()
 
     def heed(self) -> None:
-        if self._end is not None:
+        if self._end is not None and not self.lingers:
             raise self._end
 
-
-class _Lingering(_Asked):
-    """The same for a worker beside the chief: it goes on while the chief needs it to save what both have done, then ends."""
-
-    def __call__(self, number: int, _frame: object) -> None:
-        self.exit_code = 143 if number == signal.SIGTERM else 130
-        threading.Timer(_LINGER_SECONDS, os._exit, (self.exit_code,)).start()
+    def instead_of(self, error: LostWorkerError) -> BaseException:
+        """Return why a worker ended whose chief is gone: because both were asked to, where it was."""
+        return self._end or error
 
 
 class _Heeding:
@@ -483,9 +491,7 @@ def _leave(code: int) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, and leave with its exit code."""
     with _exit_codes():
-        from pipeline.train.cluster import read_cluster
-
-        asked = _Asked() if read_cluster().is_chief else _Lingering()
+        asked = _Asked()
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:  # what a shell sets for a command in the background
                 signal.signal(number, asked)

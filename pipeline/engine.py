@@ -490,6 +490,9 @@ class Runner:
             if item.name == name and item.take_part is not None and (name in rerun or self._finished(item, folder) is None):
                 arguments: dict[str, Any] = {argument: records[self._maker(kind).name] for argument, kind in item.inputs.items()}
                 arguments[item.config_argument] = getattr(config, item.section)
+                while not _partial(folder).exists():
+                    require_chief()
+                    time.sleep(_LOOK_SECONDS)
                 item.take_part(**arguments, context=Context(_partial(folder), NoRun(), self.observer))
             while (record := self._finished(item, folder)) is None:
                 require_chief()

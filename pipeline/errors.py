@@ -64,7 +64,7 @@ class WorkersFailedError(PipelineError):
     """Workers that were started here ended with an error, which the first of them has shown; the exit code is theirs."""
 
     def __init__(self, code: int):
-        super().__init__(f"The workers ended with exit code {code}; the message of the first one, above, says why.")
+        super().__init__(f"The workers ended with exit code {code}; the messages above say why.")
         self.exit_code = code
 
 

@@ -538,7 +538,7 @@ def _batches_of_pixels(images: Images, order: Any, how: tuple[Any, ...], size: i
         together = max(1, min(_MOST_TOGETHER, _BYTES_TOGETHER // (batch * size * size * 3)))
         slices = tf.data.Dataset.from_tensor_slices((images.labels[order], (order, *how))).batch(together)
         copies = slices.map(lambda labels, where: {"pixels": squares(*where), "labels": labels}, num_parallel_calls=calls)
-        return copies.unbatch()
+        return copies.unbatch() if together > 1 else copies.map(lambda one: {name: values[0] for name, values in one.items()})
     slices = tf.data.Dataset.from_tensor_slices((images.labels[order.reshape(-1)], _flat(order, *how)))
     pairs = slices.map(lambda label, where: {"pixels": window(*where), "labels": label}, num_parallel_calls=calls)
     return pairs.batch(batch, drop_remainder=True)

@@ -20,8 +20,9 @@ from pipeline.errors import ConfigError, HungError, LostWorkerError
 
 # How often the launcher starts all workers again, because one was lost, before it gives up.
 RESTARTS = 3
-# A worker whose fellow is gone notices within some seconds by itself; then it is told, and then ended.
-_PATIENCE = ((30.0, signal.SIGTERM), (15.0, signal.SIGKILL))
+# A worker whose fellow is gone notices within some seconds by itself. After these it is told; the chief, who may be saving, is ended only
+# after that many more.
+_NOTICE_SECONDS, _SAVE_SECONDS = 30.0, 60.0
 _EXPECTED = (
     'Expected {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}, equal on all workers but for the index'
 )
@@ -105,9 +106,10 @@ def read_cluster(environment: Mapping[str, str] | None = None) -> Cluster:
         addresses = tuple(str(address) for job in ("chief", "worker") for address in jobs.pop(job, ()))
         index = int(task["index"]) + (len(parsed["cluster"].get("chief", ())) if task["type"] == "worker" else 0)
         ports = [int(address.rpartition(":")[2]) for address in addresses]
+        known = all(0 < port < 65536 for port in ports) and (task["type"] == "worker" or parsed["cluster"].get("chief"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"TF_CONFIG cannot be read ({type(error).__name__}: {error}). {_EXPECTED}. Received {text[:200]}") from error
-    if jobs or task["type"] not in ("chief", "worker") or not 0 <= index < len(ports) or len(set(addresses)) < len(ports):
+    if not known or jobs or task["type"] not in ("chief", "worker") or not 0 <= index < len(ports) or len(set(addresses)) < len(ports):
         raise ConfigError(f"TF_CONFIG does not name workers, each once, and one of them as the task. {_EXPECTED}. Received {text[:200]}")
     return Cluster(addresses, index)
 
@@ -137,18 +139,22 @@ def launch(words: Sequence[str], workers: int, say: Callable[[str], None]) -> in
 
 
 def _run_together(words: Sequence[str], workers: int, say: Callable[[str], None]) -> list[int]:
-    """Start the workers, wait until all have ended, and return their exit codes; negative where a signal ended one."""
+    """Start the workers, wait until all have ended, and return their exit codes; negative where a signal ended one.
+
+    What was ended from here counts as lost, and nothing else than the chief's end does where that is good.
+    """
     addresses = [f"127.0.0.1:{port}" for port in _free_ports(workers)]
     with contextlib.ExitStack() as stack:
         messages = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(workers)]
         processes = [_start(words, addresses, index, messages[index]) for index in range(workers)]
         stack.callback(_end, processes)
-        _wait(processes)
-        for index, (process, told) in enumerate(zip(processes, messages, strict=True)):
-            if index and process.returncode > 0 and process.returncode != LostWorkerError.exit_code:
-                told.seek(0)
-                say(f"worker {index} ended with {process.returncode}: {told.read().decode(errors='replace').strip()[-500:]}")
-        return [process.returncode for process in processes]
+        told = _wait(processes)
+        codes = [LostWorkerError.exit_code if index in told else process.returncode for index, process in enumerate(processes)]
+        for index, (code, message) in enumerate(zip(codes, messages, strict=True)):
+            if index and code > 0 and code != LostWorkerError.exit_code:
+                message.seek(0)
+                say(f"worker {index} ended with {code}: {message.read().decode(errors='replace').strip()[-500:]}")
+        return codes if codes[0] else [0] * workers
 
 
 def _start(words: Sequence[str], addresses: Sequence[str], index: int, messages: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -165,27 +171,35 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG of prctl(2)
 
 
-def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait until all have ended; once one has failed, the others have a limited time for it."""
-    failed_at, steps = 0.0, list(_PATIENCE)
+def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> set[int]:
+    """Wait until all have ended, and return which of them were ended from here.
+
+    Once one has failed, the others have a limited time to end: little where the chief has failed by itself, as nobody else writes.
+    """
+    chief, ended_at, told = processes[0], 0.0, set[int]()
     try:
-        while any(process.poll() is None for process in processes):
+        while running := {index for index, process in enumerate(processes) if process.poll() is None}:
             time.sleep(0.1)
-            if not failed_at and any(process.returncode for process in processes):
-                failed_at = time.monotonic()
-            if failed_at and steps and time.monotonic() > failed_at + steps[0][0]:
-                _signal(processes, steps.pop(0)[1])
-                failed_at = time.monotonic()
+            if chief.returncode is None and not any(process.returncode for process in processes):
+                continue  # nobody has ended, or others whose work is done
+            ended_at = ended_at or time.monotonic()
+            failed = chief.returncode is not None and chief.returncode > 0 and chief.returncode != LostWorkerError.exit_code
+            if time.monotonic() > ended_at + (2.0 if failed else _NOTICE_SECONDS):
+                for index in running - told:
+                    processes[index].send_signal(signal.SIGKILL if index else signal.SIGTERM)
+                told |= running
+            if time.monotonic() > ended_at + _NOTICE_SECONDS + _SAVE_SECONDS:
+                _signal(processes, signal.SIGKILL)
     except KeyboardInterrupt as asked:
         _signal(processes, signal.SIGTERM if type(asked).__name__ == "Terminated" else signal.SIGINT)
         raise
+    return told
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait for those that were told to end, and end those that do not."""
-    for process in processes:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=15)
+    """Wait for those that were told to end, for the chief as long as it may save, and end those that do not."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        processes[0].wait(timeout=_SAVE_SECONDS)
     _signal(processes, signal.SIGKILL)
     for process in processes:
         process.wait()

@@ -120,19 +120,19 @@ def fit(state: State, training: Training) -> Generator[dict[str, float]]:
 
 
 def _agree(state: State, training: Training) -> None:
-    """Choose the parts of a step, and make sure that all workers begin with the same step."""
+    """Make sure that all workers begin with the same step, and choose the parts of a step."""
     config, devices = training.config, training.devices
-    if not state.parts:
-        state.parts = int(devices.chiefs(trouble.fitting_parts(state, training.train, config, devices)))
-        if state.parts > 1:
-            share = config.global_batch_size // devices.replicas
-            training.say(f"a step is taken in {state.parts} parts, because {share} images do not fit")
     steps = float(state.steps.numpy())
     if devices.chiefs(steps) != steps:
         raise CheckpointError(
             f"Worker {devices.cluster.index} begins with step {steps:.0f}, the chief with another one. Expected all workers to read "
             f"{training.checkpoint} from storage that they share. Give them all the same --workdir there."
         )
+    share = config.global_batch_size // devices.replicas
+    if config.accumulate == "auto" and (not state.parts or share % state.parts):
+        state.parts = int(devices.chiefs(trouble.fitting_parts(state, training.train, config, devices)))
+        if state.parts > 1:
+            training.say(f"a step is taken in {state.parts} parts, because {share} images do not fit")
 
 
 @contextlib.contextmanager
@@ -143,11 +143,12 @@ def _own_words(state: State, training: Training) -> Iterator[None]:
     except tf.errors.ResourceExhaustedError as error:
         raise trouble.out_of_memory(state, training.train, training.config, training.devices) from error
     except _GONE as error:
-        if training.devices.cluster.workers == 1:
+        message = " ".join(str(error.message).split())
+        if training.devices.cluster.workers == 1 or (isinstance(error, tf.errors.InternalError) and "ollective" not in message):
             raise
         raise LostWorkerError(
-            f"Another worker of this training is gone ({type(error).__name__}). Nothing but the steps since the last checkpoint is lost. "
-            "Start all workers with the same command again, and the training goes on from there."
+            f"Another worker of this training is gone ({type(error).__name__}: {message:.120}). Nothing but the steps since the last "
+            "checkpoint is lost. Start all workers with the same command again, and the training goes on from there."
         ) from error
 
 
@@ -174,9 +175,10 @@ def between_epochs(checkpoint: Path) -> Path:
 
 def _go_back(state: State, whole: Path) -> None:
     """Return to the end of the last epoch, and remember that."""
-    setbacks = [*state.setbacks, len(state.history) + 1]
+    setbacks, writes = [*state.setbacks, len(state.history) + 1], state.writes
+    state.writes = False  # who is interrupted here does not save a mixture of two states
     state.restore(whole)
-    state.setbacks = setbacks
+    state.setbacks, state.writes = setbacks, writes
 
 
 class _Epochs:
@@ -199,7 +201,7 @@ class _Epochs:
         spread = {"image_size": self._size, "first": done, "start": start, "worker": worker, "opened": devices.spread}
         epochs = training_epochs(self._training.train, config, **spread)
         self._patience.keep(epochs)
-        for batches in epochs:
+        while (batches := self._patience(next, epochs, None)) is not None:
             if is_finished(config, state.history):
                 return
             if config.setbacks and int(state.steps.numpy()) == len(state.history) * self._per_epoch:
@@ -225,10 +227,11 @@ class _Epochs:
         seconds = self._patience(self._training.devices.chiefs, time.monotonic() - begun)  # they decide when `minutes` are over
         entry |= {"images_per_second": images_per_second, "seconds": seconds, "time": time.time()}
         entry |= _usage((time.process_time() - processor) / (time.monotonic() - entered))
+        weights = [np.asarray(value) for value in state.judged.get_weights()]
+        if not all(np.isfinite(value).all() for value in weights):  # ReLU can turn them into zeros, and the loss stays finite
+            cause = trouble.likely_cause(state, config, rate)
+            raise TrainingDivergedError(f"A weight was not finite after epoch {epoch}. Expected finite numbers. {cause}")
         if best_epoch([*state.history, entry]) is entry:
-            weights = [np.asarray(value) for value in state.judged.get_weights()]
-            # ReLU can turn what is not finite into zeros, and the loss stays finite.
-            _require_finite(sum(float(np.sum(value - value)) for value in weights), f"in a weight, after epoch {epoch}", state, config)
             state.best = weights
         state.history.append(entry)  # this alone ends the epoch: what was set before is found again if we are stopped before it
         state.seconds = 0.0
@@ -259,8 +262,9 @@ class _Epochs:
 
     def scored(self) -> Any:
         """Return the summed numbers over the validation split, each image once, float64 [4]; each worker scores its share."""
-        images, devices, batch = self._training.validation, self._training.devices, self._training.config.global_batch_size
+        images, devices = self._training.validation, self._training.devices
         worker = (devices.cluster.index, devices.cluster.workers)
+        batch = self._training.config.global_batch_size // worker[1] // max(1, self._state.parts)  # no more than training has at a time
         full = devices.strategy is not None
         batches = devices.spread(scoring_batches(images, image_size=self._size, batch_size=batch, worker=worker, full=full))
         own = range(worker[0], -(-len(images) // batch), worker[1])
@@ -283,14 +287,19 @@ class _Keeper:
     @property
     def steps_until_due(self) -> int:
         """How many steps may be done before the next checkpoint that is asked for by their number."""
-        return self._saved_step + self._steps - int(self._state.steps.numpy()) if self._steps else _MAX_STEPS_PER_CALL
+        if not self._steps:
+            return _MAX_STEPS_PER_CALL
+        step = int(self._state.steps.numpy())
+        self._saved_step = min(self._saved_step, step)  # training may have gone back
+        return self._saved_step + self._steps - step
 
     def save_if_due(self) -> None:
         """Save if the last time is long enough ago, or as many steps as are asked for."""
         begun, step = time.monotonic(), int(self._state.steps.numpy())
         if begun - self._saved < self._wait and not (self._steps and step >= self._saved_step + self._steps):
             return
-        self._state.save(self._path)
+        with contextlib.suppress(TrainingDivergedError):  # the next loss, or the end of the epoch, tells it to all workers alike
+            self._state.save(self._path)
         self._saved, self._saved_step = time.monotonic(), step
         self._wait = max(self._least, (self._saved - begun) / _CHECKPOINT_SHARE) if self._least else 0.0
 

@@ -109,8 +109,11 @@ def apply_update(optimizer: Any, variables: Sequence[Any], gradients: Sequence[A
     import tensorflow as tf
 
     scale = loss_scale(optimizer)
+    if replicas > 1 and (config.clip_norm or config.precision == "float16"):
+        # Before Keras's own sum: of short parts the whole may be long, and all replicas must see an overflow of one of them.
+        gradients = _shares_of_the_sum(gradients, replicas)
     if config.clip_norm:
-        gradients = _clipped(gradients, config.clip_norm * scale, replicas)
+        gradients, _ = tf.clip_by_global_norm(list(gradients), config.clip_norm * scale / replicas)
     if config.optimizer != "sgd":
         optimizer.apply(gradients, variables)
         return
@@ -137,15 +140,12 @@ def apply_update(optimizer: Any, variables: Sequence[Any], gradients: Sequence[A
     optimizer.iterations.assign_add(1)
 
 
-def _clipped(gradients: Sequence[Any], norm: Any, replicas: int) -> Sequence[Any]:
-    """Scale the gradients so that all together, summed over the replicas, are no longer than `norm`; each replica has its share of that."""
+def _shares_of_the_sum(gradients: Sequence[Any], replicas: int) -> Sequence[Any]:
+    """Return, on every replica, its equal share of the gradients summed over all."""
     import tensorflow as tf
 
-    if replicas > 1:  # before the sum of the update, because of parts that are short the whole may be long
-        context = tf.distribute.get_replica_context()
-        gradients = [gradient / replicas for gradient in context.all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))]
-    clipped, _ = tf.clip_by_global_norm(list(gradients), norm / replicas)
-    return list(clipped)
+    totals = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
+    return [total / replicas for total in totals]
 
 
 def decayed(variable: Any) -> bool:

@@ -30,19 +30,21 @@ class Patience:
     def __init__(self, seconds: float, why: Callable[[], str]):
         self._seconds, self._why = seconds, why
         self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._asked = self._done = 0
+        self._failed = False
         self._kept: Any = None
-        threading.Thread(target=self._serve, name=_THREAD_NAME, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name=_THREAD_NAME, daemon=True)
+        self._thread.start()
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
             function, arguments, answers = call
             try:
-                answers.put((function(*arguments), None))
+                answer: tuple[Any, BaseException | None] = (function(*arguments), None)
             except BaseException as error:  # noqa: BLE001 - raised where the call was made
-                answers.put((None, error))
-            self._done += 1
-            del call, function, arguments, answers  # nothing of a call is kept until the next one
+                self._failed = True
+                answer = (None, error)
+            answers.put(answer)
+            del call, function, arguments, answers, answer  # nothing of a call is kept until the next one
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return what the function returns, or raise what it raises.
@@ -51,7 +53,6 @@ class Patience:
             HungError: it did neither in time.
         """
         answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._asked += 1
         self._calls.put((function, arguments, answers))
         deadline = time.monotonic() + self._seconds
         while True:
@@ -70,16 +71,23 @@ class Patience:
         self._kept = what
 
     def settle(self, seconds: float) -> bool:
-        """Wait for a call whose caller was interrupted; return whether none is under way any more."""
-        deadline = time.monotonic() + seconds
-        while self._done < self._asked and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return self._done == self._asked
+        """Wait for a call whose caller was interrupted; return whether it has ended, and it and all before it well.
+
+        A call that failed may have done half of what it should.
+        """
+        after: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._calls.put((lambda: None, (), after))
+        try:
+            after.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        return not self._failed
 
     def close(self) -> None:
         """End the thread; if it hangs, leave it and what it works with to the end of the process."""
         self._calls.put(None)
-        if self._kept is not None and not self.settle(0):
+        self._thread.join(0.5)
+        if self._kept is not None and self._thread.is_alive():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._kept))
         self._kept = None
 

@@ -69,7 +69,7 @@ def _begin(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, 
     from pipeline.train.state import prepare
     from pipeline.train.strategy import make_devices
 
-    config, devices = _as_fidelity_says(config, model.fidelity), make_devices(config)
+    config, devices = _as_fidelity_says(config, model.fidelity), make_devices()
     state = prepare(lambda: load_model(model.verified_model_path()), config, devices)
 
     def progress(done: int, total: int, detail: str) -> None:
@@ -81,7 +81,7 @@ def _begin(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, 
         config,
         devices,
         context.scratch_directory / "checkpoint.npz",
-        context.report_directory / "profile" if config.profile else None,
+        context.report_directory / "profile" if config.profile and devices.cluster.is_chief else None,
         progress,
         context.say,
     )

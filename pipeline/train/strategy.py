@@ -107,8 +107,9 @@ def configure_runtime(config: TrainConfig, *, join: bool = False) -> None:
         gpus = len(tf.config.get_visible_devices("GPU"))
         require_divisible(config, workers, gpus or (int(which) if kind == "cpu" and which else 1))
         _require_fast(config, gpus)
-        if workers > 1:
-            _join_workers(config.hang_seconds)
+        if workers > 1 and not _join_workers.cache_info().currsize:
+            read_cluster().meet(config.hang_seconds)
+            _join_workers()
     except RuntimeError as error:
         raise ConfigError(
             f"TensorFlow already runs in this process with other devices or threads ({error}). Expected a fresh process for "
@@ -142,11 +143,10 @@ def require_divisible(config: TrainConfig, workers: int, devices: int) -> None:
 
 
 @functools.cache
-def _join_workers(seconds: float) -> Any:
-    """Return the strategy over all workers, once they have met. TensorFlow can be asked for it once."""
+def _join_workers() -> Any:
+    """Return the strategy over all workers, who have met. TensorFlow can be asked for it once."""
     import tensorflow as tf
 
-    read_cluster().meet(seconds)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     if threading.current_thread() is threading.main_thread() and (handler := signal.getsignal(signal.SIGTERM)) is not None:
         signal.signal(signal.SIGTERM, handler)  # TensorFlow has put its own, of its preemption watcher, in this one's place
@@ -203,13 +203,13 @@ def device_names() -> list[str]:
     return [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
 
 
-def make_devices(config: TrainConfig) -> Devices:
+def make_devices() -> Devices:
     """Return what to train on: the workers that have met, or all devices of this process; a strategy only for more than one."""
     import tensorflow as tf
 
     cluster = read_cluster()
     if cluster.workers > 1:
-        return Devices(_join_workers(config.hang_seconds), cluster)
+        return Devices(_join_workers(), cluster)
     names = device_names()
     return Devices(tf.distribute.MirroredStrategy(names) if len(names) > 1 else None)
 

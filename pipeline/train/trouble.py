@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,15 @@ def out_of_memory(state: State, images: Images, config: TrainConfig, devices: De
             f"A step does not fit into the device's memory, not even with one image at a time. Received {rows} images a device. Expected a "
             "smaller network or picture: try --set model.width_multiplier=0.5, or a smaller --image-size."
         )
+    smaller = f"--set train.global_batch_size={max(1, fits // config.unit) * config.unit * devices.replicas}"
+    if config.accumulate == "auto":
+        return OutOfMemoryError(
+            f"A part of {rows} images a device does not fit into its memory after all; {fits} do. Type --set "
+            f"train.accumulate={_parts(share, fits)}, or {smaller}."
+        )
     return OutOfMemoryError(
         f"A step of {rows} images a device does not fit into its memory; {fits} images do. Type --auto-batch, which trains "
-        f"the same in parts that fit, or --set train.accumulate={_parts(share, fits)}, or --set train.global_batch_size="
-        f"{max(1, fits // config.unit) * config.unit * devices.replicas}."
+        f"the same in parts that fit, or --set train.accumulate={_parts(share, fits)}, or {smaller}."
     )
 
 
@@ -127,6 +133,16 @@ def _fitting_rows(state: State, images: Images, config: TrainConfig, most: int) 
         gradients, _ = gradients_of(batch, tf.constant(0, tf.int64), 0)
         return tf.add_n([tf.reduce_sum(tf.cast(gradient, tf.float32)) for gradient in gradients])
 
+    untouched = [variable.numpy() for variable in state.network.non_trainable_variables]
+    try:
+        return _largest(attempt, size, most)
+    finally:  # such as the statistics of batch normalisation
+        for variable, value in zip(state.network.non_trainable_variables, untouched, strict=True):
+            variable.assign(value)
+
+
+def _largest(attempt: Callable[[Any], Any], size: int, most: int) -> int:
+    """Return the largest number of pictures with which an attempt succeeds, as `_fitting_rows` says."""
     fits, rows, peaks = 0, min(_FIRST_ROWS, most), [0, 0]
     while rows > fits:
         if fits and _next_peak(peaks, rows / fits) > _MEMORY_SHARE * memory_bytes():

@@ -69,7 +69,9 @@ def test_before_anything_starts(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="multiple of 3"):
         api.run(settings={"train.global_batch_size": 64}, workdir=tmp_path / "w")
     with pytest.raises(ConfigError, match="one of several already"):
-        api.run(workers=2, workdir=tmp_path / "w")
+        api.run(settings={"train.global_batch_size": 66}, workers=2, workdir=tmp_path / "w")
+    with pytest.raises(ConfigError, match="when the chief has made build again"):
+        api.run(settings={"train.global_batch_size": 66}, rerun=["build"], workdir=tmp_path / "w")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -80,9 +82,14 @@ def test_the_launcher_ends_with_the_code_of_the_worker_that_failed_by_itself(tmp
     assert "train.epochs" in capfd.readouterr().err  # the chief's own message
     assert len(heard) == 1
     assert heard[0].startswith("worker 1 ended with 2: Error: ")
-    with pytest.raises(WorkersFailedError) as found:
+    with pytest.raises(ConfigError, match="epochs"):
         api.run(settings={"train.epochs": "none"}, workers=2)
-    assert found.value.exit_code == 2
+    begun = time.monotonic()
+    with pytest.raises(WorkersFailedError) as found:  # nothing to train with: the chief says so, and the other is not waited for
+        api.run(["train"], settings={"tracking.enabled": False}, workers=2)
+    assert found.value.exit_code == 1
+    assert time.monotonic() - begun < 20
+    assert "Type `alexnet ingest` first" in capfd.readouterr().err
 
 
 # -- real workers --------------------------------------------------------------------------------------------------------

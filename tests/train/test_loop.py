@@ -375,7 +375,7 @@ from pipeline.train.strategy import configure_runtime, device_names, make_device
 configure_runtime(config)
 sys.path.insert(0, sys.argv[3])
 from test_loop import train
-state = train(config, Path(sys.argv[2] + ".ckpt"), devices=make_devices(config))
+state = train(config, Path(sys.argv[2] + ".ckpt"), devices=make_devices())
 weights = [*state.network.trainable_variables, *state.judged.trainable_variables]
 np.savez(sys.argv[2], len(device_names()), *[variable.numpy() for variable in weights])
 """
@@ -509,7 +509,7 @@ from test_loop import given, every_number, network
 from pipeline.train import loop
 from pipeline.train.checkpoint import read_checkpoint
 from pipeline.train.state import State, prepare
-path, devices = Path(sys.argv[2]), make_devices(config)
+path, devices = Path(sys.argv[2]), make_devices()
 found = read_checkpoint(path)
 before = len(found[1]["history"]) if found else 0
 state = prepare(network, config, devices)

@@ -54,6 +54,14 @@ def test_a_signal_is_heard_during_a_call_and_the_call_can_still_be_waited_for():
     assert done == [True]
 
 
+def test_what_a_call_that_failed_has_left_is_not_whole():
+    patience = Patience(5, lambda: "")
+    assert patience.settle(1)
+    with pytest.raises(ZeroDivisionError):
+        patience(lambda: 1 / 0)
+    assert not patience.settle(1)
+
+
 def test_whether_something_answers():
     never = threading.Event()
     assert answers_within(2, lambda: None)

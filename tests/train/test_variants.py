@@ -20,7 +20,7 @@ from pipeline.data.loader import training_batches
 from pipeline.model.alexnet import build_network
 from pipeline.train.state import prepare
 from pipeline.train.step import compiled_training
-both = make_devices(config)
+both = make_devices()
 assert both.strategy.num_replicas_in_sync == 2
 for words in sys.argv[2:]:
     settings = dict(word.split("=") for word in words.split(","))
