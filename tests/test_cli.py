@@ -485,8 +485,9 @@ def test_a_training_killed_twenty_times_is_the_same_training(tmp_path, devices):
     assert killed(words, tmp_path / "b", checkpointed, signal.SIGKILL)[0] == -9
     dice, ends, steps = np.random.default_rng(0), [], []
     for _ in range(19):
-        at = next((tmp_path / "b").glob("mlruns/stages/train-*.partial/scratch/checkpoint.npz"))
-        old, due, wait = at.stat().st_mtime_ns, [], dice.uniform(0, 0.8)
+        at = next((tmp_path / "b").glob("mlruns/stages/train-*.partial/scratch")) / "checkpoint.npz"
+        # It is not there when the kill came between the two renames; then the one before it counts.
+        old, due, wait = at.stat().st_mtime_ns if at.exists() else 0, [], dice.uniform(0, 0.8)
 
         def later(_mlruns, at=at, old=old, due=due, wait=wait):
             with contextlib.suppress(FileNotFoundError):  # between the two renames
