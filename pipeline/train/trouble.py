@@ -23,6 +23,10 @@ _STAGE_SECONDS = 15.0
 # Of the memory of a machine without GPUs, what a step may fill; the rest is for whatever else runs.
 _MEMORY_SHARE = 0.85
 _FIRST_ROWS = 8
+_NOT_EVEN_ONE = (
+    "A step does not fit into the device's memory, not even with one image at a time. Expected a smaller network or picture: try "
+    "--set model.width_multiplier=0.5, or a smaller --image-size."
+)
 
 
 # -- a lost loss --------------------------------------------------------------------------------------------------------
@@ -82,10 +86,7 @@ def out_of_memory(state: State, images: Images, config: TrainConfig, devices: De
     rows = share // max(1, state.parts)
     fits = _fitting_rows(state, images, config, rows - 1) if rows > 1 else 0
     if not fits:
-        return OutOfMemoryError(
-            f"A step does not fit into the device's memory, not even with one image at a time. Received {rows} images a device. Expected a "
-            "smaller network or picture: try --set model.width_multiplier=0.5, or a smaller --image-size."
-        )
+        return OutOfMemoryError(_NOT_EVEN_ONE)
     smaller = f"--set train.global_batch_size={max(1, fits // config.unit) * config.unit * devices.replicas}"
     if config.accumulate == "auto":
         return OutOfMemoryError(
@@ -107,10 +108,7 @@ def fitting_parts(state: State, images: Images, config: TrainConfig, devices: De
     share = config.global_batch_size // devices.replicas
     fits = _fitting_rows(state, images, config, share)
     if not fits:
-        raise OutOfMemoryError(
-            "A step does not fit into the device's memory, not even with one image at a time. Expected a smaller network or picture: try "
-            "--set model.width_multiplier=0.5, or a smaller --image-size."
-        )
+        raise OutOfMemoryError(_NOT_EVEN_ONE)
     return _parts(share, fits)
 
 
