@@ -13,9 +13,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import tracking
 from pipeline.artifacts import Artifact, EvaluationReport, SavedModel
@@ -24,14 +24,21 @@ from pipeline.data.listing import at, kind_of, require_source
 from pipeline.data.stage import ingest
 from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, unwritable, work_directory
 from pipeline.errors import ConfigError, LostWorkerError, WorkersFailedError
-from pipeline.evaluate.stage import evaluate
+from pipeline.evaluate.given import require_model
+from pipeline.evaluate.stage import evaluate, evaluate_model
 from pipeline.model.stage import build, build_alone
 from pipeline.train.cluster import Cluster, launch, read_cluster
 from pipeline.train.stage import train
 
+if TYPE_CHECKING:
+    from pipeline.evaluate.compare import Comparison
+
 DEFAULT_WORKDIR = Path("mlruns")
 STAGES: tuple[Stage, ...] = (ingest, build, train, evaluate)
 STAGE_NAMES = tuple(item.name for item in STAGES)
+_LEAST_LETTERS = 6  # of a run's id, to name it
+# With evaluate.model: a model from elsewhere is judged by a stage of its own.
+_STAGES_OF_A_MODEL: tuple[Stage, ...] = (ingest, evaluate_model)
 
 
 class Silent:
@@ -90,8 +97,11 @@ class PipelineResult:
                 "view": report.view,
                 "images": report.images,
                 "top1_error": report.top1_error,
+                "top1_error_interval": report.top1_error_interval,
                 "top5_error": report.top5_error,
                 "loss": report.loss,
+                "calibration_error": report.calibration_error,
+                "temperature": report.temperature,
                 "report": str(report.directory / report.REPORT_FILE),
             },
             "model": model
@@ -136,6 +146,9 @@ def settings(
     remembered: Mapping[str, Any] = {}
     overrides = dict(overrides or {})
     dataset = at(str(overrides.get("data.dataset", "")))
+    model = at(str(overrides.get("evaluate.model", "")))
+    if model.is_file():
+        overrides["evaluate.model"] = str(model.resolve())
     if overrides.get("model.weights"):
         overrides["model.weights"] = str(at(str(overrides["model.weights"])).resolve())
     if "data.dataset" in overrides and kind_of(str(dataset)) in ("folder", "manifest") and dataset.exists():
@@ -178,6 +191,8 @@ def run(
     """
     workdir, cluster = Path(workdir), read_cluster()
     resolved = _checked(recipe, settings, workdir, stages, rerun, cluster)
+    if resolved.config.evaluate.model:
+        stages, rerun = (tuple(name.replace("evaluate", evaluate_model.name) for name in names) for names in (stages, rerun))
     if workers > 1:
         launch_workers(_words(stages, recipe, settings, workdir, rerun, wait), workers)
         rerun = ()
@@ -187,6 +202,7 @@ def run(
         return PipelineResult((), resolved)
     tracking.require_nameable(config, workdir)
     with work_directory(workdir, wait=wait):
+        resolved = _with_model_file(resolved, workdir)
         tracker = tracking.MlflowTracker(workdir, config) if config.enabled else tracking.NoTracker()
 
         def joins(runner: Runner) -> bool:
@@ -215,6 +231,11 @@ def _checked(
             "model.classes is for a look at a network without a dataset. Expected the command `build` alone, received "
             f"{', '.join(stages)}; leave --classes out and the dataset says how many there are."
         )
+    if resolved.config.evaluate.model and not {*stages, *rerun} <= {"ingest", "evaluate"}:
+        raise ConfigError(
+            "evaluate.model is for judging a model that is there. Expected the commands ingest and evaluate alone, received "
+            f"{', '.join(stages)}; leave --model out to judge the one that is trained."
+        )
     if "ingest" in stages:
         require_source(resolved.config.data)
     if cluster.workers > 1:
@@ -225,6 +246,19 @@ def _checked(
                 "evaluate. Type that --rerun for the stage alone first, without TF_CONFIG."
             )
     return resolved
+
+
+def _with_model_file(resolved: Resolved, workdir: Path) -> Resolved:
+    """Return the settings with the file of the model that is to be judged, if one is, instead of its name in MLflow."""
+    config = resolved.config
+    if not config.evaluate.model:
+        return resolved
+    if Path(config.evaluate.model).suffix == ".keras":
+        require_model(Path(config.evaluate.model))  # before data is prepared for nothing
+        return resolved
+    path = tracking.model_file(config.evaluate.model, config.tracking, workdir)
+    judged = config.evaluate.model_copy(update={"model": str(path)})
+    return replace(resolved, config=config.model_copy(update={"evaluate": judged}))
 
 
 def is_chief() -> bool:
@@ -317,8 +351,52 @@ def _runner(
             configure_runtime(resolved.config.train, join=joins(runner))
 
     alone = resolved is not None and resolved.config.model.classes > 0
-    runner = Runner((build_alone,) if alone else STAGES, workdir, observer or Silent(), prepare)
+    foreign = resolved is not None and bool(resolved.config.evaluate.model)
+    stages = (build_alone,) if alone else _STAGES_OF_A_MODEL if foreign else STAGES
+    runner = Runner(stages, workdir, observer or Silent(), prepare, selects=not foreign)
     return runner
+
+
+def compare(first: str, second: str, workdir: Path | str = DEFAULT_WORKDIR) -> Comparison:
+    """Put two evaluations of the same pictures side by side, with paired tests and a page of its own.
+
+    Args:
+        first: an evaluation: its folder, the name of that, or the id, or its first letters, of its MLflow run or of the pipeline's.
+        second: another one.
+        workdir: where they were made.
+
+    Raises:
+        ConfigError: there is no such evaluation, or the two are of unlike views or splits.
+        DatasetError: they are not of the same pictures.
+    """
+    from pipeline.evaluate.compare import compare_reports, write_comparison
+
+    workdir = Path(workdir)
+    reports = [EvaluationReport.read(_evaluation(name, workdir)) for name in (first, second)]
+    comparison = compare_reports(*reports)
+    return write_comparison(comparison, workdir / "comparisons")
+
+
+def _evaluation(name: str, workdir: Path) -> Path:
+    """Return the folder of an evaluation that somebody names."""
+    for folder in (Path(name), workdir / "stages" / name):
+        if (folder / EvaluationReport.FILE).is_file():
+            return folder
+    ids = {key: ids["run_id"] for key, ids in tracking.known_runs(workdir).items()}
+    keys = {key for key, run_id in ids.items() if run_id.startswith(name)} if len(name) >= _LEAST_LETTERS else set()
+    found = [path.parent for path in sorted(workdir.glob("stages/evaluate*/run.json")) if keys & set(_keys_of(path))]
+    if len(found) != 1:
+        raise ConfigError(
+            f"There is {'no' if not found else 'more than one'} evaluation `{name}` in {workdir}. Expected the folder of one, or the first "
+            f"{_LEAST_LETTERS} letters or more of its MLflow run. Received {name!r}. `alexnet status` shows the last one."
+        )
+    return found[0]
+
+
+def _keys_of(account: Path) -> tuple[str, str]:
+    """Return the key of the run that made a stage's result, and that of the pipeline's run around it."""
+    key = str(json.loads(account.read_text(encoding="utf-8")).get("run_key", ""))
+    return key, key.rpartition("-")[0]
 
 
 def status(

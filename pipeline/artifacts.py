@@ -64,6 +64,9 @@ class DatasetArtifact(Artifact):
     `reads` maps `train`, `validation` and `test` to TFDS split instructions such as `train[:90%]`, read from `builder_directory`.
     """
 
+    # What a manifest says of its pictures besides their labels: a column `key` and others, all text. Only where it says something.
+    ATTRIBUTES_FILE: ClassVar[str] = "index/attributes.parquet"
+
     name: str = Field(description="What --dataset was called, without its folders.")
     digest: str = Field(description="SHA-256 over every split's (key, label, image bytes).")
     class_names: tuple[str, ...] = Field(description="Names in the order of their class ids.")
@@ -210,22 +213,33 @@ class EvaluationReport(Artifact):
     """What the saved model scores on one split, each image exactly once."""
 
     REPORT_FILE: ClassVar[str] = "report/report.html"
+    PREDICTIONS_FILE: ClassVar[str] = "predictions.parquet"
 
     split: str = Field(description="Which split was scored.")
-    view: str = Field(description="How pictures were cut, for example `center crop`.")
+    view: str = Field(description="How pictures were cut: `center crop` or `mean of ten crops`. Numbers of unlike views are not compared.")
     images: int = Field(description="Images scored.")
     top1_error: float = Field(description="Share whose first guess is wrong, in [0, 1].")
     top5_error: float = Field(description="Share whose first five guesses are all wrong, in [0, 1].")
     loss: float = Field(description="Mean cross-entropy in nats, without any penalty.")
     top1_error_interval: tuple[float, float] = Field(description="95 % Wilson interval of the top-1 error.")
     majority_error: float = Field(description="Top-1 error of always answering the commonest training class.")
-    predictions_sha256: str = Field(description="SHA-256 of predictions.npz's arrays.")
+    calibration_error: float = Field(description="Expected calibration error of the probabilities as they come, share in [0, 1].")
+    temperature: float = Field(description="What logits are divided by for calibrated probabilities; fitted on the validation split.")
+    class_names: tuple[str, ...] = Field(description="Names in the order of the logits.")
+    model_sha256: str = Field(description="SHA-256 of the .keras file that was scored, whose temperature this is.")
+    dataset_digest: str = Field(description="Digest of the dataset whose pictures were scored.")
+    predictions_sha256: str = Field(description="SHA-256 of the predictions' keys, labels and logits.")
 
     def headline(self) -> str:
         """The error with its interval."""
         low, high = self.top1_error_interval
-        return f"{self.split} top-1 error {self.top1_error:.2%} ({low:.2%} to {high:.2%}) on {self.images:,} images"
+        return f"{self.split} top-1 error {self.top1_error:.2%} ({low:.2%} to {high:.2%}), {self.view}, on {self.images:,} images"
+
+    @property
+    def predictions_path(self) -> Path:
+        """What the model said of each picture, as `pipeline.evaluate.scoring` describes it."""
+        return self.directory / self.PREDICTIONS_FILE
 
     def promised_files(self) -> tuple[Path, ...]:
-        """The report."""
-        return (self.directory / self.REPORT_FILE,)
+        """The report and the predictions."""
+        return (self.directory / self.REPORT_FILE, self.predictions_path)

@@ -146,6 +146,12 @@ STAGE_OPTIONS = {
     "split": click.option(
         "--split", metavar="NAME", shell_complete=_complete_value("evaluate.split"), help="Which images to score: test or validation."
     ),
+    "view": click.option(
+        "--view", metavar="NAME", shell_complete=_complete_value("evaluate.view"), help="How images are cut: center, or ten as in 2012."
+    ),
+    "model": click.option(
+        "--model", metavar="FILE|models:/...|RUN", help="Judge this model: a .keras file, a name in MLflow's registry, or a run's id."
+    ),
 }
 # Which settings a stage's own options mean; `run` has them all.
 MEANINGS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -166,7 +172,12 @@ MEANINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "profile": ("train.profile",),
         "seed": ("train.seed",),
     },
-    "evaluate": {"split": ("evaluate.split",)},
+    "evaluate": {
+        "split": ("evaluate.split",),
+        "view": ("evaluate.view",),
+        "model": ("evaluate.model",),
+        "dataset": ("data.dataset",),
+    },
     "run": {
         "dataset": ("data.dataset",),
         "variant": ("model.variant",),
@@ -180,6 +191,7 @@ MEANINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "profile": ("train.profile",),
         "seed": ("model.seed", "train.seed"),
         "split": ("evaluate.split",),
+        "view": ("evaluate.view",),
     },
 }
 
@@ -245,7 +257,7 @@ _stage_command("run", STAGE_NAMES, "Run every stage: ingest, build, train, evalu
 _stage_command("ingest", ("ingest",), "Prepare the pictures: read, check, split and store them.")
 _stage_command("build", ("build",), "Build the network for the dataset, with fresh weights or those of a file.")
 _stage_command("train", ("train",), "Train the network on one device or on many, and keep the weights of its best epoch.")
-_stage_command("evaluate", ("evaluate",), "Score the saved model on pictures it has never seen.")
+_stage_command("evaluate", ("evaluate",), "Score the saved model, or the one that --model names, on pictures it has never seen.")
 
 
 @cli.result_callback()
@@ -321,6 +333,25 @@ def status(invocation: Invocation) -> None:
         print_json(invocation.output(), {"recipe": resolved.recipe, "stages": [status_dict(finding, pages) for finding in findings]})
     else:
         show_status(invocation.output(), resolved, findings, pages)
+
+
+@cli.command()
+@click.argument("first", metavar="RUN")
+@click.argument("second", metavar="RUN")
+@_shared
+def compare(invocation: Invocation, first: str, second: str) -> None:
+    """Put two evaluations of the same pictures side by side, with paired tests and a page.
+
+    RUN is the id, or its first letters, of an evaluation's MLflow run or of the pipeline run around it; or the folder of an evaluation.
+    """
+    from pipeline import api
+    from pipeline.console import print_json, show_comparison
+
+    comparison = api.compare(first, second, invocation.workdir)
+    if invocation.json:
+        print_json(invocation.output(), comparison.as_dict())
+    else:
+        show_comparison(invocation.output(), comparison)
 
 
 @cli.command()

@@ -293,6 +293,16 @@ class EvaluateConfig(Section):
         description="`center`: the central crop; `ten`: the mean of ten crops as in the paper, ten times slower.",
     )
     global_batch_size: int = Field(256, ge=1, le=65_536, description="Images per forward step; the result does not depend on it.")
+    report: Literal["full", "short"] = Field(
+        "full", description="`short` leaves out corrupted pictures, the network's inside and its speed, which take most of the time."
+    )
+    model: str = Field(
+        "",
+        description="Judge this model instead of the trained one: a `.keras` file, models:/NAME@ALIAS, or the id of an MLflow run.",
+    )
+
+    # With a model of its own the stage is another one, which knows it by its bytes and not by its name.
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"model"})
 
 
 class TrackingConfig(Section):

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -19,6 +19,9 @@ from pipeline.api import PipelineResult, stage_dict
 from pipeline.artifacts import ModelArtifact
 from pipeline.config import Resolved
 from pipeline.engine import Finding, Outcome
+
+if TYPE_CHECKING:
+    from pipeline.evaluate.compare import Comparison
 
 _PLAIN_SECONDS = 30.0  # without a terminal, one line of progress so often
 _STATE_STYLES = {
@@ -191,6 +194,8 @@ def show_result(output: Console, result: PipelineResult) -> None:
         table.add_row("top-1 error", f"{report.top1_error:.2%}", f"95 % interval {low:.2%} to {high:.2%}")
         table.add_row("top-5 error", f"{report.top5_error:.2%}", "")
         table.add_row("cross-entropy", f"{report.loss:.4f}", "nats")
+        calibration = f"expected, of the probabilities; temperature {report.temperature:.3f} mends it"
+        table.add_row("calibration error", f"{report.calibration_error:.2%}", calibration)
         table.add_row("majority class", f"{report.majority_error:.2%}", "error of always giving the commonest answer")
         output.print(table)
         _show_place(output, "report", str((report.directory / report.REPORT_FILE).resolve().as_uri()))
@@ -199,6 +204,21 @@ def show_result(output: Console, result: PipelineResult) -> None:
     if result.run_url is not None:
         hint = "" if result.resolved.config.tracking.uri.startswith("http") else "   (after `alexnet ui`)"
         _show_place(output, "MLflow", f"{result.run_url}{hint}")
+
+
+def show_comparison(output: Console, comparison: Comparison) -> None:
+    """Print which of two models is better, the numbers of both, and where the page is."""
+    from pipeline.evaluate.compare import measure_table, verdict
+
+    output.print(Text(verdict(comparison)))
+    numbers = measure_table(comparison)
+    table = Table()
+    for heading in numbers.headings:
+        table.add_column(heading, justify="left" if heading == "measure" else "right")
+    for row in numbers.rows:
+        table.add_row(*row)
+    output.print(table)
+    _show_place(output, "page", str(comparison.page.resolve().as_uri()))
 
 
 def _show_layers(output: Console, model: ModelArtifact, batch_size: int) -> None:

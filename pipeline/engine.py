@@ -293,13 +293,23 @@ class Runner:
         workdir: the folder that everything is written under.
         observer: told what happens.
         prepare: called once before the first stage that really runs; may configure heavy libraries.
+        selects: whether later commands go on from what these stages make.
     """
 
-    def __init__(self, stages: Sequence[Stage], workdir: Path, observer: Observer, prepare: Callable[[], None] = lambda: None):
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        workdir: Path,
+        observer: Observer,
+        prepare: Callable[[], None] = lambda: None,
+        *,
+        selects: bool = True,
+    ):
         self.stages = tuple(stages)
         self.workdir = workdir
         self.observer = observer
         self.prepare = functools.cache(prepare)
+        self._selects = selects
 
     # -- where things live ------------------------------------------------------------------------------------------
 
@@ -553,6 +563,8 @@ class Runner:
 
     def _select(self, item: Stage, folder: Path, resolved: Resolved, *, finished: bool = False) -> None:
         """Make this result, which is there or is about to be made, the one that later commands start from."""
+        if not self._selects:
+            return
         current = self.current()
         order = [other.name for other in self.stages]
         settings = {key: value for key, value in resolved.flat().items() if key.startswith(f"{item.section}.")}

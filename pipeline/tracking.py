@@ -517,6 +517,7 @@ def _connect(config: TrackingConfig, workdir: Path) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # four lines a run, into our own output
     import logging
@@ -586,6 +587,50 @@ def open_experiment(config: TrackingConfig, workdir: Path) -> str:
             f"The tracking store {store_uri(config, workdir)} does not answer ({type(error).__name__}: {str(error)[:150]}). Expected a "
             "running MLflow server or a writable folder. Check tracking.uri."
         ) from error
+
+
+def model_file(reference: str, config: TrackingConfig, workdir: Path) -> Path:
+    """Return the `.keras` file of a model that MLflow knows, fetched into the work directory where the store is elsewhere.
+
+    Args:
+        reference: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `models:/MODEL_ID`, or the id of a run that trained one, or its pipeline's.
+        config: the tracking store.
+        workdir: the work directory.
+
+    Raises:
+        ConfigError: MLflow knows no such model.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = _connect(config, workdir)
+        mlflow.set_tracking_uri(store_uri(config, workdir))
+        uri = reference if reference.startswith("models:/") else _model_of_run(client, reference)
+        fetched = workdir / "fetched" / uri.partition("/")[2].replace("/", "-")
+        fetched.mkdir(parents=True, exist_ok=True)
+        local = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(fetched))
+    except (MlflowException, OSError) as error:
+        raise ConfigError(
+            f"There is no model `{reference}` in {store_uri(config, workdir)} ({' '.join(str(error).split())[:150]}). Expected a .keras "
+            "file, models:/NAME@ALIAS or the id of an MLflow run that made a model. Check --model and tracking.uri."
+        ) from error
+    return Path(local) / "data" / "model.keras"
+
+
+def _model_of_run(client: Any, run_id: str) -> str:
+    """Return the address of the model that a run trained, or a run below it, or one that it links to because it skipped training."""
+    run = client.get_run(run_id)
+    experiment = [run.info.experiment_id]
+    below = client.search_runs(experiment, f"tags.`mlflow.parentRunId` = '{run_id}'")
+    runs = [run_id, *(child.info.run_id for child in below), *(run.data.tags[name] for name in ("skipped.train",) if name in run.data.tags)]
+    for candidate in runs:
+        for model in client.search_logged_models(experiment, f"source_run_id = '{candidate}'"):
+            return f"models:/{model.model_id}"
+    raise ConfigError(
+        f"The MLflow run {run_id} made no model. Expected a run of `train`, or of a pipeline that trained. Name another run, or a .keras "
+        "file."
+    )
 
 
 def server_command(config: TrackingConfig, workdir: Path, port: int) -> tuple[list[str], dict[str, str]]:

@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -403,12 +403,32 @@ class _Table(NamedTuple):
     rows: Iterator[tuple[int, Sequence[Any]]]
 
 
+def _opened(manifest: Path, *, every_column: bool = False) -> AbstractContextManager[_Table]:
+    """Open a manifest of any kind."""
+    return _parquet_table(manifest, every_column) if manifest.suffix.lower() == ".parquet" else _text_table(manifest)
+
+
+def attributes(manifest: Path) -> tuple[tuple[str, ...], Iterator[tuple[str, list[str]]]]:
+    """Return what else a manifest says of its pictures: the names of its other columns, and (key, cells) of each row as text.
+
+    A manifest that `list_manifest` accepted; columns without a name, and a second one of the same name, are left out.
+    """
+    with _opened(manifest, every_column=True) as table:
+        names = [name for name in dict.fromkeys(table.columns) if name and name not in ("path", "label", "split", "key")]
+        at_column, path = [table.columns.index(name) for name in names], table.columns.index("path")
+
+    def rows() -> Iterator[tuple[str, list[str]]]:
+        with _opened(manifest, every_column=True) as (_, _unit, every):
+            for _number, cells in every:
+                texts = [printable(_text(cells[index])) if index < len(cells) else "" for index in at_column]
+                yield printable(_plain(_text(cells[path]))), texts
+
+    return tuple(map(printable, names)), rows()
+
+
 def _rows(manifest: Path) -> Iterator[_Row]:
     """Yield the rows of a manifest one by one."""
-    opened: Callable[[Path], AbstractContextManager[_Table]] = _text_table
-    if manifest.suffix.lower() == ".parquet":
-        opened = _parquet_table
-    with opened(manifest) as (columns, unit, rows):
+    with _opened(manifest) as (columns, unit, rows):
         if missing := {"path", "label"} - set(columns):
             raise DatasetError(
                 f"The manifest {printable(manifest)} lacks the column {', '.join(sorted(missing))}. Expected path, label and, if wanted, "
@@ -464,13 +484,15 @@ def _text_table(manifest: Path) -> Iterator[_Table]:
 
 
 @contextmanager
-def _parquet_table(manifest: Path) -> Iterator[_Table]:
-    """Open a Parquet file; rows are numbered from 1."""
-    from pyarrow import parquet
+def _parquet_table(manifest: Path, every_column: bool) -> Iterator[_Table]:
+    """Open a Parquet file; rows are numbered from 1. Of columns that hold lists or the like none is read."""
+    from pyarrow import parquet, types
 
     with parquet.ParquetFile(manifest, buffer_size=1 << 20) as file:  # else a whole column is read at a time
         every = file.schema_arrow.names
         columns = [name for name in _COLUMNS if name in every]
+        if every_column:
+            columns = [item.name for item in file.schema_arrow if not types.is_nested(item.type)]
         batches = file.iter_batches(batch_size=8192, columns=columns)
         rows = (cells for batch in batches for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True))
         yield _Table(every if {"path", "label"} - set(every) else columns, "Row", enumerate(rows, start=1))

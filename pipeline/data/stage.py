@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.artifacts import DatasetArtifact
 from pipeline.config import DataConfig
-from pipeline.data.listing import source_stamp
+from pipeline.data.listing import at, attributes, kind_of, source_stamp
 from pipeline.engine import Context, stage
 
 
@@ -16,7 +16,7 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
     from pipeline.data.card import write_card
     from pipeline.data.source import prepare
     from pipeline.data.splits import require_classes
-    from pipeline.data.statistics import measure, write_sample
+    from pipeline.data.statistics import measure, write_attributes, write_sample
 
     def progress(done: int, total: int, detail: str) -> None:
         context.progress(done, total, "images", detail)
@@ -26,6 +26,10 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
     require_classes(prepared.class_names, statistics.class_counts)
     write_card(prepared, statistics, config, context.report_directory)
     write_sample(statistics.examples, context.directory)
+    if kind_of(config.dataset) == "manifest":
+        names, rows = attributes(at(config.dataset))
+        if names:
+            write_attributes(names, rows, context.directory / DatasetArtifact.ATTRIBUTES_FILE)
     sizes = {f"{split}_images": sum(counts) for split, counts in statistics.class_counts.items()}
     left_out = {"quarantined": len(prepared.quarantined), "set_aside": len(prepared.aside)}
     context.run.metrics({**sizes, **left_out, "classes": len(prepared.class_names)}, summary=True)

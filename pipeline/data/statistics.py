@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ EXAMPLE_CLASSES = 12
 EXAMPLES_PER_CLASS = 8
 SAMPLE_PICTURES = 32
 _WINDOW, _SHOWN = 4096, 256
-_INDEX = pa.schema({"key": pa.string(), "label": pa.int32(), "sha256": pa.binary(32)})
+_Row = tuple[str, int, bytes, int, int]
+_INDEX = pa.schema({"key": pa.string(), "label": pa.int32(), "sha256": pa.binary(32), "height": pa.int32(), "width": pa.int32()})
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class _Tally:
 
 
 def measure(prepared: Prepared, short_side: int, directory: Path, progress: Progress, *, store_pixels: bool = False) -> Statistics:
-    """Read every picture's bytes once; write each split's index of keys, labels and SHA-256 into `directory`.
+    """Read every picture's bytes once; write each split's index of keys, labels, SHA-256 and sizes into `directory`.
 
     The numbers do not depend on the number of threads: pixels are summed as integers.
 
@@ -119,6 +121,22 @@ def write_sample(examples: Mapping[int, list[Any]], directory: Path) -> None:
     np.savez(directory / "sample.npz", pixels=np.stack(pixels), labels=np.asarray(labels, np.int32))
 
 
+def write_attributes(names: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], path: Path) -> None:
+    """Write what a manifest says of its pictures besides their labels: a Parquet file of `key` and a column of text for each name.
+
+    Args:
+        names: of the columns.
+        rows: each picture's key and its cells.
+        path: the file.
+    """
+    schema = pa.schema([("key", pa.string()), *((name, pa.string()) for name in names)])
+    with parquet.ParquetWriter(path, schema) as writer:
+        every = iter(rows)
+        while window := list(itertools.islice(every, _WINDOW)):
+            columns = zip(*((key, *cells) for key, cells in window), strict=True)
+            writer.write_batch(pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=schema))
+
+
 def _resized(prepared: Prepared, split: str, short_side: int, every: bool) -> Any:
     """Return a split's examples with `pixels` uint8 [side, side, 3] and `products` int64 [3, 3]; no pixels where none are needed."""
     limit = MEASURED_IMAGES if split == "train" else 0
@@ -155,15 +173,15 @@ def _pixels_file(directory: Path, split: str, shape: tuple[int, ...]) -> Any:
 def _count_split(tally: _Tally, split: str, examples: Any, stored: Any, index: Path, progress: Callable[[], None]) -> None:
     """Add one split to the tally; write its index, and its pixels where they are stored, as they come."""
     with parquet.ParquetWriter(index, _INDEX) as writer:
-        rows: list[tuple[str, int, bytes]] = []
+        rows: list[_Row] = []
         for position, example in enumerate(examples.as_numpy_iterator()):
             label, key = int(example["label"]), example["key"].decode("utf-8", "backslashreplace")
             _require_class(label, key, split, len(tally.counts[split]))
             sha256 = hashlib.sha256(example["image"])
-            rows.append((key, label, sha256.digest()))
             if stored is not None:
                 stored[position] = example["pixels"]
             _count_picture(tally, split, label, sha256.digest(), example)
+            rows.append((key, label, sha256.digest(), tally.heights[-1], tally.widths[-1]))
             tally.digest.update(json.dumps([split, key, label, sha256.hexdigest()]).encode() + b"\n")
             if split == "train":
                 _count_pixels(tally, position, label, example)
@@ -176,9 +194,9 @@ def _count_split(tally: _Tally, split: str, examples: Any, stored: Any, index: P
     progress()
 
 
-def _batch(rows: Sequence[tuple[str, int, bytes]]) -> Any:
+def _batch(rows: Sequence[_Row]) -> Any:
     """Return rows of the index as Arrow holds them."""
-    columns = zip(*rows, strict=True) if rows else ([], [], [])
+    columns = zip(*rows, strict=True) if rows else ([],) * len(_INDEX)
     return pa.record_batch([pa.array(column, kind) for column, kind in zip(columns, _INDEX.types, strict=True)], schema=_INDEX)
 
 

@@ -1,4 +1,4 @@
-"""The pictures of the report, drawn with matplotlib's objects only: no pyplot, no state that another drawing could see.
+"""The pictures of the report that show results, drawn with matplotlib's objects only: no pyplot, no state that another drawing could see.
 
 Names come from folders and files and may hold anything, so all text is written literally (`$` starts no formula), on one line, cut to
 its room, and as `class 12` where the font lacks a letter. The page beside the pictures has every name whole.
@@ -25,10 +25,10 @@ from pipeline.evaluate.metrics import Integers
 ANNOTATED_CLASSES = 25  # more rows than this cannot be read with a number in each square
 _OVERVIEW_SQUARES = 100  # along one side; more are thinner than a line
 _FONT = "DejaVu Sans"  # comes with matplotlib, so a picture is the same everywhere
-_LITERAL: dict[str, Any] = {"parse_math": False, "usetex": False, "fontfamily": _FONT}
-_CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
-_DPI = 150
-_INK, _FAINT, _EDGE = "#1d2330", "#69707d", "#c9cdd5"
+LITERAL: dict[str, Any] = {"parse_math": False, "usetex": False, "fontfamily": _FONT}
+CENTRED: dict[str, Any] = {"ha": "center", "va": "center"}
+DPI = 150
+INK, FAINT, EDGE = "#1d2330", "#69707d", "#c9cdd5"
 _RIGHT, _WRONG, _OTHER = "#8db8f5", "#f7b877", "#dde1e8"  # blue and orange also differ for the colour-blind
 _RIGHTS = LinearSegmentedColormap.from_list("rights", ["#ffffff", "#2460c8"])
 _WRONGS = LinearSegmentedColormap.from_list("wrongs", ["#ffffff", "#f2a154", "#a63c06"])
@@ -73,22 +73,22 @@ def draw_confusion(confusion: Integers, names: Sequence[str], path: Path, classe
             column,
             row,
             str(counts[row, column]),
-            color="white" if dark else _INK,
+            color="white" if dark else INK,
             fontsize=number,
             ha="center",
             va="center_baseline",
-            **_LITERAL,
+            **LITERAL,
         )
-    axes.set_yticks(range(len(shown)), labels, fontsize=9, color=_INK, **_LITERAL)
-    axes.set_xticks(range(len(shown)), labels, fontsize=9, color=_INK, rotation=0 if flat else 90, **_LITERAL)
-    axes.set_ylabel("correct class", fontsize=9, color=_FAINT, **_LITERAL)
-    axes.set_xlabel("answer", fontsize=9, color=_FAINT, **_LITERAL)
+    axes.set_yticks(range(len(shown)), labels, fontsize=9, color=INK, **LITERAL)
+    axes.set_xticks(range(len(shown)), labels, fontsize=9, color=INK, rotation=0 if flat else 90, **LITERAL)
+    axes.set_ylabel("correct class", fontsize=9, color=FAINT, **LITERAL)
+    axes.set_xlabel("answer", fontsize=9, color=FAINT, **LITERAL)
     axes.set_xticks(np.arange(len(shown) - 1) + 0.5, minor=True)
     axes.set_yticks(np.arange(len(shown) - 1) + 0.5, minor=True)
     axes.grid(which="minor", color="#e6e8ec", linewidth=0.6)
     axes.tick_params(which="both", length=0)
-    axes.spines[:].set_color(_EDGE)
-    _save(figure, path)
+    axes.spines[:].set_color(EDGE)
+    save_figure(figure, path)
 
 
 def draw_confusion_overview(confusion: Integers, path: Path) -> int:
@@ -110,17 +110,17 @@ def draw_confusion_overview(confusion: Integers, path: Path) -> int:
     image = axes.imshow(squares, cmap=_WRONGS, norm=PowerNorm(0.5, 0, max(1, squares.max())), extent=extent, interpolation="nearest")
     axes.set_xlim(-0.5, classes - 0.5)
     axes.set_ylim(classes - 0.5, -0.5)
-    axes.set_xlabel("answer, by class number", color=_INK, **_LITERAL)
-    axes.set_ylabel("correct class number", color=_INK, **_LITERAL)
+    axes.set_xlabel("answer, by class number", color=INK, **LITERAL)
+    axes.set_ylabel("correct class number", color=INK, **LITERAL)
     if not squares.any():
-        axes.text(0.5, 0.5, "no wrong answer", transform=axes.transAxes, fontsize=14, color=_FAINT, **_CENTRED, **_LITERAL)
+        axes.text(0.5, 0.5, "no wrong answer", transform=axes.transAxes, fontsize=14, color=FAINT, **CENTRED, **LITERAL)
     bar = figure.colorbar(image, cax=figure.add_axes((0.85, 0.1, 0.025, 0.84)))
     bar.locator = MaxNLocator(nbins=6, integer=True)
-    bar.set_label("pictures answered wrong", color=_INK, **_LITERAL)
+    bar.set_label("pictures answered wrong", color=INK, **LITERAL)
     for part in (axes, bar.ax):
-        part.spines[:].set_color(_EDGE)
-        part.tick_params(color=_EDGE, labelcolor=_INK, labelsize=9, labelfontfamily=_FONT)
-    _save(figure, path)
+        part.spines[:].set_color(EDGE)
+        part.tick_params(color=EDGE, labelcolor=INK, labelsize=9, labelfontfamily=_FONT)
+    save_figure(figure, path)
     return step
 
 
@@ -147,34 +147,10 @@ def draw_guesses(pictures: Sequence[Guesses], names: Sequence[str], path: Path) 
         frame.axis("off")
         title = fitting(names, picture.label, cell_width * 72, 10, bold=True)
         x, y = (left + cell_width / 2) / width, (top - image - 0.17) / height
-        figure.text(x, y, title, fontsize=10, fontweight="bold", color=_INK, **_CENTRED, **_LITERAL)
+        figure.text(x, y, title, fontsize=10, fontweight="bold", color=INK, **CENTRED, **LITERAL)
         box = (left / width, (top - image - 0.34 - bars * bar) / height, cell_width / width, bars * bar / height)
         _draw_bars(figure.add_axes(box), picture, names, cell_width, bars)
-    _save(figure, path)
-
-
-def draw_filters(kernel: Any, path: Path) -> None:
-    """Draw the filters that see the pixels, at most 16 a row, in colour; grey is zero and each is stretched to its own largest weight.
-
-    Args:
-        kernel: float [height, width, 3, filters], unbounded.
-        path: the PNG file to write.
-    """
-    high, wide, _, filters = kernel.shape
-    rows = -(-filters // 16)
-    columns = -(-filters // rows)
-    largest = np.maximum(np.abs(kernel).max(axis=(0, 1, 2), keepdims=True), 1e-12)
-    shown = 0.5 + 0.5 * kernel / largest
-    scale = max(1, 72 // wide)
-    border = 6
-    sheet = np.ones((rows * (high * scale + border) + border, columns * (wide * scale + border) + border, 3))
-    for index in range(filters):
-        row, column = divmod(index, columns)
-        top, left = border + row * (high * scale + border), border + column * (wide * scale + border)
-        sheet[top : top + high * scale, left : left + wide * scale] = shown[..., index].repeat(scale, axis=0).repeat(scale, axis=1)
-    figure = Figure((sheet.shape[1] / _DPI, sheet.shape[0] / _DPI))
-    figure.figimage(sheet)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def fitting(names: Sequence[str], index: int, points: float, size: float, *, bold: bool = False) -> str:
@@ -197,6 +173,11 @@ def fitting(names: Sequence[str], index: int, points: float, size: float, *, bol
     return _shortened(text, kept)
 
 
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a PNG whose bytes depend on the drawing only: no version, no time."""
+    figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": None})
+
+
 def _shortened(text: str, kept: int) -> str:
     """Return the text with `kept` of its letters, two thirds of them from its start, around an ellipsis."""
     tail = kept // 3
@@ -216,9 +197,9 @@ def _draw_bars(axes: Any, picture: Guesses, names: Sequence[str], inches: float,
         axes.barh(place + 0.5, track * max(probability, 0.006), height=0.84, color=colour)
         mark = "✓ " if correct else "✗ " if place == 0 else ""
         name = mark + fitting(names, answer, (inches * track - 0.3) * 72, 8.5, bold=correct)
-        style = {"fontsize": 8.5, "va": "center", "color": _INK, "fontweight": "bold" if correct else "normal"}
-        axes.text(0.02, place + 0.52, name, **style, **_LITERAL)
-        axes.text(1.0, place + 0.52, f"{100 * probability:.1f} %", ha="right", **style, **_LITERAL)
+        style = {"fontsize": 8.5, "va": "center", "color": INK, "fontweight": "bold" if correct else "normal"}
+        axes.text(0.02, place + 0.52, name, **style, **LITERAL)
+        axes.text(1.0, place + 0.52, f"{100 * probability:.1f} %", ha="right", **style, **LITERAL)
 
 
 @functools.cache
@@ -247,8 +228,3 @@ def _shares_in_colour(shares: Any) -> Any:
     """
     diagonal = np.eye(len(shares), dtype=bool)[..., None]
     return np.where(diagonal, _RIGHTS(shares), _WRONGS(np.sqrt(shares)))
-
-
-def _save(figure: Any, path: Path) -> None:
-    """Write a PNG whose bytes depend on the drawing only: no version, no time."""
-    figure.savefig(path, dpi=_DPI, facecolor="white", metadata={"Software": None})

@@ -3,126 +3,159 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.evaluate.metrics import Average, Confusion, Summary, answer_probabilities, log_probabilities, most_confused
-from pipeline.evaluate.pictures import (
-    ANNOTATED_CLASSES,
-    Guesses,
-    draw_confusion,
-    draw_confusion_overview,
-    draw_filters,
-    draw_guesses,
-)
-from pipeline.evaluate.scoring import Predictions
+from pipeline.evaluate import explain, looks
+from pipeline.evaluate.charts import draw_corrupted, draw_reliability, draw_robustness, draw_slices
+from pipeline.evaluate.corruptions import SEVERITIES
+from pipeline.evaluate.metrics import MEASURES, Confusion, Summary, log_probabilities, most_confused, percent
+from pipeline.evaluate.pictures import ANNOTATED_CLASSES, Guesses, draw_confusion, draw_confusion_overview, draw_guesses
+from pipeline.evaluate.robustness import Worn, specimens
+from pipeline.evaluate.slices import Slice
+from pipeline.evaluate.speed import Speed, table_rows
 from pipeline.page import Picture, Section, Table, render
 
-_PICTURES = 8  # as in the paper's figure 4
+PICTURES = 8  # as in the paper's figure 4
+NEIGHBOURS = 6  # likewise
 _PAIRS = 20
+_SLICES, _DRAWN_SLICES = 30, 15
+_MAPS = 8
+_LEAST_SURE = 40  # pictures; the worst slice of fewer says nothing
 
 
-def write_report(
-    directory: Path,
-    *,
-    summary: Summary,
-    predictions: Predictions,
-    names: Sequence[str],
-    split: str,
-    look: Callable[[Sequence[int]], Mapping[int, Any]],
-    kernel: Any,
-    footer: str,
-) -> None:
-    """Write report.html and the PNG files that it shows.
+@dataclass(frozen=True)
+class Chosen:
+    """A picture that is shown: place in the split, name, uint8 [size, size, 3] in [0, 255], right class, and float32 logits [classes]."""
 
-    Args:
-        directory: an existing folder.
-        summary: what was counted.
-        predictions: what the network said of each picture.
-        names: of the classes, in the order of the logits.
-        split: which pictures, `test` or `validation`.
-        look: gives position -> uint8 [size, size, 3] in [0, 255] for positions in stored order.
-        kernel: the first layer's weights, float [height, width, 3, filters].
-        footer: small print.
+    position: int
+    key: str
+    pixels: Any
+    label: int
+    logits: Any
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What is needed to show what the network looks at: the model, and some training pictures.
+
+    `pixels` are uint8 [pictures, size, size, 3] in [0, 255], `labels` int [pictures].
     """
-    samples, mistakes = sample_positions(summary.images), confident_mistakes(predictions)
-    pixels = look([*samples, *mistakes])
-    pairs = most_confused(summary.confusion, _PAIRS)
+
+    model: Any
+    pixels: Any
+    labels: Any
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Everything that was found of a model on a split; `worn`, `speed` and `looks` are left out of a short report."""
+
+    split: str
+    view: str
+    names: Sequence[str]
+    summary: Summary
+    slices: Sequence[Slice]
+    samples: Sequence[Chosen]
+    mistakes: Sequence[Chosen]
+    unsure: Sequence[Chosen]
+    footer: str
+    worn: Worn | None = None
+    speed: Speed | None = None
+    looks: Looks | None = None
+
+
+def write_report(directory: Path, judged: Judgement) -> None:
+    """Write report.html and the PNG files that it shows into an existing folder."""
     sections = [
-        Section("In numbers", tables=[headline_table(summary, len(names))]),
-        _confusion_section(directory, summary, pairs, names),
-        _guess_section(
-            directory / "guesses.png", "Pictures and first guesses", _SAMPLES_TEXT, guesses_of(predictions, samples, pixels), names
-        ),
+        Section("In numbers", tables=[headline_table(judged)]),
+        _confusion_section(directory, judged.summary, judged.names),
+        Section("Classes, the worst first", tables=[class_table(judged.summary, judged.names)]),
+        *_slice_sections(directory, judged),
+        _calibration_section(directory, judged.summary),
+        _guess_section(directory / "guesses.png", "Pictures and first guesses", _SAMPLES_TEXT, judged.samples, judged.names),
     ]
-    if mistakes:
-        shown = guesses_of(predictions, mistakes, pixels)
-        sections.append(_guess_section(directory / "mistakes.png", "Most confident mistakes", _MISTAKES_TEXT, shown, names))
-    draw_filters(kernel, directory / "filters.png")
-    sections += [
-        Section("Classes, the worst first", tables=[class_table(summary, names)]),
-        Section("What the first layer looks for", _FILTERS_TEXT, pictures=[Picture(directory / "filters.png", _filters_caption(kernel))]),
-    ]
-    page = render(f"Evaluation on the {split} split", verdict(summary, split), sections, footer)
+    if judged.mistakes:
+        sections.append(
+            _guess_section(directory / "mistakes.png", "Most confident mistakes", _MISTAKES_TEXT, judged.mistakes, judged.names)
+        )
+    if judged.unsure:
+        sections.append(_guess_section(directory / "unsure.png", "Least confident hits", _UNSURE_TEXT, judged.unsure, judged.names))
+    if judged.looks is not None:
+        sections += _look_sections(directory, judged, judged.looks)
+    if judged.worn is not None:
+        sections.append(_robustness_section(directory, judged.samples[0], judged.worn))
+    if judged.speed is not None:
+        sections.append(Section("How fast it answers", _SPEED_TEXT, [Table(("measure", "value"), table_rows(judged.speed))]))
+    page = render(f"Evaluation on the {judged.split} split", verdict(judged), sections, judged.footer)
     (directory / "report.html").write_text(page, encoding="utf-8")
 
 
-def write_metrics(directory: Path, summary: Summary, names: Sequence[str], split: str) -> None:
-    """Write metrics.json: every number of the page for programs to read."""
-    whole = ("images", "loss", "top1_error", "top5_error", "top1_error_interval", "majority_error", "balanced_accuracy")
-    document = {"split": split} | {name: getattr(summary, name) for name in whole}
-    document |= {"macro": asdict(summary.macro), "weighted": asdict(summary.weighted)}
+def write_metrics(directory: Path, judged: Judgement) -> None:
+    """Write metrics.json, every number of the page for programs to read; and speed.json, which is another one each time."""
+    summary = judged.summary
+    document: dict[str, Any] = {"split": judged.split, "view": judged.view, "images": summary.images, **summary.values}
+    document |= {"majority_error": summary.majority_error, "temperature": summary.temperature}
+    document |= {"intervals": summary.intervals, "resampled_intervals": summary.resampled_intervals}
     columns = {name: values.tolist() for name, values in asdict(summary.by_class).items()}
-    document["classes"] = [{"name": name} | {key: values[index] for key, values in columns.items()} for index, name in enumerate(names)]
+    document["classes"] = [
+        {"name": name} | {key: values[place] for key, values in columns.items()} for place, name in enumerate(judged.names)
+    ]
     document["most_confused"] = [asdict(pair) for pair in most_confused(summary.confusion, _PAIRS)]
+    document["slices"] = [asdict(item) for item in judged.slices]
+    for name, bins in (("reliability", summary.reliability), ("calibrated_reliability", summary.calibrated_reliability)):
+        document[name] = {what: values.tolist() for what, values in asdict(bins).items()}
+    if judged.worn is not None:
+        document["robustness"] = asdict(judged.worn) | {"mean_corruption_error": judged.worn.mean.error}
     (directory / "metrics.json").write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")
+    if judged.speed is not None:
+        (directory / "speed.json").write_text(json.dumps(asdict(judged.speed), indent=1, allow_nan=False), encoding="utf-8")
 
 
-def verdict(summary: Summary, split: str) -> str:
-    """Return the result in one sentence, with how sure it is and what guessing would give."""
+# -- in words and numbers -------------------------------------------------------------------------------------------------
+
+
+def verdict(judged: Judgement) -> str:
+    """Return the result in a few sentences: how often it is wrong, how sure that is, what guessing would give, and where it is worst."""
+    summary = judged.summary
     low, high = summary.top1_error_interval
     pictures = "picture" if summary.images == 1 else "pictures"
     doubt = "" if high < summary.majority_error else " The network is not clearly better than that."
     return (
-        f"Wrong on {percent(summary.top1_error)} of {summary.images:,} {split} {pictures} (95 % interval {100 * low:.1f}-{percent(high)}); "
-        f"always answering the commonest class would be wrong on {percent(summary.majority_error)}.{doubt}"
+        f"Wrong on {percent(summary.top1_error)} of {summary.images:,} {judged.split} {pictures}, {judged.view} (95 % interval "
+        f"{100 * low:.1f}-{percent(high)}); always answering the commonest class would be wrong on "
+        f"{percent(summary.majority_error)}.{doubt}{_worst(judged.slices)}"
     )
 
 
-def percent(share: float) -> str:
-    """Return a share in [0, 1] as `1.4 %`."""
-    return f"{100 * share:.1f} %"
+def _worst(slices: Sequence[Slice]) -> str:
+    """Name the worst slice if it is clearly worse, and large enough to be more than the unluckiest of many."""
+    for item in slices:
+        if item.attribute != "class" and item.clearly_worse and item.images >= _LEAST_SURE:
+            where = f"{item.attribute} {item.value}" if len(item.value) <= 40 else item.attribute
+            return f" Worst where: {where}, wrong on {percent(item.top1_error)} of {item.images:,}."
+    return ""
 
 
-def headline_table(summary: Summary, classes: int) -> Table:
-    """Return the numbers about the whole split."""
+def headline_table(judged: Judgement) -> Table:
+    """Return the numbers about the whole split, each with its interval."""
+    summary = judged.summary
+    rows = [("pictures", f"{summary.images:,}", ""), ("classes", f"{len(judged.names):,}", ""), ("view", judged.view, "")]
+    for name, words in MEASURES:
+        note = " (five guesses name every class)" if name == "top5_error" and len(judged.names) <= 5 else ""
+        shown = _number if name.endswith("loss") else percent
+        low, high = summary.intervals[name]
+        rows.append((words + note, shown(summary.values[name]), f"{shown(low)} to {shown(high)}"))
+    rows.append(("error of always answering the commonest training class", percent(summary.majority_error), ""))
+    return Table(("measure", "value", "95 % interval"), rows)
 
-    def three(average: Average) -> str:
-        return f"{percent(average.precision)}, {percent(average.recall)}, {percent(average.f1)}"
 
-    low, high = summary.top1_error_interval
-    return Table(
-        ("measure", "value"),
-        [
-            ("pictures", f"{summary.images:,}"),
-            ("classes", f"{classes:,}"),
-            ("top-1 error: first guess wrong", percent(summary.top1_error)),
-            ("its 95 % interval (Wilson)", f"{100 * low:.1f}-{percent(high)}"),
-            (
-                "top-5 error: first five guesses all wrong",
-                percent(summary.top5_error) + (" (five guesses name every class)" if classes <= 5 else ""),
-            ),
-            ("error of always answering the commonest training class", percent(summary.majority_error)),
-            ("loss: mean cross-entropy", f"{summary.loss:.4f} nats"),
-            ("balanced accuracy: mean recall of the classes", percent(summary.balanced_accuracy)),
-            ("precision, recall, F1: each class counts the same (macro)", three(summary.macro)),
-            ("precision, recall, F1: each picture counts the same (weighted)", three(summary.weighted)),
-        ],
-    )
+def _number(value: float) -> str:
+    return f"{value:.4f}"
 
 
 def class_table(summary: Summary, names: Sequence[str]) -> Table:
@@ -153,29 +186,54 @@ def pair_table(pairs: Sequence[Confusion], summary: Summary, names: Sequence[str
     return Table(("correct class", "answered", "pictures", "share of the class"), rows)
 
 
-def sample_positions(images: int) -> list[int]:
-    """Return up to eight positions spread evenly over the split, chosen without a look at the answers."""
-    return sorted({int(position) for position in np.linspace(0, images - 1, _PICTURES)})
-
-
-def confident_mistakes(predictions: Predictions) -> list[int]:
-    """Return up to eight positions whose first guess is wrong, the surest first."""
-    wrong = np.flatnonzero(predictions.logits.argmax(axis=1) != predictions.labels)
-    if len(wrong) == 0:
-        return []
-    order = np.argsort(-answer_probabilities(predictions.logits[wrong]), kind="stable")
-    return [int(position) for position in wrong[order[:_PICTURES]]]
-
-
-def guesses_of(predictions: Predictions, positions: Sequence[int], pixels: Mapping[int, Any]) -> list[Guesses]:
-    """Return the first five guesses for some pictures, equal ones in order of class number."""
-    chosen = predictions.logits[list(positions)]
-    order = np.argsort(-chosen, axis=1, kind="stable")[:, :5]
-    probabilities = np.exp(np.take_along_axis(log_probabilities(chosen), order, axis=1))
-    return [
-        Guesses(predictions.keys[position], pixels[position], int(predictions.labels[position]), tuple(answers), tuple(shares))
-        for position, answers, shares in zip(positions, order.tolist(), probabilities.tolist(), strict=True)
+def slice_table(slices: Sequence[Slice]) -> Table:
+    """Return a row a slice."""
+    rows = [
+        (
+            item.attribute,
+            item.value,
+            f"{item.images:,}",
+            percent(item.top1_error),
+            f"{percent(item.interval[0])} to {percent(item.interval[1])}",
+            percent(item.others),
+        )
+        for item in slices
     ]
+    return Table(("of", "value", "pictures", "top-1 error", "95 % interval", "error of the others"), rows)
+
+
+# -- which pictures are shown ---------------------------------------------------------------------------------------------
+
+
+def spread_positions(images: int, count: int) -> list[int]:
+    """Return up to `count` positions spread evenly over a split, chosen without a look at the answers."""
+    return sorted({int(position) for position in np.linspace(0, images - 1, count)})
+
+
+def confident_mistakes(wrong: Any, confidence: Any) -> list[int]:
+    """Return up to eight positions whose first guess is wrong, the surest first; bool and float [images] are given."""
+    places = np.flatnonzero(wrong)
+    return [int(place) for place in places[np.argsort(-confidence[places], kind="stable")[:PICTURES]]]
+
+
+def unsure_hits(wrong: Any, confidence: Any) -> list[int]:
+    """Return up to eight positions whose first guess is right, the least sure first."""
+    places = np.flatnonzero(~wrong)
+    return [int(place) for place in places[np.argsort(confidence[places], kind="stable")[:PICTURES]]]
+
+
+def guesses_of(pictures: Sequence[Chosen]) -> list[Guesses]:
+    """Return the first five guesses for some pictures, equal ones in order of class number."""
+    logits = np.stack([picture.logits for picture in pictures])
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    probabilities = np.exp(np.take_along_axis(log_probabilities(logits), order, axis=1))
+    return [
+        Guesses(picture.key, picture.pixels, picture.label, tuple(answers), tuple(shares))
+        for picture, answers, shares in zip(pictures, order.tolist(), probabilities.tolist(), strict=True)
+    ]
+
+
+# -- sections -------------------------------------------------------------------------------------------------------------
 
 
 _SAMPLES_TEXT = (
@@ -186,29 +244,52 @@ _MISTAKES_TEXT = (
     "Wrong first guesses that the network was surest of. Look for wrong labels, pictures with two things in them, and classes that "
     "nobody could tell apart."
 )
-_FILTERS_TEXT = (
-    "The paper's network learned smooth edges and blobs of colour; filters that look like noise have changed little in training."
+_UNSURE_TEXT = "Right first guesses that the network was least sure of: the next ones to go wrong when pictures change."
+_SLICE_TEXT = (
+    "Pictures that have something in common, the worst first: ordered by the lower end of the interval, so that a few unlucky pictures do "
+    "not come first. Among many slices some look worse by chance. Numbers are cut at their quartiles; brightness and contrast are mean and "
+    "deviation of the scored pixels, sizes are those of the files."
 )
+_CALIBRATION_TEXT = (
+    "Of pictures answered with a probability of 80 %, 80 % should be right. Dots below the line are too sure of themselves. The "
+    "calibration error is the mean distance from the line; it is a little above 0 even for a perfect network, as chance moves every dot."
+)
+_FILTERS_TEXT = (
+    "The first layer's filters in colour. The paper's network learned smooth edges in the first half and blobs of colour in the second; "
+    "filters that look like noise have changed little in training."
+)
+_PATCHES_TEXT = (
+    "For some feature maps of each layer, the parts of training pictures that excite them most. From layer to layer they show more of the "
+    "picture and more of its meaning: edges, textures, shapes, objects."
+)
+_MAPS_TEXT = "What the strongest feature maps of each layer see in two pictures; bright is active. Deeper maps are coarser and sparser."
+_GRAD_CAM_TEXT = (
+    "Where the last convolution's maps argue for the answer (Grad-CAM, Selvaraju and others 2017). A network that looks beside the object "
+    "has learned something else, such as the background."
+)
+_NEIGHBOUR_TEXT = (
+    "Test pictures, and the training pictures whose last hidden layer is nearest to theirs, as in the paper's figure 4: what the network "
+    "takes for alike, although the pixels may differ. Blue frames are of the same class."
+)
+_WORN_TEXT = (
+    "The same pictures with noise, blur and so on, at three severities. The mean corruption error is the plain mean over all of them, to "
+    "compare networks on the same pictures with; the published one of ImageNet-C is another number."
+)
+_SPEED_TEXT = "Read off the clock of the machine that evaluated; other programs may have used it, too."
 
 
-def _filters_caption(kernel: Any) -> str:
-    height, width, _, filters = kernel.shape
-    return (
-        f"The {filters} filters of conv1, {height} x {width} pixels each, in colour. Grey is zero; "
-        "each is stretched to its own largest weight. Compare the paper's figure 3."
-    )
-
-
-def _guess_section(path: Path, heading: str, text: str, pictures: Sequence[Guesses], names: Sequence[str]) -> Section:
+def _guess_section(path: Path, heading: str, text: str, pictures: Sequence[Chosen], names: Sequence[str]) -> Section:
     """Return pictures with their guesses, drawn and as a table that has every name whole."""
-    draw_guesses(pictures, names, path)
-    rows = [(item.key, names[item.label], names[item.answers[0]], percent(item.probabilities[0])) for item in pictures]
+    guesses = guesses_of(pictures)
+    draw_guesses(guesses, names, path)
+    rows = [(item.key, names[item.label], names[item.answers[0]], percent(item.probabilities[0])) for item in guesses]
     table = Table(("picture", "correct class", "first guess", "its probability"), rows)
     return Section(heading, text, [table], [Picture(path, f"{heading}, left to right in the order of the table.")])
 
 
-def _confusion_section(directory: Path, summary: Summary, pairs: Sequence[Confusion], names: Sequence[str]) -> Section:
+def _confusion_section(directory: Path, summary: Summary, names: Sequence[str]) -> Section:
     """Return who is taken for whom: all classes in one square if they can be read, else an overview and the worst of them."""
+    pairs = most_confused(summary.confusion, _PAIRS)
     tables = [pair_table(pairs, summary, names)] if pairs else []
     text = "Each row is a correct class, each column an answer." if pairs else "No picture was answered wrong."
     path = directory / "confusion.png"
@@ -234,3 +315,79 @@ def _classes_of(pairs: Sequence[Confusion]) -> list[int]:
         if len(classes | {pair.label, pair.answer}) <= ANNOTATED_CLASSES - 5:
             classes |= {pair.label, pair.answer}
     return sorted(classes)
+
+
+def _slice_sections(directory: Path, judged: Judgement) -> list[Section]:
+    if not judged.slices:
+        return []
+    path = directory / "slices.png"
+    draw_slices(judged.slices[:_DRAWN_SLICES], judged.summary.top1_error, path)
+    caption = "The worst slices with the number of their pictures; orange where the whole interval lies above the error of the others."
+    more = len(judged.slices) - _SLICES
+    text = _SLICE_TEXT + (f" {more:,} more are in metrics.json." if more > 0 else "")
+    return [Section("Where it is worse", text, [slice_table(judged.slices[:_SLICES])], [Picture(path, caption)])]
+
+
+def _calibration_section(directory: Path, summary: Summary) -> Section:
+    path = directory / "reliability.png"
+    draw_reliability(summary.reliability, summary.calibrated_reliability, path)
+    gain = f"{percent(summary.values['calibration_error'])} becomes {percent(summary.values['calibrated_calibration_error'])}"
+    text = (
+        f"{_CALIBRATION_TEXT} Dividing the logits by {summary.temperature:.3f}, fitted on the validation split, changes no guess: {gain} "
+        "of calibration error."
+    )
+    return Section(
+        "How far its probabilities can be trusted", text, pictures=[Picture(path, "Above: right answers by probability. Below: how many.")]
+    )
+
+
+def _look_sections(directory: Path, judged: Judgement, given: Looks) -> list[Section]:
+    """Return what the network looks at, from the pixels to the last hidden layer."""
+    model, samples = given.model, judged.samples
+    pixels, labels = np.stack([item.pixels for item in samples]), np.array([item.label for item in samples])
+    answers = np.array([int(item.logits.argmax()) for item in samples])
+    paths = {name: directory / f"{name}.png" for name in ("grad_cam", "neighbours", "filters", "patches", "activations")}
+    looks.draw_grad_cam(pixels, explain.grad_cam(model, pixels, answers), labels, answers, judged.names, paths["grad_cam"])
+    layer = explain.feature_layer(model)
+    known = explain.features(model, [(given.pixels, given.labels)], layer)
+    nearest, _ = explain.nearest(known, explain.features(model, [(pixels, labels)], layer), min(NEIGHBOURS, len(known)))
+    looks.draw_neighbours(pixels, labels, given.pixels[nearest], given.labels[nearest], judged.names, paths["neighbours"])
+    looks.draw_filters(*explain.filters_by_tower(model), paths["filters"])
+    layers = explain.depth_layers(model)
+    looks.draw_patches(explain.top_patches(model, given.pixels[:512], layers), paths["patches"])
+    looks.draw_activations(pixels[:2], explain.strongest_maps(model, pixels[:2], layers, _MAPS), paths["activations"])
+    of = f"{len(given.pixels):,} training pictures"
+    return [
+        Section(
+            "Where it looks", _GRAD_CAM_TEXT, pictures=[Picture(paths["grad_cam"], "The sample pictures, and what argues for the answer.")]
+        ),
+        Section("What it takes for alike", _NEIGHBOUR_TEXT, pictures=[Picture(paths["neighbours"], f"The nearest of {of}.")]),
+        Section(
+            "What the first layer looks for",
+            _FILTERS_TEXT,
+            pictures=[Picture(paths["filters"], "Grey is zero. Compare the paper's figure 3.")],
+        ),
+        Section(
+            "From edges to objects",
+            _PATCHES_TEXT,
+            pictures=[Picture(paths["patches"], f"Found in {min(512, len(given.pixels)):,} training pictures.")],
+        ),
+        Section(
+            "What each layer sees", _MAPS_TEXT, pictures=[Picture(paths["activations"], "From the first convolution, above, to the last.")]
+        ),
+    ]
+
+
+def _robustness_section(directory: Path, sample: Chosen, worn: Worn) -> Section:
+    curves, examples = directory / "robustness.png", directory / "corruptions.png"
+    draw_robustness(worn.clean, worn.errors, curves)
+    draw_corrupted(specimens(sample.pixels, sample.position, seed=0), examples)
+    rows = [(kind, *(percent(value) for value in of_kind.values())) for kind, of_kind in worn.errors.items()]
+    table = Table(("corruption", *(f"severity {severity}" for severity in SEVERITIES)), rows)
+    of = f"{worn.images:,} pictures, of which {percent(worn.clean)} are answered wrong as they are"
+    text = f"{_WORN_TEXT} Here it is {percent(worn.mean.error)}, on {of}."
+    pictures = [
+        Picture(curves, "Top-1 error by severity; the grey line is the error of the clean pictures."),
+        Picture(examples, f"A picture at severities {', '.join(map(str, SEVERITIES))}, from top to bottom."),
+    ]
+    return Section("When pictures are worse", text, [table], pictures)

@@ -1,12 +1,10 @@
-"""From a model and pictures to logits: each picture once, in stored order, whatever the batch size."""
+"""From a model and pictures to logits: each picture once, in stored order, whatever the batch size and the devices."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,42 +12,43 @@ import tensorflow as tf
 
 from pipeline.errors import CheckpointError, DatasetError
 from pipeline.evaluate.metrics import Floats, Integers
+from pipeline.evaluate.predictions import Chunk
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What the model says of each picture, in stored order.
+class Network:
+    """A model, on one device or a copy of it on each of several (`strategy`)."""
 
-    `logits` are float32 [images, classes], `labels` int32 [images] in [0, classes), `keys` the pictures' names.
-    """
+    model: Any
+    strategy: Any = None
 
-    logits: Floats
-    labels: Integers
-    keys: tuple[str, ...]
+    @property
+    def devices(self) -> int:
+        """How many batches are worked on at a time."""
+        return self.strategy.num_replicas_in_sync if self.strategy else 1
 
-    def arrays(self) -> dict[str, Any]:
-        """Return what predictions.npz holds."""
-        return {"logits": self.logits, "labels": self.labels, "keys": np.asarray(self.keys, dtype=np.str_)}
 
-    def sha256(self) -> str:
-        """Return the SHA-256 of the arrays: names, types, shapes and bytes."""
-        digest = hashlib.sha256()
-        for name, array in self.arrays().items():
-            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+def on_devices(load: Callable[[], Any]) -> Network:
+    """Load a model onto all GPUs of this process, or onto its processors where there is none: one unless more were asked for."""
+    names = [device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]
+    if len(names) == 1:
+        return Network(load())
+    strategy = tf.distribute.MirroredStrategy(names)
+    with strategy.scope():
+        return Network(load(), strategy)
 
 
 def score(
-    model: Any, batches: Iterable[tuple[Any, Any]], keys: Iterable[Any], *, batch_size: int, progress: Callable[[int, int], None]
-) -> Predictions:
-    """Run the model over every picture once.
+    network: Network, batches: Iterable[tuple[Any, Any]], keys: Iterable[Any], *, batch_size: int, progress: Callable[[int, int], None]
+) -> Iterator[Chunk]:
+    """Run the model over every picture once, and yield what it says.
 
     Every step has the same static shape: a smaller last batch is filled up with repeated pictures whose logits are cut off. So there
-    is one compiled program, and the last pictures are computed by the same code as all others.
+    is one compiled program, and the last pictures are computed by the same code as all others. Several devices take whole batches in
+    turn, so they compute what one would.
 
     Args:
-        model: takes uint8 [batch, size, size, 3] in [0, 255], gives logits [batch, classes].
+        network: takes uint8 [batch, size, size, 3] in [0, 255], gives logits [batch, classes].
         batches: (uint8 [n, size, size, 3] or, for views of each picture, [n, views, size, size, 3], int [n]) with n = batch_size but
             for the last, in the order of `keys`.
         keys: the pictures' names, str or bytes, [images].
@@ -61,73 +60,143 @@ def score(
         CheckpointError: a logit is NaN or infinite.
     """
     names = decoded(keys)
-    forward = _compiled(model, batch_size)
-    logits, labels, done, wrong = [], [], 0, 0
-    for pixels, classes in batches:
-        found = forward(_filled(pixels, batch_size)).numpy()[: len(pixels)]
-        logits.append(found)
-        labels.append(np.asarray(classes, np.int32))
-        done, wrong = done + len(found), wrong + int(np.count_nonzero(found.argmax(axis=1) != labels[-1]))
-        progress(done, wrong)
+    forward = _compiled(network, batch_size)
+    done = wrong = 0
+    for group in _groups(batches, network.devices):
+        found = forward([_filled(pixels, batch_size) for pixels, _ in group])
+        for (pixels, labels), logits in zip(group, found, strict=True):
+            brightness, contrast = _light(np.asarray(pixels))
+            own = names[done : done + len(pixels)]
+            chunk = Chunk(own, np.asarray(labels, np.int32), logits.numpy()[: len(pixels)], brightness, contrast)
+            if len(own) == len(pixels):
+                _require_sound(chunk)
+            done, wrong = done + len(pixels), wrong + int(np.count_nonzero(chunk.logits.argmax(axis=1) != chunk.labels))
+            progress(done, wrong)
+            yield chunk
     if done != len(names) or done == 0:
         raise DatasetError(
             f"The split cannot be scored once per picture. Expected {len(names)} pictures, at least one. Received {done}. "
             "Type the same command with --rerun ingest."
         )
-    predictions = Predictions(np.concatenate(logits), np.concatenate(labels), names)
-    require_sound(predictions)
-    return predictions
 
 
-def require_sound(predictions: Predictions) -> None:
+def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    group: list[Any] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _compiled(network: Network, batch_size: int) -> Callable[[list[Any]], list[Any]]:
+    """Return a function from a batch for each device to float32 logits [batch_size, classes] of each.
+
+    Of several views of a picture it gives the logarithms of the mean probabilities (paper, section 4.1), which softmax takes back.
+    """
+    size, strategy = tuple(network.model.input_shape[1:]), network.strategy
+
+    @tf.function(reduce_retracing=False)
+    def forward(pixels: Any) -> Any:
+        logits = tf.cast(network.model(tf.reshape(pixels, (-1, *size)), training=False), tf.float32)
+        if len(pixels.shape) == 4:
+            return logits
+        views = tf.reshape(tf.nn.log_softmax(logits), (batch_size, -1, logits.shape[-1]))
+        return tf.reduce_logsumexp(views, axis=1) - math.log(pixels.shape[1])
+
+    @tf.function(reduce_retracing=False)
+    def on_each(pixels: Any) -> Any:
+        return strategy.run(forward, args=(pixels,))
+
+    def run(group: list[Any]) -> list[Any]:
+        if strategy is None:
+            return [forward(group[0])]
+        full = group + [group[-1]] * (strategy.num_replicas_in_sync - len(group))
+        given = strategy.experimental_distribute_values_from_function(lambda replica: full[replica.replica_id_in_sync_group])
+        return list(strategy.experimental_local_results(on_each(given)))[: len(group)]
+
+    return run
+
+
+def answers(network: Network, batch_size: int) -> Callable[[Any], Any]:
+    """Return a function from uint8 [images, size, size, 3] in [0, 255] to the first guesses, int64 [images]; on one device."""
+    forward = _compiled(Network(network.model), batch_size)
+
+    def of(pixels: Any) -> Any:
+        parts = (pixels[start : start + batch_size] for start in range(0, len(pixels), batch_size))
+        found = [forward([_filled(part, batch_size)])[0].numpy()[: len(part)].argmax(axis=1) for part in parts]
+        return np.concatenate(found)
+
+    return of
+
+
+def _filled(pixels: Any, batch_size: int) -> Any:
+    """Return uint8 [batch_size, ...]: the pictures, then the same ones again as often as needed."""
+    missing = batch_size - len(pixels)
+    return tf.convert_to_tensor(pixels) if missing == 0 else tf.gather(pixels, tf.range(batch_size) % len(pixels))
+
+
+def _light(pixels: Any) -> tuple[Floats, Floats]:
+    """Return mean and standard deviation of each picture's pixels, float32 [images], in levels of 0-255; of views those of all together."""
+    flat = pixels.reshape(len(pixels), -1)
+    mean = flat.mean(axis=1, dtype=np.float32)
+    squares = np.einsum("ij,ij->i", flat, flat, dtype=np.float32) / flat.shape[1]
+    return mean, np.sqrt(np.maximum(squares - mean**2, 0))
+
+
+def _require_sound(chunk: Chunk) -> None:
     """Raise unless every logit is finite and every label is a class: a NaN compares as false and would score silently.
 
     Raises:
         DatasetError: a label is not a class of the model.
         CheckpointError: a logit is NaN or infinite.
     """
-    images, classes = predictions.logits.shape
-    outside = (predictions.labels < 0) | (predictions.labels >= classes)
+    images, classes = chunk.logits.shape
+    outside = (chunk.labels < 0) | (chunk.labels >= classes)
     if outside.any():
         first = int(np.argmax(outside))
         raise DatasetError(
-            f"{np.count_nonzero(outside)} labels are not a class of the model. Expected 0-{classes - 1}. Received "
-            f"{predictions.labels[first]} for {predictions.keys[first]!r}. Type the same command with --rerun ingest."
+            f"{np.count_nonzero(outside)} of {images} labels are not a class of the model. Expected 0-{classes - 1}. Received "
+            f"{chunk.labels[first]} for {chunk.keys[first]!r}. Type the same command with --rerun ingest."
         )
-    broken = ~np.isfinite(predictions.logits).all(axis=1)
+    broken = ~np.isfinite(chunk.logits).all(axis=1)
     if broken.any():
         first = int(np.argmax(broken))
         raise CheckpointError(
             f"The model's logits are not numbers for {np.count_nonzero(broken)} of {images} pictures. Expected finite values. Received "
-            f"{predictions.logits[first].min()} for {predictions.keys[first]!r}. Train again with a lower rate, for example "
+            f"{chunk.logits[first].min()} for {chunk.keys[first]!r}. Train again with a lower rate, for example "
             "--set train.learning_rate=0.001."
         )
 
 
-def require_counts(predictions: Predictions, counts: Sequence[int], split: str) -> None:
+def decoded(keys: Iterable[Any]) -> tuple[str, ...]:
+    """Return names as text, whether they came as str, bytes, an array or a tensor; other bytes than UTF-8 are shown by number."""
+    if isinstance(keys, tuple) and all(isinstance(key, str) for key in keys):
+        return keys  # a million of them need not be there twice
+    array = keys.numpy() if hasattr(keys, "numpy") else keys
+    return tuple(key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key) for key in array)
+
+
+def require_counts(labels: Integers, counts: Sequence[int], split: str) -> None:
     """Raise unless the scored pictures are those that the dataset's record promises.
 
     Args:
-        predictions: of the whole split.
+        labels: of the whole split.
         counts: images of each class that the record names.
         split: for the message.
 
     Raises:
         DatasetError: a class has more or fewer pictures.
     """
-    found = np.bincount(predictions.labels, minlength=len(counts))
+    found = np.bincount(labels, minlength=len(counts))
     if not np.array_equal(found, counts):
         first = int(np.argmax(found != np.asarray(counts)))
         raise DatasetError(
             f"The {split} split is not what its record promises. Expected {counts[first]} pictures of class {first}. "
             f"Received {found[first]}. Type the same command with --rerun ingest."
         )
-
-
-def decoded(keys: Iterable[Any]) -> tuple[str, ...]:
-    """Return names as text, whether they came as str, bytes, an array or a tensor; other bytes than UTF-8 are shown by number."""
-    array = keys.numpy() if hasattr(keys, "numpy") else keys
-    return tuple(key.decode("utf-8", "backslashreplace") if isinstance(key, bytes) else str(key) for key in array)
 
 
 def pictures_at(batches: Iterable[tuple[Any, Any]], positions: Sequence[int]) -> dict[int, Any]:
@@ -140,37 +209,3 @@ def pictures_at(batches: Iterable[tuple[Any, Any]], positions: Sequence[int]) ->
         if len(kept) == len(wanted):
             break
     return kept
-
-
-def first_kernel(model: Any) -> Any:
-    """Return the weights of `conv1`, float32 [height, width, 3, filters]."""
-    return model.get_layer("conv1").kernel.numpy()
-
-
-def save_predictions(predictions: Predictions, path: Path) -> None:
-    """Write `logits`, `labels` and `keys` as an .npz that loads without pickle."""
-    np.savez(path, **predictions.arrays())
-
-
-def _compiled(model: Any, batch_size: int) -> Any:
-    """Return the forward pass as one program of a static shape that gives float32 logits.
-
-    Of several views of a picture it gives the logarithms of the mean probabilities (paper, section 4.1), which softmax takes back.
-    """
-    size = tuple(model.input_shape[1:])
-
-    @tf.function(reduce_retracing=False)
-    def forward(pixels: Any) -> Any:
-        logits = tf.cast(model(tf.reshape(pixels, (-1, *size)), training=False), tf.float32)
-        if len(pixels.shape) == 4:
-            return logits
-        views = tf.reshape(tf.nn.log_softmax(logits), (batch_size, -1, logits.shape[-1]))
-        return tf.reduce_logsumexp(views, axis=1) - math.log(pixels.shape[1])
-
-    return forward
-
-
-def _filled(pixels: Any, batch_size: int) -> Any:
-    """Return uint8 [batch_size, ...]: the pictures, then the same ones again as often as needed."""
-    missing = batch_size - len(pixels)
-    return pixels if missing == 0 else tf.gather(pixels, tf.range(batch_size) % len(pixels))

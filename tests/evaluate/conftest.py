@@ -1,15 +1,16 @@
 """A stand-in for the loader and small records, so that these tests need neither shards nor training."""
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
+from pyarrow import parquet
 
 from pipeline.artifacts import DatasetArtifact, TrainingResult, file_sha256
 from pipeline.engine import Context
@@ -24,7 +25,15 @@ class Notes:
     key: str = ""
     summary: dict[str, float] = field(default_factory=dict)
     detail: dict[str, float] = field(default_factory=dict)
+    tagged: dict[str, str] = field(default_factory=dict)
     steps: list[tuple[int, int, str, str]] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+
+    def tags(self, values, *, summary=False):
+        self.tagged.update(values)
+
+    def said(self, text):
+        self.words.append(text)
 
     def metrics(self, values, *, step=0, summary=False):
         (self.summary if summary else self.detail).update(values)
@@ -61,7 +70,7 @@ def _make_dataset(names, labels, directory: Path) -> DatasetArtifact:
         name="tiny",
         digest="d" * 64,
         class_names=tuple(names),
-        class_counts={"train": counts, "test": counts},
+        class_counts={"train": counts, "validation": counts, "test": counts},
         reads={},
         short_side=SIZE,
         channel_mean=(0, 0, 0),
@@ -103,18 +112,24 @@ def save_trained():
 
 
 @pytest.fixture
-def serve_pictures(monkeypatch):
-    """Let `pipeline.data.loader` give these pictures; returns what puts them there."""
+def serve_pictures(monkeypatch, tmp_path):
+    """Let the judge find these pictures in every split, with an index that says how large they were."""
 
     def serve(pixels, labels, keys):
+        from pipeline.evaluate import judge
+
         def evaluation_batches(images, *, image_size, batch_size, view="center"):
             assert view == "center"
             assert image_size == images.pixels.shape[1]
             return tf.data.Dataset.from_tensor_slices((images.pixels, images.labels.astype(np.int32))).batch(batch_size)
 
-        loader: Any = ModuleType("pipeline.data.loader")
-        loader.load_split = lambda dataset, split: SimpleNamespace(pixels=pixels, labels=labels, keys=keys)
-        loader.evaluation_batches = evaluation_batches
-        monkeypatch.setitem(sys.modules, "pipeline.data.loader", loader)
+        found = SimpleNamespace(pixels=pixels, labels=labels, keys=tuple(key.decode() for key in keys))
+        monkeypatch.setattr(judge, "load_split", lambda dataset, split, in_memory=None: found)
+        monkeypatch.setattr(judge, "evaluation_batches", evaluation_batches)
+        sizes = np.random.default_rng(3).integers(12, 90, (2, len(labels)))
+        table = pa.table({"key": list(found.keys), "label": labels, "height": sizes[0], "width": sizes[1]})
+        (tmp_path / "index").mkdir(exist_ok=True)
+        for split in ("train", "validation", "test"):
+            parquet.write_table(table, tmp_path / "index" / f"{split}.parquet")
 
     return serve

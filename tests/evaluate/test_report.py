@@ -8,9 +8,21 @@ import pytest
 from matplotlib import image as png
 
 from pipeline.evaluate import pictures
-from pipeline.evaluate.metrics import summarise
-from pipeline.evaluate.report import confident_mistakes, guesses_of, sample_positions, verdict, write_metrics, write_report
-from pipeline.evaluate.scoring import Predictions
+from pipeline.evaluate.metrics import Tally, label_ranks, losses_and_confidences, summarise
+from pipeline.evaluate.report import (
+    Chosen,
+    Judgement,
+    Looks,
+    confident_mistakes,
+    guesses_of,
+    spread_positions,
+    unsure_hits,
+    verdict,
+    write_metrics,
+    write_report,
+)
+from pipeline.evaluate.robustness import wear
+from pipeline.evaluate.slices import Slice, slices_of
 
 HARD_NAMES = (
     "<script>alert('x')</script>",
@@ -47,53 +59,74 @@ def read(directory):
     return reader
 
 
-def predictions_of(classes, images=40, right=0.7, names=None, seed=0):
+def logits_of(classes, images=40, right=0.7, seed=0):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, images).astype(np.int32)
     logits = rng.normal(0, 1, (images, classes)).astype(np.float32)
     logits[np.arange(images), np.where(rng.random(images) < right, labels, rng.integers(0, classes, images))] += 9
-    return Predictions(logits, labels, tuple(names or (f"folder/{index}.png" for index in range(images))))
+    return logits, labels
 
 
-def write(directory, predictions, names):
-    counts = np.bincount(predictions.labels, minlength=len(names))
-    summary = summarise(predictions.logits, predictions.labels, counts)
-    looked = []
+def judged_of(logits, labels, names, keys=None, slices=None, **more):
+    """Judge logits as the stage does, with grey pictures."""
+    keys = keys or [f"folder/{index}.png" for index in range(len(labels))]
+    tally = Tally(len(names), int(np.bincount(labels).argmax()), temperature=1.5)
+    tally.add(logits, labels)
+    wrong, (_, confidence) = label_ranks(logits, labels) > 0, losses_and_confidences(logits, labels)
 
-    def look(positions):
-        looked.extend(positions)
-        return {position: np.full((12, 12, 3), position % 256, np.uint8) for position in positions}
+    def chosen(places):
+        return [Chosen(at, keys[at], np.full((12, 12, 3), at % 256, np.uint8), int(labels[at]), logits[at]) for at in places]
 
-    kernel = np.random.default_rng(0).normal(size=(5, 5, 3, 24))
-    write_report(
-        directory, summary=summary, predictions=predictions, names=names, split="test", look=look, kernel=kernel, footer="small print"
-    )
-    write_metrics(directory, summary, names, "test")
-    return summary, looked
+    found = slices_of(wrong, {"class": [names[label] for label in labels]}) if slices is None else slices
+    groups = (spread_positions(len(labels), 8), confident_mistakes(wrong, confidence), unsure_hits(wrong, confidence))
+    return Judgement("test", "center crop", names, summarise(tally), found, *map(chosen, groups), "small print", **more)
+
+
+def write(directory, *arguments, **settings):
+    judged = judged_of(*arguments, **settings)
+    write_report(directory, judged)
+    write_metrics(directory, judged)
+    return judged
 
 
 def test_page_is_whole_and_safe_with_hard_names(tmp_path):
     keys = [f"{name} {index}" for index in range(7) for name in HARD_NAMES]
-    predictions = predictions_of(6, images=42, names=keys)
-    summary, looked = write(tmp_path, predictions, HARD_NAMES)
+    logits, labels = logits_of(6, images=42)
+    judged = write(tmp_path, logits, labels, HARD_NAMES, keys)
     page, found = (tmp_path / "report.html").read_text(encoding="utf-8"), read(tmp_path)
-    assert html.escape(verdict(summary, "test")) in page
+    assert html.escape(verdict(judged)) in page
     assert page.index("Wrong on") < page.index("<table>")
     assert set(HARD_NAMES) <= {cell.rstrip("\n") for cell in found.cells} | set(found.cells)
     assert "script" not in found.tags
-    assert {predictions.keys[position] for position in looked} <= set(found.cells)
-    assert len(looked) == 8 + 8  # samples, then mistakes
+    shown = [*judged.samples, *judged.mistakes, *judged.unsure]
+    assert {item.key for item in shown} <= set(found.cells)
+    assert [len(judged.samples), len(judged.mistakes), len(judged.unsure)] == [8, 8, 8]
     pictures_written = sorted(path.name for path in tmp_path.glob("*.png"))
-    assert pictures_written == ["confusion.png", "filters.png", "guesses.png", "mistakes.png"]
+    assert pictures_written == ["confusion.png", "guesses.png", "mistakes.png", "reliability.png", "slices.png", "unsure.png"]
     assert len(found.links) == len(pictures_written)
     assert all(link.startswith("data:image/png;base64,") for link in found.links)
     assert "http" not in re.sub(r"base64,[^\"]*", "", page)
 
 
+def test_a_full_page_shows_what_the_network_looks_at(tmp_path, make_model):
+    model, (logits, labels) = make_model(classes=4), logits_of(4)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
+    worn = wear(lambda given: given[:, 0, 0, 0] % 4, pixels, labels, np.arange(40), seed=0, progress=lambda *_: None)
+    judged = write(tmp_path, logits, labels, list("abcd"), worn=worn, looks=Looks(model, pixels, labels))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    made = {path.stem for path in tmp_path.glob("*.png")}
+    assert {"grad_cam", "neighbours", "filters", "patches", "activations", "robustness", "corruptions"} <= made
+    assert len(read(tmp_path).links) == len(made)
+    assert f"Here it is {100 * worn.mean.error:.1f} %" in page
+    document = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert document["robustness"]["clean"] == judged.worn.clean
+    assert document["robustness"]["mean_corruption_error"] == pytest.approx(np.mean([list(e.values()) for e in worn.errors.values()]))
+
+
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 def test_pages_for_few_and_many_classes(tmp_path, classes):
     names = [f"name {index}" for index in range(classes)]
-    write(tmp_path, predictions_of(classes, images=120), names)
+    write(tmp_path, *logits_of(classes, images=120), names)
     cells = read(tmp_path).cells
     assert set(names) <= set(cells)
     assert (tmp_path / "confusion_worst.png").exists() == (classes > pictures.ANNOTATED_CLASSES)
@@ -105,7 +138,7 @@ def test_pages_for_few_and_many_classes(tmp_path, classes):
 
 def test_page_of_a_model_without_mistakes(tmp_path):
     names = [f"name {index}" for index in range(30)]
-    write(tmp_path, predictions_of(30, right=1.0), names)
+    write(tmp_path, *logits_of(30, right=1.0), names)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Wrong on 0.0 % of 40 test pictures" in page
     assert "No picture was answered wrong." in page
@@ -114,57 +147,66 @@ def test_page_of_a_model_without_mistakes(tmp_path):
 
 
 def test_page_of_one_picture(tmp_path):
-    write(tmp_path, predictions_of(2, images=1, right=0.0), ["a", "b"])
-    assert " of 1 test picture (" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    write(tmp_path, *logits_of(2, images=1, right=0.0), ["a", "b"])
+    assert " of 1 test picture, center crop (" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_same_predictions_give_the_same_files(tmp_path):
     made = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        write(tmp_path / name, predictions_of(10), list("0123456789"))
+        write(tmp_path / name, *logits_of(10), list("0123456789"))
         made.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert made[0] == made[1]
 
 
-def test_verdict_says_the_interval_and_the_majority():
+def test_verdict_says_the_view_the_interval_and_the_majority():
     labels = np.repeat(np.arange(10), [39, 36, 36, 36, 36, 36, 36, 36, 36, 34])
     logits = np.eye(10, dtype=np.float32)[labels] * 9
     logits[:5] = np.eye(10, dtype=np.float32)[1] * 9
-    summary = summarise(logits, labels, np.bincount(labels))
-    assert verdict(summary, "test") == (
-        "Wrong on 1.4 % of 361 test pictures (95 % interval 0.6-3.2 %); always answering the commonest class would be wrong on 89.2 %."
+    names = list("abcdefghij")
+    assert verdict(judged_of(logits, labels, names, slices=())) == (
+        "Wrong on 1.4 % of 361 test pictures, center crop (95 % interval 0.6-3.2 %); always answering the commonest class would be wrong "
+        "on 89.2 %."
     )
-    useless = summarise(np.zeros((361, 10), np.float32), labels, np.bincount(labels))
-    assert verdict(useless, "test").endswith("would be wrong on 89.2 %. The network is not clearly better than that.")
+    useless = judged_of(np.zeros((361, 10), np.float32), labels, names, slices=())
+    assert verdict(useless).endswith("would be wrong on 89.2 %. The network is not clearly better than that.")
+
+
+def test_verdict_names_the_worst_slice_that_is_clearly_worse():
+    logits, labels = logits_of(3, images=100)
+    bad, unsure = Slice("column camera", "b", 50, 0.5, (0.4, 0.6), 0.1), Slice("brightness", "3 to 9", 50, 0.2, (0.05, 0.6), 0.1)
+    few = Slice("folder", "x", 9, 0.9, (0.6, 0.99), 0.1)
+    names = list("abc")
+    assert verdict(judged_of(logits, labels, names, slices=[few, bad])).endswith(" Worst where: column camera b, wrong on 50.0 % of 50.")
+    assert "Worst" not in verdict(judged_of(logits, labels, names, slices=[few, unsure]))
 
 
 def test_metrics_file_holds_the_numbers(tmp_path):
     names = list("0123456789")
-    predictions = predictions_of(10)
-    summary = summarise(predictions.logits, predictions.labels, np.ones(10, int))
-    write_metrics(tmp_path, summary, names, "test")
+    summary = write(tmp_path, *logits_of(10), names).summary
     document = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
-    assert document["top1_error"] == summary.top1_error
-    assert document["loss"] == summary.loss
-    assert document["top1_error_interval"] == list(summary.top1_error_interval)
+    assert document["view"] == "center crop"
+    assert {name: document[name] for name in summary.values} == summary.values
+    assert document["intervals"]["top1_error"] == list(summary.top1_error_interval)
+    assert document["intervals"].keys() == document["resampled_intervals"].keys() == summary.values.keys()
     assert [row["name"] for row in document["classes"]] == names
     assert [row["f1"] for row in document["classes"]] == summary.by_class.f1.tolist()
     assert sum(row["support"] for row in document["classes"]) == document["images"] == 40
     assert document["most_confused"][0]["images"] >= document["most_confused"][-1]["images"]
+    assert sum(document["reliability"]["images"]) == 40
 
 
-def test_samples_are_spread_and_mistakes_are_the_surest():
-    assert sample_positions(361) == [0, 51, 102, 154, 205, 257, 308, 360]
-    assert sample_positions(3) == [0, 1, 2]
-    logits = np.array([[3, 0], [5, 0], [0, 1], [4, 0]], np.float32)
-    predictions = Predictions(logits, np.array([1, 1, 1, 0], np.int32), tuple("abcd"))
-    assert confident_mistakes(predictions) == [1, 0]
+def test_samples_are_spread_mistakes_are_the_surest_and_hits_the_least_sure():
+    assert spread_positions(361, 8) == [0, 51, 102, 154, 205, 257, 308, 360]
+    assert spread_positions(3, 8) == [0, 1, 2]
+    wrong, confidence = np.array([True, True, False, False]), np.array([0.7, 0.9, 0.8, 0.6])
+    assert confident_mistakes(wrong, confidence) == [1, 0]
+    assert unsure_hits(wrong, confidence) == [3, 2]
 
 
 def test_guesses_are_ordered_and_add_up():
-    predictions = Predictions(np.array([[0, 2, 2]], np.float32), np.array([2], np.int32), ("a",))
-    (guess,) = guesses_of(predictions, [0], {0: None})
+    (guess,) = guesses_of([Chosen(0, "a", None, 2, np.array([0, 2, 2], np.float32))])
     assert guess.answers == (1, 2, 0)
     assert sum(guess.probabilities) == pytest.approx(1)
     assert guess.probabilities[0] == pytest.approx(np.exp(2) / (2 * np.exp(2) + 1))
@@ -179,13 +221,3 @@ def test_names_in_pictures_are_cut_to_their_room():
     assert fit[6].startswith("kept")
     assert fit[6].endswith("end")
     assert all(pictures._text_points(pictures._font(False), text, 9) <= 100 for text in fit)
-
-
-def test_filters_are_drawn_in_their_colours(tmp_path):
-    kernel = np.zeros((5, 5, 3, 3), np.float32)
-    kernel[..., 0, 0], kernel[..., 2, 1] = 0.2, -7.0  # one filter wants red, one refuses blue, one is dead
-    pictures.draw_filters(kernel, tmp_path / "filters.png")
-    image = png.imread(tmp_path / "filters.png")[..., :3]
-    middle = image[image.shape[0] // 2]
-    seen = {tuple(np.round(colour, 1)) for colour in middle}
-    assert {(1.0, 0.5, 0.5), (0.5, 0.5, 0.0), (0.5, 0.5, 0.5)} <= seen

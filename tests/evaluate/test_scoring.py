@@ -1,28 +1,29 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from pipeline.errors import CheckpointError, DatasetError
 from pipeline.evaluate.metrics import label_ranks
-from pipeline.evaluate.scoring import (
-    Predictions,
-    decoded,
-    first_kernel,
-    pictures_at,
-    require_counts,
-    require_sound,
-    save_predictions,
-    score,
-)
+from pipeline.evaluate.predictions import Chunk, logits_at, read_columns, read_logits, write_predictions
+from pipeline.evaluate.scoring import Network, answers, decoded, pictures_at, require_counts, score
 
 
 def batched(pixels, labels, size):
     return tf.data.Dataset.from_tensor_slices((pixels, labels.astype(np.int32))).batch(size)
 
 
+def joined(chunks):
+    chunks = list(chunks)
+    arrays = (np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("labels", "logits", "brightness", "contrast"))
+    return Chunk(tuple(key for chunk in chunks for key in chunk.keys), *arrays)
+
+
 def scored(model, pixels, labels, size, progress=lambda done, wrong: None):
     keys = [f"picture {index}".encode() for index in range(len(labels))]
-    return score(model, batched(pixels, labels, size), keys, batch_size=size, progress=progress)
+    return joined(score(Network(model), batched(pixels, labels, size), keys, batch_size=size, progress=progress))
 
 
 @pytest.fixture(scope="module")
@@ -88,23 +89,23 @@ def test_progress_counts_each_picture_once(network):
 
 def test_wrong_number_of_pictures_is_refused(network):
     with pytest.raises(DatasetError, match=r"Expected 4 pictures, at least one\. Received 3\..*ingest"):
-        score(network, batched(PIXELS[:3], LABELS[:3], 2), list("abcd"), batch_size=2, progress=lambda *_: None)
+        list(score(Network(network), batched(PIXELS[:3], LABELS[:3], 2), list("abcd"), batch_size=2, progress=lambda *_: None))
     with pytest.raises(DatasetError, match=r"Received 0\."):
-        score(network, [], [], batch_size=1, progress=lambda *_: None)
+        list(score(Network(network), [], [], batch_size=1, progress=lambda *_: None))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_numbers_are_refused(value):
-    logits = np.zeros((3, 2), np.float32)
-    logits[1, 0] = value
-    with pytest.raises(CheckpointError, match=r"1 of 3 pictures\. Expected finite values\. Received .* for 'b'\. .*learning_rate"):
-        require_sound(Predictions(logits, np.zeros(3, np.int32), ("a", "b", "c")))
+def test_logits_that_are_not_numbers_are_refused(make_model, value):
+    broken = make_model(classes=2)
+    broken.layers[-1].bias.assign([0.0, value])
+    with pytest.raises(CheckpointError, match=r"3 of 3 pictures\. Expected finite values\. .* for 'picture 0'\. .*learning_rate"):
+        scored(broken, PIXELS[:3], LABELS[:3] % 2, 4)
 
 
 def test_model_with_nan_weights_is_refused(make_model):
     broken = make_model(classes=3)
     broken.layers[-1].bias.assign([0.0, np.nan, 0.0])
-    with pytest.raises(CheckpointError, match=r"5 of 5 pictures.*Received nan"):
+    with pytest.raises(CheckpointError, match=r"2 of 2 pictures.*Received nan"):
         scored(broken, PIXELS[:5], LABELS[:5] % 3, 2)
 
 
@@ -117,10 +118,47 @@ def test_labels_outside_the_classes_are_refused(network, label):
 
 
 def test_other_pictures_than_promised_are_refused():
-    predictions = Predictions(np.zeros((3, 2), np.float32), np.array([0, 0, 1], np.int32), ("a", "b", "c"))
-    require_counts(predictions, (2, 1), "test")
+    require_counts(np.array([0, 0, 1]), (2, 1), "test")
     with pytest.raises(DatasetError, match=r"Expected 1 pictures of class 0\. Received 2\."):
-        require_counts(predictions, (1, 2), "test")
+        require_counts(np.array([0, 0, 1]), (1, 2), "test")
+
+
+def test_brightness_and_contrast_are_those_of_the_pixels(network):
+    found = scored(network, PIXELS, LABELS, 16)
+    np.testing.assert_allclose(found.brightness, PIXELS.mean((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(found.contrast, PIXELS.std((1, 2, 3)), rtol=1e-4)
+
+
+def test_answers_are_the_first_guesses(network):
+    expected = np.asarray(network(PIXELS, training=False)).argmax(axis=1)
+    assert np.array_equal(answers(Network(network), 16)(PIXELS), expected)
+
+
+SEVERAL = """
+import numpy as np, sys, tensorflow as tf
+N = int(sys.argv[1])
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * N)
+from pipeline.evaluate.predictions import write_predictions
+from pipeline.evaluate.scoring import on_devices, score
+from pipeline.model.weights import load_model
+from pathlib import Path
+network = on_devices(lambda: load_model(Path(sys.argv[2])))
+assert network.devices == N
+pixels, labels = np.random.default_rng(0).integers(0, 256, (53, 12, 12, 3), dtype=np.uint8), np.random.default_rng(1).integers(0, 7, 53)
+batches = tf.data.Dataset.from_tensor_slices((pixels, labels.astype(np.int32))).batch(8)
+chunks = score(network, batches, [str(index) for index in range(53)], batch_size=8, progress=lambda *_: None)
+print(write_predictions(chunks, 7, Path(sys.argv[3])))
+"""
+
+
+def test_several_devices_give_the_same_digits_as_one(network, tmp_path):
+    network.save(tmp_path / "model.keras")
+
+    def digest(devices):
+        words = [sys.executable, "-c", SEVERAL, str(devices), str(tmp_path / "model.keras"), str(tmp_path / f"{devices}.parquet")]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+    assert digest(1) == digest(3)
 
 
 def test_names_come_as_text_from_anything():
@@ -143,17 +181,34 @@ def test_pictures_at_positions_and_no_further():
     assert read == [0, 10, 20]
 
 
-def test_predictions_load_without_pickle_and_their_digest_is_of_content(tmp_path):
-    keys = ("a\n<b>", "é" * 200)
-    predictions = Predictions(np.ones((2, 2), np.float32), np.array([0, 1], np.int32), keys)
-    save_predictions(predictions, tmp_path / "predictions.npz")
-    with np.load(tmp_path / "predictions.npz", allow_pickle=False) as file:
-        assert tuple(file["keys"]) == keys
-        assert file["logits"].dtype == np.float32
-        assert file["labels"].dtype == np.int32
-    assert predictions.sha256() == Predictions(np.ones((2, 2), np.float32), np.array([0, 1], np.int32), keys).sha256()
-    assert predictions.sha256() != Predictions(predictions.logits, np.array([1, 1], np.int32), keys).sha256()
+# -- the file -------------------------------------------------------------------------------------------------------------
 
 
-def test_first_kernel_is_that_of_conv1(network):
-    assert np.array_equal(first_kernel(network), network.get_layer("conv1").kernel.numpy())
+def chunks_of(count, size, classes=3):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 1, (count, classes)).astype(np.float32), rng.integers(0, classes, count).astype(np.int32)
+    keys, light = tuple(f"é\n{index}" for index in range(count)), np.arange(count, dtype=np.float32)
+    for start in range(0, count, size):
+        rows = slice(start, start + size)
+        yield Chunk(keys[rows], labels[rows], logits[rows], light[rows], light[rows])
+
+
+def test_predictions_are_read_as_they_were_written(tmp_path):
+    path = tmp_path / "predictions.parquet"
+    write_predictions(chunks_of(10_000, 300), 3, path)
+    whole = joined(chunks_of(10_000, 10_000))
+    keys, labels, ranks, light = read_columns(path, "key", "label", "rank", "contrast")
+    assert tuple(keys) == whole.keys
+    assert np.array_equal(labels, whole.labels)
+    assert np.array_equal(ranks, label_ranks(whole.logits, whole.labels))
+    assert np.array_equal(light, whole.contrast)
+    parts = list(read_logits(path))
+    assert [len(rows) for _, rows in parts] == [4096, 4096, 1808]
+    assert np.array_equal(np.concatenate([logits for logits, _ in parts]), whole.logits)
+    assert np.array_equal(logits_at(path, [9999, 3, 5000]), whole.logits[[9999, 3, 5000]])
+
+
+def test_their_digest_is_of_content_and_not_of_batches(tmp_path):
+    digests = {write_predictions(chunks_of(5000, size), 3, tmp_path / "p.parquet") for size in (1, 300, 5000)}
+    assert len(digests) == 1
+    assert write_predictions(chunks_of(4999, 300), 3, tmp_path / "p.parquet") not in digests

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -8,17 +9,24 @@ import pytest
 
 from pipeline.artifacts import EvaluationReport, file_sha256
 from pipeline.config import EvaluateConfig
-from pipeline.errors import CheckpointError, DatasetError
-from pipeline.evaluate.stage import details, evaluate
+from pipeline.errors import CheckpointError, ConfigError, DatasetError
+from pipeline.evaluate.judge import details
+from pipeline.evaluate.metrics import Tally, fit_temperature, summarise
+from pipeline.evaluate.predictions import read_columns, read_logits
+from pipeline.evaluate.report import Judgement
+from pipeline.evaluate.stage import evaluate, evaluate_model
 
 NAMES = ("cat", "dog/wolf", "cat!", "émeu", "e", "f", "g")
 LABELS = np.random.default_rng(1).integers(0, 7, 30)
 
 
+SHORT = EvaluateConfig(report="short")
+
+
 @pytest.fixture
 def prepared(tmp_path, serve_pictures, make_model, make_dataset, save_trained):
     model, pixels = make_model(classes=7), np.random.default_rng(0).integers(0, 256, (30, 12, 12, 3), dtype=np.uint8)
-    serve_pictures(pixels, LABELS, np.array([f"{index}.png".encode() for index in range(30)], object))
+    serve_pictures(pixels, LABELS, [f"{index}.png".encode() for index in range(30)])
     return model, pixels, make_dataset(NAMES, LABELS, tmp_path), save_trained(model, NAMES, tmp_path / "train")
 
 
@@ -30,46 +38,93 @@ def test_stage_scores_the_saved_file(prepared, context, notes):
     assert report.images == 30
     assert report.majority_error == pytest.approx(1 - np.bincount(LABELS).max() / 30)
     assert notes.summary == {"test_loss": report.loss, "test_top1_error": report.top1_error, "test_top5_error": report.top5_error}
-    assert notes.steps[-1][:3] == (30, 30, "images")
-    with np.load(context.directory / "predictions.npz", allow_pickle=False) as file:
-        assert np.array_equal(file["labels"], LABELS)
-        assert file["keys"][2] == "2.png"
+    assert notes.tagged["view"] == report.view == "center crop"
+    assert (30, 30, "images") in [step[:3] for step in notes.steps]
+    keys, labels, said = read_columns(report.predictions_path, "key", "label", "answer")
+    assert np.array_equal(labels, LABELS)
+    assert np.array_equal(said, answers)
+    assert keys[2] == "2.png"
     assert all(path.exists() for path in report.promised_files())
-    assert json.loads((context.report_directory / "metrics.json").read_text())["top1_error"] == report.top1_error
+    document = json.loads((context.report_directory / "metrics.json").read_text())
+    assert document["top1_error"] == report.top1_error
+    assert document["view"] == "center crop"
+    assert {"slices", "robustness", "reliability"} <= document.keys()
+    assert json.loads((context.report_directory / "speed.json").read_text())["batches"][0]["batch"] == 1
     assert isinstance(EvaluationReport.model_validate_json(report.model_dump_json()), EvaluationReport)
+    assert not (context.scratch_directory / "validation.parquet").exists()
 
 
 def test_numbers_are_recorded_under_names_that_mlflow_takes(prepared, context, notes):
     _, _, dataset, trained = prepared
-    evaluate.function(EvaluateConfig(), dataset, trained, context)
+    evaluate.function(SHORT, dataset, trained, context)
     assert {"test_macro_f1", "test_balanced_accuracy", "test_recall/001_dog_wolf", "test_f1/003_meu"} <= notes.detail.keys()
     assert all(re.fullmatch(r"[/\w.\- :]{1,250}", name) for name in notes.detail)
     assert all(isinstance(value, float) for value in notes.detail.values())
-    assert len(notes.detail) == 3 * 7 + 10
 
 
 def test_many_classes_are_not_recorded_one_by_one():
-    from pipeline.evaluate.metrics import summarise
-
-    summary = summarise(np.eye(101, dtype=np.float32), np.arange(101), np.ones(101, int))
-    assert len(details(summary, [str(index) for index in range(101)])) == 10
+    tally = Tally(101, 0)
+    tally.add(np.eye(101, dtype=np.float32), np.arange(101))
+    names = [str(index) for index in range(101)]
+    judged = Judgement("test", "center crop", names, summarise(tally), (), (), (), (), "")
+    assert not [name for name in details(judged) if "/" in name]
 
 
 def test_batch_size_does_not_change_the_report(prepared, context):
     _, _, dataset, trained = prepared
-    reports = [evaluate.function(EvaluateConfig(global_batch_size=size), dataset, trained, context) for size in (1, 7, 256)]
+    configs = [SHORT.model_copy(update={"global_batch_size": size}) for size in (1, 7, 256)]
+    reports = [evaluate.function(config, dataset, trained, context) for config in configs]
     assert len({(report.top1_error, report.top5_error, report.top1_error_interval) for report in reports}) == 1
     assert [report.loss for report in reports] == pytest.approx([reports[0].loss] * 3, abs=1e-6)
+
+
+def test_the_temperature_is_fitted_on_the_validation_split(prepared, context):
+    _, _, dataset, trained = prepared
+    report = evaluate.function(SHORT, dataset, trained, context)
+    assert report.temperature != pytest.approx(1, abs=0.05)
+    logits = np.concatenate([logits for logits, _ in read_logits(report.predictions_path)])
+    assert report.temperature == pytest.approx(fit_temperature(logits, LABELS))  # this stand-in has the same pictures in every split
+
+
+def test_a_given_model_is_judged_like_the_trained_one(prepared, context, notes, tmp_path):
+    _, _, dataset, trained = prepared
+    own = evaluate.function(SHORT, dataset, trained, context)
+    alone = tmp_path / "alone.keras"
+    shutil.copy(trained.model_path, alone)
+    given = evaluate_model.function(SHORT.model_copy(update={"model": str(alone)}), dataset, context)
+    assert given == own
+    assert "names no classes" in notes.words[-1]
+    assert evaluate_model.source(SHORT.model_copy(update={"model": str(alone)})) == {"model": trained.model_sha256}
+
+
+def test_a_given_model_that_cannot_be_judged_is_refused(prepared, context, tmp_path, make_model):
+    _, _, dataset, _ = prepared
+
+    def judged(path):
+        return evaluate_model.function(SHORT.model_copy(update={"model": str(path)}), dataset, context)
+
+    with pytest.raises(ConfigError, match=r"There is no model .*Expected a \.keras file"):
+        judged(tmp_path / "gone.keras")
+    broken = tmp_path / "broken.keras"
+    broken.write_bytes(b"no zip")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        judged(broken)
+    make_model(classes=3).save(tmp_path / "three.keras")
+    with pytest.raises(DatasetError, match=r"7 logits\. Received .*3"):
+        judged(tmp_path / "three.keras")
+    (tmp_path / "artifact.json").write_text(json.dumps({"model_sha256": "0" * 64, "class_names": ["a"]}))
+    with pytest.raises(CheckpointError, match=r"damaged\. Expected SHA-256 000000000000"):
+        judged(tmp_path / "three.keras")
 
 
 def test_other_classes_are_refused(prepared, context, tmp_path):
     _, _, dataset, trained = prepared
     swapped = trained.model_copy(update={"class_names": (*NAMES[:5], "g", "f")})
     with pytest.raises(DatasetError, match=r"Expected class 5 to be 'g'\. Received 'f'\. .*alexnet train"):
-        evaluate.function(EvaluateConfig(), dataset, swapped, context)
+        evaluate.function(SHORT, dataset, swapped, context)
     fewer = trained.model_copy(update={"class_names": NAMES[:5]})
     with pytest.raises(DatasetError, match=r"Expected 5 classes\. Received 7\."):
-        evaluate.function(EvaluateConfig(), dataset, fewer, context)
+        evaluate.function(SHORT, dataset, fewer, context)
 
 
 def test_damaged_model_file_is_refused(prepared, context):
@@ -77,15 +132,17 @@ def test_damaged_model_file_is_refused(prepared, context):
     trained.model_path.write_bytes(trained.model_path.read_bytes()[:-1])
     assert file_sha256(trained.model_path) != trained.model_sha256
     with pytest.raises(CheckpointError, match="damaged"):
-        evaluate.function(EvaluateConfig(), dataset, trained, context)
+        evaluate.function(SHORT, dataset, trained, context)
 
 
 def test_record_that_promises_other_counts_is_refused(prepared, context):
     _, _, dataset, trained = prepared
     counts = dataset.class_counts["test"]
-    other = dataset.model_copy(update={"class_counts": {"train": counts, "test": (counts[0] + 1, counts[1] - 1, *counts[2:])}})
+    other = dataset.model_copy(
+        update={"class_counts": {"train": counts, "validation": counts, "test": (counts[0] + 1, counts[1] - 1, *counts[2:])}}
+    )
     with pytest.raises(DatasetError, match="not what its record promises"):
-        evaluate.function(EvaluateConfig(), other, trained, context)
+        evaluate.function(SHORT, other, trained, context)
 
 
 def test_stage_is_imported_without_heavy_libraries():

@@ -1,0 +1,285 @@
+"""The judgement of a saved model: scored once, counted, looked into, and written down."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pyarrow import parquet
+
+from pipeline.artifacts import DatasetArtifact, EvaluationReport
+from pipeline.config import EvaluateConfig
+from pipeline.data.loader import evaluation_batches, index_path, load_split
+from pipeline.engine import Context
+from pipeline.errors import CheckpointError, DatasetError
+from pipeline.evaluate.metrics import Summary, Tally, fit_temperature, majority_class, percent, summarise
+from pipeline.evaluate.predictions import logits_at, read_columns, read_logits, write_predictions
+from pipeline.evaluate.report import PICTURES as SHOWN
+from pipeline.evaluate.report import (
+    Chosen,
+    Judgement,
+    Looks,
+    confident_mistakes,
+    spread_positions,
+    unsure_hits,
+    write_metrics,
+    write_report,
+)
+from pipeline.evaluate.robustness import wear
+from pipeline.evaluate.scoring import (
+    Network,
+    answers,
+    on_devices,
+    pictures_at,
+    require_counts,
+    score,
+)
+from pipeline.evaluate.slices import Slice, folders_of, numbers_where_they_are, slices_of
+from pipeline.evaluate.speed import measure_speed
+from pipeline.model.weights import load_model
+
+View = Literal["center", "ten"]
+VIEWS: dict[View, str] = {"center": "center crop", "ten": "mean of ten crops"}
+# Enough for an error to within two or three points, and a second or two of a small network's time.
+_WORN_PICTURES = 500
+# What neighbours are looked for among, and what excites the feature maps.
+_TRAINING_PICTURES = 2000
+# Logits that the temperature is fitted to; more would not move its third digit.
+_MOST_NUMBERS = 10_000_000
+_HEADLINES = ("loss", "top1_error", "top5_error")
+_RECORDED_CLASSES = 100  # thousands of single points make a tracking page useless; metrics.json has every class
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model that is to be judged: the verified `.keras` file and its SHA-256."""
+
+    path: Path
+    sha256: str
+
+
+def judge(config: EvaluateConfig, dataset: DatasetArtifact, given: Given, context: Context) -> EvaluationReport:
+    """Score a model on a split, write predictions, numbers and the page, and return the record.
+
+    Raises:
+        DatasetError: the split is not what its record promises.
+        CheckpointError: the model cannot be read, or its logits are not numbers.
+    """
+    network, view = on_devices(lambda: _loaded(given.path, len(dataset.class_names))), config.view
+    model = network.model if network.strategy is None else load_model(given.path)
+    predictions = context.directory / EvaluationReport.PREDICTIONS_FILE
+    digest = _score(network, dataset, config.split, config, context, predictions)
+    labels, ranks, confidence = read_columns(predictions, "label", "rank", "confidence")
+    require_counts(labels, dataset.class_counts[config.split], config.split)
+    temperature = _temperature(network, dataset, config, context)
+    summary = _counted(predictions, dataset, temperature)
+    images = load_split(dataset, config.split)
+    groups = {"samples": spread_positions(len(labels), SHOWN)}
+    groups |= {"mistakes": confident_mistakes(ranks > 0, confidence), "unsure": unsure_hits(ranks > 0, confidence)}
+    full = config.report == "full"
+    worn_at = spread_positions(len(labels), _WORN_PICTURES) if full else []
+    size = model.input_shape[1]
+    batches = evaluation_batches(images, image_size=size, batch_size=config.global_batch_size)
+    pixels = pictures_at(batches, sorted({*worn_at, *itertools.chain(*groups.values())}))
+    judged = Judgement(
+        split=config.split,
+        view=VIEWS[view],
+        names=dataset.class_names,
+        summary=summary,
+        slices=_slices(predictions, dataset, config.split),
+        footer=_footer(given, dataset, VIEWS[view]),
+        **{name: _chosen(predictions, images.keys, labels, places, pixels) for name, places in groups.items()},
+        worn=_worn(network, labels, worn_at, pixels, context) if full else None,
+        speed=measure_speed(model, given.path) if full else None,
+        looks=_looks(model, dataset, size) if full else None,
+    )
+    context.progress(1, 1, "pages", "drawing the report")
+    write_metrics(context.report_directory, judged)
+    write_report(context.report_directory, judged)
+    _record(context, judged, view)
+    return EvaluationReport(
+        directory=context.directory,
+        split=config.split,
+        view=VIEWS[view],
+        images=summary.images,
+        **{name: summary.values[name] for name in ("top1_error", "top5_error", "loss", "calibration_error")},
+        top1_error_interval=summary.top1_error_interval,
+        majority_error=summary.majority_error,
+        temperature=temperature,
+        class_names=dataset.class_names,
+        model_sha256=given.sha256,
+        dataset_digest=dataset.digest,
+        predictions_sha256=digest,
+    )
+
+
+def _loaded(path: Path, classes: int) -> Any:
+    """Return the model of a file, if it is one that answers pictures with a logit for each class."""
+    try:
+        model = load_model(path)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"The model file {path} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:150]}). Expected a .keras file "
+            "that this pipeline or Keras 3 wrote, without code of its own. Name another one, or train again."
+        ) from error
+    takes, gives = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    fits = isinstance(takes, tuple) and isinstance(gives, tuple) and takes[1:] == (takes[1], takes[1], 3) and gives[1:] == (classes,)
+    if not fits:
+        raise DatasetError(
+            f"The model {path} is not one for this dataset. Expected pictures of equal sides in 3 colours and {classes} logits. Received "
+            f"input {takes} and output {gives}. Name the dataset that it was trained for: --dataset."
+        )
+    return model
+
+
+# -- scoring and counting -------------------------------------------------------------------------------------------------
+
+
+def _score(network: Network, dataset: DatasetArtifact, split: str, config: EvaluateConfig, context: Context, path: Path) -> str:
+    """Score every picture of a split, write the predictions, and return their digest."""
+    images, total = load_split(dataset, split), dataset.images(split)
+    batch_size = max(1, min(config.global_batch_size // (10 if config.view == "ten" else 1), total))
+    batches = evaluation_batches(images, image_size=network.model.input_shape[1], batch_size=batch_size, view=config.view)
+
+    def progress(done: int, wrong: int) -> None:
+        context.progress(done, total, "images", f"{split}, top-1 error {percent(wrong / done)}")
+
+    chunks = score(network, batches, images.keys, batch_size=batch_size, progress=progress)
+    return write_predictions(chunks, len(dataset.class_names), path)
+
+
+def _temperature(network: Network, dataset: DatasetArtifact, config: EvaluateConfig, context: Context) -> float:
+    """Return the temperature that fits the validation split, seen as the judged one is."""
+    with contextlib.ExitStack() as stack:
+        path = context.directory / EvaluationReport.PREDICTIONS_FILE
+        if config.split != "validation":
+            path = context.scratch_directory / "validation.parquet"
+            stack.callback(path.unlink, missing_ok=True)
+            _score(network, dataset, "validation", config, context, path)
+        logits, labels = _some_logits(path, len(dataset.class_names))
+        return fit_temperature(logits, labels)
+
+
+def _some_logits(path: Path, classes: int) -> tuple[Any, Any]:
+    """Return the logits and labels of the first so many pictures that they take some 40 MB; stored order is mixed."""
+    most, parts = max(1000, _MOST_NUMBERS // classes), list[tuple[Any, Any]]()
+    for part in read_logits(path):
+        parts.append(part)
+        if sum(len(labels) for _, labels in parts) >= most:
+            break
+    return np.concatenate([logits for logits, _ in parts])[:most], np.concatenate([labels for _, labels in parts])[:most]
+
+
+def _counted(predictions: Path, dataset: DatasetArtifact, temperature: float) -> Summary:
+    tally = Tally(len(dataset.class_names), majority_class(dataset.class_counts["train"]), temperature=temperature)
+    for logits, labels in read_logits(predictions):
+        tally.add(logits, labels)
+    return summarise(tally)
+
+
+def _slices(predictions: Path, dataset: DatasetArtifact, split: str) -> list[Slice]:
+    """Return the slices by everything that is known of the pictures."""
+    keys, labels, ranks, brightness, contrast = read_columns(predictions, "key", "label", "rank", "brightness", "contrast")
+    sizes = parquet.read_table(index_path(dataset.directory, split), columns=["height", "width"])
+    height, width = (sizes[name].to_numpy().astype(float) for name in ("height", "width"))
+    attributes: dict[str, Sequence[Any]] = {"class": [dataset.class_names[label] for label in labels]}
+    attributes |= {"shorter side": np.minimum(height, width), "width / height": width / height}
+    attributes |= {"brightness": brightness, "contrast": contrast}
+    folders = folders_of(keys)
+    if len(set(folders)) != len(dataset.class_names):  # else they are the classes
+        attributes["folder"] = folders
+    return slices_of(ranks > 0, attributes | _of_the_manifest(dataset, keys))
+
+
+def _of_the_manifest(dataset: DatasetArtifact, keys: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """Return the manifest's other columns, a value a picture, in the order of the keys; nothing where it has none."""
+    path = dataset.directory / DatasetArtifact.ATTRIBUTES_FILE
+    if not path.exists():
+        return {}
+    table = parquet.read_table(path)
+    place = {key: row for row, key in enumerate(table["key"].to_pylist())}
+    columns = {name: table[name].to_pylist() for name in table.column_names if name != "key"}
+    ordered = {name: [values[place[key]] if key in place else "" for key in keys] for name, values in columns.items()}
+    return {f"column {name}": numbers_where_they_are(values) for name, values in ordered.items()}
+
+
+# -- looking into it ------------------------------------------------------------------------------------------------------
+
+
+def _chosen(predictions: Path, keys: Sequence[str], labels: Any, places: Sequence[int], pixels: dict[int, Any]) -> list[Chosen]:
+    if not places:
+        return []
+    logits = logits_at(predictions, places)
+    return [Chosen(place, keys[place], pixels[place], int(labels[place]), own) for place, own in zip(places, logits, strict=True)]
+
+
+def _worn(network: Network, labels: Any, places: Sequence[int], pixels: dict[int, Any], context: Context) -> Any:
+    batch_size = min(64, len(places))
+    forward = answers(network, batch_size)
+    return wear(
+        forward,
+        np.stack([pixels[place] for place in places]),
+        labels[list(places)],
+        np.asarray(places),
+        seed=0,
+        progress=lambda done, total: context.progress(done, total, "corruptions", "pictures made worse"),
+    )
+
+
+def _looks(model: Any, dataset: DatasetArtifact, size: int) -> Looks:
+    """Return the model with the first training pictures of the shards, where pictures lie mixed."""
+    images = load_split(dataset, "train", in_memory=False)
+    batches = evaluation_batches(images, image_size=size, batch_size=100)
+    some = list(itertools.islice(batches, _TRAINING_PICTURES // 100))
+    pixels, labels = (np.concatenate([np.asarray(part[index]) for part in some]) for index in range(2))
+    return Looks(model, pixels, labels)
+
+
+# -- writing it down ------------------------------------------------------------------------------------------------------
+
+
+def _footer(given: Given, dataset: DatasetArtifact, view: str) -> str:
+    return f"Model {given.sha256[:12]}, dataset {dataset.name} {dataset.digest[:12]}, {view}, every picture once."
+
+
+def _record(context: Context, judged: Judgement, view: View) -> None:
+    """Record the numbers; those of ten crops under names of their own, so that no table sets unlike views side by side."""
+    prefix = judged.split if view == "center" else f"{judged.split}_ten_crops"
+    summary = judged.summary
+    headline = {name: summary.values[name] for name in _HEADLINES}
+    context.run.tags({"view": judged.view, "temperature": f"{summary.temperature:.6g}"}, summary=True)
+    context.run.metrics({f"{prefix}_{name}": value for name, value in headline.items()}, summary=True)
+    context.run.metrics({f"{prefix}_{name}": value for name, value in details(judged).items()})
+
+
+def details(judged: Judgement) -> dict[str, float]:
+    """Return everything else that is recorded, under names that a tracking store takes.
+
+    With not too many classes that is also precision, recall and F1 of each. A class is `f1/003_sneaker`: numbered, since names may be long,
+    strange or alike once strange letters are left out.
+    """
+    summary = judged.summary
+    found = {name: value for name, value in summary.values.items() if name not in _HEADLINES}
+    found |= {"majority_error": summary.majority_error}
+    found |= {"top1_error_low": summary.top1_error_interval[0], "top1_error_high": summary.top1_error_interval[1]}
+    if len(judged.names) <= _RECORDED_CLASSES:
+        for measure in ("precision", "recall", "f1"):
+            scores = getattr(summary.by_class, measure)
+            found |= {f"{measure}/{index:03}_{_plain(name)}": float(scores[index]) for index, name in enumerate(judged.names)}
+    if judged.worn is not None:
+        found["mean_corruption_error"] = judged.worn.mean.error
+    for batch in judged.speed.batches if judged.speed else ():
+        found[f"latency_p95_seconds_batch_{batch.batch}"] = batch.p95_seconds
+        found[f"images_per_second_batch_{batch.batch}"] = batch.images_per_second
+    return found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", name)[:40].strip("_")

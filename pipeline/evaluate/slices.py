@@ -1,0 +1,82 @@
+"""Where a network is worse: the error among pictures that have something in common, such as dark ones or those of one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from pipeline.evaluate.metrics import wilson_interval
+
+_PARTS = 4  # a number is cut at its quartiles
+_LEAST_NUMBERS = 10  # a column with fewer different numbers is taken as names, such as 0 and 1
+_LEAST_PICTURES = 5  # on average in a slice; names that differ from picture to picture say nothing
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Pictures that have one value of an attribute: how many, the share answered wrong with its 95 % interval, and that of all others."""
+
+    attribute: str
+    value: str
+    images: int
+    top1_error: float
+    interval: tuple[float, float]
+    others: float
+
+    @property
+    def clearly_worse(self) -> bool:
+        """Whether the whole interval lies above the error of the other pictures."""
+        return self.interval[0] > self.others
+
+
+def slices_of(wrong: Any, attributes: Mapping[str, Sequence[Any]]) -> list[Slice]:
+    """Return the slices of every attribute, the worst first: by the lower end of the interval, so that no few come first by chance.
+
+    Args:
+        wrong: bool [images], whose first guess is wrong.
+        attributes: for each name a value a picture: text, or an array of numbers, which are cut at their quartiles. An attribute with one
+            value, or with nearly as many values as pictures, is left out.
+    """
+    found = [item for name, values in attributes.items() for item in _slices(name, values, np.asarray(wrong))]
+    return sorted(found, key=lambda item: (-item.interval[0], -item.top1_error, -item.images, item.attribute, item.value))
+
+
+def _slices(name: str, values: Sequence[Any], wrong: Any) -> Iterable[Slice]:
+    words, place = _names_and_places(values)
+    images = np.bincount(place, minlength=len(words))
+    errors = np.bincount(place, weights=wrong, minlength=len(words)).astype(int)
+    if np.count_nonzero(images) < 2 or len(wrong) < _LEAST_PICTURES * len(words):
+        return
+    for word, count, bad in zip(words, images.tolist(), errors.tolist(), strict=True):
+        if count:
+            others = (int(errors.sum()) - bad) / max(1, len(wrong) - count)
+            yield Slice(name, word, count, bad / count, wilson_interval(bad, count), others)
+
+
+def _names_and_places(values: Sequence[Any]) -> tuple[list[str], Any]:
+    """Return what the values are called, and int [images], which of them each picture has."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+        edges = np.unique(np.quantile(values, np.arange(1, _PARTS) / _PARTS))
+        place = np.searchsorted(edges, values, side="left")
+        parts = [values[place == part] for part in range(len(edges) + 1)]
+        return [f"{part.min():.4g} to {part.max():.4g}" if len(part) else "none" for part in parts], place
+    words, place = np.unique(np.asarray(values, dtype=object), return_inverse=True)
+    return [str(word) or "(empty)" for word in words], place
+
+
+def numbers_where_they_are(texts: Sequence[str]) -> Any:
+    """Return a column of text as float64 [images] if all of it is finite numbers of which many differ, else as it is."""
+    try:
+        numbers = np.asarray(texts, np.float64)
+    except ValueError:
+        return texts
+    return numbers if np.isfinite(numbers).all() and len(np.unique(numbers)) >= _LEAST_NUMBERS else texts
+
+
+def folders_of(keys: Sequence[str]) -> list[str]:
+    """Return the folder that each picture's name says it is in; `.` where it says none."""
+    return [str(PurePosixPath(key).parent) for key in keys]

@@ -1,0 +1,117 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline.artifacts import EvaluationReport
+from pipeline.errors import ConfigError, DatasetError
+from pipeline.evaluate.compare import compare_reports, mcnemar, verdict, write_comparison
+from pipeline.evaluate.predictions import Chunk, write_predictions
+
+NAMES = ("cat", "<script>alert(1)</script>", "émeu")
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """Return what makes the record of an evaluation whose pictures are wrong where they are told to be."""
+
+    def make(name, wrong, *, view="center crop", split="test", keys=None):
+        folder = tmp_path / name
+        folder.mkdir()
+        labels = np.random.default_rng(0).integers(0, 3, len(wrong)).astype(np.int32)
+        logits = np.random.default_rng(1).normal(0, 0.1, (len(wrong), 3)).astype(np.float32)
+        logits[np.arange(len(wrong)), (labels + wrong) % 3] += 3
+        light = np.zeros(len(wrong), np.float32)
+        keys = tuple(keys or (f"{index}.png" for index in range(len(wrong))))
+        digest = write_predictions([Chunk(keys, labels, logits, light, light)], 3, folder / EvaluationReport.PREDICTIONS_FILE)
+        return EvaluationReport(
+            directory=folder,
+            split=split,
+            view=view,
+            images=len(wrong),
+            top1_error=float(np.mean(wrong)),
+            top5_error=0,
+            loss=1,
+            top1_error_interval=(0, 1),
+            majority_error=0.6,
+            calibration_error=0,
+            temperature=1.2,
+            class_names=NAMES,
+            model_sha256="a" * 64,
+            dataset_digest="d" * 64,
+            predictions_sha256=digest,
+        )
+
+    return make
+
+
+def some_wrong(count, images=1000, offset=0):
+    wrong = np.zeros(images, int)
+    wrong[offset : offset + count] = 1
+    return wrong
+
+
+def test_pictures_are_counted_by_who_is_wrong(judged):
+    found = compare_reports(judged("one", some_wrong(100)), judged("two", some_wrong(60, offset=70)))
+    assert (found.both_wrong, found.only_first_wrong, found.only_second_wrong) == (30, 70, 30)
+    assert found.top1_error.difference == pytest.approx(-0.04)
+    assert found.p_value == pytest.approx(stats.binomtest(70, 100).pvalue, abs=1e-12)
+    assert len(found.parted) == 40
+    labels = np.random.default_rng(0).integers(0, 3, 1000)
+    recalls = [[1 - np.mean(wrong[labels == label]) for label in range(3)] for wrong in (some_wrong(100), some_wrong(60, offset=70))]
+    assert found.by_class == pytest.approx(np.subtract(*recalls[::-1]))
+
+
+def test_mcnemar_equals_a_worked_example():
+    # Two-sided exact binomial test of 1 against 8: 2 (C(9,0) + C(9,1)) / 2^9.
+    assert mcnemar(1, 8) == pytest.approx(2 * 10 / 512, abs=1e-12)
+    assert mcnemar(8, 1) == mcnemar(1, 8)
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(5, 5) == 1.0
+
+
+def test_the_interval_is_that_of_a_paired_difference(judged):
+    found = compare_reports(judged("one", some_wrong(100)), judged("two", some_wrong(60, offset=70)))
+    change = some_wrong(60, offset=70) - some_wrong(100)
+    reach = 1.96 * change.std() / np.sqrt(1000)
+    low, high = found.top1_error.interval
+    assert (low, high) == pytest.approx((-0.04 - reach, -0.04 + reach), abs=0.1 * reach)
+
+
+def test_a_model_compared_with_itself_differs_in_nothing(judged):
+    found = compare_reports(judged("one", some_wrong(100)), judged("two", some_wrong(100)))
+    assert all(item.difference == item.interval[0] == item.interval[1] == 0 for item in found.measures)
+    assert found.p_value == 1
+    assert found.parted == ()
+    assert verdict(found).startswith("No clear difference")
+
+
+def test_the_verdict_says_which_is_better(judged):
+    one, two = judged("one", some_wrong(200)), judged("two", some_wrong(100))
+    assert verdict(compare_reports(one, two)).startswith("The second is better: wrong on 10.0 % against 20.0 % of 1,000 test pictures")
+    assert verdict(compare_reports(two, one)).startswith("The second is worse: wrong on 20.0 %")
+
+
+def test_unlike_evaluations_are_refused(judged):
+    one = judged("one", some_wrong(10))
+    with pytest.raises(ConfigError, match=r"unlike views.*`center crop` and `mean of ten crops`"):
+        compare_reports(one, judged("ten", some_wrong(10), view="mean of ten crops"))
+    with pytest.raises(ConfigError, match="unlike splits"):
+        compare_reports(one, judged("validation", some_wrong(10), split="validation"))
+    with pytest.raises(DatasetError, match=r"not of the same pictures.*Received 999 others"):
+        compare_reports(one, judged("fewer", some_wrong(10, images=999)))
+    with pytest.raises(DatasetError, match="not of the same pictures"):
+        compare_reports(one, judged("others", some_wrong(10), keys=(f"{index}.jpg" for index in range(1000))))
+
+
+def test_the_page_and_its_numbers_are_written(judged, tmp_path):
+    found = write_comparison(compare_reports(judged("one", some_wrong(100)), judged("two", some_wrong(60))), tmp_path / "comparisons")
+    page = found.page.read_text(encoding="utf-8")
+    assert "The second is better" in page
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    document = json.loads((found.page.parent / "comparison.json").read_text(encoding="utf-8"))
+    assert document["only_first_wrong"] == 40
+    assert document["verdict"] in page.replace("&#39;", "'")
+    assert document == json.loads(json.dumps(found.as_dict()))
