@@ -10,7 +10,8 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-_NUMBER = re.compile(r"[-+]?\d[-+\d.,:%x e]{0,30}( ?[A-Za-z]{1,5})?")  # with a unit; also several of them: `28 x 28 x 3`, `1 %, 2 %`
+_AMOUNT = r"[-+]?\d[-+\d.,:%x e]{0,30}"  # also several of them: `28 x 28 x 3`, `1 %, 2 %`
+_NUMBER = re.compile(rf"{_AMOUNT}( to {_AMOUNT})?( ?[A-Za-z]{{1,5}})?")  # or a range, and its unit
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ td { white-space: nowrap; } thead th { vertical-align: bottom; border-bottom-wid
 th, .words { white-space: normal; max-width: min(22rem, 45vw); } .words { text-align: left; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff; } figcaption { font-size: .9rem; opacity: .8; }
 footer { margin-top: 3rem; font-size: .85rem; opacity: .7; }
-@media (max-width: 40rem) { th, td { padding: .25rem .4rem; } }
+@media print, (max-width: 40rem) { th, td { padding: .25rem .4rem; } }
 @page { margin: 1.5cm; }
 @media print {
   :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 11pt; } .table { overflow: visible; }

@@ -24,7 +24,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A network small enough for seconds; every stage and file is the real one.
 OFF = ("--set", "tracking.enabled=no")  # for what does not concern MLflow: it costs seconds
 WEIGHTED = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
-TINY = ("--set", "model.width_multiplier=0.2", "--set", "train.global_batch_size=128", "--seed", "3")
+TINY = ("--set", "model.width_multiplier=0.2", "--set", "train.global_batch_size=128", "--seed", "3", "--set", "evaluate.report=short")
 PROGRAM = (sys.executable, "-m", "pipeline")
 HEAVY = ("tensorflow", "keras", "mlflow", "numpy", "tensorflow_datasets")
 # Runs the command line and says on stderr which heavy modules it imported.

@@ -189,13 +189,14 @@ def grad_cam(model: Any, pixels: Any, classes: Any) -> Floats:
         float32 [pictures, size, size] in [0, 1], 1 at the largest of each picture; all 0 where nothing speaks for the class.
     """
     layer = depth_layers(model)[-1]
-    both = keras.Model(model.input, [model.get_layer(layer).output, model.output])
+    middle = model.get_layer(layer).output
+    body, head = keras.Model(model.input, middle), keras.Model(middle, model.output)
 
     def cam(batch: Any, asked: Any) -> list[Any]:
+        values = body(batch, training=False)
         with tf.GradientTape() as tape:
-            values, logits = both(batch, training=False)
-            # An output of the model is no variable; watched here, before the logits are used, the tape still has their way from it.
-            score = tf.gather(tf.cast(logits, tf.float32), asked, batch_dims=1)
+            tape.watch(values)  # by itself it watches only trainable weights, and a network may be frozen
+            score = tf.gather(tf.cast(head(values, training=False), tf.float32), asked, batch_dims=1)
         weights = tf.reduce_mean(tf.cast(tape.gradient(score, values), tf.float32), axis=(1, 2), keepdims=True)
         return [tf.nn.relu(tf.reduce_sum(weights * tf.cast(values, tf.float32), axis=-1))]
 

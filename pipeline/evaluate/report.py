@@ -85,7 +85,7 @@ def write_report(directory: Path, judged: Judgement) -> None:
         )
     if judged.unsure:
         sections.append(_guess_section(directory / "unsure.png", "Least confident hits", _UNSURE_TEXT, judged.unsure, judged.names))
-    if judged.looks is not None:
+    if judged.looks is not None and explain.explainable(judged.looks.model):
         sections += _look_sections(directory, judged, judged.looks)
     if judged.worn is not None:
         sections.append(_robustness_section(directory, judged.samples[0], judged.worn))

@@ -14,7 +14,7 @@ from pipeline.evaluate.given import class_names_of, require_model
 
 @stage()
 def evaluate(config: EvaluateConfig, dataset: DatasetArtifact, trained: TrainingResult, context: Context) -> EvaluationReport:
-    """Score the saved model on pictures it has never seen."""
+    """Score the saved model, or the one that --model names, on pictures it has never seen."""
     require_same_classes(dataset.class_names, trained.class_names)
     from pipeline.evaluate.judge import Given, judge
 

@@ -329,6 +329,14 @@ def test_heat_of_a_picture_does_not_depend_on_the_others(settings):
     np.testing.assert_allclose(heat[65:], grad_cam(model, pixels[65:], classes[65:]), atol=1e-3)
 
 
+def test_a_frozen_network_has_the_same_heat():
+    model, pixels = network(), noise(3)
+    heat = grad_cam(model, pixels, [0, 1, 2])
+    model.trainable = False
+    assert np.array_equal(grad_cam(model, pixels, [0, 1, 2]), heat)
+    assert heat.any()
+
+
 def test_half_precision_gives_float32():
     image = keras.Input((8, 8, 3), dtype="uint8")
     x = keras.layers.Conv2D(4, 3, activation="relu", dtype="mixed_bfloat16", name="conv1")(keras.layers.Rescaling(1 / 255)(image))

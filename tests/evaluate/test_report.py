@@ -3,6 +3,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import keras
 import numpy as np
 import pytest
 from matplotlib import image as png
@@ -121,6 +122,15 @@ def test_a_full_page_shows_what_the_network_looks_at(tmp_path, make_model):
     document = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert document["robustness"]["clean"] == judged.worn.clean
     assert document["robustness"]["mean_corruption_error"] == pytest.approx(np.mean([list(e.values()) for e in worn.errors.values()]))
+
+
+def test_a_network_of_another_kind_is_reported_without_its_inside(tmp_path):
+    image = keras.Input((12, 12, 3), dtype="uint8")
+    model = keras.Model(image, keras.layers.Dense(4)(keras.layers.Flatten()(image)))
+    pixels, (logits, labels) = np.zeros((40, 12, 12, 3), np.uint8), logits_of(4)
+    write(tmp_path, logits, labels, list("abcd"), looks=Looks(model, pixels, labels))
+    assert not (tmp_path / "grad_cam.png").exists()
+    assert "Where it looks" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("classes", [2, 10, 1000])
