@@ -384,7 +384,7 @@ def _evaluation(name: str, workdir: Path) -> Path:
             return folder
     ids = {key: ids["run_id"] for key, ids in tracking.known_runs(workdir).items()}
     keys = {key for key, run_id in ids.items() if run_id.startswith(name)} if len(name) >= _LEAST_LETTERS else set()
-    found = [path.parent for path in sorted(workdir.glob("stages/evaluate*/run.json")) if keys & set(_keys_of(path))]
+    found = [path.parent for path in sorted(workdir.glob("stages/evaluate*/run.json")) if keys & _keys_of(path)]
     if len(found) != 1:
         raise ConfigError(
             f"There is {'no' if not found else 'more than one'} evaluation `{name}` in {workdir}. Expected the folder of one, or the first "
@@ -393,10 +393,11 @@ def _evaluation(name: str, workdir: Path) -> Path:
     return found[0]
 
 
-def _keys_of(account: Path) -> tuple[str, str]:
-    """Return the key of the run that made a stage's result, and that of the pipeline's run around it."""
-    key = str(json.loads(account.read_text(encoding="utf-8")).get("run_key", ""))
-    return key, key.rpartition("-")[0]
+def _keys_of(account: Path) -> set[str]:
+    """Return the keys of the runs that made a stage's result, also of those that made the same before, and of the pipelines around them."""
+    made = json.loads(account.read_text(encoding="utf-8"))
+    own = [made.get("run_key", ""), *made.get("earlier_run_keys", [])]
+    return {*own, *(key.rpartition("-")[0] for key in own)}
 
 
 def status(

@@ -534,7 +534,9 @@ class Runner:
             arguments[item.config_argument] = getattr(resolved.config, item.section)
             made = item.function(**arguments, context=Context(partial, run, self.observer))
             seconds = time.monotonic() - started
-            account = {"fingerprint": fingerprint.parts, "seconds": round(seconds, 3), "run_key": run.key}
+            before = self._account(folder)
+            earlier_keys = [*before.get("earlier_run_keys", []), *([before["run_key"]] if before else [])]
+            account = {"fingerprint": fingerprint.parts, "seconds": round(seconds, 3), "run_key": run.key, "earlier_run_keys": earlier_keys}
             write_atomically(partial / "run.json", json.dumps(account, indent=1))
             attempt.unlink()
             write_atomically(partial / Artifact.FILE, made.model_dump_json(indent=1))

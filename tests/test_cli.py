@@ -24,7 +24,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A network small enough for seconds; every stage and file is the real one.
 OFF = ("--set", "tracking.enabled=no")  # for what does not concern MLflow: it costs seconds
 WEIGHTED = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
-TINY = ("--set", "model.width_multiplier=0.2", "--set", "train.global_batch_size=128", "--seed", "3", "--set", "evaluate.report=short")
+TINY = (
+    *("--set", "model.width_multiplier=0.2"),
+    *("--set", "train.global_batch_size=128"),
+    *("--set", "evaluate.report=short"),
+    *("--seed", "3"),
+)
 PROGRAM = (sys.executable, "-m", "pipeline")
 HEAVY = ("tensorflow", "keras", "mlflow", "numpy", "tensorflow_datasets")
 # Runs the command line and says on stderr which heavy modules it imported.
@@ -204,6 +209,41 @@ def test_rerun_forces_one_stage_and_finds_the_same(finished):
     again = last_line(alexnet("--json", "run", "--epochs", "2", *TINY, "--rerun", "evaluate", cwd=cwd))
     assert [stage["state"] for stage in again["stages"]] == ["skipped", "skipped", "skipped", "ran"]
     assert again["test"] == last_line(first)["test"]
+
+
+def test_a_model_that_a_run_trained_is_judged_again_and_compared(finished):
+    cwd, first = finished
+    whole, status = last_line(first), last_line(alexnet("--json", "status", cwd=cwd))
+    train, last = (whole["stages"][place]["run_id"] for place in (2, 3))
+    judged = last_line(alexnet("--json", "evaluate", "--model", train, "--set", "evaluate.report=short", cwd=cwd))
+    (stage,) = judged["stages"]
+    assert stage["name"] == "evaluate_model"
+    same = ("top1_error", "loss", "temperature", "view", "images")
+    assert [judged["test"][name] for name in same] == [whole["test"][name] for name in same]
+    assert last_line(alexnet("--json", "status", cwd=cwd))["stages"][3]["directory"] == status["stages"][3]["directory"]
+    found = last_line(alexnet("--json", "compare", last, Path(stage["directory"]).name, cwd=cwd))
+    assert (found["p_value"], found["only_first_wrong"], found["only_second_wrong"]) == (1.0, 0, 0)
+    assert "No clear difference" in (cwd / found["page"]).read_text(encoding="utf-8")
+    shown = alexnet("compare", last[:8], stage["directory"], cwd=cwd).stdout
+    assert "top-1 error: first guess wrong" in shown
+    assert "comparisons" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (("evaluate", "--model", "gone.keras"), 2, "There is no model gone.keras. Expected a .keras file"),
+        (("evaluate", "--model", "models:/nobody@champion"), 2, "There is no model `models:/nobody@champion`"),
+        (("evaluate", "--model", "0" * 32), 2, "There is no model `00000000"),
+        (("train", "--set", "evaluate.model=x.keras"), 2, "Expected the commands ingest and evaluate alone, received train"),
+        (("compare", "abcdef12", "evaluate-no"), 2, "There is no evaluation `abcdef12`"),
+        (("compare", "abcdef12"), 2, "Missing argument"),
+    ],
+)
+def test_models_and_evaluations_that_are_not_there(finished, words, code, sentence):
+    done = alexnet(*words, cwd=finished[0], check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    assert sentence in done.stderr
 
 
 def test_status_shows_what_is_there_without_heavy_imports(finished):

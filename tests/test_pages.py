@@ -62,15 +62,22 @@ def write_dataset(folder):
     return folder / "list.csv"
 
 
+def alexnet(*words):
+    """Run a command to its end and return what its last line says."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
+    command = [sys.executable, "-m", "pipeline", *words]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A work directory in which a pipeline has run: its folder, the result and the page of each stage."""
     workdir = tmp_path_factory.mktemp("work")
     words = ["--workdir", workdir, "--json", "run", "--dataset", write_dataset(tmp_path_factory.mktemp("pictures")), "--epochs", "1"]
     words += ["--image-size", "32", "--set", "data.short_side=36", "--set", "model.width_multiplier=0.2"]
-    done = subprocess.run([sys.executable, "-m", "pipeline", *words], check=False, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = alexnet(*words, "--set", "evaluate.report=short")
     pages = {stage["name"]: Path(stage["directory"]) / "report" / PAGES.get(stage["name"], "") for stage in result["stages"]}
     return SimpleNamespace(workdir=workdir, result=result, pages=pages)
 
@@ -163,9 +170,9 @@ def luminance(pixels):
     return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
 
 
-def contrasts(page):
-    """Return the background's luminance in [0, 1] and, for each kind of text, the WCAG contrast ratio that its pixels reach."""
-    pixels = np.asarray(Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB"))
+def contrasts(page, file):
+    """Take a screenshot, and return the background's luminance in [0, 1] and, for each kind of text, the WCAG contrast ratio that its pixels reach."""
+    pixels = np.asarray(Image.open(io.BytesIO(page.screenshot(path=file, full_page=True))).convert("RGB"))
     # 8 pixels are left out at the left: the verdict has a coloured edge there.
     box = "(b => [b.left + 8, b.top + scrollY, b.right, b.bottom].map(Math.round))"
     boxes = page.evaluate(f"kinds => kinds.map(kind => {box}(document.querySelector(kind).getBoundingClientRect()))", list(TEXTS))
@@ -225,27 +232,40 @@ def test_names_that_bite_are_shown_whole_wherever_they_stand(browser, tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_by_day_and_by_night(browser, finished, tmp_path, scheme):
     with our_page(browser, finished.pages["evaluate"], color_scheme=scheme, **viewport("phone")) as page:
-        page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
-        ground, ratios = contrasts(page)
+        ground, ratios = contrasts(page, tmp_path / f"{scheme}.png")
     assert ground == 1 if scheme == "light" else ground < 0.05
     assert min(ratios.values()) >= 4.5, ratios
 
 
-@pytest.mark.parametrize("stage", PAGES)
-def test_paper_is_white_and_nothing_is_cut_off(browser, finished, tmp_path, stage):
-    """Printed from a machine set to dark, whose text would be white."""
+def require_paper(browser, file, folder):
+    """Printed from a machine set to dark, whose text would be white, a page is white and nothing is cut off."""
     paper = {"width": 794 - 113, "height": 1123}  # A4 at 96 pixels an inch without the margins
-    with our_page(browser, finished.pages[stage], viewport=paper, color_scheme="dark") as page:
+    with our_page(browser, file, viewport=paper, color_scheme="dark") as page:
         page.emulate_media(media="print")
-        page.screenshot(path=tmp_path / "print.png", full_page=True)
-        ground, ratios = contrasts(page)
-        pdf = page.pdf(path=tmp_path / "page.pdf", format="A4")
+        ground, ratios = contrasts(page, folder / "print.png")
+        pdf = page.pdf(path=folder / "page.pdf", format="A4")
         assert beyond_the_edge(page, "nothing") == []
         require_whole_words(page)
     assert ground == 1
     assert min(ratios.values()) >= 4.5, ratios
     assert pdf.startswith(b"%PDF-")
     assert pdf.count(b"/Type /Page\n") >= 2
+
+
+@pytest.mark.parametrize("stage", PAGES)
+def test_a_page_can_be_printed(browser, finished, tmp_path, stage):
+    require_paper(browser, finished.pages[stage], tmp_path)
+
+
+@pytest.mark.slow
+def test_the_full_report_is_whole_and_fits(browser, finished, tmp_path):
+    again = alexnet("--workdir", finished.workdir, "--json", "evaluate", "--set", "evaluate.report=full")
+    assert [stage["state"] for stage in again["stages"]] == ["ran"]
+    for width in WIDTHS:
+        with our_page(browser, Path(again["test"]["report"]), **viewport(width)) as page:
+            page.screenshot(path=tmp_path / f"full-{width}.png", full_page=True)
+            require_layout(page)
+    require_paper(browser, Path(again["test"]["report"]), tmp_path)
 
 
 def wait_until_up(server, seconds=120):

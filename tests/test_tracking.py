@@ -13,6 +13,8 @@ import pytest
 from pipeline import tracking
 from pipeline.artifacts import DatasetArtifact, TrainingResult, file_sha256
 from pipeline.config import TrackingConfig, resolve
+from pipeline.errors import ConfigError
+from pipeline.evaluate.given import class_names_of
 
 RESOLVED = resolve(overrides={"train.epochs": "3"}, environment={})
 
@@ -176,6 +178,17 @@ def test_a_model_is_logged_with_signature_and_example_and_loads_again(workdir):
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     again = mlflow.keras.load_model(logged.model_uri)
     np.testing.assert_allclose(np.asarray(again(images)), np.asarray(network(images)), atol=1e-6)
+    store.create_registered_model("digits")
+    version = store.create_model_version("digits", logged.model_uri, model_id=logged.model_id)
+    store.set_registered_model_alias("digits", "champion", version.version)
+    found = runs(workdir)
+    names = (logged.model_uri, "models:/digits@champion", found["train"].info.run_id, found["digits small"].info.run_id)
+    for name in names:
+        file = tracking.model_file(name, TrackingConfig(), workdir)
+        assert file_sha256(file) == result.model_sha256
+        assert class_names_of(file) == ("0", "1")
+    with pytest.raises(ConfigError, match=r"There is no model `models:/digits@nobody`.*Check --model"):
+        tracking.model_file("models:/digits@nobody", TrackingConfig(), workdir)
 
 
 def test_nothing_executed_opens_no_run(workdir):
