@@ -171,7 +171,7 @@ def luminance(pixels):
 
 
 def contrasts(page, file):
-    """Take a screenshot, and return the background's luminance in [0, 1] and, for each kind of text, the WCAG contrast ratio that its pixels reach."""
+    """Take a screenshot, and return the background's luminance in [0, 1] and the WCAG contrast ratio that each kind of text reaches."""
     pixels = np.asarray(Image.open(io.BytesIO(page.screenshot(path=file, full_page=True))).convert("RGB"))
     # 8 pixels are left out at the left: the verdict has a coloured edge there.
     box = "(b => [b.left + 8, b.top + scrollY, b.right, b.bottom].map(Math.round))"

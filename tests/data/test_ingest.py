@@ -326,6 +326,23 @@ def test_manifest_names_pictures_labels_and_splits(folder, make_dataset):
     assert dataset.class_counts["test"] == (1, 1, 1)
     assert sorted(load_split(dataset, "test").keys) == ["1/7.png", "10/7.png", "2/7.png"]
     assert dataset.images("train") + dataset.images("validation") == 87
+    assert not (dataset.directory / dataset.ATTRIBUTES_FILE).exists()
+
+
+def test_what_else_a_manifest_says_is_kept_by_key(folder, make_dataset):
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*.*"))
+    text = "path,label,camera\n" + "\n".join(f"{path},{path.parent.name},camera {path.stem}" for path in paths)
+    (folder / "list.csv").write_text(text)
+    dataset = make_dataset(dataset=str(folder / "list.csv"))
+    table = parquet.read_table(dataset.directory / dataset.ATTRIBUTES_FILE)
+    found = dict(zip(table["key"].to_pylist(), table["camera"].to_pylist(), strict=True))
+    assert found == {str(path): f"camera {path.stem}" for path in paths}
+
+
+def test_the_index_says_how_large_the_files_were(digits):
+    index = parquet.read_table(digits.directory / "index" / "test.parquet")
+    assert index.column_names == ["key", "label", "sha256", "height", "width"]
+    assert set(index["height"].to_pylist()) == set(index["width"].to_pylist()) == {8}
 
 
 @pytest.mark.parametrize(

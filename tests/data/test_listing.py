@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from pipeline.data.listing import list_folder, list_manifest, natural
+from pipeline.data.listing import attributes, list_folder, list_manifest, natural
 from pipeline.errors import DatasetError
 
 
@@ -176,6 +176,21 @@ def test_a_manifest_as_spreadsheets_write_it(tmp_path):
 def test_columns_may_stand_in_any_order_and_others_are_not_read(tmp_path):
     entries = list_manifest(write(tmp_path / "list.tsv", "label\tsize\tpath\na\t3\tone two.jpg\n")).entries
     assert [(entry.name, entry.label, entry.path) for entry in entries] == [("one two.jpg", "a", str(tmp_path / "one two.jpg"))]
+
+
+def test_other_columns_are_what_else_is_known_of_a_picture(tmp_path):
+    text = "label,camera,path,split,,camera,light\nx, A ,./a//b.jpg,,?,second,1.0\ny,,c.jpg\n"
+    names, rows = attributes(write(tmp_path / "list.csv", text))
+    assert names == ("camera", "light")
+    assert list(rows) == [("a/b.jpg", ["A", "1.0"]), ("c.jpg", ["", ""])]
+    assert attributes(write(tmp_path / "bare.csv", "path,label\na.jpg,x\n"))[0] == ()
+
+
+def test_other_columns_of_a_parquet_manifest_but_no_lists(tmp_path):
+    table = {"path": ["a.jpg", "b.jpg"], "label": ["x", "y"], "lux": [3.0, None], "vector": [[1.0], [2.0]]}
+    parquet.write_table(pa.table(table), tmp_path / "list.parquet")
+    names, rows = attributes(tmp_path / "list.parquet")
+    assert (names, list(rows)) == (("lux",), [("a.jpg", ["3"]), ("b.jpg", [""])])
 
 
 def test_absolute_and_home_paths(tmp_path, monkeypatch):

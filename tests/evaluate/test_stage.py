@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from pipeline.artifacts import EvaluationReport, file_sha256
 from pipeline.config import EvaluateConfig
@@ -84,6 +86,19 @@ def test_the_temperature_is_fitted_on_the_validation_split(prepared, context):
     assert report.temperature != pytest.approx(1, abs=0.05)
     logits = np.concatenate([logits for logits, _ in read_logits(report.predictions_path)])
     assert report.temperature == pytest.approx(fit_temperature(logits, LABELS))  # this stand-in has the same pictures in every split
+
+
+def test_slices_are_by_everything_that_is_known_of_the_pictures(prepared, context):
+    _, _, dataset, trained = prepared
+    table = pa.table({"key": [f"{index}.png" for index in range(29, -1, -1)], "camera": ["old", "new"] * 15})
+    parquet.write_table(table, dataset.directory / dataset.ATTRIBUTES_FILE)
+    report = evaluate.function(SHORT, dataset, trained, context)
+    slices = json.loads((context.report_directory / "metrics.json").read_text())["slices"]
+    found = {item["attribute"] for item in slices}
+    assert found == {"column camera", "shorter side", "width / height", "brightness", "contrast"}  # 7 classes are too many for 30 pictures
+    keys, ranks = read_columns(report.predictions_path, "key", "rank")
+    old = [rank > 0 for key, rank in zip(keys, ranks, strict=True) if int(key[:-4]) % 2 == 1]
+    assert [item["top1_error"] for item in slices if item["value"] == "old"] == [pytest.approx(np.mean(old))]
 
 
 def test_a_given_model_is_judged_like_the_trained_one(prepared, context, notes, tmp_path):
