@@ -24,7 +24,7 @@ from pipeline.data.listing import at, kind_of, require_source
 from pipeline.data.stage import ingest
 from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, unwritable, work_directory
 from pipeline.errors import ConfigError, LostWorkerError, WorkersFailedError
-from pipeline.evaluate.given import require_model
+from pipeline.evaluate.given import given_model
 from pipeline.evaluate.stage import evaluate, evaluate_model
 from pipeline.model.stage import build, build_alone
 from pipeline.train.cluster import Cluster, launch, read_cluster
@@ -249,16 +249,20 @@ def _checked(
 
 
 def _with_model_file(resolved: Resolved, workdir: Path) -> Resolved:
-    """Return the settings with the file of the model that is to be judged, if one is, instead of its name in MLflow."""
+    """Return the settings with the file of the model that is to be judged instead of its name in MLflow, if there is such a model.
+
+    Pictures are looked for, or prepared, at the scale that it was trained at, unless somebody named another one.
+    """
     config = resolved.config
     if not config.evaluate.model:
         return resolved
-    if Path(config.evaluate.model).suffix == ".keras":
-        require_model(Path(config.evaluate.model))  # before data is prepared for nothing
-        return resolved
-    path = tracking.model_file(config.evaluate.model, config.tracking, workdir)
+    path = Path(config.evaluate.model)
+    if path.suffix != ".keras":
+        path = tracking.model_file(config.evaluate.model, config.tracking, workdir)
+    side, named = given_model(path).short_side, resolved.origins["data.short_side"] in ("command line", "environment")
+    data = config.data.model_copy(update={} if named or not side else {"short_side": side})
     judged = config.evaluate.model_copy(update={"model": str(path)})
-    return replace(resolved, config=config.model_copy(update={"evaluate": judged}))
+    return replace(resolved, config=config.model_copy(update={"data": data, "evaluate": judged}))
 
 
 def is_chief() -> bool:

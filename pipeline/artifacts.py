@@ -149,6 +149,7 @@ class SavedModel(Artifact):
     variant: str = Field(description="Which AlexNet.")
     fidelity: str = Field(default="code", description="As the code or as the paper of 2012.")
     image_size: int = Field(description="Height and width of the input, in pixels.")
+    short_side: int = Field(default=0, description="Shorter side, in pixels, of the pictures that inputs are cut from; 0 where none were.")
     class_names: tuple[str, ...] = Field(description="Names in the order of the logits.")
 
     @property

@@ -128,7 +128,8 @@ class JournalRun:
     def model(self, model: SavedModel) -> None:
         """Log a `.keras` file as an MLflow model with signature and input example."""
         shape = [model.image_size, model.image_size, 3]
-        self._event("model", path=str(model.model_path.resolve()), sha256=model.model_sha256, shape=shape, names=list(model.class_names))
+        known = {"class_names": list(model.class_names), "sha256": model.model_sha256, "short_side": model.short_side}
+        self._event("model", path=str(model.model_path.resolve()), sha256=model.model_sha256, shape=shape, known=known)
 
     def close(self, status: Status, message: str = "") -> None:
         """End the run with its final status."""
@@ -375,7 +376,7 @@ class Delivery:
         for earlier in self._client.search_logged_models([self.state.experiment_id], f"source_run_id = '{run_id}'"):
             self._client.delete_logged_model(earlier.model_id)  # of an attempt that was killed before it could say so
         shape = tuple(event["shape"])
-        outputs = TensorSpec(np.dtype("float32"), (-1, len(event["names"])), "logits")
+        outputs = TensorSpec(np.dtype("float32"), (-1, len(event["known"]["class_names"])), "logits")
 
         def save_model(path: str, *, validate_serving_input: bool, **arguments: Any) -> None:  # noqa: ARG001 - meant for MLflow itself
             Path(path).mkdir(parents=True)  # MLflow's Keras flavour writes the example before it makes the folder
@@ -394,7 +395,7 @@ class Delivery:
             input_example=np.zeros((1, *shape), dtype=np.uint8),
             validate_serving_input=False,  # it would load the model again and draw a progress bar into our output
             pip_requirements=[f"{name}=={metadata.version(name)}" for name in ("tensorflow", "keras", "numpy")],
-            metadata={"class_names": event["names"], "sha256": event["sha256"]},
+            metadata=event["known"],
         )
 
     def _end(self, event: dict[str, Any], run_id: str) -> None:

@@ -14,7 +14,7 @@ from pipeline import tracking
 from pipeline.artifacts import DatasetArtifact, TrainingResult, file_sha256
 from pipeline.config import TrackingConfig, resolve
 from pipeline.errors import ConfigError
-from pipeline.evaluate.given import class_names_of
+from pipeline.evaluate.given import Given, given_model
 
 RESOLVED = resolve(overrides={"train.epochs": "3"}, environment={})
 
@@ -74,6 +74,7 @@ def trained(folder):
         parameters=network.count_params(),
         variant="small",
         image_size=32,
+        short_side=36,
         class_names=("0", "1"),
         best_epoch=1,
         epochs=1,
@@ -172,7 +173,7 @@ def test_a_model_is_logged_with_signature_and_example_and_loads_again(workdir):
     assert info.signature.inputs.inputs[0].shape == (-1, 32, 32, 3)
     assert info.signature.outputs.inputs[0].shape == (-1, 2)
     assert list(info.saved_input_example_info) != []
-    assert info.metadata == {"class_names": ["0", "1"], "sha256": result.model_sha256}
+    assert info.metadata == {"class_names": ["0", "1"], "sha256": result.model_sha256, "short_side": 36}
     (file,) = (Path(mlflow.artifacts.download_artifacts(logged.model_uri)) / "data").glob("*.keras")
     assert file_sha256(file) == result.model_sha256
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
@@ -185,8 +186,7 @@ def test_a_model_is_logged_with_signature_and_example_and_loads_again(workdir):
     names = (logged.model_uri, "models:/digits@champion", found["train"].info.run_id, found["digits small"].info.run_id)
     for name in names:
         file = tracking.model_file(name, TrackingConfig(), workdir)
-        assert file_sha256(file) == result.model_sha256
-        assert class_names_of(file) == ("0", "1")
+        assert given_model(file) == Given(file, result.model_sha256, ("0", "1"), 36)
     with pytest.raises(ConfigError, match=r"There is no model `models:/digits@nobody`.*Check --model"):
         tracking.model_file("models:/digits@nobody", TrackingConfig(), workdir)
 

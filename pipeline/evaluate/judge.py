@@ -7,7 +7,6 @@ import itertools
 import re
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from pipeline.config import EvaluateConfig
 from pipeline.data.loader import evaluation_batches, index_path, load_split
 from pipeline.engine import Context
 from pipeline.errors import CheckpointError, DatasetError
+from pipeline.evaluate.given import Given
 from pipeline.evaluate.metrics import Summary, Tally, fit_temperature, majority_class, percent, summarise
 from pipeline.evaluate.predictions import logits_at, read_columns, read_logits, write_predictions
 from pipeline.evaluate.report import PICTURES as SHOWN
@@ -55,14 +55,6 @@ _TRAINING_PICTURES = 2000
 _MOST_NUMBERS = 10_000_000
 _HEADLINES = ("loss", "top1_error", "top5_error")
 _RECORDED_CLASSES = 100  # thousands of single points make a tracking page useless; metrics.json has every class
-
-
-@dataclass(frozen=True)
-class Given:
-    """A model that is to be judged: the verified `.keras` file and its SHA-256."""
-
-    path: Path
-    sha256: str
 
 
 def judge(config: EvaluateConfig, dataset: DatasetArtifact, given: Given, context: Context) -> EvaluationReport:

@@ -5,38 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.artifacts import DatasetArtifact, EvaluationReport, TrainingResult, file_sha256
+from pipeline.artifacts import DatasetArtifact, EvaluationReport, TrainingResult
 from pipeline.config import EvaluateConfig
 from pipeline.engine import Context, stage
 from pipeline.errors import DatasetError
-from pipeline.evaluate.given import class_names_of, require_model
+from pipeline.evaluate.given import Given, given_model
 
 
 @stage()
 def evaluate(config: EvaluateConfig, dataset: DatasetArtifact, trained: TrainingResult, context: Context) -> EvaluationReport:
     """Score the saved model, or the one that --model names, on pictures it has never seen."""
     require_same_classes(dataset.class_names, trained.class_names)
-    from pipeline.evaluate.judge import Given, judge
+    from pipeline.evaluate.judge import judge
 
     return judge(config, dataset, Given(trained.verified_model_path(), trained.model_sha256), context)
 
 
 def _stamp(config: EvaluateConfig) -> Mapping[str, str]:
-    return {"model": file_sha256(require_model(Path(config.model)))}
+    return {"model": given_model(Path(config.model)).sha256}
 
 
 @stage(source=_stamp)
 def evaluate_model(config: EvaluateConfig, dataset: DatasetArtifact, context: Context) -> EvaluationReport:
     """Score a given model on pictures."""
-    path = require_model(Path(config.model))
-    names = class_names_of(path)
-    if names is None:
-        context.say(f"{path.name} names no classes: its logits are taken to be in the order of the dataset's")
+    given = given_model(Path(config.model))
+    if given.class_names is None:
+        context.say(f"{given.path.name} names no classes: its logits are taken to be in the order of the dataset's")
     else:
-        require_same_classes(dataset.class_names, names)
-    from pipeline.evaluate.judge import Given, judge
+        require_same_classes(dataset.class_names, given.class_names)
+    if given.short_side not in (0, dataset.short_side):
+        raise DatasetError(
+            f"The dataset is prepared at another scale than the model was trained at. Expected pictures with a shorter side of "
+            f"{given.short_side} pixels. Received {dataset.short_side}. Type --set data.short_side={given.short_side}, and ingest before "
+            "evaluate."
+        )
+    from pipeline.evaluate.judge import judge
 
-    return judge(config, dataset, Given(path, file_sha256(path)), context)
+    return judge(config, dataset, given, context)
 
 
 def require_same_classes(dataset: Sequence[str], trained: Sequence[str]) -> None:

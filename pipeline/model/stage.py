@@ -33,7 +33,8 @@ def build(config: ModelConfig, dataset: DatasetArtifact, context: Context) -> Mo
         margin = (dataset.short_side - config.image_size) // 2
         window = slice(margin, margin + config.image_size)
         images, labels = sample["pixels"][:, window, window], sample["labels"]
-    return _built(config, dataset.class_names, dataset.channel_mean, dataset.channel_std, images, labels, context)
+    built = _built(config, dataset.class_names, dataset.channel_mean, dataset.channel_std, images, labels, context)
+    return built.model_copy(update={"short_side": dataset.short_side})
 
 
 @stage(source=_weights_stamp)

@@ -124,6 +124,11 @@ def test_a_given_model_that_cannot_be_judged_is_refused(prepared, context, tmp_p
     broken.write_bytes(b"no zip")
     with pytest.raises(CheckpointError, match="cannot be read"):
         judged(broken)
+    (tmp_path / "artifact.json").write_text(json.dumps({"class_names": NAMES, "short_side": 256}))
+    make_model(classes=7).save(tmp_path / "larger.keras")
+    with pytest.raises(DatasetError, match=r"another scale .* shorter side of 256 pixels\. Received 12\."):
+        judged(tmp_path / "larger.keras")
+    (tmp_path / "artifact.json").unlink()
     make_model(classes=3).save(tmp_path / "three.keras")
     with pytest.raises(DatasetError, match=r"7 logits\. Received .*3"):
         judged(tmp_path / "three.keras")
