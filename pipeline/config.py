@@ -365,7 +365,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Config:
-        if self.model.image_size > self.data.short_side and not self.model.classes:
+        if self.model.image_size > self.data.short_side and not self.model.classes and not self.evaluate.model:
             raise ValueError(
                 f"model.image_size ({self.model.image_size}) must not exceed data.short_side ({self.data.short_side}): "
                 "crops are cut from images of that side"
