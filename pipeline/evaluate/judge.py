@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import re
 import zipfile
@@ -15,7 +14,7 @@ from pyarrow import parquet
 
 from pipeline.artifacts import DatasetArtifact, EvaluationReport
 from pipeline.config import EvaluateConfig
-from pipeline.data.loader import evaluation_batches, index_path, load_split
+from pipeline.data.loader import Images, evaluation_batches, index_path, load_split
 from pipeline.engine import Context
 from pipeline.errors import CheckpointError, DatasetError
 from pipeline.evaluate.given import Given
@@ -64,51 +63,55 @@ def judge(config: EvaluateConfig, dataset: DatasetArtifact, given: Given, contex
         DatasetError: the split is not what its record promises.
         CheckpointError: the model cannot be read, or its logits are not numbers.
     """
-    network, view = on_devices(lambda: _loaded(given.path, len(dataset.class_names))), config.view
-    model = network.model if network.strategy is None else load_model(given.path)
+    network, images = on_devices(lambda: _loaded(given.path, len(dataset.class_names))), load_split(dataset, config.split)
     predictions = context.directory / EvaluationReport.PREDICTIONS_FILE
-    digest = _score(network, dataset, config.split, config, context, predictions)
-    labels, ranks, confidence = read_columns(predictions, "label", "rank", "confidence")
-    require_counts(labels, dataset.class_counts[config.split], config.split)
+    digest = _score(network, images, config, context, predictions)
+    require_counts(read_columns(predictions, "label")[0], dataset.class_counts[config.split], config.split)
     temperature = _temperature(network, dataset, config, context)
-    summary = _counted(predictions, dataset, temperature)
-    images = load_split(dataset, config.split)
-    groups = {"samples": spread_positions(len(labels), SHOWN)}
-    groups |= {"mistakes": confident_mistakes(ranks > 0, confidence), "unsure": unsure_hits(ranks > 0, confidence)}
-    full = config.report == "full"
-    worn_at = spread_positions(len(labels), _WORN_PICTURES) if full else []
-    size = model.input_shape[1]
-    batches = evaluation_batches(images, image_size=size, batch_size=config.global_batch_size)
-    pixels = pictures_at(batches, sorted({*worn_at, *itertools.chain(*groups.values())}))
-    judged = Judgement(
-        split=config.split,
-        view=VIEWS[view],
-        names=dataset.class_names,
-        summary=summary,
-        slices=_slices(predictions, dataset, config.split),
-        footer=_footer(given, dataset, VIEWS[view]),
-        **{name: _chosen(predictions, images.keys, labels, places, pixels) for name, places in groups.items()},
-        worn=_worn(network, labels, worn_at, pixels, context) if full else None,
-        speed=measure_speed(model, given.path) if full else None,
-        looks=_looks(model, dataset, size) if full else None,
-    )
+    judged = _examined(network, images, given, config, context, _counted(predictions, dataset, temperature))
     context.progress(1, 1, "pages", "drawing the report")
     write_metrics(context.report_directory, judged)
     write_report(context.report_directory, judged)
-    _record(context, judged, view)
+    _record(context, judged, config.view)
+    values = judged.summary.values
     return EvaluationReport(
         directory=context.directory,
         split=config.split,
-        view=VIEWS[view],
-        images=summary.images,
-        **{name: summary.values[name] for name in ("top1_error", "top5_error", "loss", "calibration_error")},
-        top1_error_interval=summary.top1_error_interval,
-        majority_error=summary.majority_error,
+        view=judged.view,
+        images=judged.summary.images,
+        **{name: values[name] for name in ("top1_error", "top5_error", "loss", "calibration_error")},
+        top1_error_interval=judged.summary.top1_error_interval,
+        majority_error=judged.summary.majority_error,
         temperature=temperature,
         class_names=dataset.class_names,
         model_sha256=given.sha256,
         dataset_digest=dataset.digest,
         predictions_sha256=digest,
+    )
+
+
+def _examined(network: Network, images: Images, given: Given, config: EvaluateConfig, context: Context, summary: Summary) -> Judgement:
+    """Return everything that was found: the numbers, where it is worse, some pictures, and of a full report the rest."""
+    predictions, dataset, full = context.directory / EvaluationReport.PREDICTIONS_FILE, images.dataset, config.report == "full"
+    labels, ranks, confidence = read_columns(predictions, "label", "rank", "confidence")
+    groups = {"samples": spread_positions(len(labels), SHOWN)}
+    groups |= {"mistakes": confident_mistakes(ranks > 0, confidence), "unsure": unsure_hits(ranks > 0, confidence)}
+    worn_at, size = spread_positions(len(labels), _WORN_PICTURES) if full else [], network.model.input_shape[1]
+    batches = evaluation_batches(images, image_size=size, batch_size=config.global_batch_size)
+    pixels = pictures_at(batches, sorted({*worn_at, *itertools.chain(*groups.values())}))
+    # Looked into on one device, by a model that is no copy on several.
+    model = network.model if network.strategy is None else load_model(given.path)
+    return Judgement(
+        split=config.split,
+        view=VIEWS[config.view],
+        names=dataset.class_names,
+        summary=summary,
+        slices=_slices(predictions, dataset, config.split),
+        footer=_footer(given, dataset, VIEWS[config.view]),
+        **{name: _chosen(predictions, images.keys, labels, places, pixels) for name, places in groups.items()},
+        worn=_worn(model, labels, worn_at, pixels, context) if full else None,
+        speed=measure_speed(model, given.path) if full else None,
+        looks=_looks(model, dataset, size) if full else None,
     )
 
 
@@ -134,29 +137,28 @@ def _loaded(path: Path, classes: int) -> Any:
 # -- scoring and counting -------------------------------------------------------------------------------------------------
 
 
-def _score(network: Network, dataset: DatasetArtifact, split: str, config: EvaluateConfig, context: Context, path: Path) -> str:
+def _score(network: Network, images: Images, config: EvaluateConfig, context: Context, path: Path) -> str:
     """Score every picture of a split, write the predictions, and return their digest."""
-    images, total = load_split(dataset, split), dataset.images(split)
+    total, classes = len(images.labels), len(images.dataset.class_names)
     batch_size = max(1, min(config.global_batch_size // (10 if config.view == "ten" else 1), total))
     batches = evaluation_batches(images, image_size=network.model.input_shape[1], batch_size=batch_size, view=config.view)
 
     def progress(done: int, wrong: int) -> None:
-        context.progress(done, total, "images", f"{split}, top-1 error {percent(wrong / done)}")
+        context.progress(done, total, "images", f"{images.split}, top-1 error {percent(wrong / done)}")
 
     chunks = score(network, batches, images.keys, batch_size=batch_size, progress=progress)
-    return write_predictions(chunks, len(dataset.class_names), path)
+    return write_predictions(chunks, classes, path)
 
 
 def _temperature(network: Network, dataset: DatasetArtifact, config: EvaluateConfig, context: Context) -> float:
     """Return the temperature that fits the validation split, seen as the judged one is."""
-    with contextlib.ExitStack() as stack:
-        path = context.directory / EvaluationReport.PREDICTIONS_FILE
-        if config.split != "validation":
-            path = context.scratch_directory / "validation.parquet"
-            stack.callback(path.unlink, missing_ok=True)
-            _score(network, dataset, "validation", config, context, path)
-        logits, labels = _some_logits(path, len(dataset.class_names))
-        return fit_temperature(logits, labels)
+    if config.split == "validation":
+        return fit_temperature(*_some_logits(context.directory / EvaluationReport.PREDICTIONS_FILE, len(dataset.class_names)))
+    path = context.scratch_directory / "validation.parquet"
+    _score(network, load_split(dataset, "validation"), config, context, path)
+    logits, labels = _some_logits(path, len(dataset.class_names))
+    path.unlink()
+    return fit_temperature(logits, labels)
 
 
 def _some_logits(path: Path, classes: int) -> tuple[Any, Any]:
@@ -212,11 +214,9 @@ def _chosen(predictions: Path, keys: Sequence[str], labels: Any, places: Sequenc
     return [Chosen(place, keys[place], pixels[place], int(labels[place]), own) for place, own in zip(places, logits, strict=True)]
 
 
-def _worn(network: Network, labels: Any, places: Sequence[int], pixels: dict[int, Any], context: Context) -> Any:
-    batch_size = min(64, len(places))
-    forward = answers(network, batch_size)
+def _worn(model: Any, labels: Any, places: Sequence[int], pixels: dict[int, Any], context: Context) -> Any:
     return wear(
-        forward,
+        answers(Network(model), min(64, len(places))),
         np.stack([pixels[place] for place in places]),
         labels[list(places)],
         np.asarray(places),

@@ -121,8 +121,8 @@ def _compiled(network: Network, batch_size: int) -> Callable[[list[Any]], list[A
 
 
 def answers(network: Network, batch_size: int) -> Callable[[Any], Any]:
-    """Return a function from uint8 [images, size, size, 3] in [0, 255] to the first guesses, int64 [images]; on one device."""
-    forward = _compiled(Network(network.model), batch_size)
+    """Return a function from uint8 [images, size, size, 3] in [0, 255] to the first guesses, int64 [images], of a network on one device."""
+    forward = _compiled(network, batch_size)
 
     def of(pixels: Any) -> Any:
         parts = (pixels[start : start + batch_size] for start in range(0, len(pixels), batch_size))

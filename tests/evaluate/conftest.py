@@ -123,11 +123,14 @@ def serve_pictures(monkeypatch, tmp_path):
             assert image_size == images.pixels.shape[1]
             return tf.data.Dataset.from_tensor_slices((images.pixels, images.labels.astype(np.int32))).batch(batch_size)
 
-        found = SimpleNamespace(pixels=pixels, labels=labels, keys=tuple(key.decode() for key in keys))
-        monkeypatch.setattr(judge, "load_split", lambda dataset, split, in_memory=None: found)
+        def load_split(dataset, split, in_memory=None):
+            return SimpleNamespace(dataset=dataset, split=split, pixels=pixels, labels=labels, keys=names)
+
+        names = tuple(key.decode() for key in keys)
+        monkeypatch.setattr(judge, "load_split", load_split)
         monkeypatch.setattr(judge, "evaluation_batches", evaluation_batches)
         sizes = np.random.default_rng(3).integers(12, 90, (2, len(labels)))
-        table = pa.table({"key": list(found.keys), "label": labels, "height": sizes[0], "width": sizes[1]})
+        table = pa.table({"key": list(names), "label": labels, "height": sizes[0], "width": sizes[1]})
         (tmp_path / "index").mkdir(exist_ok=True)
         for split in ("train", "validation", "test"):
             parquet.write_table(table, tmp_path / "index" / f"{split}.parquet")
