@@ -24,10 +24,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A network small enough for seconds; every stage and file is the real one.
 OFF = ("--set", "tracking.enabled=no")  # for what does not concern MLflow: it costs seconds
 WEIGHTED = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+SHORT = ("--set", "evaluate.report=short")
 TINY = (
     *("--set", "model.width_multiplier=0.2"),
     *("--set", "train.global_batch_size=128"),
-    *("--set", "evaluate.report=short"),
+    *SHORT,
     *("--seed", "3"),
 )
 PROGRAM = (sys.executable, "-m", "pipeline")
@@ -152,7 +153,7 @@ def test_a_changed_setting_runs_what_depends_on_it_and_says_why(finished):
 
 def test_a_stage_alone_goes_on_from_the_last_command(finished):
     cwd, first = finished
-    alone = last_line(alexnet("--json", "evaluate", cwd=cwd))
+    alone = last_line(alexnet("--json", "evaluate", *SHORT, cwd=cwd))
     assert [(stage["name"], stage["state"]) for stage in alone["stages"]] == [("evaluate", "skipped")]
     assert alone["test"] == last_line(first)["test"]
 
@@ -178,6 +179,7 @@ def test_build_shows_its_layers(finished):
     assert "network.html" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_network_that_cannot_learn_is_refused(tmp_path):
     words = ("build", "--classes", "10", "--variant", "small", "--image-size", "32", "--set", "model.initialization=paper", *OFF)
     done = alexnet(*words, cwd=tmp_path, check=False)
@@ -215,7 +217,7 @@ def test_a_model_that_a_run_trained_is_judged_again_and_compared(finished):
     cwd, first = finished
     whole, status = last_line(first), last_line(alexnet("--json", "status", cwd=cwd))
     train, last = (whole["stages"][place]["run_id"] for place in (2, 3))
-    judged = last_line(alexnet("--json", "evaluate", "--model", train, "--set", "evaluate.report=short", cwd=cwd))
+    judged = last_line(alexnet("--json", "evaluate", "--model", train, *SHORT, cwd=cwd))
     (stage,) = judged["stages"]
     assert stage["name"] == "evaluate_model"
     same = ("top1_error", "loss", "temperature", "view", "images")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ _MEMORY_SHARE = 0.25
 _SHUFFLE_BUFFER = 2048
 _PREFETCHED_BATCHES = 2
 _MOST_TOGETHER, _BYTES_TOGETHER = 64, 2**20
+_STEPS_TOGETHER, _PICTURES_TOGETHER = 4096, 2**18
 _PIXEL = np.dtype("V3")
 View = Literal["center", "ten"]
 
@@ -274,6 +276,7 @@ def training_batches(
     epoch: int,
     start: int = 0,
     worker: tuple[int, int] = (0, 1),
+    epochs: int = 1,
     parallel_calls: int | None = None,
 ) -> Any:
     """Return one epoch as a tf.data.Dataset of batches for `augment.augmented`.
@@ -289,37 +292,60 @@ def training_batches(
         epoch: counted from 0.
         start: first batch, counted from 0; what follows is what would have followed. Skipped pictures are not decoded.
         worker: which share of each batch, and of how many: together they are the batches of one worker.
+        epochs: so many, one after the other; more than one only of pictures that are not streamed.
         parallel_calls: pictures or batches that are prepared at a time; the result does not depend on it.
 
     Raises:
         ConfigError: there are fewer images than a batch takes, they are smaller than the crop, or workers cannot share the batch.
     """
-    surplus, mine = _surplus(images, image_size), _places(images, config, start, worker)
-    count, seed = len(images), config.seed
     calls = parallel_calls or 2 * _processors()
-    cuts = random_cuts(count, surplus, seed=seed, epoch=epoch, random_crop=config.crop == "random", flip=config.flip)
-    corners = random_windows(count, seed=seed, epoch=epoch) if config.crop == "resized" else (cuts.top, cuts.left)
-    drawn = draws(config, images.dataset, size=image_size, epoch=epoch)
-    rng = np.random.default_rng([seed, epoch, 0])
-    order = rng.permutation(count) if images.pixels is not None else None
-    mixed = int(rng.integers(2**31))
+    mine = _places(images, config, start, worker)
+    if images.pixels is not None:
+        later = _places(images, config, 0, worker)
+        plans = [_Plan(images, config, image_size, epoch + more).of(later if more else mine) for more in range(epochs)]
+        order, *how = (np.concatenate(parts) for parts in zip(*(plan[0] for plan in plans), strict=True))
+        drawn = {name: np.concatenate([plan[1][name] for plan in plans]) for name in plans[0][1]}
+        return _with_draws(_batches_of_pixels(images, order, tuple(how), image_size, calls), drawn)
+    plan = _Plan(images, config, image_size, epoch)
 
     def batches_of(places: Any, turn: tuple[int, int] = (0, 1)) -> Any:
-        how = tuple(array[places] for array in (*corners, cuts.mirrored))
-        if order is not None:
-            batches = _batches_of_pixels(images, order[places], how, image_size, calls)
-        else:
-            records, parse = _records(images)
-            shuffled = records(mixed).shuffle(min(_SHUFFLE_BUFFER, count), seed=mixed, reshuffle_each_iteration=False)
-            own = _only(shuffled, mine, config.global_batch_size, turn)
-            batches = _batches_of_records(images, own, parse, how, image_size, calls)
-        if drawn:
-            more = tf.data.Dataset.from_tensor_slices({name: array[places] for name, array in drawn.items()})
-            batches = tf.data.Dataset.zip(batches, more).map(lambda batch, added: {**batch, **added})
-        return batches.prefetch(_PREFETCHED_BATCHES).with_options(fixed_options())
+        (_, *how), drawn = plan.of(places)
+        records, parse = _records(images)
+        shuffled = records(plan.mixed).shuffle(min(_SHUFFLE_BUFFER, len(images)), seed=plan.mixed, reshuffle_each_iteration=False)
+        own = _only(shuffled, mine, config.global_batch_size, turn)
+        return _with_draws(_batches_of_records(images, own, parse, tuple(how), image_size, calls), drawn)
 
-    services = [address for address in config.data_services.split(",") if address] if order is None else []
+    services = [address for address in config.data_services.split(",") if address]
     return from_services(services, mine, batches_of) if services else batches_of(mine)
+
+
+class _Plan:
+    """What an epoch does to each place of its order: which picture stands there, how it is cut, and what is drawn for it."""
+
+    def __init__(self, images: Images, config: TrainConfig, image_size: int, epoch: int):
+        count, seed = len(images), config.seed
+        cuts = random_cuts(
+            count, _surplus(images, image_size), seed=seed, epoch=epoch, random_crop=config.crop == "random", flip=config.flip
+        )
+        corners = random_windows(count, seed=seed, epoch=epoch) if config.crop == "resized" else (cuts.top, cuts.left)
+        rng = np.random.default_rng([seed, epoch, 0])
+        # A streamed split has no order of its own: records come as they are shuffled.
+        order = rng.permutation(count) if images.pixels is not None else np.arange(count)
+        self.mixed = int(rng.integers(2**31))
+        self._arrays = (order, *corners, cuts.mirrored)
+        self._drawn = draws(config, images.dataset, size=image_size, epoch=epoch)
+
+    def of(self, places: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return (pictures, corners or windows, mirrored) and what is drawn, for some places [batches, batch]."""
+        return tuple(array[places] for array in self._arrays), {name: array[places] for name, array in self._drawn.items()}
+
+
+def _with_draws(batches: Any, drawn: Mapping[str, Any]) -> Any:
+    """Add to each batch what was drawn for it."""
+    if drawn:
+        more = tf.data.Dataset.from_tensor_slices(dict(drawn))
+        batches = tf.data.Dataset.zip(batches, more).map(lambda batch, added: {**batch, **added})
+    return batches.prefetch(_PREFETCHED_BATCHES).with_options(fixed_options())
 
 
 def _places(images: Images, config: TrainConfig, start: int, worker: tuple[int, int]) -> Any:
@@ -373,9 +399,11 @@ def training_epochs(
     worker: tuple[int, int] = (0, 1),
     opened: Callable[[Any], Iterator[Any]] = iter,
 ) -> Iterator[Iterator[Any]]:
-    """Yield each epoch's batches; the next epoch is made ready in the background, so that none waits for its first batch.
+    """Yield for each epoch an iterator whose next batches are the epoch's: as many as it has steps must be taken before the next.
 
-    For a streamed split that means two shuffle buffers, each of some 2,000 encoded pictures.
+    Small epochs of pictures in memory share an iterator, as making one takes as long as a hundred small steps. The next one is made ready
+    in the background, so that no epoch waits for its first batch. For a streamed split that means two shuffle buffers, each of some 2,000
+    encoded pictures.
 
     Args:
         images: the training split.
@@ -386,20 +414,27 @@ def training_epochs(
         worker: which share of each batch, and of how many.
         opened: makes an iterator of a tf.data.Dataset, such as one that is spread over devices.
     """
+    together = 1 if images.pixels is None else _epochs_together(len(images), config.global_batch_size)
 
-    def ready(epoch: int) -> Iterator[Any]:
+    def ready(epoch: int, epochs: int) -> Iterator[Any]:
         begin = start if epoch == first else 0
-        batches = training_batches(images, config, image_size=image_size, epoch=epoch, start=begin, worker=worker)
+        batches = training_batches(images, config, image_size=image_size, epoch=epoch, start=begin, worker=worker, epochs=epochs)
         options = tf.data.Options()
         options.experimental_warm_start = True
         return opened(batches.with_options(options))
 
+    groups = ((epoch, min(together, config.epochs - epoch)) for epoch in range(first, config.epochs, together))
     with ThreadPoolExecutor(1) as background:
-        ahead = (background.submit(ready, epoch) for epoch in range(first, config.epochs))
+        ahead = ((background.submit(ready, *group), group[1]) for group in groups)
         upcoming = next(ahead, None)
         while upcoming:
-            batches, upcoming = upcoming.result(), next(ahead, None)
-            yield batches
+            (batches, epochs), upcoming = (upcoming[0].result(), upcoming[1]), next(ahead, None)
+            yield from itertools.repeat(batches, epochs)
+
+
+def _epochs_together(images: int, batch_size: int) -> int:
+    """Return how many epochs one iterator holds: some thousand steps, at most what is drawn for a quarter of a million pictures."""
+    return max(1, min(_STEPS_TOGETHER // max(1, images // batch_size), _PICTURES_TOGETHER // max(1, images)))
 
 
 def evaluation_batches(

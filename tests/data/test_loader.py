@@ -129,10 +129,12 @@ def test_workers_share_the_batches_of_one(kind, change, request):
 def test_epochs_that_are_made_ready_ahead_are_the_same(kind, request):
     images = request.getfixturevalue(kind)
     config = TrainConfig(epochs=4, global_batch_size=54, seed=3)
-    ahead = [[(b["pixels"], b["labels"]) for b in batches] for batches in training_epochs(images, config, image_size=32, first=1)]
+    epochs = training_epochs(images, config, image_size=32, first=1)
+    ahead = [[next(batches) for _ in range(23)] for batches in epochs]
     assert len(ahead) == 3
     for epoch, batches in enumerate(ahead, start=1):
-        assert_same([[part.numpy() for part in batch] for batch in batches], batches_of(images, global_batch_size=54, epoch=epoch))
+        found = [[batch[name].numpy() for name in ("pixels", "labels")] for batch in batches]
+        assert_same(found, batches_of(images, global_batch_size=54, epoch=epoch))
     assert list(training_epochs(images, config, image_size=32, first=4)) == []
 
 
@@ -379,3 +381,21 @@ def test_header_size_is_that_of_the_pixels(chroma, kind):
     assert header_size(jpeg) == header_size(tf.io.encode_png(pixels).numpy()) == (17, 300)
     with pytest.raises(ValueError, match="header is damaged"):
         header_size(jpeg[:30])
+
+
+@pytest.mark.parametrize("change", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_small_epochs_share_an_iterator_and_are_the_same(train, change):
+    """In the first of them training goes on within an epoch, and a worker takes its share."""
+    config, how = TrainConfig(**{"epochs": 5, "global_batch_size": 54, "seed": 3} | change), {"image_size": 32, "worker": (1, 3)}
+    iterators, found = [], []
+    for epoch, batches in enumerate(training_epochs(train, config, first=1, start=20, **how), start=1):
+        iterators.append(batches)
+        found.append([next(batches) for _ in range(3 if epoch == 1 else 23)])
+    assert len(set(map(id, iterators))) == 1
+    assert next(iterators[-1], None) is None
+    for epoch, together in enumerate(found, start=1):
+        alone = training_batches(train, config, epoch=epoch, start=20 if epoch == 1 else 0, **how)
+        for one, other in zip(alone, together, strict=True):
+            assert one.keys() == other.keys()
+            for name in one:
+                np.testing.assert_array_equal(one[name], other[name])
