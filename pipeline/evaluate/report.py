@@ -72,7 +72,7 @@ class Judgement:
 def write_report(directory: Path, judged: Judgement) -> None:
     """Write report.html and the PNG files that it shows into an existing folder."""
     sections = [
-        Section("In numbers", tables=[headline_table(judged)]),
+        Section("In numbers", f"By the {judged.view}, every picture once.", tables=[headline_table(judged)]),
         _confusion_section(directory, judged.summary, judged.names),
         Section("Classes, the worst first", tables=[class_table(judged.summary, judged.names)]),
         *_slice_sections(directory, judged),
@@ -144,7 +144,7 @@ def _worst(slices: Sequence[Slice]) -> str:
 def headline_table(judged: Judgement) -> Table:
     """Return the numbers about the whole split, each with its interval."""
     summary = judged.summary
-    rows = [("pictures", f"{summary.images:,}", ""), ("classes", f"{len(judged.names):,}", ""), ("view", judged.view, "")]
+    rows = [("pictures", f"{summary.images:,}", ""), ("classes", f"{len(judged.names):,}", "")]
     for name, words in MEASURES:
         note = " (five guesses name every class)" if name == "top5_error" and len(judged.names) <= 5 else ""
         shown = _number if name.endswith("loss") else percent

@@ -54,6 +54,7 @@ def clean():
     return noise(300, seed=0)
 
 
+@pytest.mark.slow
 def test_the_audit_finds_copies_of_large_pictures():
     """As the audit itself looks at files, of which it sees some places only."""
     large = noise(25, seed=1, sides=(500, 1100))

@@ -42,6 +42,7 @@ def epoch(images, addresses="", **how):
     return list(training_batches(images, config, image_size=32, epoch=1, **how).as_numpy_iterator())
 
 
+@pytest.mark.slow
 def test_batches_of_other_hosts_are_those_of_this_one(hosts, digits):
     images = load_split(digits, "train", in_memory=False)
     for how in ({}, {"start": 5}, {"start": 2, "worker": (1, 2)}):
