@@ -385,7 +385,7 @@ def _robustness_section(directory: Path, sample: Chosen, worn: Worn) -> Section:
     rows = [(kind, *(percent(value) for value in of_kind.values())) for kind, of_kind in worn.errors.items()]
     table = Table(("corruption", *(f"severity {severity}" for severity in SEVERITIES)), rows)
     of = f"{worn.images:,} pictures, of which {percent(worn.clean)} are answered wrong as they are"
-    text = f"{_WORN_TEXT} Here it is {percent(worn.mean.error)}, on {of}."
+    text = f"{_WORN_TEXT} Here it is {percent(worn.mean.error)}, by the center crop, on {of}."
     pictures = [
         Picture(curves, "Top-1 error by severity; the grey line is the error of the clean pictures."),
         Picture(examples, f"A picture at severities {', '.join(map(str, SEVERITIES))}, from top to bottom."),
