@@ -102,6 +102,8 @@ class PipelineResult:
                 "loss": report.loss,
                 "calibration_error": report.calibration_error,
                 "temperature": report.temperature,
+                "model_sha256": report.model_sha256,
+                "dataset_digest": report.dataset_digest,
                 "report": str(report.directory / report.REPORT_FILE),
             },
             "model": model
@@ -376,7 +378,7 @@ def compare(first: str, second: str, workdir: Path | str = DEFAULT_WORKDIR) -> C
     from pipeline.evaluate.compare import compare_reports, write_comparison
 
     workdir = Path(workdir)
-    reports = [EvaluationReport.read(_evaluation(name, workdir)) for name in (first, second)]
+    reports = [_report(_evaluation(name, workdir)) for name in (first, second)]
     comparison = compare_reports(*reports)
     return write_comparison(comparison, workdir / "comparisons")
 
@@ -395,6 +397,17 @@ def _evaluation(name: str, workdir: Path) -> Path:
             f"{_LEAST_LETTERS} letters or more of its MLflow run. Received {name!r}. `alexnet status` shows the last one."
         )
     return found[0]
+
+
+def _report(folder: Path) -> EvaluationReport:
+    """Read the record of an evaluation."""
+    try:
+        return EvaluationReport.read(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{folder} holds no evaluation that this version can read. Expected the folder of a finished evaluate. Type "
+            "`alexnet evaluate` again, or name another one."
+        ) from error
 
 
 def _keys_of(account: Path) -> set[str]:

@@ -229,6 +229,7 @@ class EvaluationReport(Artifact):
     class_names: tuple[str, ...] = Field(description="Names in the order of the logits.")
     model_sha256: str = Field(description="SHA-256 of the .keras file that was scored, whose temperature this is.")
     dataset_digest: str = Field(description="Digest of the dataset whose pictures were scored.")
+    pictures_sha256: str = Field(description="SHA-256 of the scored pictures' names, labels and contents, in order.")
     predictions_sha256: str = Field(description="SHA-256 of the predictions' keys, labels and logits.")
 
     def headline(self) -> str:
@@ -238,7 +239,7 @@ class EvaluationReport(Artifact):
 
     @property
     def predictions_path(self) -> Path:
-        """What the model said of each picture, as `pipeline.evaluate.scoring` describes it."""
+        """What the model said of each picture, as `pipeline.evaluate.predictions` describes it."""
         return self.directory / self.PREDICTIONS_FILE
 
     def promised_files(self) -> tuple[Path, ...]:

@@ -292,7 +292,9 @@ class EvaluateConfig(Section):
         "center",
         description="`center`: the central crop; `ten`: the mean of ten crops as in the paper, ten times slower.",
     )
-    global_batch_size: int = Field(256, ge=1, le=65_536, description="Images per forward step; the result does not depend on it.")
+    global_batch_size: int = Field(
+        256, ge=1, le=65_536, description="Images per forward step; logits may depend on it in their last digit, nothing else does."
+    )
     report: Literal["full", "short"] = Field(
         "full", description="`short` leaves out corrupted pictures, the network's inside and its speed, which take most of the time."
     )

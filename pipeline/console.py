@@ -163,7 +163,7 @@ class QuietObserver(ConsoleObserver):
 
 def print_json(output: Console, value: object) -> None:
     """Print one JSON object on one line, as it is."""
-    output.file.write(json.dumps(value, default=str) + "\n")
+    output.file.write(json.dumps(value, default=str, allow_nan=False) + "\n")
     output.file.flush()
 
 
@@ -194,7 +194,7 @@ def show_result(output: Console, result: PipelineResult) -> None:
         table.add_row("top-1 error", f"{report.top1_error:.2%}", f"95 % interval {low:.2%} to {high:.2%}")
         table.add_row("top-5 error", f"{report.top5_error:.2%}", "")
         table.add_row("cross-entropy", f"{report.loss:.4f}", "nats")
-        calibration = f"expected, of the probabilities; temperature {report.temperature:.3f} mends it"
+        calibration = f"expected, of the probabilities; fitted temperature {report.temperature:.3f}"
         table.add_row("calibration error", f"{report.calibration_error:.2%}", calibration)
         table.add_row("majority class", f"{report.majority_error:.2%}", "error of always giving the commonest answer")
         output.print(table)

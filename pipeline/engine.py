@@ -354,7 +354,10 @@ class Runner:
         parts |= {f"setting {item.section}.{name}": value for name, value in effective.items()}
         parts |= {f"input {self._maker(kind).name}": records[self._maker(kind).name].identity() for kind in item.inputs.values()}
         if item.source is not None:
-            selected = self.current()["stages"].get(item.name, {}).get("directory")
+            entry, own = self.current()["stages"].get(item.name, {}), _settings(item.section, section)
+            selected = (
+                entry.get("directory") if json.dumps(entry.get("settings"), sort_keys=True) == json.dumps(own, sort_keys=True) else None
+            )
             earlier = self._account(self.workdir / "stages" / selected).get("fingerprint", {}) if selected and not named else {}
             source = {part: value for part, value in earlier.items() if part.startswith("source ")}
             parts |= source or {f"source {name}": value for name, value in item.source(section).items()}
@@ -455,7 +458,7 @@ class Runner:
         if record is None and not named:
             raise MissingInputError(
                 f"{item.name} has no result for these settings ({'; '.join(self._changes(item, fingerprint)[:3])}). Expected a finished "
-                f"{item.name} in {self.workdir}. Type `alexnet {item.name}` first, or `alexnet run` for all stages."
+                f"{item.name} in {self.workdir}. Type `alexnet {item.name}` first, with the same options, or name both in one command."
             )
         if record is not None and not (named and forced):
             outcome = Outcome(item.name, "skipped", 0.0, folder, self._account(folder).get("run_key", ""), record)
@@ -569,7 +572,7 @@ class Runner:
             return
         current = self.current()
         order = [other.name for other in self.stages]
-        settings = {key: value for key, value in resolved.flat().items() if key.startswith(f"{item.section}.")}
+        settings = _settings(item.section, getattr(resolved.config, item.section))
         entry = {"directory": folder.name, "settings": settings}
         # What was made from another result of this stage is no longer selected.
         same = current["recipe"] == resolved.recipe and current["stages"].get(item.name) == entry
@@ -582,6 +585,11 @@ class Runner:
         if selected != current:
             self.workdir.mkdir(parents=True, exist_ok=True)
             write_atomically(self._current_file, json.dumps(selected, indent=1))
+
+
+def _settings(name: str, section: Section) -> dict[str, Any]:
+    """Return `section.field` -> value."""
+    return {f"{name}.{field_}": value for field_, value in section.model_dump().items()}
 
 
 def _is_selection(value: Any) -> bool:

@@ -376,7 +376,8 @@ class Delivery:
         for earlier in self._client.search_logged_models([self.state.experiment_id], f"source_run_id = '{run_id}'"):
             self._client.delete_logged_model(earlier.model_id)  # of an attempt that was killed before it could say so
         shape = tuple(event["shape"])
-        outputs = TensorSpec(np.dtype("float32"), (-1, len(event["known"]["class_names"])), "logits")
+        known = event.get("known") or {"class_names": event["names"], "sha256": event["sha256"]}  # a journal of an earlier version
+        outputs = TensorSpec(np.dtype("float32"), (-1, len(known["class_names"])), "logits")
 
         def save_model(path: str, *, validate_serving_input: bool, **arguments: Any) -> None:  # noqa: ARG001 - meant for MLflow itself
             Path(path).mkdir(parents=True)  # MLflow's Keras flavour writes the example before it makes the folder
@@ -395,7 +396,7 @@ class Delivery:
             input_example=np.zeros((1, *shape), dtype=np.uint8),
             validate_serving_input=False,  # it would load the model again and draw a progress bar into our output
             pip_requirements=[f"{name}=={metadata.version(name)}" for name in ("tensorflow", "keras", "numpy")],
-            metadata=event["known"],
+            metadata=known,
         )
 
     def _end(self, event: dict[str, Any], run_id: str) -> None:
@@ -612,6 +613,8 @@ def model_file(reference: str, config: TrackingConfig, workdir: Path) -> Path:
         fetched.mkdir(parents=True, exist_ok=True)
         local = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(fetched))
     except (MlflowException, OSError) as error:
+        with contextlib.suppress(OSError, NameError):
+            fetched.rmdir()  # it is empty
         raise ConfigError(
             f"There is no model `{reference}` in {store_uri(config, workdir)} ({' '.join(str(error).split())[:150]}). Expected a .keras "
             "file, models:/NAME@ALIAS or the id of an MLflow run that made a model. Check --model and tracking.uri."

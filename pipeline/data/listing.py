@@ -29,6 +29,7 @@ EXTENSIONS = frozenset({"", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".
 _LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "icon\r", "mlruns"})
 SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 _COLUMNS = ("path", "label", "split", "group")
+_NO_ATTRIBUTES = frozenset({"", "path", "label", "split", "key"})
 _EXAMPLES = 3
 _TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w.+-]+)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?", re.ASCII)
 
@@ -414,8 +415,9 @@ def attributes(manifest: Path) -> tuple[tuple[str, ...], Iterator[tuple[str, lis
     A manifest that `list_manifest` accepted; columns without a name, and a second one of the same name, are left out.
     """
     with _opened(manifest, every_column=True) as table:
-        names = [name for name in dict.fromkeys(table.columns) if name and name not in ("path", "label", "split", "key")]
-        at_column, path = [table.columns.index(name) for name in names], table.columns.index("path")
+        every = {printable(name): place for place, name in reversed([*enumerate(table.columns)])}
+        names = {name: place for name, place in sorted(every.items(), key=lambda item: item[1]) if name not in _NO_ATTRIBUTES}
+        at_column, path = list(names.values()), table.columns.index("path")
 
     def rows() -> Iterator[tuple[str, list[str]]]:
         with _opened(manifest, every_column=True) as (_, _unit, every):
@@ -423,7 +425,7 @@ def attributes(manifest: Path) -> tuple[tuple[str, ...], Iterator[tuple[str, lis
                 texts = [printable(_text(cells[index])) if index < len(cells) else "" for index in at_column]
                 yield printable(_plain(_text(cells[path]))), texts
 
-    return tuple(map(printable, names)), rows()
+    return tuple(names), rows()
 
 
 def _rows(manifest: Path) -> Iterator[_Row]:

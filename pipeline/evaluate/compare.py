@@ -14,7 +14,7 @@ from scipy import stats
 from pipeline.artifacts import EvaluationReport
 from pipeline.engine import write_atomically
 from pipeline.errors import ConfigError, DatasetError
-from pipeline.evaluate.metrics import MEASURES, Tally, headline_numbers, percent
+from pipeline.evaluate.metrics import MEASURES, Tally, headline_numbers, percent, shifted_interval
 from pipeline.evaluate.predictions import read_columns, read_logits
 from pipeline.page import Section, Table, render
 
@@ -89,13 +89,14 @@ def compare_reports(first: EvaluationReport, second: EvaluationReport) -> Compar
                 f"The two evaluations cannot be compared: unlike {what}s. Expected the same {what} of the same pictures. Received `{one}` "
                 f"and `{other}`. Type `alexnet evaluate` for one of them again with that of the other."
             )
-    keys, labels, answers = read_columns(first.predictions_path, "key", "label", "answer")
-    other_keys, other_labels, other_answers = read_columns(second.predictions_path, "key", "label", "answer")
-    if keys != other_keys or not np.array_equal(labels, other_labels):
+    if first.pictures_sha256 != second.pictures_sha256 or first.class_names != second.class_names:
+        what = "pictures" if first.class_names == second.class_names else "classes"
         raise DatasetError(
-            f"The two evaluations are not of the same pictures. Expected {len(keys):,} equal names and labels in the same order. Received "
-            f"{len(other_keys):,} others. Judge both on one dataset: `alexnet evaluate --model ... --dataset ...`."
+            f"The two evaluations are not of the same {what}. Expected the same names, labels and bytes of {first.images:,} pictures in "
+            f"the same order, and the same classes. Received {second.images:,} pictures with other {what}. Judge both on one dataset: "
+            "`alexnet ingest evaluate --model ... --dataset ...`."
         )
+    keys, labels, answers, other_answers = _answers(first, second)
     wrong, other_wrong = answers != labels, other_answers != labels
     only_first, only_second = int(np.sum(wrong & ~other_wrong)), int(np.sum(other_wrong & ~wrong))
     tallies = [_tally(report) for report in (first, second)]
@@ -112,6 +113,19 @@ def compare_reports(first: EvaluationReport, second: EvaluationReport) -> Compar
         by_class=_recall_changes(*tallies),
         parted=tuple(Parted(keys[place], int(labels[place]), int(answers[place]), int(other_answers[place])) for place in parted[:_SHOWN]),
     )
+
+
+def _answers(first: EvaluationReport, second: EvaluationReport) -> tuple[list[str], Any, Any, Any]:
+    """Return names and labels of the pictures, and the first guesses of both models."""
+    try:
+        keys, labels, answers = read_columns(first.predictions_path, "key", "label", "answer")
+        (other_answers,) = read_columns(second.predictions_path, "answer")
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"The predictions of an evaluation cannot be read ({' '.join(str(error).split())[:150]}). Expected the file that evaluate "
+            "wrote. Type `alexnet evaluate --rerun evaluate`."
+        ) from error
+    return keys, labels, answers, other_answers
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -136,8 +150,8 @@ def _measures(first: Tally, second: Tally) -> tuple[Measured, ...]:
     found = []
     for name in one:
         change = other[name] - one[name]
-        low, high = np.quantile(change[1:], (0.025, 0.975))
-        found.append(Measured(name, float(one[name][0]), float(other[name][0]), float(change[0]), (float(low), float(high))))
+        interval = shifted_interval(change[0], change[1:])
+        found.append(Measured(name, float(one[name][0]), float(other[name][0]), float(change[0]), interval))
     return tuple(found)
 
 

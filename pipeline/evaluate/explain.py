@@ -17,10 +17,25 @@ import tensorflow as tf
 from scipy import linalg
 
 from pipeline.evaluate.metrics import Floats, Integers
-from pipeline.model.layers import SpatialResponseNormalization, TwoTowerConv2D
+from pipeline.model.layers import LocalResponseNormalization, PixelNormalization, SpatialResponseNormalization, TwoTowerConv2D
 
 _CONVOLUTIONS = (keras.layers.Conv2D, TwoTowerConv2D)
 _POOLS = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
+# What lies between them in a network whose inside can be shown: layers that move nothing, or by a known border.
+_BETWEEN = (
+    "InputLayer",
+    "ZeroPadding2D",
+    "Rescaling",
+    "BatchNormalization",
+    "Activation",
+    "ReLU",
+    "Dropout",
+    "Flatten",
+    "Dense",
+    "Softmax",
+)
+_OURS = (PixelNormalization, LocalResponseNormalization, SpatialResponseNormalization)
+_KNOWN = (*_CONVOLUTIONS, *_POOLS, *_OURS, *(getattr(keras.layers, name) for name in _BETWEEN))
 _PICTURES_AT_ONCE = 64  # what the convolutions of the 2012 network give takes 2.6 MB a picture
 _NUMBERS_AT_ONCE = 2**16  # differences in float64 take 512 kB, which stay in a processor's cache: twice as fast as 32 MB
 
@@ -64,9 +79,22 @@ class Patches:
 
 def explainable(model: Any) -> bool:
     """Say whether a network can be explained here: its layers are one chain, with a convolution that sees three channels in it."""
+    if not all(isinstance(layer, _KNOWN) and _is_plain(layer) for layer in model.layers):
+        return False
     convolutions = [layer for layer in model.layers if isinstance(layer, _CONVOLUTIONS)]
     chained = all(after.input is before.output for before, after in itertools.pairwise(model.layers))
-    return chained and bool(convolutions) and convolutions[0].input.shape[-1] == 3
+    first_dense = next((place for place, layer in enumerate(model.layers) if isinstance(layer, keras.layers.Dense)), len(model.layers))
+    within = all(model.layers.index(layer) < first_dense for layer in convolutions)
+    return chained and bool(convolutions) and within and convolutions[0].input.shape[-1] == 3
+
+
+def _is_plain(layer: Any) -> bool:
+    """Say whether a layer's window is square and without gaps, so that what it sees is known."""
+    shapes = [getattr(layer, name, 1) for name in ("kernel_size", "pool_size", "strides", "dilation_rate")]
+    square = all(not isinstance(shape, tuple) or len(set(shape)) == 1 for shape in shapes)
+    return (
+        square and getattr(layer, "dilation_rate", 1) in (1, (1, 1)) and getattr(layer, "data_format", "channels_last") == "channels_last"
+    )
 
 
 def depth_layers(model: Any) -> list[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import keras
 import numpy as np
 from pyarrow import parquet
 
@@ -64,6 +67,7 @@ def judge(config: EvaluateConfig, dataset: DatasetArtifact, given: Given, contex
         CheckpointError: the model cannot be read, or its logits are not numbers.
     """
     network, images = on_devices(lambda: _loaded(given.path, len(dataset.class_names))), load_split(dataset, config.split)
+    _say_what_is_odd(network, given, dataset, context)
     predictions = context.directory / EvaluationReport.PREDICTIONS_FILE
     digest = _score(network, images, config, context, predictions)
     require_counts(read_columns(predictions, "label")[0], dataset.class_counts[config.split], config.split)
@@ -72,7 +76,7 @@ def judge(config: EvaluateConfig, dataset: DatasetArtifact, given: Given, contex
     context.progress(1, 1, "pages", "drawing the report")
     write_metrics(context.report_directory, judged)
     write_report(context.report_directory, judged)
-    _record(context, judged, config.view)
+    _record(context, judged, config.view, given.sha256)
     values = judged.summary.values
     return EvaluationReport(
         directory=context.directory,
@@ -86,8 +90,19 @@ def judge(config: EvaluateConfig, dataset: DatasetArtifact, given: Given, contex
         class_names=dataset.class_names,
         model_sha256=given.sha256,
         dataset_digest=dataset.digest,
+        pictures_sha256=_pictures_sha256(dataset, config.split),
         predictions_sha256=digest,
     )
+
+
+def _pictures_sha256(dataset: DatasetArtifact, split: str) -> str:
+    """Return the SHA-256 over name, label and content of each picture of a split: two evaluations of equal ones may be compared."""
+    digest = hashlib.sha256()
+    with parquet.ParquetFile(index_path(dataset.directory, split)) as index:
+        for batch in index.iter_batches(columns=["key", "label", "sha256"]):
+            for key, label, content in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                digest.update(json.dumps([key, label, content.hex()]).encode())
+    return digest.hexdigest()
 
 
 def _examined(network: Network, images: Images, given: Given, config: EvaluateConfig, context: Context, summary: Summary) -> Judgement:
@@ -115,21 +130,31 @@ def _examined(network: Network, images: Images, given: Given, config: EvaluateCo
     )
 
 
+def _say_what_is_odd(network: Network, given: Given, dataset: DatasetArtifact, context: Context) -> None:
+    """Tell what is assumed of a model from elsewhere."""
+    if network.ends_in_softmax:
+        context.say(f"{given.path.name} ends in softmax: the logarithms of its probabilities are taken for logits")
+    size, side = network.model.input_shape[1], dataset.short_side
+    if given.class_names is None and given.short_side == 0 and size != side:
+        context.say(f"{given.path.name} sees the middle {size} of {side} pixels; nothing says at which scale it was trained")
+
+
 def _loaded(path: Path, classes: int) -> Any:
     """Return the model of a file, if it is one that answers pictures with a logit for each class."""
     try:
         model = load_model(path)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"The model file {path} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:150]}). Expected a .keras file "
             "that this pipeline or Keras 3 wrote, without code of its own. Name another one, or train again."
         ) from error
-    takes, gives = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
-    fits = isinstance(takes, tuple) and isinstance(gives, tuple) and takes[1:] == (takes[1], takes[1], 3) and gives[1:] == (classes,)
-    if not fits:
+    takes, gives = ([tuple(tensor.shape) for tensor in keras.tree.flatten(end)] for end in (model.inputs, model.outputs))
+    squares = len(takes) == 1 and len(takes[0]) == 4 and isinstance(takes[0][1], int) and takes[0][1:] == (takes[0][1], takes[0][1], 3)
+    named = isinstance(model.input, dict) or isinstance(model.output, dict | list | tuple)
+    if not squares or named or [shape[1:] for shape in gives] != [(classes,)]:
         raise DatasetError(
             f"The model {path} is not one for this dataset. Expected pictures of equal sides in 3 colours and {classes} logits. Received "
-            f"input {takes} and output {gives}. Name the dataset that it was trained for: --dataset."
+            f"inputs {takes} and outputs {gives}. Name the dataset that it was trained for: --dataset."
         )
     return model
 
@@ -197,7 +222,7 @@ def _of_the_manifest(dataset: DatasetArtifact, keys: Sequence[str]) -> dict[str,
     path = dataset.directory / DatasetArtifact.ATTRIBUTES_FILE
     if not path.exists():
         return {}
-    table = parquet.read_table(path)
+    table = parquet.ParquetFile(path).read()  # `read_table` has names of its own for some columns
     place = {key: row for row, key in enumerate(table["key"].to_pylist())}
     columns = {name: table[name].to_pylist() for name in table.column_names if name != "key"}
     ordered = {name: [values[place[key]] if key in place else "" for key in keys] for name, values in columns.items()}
@@ -241,14 +266,16 @@ def _footer(given: Given, dataset: DatasetArtifact, view: str) -> str:
     return f"Model {given.sha256[:12]}, dataset {dataset.name} {dataset.digest[:12]}, {view}, every picture once."
 
 
-def _record(context: Context, judged: Judgement, view: View) -> None:
+def _record(context: Context, judged: Judgement, view: View, sha256: str) -> None:
     """Record the numbers; those of ten crops under names of their own, so that no table sets unlike views side by side."""
     prefix = judged.split if view == "center" else f"{judged.split}_ten_crops"
     summary = judged.summary
     headline = {name: summary.values[name] for name in _HEADLINES}
-    context.run.tags({"view": judged.view, "temperature": f"{summary.temperature:.6g}"}, summary=True)
+    known = {"view": judged.view, "temperature": f"{summary.temperature:.6g}", "model_sha256": sha256}
+    context.run.tags(known, summary=True)
     context.run.metrics({f"{prefix}_{name}": value for name, value in headline.items()}, summary=True)
     context.run.metrics({f"{prefix}_{name}": value for name, value in details(judged).items()})
+    context.run.metrics({f"{judged.split}_{name}": value for name, value in by_the_centre(judged).items()})
 
 
 def details(judged: Judgement) -> dict[str, float]:
@@ -265,8 +292,12 @@ def details(judged: Judgement) -> dict[str, float]:
         for measure in ("precision", "recall", "f1"):
             scores = getattr(summary.by_class, measure)
             found |= {f"{measure}/{index:03}_{_plain(name)}": float(scores[index]) for index, name in enumerate(judged.names)}
-    if judged.worn is not None:
-        found["mean_corruption_error"] = judged.worn.mean.error
+    return found
+
+
+def by_the_centre(judged: Judgement) -> dict[str, float]:
+    """Return what is measured by the centre crop whatever the view: corrupted pictures, and the speed of an answer."""
+    found = {} if judged.worn is None else {"mean_corruption_error": judged.worn.mean.error}
     for batch in judged.speed.batches if judged.speed else ():
         found[f"latency_p95_seconds_batch_{batch.batch}"] = batch.p95_seconds
         found[f"images_per_second_batch_{batch.batch}"] = batch.images_per_second

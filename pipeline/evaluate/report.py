@@ -25,6 +25,7 @@ NEIGHBOURS = 6  # likewise
 _PAIRS = 20
 _SLICES, _DRAWN_SLICES = 30, 15
 _MAPS = 8
+_WHOLE_CONFUSION = 300  # classes; of more, only the pairs that are confused most
 _LEAST_SURE = 40  # pictures; the worst slice of fewer says nothing
 
 
@@ -76,7 +77,7 @@ def write_report(directory: Path, judged: Judgement) -> None:
         _confusion_section(directory, judged.summary, judged.names),
         Section("Classes, the worst first", tables=[class_table(judged.summary, judged.names)]),
         *_slice_sections(directory, judged),
-        _calibration_section(directory, judged.summary),
+        _calibration_section(directory, judged.summary, judged.split),
         _guess_section(directory / "guesses.png", "Pictures and first guesses", _SAMPLES_TEXT, judged.samples, judged.names),
     ]
     if judged.mistakes:
@@ -87,6 +88,8 @@ def write_report(directory: Path, judged: Judgement) -> None:
         sections.append(_guess_section(directory / "unsure.png", "Least confident hits", _UNSURE_TEXT, judged.unsure, judged.names))
     if judged.looks is not None and explain.explainable(judged.looks.model):
         sections += _look_sections(directory, judged, judged.looks)
+    elif judged.looks is not None:
+        sections.append(Section("What it looks at", _NO_LOOKS_TEXT))
     if judged.worn is not None:
         sections.append(_robustness_section(directory, judged.samples[0], judged.worn))
     if judged.speed is not None:
@@ -105,6 +108,8 @@ def write_metrics(directory: Path, judged: Judgement) -> None:
     document["classes"] = [
         {"name": name} | {key: values[place] for key, values in columns.items()} for place, name in enumerate(judged.names)
     ]
+    if len(judged.names) <= _WHOLE_CONFUSION:
+        document["confusion"] = summary.confusion.tolist()
     document["most_confused"] = [asdict(pair) for pair in most_confused(summary.confusion, _PAIRS)]
     document["slices"] = [asdict(item) for item in judged.slices]
     for name, bins in (("reliability", summary.reliability), ("calibrated_reliability", summary.calibrated_reliability)):
@@ -149,7 +154,8 @@ def headline_table(judged: Judgement) -> Table:
         note = " (five guesses name every class)" if name == "top5_error" and len(judged.names) <= 5 else ""
         shown = _number if name.endswith("loss") else percent
         low, high = summary.intervals[name]
-        rows.append((words + note, shown(summary.values[name]), f"{shown(low)} to {shown(high)}"))
+        interval = f"{shown(low)} to {shown(high)}" if low < high and not note else ""  # without a spread nothing is known of it
+        rows.append((words + note, shown(summary.values[name]), interval))
     rows.append(("error of always answering the commonest training class", percent(summary.majority_error), ""))
     return Table(("measure", "value", "95 % interval"), rows)
 
@@ -271,6 +277,9 @@ _NEIGHBOUR_TEXT = (
     "Test pictures, and the training pictures whose last hidden layer is nearest to theirs, as in the paper's figure 4: what the network "
     "takes for alike, although the pixels may differ. Blue frames are of the same class."
 )
+_NO_LOOKS_TEXT = (
+    "This network is not a chain of the layers that are known here, as those of this pipeline are, so its inside cannot be shown."
+)
 _WORN_TEXT = (
     "The same pictures with noise, blur and so on, at three severities. The mean corruption error is the plain mean over all of them, to "
     "compare networks on the same pictures with; the published one of ImageNet-C is another number."
@@ -328,14 +337,19 @@ def _slice_sections(directory: Path, judged: Judgement) -> list[Section]:
     return [Section("Where it is worse", text, [slice_table(judged.slices[:_SLICES])], [Picture(path, caption)])]
 
 
-def _calibration_section(directory: Path, summary: Summary) -> Section:
+def _calibration_section(directory: Path, summary: Summary, split: str) -> Section:
     path = directory / "reliability.png"
     draw_reliability(summary.reliability, summary.calibrated_reliability, path)
-    gain = f"{percent(summary.values['calibration_error'])} becomes {percent(summary.values['calibrated_calibration_error'])}"
-    text = (
-        f"{_CALIBRATION_TEXT} Dividing the logits by {summary.temperature:.3f}, fitted on the validation split, changes no guess: {gain} "
-        "of calibration error."
-    )
+    before, after = (percent(summary.values[name]) for name in ("calibration_error", "calibrated_calibration_error"))
+    if summary.temperature == 1:
+        fitted = "No temperature was fitted: no validation picture is answered wrong, so nothing says how sure is too sure."
+    else:
+        whose = "these very pictures" if split == "validation" else "the validation split"
+        fitted = (
+            f"Dividing the logits by a temperature of {summary.temperature:.3f}, fitted on {whose}, changes no guess; it takes the "
+            f"calibration error from {before} to {after}."
+        )
+    text = f"{_CALIBRATION_TEXT} {fitted}"
     return Section(
         "How far its probabilities can be trusted", text, pictures=[Picture(path, "Above: right answers by probability. Below: how many.")]
     )

@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import CheckpointError, DatasetError
 from pipeline.evaluate.metrics import Floats, Integers
 from pipeline.evaluate.predictions import Chunk
+
+_LEAST_PROBABILITY = 1e-30  # float32 still holds it; the logarithm of 0 would be no number
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,12 @@ class Network:
 
     model: Any
     strategy: Any = None
+
+    @property
+    def ends_in_softmax(self) -> bool:
+        """Whether the model gives probabilities, as many from elsewhere do; their logarithms serve as logits."""
+        last = self.model.layers[-1]
+        return isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
 
     @property
     def devices(self) -> int:
@@ -96,11 +105,13 @@ def _compiled(network: Network, batch_size: int) -> Callable[[list[Any]], list[A
 
     Of several views of a picture it gives the logarithms of the mean probabilities (paper, section 4.1), which softmax takes back.
     """
-    size, strategy = tuple(network.model.input_shape[1:]), network.strategy
+    size, strategy, probabilities = tuple(network.model.input_shape[1:]), network.strategy, network.ends_in_softmax
 
     @tf.function(reduce_retracing=False)
     def forward(pixels: Any) -> Any:
         logits = tf.cast(network.model(tf.reshape(pixels, (-1, *size)), training=False), tf.float32)
+        if probabilities:
+            logits = tf.math.log(tf.maximum(logits, _LEAST_PROBABILITY))
         if len(pixels.shape) == 4:
             return logits
         views = tf.reshape(tf.nn.log_softmax(logits), (batch_size, -1, logits.shape[-1]))
@@ -141,9 +152,9 @@ def _filled(pixels: Any, batch_size: int) -> Any:
 def _light(pixels: Any) -> tuple[Floats, Floats]:
     """Return mean and standard deviation of each picture's pixels, float32 [images], in levels of 0-255; of views those of all together."""
     flat = pixels.reshape(len(pixels), -1)
-    mean = flat.mean(axis=1, dtype=np.float32)
-    squares = np.einsum("ij,ij->i", flat, flat, dtype=np.float32) / flat.shape[1]
-    return mean, np.sqrt(np.maximum(squares - mean**2, 0))
+    mean = flat.mean(axis=1, dtype=np.float64)
+    squares = np.einsum("ij,ij->i", flat, flat, dtype=np.float64) / flat.shape[1]
+    return mean.astype(np.float32), np.sqrt(np.maximum(squares - mean**2, 0)).astype(np.float32)
 
 
 def _require_sound(chunk: Chunk) -> None:

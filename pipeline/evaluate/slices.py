@@ -13,6 +13,7 @@ from pipeline.evaluate.metrics import wilson_interval
 
 _PARTS = 4  # a number is cut at its quartiles
 _LEAST_NUMBERS = 10  # a column with fewer different numbers is taken as names, such as 0 and 1
+_LARGEST = 1e300  # the mean of two larger numbers may be none
 _LEAST_PICTURES = 5  # on average in a slice; names that differ from picture to picture say nothing
 
 
@@ -60,21 +61,32 @@ def _slices(name: str, values: Sequence[Any], wrong: Any) -> Iterable[Slice]:
 def _names_and_places(values: Sequence[Any]) -> tuple[list[str], Any]:
     """Return what the values are called, and int [images], which of them each picture has."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
-        edges = np.unique(np.quantile(values, np.arange(1, _PARTS) / _PARTS))
-        place = np.searchsorted(edges, values, side="left")
-        parts = [values[place == part] for part in range(len(edges) + 1)]
-        return [f"{part.min():.4g} to {part.max():.4g}" if len(part) else "none" for part in parts], place
+        there = values[np.isfinite(values)]
+        edges = np.unique(np.quantile(there, np.arange(1, _PARTS) / _PARTS))
+        place = np.where(np.isfinite(values), np.searchsorted(edges, values, side="left"), len(edges) + 1)
+        return [*_ranges([values[place == part] for part in range(len(edges) + 1)]), "(empty)"], place
     words, place = np.unique(np.asarray(values, dtype=object), return_inverse=True)
     return [str(word) or "(empty)" for word in words], place
 
 
+def _ranges(parts: Sequence[Any]) -> list[str]:
+    """Return what each part of some numbers is called, with as many digits as tell them apart."""
+    for digits in (4, 7, 17):
+        words = [f"{part.min():.{digits}g} to {part.max():.{digits}g}" if len(part) else "none" for part in parts]
+        if len(set(words)) == len(words):
+            break
+    return words
+
+
 def numbers_where_they_are(texts: Sequence[str]) -> Any:
-    """Return a column of text as float64 [images] if all of it is finite numbers of which many differ, else as it is."""
+    """Return a column of text as float64 [images], NaN where empty, if it holds finite numbers of which many differ; else as it is."""
     try:
-        numbers = np.asarray(texts, np.float64)
+        numbers = np.asarray([text or "nan" for text in texts], np.float64)
     except ValueError:
         return texts
-    return numbers if np.isfinite(numbers).all() and len(np.unique(numbers)) >= _LEAST_NUMBERS else texts
+    there = numbers[np.isfinite(numbers)]
+    as_told = len(there) == sum(bool(text) for text in texts)
+    return numbers if as_told and len(np.unique(there)) >= _LEAST_NUMBERS and np.abs(there).max() < _LARGEST else texts
 
 
 def folders_of(keys: Sequence[str]) -> list[str]:

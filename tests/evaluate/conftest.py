@@ -130,7 +130,8 @@ def serve_pictures(monkeypatch, tmp_path):
         monkeypatch.setattr(judge, "load_split", load_split)
         monkeypatch.setattr(judge, "evaluation_batches", evaluation_batches)
         sizes = np.random.default_rng(3).integers(12, 90, (2, len(labels)))
-        table = pa.table({"key": list(names), "label": labels, "height": sizes[0], "width": sizes[1]})
+        contents = [picture.tobytes()[:32] for picture in pixels]
+        table = pa.table({"key": list(names), "label": labels, "sha256": contents, "height": sizes[0], "width": sizes[1]})
         (tmp_path / "index").mkdir(exist_ok=True)
         for split in ("train", "validation", "test"):
             parquet.write_table(table, tmp_path / "index" / f"{split}.parquet")

@@ -16,14 +16,14 @@ NAMES = ("cat", "<script>alert(1)</script>", "émeu")
 def judged(tmp_path):
     """Return what makes the record of an evaluation whose pictures are wrong where they are told to be."""
 
-    def make(name, wrong, *, view="center crop", split="test", keys=None):
+    def make(name, wrong, *, view="center crop", split="test", pictures="p", names=NAMES):
         folder = tmp_path / name
         folder.mkdir()
         labels = np.random.default_rng(0).integers(0, 3, len(wrong)).astype(np.int32)
         logits = np.random.default_rng(1).normal(0, 0.1, (len(wrong), 3)).astype(np.float32)
         logits[np.arange(len(wrong)), (labels + wrong) % 3] += 3
         light = np.zeros(len(wrong), np.float32)
-        keys = tuple(keys or (f"{index}.png" for index in range(len(wrong))))
+        keys = tuple(f"{index}.png" for index in range(len(wrong)))
         digest = write_predictions([Chunk(keys, labels, logits, light, light)], 3, folder / EvaluationReport.PREDICTIONS_FILE)
         return EvaluationReport(
             directory=folder,
@@ -37,9 +37,10 @@ def judged(tmp_path):
             majority_error=0.6,
             calibration_error=0,
             temperature=1.2,
-            class_names=NAMES,
+            class_names=names,
             model_sha256="a" * 64,
             dataset_digest="d" * 64,
+            pictures_sha256=pictures * 64,
             predictions_sha256=digest,
         )
 
@@ -99,10 +100,14 @@ def test_unlike_evaluations_are_refused(judged):
         compare_reports(one, judged("ten", some_wrong(10), view="mean of ten crops"))
     with pytest.raises(ConfigError, match="unlike splits"):
         compare_reports(one, judged("validation", some_wrong(10), split="validation"))
-    with pytest.raises(DatasetError, match=r"not of the same pictures.*Received 999 others"):
-        compare_reports(one, judged("fewer", some_wrong(10, images=999)))
-    with pytest.raises(DatasetError, match="not of the same pictures"):
-        compare_reports(one, judged("others", some_wrong(10), keys=(f"{index}.jpg" for index in range(1000))))
+    with pytest.raises(DatasetError, match=r"not of the same pictures.*Received 1,000 pictures with other pictures"):
+        compare_reports(one, judged("others", some_wrong(10), pictures="q"))
+    with pytest.raises(DatasetError, match="not of the same classes"):
+        compare_reports(one, judged("renamed", some_wrong(10), names=("a", "b", "c")))
+    gone = judged("gone", some_wrong(10))
+    gone.predictions_path.unlink()
+    with pytest.raises(DatasetError, match=r"cannot be read .*--rerun evaluate"):
+        compare_reports(one, gone)
 
 
 def test_the_page_and_its_numbers_are_written(judged, tmp_path):

@@ -69,7 +69,7 @@ def test_one_program_is_traced_for_all_batches(network):
     traces = []
 
     class Watched:
-        input_shape = network.input_shape
+        input_shape, layers = network.input_shape, network.layers
 
         def __call__(self, pixels, training):
             traces.append(pixels.shape)

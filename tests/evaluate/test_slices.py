@@ -46,8 +46,17 @@ def test_what_says_nothing_is_left_out():
 
 def test_columns_of_text_are_numbers_where_they_look_like_many():
     assert numbers_where_they_are([str(value) for value in range(12)]).tolist() == list(range(12))
-    for texts in (["1", "2"] * 10, ["1", "", *map(str, range(20))], ["nan", *map(str, range(20))]):
+    for texts in (["1", "2"] * 10, ["1", "x", *map(str, range(20))], ["nan", *map(str, range(20))], ["1e308", *map(str, range(20))]):
         assert numbers_where_they_are(texts) == texts
+
+
+def test_empty_cells_of_numbers_are_a_slice_of_their_own():
+    numbers = numbers_where_they_are(["" if index % 5 == 0 else str(20240000 + index) for index in range(100)])
+    found = slices_of(np.arange(100) % 5 == 0, {"day": numbers})
+    assert found[0].value == "(empty)"
+    assert (found[0].images, found[0].top1_error) == (20, 1.0)
+    assert [item.images for item in found[1:]] == [20] * 4
+    assert len({item.value for item in found}) == 5
 
 
 def test_empty_and_strange_names_are_values():

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -12,10 +13,11 @@ from pyarrow import parquet
 from pipeline.artifacts import EvaluationReport, file_sha256
 from pipeline.config import EvaluateConfig
 from pipeline.errors import CheckpointError, ConfigError, DatasetError
-from pipeline.evaluate.judge import details
+from pipeline.evaluate.judge import by_the_centre, details
 from pipeline.evaluate.metrics import Tally, fit_temperature, summarise
 from pipeline.evaluate.predictions import read_columns, read_logits
 from pipeline.evaluate.report import Judgement
+from pipeline.evaluate.robustness import Worn
 from pipeline.evaluate.stage import evaluate, evaluate_model
 
 NAMES = ("cat", "dog/wolf", "cat!", "émeu", "e", "f", "g")
@@ -112,6 +114,24 @@ def test_a_given_model_is_judged_like_the_trained_one(prepared, context, notes, 
     assert evaluate_model.source(SHORT.model_copy(update={"model": str(alone)})) == {"model": trained.model_sha256}
 
 
+def test_a_model_that_ends_in_softmax_is_judged_by_its_logits(prepared, context, notes, tmp_path):
+    model, _, dataset, trained = prepared
+    own = evaluate.function(SHORT, dataset, trained, context)
+    keras.Model(model.inputs, keras.layers.Softmax()(model.outputs[0])).save(tmp_path / "soft.keras")
+    found = evaluate_model.function(SHORT.model_copy(update={"model": str(tmp_path / "soft.keras")}), dataset, context)
+    assert (found.loss, found.temperature) == pytest.approx((own.loss, own.temperature), rel=1e-4)
+    assert any("ends in softmax" in words for words in notes.words)
+
+
+def test_what_is_measured_by_the_centre_is_never_called_ten_crops():
+    tally = Tally(2, 0)
+    tally.add(np.eye(2, dtype=np.float32), np.arange(2))
+    worn = Worn(2, 0.0, {"noise": {1: 0.5}})
+    judged = Judgement("test", "mean of ten crops", ["a", "b"], summarise(tally), (), (), (), (), "", worn=worn)
+    assert by_the_centre(judged) == {"mean_corruption_error": 0.5}
+    assert "mean_corruption_error" not in details(judged)
+
+
 def test_a_given_model_that_cannot_be_judged_is_refused(prepared, context, tmp_path, make_model):
     _, _, dataset, _ = prepared
 
@@ -129,6 +149,11 @@ def test_a_given_model_that_cannot_be_judged_is_refused(prepared, context, tmp_p
     with pytest.raises(DatasetError, match=r"another scale .* shorter side of 256 pixels\. Received 12\."):
         judged(tmp_path / "larger.keras")
     (tmp_path / "artifact.json").unlink()
+    image = keras.Input((None, None, 3), dtype="uint8")
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
+    keras.Model(image, keras.layers.Dense(7)(pooled)).save(tmp_path / "any.keras")
+    with pytest.raises(DatasetError, match="pictures of equal sides"):
+        judged(tmp_path / "any.keras")
     make_model(classes=3).save(tmp_path / "three.keras")
     with pytest.raises(DatasetError, match=r"7 logits\. Received .*3"):
         judged(tmp_path / "three.keras")
