@@ -174,8 +174,11 @@ class MlflowTracker:
             write_atomically(self._journal.with_suffix(".target.json"), self._config.model_dump_json())
             self._pipeline = JournalRun(self._append, self._journal.stem)
             dataset = resolved.config.data.dataset.rstrip("/").rpartition("/")[2] if not resolved.config.model.classes else "network"
-            name = f"{dataset} {resolved.config.model.variant}"
-            self._pipeline.start(name, resolved.flat(), {"recipe": resolved.recipe, **tags})
+            given, settings = resolved.config.evaluate.model, resolved.flat()
+            if given:  # the settings of a network and a training are not those of a model from elsewhere
+                settings = {key: value for key, value in settings.items() if key.partition(".")[0] not in ("model", "train")}
+            name = f"{dataset} {Path(given).name or resolved.config.model.variant}"
+            self._pipeline.start(name, settings, {"recipe": resolved.recipe, **tags})
             # Here and not in the thread: TFDS swaps Python's import function while it loads, which breaks the imports of other threads.
             import mlflow.keras  # noqa: F401
 

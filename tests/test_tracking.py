@@ -191,6 +191,16 @@ def test_a_model_is_logged_with_signature_and_example_and_loads_again(workdir):
         tracking.model_file("models:/digits@nobody", TrackingConfig(), workdir)
 
 
+def test_the_run_of_a_model_from_elsewhere_bears_its_name_and_no_settings_of_a_training(workdir):
+    tracker = tracking.MlflowTracker(workdir, TrackingConfig())
+    run = tracker.stage_run("evaluate_model", "evaluate", resolve("digits", {"evaluate.model": "/far/flowers.keras"}))
+    run.close("FINISHED")
+    tracker.close("FINISHED")
+    parent = runs(workdir)["digits flowers.keras"]
+    assert parent.data.params["evaluate.model"] == "/far/flowers.keras"
+    assert not [name for name in parent.data.params if name.startswith(("train.", "model."))]
+
+
 def test_nothing_executed_opens_no_run(workdir):
     tracker = tracking.MlflowTracker(workdir, TrackingConfig())
     tracker.link("ingest", "x")
