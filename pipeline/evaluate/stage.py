@@ -18,7 +18,8 @@ def evaluate(config: EvaluateConfig, dataset: DatasetArtifact, trained: Training
     require_same_classes(dataset.class_names, trained.class_names)
     from pipeline.evaluate.judge import judge
 
-    return judge(config, dataset, Given(trained.verified_model_path(), trained.model_sha256), context)
+    given = Given(trained.verified_model_path(), trained.model_sha256, trained.class_names, trained.short_side)
+    return judge(config, dataset, given, context)
 
 
 def _stamp(config: EvaluateConfig) -> Mapping[str, str]:
