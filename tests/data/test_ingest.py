@@ -467,6 +467,7 @@ def test_listing_keeps_to_its_folder(folder):
 BEAM = "--runner=DirectRunner"
 
 
+@pytest.mark.slow
 def test_beam_makes_the_same_shards(folder, make_dataset):
     plain, beam = make_dataset(dataset=str(folder)), make_dataset(dataset=str(folder), beam=BEAM)
     assert beam.identity() == plain.identity()

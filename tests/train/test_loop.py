@@ -287,6 +287,7 @@ def test_training_goes_back_to_the_last_epoch_at_half_the_rate(tmp_path):
         train(config.model_copy(update={"setbacks": len(state.setbacks) - 1}), tmp_path / "d.npz")
 
 
+@pytest.mark.slow
 def test_rare_classes_count_as_much_with_class_weights(tmp_path):
     """A network that says the same of both classes has the loss that the classes' own mean has, however many pictures each has."""
     images = split(96)

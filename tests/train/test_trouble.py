@@ -74,6 +74,7 @@ def test_the_parts_that_fit_are_the_largest_that_memory_allows(monkeypatch):
     assert trouble.fitting_parts(state, split(128), config, Devices()) == 1
 
 
+@pytest.mark.slow
 def test_a_step_that_fits_is_taken_whole_and_is_the_same_training(tmp_path):
     whole, chosen = (TrainConfig(epochs=1, global_batch_size=32, accumulate=parts) for parts in (1, "auto"))
     states = []
@@ -140,6 +141,7 @@ for first, second in ((1.0, np.inf), (1024.0, 1024.0)):
 """
 
 
+@pytest.mark.slow
 def test_in_float16_an_overflow_on_one_replica_leaves_the_step_out_on_all():
     done = subprocess.run([sys.executable, "-c", OVERFLOW], capture_output=True, text=True, timeout=100, check=True)
     (scale, *same), (scale2, *moved) = ([float(word) for word in line.split()] for line in done.stdout.splitlines())
