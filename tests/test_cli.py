@@ -448,6 +448,7 @@ def checkpointed(mlruns):
     return any(mlruns.glob("stages/train-*.partial/scratch/checkpoint.npz"))
 
 
+@pytest.mark.slow
 def test_a_terminated_run_says_so_and_is_recorded_as_killed(tmp_path):
     import mlflow
 

@@ -27,6 +27,7 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(tmp_path):
     here = tmp_path / "here.keras"
     build_network(ModelConfig(), num_classes=3, channel_mean=(9, 9, 9), channel_std=(9, 9, 9))  # an earlier network must not matter

@@ -302,6 +302,7 @@ def test_rare_classes_count_as_much_with_class_weights(tmp_path):
     assert plain.history[0]["train_loss"] != weighted.history[0]["train_loss"]
 
 
+@pytest.mark.slow
 def test_mixed_pictures_are_learnt_as_both(tmp_path):
     """The loss of a mixture is that of both labels in proportion; here a network of zeros, whose loss is ln 2 for any mixture."""
     config = TrainConfig(epochs=3, global_batch_size=32, mixup=0.4, cutmix=1.0, schedule="cosine", learning_rate=1e-6)
