@@ -193,11 +193,11 @@ def run(
     """
     workdir, cluster = Path(workdir), read_cluster()
     resolved = _checked(recipe, settings, workdir, stages, rerun, cluster)
-    if resolved.config.evaluate.model:
-        stages, rerun = (tuple(name.replace("evaluate", evaluate_model.name) for name in names) for names in (stages, rerun))
     if workers > 1:
         launch_workers(_words(stages, recipe, settings, workdir, rerun, wait), workers)
         rerun = ()
+    if resolved.config.evaluate.model:
+        stages, rerun = (tuple(name.replace("evaluate", evaluate_model.name) for name in names) for names in (stages, rerun))
     config, alone = resolved.config.tracking, resolved.config.model.classes > 0
     if not cluster.is_chief:
         _take_part(resolved, stages, rerun, workdir, cluster, observer or Silent())

@@ -608,16 +608,17 @@ def model_file(reference: str, config: TrackingConfig, workdir: Path) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    fetched = workdir / "fetched"
     try:
         client = _connect(config, workdir)
         mlflow.set_tracking_uri(store_uri(config, workdir))
         uri = reference if reference.startswith("models:/") else _model_of_run(client, reference)
-        fetched = workdir / "fetched" / uri.partition("/")[2].replace("/", "-")
+        fetched /= uri.partition("/")[2].replace("/", "-")
         fetched.mkdir(parents=True, exist_ok=True)
         local = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(fetched))
     except (MlflowException, OSError) as error:
-        with contextlib.suppress(OSError, NameError):
-            fetched.rmdir()  # it is empty
+        with contextlib.suppress(OSError):
+            fetched.rmdir()  # where it is empty
         raise ConfigError(
             f"There is no model `{reference}` in {store_uri(config, workdir)} ({' '.join(str(error).split())[:150]}). Expected a .keras "
             "file, models:/NAME@ALIAS or the id of an MLflow run that made a model. Check --model and tracking.uri."
@@ -630,7 +631,8 @@ def _model_of_run(client: Any, run_id: str) -> str:
     run = client.get_run(run_id)
     experiment = [run.info.experiment_id]
     below = client.search_runs(experiment, f"tags.`mlflow.parentRunId` = '{run_id}'")
-    runs = [run_id, *(child.info.run_id for child in below), *(run.data.tags[name] for name in ("skipped.train",) if name in run.data.tags)]
+    linked = run.data.tags.get("skipped.train")
+    runs = [run_id, *(child.info.run_id for child in below), *([linked] if linked else [])]
     for candidate in runs:
         for model in client.search_logged_models(experiment, f"source_run_id = '{candidate}'"):
             return f"models:/{model.model_id}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -194,17 +193,18 @@ def measure_table(comparison: Comparison) -> Table:
     return Table(("measure", "first", "second", "second less first", "its 95 % interval"), rows)
 
 
-def write_comparison(comparison: Comparison, folder: Path, names: Sequence[str] | None = None) -> Comparison:
+def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
     """Write the page and comparison.json into a folder named after the two, and return the comparison that knows its page."""
     place = folder / f"{comparison.first.predictions_sha256[:8]}-{comparison.second.predictions_sha256[:8]}"
     place.mkdir(parents=True, exist_ok=True)
     comparison = replace(comparison, page=place / "report.html")
     write_atomically(place / "comparison.json", json.dumps(comparison.as_dict(), indent=1, allow_nan=False))
-    write_atomically(comparison.page, _page(comparison, names or comparison.first.class_names))
+    write_atomically(comparison.page, _page(comparison))
     return comparison
 
 
-def _page(comparison: Comparison, names: Sequence[str]) -> str:
+def _page(comparison: Comparison) -> str:
+    names = comparison.first.class_names
     counts = Table(
         ("pictures", "second right", "second wrong"),
         [
@@ -240,7 +240,7 @@ def _both_right(comparison: Comparison) -> int:
 
 
 _NUMBERS_TEXT = (
-    "Each interval is that of the difference, from 1,000 resamples of the pictures in which both models are judged on the same ones. "
+    "Each interval is that of the difference, from resamples of the pictures in which both models are judged on the same ones. "
     "One that does not hold 0 is unlikely to be chance, for that number alone."
 )
 _COUNTS_TEXT = (

@@ -118,7 +118,7 @@ class Tally:
         columns = np.tile(np.arange(len(labels)), len(entries))
         which = sparse.csr_array((values, (rows, columns)), shape=(len(self.sums), len(labels)))
         self.sums += which @ resampled(self._rng, len(labels), self.resamples)
-        np.add.at(self.confusion, (labels, answers), 1)
+        self.confusion += confusion_matrix(labels, answers, self.classes)
 
     def rows(self) -> dict[str, Floats]:
         """Return the sums by name, float64 [1 + resamples], or [classes or bins, 1 + resamples]."""

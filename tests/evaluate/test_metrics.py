@@ -162,6 +162,27 @@ def test_intervals_cover_the_truth_about_95_times_in_100():
     assert 0.94 <= np.mean(list(shares.values())) <= 0.96, shares
 
 
+@pytest.mark.slow
+def test_intervals_of_classes_with_five_pictures_are_too_narrow_but_not_by_much():
+    """What docs/evaluation.md says of them."""
+    classes, covered = 50, {"macro_f1": 0, "macro_precision": 0, "weighted_precision": 0, "balanced_accuracy": 0}
+
+    def world(seed, images):
+        rng = np.random.default_rng(seed)
+        labels = np.repeat(np.arange(classes), images)
+        logits = rng.normal(0, 1.5, (len(labels), classes)).astype(np.float32)
+        logits[np.arange(len(labels)), labels] += 4.5
+        return logits, labels
+
+    truth = summarised(*world(10**6, 600), resamples=2).values
+    for seed in range(300):
+        intervals = summarised(*world(seed, 5), resamples=200, seed=seed).intervals
+        for name in covered:
+            covered[name] += intervals[name][0] <= truth[name] <= intervals[name][1]
+    shares = {name: count / 300 for name, count in covered.items()}
+    assert all(0.75 <= share <= 0.97 for share in shares.values()), shares
+
+
 # -- calibration ----------------------------------------------------------------------------------------------------------
 
 
