@@ -307,6 +307,47 @@ class EvaluateConfig(Section):
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"model"})
 
 
+class ReleaseConfig(Section):
+    """When a trained network may take the champion's place. docs/release.md says what each check decides, and with how many pictures."""
+
+    name: str = Field("alexnet", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the model in MLflow's registry.")
+    policy: Literal["non_inferior", "superior"] = Field(
+        "non_inferior",
+        description="`non_inferior`: fresh data counts when quality holds; `superior`: the candidate must be better, beyond chance.",
+    )
+    margin: float = Field(
+        0.01, gt=0, lt=1, description="How much higher than the champion's the top-1 error may be, as a share of the test pictures."
+    )
+    class_margin: float = Field(0.1, gt=0, le=1, description="By how much no class's recall may fall, as a share of its pictures.")
+    most_top1_error: float = Field(1.0, ge=0, le=1, description="Highest top-1 error of a model that is released, in [0, 1].")
+    least_class_recall: float = Field(0.0, ge=0, le=1, description="Lowest recall of any class, in [0, 1].")
+    most_calibration_error: float = Field(
+        0.1, ge=0, le=1, description="Highest expected calibration error with the fitted temperature, in [0, 1]."
+    )
+    most_latency_milliseconds: float = Field(1000.0, gt=0, description="Longest time that 95 of 100 single pictures may take here.")
+    most_megabytes: float = Field(1000.0, gt=0, description="Largest model file.")
+    approval: Literal["none", "required"] = Field(
+        "none", description="`required`: what passed waits as the candidate until a person types `alexnet promote --approve`."
+    )
+    approve: bool = Field(False, description="The approval, by the person who types the command.")
+    dry_run: bool = Field(False, description="Judge, and say what would happen; nothing is registered and no alias moves.")
+
+
+class ServeConfig(Section):
+    """How the champion answers over HTTP. Nothing here changes an answer."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen at; another than the loopback lets other machines in.")
+    port: int = Field(8080, ge=1, le=65_535, description="Port to listen at.")
+    batch: int = Field(32, ge=1, le=1024, description="Most pictures that are answered together.")
+    wait_milliseconds: float = Field(2.0, ge=0, le=1000, description="How long the first picture waits for others to be answered with.")
+    queue: int = Field(256, ge=1, le=65_536, description="Pictures that may wait; what comes on top is told to try again: 429.")
+    most_megabytes: float = Field(10.0, gt=0, le=1000, description="Largest request.")
+    most_pixels: int = Field(50_000_000, ge=1, le=89_478_485, description="Largest picture, known before it is decoded.")
+    most_pictures: int = Field(64, ge=1, le=1024, description="Most pictures in a request.")
+    upload_seconds: float = Field(30.0, gt=0, le=3600, description="How long a request may take to come in.")
+    reload_seconds: float = Field(5.0, gt=0, le=86_400, description="How often the alias is looked up, for a new champion.")
+
+
 class TrackingConfig(Section):
     """Where runs are recorded; never changes what a stage makes."""
 
@@ -322,6 +363,8 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    release: ReleaseConfig = ReleaseConfig()
+    serve: ServeConfig = ServeConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     def _network_fits(self) -> None:

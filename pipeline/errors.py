@@ -11,6 +11,7 @@
       LostWorkerError             exit 76: another worker of the training is gone
       WorkersFailedError          the exit code of workers that were started here
       TrackingError               the tracking store refused
+      GateError                   exit 3: the model is not good enough to be released
       BusyError                   exit 75: another process holds the work directory
 
 Every message says what is wrong, what was expected, what was received and what to type next.
@@ -70,6 +71,12 @@ class WorkersFailedError(PipelineError):
 
 class TrackingError(PipelineError):
     """The tracking store refused what it was asked."""
+
+
+class GateError(PipelineError):
+    """The model is not good enough to be released, or is not proved to be."""
+
+    exit_code = 3
 
 
 class BusyError(PipelineError):

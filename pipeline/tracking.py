@@ -299,8 +299,8 @@ class Delivery:
             return False
         try:
             if self._client is None:
-                self._client = _connect(self._config, self._workdir)
-                self.state.experiment_id = _experiment(self._client, self._config, self._workdir)
+                self._client = connect(self._config, self._workdir)
+                self.state.experiment_id = experiment_of(self._client, self._config, self._workdir)
             for events, offset in _grouped(self._journal, self.state.offset):
                 self._send(events)
                 self._advance(offset)
@@ -364,13 +364,8 @@ class Delivery:
             self._client.set_tag(run_id, "report_not_logged", f"{event['path']} was gone when it could be sent")
 
     def _model(self, event: dict[str, Any], run_id: str) -> None:
-        """Log the network as an MLflow Keras model; the requirements are named, since guessing them takes 13 s."""
+        """Log the network as an MLflow Keras model."""
         import mlflow
-        import numpy as np
-        from mlflow.models.signature import ModelSignature
-        from mlflow.types import Schema, TensorSpec
-
-        from pipeline.model.weights import load_model
 
         file = Path(event["path"])
         if not file.exists() or file_sha256(file) != event["sha256"]:
@@ -378,14 +373,10 @@ class Delivery:
             return
         for earlier in self._client.search_logged_models([self.state.experiment_id], f"source_run_id = '{run_id}'"):
             self._client.delete_logged_model(earlier.model_id)  # of an attempt that was killed before it could say so
-        shape = tuple(event["shape"])
         known = event.get("known") or {"class_names": event["names"], "sha256": event["sha256"]}  # a journal of an earlier version
-        outputs = TensorSpec(np.dtype("float32"), (-1, len(known["class_names"])), "logits")
 
         def save_model(path: str, *, validate_serving_input: bool, **arguments: Any) -> None:  # noqa: ARG001 - meant for MLflow itself
-            Path(path).mkdir(parents=True)  # MLflow's Keras flavour writes the example before it makes the folder
-            mlflow.keras.save_model(load_model(file), path, **arguments)
-            shutil.copyfile(file, Path(path) / "data" / "model.keras")  # the very file, so that its digest is the recorded one
+            _save_keras(file, Path(path), arguments)
 
         mlflow.set_tracking_uri(store_uri(self._config, self._workdir))  # Model.log knows no other way
         # Model.log alone would put the model into MLflow's default experiment.
@@ -395,15 +386,50 @@ class Delivery:
             model_id=logged.model_id,
             flavor=SimpleNamespace(save_model=save_model, __name__="mlflow.keras"),
             run_id=run_id,
-            signature=ModelSignature(Schema([TensorSpec(np.dtype("uint8"), (-1, *shape), "image")]), Schema([outputs])),
-            input_example=np.zeros((1, *shape), dtype=np.uint8),
             validate_serving_input=False,  # it would load the model again and draw a progress bar into our output
-            pip_requirements=[f"{name}=={metadata.version(name)}" for name in ("tensorflow", "keras", "numpy")],
-            metadata=known,
+            **_keras_arguments(event["shape"][0], known),
         )
 
     def _end(self, event: dict[str, Any], run_id: str) -> None:
         self._client.set_terminated(run_id, event["status"], event["time"])
+
+
+def save_keras_flavour(file: Path, directory: Path, image_size: int, known: Mapping[str, Any]) -> None:
+    """Write a `.keras` file as the folder of an MLflow Keras model, with signature and input example.
+
+    Args:
+        file: the network; takes uint8 [batch, image_size, image_size, 3].
+        directory: made here.
+        image_size: height and width of the input.
+        known: what MLflow's description holds besides; `class_names`, in the order of the logits, among it.
+    """
+    _save_keras(file, directory, _keras_arguments(image_size, known))
+
+
+def _keras_arguments(image_size: int, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what MLflow is told of a network; the requirements are named, since guessing them takes 13 s."""
+    import numpy as np
+    from mlflow.models.signature import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    shape = (image_size, image_size, 3)
+    outputs = TensorSpec(np.dtype("float32"), (-1, len(known["class_names"])), "logits")
+    return {
+        "signature": ModelSignature(Schema([TensorSpec(np.dtype("uint8"), (-1, *shape), "image")]), Schema([outputs])),
+        "input_example": np.zeros((1, *shape), dtype=np.uint8),
+        "pip_requirements": [f"{name}=={metadata.version(name)}" for name in ("tensorflow", "keras", "numpy")],
+        "metadata": dict(known),
+    }
+
+
+def _save_keras(file: Path, directory: Path, arguments: Mapping[str, Any]) -> None:
+    import mlflow.keras
+
+    from pipeline.model.weights import load_model
+
+    directory.mkdir(parents=True)  # MLflow's Keras flavour writes the example before it makes the folder
+    mlflow.keras.save_model(load_model(file), str(directory), **arguments)
+    shutil.copyfile(file, directory / "data" / "model.keras")  # the very file, so that its digest is the recorded one
 
 
 def _grouped(journal: Path, offset: int) -> Iterator[tuple[list[dict[str, Any]], int]]:
@@ -515,7 +541,7 @@ def _end_open_runs(journal: Path) -> None:
 # -- the store ----------------------------------------------------------------------------------------------------------
 
 
-def _connect(config: TrackingConfig, workdir: Path) -> Any:
+def connect(config: TrackingConfig, workdir: Path) -> Any:
     """Return a client of the store, its database made and migrated once, whoever comes first."""
     # A dead server must not hold a process for minutes: MLflow's default is 7 retries with growing pauses.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -563,7 +589,7 @@ def _make_database(workdir: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _experiment(client: Any, config: TrackingConfig, workdir: Path) -> str:
+def experiment_of(client: Any, config: TrackingConfig, workdir: Path) -> str:
     """Return the experiment's id; made if it is not there, with its artifacts in the work directory when the store is."""
     from mlflow.exceptions import MlflowException
 
@@ -572,7 +598,7 @@ def _experiment(client: Any, config: TrackingConfig, workdir: Path) -> str:
         # A server says itself where its files go; a database of our own, or of the user's, cannot.
         location = None if config.uri.startswith("http") else (workdir.resolve() / "artifacts").as_uri()
         with contextlib.suppress(MlflowException):  # another process may make it at this moment
-            return str(client.create_experiment(config.experiment, artifact_location=location))
+            return str(client.createexperiment_of(config.experiment, artifact_location=location))
         found = client.get_experiment_by_name(config.experiment)
     if found is None or found.lifecycle_stage != "active":
         raise TrackingError(f"The experiment `{config.experiment}` was deleted in MLflow. Restore it there or set tracking.experiment.")
@@ -586,7 +612,7 @@ def open_experiment(config: TrackingConfig, workdir: Path) -> str:
         TrackingError: the store does not answer.
     """
     try:
-        return _experiment(_connect(config, workdir), config, workdir)
+        return experiment_of(connect(config, workdir), config, workdir)
     except Exception as error:
         raise TrackingError(
             f"The tracking store {store_uri(config, workdir)} does not answer ({type(error).__name__}: {str(error)[:150]}). Expected a "
@@ -610,7 +636,7 @@ def model_file(reference: str, config: TrackingConfig, workdir: Path) -> Path:
 
     fetched = workdir / "fetched"
     try:
-        client = _connect(config, workdir)
+        client = connect(config, workdir)
         mlflow.set_tracking_uri(store_uri(config, workdir))
         uri = reference if reference.startswith("models:/") else _model_of_run(client, reference)
         fetched /= uri.partition("/")[2].replace("/", "-")

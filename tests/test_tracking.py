@@ -35,7 +35,7 @@ def workdir(empty_store, tmp_path):
 
 
 def client(workdir):
-    return tracking._connect(TrackingConfig(), workdir)
+    return tracking.connect(TrackingConfig(), workdir)
 
 
 def runs(workdir, experiment="alexnet"):
@@ -237,7 +237,7 @@ def test_an_unreachable_store_costs_seconds_and_sync_sends_it_later(tmp_path):
     assert (sent, len(problems)) == (0, 1)
     share.unlink()
     assert tracking.deliver_leftovers(workdir) == (1, {})
-    store = tracking._connect(config, workdir)
+    store = tracking.connect(config, workdir)
     found = store.search_runs([store.get_experiment_by_name("later").experiment_id])
     assert {run.info.status for run in found} == {"FINISHED"}
     stage = next(run for run in found if run.info.run_name == "train")

@@ -22,7 +22,7 @@ import tensorflow as tf
 from pipeline.config import DataConfig
 from pipeline.data.duplicates import THUMBNAIL_SIDE, describe
 from pipeline.data.listing import Entry
-from pipeline.data.pictures import decode, format_of, header_size, is_animated, orientation_of
+from pipeline.data.pictures import decode, orientation_of, reason_of, require_usable
 from pipeline.data.source import fixed_options
 from pipeline.errors import DatasetError
 
@@ -30,17 +30,6 @@ Progress = Callable[[int, int, str], None]
 # Files that are looked at together: enough of them to keep all processors busy, and no more bytes than fit easily.
 _WINDOW, _WINDOW_BYTES = 256, 64_000_000
 _READ_TOGETHER = 32  # handing one file to a thread takes as long as reading it
-_OTHER_FORMATS = {
-    b"II*\0": "a TIFF file",
-    b"MM\0*": "a TIFF file",
-    b"%PDF": "a PDF file",
-    b"PK\3\4": "a ZIP archive",
-    b"\0\0\0\x0cjP  ": "a JPEG 2000 file",
-    b"\xff\x4f\xff\x51": "a JPEG 2000 file",
-    b"\0\0\1\0": "an icon",
-    b"8BPS": "a Photoshop file",
-    b"\x1f\x8b": "a gzip archive",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +178,7 @@ def _undecoded(encoded: bytes, config: DataConfig) -> Facts:
     """Return the facts of a file's bytes that can be had without decoding them."""
     sha256 = hashlib.sha256(encoded).digest()
     try:
-        _require_usable(encoded, config)
+        require_usable(encoded, max_side=config.max_side, max_pixels=config.max_pixels)
     except ValueError as error:
         return Facts(sha256, problem=str(error))
     return Facts(sha256, orientation=orientation_of(encoded))
@@ -226,7 +215,7 @@ def examine(encoded: bytes, config: DataConfig) -> Facts:
     try:
         looks = _look_at_one(_is_upright_jpeg(encoded, facts))(tf.constant(encoded), tf.constant(facts.orientation))
     except tf.errors.OpError as error:
-        return Facts(facts.sha256, problem=_reason(error.message))
+        return Facts(facts.sha256, problem=reason_of(error.message))
     (completed,) = _completed([facts], *(value[tf.newaxis] for value in looks))
     return completed
 
@@ -254,38 +243,6 @@ def thumbnail_of(item: Checked) -> Any:
     """Read a usable file again and return uint8 [64, 64, 3] in [0, 255], the upright picture squeezed to a square."""
     encoded = Path(item.entry.path).read_bytes()
     return _look_at_one(False)(tf.constant(encoded), tf.constant(item.facts.orientation))[2].numpy()
-
-
-def _require_usable(encoded: bytes, config: DataConfig) -> None:
-    """Raise a ValueError with the reason why a file must not be decoded."""
-    if encoded and not format_of(encoded):
-        raise ValueError(_what_else(encoded))
-    height, width = header_size(encoded)
-    if height < 1 or width < 1:
-        raise ValueError("no pixels")
-    if max(height, width) > config.max_side:
-        raise ValueError(f"a side of {max(height, width):,} pixels is longer than {config.max_side:,}")
-    if height * width > config.max_pixels:
-        raise ValueError(f"{width} x {height} pixels are more than {config.max_pixels:,}")
-    if is_animated(encoded):
-        raise ValueError("animated: more than one picture")
-
-
-def _what_else(encoded: bytes) -> str:
-    """Name a file that is no picture of ours."""
-    for start, name in _OTHER_FORMATS.items():
-        if encoded.startswith(start):
-            return f"{name}, not a JPEG, PNG, BMP, GIF or WebP file"
-    if encoded[4:8] == b"ftyp":
-        return "an AVIF or HEIF file, not a JPEG, PNG, BMP, GIF or WebP file"
-    text = encoded[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if b"<html" in text or b"<!doctype html" in text:
-        return "an HTML page, not a picture"
-    if b"<svg" in text or text.startswith(b"<?xml"):
-        return "an SVG or XML file, not a JPEG, PNG, BMP, GIF or WebP file"
-    if text and not text.translate(None, bytes(range(32, 127)) + b"\t\r\n"):
-        return "text, not a picture"
-    return "not a JPEG, PNG, BMP, GIF or WebP file"
 
 
 def _look(encoded: Any, orientation: Any, jpeg: bool) -> tuple[Any, Any, Any]:
@@ -329,11 +286,6 @@ def _look_at_all(jpeg: bool) -> Any:
         return batch.take(1).with_options(fixed_options()).get_single_element()
 
     return look.get_concrete_function()
-
-
-def _reason(message: str) -> str:
-    """Return what TensorFlow's message says, without the names of operations and the places in the code."""
-    return message.partition("\n\t [[")[0].rpartition("\n")[2].partition(" when decoding")[0][:120]
 
 
 # -- what earlier audits found --------------------------------------------------------------------------------------------

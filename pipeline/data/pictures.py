@@ -16,6 +16,17 @@ import tensorflow as tf
 _PNG = b"\x89PNG\r\n\x1a\n"
 # EXIF calls it tag 0x0112 (CIPA DC-008, 4.6.4 A); 1 is upright, from 5 on the picture lies on its side.
 _ORIENTATION_TAG = 0x0112
+_OTHER_FORMATS = {
+    b"II*\0": "a TIFF file",
+    b"MM\0*": "a TIFF file",
+    b"%PDF": "a PDF file",
+    b"PK\3\4": "a ZIP archive",
+    b"\0\0\0\x0cjP  ": "a JPEG 2000 file",
+    b"\xff\x4f\xff\x51": "a JPEG 2000 file",
+    b"\0\0\1\0": "an icon",
+    b"8BPS": "a Photoshop file",
+    b"\x1f\x8b": "a gzip archive",
+}
 
 
 def decode(encoded: Any, orientation: Any = 1) -> Any:
@@ -226,6 +237,47 @@ def header_size(encoded: bytes) -> tuple[int, int]:
     if kind == "gif":
         return int.from_bytes(encoded[8:10], "little"), int.from_bytes(encoded[6:8], "little")
     return abs(int.from_bytes(encoded[22:26], "little", signed=True)), int.from_bytes(encoded[18:22], "little", signed=True)
+
+
+def require_usable(encoded: bytes, *, max_side: int, max_pixels: int) -> None:
+    """Refuse, by its header, a file that must not be decoded.
+
+    Raises:
+        ValueError: the reason.
+    """
+    if encoded and not format_of(encoded):
+        raise ValueError(_what_else(encoded))
+    height, width = header_size(encoded)
+    if height < 1 or width < 1:
+        raise ValueError("no pixels")
+    if max(height, width) > max_side:
+        raise ValueError(f"a side of {max(height, width):,} pixels is longer than {max_side:,}")
+    if height * width > max_pixels:
+        raise ValueError(f"{width} x {height} pixels are more than {max_pixels:,}")
+    if is_animated(encoded):
+        raise ValueError("animated: more than one picture")
+
+
+def _what_else(encoded: bytes) -> str:
+    """Name a file that is no picture of ours."""
+    for start, name in _OTHER_FORMATS.items():
+        if encoded.startswith(start):
+            return f"{name}, not a JPEG, PNG, BMP, GIF or WebP file"
+    if encoded[4:8] == b"ftyp":
+        return "an AVIF or HEIF file, not a JPEG, PNG, BMP, GIF or WebP file"
+    text = encoded[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if b"<html" in text or b"<!doctype html" in text:
+        return "an HTML page, not a picture"
+    if b"<svg" in text or text.startswith(b"<?xml"):
+        return "an SVG or XML file, not a JPEG, PNG, BMP, GIF or WebP file"
+    if text and not text.translate(None, bytes(range(32, 127)) + b"\t\r\n"):
+        return "text, not a picture"
+    return "not a JPEG, PNG, BMP, GIF or WebP file"
+
+
+def reason_of(message: str) -> str:
+    """Return what TensorFlow's message of a failed decoding says, without the names of operations and the places in the code."""
+    return message.partition("\n\t [[")[0].rpartition("\n")[2].partition(" when decoding")[0][:120]
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int]:

@@ -6,12 +6,10 @@ import hashlib
 import itertools
 import json
 import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import keras
 import numpy as np
 from pyarrow import parquet
 
@@ -19,7 +17,6 @@ from pipeline.artifacts import DatasetArtifact, EvaluationReport
 from pipeline.config import EvaluateConfig
 from pipeline.data.loader import Images, evaluation_batches, index_path, load_split
 from pipeline.engine import Context
-from pipeline.errors import CheckpointError, DatasetError
 from pipeline.evaluate.given import Given
 from pipeline.evaluate.metrics import Summary, Tally, fit_temperature, majority_class, percent, summarise
 from pipeline.evaluate.predictions import logits_at, read_columns, read_logits, write_predictions
@@ -38,6 +35,7 @@ from pipeline.evaluate.robustness import wear
 from pipeline.evaluate.scoring import (
     Network,
     answers,
+    load_network,
     on_devices,
     pictures_at,
     require_counts,
@@ -66,7 +64,7 @@ def judge(config: EvaluateConfig, dataset: DatasetArtifact, given: Given, contex
         DatasetError: the split is not what its record promises.
         CheckpointError: the model cannot be read, or its logits are not numbers.
     """
-    network, images = on_devices(lambda: _loaded(given.path, len(dataset.class_names))), load_split(dataset, config.split)
+    network, images = on_devices(lambda: load_network(given.path, len(dataset.class_names))), load_split(dataset, config.split)
     _say_what_is_odd(network, given, dataset, context)
     predictions = context.directory / EvaluationReport.PREDICTIONS_FILE
     digest = _score(network, images, config, context, predictions)
@@ -137,26 +135,6 @@ def _say_what_is_odd(network: Network, given: Given, dataset: DatasetArtifact, c
     size, side = network.model.input_shape[1], dataset.short_side
     if given.class_names is None and given.short_side == 0 and size != side:
         context.say(f"{given.path.name} sees the middle {size} of {side} pixels; nothing says at which scale it was trained")
-
-
-def _loaded(path: Path, classes: int) -> Any:
-    """Return the model of a file, if it is one that answers pictures with a logit for each class."""
-    try:
-        model = load_model(path)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"The model file {path} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:150]}). Expected a .keras file "
-            "that this pipeline or Keras 3 wrote, without code of its own. Name another one, or train again."
-        ) from error
-    takes, gives = ([tuple(tensor.shape) for tensor in keras.tree.flatten(end)] for end in (model.inputs, model.outputs))
-    squares = len(takes) == 1 and len(takes[0]) == 4 and isinstance(takes[0][1], int) and takes[0][1:] == (takes[0][1], takes[0][1], 3)
-    named = isinstance(model.input, dict) or isinstance(model.output, dict | list | tuple)
-    if not squares or named or [shape[1:] for shape in gives] != [(classes,)]:
-        raise DatasetError(
-            f"The model {path} is not one for this dataset. Expected pictures of equal sides in 3 colours and {classes} logits. Received "
-            f"inputs {takes} and outputs {gives}. Name the dataset that it was trained for: --dataset."
-        )
-    return model
 
 
 # -- scoring and counting -------------------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,6 +16,7 @@ import tensorflow as tf
 from pipeline.errors import CheckpointError, DatasetError
 from pipeline.evaluate.metrics import Floats, Integers
 from pipeline.evaluate.predictions import Chunk
+from pipeline.model.weights import load_model
 
 _LEAST_PROBABILITY = 1e-30  # float32 still holds it; the logarithm of 0 would be no number
 
@@ -35,6 +38,32 @@ class Network:
     def devices(self) -> int:
         """How many batches are worked on at a time."""
         return self.strategy.num_replicas_in_sync if self.strategy else 1
+
+
+def load_network(path: Path, classes: int | None) -> Any:
+    """Return the model of a file, if it is one that answers pictures with a logit for each of `classes`, or of as many as it has.
+
+    Raises:
+        CheckpointError: the file is not safe to open, or cannot be read.
+        DatasetError: the model takes or gives something else.
+    """
+    try:
+        model = load_model(path)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"The model file {path} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:150]}). Expected a .keras file "
+            "that this pipeline or Keras 3 wrote, without code of its own. Name another one, or train again."
+        ) from error
+    takes, gives = ([tuple(tensor.shape) for tensor in keras.tree.flatten(end)] for end in (model.inputs, model.outputs))
+    squares = len(takes) == 1 and len(takes[0]) == 4 and isinstance(takes[0][1], int) and takes[0][1:] == (takes[0][1], takes[0][1], 3)
+    named = isinstance(model.input, dict) or isinstance(model.output, dict | list | tuple)
+    classes = gives[0][-1] if classes is None else classes
+    if not squares or named or [shape[1:] for shape in gives] != [(classes,)]:
+        raise DatasetError(
+            f"The model {path} is not one for this dataset. Expected pictures of equal sides in 3 colours and {classes} logits. Received "
+            f"inputs {takes} and outputs {gives}. Name the dataset that it was trained for: --dataset."
+        )
+    return model
 
 
 def on_devices(load: Callable[[], Any]) -> Network:
@@ -69,7 +98,7 @@ def score(
         CheckpointError: a logit is NaN or infinite.
     """
     names = decoded(keys)
-    forward = _compiled(network, batch_size)
+    forward = compiled(network, batch_size)
     done = wrong = 0
     for group in _groups(batches, network.devices):
         found = forward([_filled(pixels, batch_size) for pixels, _ in group])
@@ -100,7 +129,7 @@ def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield group
 
 
-def _compiled(network: Network, batch_size: int) -> Callable[[list[Any]], list[Any]]:
+def compiled(network: Network, batch_size: int) -> Callable[[list[Any]], list[Any]]:
     """Return a function from a batch for each device to float32 logits [batch_size, classes] of each.
 
     Of several views of a picture it gives the logarithms of the mean probabilities (paper, section 4.1), which softmax takes back.
@@ -133,7 +162,7 @@ def _compiled(network: Network, batch_size: int) -> Callable[[list[Any]], list[A
 
 def answers(network: Network, batch_size: int) -> Callable[[Any], Any]:
     """Return a function from uint8 [images, size, size, 3] in [0, 255] to the first guesses, int64 [images], of a network on one device."""
-    forward = _compiled(network, batch_size)
+    forward = compiled(network, batch_size)
 
     def of(pixels: Any) -> Any:
         parts = (pixels[start : start + batch_size] for start in range(0, len(pixels), batch_size))

@@ -1,0 +1,1 @@
+"""From a good model to one that people use."""

@@ -1,0 +1,221 @@
+"""A release: a `.keras` file with everything that answering needs beside it, in a folder that proves itself.
+
+    data/model.keras       the network
+    release.json           its digest, class names, sizes, temperature, and the golden pictures with the logits seen at evaluation
+    golden/                the files of these pictures
+
+The SHA-256 of release.json names the release; it holds those of all other files. So whoever knows that one digest, as a version in
+the registry does, needs to trust nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline import registry, tracking
+from pipeline.artifacts import EvaluationReport, file_sha256
+from pipeline.config import TrackingConfig
+from pipeline.engine import write_atomically
+from pipeline.errors import CheckpointError, ConfigError
+from pipeline.evaluate.given import given_model
+
+
+class Golden(BaseModel):
+    """A picture with the answer that every copy of the model must give."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str = Field(description="Its file, below the folder.", pattern=r"^golden/[0-9]+$")
+    sha256: str = Field(description="SHA-256 of the file.")
+    label: int = Field(description="Its right class.")
+    logits: tuple[float, ...] = Field(description="What the model said of it at evaluation.")
+
+
+class Release(BaseModel):
+    """What answering needs to know of a model; `directory` is where it lies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    FILE: ClassVar[str] = "release.json"
+    MODEL_FILE: ClassVar[str] = "data/model.keras"
+
+    directory: Path = Field(default=Path(), exclude=True)
+    model_file: str = Field(default=MODEL_FILE, exclude=True)
+    name: str = Field(default="", exclude=True, description="What answers name: `alexnet`, or the file's name.")
+    version: str = Field(default="", exclude=True, description="The version in the registry; empty elsewhere.")
+
+    model_sha256: str = Field(description="SHA-256 of the .keras file.")
+    class_names: tuple[str, ...] = Field(description="Names in the order of the logits; empty where nobody knows them.")
+    image_size: int = Field(default=0, description="Height and width of the input, in pixels; 0 until the file is opened.")
+    short_side: int = Field(
+        default=0, description="Pixels of the shorter side when the middle is cut out; 0: image_size."
+    )
+    temperature: float = Field(default=1.0, gt=0, description="What logits are divided by for calibrated probabilities.")
+    dataset_digest: str = Field(default="", description="Digest of the dataset that it was judged on.")
+    golden: tuple[Golden, ...] = Field(default=(), description="Pictures with the right answers.")
+
+    @property
+    def model_path(self) -> Path:
+        """The `.keras` file."""
+        return self.directory / self.model_file
+
+    @property
+    def title(self) -> str:
+        """What a person calls it: `alexnet 3`, or the file's name."""
+        return f"{self.name} {self.version}".strip()
+
+    def sha256(self) -> str:
+        """The digest that names the release."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
+
+    def text(self) -> str:
+        """What release.json holds."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class GoldenPicture:
+    """A picture file's bytes, its right class, and float32 [classes] logits of the model."""
+
+    encoded: bytes
+    label: int
+    logits: Any
+
+
+def write_package(release: Release, model: Path, pictures: Sequence[GoldenPicture], directory: Path) -> Release:
+    """Write a release into an empty folder and return it with its golden pictures; equal input gives equal files.
+
+    Args:
+        release: without golden pictures.
+        model: the `.keras` file, copied.
+        pictures: those that every copy is tried with.
+        directory: made if it is not there.
+    """
+    golden = []
+    (directory / "golden").mkdir(parents=True, exist_ok=True)
+    (directory / "data").mkdir(exist_ok=True)
+    for place, picture in enumerate(pictures):
+        path = directory / "golden" / f"{place:02d}"
+        path.write_bytes(picture.encoded)
+        logits = tuple(float(value) for value in picture.logits)
+        golden.append(
+            Golden(file=f"golden/{path.name}", sha256=hashlib.sha256(picture.encoded).hexdigest(), label=picture.label, logits=logits)
+        )
+    shutil.copyfile(model, directory / Release.MODEL_FILE)
+    written = release.model_copy(update={"golden": tuple(golden), "directory": directory, "model_file": Release.MODEL_FILE})
+    write_atomically(directory / Release.FILE, written.text())
+    return written
+
+
+def read_package(directory: Path, sha256: str = "", *, name: str = "", version: str = "") -> Release:
+    """Read a release after comparing every file with its digest.
+
+    Args:
+        directory: the folder.
+        sha256: the release's own digest, from a place that is trusted; empty where nobody knows it.
+        name: of the model.
+        version: in the registry.
+
+    Raises:
+        CheckpointError: a file is missing, or is not the one that was released.
+    """
+    path = directory / Release.FILE
+    found = file_sha256(path) if path.is_file() else "no file"
+    if sha256 and found != sha256:
+        raise _damaged(path, sha256, found)
+    try:
+        release = Release.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, ValidationError) as error:
+        raise CheckpointError(
+            f"{directory} holds no release that can be read ({' '.join(str(error).split())[:150]}). Expected release.json as `alexnet "
+            "promote` writes it. Name another model with --model."
+        ) from error
+    promised = {Release.MODEL_FILE: release.model_sha256} | {picture.file: picture.sha256 for picture in release.golden}
+    for file, digest in promised.items():
+        own = file_sha256(directory / file) if (directory / file).is_file() else "no file"
+        if own != digest:
+            raise _damaged(directory / file, digest, own)
+    return release.model_copy(update={"directory": directory, "name": name or directory.name, "version": version})
+
+
+def _damaged(path: Path, expected: str, received: str) -> CheckpointError:
+    return CheckpointError(
+        f"The released file {path} is damaged. Expected SHA-256 {expected[:12]}..., received {received[:12]}. Nothing was opened: promote "
+        "the model again, or go back with `alexnet rollback`."
+    )
+
+
+def open_release(reference: str, config: TrackingConfig, workdir: Path) -> Release:
+    """Return the model that somebody names, every file of it compared with its digest before anything is opened.
+
+    Args:
+        reference: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, a `.keras` file, the folder of a release, or the id of an MLflow run that
+            trained one.
+        config: the tracking store, whose registry is asked.
+        workdir: the work directory, where files from elsewhere are kept.
+
+    Raises:
+        ConfigError: there is no such model.
+        CheckpointError: it is not the one that was released, or that its record describes.
+    """
+    if reference.startswith("models:/"):
+        found = registry.find(reference, config, workdir)
+        return open_version(found, config, workdir)
+    path = Path(reference).expanduser()
+    if (path / Release.FILE).is_file():
+        return read_package(path)
+    if path.suffix != ".keras":
+        if path.exists():
+            raise ConfigError(
+                f"{path} is no model. Expected a .keras file, the folder of a release, models:/NAME@ALIAS or the id of an MLflow run. "
+                "Check --model."
+            )
+        path = tracking.model_file(reference, config, workdir)
+    return _of_file(path, workdir)
+
+
+def open_version(version: registry.Version, config: TrackingConfig, workdir: Path) -> Release:
+    """Return a version of the registry, fetched if its files lie elsewhere, and verified."""
+    if not version.release_sha256:
+        raise CheckpointError(
+            f"Version {version.number} of {version.name} cannot be verified: it was not registered by `alexnet promote`. Expected a "
+            "version with the tag release_sha256. Nothing was opened: name another version, or promote a model."
+        )
+    directory = registry.fetch(version, config, workdir)
+    return read_package(directory, version.release_sha256, name=version.name, version=version.number)
+
+
+def _of_file(path: Path, workdir: Path) -> Release:
+    """Return a bare `.keras` file as a release, with what the record beside it and an evaluation in the work directory say of it."""
+    given = given_model(path)
+    evaluated = _evaluation_of(given.sha256, workdir)
+    return Release(
+        directory=path.parent,
+        model_file=path.name,
+        name=path.name,
+        model_sha256=given.sha256,
+        class_names=given.class_names or (),
+        short_side=given.short_side,
+        temperature=evaluated.temperature if evaluated else 1.0,
+        dataset_digest=evaluated.dataset_digest if evaluated else "",
+    )
+
+
+def _evaluation_of(model_sha256: str, workdir: Path) -> EvaluationReport | None:
+    """Return the last evaluation of a model that lies in a work directory, for its temperature."""
+    records = sorted(workdir.glob(f"stages/evaluate*/{EvaluationReport.FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in records:
+        with contextlib.suppress(OSError, ValueError):
+            report = EvaluationReport.read(path.parent)
+            if report.model_sha256 == model_sha256:
+                return report
+    return None
