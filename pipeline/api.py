@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import tracking
-from pipeline.artifacts import Artifact, EvaluationReport, SavedModel
-from pipeline.config import Resolved, TrackingConfig, TrainConfig, environment_settings, resolve
+from pipeline.artifacts import Artifact, Decision, EvaluationReport, SavedModel
+from pipeline.config import ReleaseConfig, Resolved, TrackingConfig, TrainConfig, environment_settings, resolve
 from pipeline.data.listing import at, kind_of, require_source
 from pipeline.data.stage import ingest
 from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, unwritable, work_directory
@@ -27,6 +27,8 @@ from pipeline.errors import ConfigError, LostWorkerError, WorkersFailedError
 from pipeline.evaluate.given import given_model
 from pipeline.evaluate.stage import evaluate, evaluate_model
 from pipeline.model.stage import build, build_alone
+from pipeline.registry import Registry, Version
+from pipeline.release.stage import promote, state_of
 from pipeline.train.cluster import Cluster, launch, read_cluster
 from pipeline.train.stage import train
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 DEFAULT_WORKDIR = Path("mlruns")
 STAGES: tuple[Stage, ...] = (ingest, build, train, evaluate)
 STAGE_NAMES = tuple(item.name for item in STAGES)
+# Named only by those who want it: what is trained is not released by itself.
+ALL_STAGE_NAMES = (*STAGE_NAMES, promote.name)
 _LEAST_LETTERS = 6  # of a run's id, to name it
 # With evaluate.model: a model from elsewhere is judged by a stage of its own.
 _STAGES_OF_A_MODEL: tuple[Stage, ...] = (ingest, evaluate_model)
@@ -86,9 +90,15 @@ class PipelineResult:
         report: EvaluationReport | None = self._last(EvaluationReport)
         return report
 
+    @property
+    def decision(self) -> Decision | None:
+        """What became of the network as a release, when `promote` was named."""
+        decision: Decision | None = self._last(Decision)
+        return decision
+
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as JSON can hold it: `stages`, `test`, `model`, `run_url`, `not_recorded`."""
-        model, report = self.model, self.report
+        """Return the result as JSON can hold it: `stages`, `test`, `model`, `run_url`, `not_recorded`, and `decision` of a promotion."""
+        model, report, decision = self.model, self.report, self.decision
         return {
             "stages": [stage_dict(outcome, self.run_ids) for outcome in self.outcomes],
             "test": report
@@ -118,6 +128,7 @@ class PipelineResult:
             },
             "run_url": self.run_url,
             "not_recorded": self.not_recorded,
+            **({"decision": decision.model_dump(mode="json") | {"report": str(decision.page)}} if decision else {}),
         }
 
 
@@ -179,7 +190,7 @@ def run(
     Where TF_CONFIG names several workers, the first runs the stages, and each other one takes part in `train` and returns no outcome.
 
     Args:
-        stages: which of `ingest`, `build`, `train`, `evaluate`.
+        stages: which of `ingest`, `build`, `train`, `evaluate`, `promote`; the last is not among them unless it is named.
         recipe: a packaged recipe or a YAML file.
         settings: `section.field` -> value, the last word.
         workdir: folder that everything is written under.
@@ -224,9 +235,9 @@ def _checked(
     recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path, stages: Sequence[str], rerun: Sequence[str], cluster: Cluster
 ) -> Resolved:
     """Return the settings of a run, after everything that can be refused before anything starts."""
-    unknown = {*stages, *rerun} - set(STAGE_NAMES)
+    unknown = {*stages, *rerun} - set(ALL_STAGE_NAMES)
     if unknown or not stages:
-        raise ConfigError(f"Stages are {', '.join(STAGE_NAMES)}. Received {', '.join(sorted(unknown)) or 'none'}.")
+        raise ConfigError(f"Stages are {', '.join(ALL_STAGE_NAMES)}. Received {', '.join(sorted(unknown)) or 'none'}.")
     resolved = _settings(recipe, settings, workdir, stages)
     if resolved.config.model.classes > 0 and list(stages) != ["build"]:
         raise ConfigError(
@@ -237,6 +248,10 @@ def _checked(
         raise ConfigError(
             "evaluate.model is for judging a model that is there. Expected the commands ingest and evaluate alone, received "
             f"{', '.join(stages)}; leave --model out to judge the one that is trained."
+        )
+    if "promote" in stages and not resolved.config.tracking.enabled:
+        raise ConfigError(
+            "A release lives in MLflow's registry. Expected tracking.enabled=yes. Received no; leave out that setting, or promote."
         )
     if "ingest" in stages:
         require_source(resolved.config.data)
@@ -358,9 +373,69 @@ def _runner(
 
     alone = resolved is not None and resolved.config.model.classes > 0
     foreign = resolved is not None and bool(resolved.config.evaluate.model)
-    stages = (build_alone,) if alone else _STAGES_OF_A_MODEL if foreign else STAGES
+    stages = (build_alone,) if alone else _STAGES_OF_A_MODEL if foreign else (*STAGES, _promote_with(resolved, workdir))
     runner = Runner(stages, workdir, observer or Silent(), prepare, selects=not foreign)
     return runner
+
+
+def _promote_with(resolved: Resolved | None, workdir: Path) -> Stage:
+    """Return the stage `promote`, which depends on the registry's champion too, where the settings say which registry that is."""
+    if resolved is None:
+        return promote
+    tracked = resolved.config.tracking
+
+    def state(config: ReleaseConfig) -> Mapping[str, str]:
+        return state_of(Registry(config.name, tracked, workdir))
+
+    return replace(promote, source=state)  # type: ignore[arg-type]  # the section is that of this stage
+
+
+def models(*, recipe: str | None = None, settings: Mapping[str, Any] | None = None, workdir: Path | str = DEFAULT_WORKDIR) -> list[Version]:
+    """Return the versions of the model `release.name` in the registry, the newest first.
+
+    Raises:
+        TrackingError: the registry does not answer.
+    """
+    registry, _ = _registry(recipe, settings, Path(workdir))
+    return registry.versions()
+
+
+def rollback(
+    to: str | None = None,
+    *,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workdir: Path | str = DEFAULT_WORKDIR,
+) -> tuple[str, Version]:
+    """Make an earlier version the champion again, after its files were compared with their digests.
+
+    Args:
+        to: the version's number; the one before the champion without it.
+        recipe: as `run` takes it.
+        settings: as `run` takes them.
+        workdir: the work directory.
+
+    Returns:
+        The number of the version that was the champion, and the version that is.
+
+    Raises:
+        ConfigError: there is no such version.
+        GateError: it never passed the gate.
+        CheckpointError: its files are not those that were released.
+    """
+    from pipeline.release.promotion import go_back
+
+    registry, _ = _registry(recipe, settings, Path(workdir))
+    return go_back(registry, to)
+
+
+def _registry(recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path) -> tuple[Registry, Resolved]:
+    """Return the registry that the settings name, in a work directory that can be named."""
+    resolved = _settings(recipe, settings, workdir, ())
+    tracking.require_nameable(resolved.config.tracking, workdir)
+    if not workdir.exists() and not resolved.config.tracking.uri:
+        raise ConfigError(f"There is no work directory {workdir}. Expected one in which `alexnet run` has run. Name it with --workdir.")
+    return Registry(resolved.config.release.name, resolved.config.tracking, workdir), resolved
 
 
 def compare(first: str, second: str, workdir: Path | str = DEFAULT_WORKDIR) -> Comparison:
@@ -428,7 +503,7 @@ def status(
     resolved = _settings(recipe, settings, workdir, ())
     known = tracking.known_runs(workdir)
     pages = {key: tracking.run_url(resolved.config.tracking, **ids) for key, ids in known.items()}
-    return resolved, _runner(workdir).look(resolved.config), pages
+    return resolved, _runner(workdir).look(resolved.config, STAGE_NAMES), pages
 
 
 def sync(workdir: Path | str = DEFAULT_WORKDIR, wait: bool = False) -> tuple[int, dict[str, str]]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -210,6 +210,18 @@ class TrainingResult(SavedModel):
         return f"epoch {self.best_epoch} of {self.epochs} kept, validation top-1 error {self.validation_top1_error:.2%}"
 
 
+class GateCheck(BaseModel):
+    """One thing that the gate looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="What was looked at, such as `top-1 error against the champion`.")
+    passed: bool = Field(description="Whether it is no reason to refuse.")
+    measured: str = Field(description="What was found, for people.")
+    required: str = Field(description="What it had to be.")
+    text: str = Field(description="One sentence with the numbers.")
+
+
 class EvaluationReport(Artifact):
     """What the saved model scores on one split, each image exactly once."""
 
@@ -245,3 +257,41 @@ class EvaluationReport(Artifact):
     def promised_files(self) -> tuple[Path, ...]:
         """The report and the predictions."""
         return (self.directory / self.REPORT_FILE, self.predictions_path)
+
+
+class Decision(Artifact):
+    """What became of a candidate, and why."""
+
+    REPORT_FILE: ClassVar[str] = "report/decision.html"
+    PACKAGE: ClassVar[str] = "package"
+
+    outcome: Literal["promoted", "refused", "unchanged", "waiting", "would promote"] = Field(
+        description="`waiting`: it passed and needs a person's approval; `unchanged`: it is the champion already."
+    )
+    reason: str = Field(description="Why, in a sentence.")
+    name: str = Field(description="Name in the registry.")
+    version: str = Field(description="The candidate's version there; empty when nothing was registered.")
+    champion: str = Field(description="The version that it was judged against; empty for none.")
+    policy: str = Field(description="`non_inferior` or `superior`.")
+    checks: tuple[GateCheck, ...] = Field(description="What was looked at; empty when nothing was.")
+    images: int = Field(description="Test pictures that both models were scored on.")
+    top1_error: float | None = Field(description="The candidate's, in [0, 1].")
+    champion_top1_error: float | None = Field(description="The champion's on the pictures that it knows the classes of, in [0, 1].")
+    advice: str = Field(description="How many test pictures decide what; empty without a champion.")
+    model_sha256: str = Field(description="SHA-256 of the candidate's .keras file.")
+    release_sha256: str = Field(description="Digest that names the release in its folder `package`.")
+    dataset_digest: str = Field(description="Digest of the dataset whose test split was used.")
+
+    @property
+    def page(self) -> Path:
+        """The decision for people."""
+        return self.directory / self.REPORT_FILE
+
+    def headline(self) -> str:
+        """What became of it, and why."""
+        return f"{self.outcome}: {self.reason}"
+
+    def promised_files(self) -> tuple[Path, ...]:
+        """The page, and the release where one was made."""
+        package = (self.directory / self.PACKAGE / "release.json",) if self.release_sha256 else ()
+        return (self.page, *package)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from pipeline.errors import Interrupted, LostWorkerError, PipelineError, Terminated
+from pipeline.errors import GateError, Interrupted, LostWorkerError, PipelineError, Terminated
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # Known here too, so that `--help` and completion need not import the stages; a test compares them.
 STAGE_NAMES = ("ingest", "build", "train", "evaluate")
+ALL_STAGE_NAMES = (*STAGE_NAMES, "promote")
 # A worker that is asked to end waits so long for the chief, whose signal comes at the same time, to save and to go.
 _LINGER_SECONDS = 8.0
 _SYSTEM_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
@@ -114,7 +115,7 @@ SHARED_OPTIONS = (
 )
 RUN_OPTIONS = (
     click.option("--explain", is_flag=True, help="Say in full why each stage runs."),
-    click.option("--rerun", type=click.Choice(STAGE_NAMES), multiple=True, help="Run this stage again although nothing changed."),
+    click.option("--rerun", type=click.Choice(ALL_STAGE_NAMES), multiple=True, help="Run this stage again although nothing changed."),
 )
 STAGE_OPTIONS = {
     "dataset": click.option(
@@ -149,6 +150,15 @@ STAGE_OPTIONS = {
     "view": click.option(
         "--view", metavar="NAME", shell_complete=_complete_value("evaluate.view"), help="How images are cut: center, or ten as in 2012."
     ),
+    "policy": click.option(
+        "--policy",
+        metavar="NAME",
+        shell_complete=_complete_value("release.policy"),
+        help="non_inferior: as good as the champion will do; superior: it must be better.",
+    ),
+    "margin": click.option("--margin", metavar="SHARE", help="How much higher than the champion's the top-1 error may be, such as 0.01."),
+    "dry_run": click.option("--dry-run", flag_value="yes", help="Judge, but register nothing and move no alias."),
+    "approve": click.option("--approve", flag_value="yes", help="Release what waits for a person's word, if it still passes."),
     "model": click.option(
         "--model", metavar="FILE|models:/...|RUN", help="Judge this model: a .keras file, a name in MLflow's registry, or a run's id."
     ),
@@ -177,6 +187,12 @@ MEANINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "view": ("evaluate.view",),
         "model": ("evaluate.model",),
         "dataset": ("data.dataset",),
+    },
+    "promote": {
+        "policy": ("release.policy",),
+        "margin": ("release.margin",),
+        "dry_run": ("release.dry_run",),
+        "approve": ("release.approve",),
     },
     "run": {
         "dataset": ("data.dataset",),
@@ -230,6 +246,7 @@ def cli(_invocation: Invocation) -> None:
     alexnet run                                   the built-in digits, every stage
     alexnet run --dataset photos                  a folder with one folder of pictures a class
     alexnet ingest build train evaluate           the same, stage by stage; also one at a time
+    alexnet run promote                           the same, and released if it is as good as the champion
     alexnet status                                what is there, what is stale and why
 
     A stage whose input, settings and code did not change is skipped. Options may stand before or after a command.
@@ -258,6 +275,7 @@ _stage_command("ingest", ("ingest",), "Prepare the pictures: read, check, split 
 _stage_command("build", ("build",), "Build the network for the dataset, with fresh weights or those of a file.")
 _stage_command("train", ("train",), "Train the network on one device or on many, and keep the weights of its best epoch.")
 _stage_command("evaluate", ("evaluate",), "Score the saved model, or the one that --model names, on pictures it has never seen.")
+_stage_command("promote", ("promote",), "Judge the trained model against the champion, and let it take the champion's place if it passes.")
 
 
 @cli.result_callback()
@@ -266,7 +284,7 @@ def _run_chain(invocation: Invocation, /, results: list[tuple[str, ...] | None],
     """Run the stages that the words named, together, once they are all known."""
     named = {stage for result in results if result for stage in result}
     if named:
-        _run_stages(invocation, [name for name in STAGE_NAMES if name in named])
+        _run_stages(invocation, [name for name in ALL_STAGE_NAMES if name in named])
 
 
 def _run_stages(invocation: Invocation, stages: Sequence[str]) -> None:
@@ -309,6 +327,8 @@ def _run_stages(invocation: Invocation, stages: Sequence[str]) -> None:
         show_result(output, result)
     if result.not_recorded:
         click.echo(f"Not everything was recorded in MLflow ({result.not_recorded}). Type `alexnet sync` when the store answers.", err=True)
+    if result.decision is not None and result.decision.outcome == "refused":
+        raise GateError(f"The candidate was refused and the champion stays: {result.decision.reason}")
 
 
 def _observer(invocation: Invocation, output: Console) -> ConsoleObserver:
@@ -333,6 +353,35 @@ def status(invocation: Invocation) -> None:
         print_json(invocation.output(), {"recipe": resolved.recipe, "stages": [status_dict(finding, pages) for finding in findings]})
     else:
         show_status(invocation.output(), resolved, findings, pages)
+
+
+@cli.command()
+@_shared
+def models(invocation: Invocation) -> None:
+    """Show the versions of the model in the registry: aliases, what the gate said, error and age."""
+    from pipeline import api
+    from pipeline.console import print_json, show_versions, version_dict
+
+    versions = api.models(recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir)
+    if invocation.json:
+        print_json(invocation.output(), {"versions": [version_dict(version) for version in versions]})
+    else:
+        show_versions(invocation.output(), versions)
+
+
+@cli.command()
+@click.option("--to", metavar="VERSION", help="Which version becomes the champion again.  [default: the one before]")
+@_shared
+def rollback(invocation: Invocation, to: str | None) -> None:
+    """Make the version before the champion, or another one that was released, the champion again."""
+    from pipeline import api
+    from pipeline.console import print_json, version_dict
+
+    before, after = api.rollback(to, recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir)
+    if invocation.json:
+        print_json(invocation.output(), {"from": before, "to": after.number, "version": version_dict(after)})
+    else:
+        click.echo(f"Version {after.number} of {after.name} is the champion again, in place of {before}; a running service follows.")
 
 
 @cli.command()

@@ -16,12 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.api import PipelineResult, stage_dict
-from pipeline.artifacts import ModelArtifact
+from pipeline.artifacts import Decision, ModelArtifact
 from pipeline.config import Resolved
 from pipeline.engine import Finding, Outcome
 
 if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
+    from pipeline.registry import Version
 
 _PLAIN_SECONDS = 30.0  # without a terminal, one line of progress so often
 _STATE_STYLES = {
@@ -199,11 +200,64 @@ def show_result(output: Console, result: PipelineResult) -> None:
         table.add_row("majority class", f"{report.majority_error:.2%}", "error of always giving the commonest answer")
         output.print(table)
         _show_place(output, "report", str((report.directory / report.REPORT_FILE).resolve().as_uri()))
+    if result.decision is not None:
+        _show_decision(output, result.decision)
     if result.model is not None:
         _show_place(output, "model", str(result.model.model_path))
     if result.run_url is not None:
         hint = "" if result.resolved.config.tracking.uri.startswith("http") else "   (after `alexnet ui`)"
         _show_place(output, "MLflow", f"{result.run_url}{hint}")
+
+
+def _show_decision(output: Console, decision: Decision) -> None:
+    """Print what the gate looked at and what became of the candidate."""
+    if decision.checks:
+        against = f"judged against version {decision.champion}" if decision.champion else "the first"
+        table = Table(title=Text(f"release of {decision.name}, {against}"), title_justify="left")
+        for heading in ("check", "", "found", "required"):
+            table.add_column(heading)
+        for check in decision.checks:
+            style = "green" if check.passed else "red"
+            table.add_row(check.name, f"[{style}]{'holds' if check.passed else 'fails'}[/]", Text(check.measured), Text(check.required))
+        output.print(table)
+    _show_place(output, "page", str(decision.page.resolve().as_uri()))
+
+
+def show_versions(output: Console, versions: Sequence[Version]) -> None:
+    """Print the versions of a registered model."""
+    if not versions:
+        output.print("No version is registered yet. `alexnet run promote` makes one.", highlight=False)
+        return
+    table = Table(title=Text(versions[0].name), title_justify="left")
+    for heading in ("version", "aliases", "gate", "top-1 error", "age", "model", "decision"):
+        table.add_column(heading, justify="right" if heading in ("version", "top-1 error", "age") else "left", overflow="fold")
+    for version in versions:
+        row = version_dict(version)
+        error = f"{row['top1_error']:.2%}" if row["top1_error"] is not None else ""
+        style = "green" if "champion" in version.aliases else "dim" if row["withdrawn"] else ""
+        gate = f"{row['gate']}{', withdrawn' if row['withdrawn'] else ''}"
+        words = (version.number, ", ".join(version.aliases), gate, error, duration(row["age_seconds"]), version.model_sha256[:12])
+        table.add_row(*words, Text(row["reason"]), style=style)
+    output.print(table)
+
+
+def version_dict(version: Version) -> dict[str, Any]:
+    """Return a version as JSON can hold it."""
+    error = version.tags.get("top1_error")
+    return {
+        "name": version.name,
+        "version": version.number,
+        "aliases": list(version.aliases),
+        "gate": version.gate or "not judged",
+        "withdrawn": version.withdrawn,
+        "decision": version.tags.get("decision"),
+        "reason": version.tags.get("decision_reason", ""),
+        "top1_error": float(error) if error else None,
+        "age_seconds": round(time.time() - version.created, 1),
+        "model_sha256": version.model_sha256,
+        "release_sha256": version.release_sha256,
+        "dataset_digest": version.tags.get("dataset_digest"),
+    }
 
 
 def show_comparison(output: Console, comparison: Comparison) -> None:

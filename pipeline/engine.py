@@ -29,7 +29,7 @@ from typing import Any, Literal, Protocol, get_type_hints
 from filelock import FileLock, Timeout
 
 from pipeline.artifacts import Artifact, DatasetArtifact, SavedModel, TrainingResult, digest_of
-from pipeline.config import Config, Resolved, Section, field_names
+from pipeline.config import Config, Resolved, Section, TrackingConfig, field_names
 from pipeline.errors import BusyError, ConfigError, MissingInputError, PipelineError
 
 State = Literal["ran", "skipped", "failed"]
@@ -108,12 +108,15 @@ class NoRun:
 class Context:
     """What a stage may use besides its settings and its inputs.
 
-    Files that a person wants to look at go into `report_directory`; they are logged to the tracking store.
+    Files that a person wants to look at go into `report_directory`; they are logged to the tracking store. `workdir` and `tracking` are
+    for a stage that asks the registry.
     """
 
     directory: Path
     run: StageRun
     observer: Observer
+    workdir: Path = Path()
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     @property
     def report_directory(self) -> Path:
@@ -403,10 +406,10 @@ class Runner:
 
     # -- looking ----------------------------------------------------------------------------------------------------
 
-    def look(self, config: Config) -> list[Finding]:
-        """Say of every stage whether its result is there for these settings, and if not why; runs nothing."""
+    def look(self, config: Config, names: Sequence[str] = ()) -> list[Finding]:
+        """Say of each of some stages, or of all, whether its result is there for these settings, and if not why; runs nothing."""
         records: dict[str, Artifact] = {}
-        return [self._look_at(item, config, records) for item in self.stages]
+        return [self._look_at(item, config, records) for item in self.stages if not names or item.name in names]
 
     def _look_at(self, item: Stage, config: Config, records: dict[str, Artifact]) -> Finding:
         needed = [self._maker(kind).name for kind in item.inputs.values()]
@@ -535,7 +538,7 @@ class Runner:
         try:
             arguments: dict[str, Any] = {name: records[self._maker(kind).name] for name, kind in item.inputs.items()}
             arguments[item.config_argument] = getattr(resolved.config, item.section)
-            made = item.function(**arguments, context=Context(partial, run, self.observer))
+            made = item.function(**arguments, context=Context(partial, run, self.observer, self.workdir, resolved.config.tracking))
             seconds = time.monotonic() - started
             before = self._account(folder)
             earlier_keys = [*before.get("earlier_run_keys", []), *([before["run_key"]] if before else [])]

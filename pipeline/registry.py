@@ -173,29 +173,25 @@ class Registry:
             for key, value in tags.items():
                 client.set_model_version_tag(self.name, number, key, value)
 
-    def move_champion(self, number: str, expected: str) -> None:
+    def move_champion(self, number: str, expected: str) -> bool:
         """Make a version the champion, and the one before it `previous`; the caller holds the lock.
+
+        Returns:
+            Whether it is; not where another one than the expected is the champion meanwhile, and then nothing is changed.
 
         Args:
             number: of the version.
             expected: the champion that it was judged against, empty for none.
-
-        Raises:
-            BusyError: another version is the champion meanwhile.
         """
         now = self.aliases()
         if now.champion != expected:
-            raise BusyError(
-                f"The champion of {self.name} changed meanwhile. Expected version {expected or 'none'}. Received {now.champion}. Nothing "
-                "was changed: type the command again."
-            )
-        if number == expected:
-            return
+            return False
         if expected:
             self.set_alias(PREVIOUS, expected)
         self.set_alias(CHAMPION, number)
         with _answering(self):
             self.client().set_registered_model_tag(self.name, _MOVES_TAG, str(now.moves + 1))
+        return True
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

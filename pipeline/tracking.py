@@ -598,7 +598,7 @@ def experiment_of(client: Any, config: TrackingConfig, workdir: Path) -> str:
         # A server says itself where its files go; a database of our own, or of the user's, cannot.
         location = None if config.uri.startswith("http") else (workdir.resolve() / "artifacts").as_uri()
         with contextlib.suppress(MlflowException):  # another process may make it at this moment
-            return str(client.createexperiment_of(config.experiment, artifact_location=location))
+            return str(client.create_experiment(config.experiment, artifact_location=location))
         found = client.get_experiment_by_name(config.experiment)
     if found is None or found.lifecycle_stage != "active":
         raise TrackingError(f"The experiment `{config.experiment}` was deleted in MLflow. Restore it there or set tracking.experiment.")

@@ -511,6 +511,14 @@ def scoring_batches(images: Images, *, image_size: int, batch_size: int, worker:
     return evaluation_batches(images, image_size=image_size, batch_size=batch_size, worker=worker).map(named)
 
 
+def encoded_pictures(images: Images) -> Iterator[tuple[bytes, int, int]]:
+    """Yield each picture's file, its EXIF orientation in 1..8 and its label, in stored order, none of them decoded."""
+    records, parse = _records(images)
+    for record in records(None):
+        example = parse(record)
+        yield example["image"].numpy(), int(example["orientation"]), int(example["label"])
+
+
 def input_stages(images: Images, config: TrainConfig, image_size: int) -> list[tuple[str, Callable[[], Any]]]:
     """Return what the pictures of a training batch pass through, from the disk on, each with a function that tries a bit of it."""
 

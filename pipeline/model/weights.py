@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from keras.src.saving.serialization_lib import SafeModeScope
 
 import pipeline.model.layers  # noqa: F401  (registers our layers, so that a file that names them can be read)
+from pipeline.model.safety import require_safe
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can name
 
@@ -33,8 +35,16 @@ def save_model(network: Any, path: Path) -> None:
 
 
 def load_model(path: Path) -> Any:
-    """Read a `.keras` file without compiling it and without running any code that it carries."""
-    return keras.saving.load_model(path, compile=False, safe_mode=True)
+    """Read a `.keras` file without compiling it and without running any code that it carries.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds more than layers and their weights.
+    """
+    require_safe(path)
+    # The argument alone is outvoted where anything in this process called `keras.config.enable_unsafe_deserialization()`; Keras has no
+    # public name for what outvotes that.
+    with SafeModeScope(safe_mode=True):
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
 def _without_chance(name: str, content: bytes) -> bytes:

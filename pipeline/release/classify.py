@@ -19,6 +19,8 @@ from pipeline.evaluate.scoring import Network, compiled, load_network
 from pipeline.release.package import Release
 
 MOST_SIDE = 65_500  # libjpeg's own limit, in pixels
+# Of a logit, relative to the largest one: float32 has 7 digits, and batches of other sizes are summed in another order.
+TOLERANCE = 1e-5
 MOST_PIXELS = 89_478_485  # Pillow's own limit, as in data.max_pixels
 
 
@@ -45,15 +47,21 @@ class Classifier:
     _cut: Any
     _forward: dict[int, Callable[[Any], Any]]
 
-    def pixels(self, encoded: bytes, *, most_pixels: int = MOST_PIXELS) -> Any:
+    def pixels(self, encoded: bytes, *, orientation: int | None = None, most_pixels: int = MOST_PIXELS) -> Any:
         """Return the pixels that the network sees of a picture file, uint8 [image_size, image_size, 3] in [0, 255].
+
+        Args:
+            encoded: the file.
+            orientation: in 1..8; what its EXIF says unless somebody knows better.
+            most_pixels: of a picture that is decoded.
 
         Raises:
             UnusableError: the bytes are no picture, a damaged one, or one with more than `most_pixels`.
         """
         try:
             require_usable(encoded, max_side=MOST_SIDE, max_pixels=most_pixels)
-            return self._cut(tf.constant(encoded), tf.constant(orientation_of(encoded))).numpy()
+            turned = orientation_of(encoded) if orientation is None else orientation
+            return self._cut(tf.constant(encoded), tf.constant(turned, tf.int32)).numpy()
         except ValueError as error:
             raise UnusableError(str(error)) from error
         except tf.errors.OpError as error:

@@ -56,9 +56,7 @@ class Release(BaseModel):
     model_sha256: str = Field(description="SHA-256 of the .keras file.")
     class_names: tuple[str, ...] = Field(description="Names in the order of the logits; empty where nobody knows them.")
     image_size: int = Field(default=0, description="Height and width of the input, in pixels; 0 until the file is opened.")
-    short_side: int = Field(
-        default=0, description="Pixels of the shorter side when the middle is cut out; 0: image_size."
-    )
+    short_side: int = Field(default=0, description="Pixels of the shorter side when the middle is cut out; 0: image_size.")
     temperature: float = Field(default=1.0, gt=0, description="What logits are divided by for calibrated probabilities.")
     dataset_digest: str = Field(default="", description="Digest of the dataset that it was judged on.")
     golden: tuple[Golden, ...] = Field(default=(), description="Pictures with the right answers.")

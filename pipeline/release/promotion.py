@@ -1,0 +1,434 @@
+"""The promotion of a candidate, from the trained file to the alias.
+
+    examine     the files are packed, with golden pictures; the model is scored now, from its saved file, on the frozen test split; a clean
+                process serves the package and must answer the golden pictures as evaluation did
+    judge       the champion is scored now as well, on the same pictures: is there evidence that the candidate may take its place?
+    settle      a version in the registry, with the gate's word on it; then the alias moves, if the champion is still the one that the
+                candidate was judged against; else it is judged again
+
+Whatever kills the process, the alias names a version that passed: the alias is what is written last.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline import tracking
+from pipeline.artifacts import DatasetArtifact, Decision, EvaluationReport, GateCheck, TrainingResult
+from pipeline.config import ReleaseConfig
+from pipeline.data.loader import Images, encoded_pictures, load_split
+from pipeline.data.pictures import orientation_of
+from pipeline.engine import Context
+from pipeline.errors import BusyError, ConfigError, GateError
+from pipeline.evaluate.metrics import Floats, Tally, majority_class, summarise
+from pipeline.evaluate.predictions import logits_at, read_logits
+from pipeline.evaluate.report import spread_positions
+from pipeline.evaluate.speed import measure_speed
+from pipeline.registry import CANDIDATE, GATE_TAG, MODEL_TAG, RELEASE_TAG, WITHDRAWN_TAG, Aliases, Registry, Version
+from pipeline.release.classify import TOLERANCE, Classifier, load_classifier
+from pipeline.release.gate import Answers, Measured, judge, needed_text
+from pipeline.release.package import GoldenPicture, Release, open_version, read_package, write_package
+from pipeline.release.rehearsal import rehearse
+
+GOLDEN_PICTURES = 16
+_WINDOW = 256  # pictures that are decoded and answered together
+_ROUNDS = 20  # champions that may come between judging and moving before this gives up
+
+
+def decide(
+    config: ReleaseConfig, dataset: DatasetArtifact, trained: TrainingResult, report: EvaluationReport, registry: Registry, context: Context
+) -> Decision:
+    """Judge the trained model, register it, and make it the champion if it passes.
+
+    Raises:
+        CheckpointError: a model's file is not the one that was saved.
+        TrackingError: the registry does not answer.
+        BusyError: the champion changes faster than a candidate can be judged.
+    """
+    champion = registry.version(registry.aliases().champion)
+    if champion is not None and champion.model_sha256 == trained.model_sha256:
+        found = Settled("unchanged", f"version {champion.number} of {registry.name} is this very model", champion.number, champion.number)
+        return _decision(config, dataset, trained, found)
+    if reason := _unlike(dataset, trained, report):
+        check = GateCheck(name="evaluation", passed=False, measured="", required="test split, center crop, this model", text=reason)
+        found = Settled("refused", reason, "", champion.number if champion else "", Verdict((check,)))
+        return _decision(config, dataset, trained, found)
+    candidate = examine(dataset, trained, report, context)
+    offer = Offer(candidate.release, _tags(candidate, report, context), _run_of(trained, context))
+
+    def judged(other: Version | None) -> Verdict:
+        return judge_against(other, candidate, config, dataset, context)
+
+    return _decision(config, dataset, trained, settle(registry, offer, judged, config), candidate)
+
+
+def _unlike(dataset: DatasetArtifact, trained: TrainingResult, report: EvaluationReport) -> str:
+    """Say why an evaluation is no evidence for a release, or nothing."""
+    if report.split != "test" or report.view != "center crop":
+        return f"it was evaluated on the {report.split} split by {report.view}, and is released by the test split and the center crop"
+    if report.model_sha256 != trained.model_sha256 or report.dataset_digest != dataset.digest:
+        return "its evaluation is that of another model or of other pictures"
+    return ""
+
+
+def _decision(
+    config: ReleaseConfig, dataset: DatasetArtifact, trained: TrainingResult, found: Settled, candidate: Candidate | None = None
+) -> Decision:
+    return Decision(
+        outcome=found.outcome,
+        reason=found.reason,
+        name=config.name,
+        version=found.version,
+        champion=found.champion,
+        policy=config.policy,
+        checks=found.verdict.checks,
+        images=len(candidate.labels) if candidate else 0,
+        top1_error=candidate.top1_error if candidate else None,
+        champion_top1_error=found.verdict.champion_top1_error,
+        advice=found.verdict.advice,
+        model_sha256=trained.model_sha256,
+        release_sha256=candidate.release.sha256() if candidate else "",
+        dataset_digest=dataset.digest,
+    )
+
+
+# -- the candidate --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained model, packed and scored: labels and first guesses are int64 [images]; `checks` are those that need no champion."""
+
+    release: Release
+    labels: Any
+    answers: Any
+    measured: Measured
+    checks: tuple[GateCheck, ...]
+
+    @property
+    def top1_error(self) -> float:
+        """Share of the test pictures whose first guess is wrong, in [0, 1]."""
+        return float(np.mean(self.labels != self.answers))
+
+
+def examine(dataset: DatasetArtifact, trained: TrainingResult, report: EvaluationReport, context: Context) -> Candidate:
+    """Pack the trained model, score it from the package, time it and rehearse its service."""
+    images = load_split(dataset, "test", in_memory=False)
+    release = _packed(images, trained, report, context)
+    classifier = load_classifier(release, batch=_WINDOW)
+    logits, labels = _scored(classifier, images, "candidate", context)
+    seen = _as_evaluated(logits, report)
+    context.progress(0, 1, "model", "how fast it answers")
+    speed = measure_speed(classifier.model, release.model_path, batches=(1,))
+    tally = Tally(len(dataset.class_names), majority_class(dataset.class_counts["train"]), temperature=report.temperature)
+    tally.add(logits, labels)
+    summary = summarise(tally)
+    context.progress(0, 1, "service", "a clean process answers the golden pictures")
+    rehearsed = rehearse(release, context.scratch_directory)
+    return Candidate(
+        release,
+        labels,
+        logits.argmax(axis=1),
+        Measured(
+            calibration_error=summary.values["calibrated_calibration_error"],
+            majority_error=summary.majority_error,
+            latency_p95_seconds=speed.batches[0].p95_seconds,
+            model_bytes=speed.model_bytes,
+        ),
+        (seen, rehearsed),
+    )
+
+
+def _packed(images: Images, trained: TrainingResult, report: EvaluationReport, context: Context) -> Release:
+    """Write the release's folder, with golden pictures spread over the test split, and read it back."""
+    folder = context.directory / Decision.PACKAGE
+    shutil.rmtree(folder, ignore_errors=True)
+    places = spread_positions(len(images), GOLDEN_PICTURES)
+    expected = dict(zip(places, logits_at(report.predictions_path, places), strict=True))
+    pictures = [
+        GoldenPicture(encoded, label, expected[place])
+        for place, (encoded, orientation, label) in enumerate(encoded_pictures(images))
+        # Where a published set was read without its EXIF orientation, a service that heeds it answers another picture.
+        if place in expected and orientation == orientation_of(encoded)
+    ]
+    release = Release(
+        model_sha256=trained.model_sha256,
+        class_names=trained.class_names,
+        image_size=trained.image_size,
+        short_side=trained.short_side,
+        temperature=report.temperature,
+        dataset_digest=report.dataset_digest,
+    )
+    written = write_package(release, trained.verified_model_path(), pictures, folder)
+    return read_package(folder, written.sha256(), name="candidate")
+
+
+def _scored(classifier: Classifier, images: Images, who: str, context: Context) -> tuple[Floats, Any]:
+    """Return float32 [images, classes] logits and int64 [images] labels of a split, read from the files' bytes as a service reads them."""
+    logits, labels = list[Floats](), list[int]()
+    with ThreadPoolExecutor() as threads:
+        for window in _windows(encoded_pictures(images)):
+            pixels = threads.map(lambda picture: classifier.pixels(picture[0], orientation=picture[1]), window)
+            logits.append(classifier.logits(np.stack(list(pixels))))
+            labels += [label for *_, label in window]
+            context.progress(len(labels), len(images), "images", f"{who} on the test split")
+    return np.concatenate(logits), np.asarray(labels, np.int64)
+
+
+def _windows(pictures: Iterator[tuple[bytes, int, int]]) -> Iterator[list[tuple[bytes, int, int]]]:
+    while window := list(itertools.islice(pictures, _WINDOW)):
+        yield window
+
+
+def _as_evaluated(logits: Floats, report: EvaluationReport) -> GateCheck:
+    """Return whether the file gives today what the evaluation wrote down."""
+    written = np.concatenate([part for part, _ in read_logits(report.predictions_path)])
+    alike = written.shape == logits.shape
+    difference = float(np.abs(written - logits).max()) if alike else float("inf")
+    return GateCheck(
+        name="as evaluated",
+        passed=alike and difference <= TOLERANCE * max(1.0, float(np.abs(written).max())),
+        measured=f"{difference:.1e}",
+        required=f"at most {TOLERANCE:.0e} of the largest logit",
+        text=f"Scored again from the saved file, the largest difference of a logit from the evaluation's is {difference:.1e}.",
+    )
+
+
+# -- the champion ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate found; `advice` says how many pictures decide what."""
+
+    checks: tuple[GateCheck, ...] = ()
+    champion_top1_error: float | None = None
+    advice: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing speaks against a release, and something was looked at."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    @property
+    def reason(self) -> str:
+        """Why not, or that nothing speaks against it."""
+        failed = [check.text for check in self.checks if not check.passed]
+        return " ".join(failed) or f"all {len(self.checks)} checks passed"
+
+
+def judge_against(
+    champion: Version | None, candidate: Candidate, config: ReleaseConfig, dataset: DatasetArtifact, context: Context
+) -> Verdict:
+    """Score the champion, if there is one, on the candidate's test pictures, and let the gate judge.
+
+    Raises:
+        CheckpointError: the champion's files are not those that were released; `alexnet rollback` helps.
+    """
+    names, answers, shared, error = candidate.release.class_names, None, None, None
+    if champion is not None:
+        classifier = load_classifier(open_version(champion, context.tracking, context.workdir), batch=_WINDOW)
+        logits, _ = _scored(classifier, load_split(dataset, "test", in_memory=False), f"champion, version {champion.number},", context)
+        own = classifier.release.class_names
+        answers = np.asarray([names.index(name) if name in names else -1 for name in own])[logits.argmax(axis=1)]
+        shared = np.isin(candidate.labels, [place for place, name in enumerate(names) if name in own])
+        error = float(np.mean(answers[shared] != candidate.labels[shared])) if shared.any() else None
+        missing = [name for name in own if name not in names]
+    given = Answers(candidate.labels, candidate.answers, answers, shared)
+    checks = tuple(GateCheck(**asdict(check)) for check in judge(given, candidate.measured, names, config))
+    if champion is not None and missing:
+        checks += (_lost_classes(missing),)
+    return Verdict(candidate.checks + checks, error, needed_text(given, config) if champion else "")
+
+
+def _lost_classes(missing: list[str]) -> GateCheck:
+    some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return GateCheck(
+        name="classes",
+        passed=False,
+        measured=f"{len(missing)} missing",
+        required="those of the champion",
+        text=f"The champion knows {len(missing)} classes that the candidate does not: {some}.",
+    )
+
+
+# -- the registry ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A release that is offered to the registry, with the tags of its version and the MLflow run that trained it, if that is known."""
+
+    release: Release
+    tags: Mapping[str, str]
+    run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What became of an offer: the outcome as in `Decision`, its version, and the champion that it was judged against."""
+
+    outcome: Any
+    reason: str
+    version: str
+    champion: str
+    verdict: Verdict = field(default_factory=Verdict)
+
+
+def settle(registry: Registry, offer: Offer, judged: Callable[[Version | None], Verdict], config: ReleaseConfig) -> Settled:
+    """Register a release, have it judged against the champion, and make it the champion if it passes.
+
+    Killed anywhere, the same call does the rest: a release has one version, and a version's word is written before the alias moves.
+
+    Args:
+        registry: of the model.
+        offer: the release.
+        judged: judges it against a version, or against none.
+        config: `dry_run` writes nothing; `approval` lets it wait; `approve` is a person's word.
+
+    Raises:
+        BusyError: other candidates become champion all the time.
+    """
+    if config.dry_run:
+        return _tried(registry, offer, judged, config)
+    release = offer.release
+    known = {"class_names": list(release.class_names), "sha256": release.model_sha256, "short_side": release.short_side}
+    with registry.lock():
+        version = registry.register(release.directory, release.image_size, known, offer.tags, offer.run_id)
+    registry.set_alias(CANDIDATE, version.number)
+    for _ in range(_ROUNDS):
+        champion = registry.version(registry.aliases().champion)
+        settled = _settled(champion, version, offer, judged, config)
+        _write_word(registry, version, settled)
+        if settled.outcome != "promoted":
+            return settled
+        with registry.lock():
+            if registry.move_champion(version.number, expected=settled.champion):
+                return settled
+    raise BusyError(
+        f"The champion of {registry.name} changed {_ROUNDS} times while version {version.number} was judged. Expected a quiet moment. Type "
+        "the command again when fewer candidates come."
+    )
+
+
+def _settled(
+    champion: Version | None, version: Version | None, offer: Offer, judged: Callable[[Version | None], Verdict], config: ReleaseConfig
+) -> Settled:
+    """Return what should become of an offer while this version is the champion."""
+    number, other = version.number if version else "", champion.number if champion else ""
+    if champion is not None and champion.release_sha256 == offer.release.sha256():
+        return Settled("unchanged", f"version {other} of {champion.name} is this very release", number, other)
+    verdict = judged(champion)
+    if verdict.passed and version is not None and version.withdrawn and not config.approve:
+        verdict = Verdict((*verdict.checks, _withdrawn(version)), verdict.champion_top1_error, verdict.advice)
+    if not verdict.passed:
+        return Settled("refused", verdict.reason, number, other, verdict)
+    if config.approval == "required" and not config.approve:
+        return Settled("waiting", "it passed and waits for `alexnet promote --approve`", number, other, verdict)
+    return Settled("promoted", verdict.reason, number, other, verdict)
+
+
+def _tried(registry: Registry, offer: Offer, judged: Callable[[Version | None], Verdict], config: ReleaseConfig) -> Settled:
+    champion = registry.version(registry.aliases().champion)
+    settled = _settled(champion, registry.of_release(offer.release.sha256()), offer, judged, config)
+    if settled.outcome != "promoted":
+        return settled
+    return Settled("would promote", settled.reason, settled.version, settled.champion, settled.verdict)
+
+
+def _withdrawn(version: Version) -> GateCheck:
+    return GateCheck(
+        name="withdrawn",
+        passed=False,
+        measured="yes",
+        required="no, or --approve",
+        text=f"Somebody went back from version {version.number}, which is this release; `alexnet promote --approve` releases it again.",
+    )
+
+
+def _write_word(registry: Registry, version: Version, settled: Settled) -> None:
+    """Write what was decided on the version; one that passed once stays one that may be gone back to."""
+    if settled.outcome == "unchanged":
+        return
+    passed = settled.outcome in ("promoted", "waiting")
+    failed = [check.name for check in settled.verdict.checks if not check.passed]
+    word = {GATE_TAG: "passed" if passed else "refused"} if passed or version.gate != "passed" else {}
+    word |= {"decision": settled.outcome, "decision_reason": settled.reason[:1000], "failed_checks": json.dumps(failed)}
+    word |= {"judged_against": settled.champion or "none", "judged_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    registry.tag(version.number, word | {"judged_by": _who()})
+
+
+def go_back(registry: Registry, to: str | None) -> tuple[str, Version]:
+    """Make an earlier version the champion again, and mark the one that was as withdrawn.
+
+    Returns:
+        The number of the version that was the champion, and the version that is.
+
+    Raises:
+        ConfigError: there is no such version, or it is the champion.
+        GateError: it never passed the gate.
+        CheckpointError: its files are not those that were released.
+    """
+    with registry.lock():
+        aliases = registry.aliases()
+        target = _earlier(registry, aliases, to)
+        open_version(target, registry.config, registry.workdir)
+        registry.tag(target.number, {WITHDRAWN_TAG: "no"})
+        registry.move_champion(target.number, expected=aliases.champion)
+        if aliases.champion:
+            registry.tag(aliases.champion, {WITHDRAWN_TAG: "yes", "withdrawn_by": _who()})
+    return aliases.champion, target
+
+
+def _earlier(registry: Registry, aliases: Aliases, to: str | None) -> Version:
+    """Return the version to go back to, if there is one that may be."""
+    target = registry.version(to or aliases.previous)
+    if target is None or target.number == aliases.champion:
+        what = f"Version {to} is {'the champion already' if target else 'not there'}" if to else "There is no version to go back to"
+        known = ", ".join(item.number for item in registry.versions() if item.gate == "passed" and item.number != aliases.champion)
+        raise ConfigError(
+            f"{what}. Expected one that passed the gate and is not the champion of {registry.name}: {known or 'there is none'}. "
+            f"Received champion {aliases.champion or 'none'}. `alexnet models` shows them."
+        )
+    if target.gate != "passed":
+        why = target.tags.get("decision_reason", "it was not judged")
+        raise GateError(
+            f"Version {target.number} of {registry.name} never passed the gate ({why}). Expected one that did. `alexnet models` shows them."
+        )
+    return target
+
+
+def _who() -> str:
+    return f"{os.environ.get('USER') or os.getuid()}@{os.uname().nodename}"
+
+
+def _tags(candidate: Candidate, report: EvaluationReport, context: Context) -> dict[str, str]:
+    """Return what a version says of itself from the start."""
+    return {
+        RELEASE_TAG: candidate.release.sha256(),
+        MODEL_TAG: candidate.release.model_sha256,
+        "dataset_digest": report.dataset_digest,
+        "top1_error": f"{candidate.top1_error:.6f}",
+        "images": str(len(candidate.labels)),
+        "temperature": f"{report.temperature:.6g}",
+        "run_key": context.run.key,
+    }
+
+
+def _run_of(trained: TrainingResult, context: Context) -> str | None:
+    """Return the MLflow run that trained the model, if it was recorded."""
+    try:
+        key = json.loads((trained.directory / "run.json").read_text(encoding="utf-8")).get("run_key", "")
+    except (OSError, ValueError):
+        return None
+    return tracking.known_runs(context.workdir).get(key, {}).get("run_id")

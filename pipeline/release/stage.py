@@ -1,0 +1,36 @@
+"""The promotion stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.artifacts import DatasetArtifact, Decision, EvaluationReport, TrainingResult
+from pipeline.config import ReleaseConfig
+from pipeline.engine import Context, stage
+from pipeline.registry import Registry
+
+
+@stage()
+def promote(
+    config: ReleaseConfig, dataset: DatasetArtifact, trained: TrainingResult, report: EvaluationReport, context: Context
+) -> Decision:
+    """Judge the trained model against the champion, and let it take the champion's place if it passes."""
+    from pipeline.release.page import write_decision
+    from pipeline.release.promotion import decide
+
+    registry = Registry(config.name, context.tracking, context.workdir)
+    decision = decide(config, dataset, trained, report, registry, context)
+    write_decision(decision, context.report_directory)
+    numbers = {"top1_error": decision.top1_error, "champion_top1_error": decision.champion_top1_error}
+    context.run.metrics({f"release_{name}": value for name, value in numbers.items() if value is not None})
+    context.run.tags({"decision": decision.outcome, "decision_reason": decision.reason, "version": decision.version}, summary=True)
+    return decision
+
+
+def state_of(registry: Registry) -> Mapping[str, str]:
+    """Return what a decision depends on beside the model: the champion, and how often it changed.
+
+    The count, so that a decision of before a way back is not taken for one of today.
+    """
+    aliases = registry.aliases()
+    return {"champion": aliases.champion, "moves": str(aliases.moves)}
