@@ -288,7 +288,7 @@ def find(reference: str, config: TrackingConfig, workdir: Path) -> Version:
         known = ", ".join(" @".join((item.number, *item.aliases)) for item in registry.versions()[:5])
         raise ConfigError(
             f"There is no model {reference} in {store_uri(config, workdir)}. Expected a version of {name}: {known or 'none yet'}. Type "
-            " `alexnet run promote` to make one, or name a file with --model."
+            "`alexnet run promote` to make one, or name a file with --model."
         )
     return version
 

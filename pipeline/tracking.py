@@ -41,6 +41,7 @@ _BATCH = 1000  # MLflow's limit of metrics in one log_batch call
 _POLL_SECONDS = 2.0  # how soon a number of a running training shows up in the UI
 _PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "mlflow", "numpy", "alexnet-pipeline")
 _KEY_TAG = "alexnet.run_key"
+_LOADER = "pipeline.model.served_by_mlflow"  # MLflow's own loader does not know our layers
 
 
 def store_uri(config: TrackingConfig, workdir: Path) -> str:
@@ -430,6 +431,11 @@ def _save_keras(file: Path, directory: Path, arguments: Mapping[str, Any]) -> No
     directory.mkdir(parents=True)  # MLflow's Keras flavour writes the example before it makes the folder
     mlflow.keras.save_model(load_model(file), str(directory), **arguments)
     shutil.copyfile(file, directory / "data" / "model.keras")  # the very file, so that its digest is the recorded one
+    described = directory / "MLmodel"
+    model = mlflow.models.Model.load(str(described))
+    for known in filter(None, (model, arguments.get("mlflow_model"))):
+        known.flavors["python_function"]["loader_module"] = _LOADER
+    model.save(str(described))
 
 
 def _grouped(journal: Path, offset: int) -> Iterator[tuple[list[dict[str, Any]], int]]:

@@ -54,7 +54,7 @@ class Release(BaseModel):
     version: str = Field(default="", exclude=True, description="The version in the registry; empty elsewhere.")
 
     model_sha256: str = Field(description="SHA-256 of the .keras file.")
-    class_names: tuple[str, ...] = Field(description="Names in the order of the logits; empty where nobody knows them.")
+    class_names: tuple[str, ...] = Field(default=(), description="Names in the order of the logits; empty where nobody knows them.")
     image_size: int = Field(default=0, description="Height and width of the input, in pixels; 0 until the file is opened.")
     short_side: int = Field(default=0, description="Pixels of the shorter side when the middle is cut out; 0: image_size.")
     temperature: float = Field(default=1.0, gt=0, description="What logits are divided by for calibrated probabilities.")

@@ -14,10 +14,10 @@ import traceback
 from pathlib import Path
 
 # Imported once, before the forks: each takes seconds. No client is made here, a connection must not be shared.
-import mlflow.keras
+import mlflow
 import mlflow.store.db.utils
 import mlflow.store.model_registry.sqlalchemy_store
-import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+import mlflow.store.tracking.sqlalchemy_store
 
 from pipeline import registry as registry_module
 from pipeline.artifacts import GateCheck
@@ -69,9 +69,14 @@ def promote(workdir, package, error, kill_at):
     return settle(Registry("alexnet", TrackingConfig(), workdir), Offer(release, tags), judged, ReleaseConfig()).outcome
 
 
+def say(line):
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main():
     workdir = Path(sys.argv[1])
-    print("ready", flush=True)
+    say("ready")
     for line in sys.stdin:
         children = []
         for promoter in json.loads(line):
@@ -80,13 +85,13 @@ def main():
                 status = 1
                 try:
                     status = {"promoted": 10, "refused": 13, "unchanged": 11}[promote(workdir, **promoter)]
-                except BaseException:
+                except BaseException:  # noqa: BLE001 - shown, and seen in the status
                     traceback.print_exc()
                 finally:
                     sys.stderr.flush()
                     os._exit(status)
             children.append(child)
-        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
+        say(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import random
 import sqlite3
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.artifacts import file_sha256
 from pipeline.config import TrackingConfig
 from pipeline.registry import Registry
 from pipeline.release.package import GoldenPicture, Release, open_version, write_package
@@ -32,9 +32,7 @@ def make_package(directory: Path, number: int) -> Path:
     directory.mkdir()
     model = directory / "model.bin"
     model.write_bytes(f"model {number}".encode())
-    release = Release(
-        model_sha256=__import__("hashlib").sha256(model.read_bytes()).hexdigest(), class_names=("a", "b"), image_size=8, short_side=8
-    )
+    release = Release(model_sha256=file_sha256(model), class_names=("a", "b"), image_size=8, short_side=8)
     write_package(release, model, [GoldenPicture(b"x", 0, np.zeros(2, np.float32))], directory / "package")
     return directory / "package"
 
@@ -86,7 +84,7 @@ def promoters(tmp_path):
 
 
 def check_trials(promoters, tmp_path, trials, at_once):
-    dice, registry = random.Random(0), Registry("alexnet", TrackingConfig(), promoters.workdir)
+    dice, registry = np.random.default_rng(0), Registry("alexnet", TrackingConfig(), promoters.workdir)
     made, best, outcomes = 0, 1.0, []
     for _ in range(trials):
         batch = []
@@ -94,7 +92,7 @@ def check_trials(promoters, tmp_path, trials, at_once):
             made += 1
             # About as good as the champion: some better, some worse.
             error = round(min(1.0, max(0.0, best + dice.uniform(-0.01, 0.02))), 6)
-            kill_at = dice.randrange(20) if dice.random() < 0.6 else None
+            kill_at = int(dice.integers(20)) if dice.random() < 0.6 else None
             batch.append({"package": str(make_package(tmp_path / f"p{made}", made)), "error": error, "kill_at": kill_at})
         statuses = promoters.run(batch)
         outcomes += statuses

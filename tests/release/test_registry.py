@@ -1,0 +1,229 @@
+"""The registry in a real store: versions, aliases, the expected old value, and the lock."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from pipeline import registry as registry_module
+from pipeline.artifacts import GateCheck
+from pipeline.config import ReleaseConfig, TrackingConfig
+from pipeline.errors import BusyError, CheckpointError, ConfigError, GateError, TrackingError
+from pipeline.registry import GATE_TAG, MODEL_TAG, RELEASE_TAG, Aliases, Registry
+from pipeline.release.package import open_release
+from pipeline.release.promotion import Offer, Verdict, go_back, settle
+from pipeline.tracking import open_experiment
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A work directory with a database that is migrated: that takes seconds."""
+    workdir = tmp_path_factory.mktemp("store")
+    open_experiment(TrackingConfig(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def registry(store, tmp_path):
+    workdir = tmp_path / "w"
+    shutil.copytree(store, workdir)
+    return Registry("alexnet", TrackingConfig(), workdir)
+
+
+def registered(registry, release, **tags):
+    known = {"class_names": list(release.class_names), "sha256": release.model_sha256, "short_side": release.short_side}
+    tags = {RELEASE_TAG: release.sha256(), MODEL_TAG: release.model_sha256, GATE_TAG: "passed"} | tags
+    with registry.lock():
+        return registry.register(release.directory, release.image_size, known, tags, None)
+
+
+def test_nothing_is_registered_at_first(registry):
+    assert registry.aliases() == Aliases()
+    assert registry.versions() == []
+    assert registry.version("1") is None
+    with pytest.raises(ConfigError, match=r"There is no model models:/alexnet@champion .* none yet. Type `alexnet run promote`"):
+        open_release("models:/alexnet@champion", registry.config, registry.workdir)
+
+
+def test_a_release_is_registered_once_and_read_back_verified(registry, release):
+    version = registered(registry, release)
+    assert registered(registry, release).number == version.number == "1"
+    registry.set_alias("champion", "1")
+    for reference in ("models:/alexnet@champion", "models:/alexnet/1"):
+        found = open_release(reference, registry.config, registry.workdir)
+        assert (found.title, found.sha256()) == ("alexnet 1", release.sha256())
+    again = found.model_path
+    content = bytearray(again.read_bytes())
+    content[100] ^= 1
+    again.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model.keras is damaged"):
+        open_release("models:/alexnet/1", registry.config, registry.workdir)
+
+
+def test_a_version_that_somebody_else_registered_is_not_opened(registry, release, tmp_path):
+    marker = tmp_path / "marker"
+    loader = tmp_path / "foreign"
+    (loader / "code").mkdir(parents=True)
+    (loader / "code" / "evil.py").write_text(f"open({str(marker)!r}, 'w')\ndef _load_pyfunc(path): pass\n")
+    (loader / "MLmodel").write_text("flavors:\n  python_function:\n    loader_module: evil\n    code: code\n")
+    registered(registry, release)
+    registry.client().create_model_version("alexnet", loader.as_uri())
+    with pytest.raises(CheckpointError, match=r"Version 2 of alexnet cannot be verified.*Nothing was opened"):
+        open_release("models:/alexnet/2", registry.config, registry.workdir)
+    assert not marker.exists()
+
+
+def test_the_champion_moves_only_from_the_expected_one(registry, release):
+    registered(registry, release)
+    assert registry.move_champion("1", expected="")
+    assert registry.aliases() == Aliases(champion="1", moves=1)
+    registry.client().create_model_version("alexnet", registry.version("1").source, tags={GATE_TAG: "passed"})
+    assert not registry.move_champion("2", expected="")
+    assert registry.aliases() == Aliases(champion="1", moves=1)
+    assert registry.move_champion("2", expected="1")
+    assert registry.aliases() == Aliases(champion="2", previous="1", moves=2)
+    assert registry.version("1").aliases == ("previous",)
+
+
+def test_a_way_back_is_verified_and_marks_what_was_left(registry, release):
+    registered(registry, release)
+    registry.move_champion("1", expected="")
+    with pytest.raises(ConfigError, match="There is no version to go back to"):
+        go_back(registry, None)
+    source = registry.version("1").source
+    registry.client().create_model_version("alexnet", source, tags={GATE_TAG: "passed", RELEASE_TAG: release.sha256()})
+    registry.client().create_model_version("alexnet", source, tags={GATE_TAG: "refused", RELEASE_TAG: release.sha256()})
+    registry.move_champion("2", expected="1")
+    with pytest.raises(GateError, match="Version 3 of alexnet never passed the gate"):
+        go_back(registry, "3")
+    with pytest.raises(ConfigError, match="Version 2 is the champion already"):
+        go_back(registry, "2")
+    with pytest.raises(ConfigError, match="Version 9 is not there"):
+        go_back(registry, "9")
+    before, after = go_back(registry, None)
+    assert (before, after.number) == ("2", "1")
+    assert registry.aliases() == Aliases(champion="1", previous="2", moves=3)
+    assert registry.version("2").withdrawn
+    assert not registry.version("1").withdrawn
+    # And forward again, by its number.
+    assert go_back(registry, "2")[1].number == "2"
+    assert not registry.version("2").withdrawn
+
+
+def test_nobody_goes_back_to_a_damaged_version(registry, release):
+    registered(registry, release)
+    registry.move_champion("1", expected="")
+    source = registry.version("1").source
+    registry.client().create_model_version("alexnet", source, tags={GATE_TAG: "passed", RELEASE_TAG: "0" * 64})
+    with pytest.raises(CheckpointError, match="damaged"):
+        go_back(registry, "2")
+    assert registry.aliases().champion == "1"
+
+
+def verdict(passed):
+    return Verdict((GateCheck(name="test", passed=passed, measured="", required="", text="good" if passed else "bad"),))
+
+
+def offered(release):
+    return Offer(release, {RELEASE_TAG: release.sha256(), MODEL_TAG: release.model_sha256})
+
+
+def test_a_dry_run_writes_nothing(registry, release):
+    settled = settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig(dry_run=True))
+    assert settled.outcome == "would promote"
+    assert settle(registry, offered(release), lambda _: verdict(False), ReleaseConfig(dry_run=True)).outcome == "refused"
+    assert registry.versions() == []
+
+
+def test_no_evidence_is_no_promotion(registry, release):
+    settled = settle(registry, offered(release), lambda _: Verdict(), ReleaseConfig())
+    assert settled.outcome == "refused"
+    assert registry.aliases().champion == ""
+
+
+def test_a_person_is_waited_for_where_that_is_asked_for(registry, release):
+    waits = ReleaseConfig(approval="required")
+    assert settle(registry, offered(release), lambda _: verdict(True), waits).outcome == "waiting"
+    assert registry.aliases() == Aliases(candidate="1")
+    approved = waits.model_copy(update={"approve": True})
+    assert settle(registry, offered(release), lambda _: verdict(False), approved).outcome == "refused"  # approval is no way around the gate
+    assert settle(registry, offered(release), lambda _: verdict(True), approved).outcome == "promoted"
+    assert registry.aliases() == Aliases(champion="1", candidate="1", moves=1)
+    assert settle(registry, offered(release), lambda _: verdict(True), approved).outcome == "unchanged"
+
+
+def test_what_somebody_went_back_from_is_not_released_again_by_itself(registry, release):
+    registered(registry, release)
+    registry.client().create_model_version("alexnet", registry.version("1").source, tags={GATE_TAG: "passed", RELEASE_TAG: "x"})
+    registry.set_alias("champion", "2")
+    registry.tag("1", {"withdrawn": "yes"})
+    settled = settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig())
+    assert (settled.outcome, registry.aliases().champion) == ("refused", "2")
+    assert "Somebody went back from version 1" in settled.reason
+    assert registry.version("1").gate == "passed"  # one that passed may still be gone back to
+    assert settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig(approve=True)).outcome == "promoted"
+
+
+def test_a_champion_that_comes_meanwhile_is_judged_against(registry, release):
+    registered(registry, release)
+    source = registry.version("1").source
+    registry.client().create_model_version("alexnet", source, tags={GATE_TAG: "passed", RELEASE_TAG: "x"})
+    against = []
+
+    def judged(champion):
+        against.append(champion.number if champion else "")
+        if len(against) == 1:
+            registry.set_alias("champion", "2")  # another process is quicker
+        return verdict(True)
+
+    assert settle(registry, offered(release), judged, ReleaseConfig()).outcome == "promoted"
+    assert against == ["", "2"]
+    assert registry.aliases().champion == "1"
+
+
+def test_the_lock_lets_one_in_at_a_time(registry):
+    inside, most = 0, 0
+
+    def enter():
+        nonlocal inside, most
+        with registry.lock():
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.05)
+            inside -= 1
+
+    threads = [threading.Thread(target=enter) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_the_lease_of_a_store_elsewhere_lets_one_in_and_outlives_no_owner(registry, monkeypatch):
+    monkeypatch.setattr(registry_module, "_LOCK_SECONDS", 0.5)
+    client = registry.client()
+    with registry._lease():
+        assert json.loads(client.get_registered_model("alexnet.lock").tags["owner"])["pid"] == os.getpid()
+        with pytest.raises(BusyError, match=f"is held by process {os.getpid()}"), registry._lease():
+            pass
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    owner = {"token": "x", "host": os.uname().nodename, "pid": int(gone.stdout), "since": time.time()}
+    client.create_registered_model("alexnet.lock", tags={"owner": json.dumps(owner)})
+    with registry._lease():
+        pass
+    client.create_registered_model("alexnet.lock", tags={"owner": json.dumps({**owner, "host": "elsewhere", "since": time.time() - 3600})})
+    with registry._lease():
+        pass
+    assert [model.name for model in client.search_registered_models()] == []
+
+
+def test_a_store_that_does_not_answer_is_one_sentence(tmp_path):
+    dead = Registry("alexnet", TrackingConfig(uri="http://127.0.0.1:9"), tmp_path)
+    with pytest.raises(TrackingError, match=r"The registry in http://127.0.0.1:9 does not answer"):
+        dead.aliases()
