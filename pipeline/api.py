@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import tracking
+from pipeline import registry, tracking
 from pipeline.artifacts import Artifact, Decision, EvaluationReport, SavedModel
 from pipeline.config import ReleaseConfig, Resolved, TrackingConfig, TrainConfig, environment_settings, resolve
 from pipeline.data.listing import at, kind_of, require_source
@@ -27,13 +27,16 @@ from pipeline.errors import ConfigError, LostWorkerError, WorkersFailedError
 from pipeline.evaluate.given import given_model
 from pipeline.evaluate.stage import evaluate, evaluate_model
 from pipeline.model.stage import build, build_alone
-from pipeline.registry import Registry, Version
+from pipeline.registry import CHAMPION, Registry, Version
 from pipeline.release.stage import promote, state_of
 from pipeline.train.cluster import Cluster, launch, read_cluster
 from pipeline.train.stage import train
 
 if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
+    from pipeline.release.classify import Classifier
+    from pipeline.release.package import Release
+    from pipeline.release.predict import Prediction
 
 DEFAULT_WORKDIR = Path("mlruns")
 STAGES: tuple[Stage, ...] = (ingest, build, train, evaluate)
@@ -396,8 +399,7 @@ def models(*, recipe: str | None = None, settings: Mapping[str, Any] | None = No
     Raises:
         TrackingError: the registry does not answer.
     """
-    registry, _ = _registry(recipe, settings, Path(workdir))
-    return registry.versions()
+    return _registry(recipe, settings, Path(workdir)).versions()
 
 
 def rollback(
@@ -423,19 +425,128 @@ def rollback(
         GateError: it never passed the gate.
         CheckpointError: its files are not those that were released.
     """
-    from pipeline.release.promotion import go_back
+    from pipeline.release.settlement import go_back
 
-    registry, _ = _registry(recipe, settings, Path(workdir))
-    return go_back(registry, to)
+    return go_back(_registry(recipe, settings, Path(workdir)), to)
 
 
-def _registry(recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path) -> tuple[Registry, Resolved]:
+def predict(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    model: str = "",
+    top: int = 5,
+    strict: bool = False,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workdir: Path | str = DEFAULT_WORKDIR,
+    progress: Callable[[int, int | None, int], None] = lambda _done, _total, _unusable: None,
+) -> Iterator[Prediction]:
+    """Return what a model says of pictures, in order; a file that cannot be classified is an answer with a problem.
+
+    Args:
+        paths: files, folders and patterns.
+        model: as `open_release` takes it; the champion of `release.name` without it.
+        top: guesses for each picture.
+        strict: end at the first file that cannot be classified.
+        recipe: as `run` takes it.
+        settings: as `run` takes them.
+        workdir: the work directory.
+        progress: called with files done, files in all, and how many of those done cannot be classified.
+
+    Raises:
+        ConfigError: a path or the model is not there.
+        CheckpointError: the model is not the one that was released.
+        DatasetError: `strict`, and a file cannot be classified.
+    """
+    from pipeline.release import predict as prediction
+
+    files = list(prediction.expanded([os.fspath(path) for path in paths]))
+    classifier = open_classifier(model, recipe=recipe, settings=settings, workdir=workdir)
+    return prediction.predict(classifier, files, top=top, strict=strict, progress=progress)
+
+
+def open_classifier(
+    model: str = "",
+    *,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workdir: Path | str = DEFAULT_WORKDIR,
+) -> Classifier:
+    """Open the champion, or the model that is named, after every file of it was compared with its digest."""
+    release = open_release(model, recipe=recipe, settings=settings, workdir=workdir)  # before TensorFlow: it may not be there
+    from pipeline.train.strategy import configure_answers
+
+    configure_answers()
+    from pipeline.release.classify import load_classifier
+
+    return load_classifier(release)
+
+
+def open_release(
+    model: str = "",
+    *,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workdir: Path | str = DEFAULT_WORKDIR,
+) -> Release:
+    """Return the champion, or the model that is named, verified and not opened yet."""
+    from pipeline.release import package
+
+    workdir = Path(workdir)
+    config = _settings(recipe, settings, workdir, ()).config
+    return package.open_release(model or f"models:/{config.release.name}@{CHAMPION}", config.tracking, workdir)
+
+
+def serve(
+    model: str = "",
+    *,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workdir: Path | str = DEFAULT_WORKDIR,
+    say: Callable[[str], None] = lambda _line: None,
+) -> None:
+    """Answer over HTTP, by the champion or the model that is named, until SIGINT or SIGTERM; then finish what is there and return.
+
+    Where the model is named by an alias, the service follows the alias.
+
+    Args:
+        model: as `open_release` takes it.
+        recipe: as `run` takes it.
+        settings: as `run` takes them; the section `serve` has the address and the bounds.
+        workdir: the work directory.
+        say: told what a person should know.
+
+    Raises:
+        PipelineError: the address cannot be listened at, or the model cannot be opened.
+    """
+    from pipeline.release.package import open_release
+    from pipeline.train.strategy import configure_answers
+
+    workdir = Path(workdir)
+    config = _settings(recipe, settings, workdir, ()).config
+    reference = model or f"models:/{config.release.name}@{CHAMPION}"
+
+    def named() -> str:
+        version = registry.find(reference, config.tracking, workdir)
+        return f"{version.number} {version.release_sha256}"
+
+    def found() -> Release:
+        return open_release(reference, config.tracking, workdir)
+
+    found()  # what is not there is said before TensorFlow starts
+    configure_answers()
+    from pipeline.release.serve import serve as answer
+
+    answer(found, config.serve, say=say, changed=named if "@" in reference.partition(":/")[2] else None)
+
+
+def _registry(recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path) -> Registry:
     """Return the registry that the settings name, in a work directory that can be named."""
     resolved = _settings(recipe, settings, workdir, ())
     tracking.require_nameable(resolved.config.tracking, workdir)
     if not workdir.exists() and not resolved.config.tracking.uri:
         raise ConfigError(f"There is no work directory {workdir}. Expected one in which `alexnet run` has run. Name it with --workdir.")
-    return Registry(resolved.config.release.name, resolved.config.tracking, workdir), resolved
+    return Registry(resolved.config.release.name, resolved.config.tracking, workdir)
 
 
 def compare(first: str, second: str, workdir: Path | str = DEFAULT_WORKDIR) -> Comparison:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -212,6 +212,19 @@ MEANINGS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
+class _Last(click.Command):
+    """A command with arguments: what follows is its own, so that options may stand behind them."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
+        return super().make_context(info_name, args, parent, **{**extra, "allow_interspersed_args": True})
+
+
+MODEL_OPTION = click.option(
+    "--model",
+    default="",
+    metavar="models:/...|FILE|FOLDER|RUN",
+    help="A name in MLflow's registry, a .keras file, a release's folder, or a run's id.  [default: models:/alexnet@champion]",
+)
 WORKERS_OPTION = click.option(
     "--workers", type=click.IntRange(1, 64), help="Train in N processes of this machine, to try what several machines do."
 )
@@ -384,7 +397,65 @@ def rollback(invocation: Invocation, to: str | None) -> None:
         click.echo(f"Version {after.number} of {after.name} is the champion again, in place of {before}; a running service follows.")
 
 
+@cli.command(cls=_Last)
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@MODEL_OPTION
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Guesses for each picture.")
+@click.option("--format", "kind", metavar="NAME", help="table, csv, jsonl or parquet.  [default: what the suffix of --output says]")
+@click.option("--output", type=click.Path(path_type=Path), help="File to write, complete or not at all.  [default: standard output]")
+@click.option("--logits", is_flag=True, help="Every logit too, in jsonl and parquet.")
+@click.option("--strict", is_flag=True, help="End at the first file that cannot be classified.")
+@_shared
+def predict(
+    invocation: Invocation, paths: tuple[str, ...], model: str, top: int, kind: str | None, output: Path | None, **how: bool
+) -> None:
+    """Classify pictures: files, folders, and patterns in quotes.
+
+    Files that cannot be classified are named, all others are answered, and the exit code is 1 then.
+    """
+    from rich.console import Console
+
+    from pipeline import api
+    from pipeline.errors import DatasetError
+    from pipeline.release.predict import chosen_format, expanded, write
+    from pipeline.release.predict import predict as classify
+
+    chosen = chosen_format(kind or ("jsonl" if invocation.json else ""), output, with_logits=how["logits"])
+    files = list(expanded(paths))
+    shown = Console(stderr=True, highlight=False)
+    observer = _observer(replace(invocation, json=False, quiet=invocation.quiet or not (output or shown.is_terminal)), shown)
+    classifier = api.open_classifier(model, recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir)
+    observer.started("predict", [f"{len(files):,} files, by {classifier.release.title}"])
+
+    def progress(done: int, total: int | None, unusable: int) -> None:
+        observer.progressed(done, total or done, "pictures", f"{unusable:,} unusable" if unusable else "")
+
+    try:
+        found = classify(classifier, files, top=top, strict=how["strict"], progress=progress)
+        guesses = min(top, len(classifier.release.class_names))
+        summary = write(found, chosen, output, sys.stdout, guesses=guesses, with_logits=how["logits"])
+    finally:
+        observer.close()
+    if summary.unusable:
+        raise DatasetError(summary.complaint)
+
+
 @cli.command()
+@MODEL_OPTION
+@click.option("--host", metavar="ADDRESS", help="Where to listen.  [default: 127.0.0.1, which only this machine reaches]")
+@click.option("--port", metavar="PORT", help="Port to listen at.  [default: 8080]")
+@_shared
+def serve(invocation: Invocation, model: str, host: str | None, port: str | None) -> None:
+    """Answer over HTTP by the champion, with a page to drop a picture on, until Ctrl-C or SIGTERM."""
+    from pipeline import api
+
+    given = {"serve.host": host, "serve.port": port}
+    invocation.settings |= {name: value for name, value in given.items() if value is not None}
+    say = functools.partial(click.echo, err=True)
+    api.serve(model, recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir, say=say)
+
+
+@cli.command(cls=_Last)
 @click.argument("first", metavar="RUN")
 @click.argument("second", metavar="RUN")
 @_shared

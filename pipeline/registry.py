@@ -107,11 +107,14 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """Return all versions, the newest first."""
+        return self._found(f"name = '{self.name}'")
+
+    def _found(self, condition: str) -> list[Version]:
         with _answering(self):
             client = self.client()
             aliases, found, token = self._aliases_of(client), list[Any](), None
             while True:
-                page = client.search_model_versions(f"name = '{self.name}'", max_results=1000, page_token=token)
+                page = client.search_model_versions(condition, max_results=1000, page_token=token)
                 found += page
                 token = page.token
                 if not token:
@@ -126,7 +129,7 @@ class Registry:
 
     def of_release(self, release_sha256: str) -> Version | None:
         """Return the version that holds a release, the newest of several, or None."""
-        return next((item for item in self.versions() if item.release_sha256 == release_sha256), None)
+        return next(iter(self._found(f"name = '{self.name}' and tags.`{RELEASE_TAG}` = '{release_sha256}'")), None)
 
     def register(self, package: Path, image_size: int, known: Mapping[str, Any], tags: Mapping[str, str], run_id: str | None) -> Version:
         """Store a release's folder and give it a version, or return the version that holds it already; the caller holds the lock.

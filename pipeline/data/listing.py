@@ -249,13 +249,13 @@ def _require_different(where: Path, names: Iterable[str]) -> None:
 def _has_split_folders(folder: Path) -> bool:
     """Say whether the folder holds `train/<class>/`; a class that is called `train` has pictures in it, not folders."""
     train = folder / "train"
-    return train.is_dir() and bool(_scan(os.fspath(train)).folders)
+    return train.is_dir() and bool(scan(os.fspath(train)).folders)
 
 
 def _class_folders(folder: Path, in_splits: bool) -> set[tuple[str, ...]]:
     """Return the relative parts of every folder that stands for a class."""
     above = [(name,) for name in SPLIT_NAMES if (folder / name).is_dir()] if in_splits else [()]
-    return {(*parts, name) for parts in above for name in _scan(os.fspath(folder.joinpath(*parts))).folders}
+    return {(*parts, name) for parts in above for name in scan(os.fspath(folder.joinpath(*parts))).folders}
 
 
 class _Found(NamedTuple):
@@ -284,13 +284,13 @@ def _walk(root: str) -> Iterator[tuple[str, str]]:
         if is_link:
             linked.add(here)
         start = f"{below}/" if below else ""
-        found = _scan(where)
+        found = scan(where)
         for name in sorted(found.files):
             yield start + name, found.odd.get(name, "")
         waiting += [(start + name, found.folders[name], (*above, here)) for name in sorted(found.folders, reverse=True)]
 
 
-def _scan(folder: str) -> _Found:
+def scan(folder: str) -> _Found:
     """Look at one folder; only names are kept, so that a million files in it fit."""
     found = _Found([], {}, {})
     with os.scandir(folder) as children:

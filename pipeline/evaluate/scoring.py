@@ -129,18 +129,22 @@ def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield group
 
 
+def logits_of(network: Network, pixels: Any) -> Any:
+    """Return float32 [batch, classes] of uint8 [batch, size, size, 3] in [0, 255], eagerly or in a graph."""
+    logits = tf.cast(network.model(pixels, training=False), tf.float32)
+    return tf.math.log(tf.maximum(logits, _LEAST_PROBABILITY)) if network.ends_in_softmax else logits
+
+
 def compiled(network: Network, batch_size: int) -> Callable[[list[Any]], list[Any]]:
     """Return a function from a batch for each device to float32 logits [batch_size, classes] of each.
 
     Of several views of a picture it gives the logarithms of the mean probabilities (paper, section 4.1), which softmax takes back.
     """
-    size, strategy, probabilities = tuple(network.model.input_shape[1:]), network.strategy, network.ends_in_softmax
+    size, strategy = tuple(network.model.input_shape[1:]), network.strategy
 
     @tf.function(reduce_retracing=False)
     def forward(pixels: Any) -> Any:
-        logits = tf.cast(network.model(tf.reshape(pixels, (-1, *size)), training=False), tf.float32)
-        if probabilities:
-            logits = tf.math.log(tf.maximum(logits, _LEAST_PROBABILITY))
+        logits = logits_of(network, tf.reshape(pixels, (-1, *size)))
         if len(pixels.shape) == 4:
             return logits
         views = tf.reshape(tf.nn.log_softmax(logits), (batch_size, -1, logits.shape[-1]))

@@ -5,7 +5,8 @@ Keras's own safe mode refuses Python bytecode and little else. Here it is the ot
 * The archive holds the three members that Keras writes, uncompressed as Keras writes them, so that nothing is larger than it looks. Each
   byte is read once and compared with its CRC.
 * The description names nothing but layers and other objects of Keras that neither run code nor read files, and layers of this package.
-* The weights are numbers that lie in the file itself, in one piece an array, and are no larger together than it is.
+* The weights are numbers that lie in the file itself, in one piece an array, and are no larger together than it is. That is found out in a
+  process of its own, as damaged HDF5 can end the process that opens it.
 
 Not seen here: a harmless network that is enormous, in its activations or in layers for which the file has no weights; and bytes that were
 exchanged together with their CRC, for which the record beside a file has its digest (`pipeline.evaluate.given`).
@@ -13,11 +14,15 @@ exchanged together with their CRC, for which the record beside a file has its di
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import re
+import resource
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +35,7 @@ _MEMBERS = [_DESCRIPTION, "metadata.json", _WEIGHTS]
 _LONGEST_DESCRIPTION = 16 << 20  # bytes; Keras's largest networks need 2 MB, and Python takes twenty times as much for what JSON can hold
 _LONGEST_LIST = 1 << 20  # bytes; of the archive's members, for each of which Python takes ten times as much
 _MOST_ARRAYS = 100_000  # ten times what Keras's deepest network has, optimizer and all
+_MOST_MEMORY, _MOST_SECONDS = 1 << 30, 60  # for finding out what the weights are, which takes 0.1 GB and a fifth of a second
 
 # Not there: Lambda, TFSMLayer, TorchModuleWrapper, JaxLayer and FlaxLayer, which run what a file holds or names; StringLookup,
 # IntegerLookup and TextVectorization, which read files. A layer that a later Keras brings is refused until it stands here.
@@ -58,6 +64,10 @@ _FUNCTION = re.compile(r"(?!(get|serialize|deserialize)$)[a-z][a-z0-9_]*")  # an
 _DTYPE = re.compile(r"bool|bfloat16|float(16|32|64)|u?int(8|16|32|64)")  # not U999999999, which takes that much for each number
 
 
+# What the readers of archives, JSON and HDF5 raise for damaged ones; too deep a nesting and an unknown kind of archive are RuntimeErrors.
+_DAMAGED = (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, MemoryError, struct.error, zipfile.BadZipFile)
+
+
 class _UnsafeError(ValueError):
     """What is wrong with the file, as the rest of a sentence that begins with "one that"."""
 
@@ -72,13 +82,10 @@ def require_safe(path: Path) -> None:
     """
     try:
         _look_into(path)
-    # What readers of archives, JSON and HDF5 raise for damaged ones; too deep a nesting and an unknown kind of archive are RuntimeErrors.
-    except (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, struct.error, zipfile.BadZipFile) as error:
-        damage = f"is damaged ({type(error).__name__}: {_shown(' '.join(str(error).split()))})"
+    except _DAMAGED as error:
         raise CheckpointError(
             f"The model file {path} cannot be read safely. Expected a .keras file as this pipeline or Keras 3 writes it, without code of "
-            f"its own. Received one that {error if isinstance(error, _UnsafeError) else damage}. Name another one, or save it again with "
-            "model.save() of Keras."
+            f"its own. Received one that {_what(error)}. Name another one, or save it again with model.save() of Keras."
         ) from error
 
 
@@ -93,7 +100,12 @@ def _look_into(path: Path) -> None:
             if damaged := archive.testzip():
                 raise _UnsafeError(f"is damaged (the CRC of {damaged} is another one)")
             _require_known_objects(json.loads(archive.read(_DESCRIPTION)))
-            _require_plain_arrays(_stored(file, archive.getinfo(_WEIGHTS)))
+            _require_plain_arrays(path, _stored(file, archive.getinfo(_WEIGHTS)))
+
+
+def _what(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, _UnsafeError) else f"is damaged ({type(error).__name__}: {_shown(text)})"
 
 
 def _shown(value: object) -> str:
@@ -109,8 +121,8 @@ class _Part(io.RawIOBase):
 
     def __init__(self, file: BinaryIO, start: int, size: int):
         super().__init__()
-        self.size = size
-        self._file, self._start, self._at = file, start, 0
+        self.start, self.size = start, size
+        self._file, self._at = file, 0
 
     def readable(self) -> bool:
         """It can be read."""
@@ -127,7 +139,7 @@ class _Part(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer, as far as there are bytes, and return how many there were."""
-        self._file.seek(self._start + self._at)
+        self._file.seek(self.start + self._at)
         content = self._file.read(min(len(buffer), max(0, self.size - self._at)))
         buffer[: len(content)] = content
         self._at += len(content)
@@ -197,8 +209,36 @@ def _is_known(node: dict[str, Any]) -> bool:
 # -- the weights ---------------------------------------------------------------------------------------------------------
 
 
-def _require_plain_arrays(weights: _Part) -> None:
-    """Refuse what HDF5 can hold besides arrays of numbers: links, other files, virtual and compressed arrays, objects."""
+def _require_plain_arrays(path: Path, weights: _Part) -> None:
+    """Refuse what HDF5 can hold besides arrays of numbers: links, other files, virtual and compressed arrays, objects.
+
+    HDF5 is asked in a process of its own: two wrong bytes make it take all the memory there is, or end the process that asks.
+    """
+    words = (sys.executable, "-c", f"from {__name__} import look_apart; look_apart()", path, str(weights.start), str(weights.size))
+    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}  # threads take memory
+    try:
+        done = subprocess.run(words, env=surroundings, capture_output=True, text=True, errors="replace", timeout=_MOST_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise _UnsafeError(f"has weights that take more than {_MOST_SECONDS} seconds to look at") from error
+    if done.returncode:
+        raise _UnsafeError(done.stderr.strip().rpartition("\n")[2] if done.returncode == 1 else "has weights on which HDF5 breaks down")
+
+
+def look_apart() -> None:
+    """Be the process that looks at weights: end with 0, or with 1 and the reason on the standard error stream.
+
+    The arguments are the file, and where in it the weights are: their first byte, and how many.
+    """
+    with contextlib.suppress(OSError, ValueError):  # a system that has no such limit, or a lower one
+        resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
+    try:
+        with Path(sys.argv[1]).open("rb") as file:
+            _look_at_arrays(_Part(file, int(sys.argv[2]), int(sys.argv[3])))
+    except _DAMAGED as error:
+        sys.exit(_what(error))
+
+
+def _look_at_arrays(weights: _Part) -> None:
     import h5py
 
     with h5py.File(weights, "r") as file:
@@ -238,4 +278,5 @@ def _bytes_of(item: Any) -> int:
     # Before its shape, for which HDF5 would open the files that a virtual array consists of.
     if item.id.get_create_plist().get_layout() not in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT) or item.external:
         raise _UnsafeError(f"has weights that are compressed, in pieces or in another file ({_shown(item.name)})")
+    item.attrs.get("dtype")  # as Keras does
     return int(item.nbytes)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from pipeline.data.pictures import decode_and_resize, orientation_of, reason_of, require_usable
 from pipeline.errors import CheckpointError
 from pipeline.evaluate.metrics import Floats
-from pipeline.evaluate.scoring import Network, compiled, load_network
+from pipeline.evaluate.scoring import Network, load_network, logits_of
 from pipeline.release.package import Release
 
 MOST_SIDE = 65_500  # libjpeg's own limit, in pixels
@@ -130,8 +130,11 @@ def load_classifier(release: Release, *, batch: int = 32) -> Classifier:
 
 
 def _compiled(model: Any, size: int) -> Callable[[Any], Any]:
-    forward = compiled(Network(model), size)
-    return lambda pixels: forward([tf.convert_to_tensor(pixels)])[0].numpy()
+    """Return a function from uint8 [size, side, side, 3] to float32 [size, classes], compiled before it is called."""
+    network = Network(model)
+    program = tf.function(lambda pixels: logits_of(network, pixels))
+    forward = program.get_concrete_function(tf.TensorSpec((size, *model.input_shape[1:]), tf.uint8))
+    return lambda pixels: forward(tf.convert_to_tensor(pixels)).numpy()
 
 
 def _cutter(short_side: int, size: int) -> Any:

@@ -11,7 +11,7 @@ import hashlib
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #2f6fde; --wrong: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --wrong: #ff8a80; } }
+@media (prefers-color-scheme: dark) { :root { --accent: #7aa7f7; --wrong: #ff8a80; } }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; margin: 0 0 .25rem; } p { margin: .25rem 0; }
 #drop { display: block; margin: 1.2rem 0; padding: 2rem 1rem; border: 2px dashed var(--line); border-radius: .6rem;
@@ -21,6 +21,7 @@ h1 { font-size: 1.5rem; margin: 0 0 .25rem; } p { margin: .25rem 0; }
 article { display: grid; grid-template-columns: 10rem 1fr; gap: 0 1.2rem; align-items: start; padding: 1.2rem 0;
   border-top: 1px solid var(--line); }
 article img { width: 10rem; max-height: 14rem; object-fit: contain; background: #fff; border-radius: .3rem; }
+article > div { grid-column: 2; }
 h2 { font-size: 1rem; margin: 0 0 .4rem; font-weight: 600; }
 ol { list-style: none; margin: 0; padding: 0; } li { margin: 0 0 .5rem; }
 .line { display: flex; justify-content: space-between; gap: 1rem; }
@@ -28,7 +29,9 @@ ol { list-style: none; margin: 0; padding: 0; } li { margin: 0 0 .5rem; }
 .bar { height: .5rem; border-radius: .25rem; background: var(--line); overflow: hidden; }
 .bar i { display: block; height: 100%; background: var(--accent); }
 li:first-child .line { font-weight: 600; } .wrong { color: var(--wrong); } .small { font-size: .85rem; opacity: .75; }
-@media (max-width: 32rem) { article { grid-template-columns: 1fr; gap: .8rem; } article img { width: 100%; max-height: 50vh; } }
+@media (max-width: 32rem) {
+  article { grid-template-columns: 1fr; gap: .8rem; } article > div { grid-column: 1; } article img { width: 100%; max-height: 50vh; }
+}
 """
 
 _SCRIPT = """
@@ -68,8 +71,8 @@ async function describe() {
   document.title = model.name + version;
   part("title").textContent = "What is in the picture?";
   part("model").textContent =
-    `${model.name}${version} tells ${model.class_names.length.toLocaleString("en")} classes apart. Model ${model.sha256.slice(0, 12)}, ` +
-    `answering since ${model.since.replace("T", " ").slice(0, 16)} UTC.`;
+    `${model.name}${version} (${model.sha256.slice(0, 12)}) tells ${model.class_names.length.toLocaleString("en")} classes apart, ` +
+    `since ${model.since.replace("T", " ").slice(0, 16)} UTC.`;
 }
 
 function bars(guesses) {
@@ -128,7 +131,7 @@ PAGE = f"""<!doctype html>
 <title>alexnet</title><link rel="icon" href="data:,">
 <style>{_STYLE}</style></head><body>
 <h1 id="title">What is in the picture?</h1>
-<p id="model">&nbsp;</p>
+<p id="model" class="small">&nbsp;</p>
 <label id="drop">Drop pictures here, paste one, or <b>choose</b>.<input id="file" type="file" accept="image/*" multiple></label>
 <main id="results" aria-live="polite"></main>
 <script>{_SCRIPT}</script>

@@ -1,7 +1,7 @@
 """The three forms in which a released model leaves Keras: SavedModel, ONNX and LiteRT.
 
-All take uint8 pixels and give the same two outputs, whatever the format: `logits`, and `probabilities` calibrated with the release's temperature.
-All hold the class names. Nothing here asks whether the result is right: `pipeline.release.export` reads it back.
+All take uint8 pixels, give `logits`, and `probabilities` calibrated with the release's temperature, and hold the class names. Nothing here
+asks whether the result is right: `pipeline.release.export` reads it back.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import json
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.lite.python.convert import ConverterError
 
 from pipeline.data.pictures import decode_and_resize
 from pipeline.evaluate.scoring import Network
@@ -52,8 +53,8 @@ def described(release: Release) -> dict[str, Any]:
         "short_side": release.short_side,
         "model": release.title,
         "model_sha256": release.model_sha256,
-        "input": "image: uint8 [batch, image_size, image_size, 3], RGB in [0, 255]; the middle of the upright picture, whose central square "
-        "was resized to short_side",
+        "input": "image: uint8 [batch, image_size, image_size, 3], RGB in [0, 255]; the middle of the upright picture's central square "
+        "after that was resized to short_side",
     }
 
 
@@ -73,25 +74,25 @@ def write_savedmodel(network: Any, release: Release, folder: Path) -> Path:
     model.json.
     """
     size = release.image_size
-    archive = keras.export.ExportArchive()
-    archive.track(network)
-    endpoints: Mapping[str, tuple[Callable[..., Any], list[Any]]] = {
-        "image": (lambda image: network(image, training=False), [tf.TensorSpec((None, size, size, 3), tf.uint8, name="image")]),
-        "jpeg": (
-            lambda image_bytes: network(_cut(image_bytes, release), training=False),
-            [tf.TensorSpec((None,), tf.string, name="image_bytes")],
-        ),
-        "class_names": (lambda: {"class_names": tf.constant(release.class_names)}, []),
-    }
+    pixels, files = tf.TensorSpec((None, size, size, 3), tf.uint8, "image"), tf.TensorSpec((None,), tf.string, "image_bytes")
+    module = tf.Module()
+    # Keras's own ExportArchive writes the weights twice, as its variables and as TensorFlow's.
+    module.weights = [variable.value for variable in network.weights]
     with _quiet():
-        for name, (function, signature) in endpoints.items():
-            archive.add_endpoint(name, function, input_signature=signature)
-        archive.write_out(os.fspath(folder), verbose=False)
+        image = _endpoint(lambda image: network(image, training=False), pixels)
+        jpeg = _endpoint(lambda image_bytes: network(_cut(image_bytes, release), training=False), files)
+        names = _endpoint(lambda: {"class_names": tf.constant(release.class_names)})
+        signatures = {"serving_default": image, "image": image, "jpeg": jpeg, "class_names": names}
+        tf.saved_model.save(module, os.fspath(folder), signatures)
     extra = folder / "assets.extra"
     extra.mkdir()
     (extra / "labels.txt").write_text(labels_text(release), encoding="utf-8")
     (extra / "model.json").write_text(json.dumps(described(release)), encoding="utf-8")
     return folder
+
+
+def _endpoint(function: Callable[..., Any], *signature: Any) -> Any:
+    return tf.function(function, input_signature=signature, autograph=False).get_concrete_function()
 
 
 def _cut(files: Any, release: Release) -> Any:
@@ -109,10 +110,10 @@ def _cut(files: Any, release: Release) -> Any:
 def orientation_in_graph(encoded: Any) -> Any:
     """Return the EXIF orientation, int32 [] in 1..8, of a picture file, string []: `orientation_of` for where there is no Python.
 
-    The block is found by its mark instead of by a walk from header to header. The six bytes of a JPEG's mark do not occur by chance. The four of a PNG's
-    or a WebP's might, in one file of a thousand megabytes; the block that follows would have to be one with an orientation, too.
+    The block is found by its mark instead of by a walk from header to header. The six bytes of a JPEG's mark do not occur by chance; the
+    four of a PNG's or a WebP's may, once in four gigabytes, and what follows them would have to read like a block.
     """
-    # In front of it zeros, which is what is read past an end.
+    # Zeros at the end, which is what is read beyond it.
     block = tf.cast(tf.io.decode_raw(tf.strings.substr(_exif_block(encoded), 0, 1 << 16), tf.uint8), tf.int64)
     block = tf.concat([block, tf.zeros(16, tf.int64)], axis=0)
     little = tf.reduce_all(block[:2] == list(b"II"))
@@ -140,7 +141,7 @@ def _exif_block(encoded: Any) -> Any:
         return after(tf.strings.split([encoded], b"IDAT", maxsplit=1).values[0], b"eXIf")
 
     def of_webp() -> Any:
-        content = tf.strings.substr(after(encoded, b"EXIF"), 4, 1 << 16)  # after its length
+        content = tf.strings.substr(tf.strings.join([after(encoded, b"EXIF"), b"\0" * 10]), 4, 1 << 16)  # behind its length
         return tf.where(tf.strings.substr(content, 0, 6) == b"Exif\0\0", tf.strings.substr(content, 6, 1 << 16), content)
 
     start = tf.strings.substr(encoded, 0, 4)
@@ -172,7 +173,10 @@ def write_onnx(network: Any, release: Release, folder: Path) -> Path:
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"  # each was given a number of its own
     properties = {name: value if isinstance(value, str) else json.dumps(value) for name, value in described(release).items()}
     onnx.helper.set_model_props(model, properties)
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ValueError(str(error)) from error
     onnx.save(model, path)
     (folder / "labels.txt").write_text(labels_text(release), encoding="utf-8")
     return path
@@ -181,7 +185,7 @@ def write_onnx(network: Any, release: Release, folder: Path) -> Path:
 # -- LiteRT ---------------------------------------------------------------------------------------------------------------
 
 
-def write_litert(network: Any, release: Release, folder: Path, calibration: Sequence[Any] = ()) -> Path:
+def write_litert(network: Any, release: Release, folder: Path, calibration: Any = ()) -> Path:
     """Write model.tflite into a folder and return it: signature `serving_default`, `image` in, `logits` and `probabilities` out.
 
     labels.txt and model.json lie in a zip archive at the file's end, as TensorFlow Lite's metadata convention has it for associated files:
@@ -191,8 +195,8 @@ def write_litert(network: Any, release: Release, folder: Path, calibration: Sequ
         network: as `answering` gives it.
         release: what goes with it.
         folder: where to.
-        calibration: uint8 [size, size, 3] pictures whose activations give the ranges of 8-bit integers. With them every operation
-            between the pixels and the answers is done in integers; without, in float32.
+        calibration: uint8 [pictures, size, size, 3] in [0, 255], whose activations give the ranges of 8-bit integers. With them every
+            operation between the pixels and the answers is done in integers; without, in float32.
 
     Raises:
         ValueError: an operation of the network has no form in LiteRT.
@@ -200,14 +204,17 @@ def write_litert(network: Any, release: Release, folder: Path, calibration: Sequ
     path = folder / "model.tflite"
     kinds = tf.lite.OpsSet
     settings: dict[str, Any] = {"target_spec": {"supported_ops": [kinds.TFLITE_BUILTINS]}}  # no part of TensorFlow beside it
-    if calibration:
+    if len(calibration):
         settings = {
             "target_spec": {"supported_ops": [kinds.TFLITE_BUILTINS_INT8]},
             "optimizations": [tf.lite.Optimize.DEFAULT],
             "representative_dataset": lambda: ([picture[np.newaxis]] for picture in calibration),
         }
-    with _quiet():
-        network.export(os.fspath(path), format="litert", verbose=False, **settings)
+    try:
+        with _quiet():
+            network.export(os.fspath(path), format="litert", verbose=False, **settings)
+    except ConverterError as error:
+        raise ValueError(str(error)) from error
     texts = {"labels.txt": labels_text(release), "model.json": json.dumps(described(release))}
     with zipfile.ZipFile(path, "a") as archive:
         for name, text in texts.items():
@@ -215,7 +222,7 @@ def write_litert(network: Any, release: Release, folder: Path, calibration: Sequ
     return path
 
 
-WRITERS: Mapping[str, Callable[[Any, Release, Path], Path]] = {
+WRITERS: Mapping[str, Callable[..., Path]] = {
     "savedmodel": write_savedmodel,
     "onnx": write_onnx,
     "litert": write_litert,

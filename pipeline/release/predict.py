@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, get_args
 
 import numpy as np
 
-from pipeline.data.listing import EXTENSIONS, _scan, at, natural, printable
+from pipeline.data.listing import EXTENSIONS, at, natural, printable, scan
 from pipeline.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:  # TensorFlow is not needed to say that a file is not there
@@ -172,7 +172,7 @@ def _files_below(root: str) -> Iterator[str]:
     while waiting:
         folder, is_link, above = waiting.pop()
         try:
-            info, found = os.stat(folder), _scan(folder)  # noqa: PTH116 - as in data.listing
+            info, found = os.stat(folder), scan(folder)  # noqa: PTH116 - as in data.listing
         except OSError:
             yield folder
             continue
@@ -379,7 +379,7 @@ def _require_place(output: Path) -> None:
 
 
 def write(
-    predictions: Iterable[Prediction], kind: Format, output: Path | None, stream: TextIO, *, guesses: int, logits: int = 0
+    predictions: Iterable[Prediction], kind: Format, output: Path | None, stream: TextIO, *, guesses: int, with_logits: bool = False
 ) -> Summary:
     """Write predictions as they come, and return how many there were.
 
@@ -389,7 +389,7 @@ def write(
         output: the file; complete in the end or, whatever ended the program, what it was before. None: `stream`.
         stream: where text goes that has no file of its own.
         guesses: the most that a prediction has: columns of a CSV file.
-        logits: classes, or 0 to leave the logits out.
+        with_logits: whether JSON lines and Parquet hold every logit.
     """
     counts: Counter[str] = Counter()
     examples: list[str] = []
@@ -404,14 +404,14 @@ def write(
             yield prediction
 
     if output is None:
-        _write_text(_lines(counted(), kind, guesses, logits), stream)
+        _write_text(_lines(counted(), kind, guesses, with_logits), stream)
     else:
         with _replacing(output) as partial:
             if kind == "parquet":
-                _write_parquet(counted(), partial, logits)
+                _write_parquet(counted(), partial, with_logits)
             else:
                 with partial.open("w", encoding="utf-8", newline="") as file:
-                    file.writelines(_lines(counted(), kind, guesses, logits))
+                    file.writelines(_lines(counted(), kind, guesses, with_logits))
     return Summary(counts["done"], counts["unusable"], tuple(examples))
 
 
@@ -437,10 +437,10 @@ def _write_text(lines: Iterable[str], stream: TextIO) -> None:
         stream.flush()
 
 
-def _lines(predictions: Iterator[Prediction], kind: Format, guesses: int, logits: int) -> Iterator[str]:
+def _lines(predictions: Iterator[Prediction], kind: Format, guesses: int, with_logits: bool) -> Iterator[str]:
     if kind == "csv":
         return _csv_lines(predictions, guesses)
-    return _json_lines(predictions, logits > 0) if kind == "jsonl" else _table_lines(predictions)
+    return _json_lines(predictions, with_logits) if kind == "jsonl" else _table_lines(predictions)
 
 
 def _csv_lines(predictions: Iterator[Prediction], guesses: int) -> Iterator[str]:
@@ -489,22 +489,29 @@ def _table_row(item: Prediction) -> tuple[str, str, str, str]:
     if item.problem:
         return shown(item.path), "", "", f"not classified: {item.problem}"
     first, *others = item.guesses
-    then = ", ".join(f"{shown(guess.name)} {guess.probability:.2%}" for guess in others)
-    return shown(item.path), shown(first.name), f"{first.probability:>7.2%}", then
+    then = ", ".join(f"{_on_one_line(guess.name)} {guess.probability:.2%}" for guess in others)
+    return shown(item.path), _on_one_line(first.name), f"{first.probability:>7.2%}", then
 
 
-def shown(name: Path | str) -> str:
-    """Return a name for a terminal: on one line, and without the control characters that could command it."""
-    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in printable(name))
+def shown(path: Path | str) -> str:
+    """Return a file's name for a terminal: text that UTF-8 can hold, on one line, without the control characters that could command it."""
+    return _on_one_line(printable(path))
 
 
-def _write_parquet(predictions: Iterator[Prediction], path: Path, logits: int) -> None:
-    """Write a Parquet file with some thousand rows a group: path, classes, probabilities, logits if there are any, error."""
+def _on_one_line(text: str) -> str:
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
+
+
+def _write_parquet(predictions: Iterator[Prediction], path: Path, with_logits: bool) -> None:
+    """Write a Parquet file with some thousand rows a group: path, classes, probabilities, logits if asked for, error.
+
+    Logits are lists of any length, although all have the same: pyarrow 25 cannot read lists of a fixed length of which some are missing.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
     kinds = {"path": pa.string(), "classes": pa.list_(pa.string()), "probabilities": pa.list_(pa.float64())}
-    kinds |= {"logits": pa.list_(pa.float32(), logits)} if logits else {}
+    kinds |= {"logits": pa.list_(pa.float32())} if with_logits else {}
     schema = pa.schema(kinds | {"error": pa.string()})
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while group := list(itertools.islice(predictions, _ROWS_TOGETHER)):

@@ -6,9 +6,8 @@ Run as a script, `python -P readback.py FOLDER`, where the folder holds
     pixels.npy      uint8 [pictures, size, size, 3] in [0, 255]
     files/          the same pictures as files, by number
 
-and gets, last of all, report.json: `runtime`, `version`, and for each model `class_names`, `endpoints` and `seconds`; and before it, for each
-model and endpoint, `<place>-<endpoint>.npz` with `logits` and `probabilities`, float32 [pictures, classes]. Only savedmodel imports
-TensorFlow.
+and gets for each model and endpoint `<place>-<endpoint>.npz` with `logits` and `probabilities`, float32 [pictures, classes]; and, last of
+all, report.json: `runtime`, `version`, and for each model `class_names`, `endpoints` and `seconds`. Only savedmodel imports TensorFlow.
 """
 
 import importlib.metadata

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
@@ -166,13 +167,27 @@ def _sent(name: str, encoded: bytes) -> Sent:
 
 
 def _question(body: bytes, most: int) -> Question:
+    """Return what a request in JSON asks.
+
+    How much there is of it is looked at first: pydantic notes every one of a million wrong words before it complains.
+    """
     try:
-        question = Question.model_validate_json(body, strict=True)
+        found = from_json(body)
+    except ValueError as error:
+        raise RefusedError(
+            HTTPStatus.BAD_REQUEST, f'The request is no JSON ({error}). Expected {{"images": ["<base64>"], "top": 5}}. Send it again.'
+        ) from error
+    if not isinstance(found, dict):
+        raise _unclear("JSON", '{"images": ["<base64>"], "top": 5}', type(found).__name__)
+    if unknown := next((name for name in found if name not in Question.model_fields), ""):
+        raise _unclear(f"{unknown[:100]!r} in the JSON", ", ".join(Question.model_fields), "that")
+    images = found.get("images")
+    if isinstance(images, list) and len(images) > most:
+        raise _too_many(most, f"{len(images):,}")
+    try:
+        return Question.model_validate(found, strict=True)
     except ValidationError as error:
         raise _invalid(error) from error
-    if len(question.images) > most:
-        raise _too_many(most, f"{len(question.images):,}")
-    return question
 
 
 def _from_base64(text: str, place: int) -> bytes:
@@ -183,17 +198,12 @@ def _from_base64(text: str, place: int) -> bytes:
 
 
 def _invalid(error: ValidationError) -> RefusedError:
-    """Return the first complaint of pydantic as a refusal: 400 for what is no JSON, 422 for JSON with something else in it."""
+    """Return the first complaint of pydantic as a refusal."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    place, said = ".".join(map(str, first["loc"])), first["msg"]
-    if first["type"] == "json_invalid":
-        return RefusedError(
-            HTTPStatus.BAD_REQUEST, f'The request is no JSON ({said}). Expected {{"images": ["<base64>"], "top": 5}}. Send it again.'
-        )
     return RefusedError(
         HTTPStatus.UNPROCESSABLE_ENTITY,
-        f"The request's {place[:100] or 'JSON'} cannot be used: {said}. Expected images, top (from 1) and logits (true or false). Send it "
-        "again.",
+        f"The request's {'.'.join(map(str, first['loc']))[:100]} cannot be used: {first['msg']}. Expected images, top (from 1) and logits "
+        "(true or false). Send it again.",
     )
 
 

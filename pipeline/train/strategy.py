@@ -90,18 +90,11 @@ def configure_runtime(config: TrainConfig, *, join: bool = False) -> None:
         ConfigError: a device that was asked for is not there, replicas do not divide the batch, or TensorFlow already runs otherwise.
         HungError: the other workers did not come in time.
     """
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a CPU machine need not be told that it has no GPU
-    with _quiet_stderr():
-        import tensorflow as tf
-
+    tf = _imported()
     kind, _, which = config.devices.partition(":")
-    threads = int(os.environ.get("TF_NUM_INTRAOP_THREADS", "0")) or len(os.sched_getaffinity(0))
     workers = read_cluster().workers if join else 1
     try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
-        tf.config.experimental.enable_op_determinism()
+        _be_deterministic(tf)
         _choose_gpus(tf, kind, which)
         _split_cpu(tf, int(which) if kind == "cpu" and which else 1)
         gpus = len(tf.config.get_visible_devices("GPU"))
@@ -115,6 +108,32 @@ def configure_runtime(config: TrainConfig, *, join: bool = False) -> None:
             f"TensorFlow already runs in this process with other devices or threads ({error}). Expected a fresh process for "
             f"train.devices={config.devices}. Restart the notebook's kernel or use the command line."
         ) from error
+
+
+def configure_answers() -> None:
+    """Import TensorFlow for a model that answers, as evaluation had it but on one device; one that runs already stays as it is."""
+    tf = _imported()
+    with contextlib.suppress(RuntimeError):
+        _be_deterministic(tf)
+        _choose_gpus(tf, "auto", "")
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)  # others use it too
+
+
+def _imported() -> Any:
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a CPU machine need not be told that it has no GPU
+    with _quiet_stderr():
+        import tensorflow as tf
+
+    return tf
+
+
+def _be_deterministic(tf: Any) -> None:
+    threads = int(os.environ.get("TF_NUM_INTRAOP_THREADS", "0")) or len(os.sched_getaffinity(0))
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    tf.config.experimental.enable_op_determinism()
 
 
 def require_divisible(config: TrainConfig, workers: int, devices: int) -> None:

@@ -1,6 +1,6 @@
-"""A model file from elsewhere is opened safely, or refused with a sentence; every poison here is real.
+"""A model file from elsewhere is opened safely, or refused with a sentence.
 
-Where a comment says that Keras opens a file, it was Keras 3.15.1 with `safe_mode=True`.
+Where a comment says what Keras does with a file, that was seen with Keras 3.15.1 and `safe_mode=True`; it refuses the others.
 """
 
 import io
@@ -273,10 +273,13 @@ POISONS = {
     "a module of Python": layer("system", {"command": "touch {marker}"}, "os"),
     "a function of Python": layer("Activation", {"activation": function("subprocess", "getoutput")}),
     "a builtin of Python": layer("Activation", {"activation": function("builtins", "__import__")}),
-    # Keras calls it, and so fetches a file from the network: only some of its functions are kept from being named.
+    # Keras opens it, calls the function as it does so, and that fetches a file from the network. Some functions of Keras cannot be named
+    # in a file; this one, and many others, can.
     "a function of Keras that downloads": layer(
-        "Activation", {"activation": function("keras.applications.imagenet_utils", "decode_predictions")}
+        "Lambda", {"function": function("keras.applications.imagenet_utils", "decode_predictions")}
     ),
+    # Keras opens it, and fetches the file when the network is first asked.
+    "the same as an activation": layer("Activation", {"activation": function("keras.applications.imagenet_utils", "decode_predictions")}),
     # Keras opens this one: a Lambda layer is refused for its bytecode, not for being one.
     "a Lambda layer without bytecode": layer("Lambda", {"function": function("keras.ops", "relu")}),
     # Keras takes a class of its own by where it is defined as well as by its public name, so that a list of public names is none.
@@ -287,16 +290,18 @@ POISONS = {
     "bytecode in a layer's arguments": layer("Dense", {"units": 3, "kernel_initializer": {"deep": [{"er": MARKED}]}}),
     "bytecode in the settings of a training": layer("Sequential", {"layers": []}, "keras", compile_config={"loss": MARKED}),
     "a pickle of PyTorch": layer("TorchModuleWrapper", {"module": {"class_name": "__bytes__", "config": {"value": "x"}}}),
-    "a function of JAX": layer("JaxLayer", {"call_fn": function("keras.ops", "relu")}),
-    # Keras refuses it, unless its switch was thrown.
-    "a file of words": layer("StringLookup", {"vocabulary": "/etc/hostname"}),
-    "a file of text": layer("TextVectorization", {"vocabulary": "/etc/hostname"}),
-    # Keras would take any class that some library has registered in this process.
+    "a function of JAX": layer("JaxLayer", {"call_fn": function("keras.ops", "relu"), "init_fn": None, "params": None, "state": None}),
+    "a file of words": layer("StringLookup", keras.layers.StringLookup(vocabulary=["a"]).get_config() | {"vocabulary": "/etc/hostname"}),
+    "a file of text": layer(
+        "TextVectorization", keras.layers.TextVectorization(vocabulary=["a"]).get_config() | {"vocabulary": "/etc/hostname"}
+    ),
+    # Keras takes any class that some library has registered in this process.
     "another's registered class": layer("Dense", {"units": 3}, registered_name="other>Layer"),
     "another package's class under our name": layer("Lambda", module="os", registered_name="alexnet>Lambda"),
     "our module with a name that means something": layer(
         "__lambda__", module="pipeline.model.layers", registered_name="alexnet>__lambda__"
     ),
+    # Keras opens it.
     "what makes objects of names": layer("Activation", {"activation": function("builtins", "deserialize")}),
     "what throws Keras's switch": layer("enable_unsafe_deserialization", module="keras.config"),
     "a type of TensorFlow": {
@@ -387,7 +392,7 @@ def test_weights_that_were_exchanged_are_known_by_the_digest_alone(written, harm
 
 @pytest.mark.parametrize("size", [100_000, 100 << 20])
 def test_compressed_members_are_refused(size, written):
-    """Keras opens a bomb of up to 4 GiB, and more if it is less than a hundred times as small."""
+    """Keras reads a bomb of up to 4 GiB, and takes twice that."""
     path = written({WEIGHTS: bytes(size)}, compression=zipfile.ZIP_DEFLATED)
     assert "compressed" in refused(path)
 
@@ -457,7 +462,6 @@ def twice(file):
 
 
 def bytes_of_another_file(file):
-    """Keras refuses it where it meets it, as it does the links."""
     file.create_dataset("a", (5,), "u1", external=[("/etc/hostname", 0, 5)])
 
 
@@ -468,7 +472,7 @@ def virtual(file):
 
 
 def compressed(file):
-    """Keras reads it, and takes the 3 GB: it refuses from 4 GiB on."""
+    """Keras reads it, with four times the 3 GB that it declares, and only then compares its shape; it refuses from 4 GiB on."""
     file.create_dataset("a", (3 << 28,), "f4", chunks=(1 << 20,), compression="gzip")
 
 
@@ -490,10 +494,6 @@ def records(file):
 
 def a_type(file):
     file["a"] = np.dtype("f4")
-
-
-def nothing(file):
-    file["a"] = h5py.Empty("f4")
 
 
 @pytest.mark.parametrize(
@@ -519,13 +519,16 @@ def test_weights_that_are_more_than_arrays_are_refused(fill, why, with_weights):
 
 
 def test_very_many_arrays_are_refused(with_weights):
-    assert "more than 100000 arrays" in refused(
-        with_weights(lambda file: [file.create_group(str(number)) for number in range(1)] and circle(file))
-    )
+    def many(file):
+        group = file.create_group("a")
+        for number in range(100_001):
+            group.id.links.create_hard(str(number).encode(), file.id, b"a")
+
+    assert "more than 100000 arrays" in refused(with_weights(many))
 
 
 def test_damaged_weights_never_raise_anything_else(harmless, written):
-    """A thousand changes of the weights, with the right CRC: the file is safe, or refused."""
+    """Random bytes in the weights, with the right CRC: the file is safe, or refused."""
     random = np.random.default_rng(0)
     for _ in range(200):
         content = bytearray(harmless[WEIGHTS])

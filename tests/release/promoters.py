@@ -24,7 +24,7 @@ from pipeline.artifacts import GateCheck
 from pipeline.config import ReleaseConfig, TrackingConfig
 from pipeline.registry import MODEL_TAG, RELEASE_TAG, Registry
 from pipeline.release.package import read_package
-from pipeline.release.promotion import Offer, Verdict, settle
+from pipeline.release.settlement import Offer, Verdict, settle
 
 WRITES = (
     *("create_logged_model", "log_model_artifacts", "finalize_logged_model", "create_registered_model", "create_model_version"),

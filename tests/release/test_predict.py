@@ -39,8 +39,8 @@ def opened(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     save_model(keras.Model(image, logits), folder / "model.keras")
     release = Release(directory=folder, model_file="model.keras", name="tiny", model_sha256="", class_names=NAMES, temperature=1.5)
-    made = {}
-    return lambda batch=4: made.setdefault(batch, load_classifier(release, batch=batch))
+    classifier = load_classifier(release)
+    return lambda batch=4: dataclasses.replace(classifier, batch=batch)
 
 
 def encoded(seed, kind="PNG", side=20):
@@ -108,7 +108,7 @@ def test_files_are_tried_whatever_they_are_called_and_once(tmp_path, monkeypatch
         ("*.dat", ["odd.dat"]),
         ("**/*.jpg", ["2.jpg", "10.jpg", "c1/a.jpg", "c1/deep/b.jpg"]),
         ("c[12]", ["c1/a.jpg", "c1/deep/b.jpg", "c2/a.png"]),
-        ("c?/*", ["c1/a.jpg", "c1/deep/b.jpg", "c2/a.png", "c2/notes.txt"]),
+        ("c?/*.*", ["c1/a.jpg", "c2/a.png", "c2/notes.txt"]),
         (".hidden/*.jpg", [".hidden/x.jpg"]),
         ("[1].jpg", ["[1].jpg"]),  # a file that is called so
     ],
@@ -116,7 +116,7 @@ def test_files_are_tried_whatever_they_are_called_and_once(tmp_path, monkeypatch
 def test_patterns(tmp_path, monkeypatch, pattern, found):
     names = ["10.jpg", "2.jpg", "odd.dat", "c1/a.jpg", "c1/deep/b.jpg", "c2/a.png", "c2/notes.txt", ".hidden/x.jpg"]
     touch(*(tmp_path / name for name in [*names, *(["[1].jpg"] if pattern == "[1].jpg" else [])]))
-    (tmp_path / "c1" / "loop").symlink_to(tmp_path)
+    (tmp_path / "c1" / "loop").symlink_to(tmp_path / "c1")
     monkeypatch.chdir(tmp_path)
     assert list(expanded([pattern])) == found
     assert list(expanded([f"{tmp_path}/{pattern}"])) == [f"{tmp_path}/{name}" for name in found]
@@ -181,7 +181,7 @@ def test_the_same_bytes_whatever_the_threads(opened, pictures, tmp_path, kind):
     made = []
     for threads in (1, 2, 7):
         found = predict(opened(), [*pictures, str(tmp_path / "gone")], top=3, threads=threads, progress=silent)
-        write(found, kind, tmp_path / "out", io.StringIO(), guesses=3, logits=len(NAMES))
+        write(found, kind, tmp_path / "out", io.StringIO(), guesses=3, with_logits=True)
         made.append((tmp_path / "out").read_bytes())
     assert made[0] == made[1] == made[2]
 
@@ -197,7 +197,14 @@ def test_the_same_guesses_whatever_the_batch_size(opened, pictures):
 def test_every_bad_file_is_named_with_its_reason_and_the_others_are_answered(opened, pictures, tmp_path, monkeypatch):
     jpeg = encoded(3, "JPEG", 200)
     bomb = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + (17_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0" + bytes(50)
-    contents = {"empty.jpg": b"", "text.jpg": b"hello", "cut.jpg": jpeg[: len(jpeg) // 2], "bomb.png": bomb, "gone.jpg": b"", "locked.jpg": jpeg}
+    contents = {
+        "empty.jpg": b"",
+        "text.jpg": b"hello",
+        "cut.jpg": jpeg[: len(jpeg) // 2],
+        "bomb.png": bomb,
+        "gone.jpg": b"",
+        "locked.jpg": jpeg,
+    }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder.jpg").mkdir()
@@ -217,8 +224,8 @@ def test_every_bad_file_is_named_with_its_reason_and_the_others_are_answered(ope
         "large.jpg": "100,000,001 bytes are more than 100,000,000",
         "self.jpg": "symbolic links",
     }
-    names = list(expanded([str(tmp_path / name) for name in reasons]))
-    assert len(names) == len(reasons)
+    names = [str(tmp_path / name) for name in reasons]
+    assert list(expanded(name for name in names if "folder" not in name)) == [name for name in names if "folder" not in name]
     (tmp_path / "gone.jpg").unlink()
     monkeypatch.setattr(module, "open", refuse_locked, raising=False)  # root may read everything
     mixed = [path for pair in zip(names, pictures[:10], strict=True) for path in pair]
@@ -235,7 +242,7 @@ def test_every_bad_file_is_named_with_its_reason_and_the_others_are_answered(ope
 def refuse_locked(path, mode):
     if path.endswith("locked.jpg"):
         raise PermissionError(13, "Permission denied", path)
-    return open(path, mode)
+    return Path(path).open(mode)
 
 
 def test_a_folder_that_may_not_be_read_is_named(opened, tmp_path, monkeypatch):
@@ -250,7 +257,7 @@ def test_a_folder_that_may_not_be_read_is_named(opened, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refusing)
     found = list(predict(opened(), expanded([str(tmp_path)]), top=1, progress=silent))
-    assert [(item.path[-6:], item.problem) for item in found] == [("/2.png", "")[:2] if False else ("/2.png"[-6:], ""), ("locked", "Permission denied")]
+    assert [(item.path, item.problem) for item in found] == [(f"{tmp_path}/2.png", ""), (f"{tmp_path}/locked", "Permission denied")]
 
 
 def test_strict_ends_at_the_first_bad_file(opened, pictures, tmp_path):
@@ -351,14 +358,14 @@ def test_json_lines_read_back_equal_with_logits_if_asked():
     }
     assert rows[1] == {"path": "c.jpg", "top": [], "error": "empty file"}
     assert rows[2]["path"] == GOOD[1].path
-    rows = [json.loads(line) for line in written("jsonl", logits=3).splitlines()]
+    rows = [json.loads(line) for line in written("jsonl", with_logits=True).splitlines()]
     np.testing.assert_array_equal(np.asarray(rows[2]["logits"], "f4"), GOOD[1].logits)
     assert rows[1]["logits"] is None
 
 
 def test_parquet_reads_back_equal_in_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_ROWS_TOGETHER", 2)
-    write([GOOD[0], BAD, GOOD[1]], "parquet", tmp_path / "o.parquet", io.StringIO(), guesses=2, logits=3)
+    write([GOOD[0], BAD, GOOD[1]], "parquet", tmp_path / "o.parquet", io.StringIO(), guesses=2, with_logits=True)
     rows = parquet.read_table(tmp_path / "o.parquet").to_pylist()
     assert [row["path"] for row in rows] == ["a.jpg", "c.jpg", GOOD[1].path]
     assert rows[0]["classes"] == ["cat", "=hen"]
@@ -445,10 +452,12 @@ def test_a_killed_process_leaves_the_output_as_it_was(tmp_path, kind):
     assert [path.suffix for path in tmp_path.iterdir() if path != output] == [".partial"]
 
 
-def test_an_output_is_replaced_where_a_link_leads(tmp_path):
+def test_an_output_is_replaced_as_a_whole_where_a_link_leads(tmp_path):
     (tmp_path / "real.csv").write_text("old")
     (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
-    write(GOOD, "csv", tmp_path / "link.csv", io.StringIO(), guesses=2)
+    with (tmp_path / "real.csv").open() as before:
+        write(GOOD, "csv", tmp_path / "link.csv", io.StringIO(), guesses=2)
+        assert before.read() == "old"  # not written into: whoever reads it sees one or the other
     assert (tmp_path / "link.csv").is_symlink()
     assert (tmp_path / "real.csv").read_text().startswith("path,")
 

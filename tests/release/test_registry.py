@@ -16,7 +16,7 @@ from pipeline.config import ReleaseConfig, TrackingConfig
 from pipeline.errors import BusyError, CheckpointError, ConfigError, GateError, TrackingError
 from pipeline.registry import GATE_TAG, MODEL_TAG, RELEASE_TAG, Aliases, Registry
 from pipeline.release.package import open_release
-from pipeline.release.promotion import Offer, Verdict, go_back, settle
+from pipeline.release.settlement import Offer, Verdict, go_back, settle
 from pipeline.tracking import open_experiment
 
 

@@ -1,0 +1,231 @@
+"""H: what answering over HTTP costs beyond the network's own work, in throughput and in waiting.
+
+H1 sends batches of PNG files of the network's own size, a form of a batch a request, from two clients at a time over the loopback; its
+peer is the bare forward pass, compiled once, on as many pixels in a batch. "H1 decode" has a peer that also decodes the same files, one
+after the other. The clients are a process of their own on the same processors, and their work counts as the service's.
+H2 sends one picture a request from sixteen clients at a time: 95 of 100 answers come within how many forward passes of sixteen pictures?
+One pass is the least; whoever comes during another one waits for that as well. One JSON object a line.
+
+python benchmarks/bench_serve.py [--full] [--only ROW]
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import http.client
+import io
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _harness import alternate, print_rows, serve
+
+PAIRS = {"H1": ("serve", "forward pass"), "H1 decode": ("serve", "decode and forward pass")}
+CLASSES = 10
+SIDES = {"small": 32, "owt": 224}
+BATCH = {"small": 32, "owt": 16}
+REQUESTS = {"small": 48, "owt": 12}  # in a round
+CLIENTS, SINGLES, SINGLE_CLIENTS = 2, 640, 16
+
+
+def network(variant: str) -> Any:
+    from pipeline.config import ModelConfig
+    from pipeline.model.alexnet import build_network
+
+    config = ModelConfig(variant=variant, image_size=SIDES[variant])
+    return build_network(config, num_classes=CLASSES, channel_mean=(128,) * 3, channel_std=(60,) * 3)
+
+
+def release(variant: str) -> Any:
+    """Return the variant with fresh weights as a release in a folder of its own."""
+    from pipeline.artifacts import file_sha256
+    from pipeline.model.weights import save_model
+    from pipeline.release.package import Release
+
+    folder = Path(tempfile.mkdtemp(dir=os.environ.get("BENCH_DIR")))
+    save_model(network(variant), folder / "model.keras")
+    side, names = SIDES[variant], tuple(f"class {number}" for number in range(CLASSES))
+    digest = file_sha256(folder / "model.keras")
+    return Release(
+        directory=folder, model_file="model.keras", name=variant, model_sha256=digest, class_names=names, image_size=side, short_side=side
+    )
+
+
+def files(variant: str) -> list[bytes]:
+    """Return a batch of smooth pictures as PNG files."""
+    from PIL import Image
+
+    rng, side, made = np.random.default_rng(0), SIDES[variant], []
+    for _ in range(BATCH[variant]):
+        file = io.BytesIO()
+        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        small.resize((side, side), Image.Resampling.BICUBIC).save(file, "PNG")
+        made.append(file.getvalue())
+    return made
+
+
+def form(pictures: list[bytes]) -> bytes:
+    parts = [
+        f'--frontier\r\nContent-Disposition: form-data; name="image"; filename="{place}.png"\r\n\r\n'.encode() + one + b"\r\n"
+        for place, one in enumerate(pictures)
+    ]
+    return b"".join([*parts, b"--frontier--\r\n"])
+
+
+# -- throughput -----------------------------------------------------------------------------------------------------------
+
+
+def variant_of(name: str, variant: str) -> Callable[[], int]:
+    """Return one round: as many pictures for each peer."""
+    from pipeline.release.classify import load_classifier, warm_up
+
+    pictures, count = files(variant), REQUESTS[variant]
+    if name == "serve":
+        load = Load(served(variant), "multipart/form-data; boundary=frontier", form(pictures))
+        return lambda: len(pictures) * len(load.answers(count, CLIENTS))
+    classifier = load_classifier(release(variant), batch=BATCH[variant])
+    warm_up(classifier)
+    pixels = np.stack([classifier.pixels(one) for one in pictures])
+    if name == "forward pass":
+        return lambda: sum(len(classifier.logits(pixels)) for _ in range(count))
+    return lambda: sum(len(classifier.logits(np.stack([classifier.pixels(one) for one in pictures]))) for _ in range(count))
+
+
+def served(variant: str) -> int:
+    """Start the service in a thread of this process, and return its port."""
+    from pipeline.config import ServeConfig
+    from pipeline.release.serve import Service
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = release(variant)
+    ready = threading.Event()
+    service = Service(lambda: found, ServeConfig(port=port, batch=BATCH[variant]), say=lambda line: ready.set() if "now" in line else None)
+    threading.Thread(target=service.run, daemon=True).start()
+    ready.wait(300)
+    return port
+
+
+class Load:
+    """A process of clients, which send the same request again and again."""
+
+    def __init__(self, port: int, kind: str, body: bytes):
+        self._file = Path(tempfile.mkdtemp(dir=os.environ.get("BENCH_DIR")), "body")
+        self._file.write_bytes(body)
+        command = [sys.executable, __file__, "--clients", str(port), kind, str(self._file)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def answers(self, requests: int, clients: int) -> list[float]:
+        """Send so many requests, so many at a time, and return the seconds until each answer."""
+        self._process.stdin.write(f"{requests} {clients}\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+
+def clients(port: int, kind: str, body: bytes) -> None:
+    """Answer each line of the standard input, `requests clients`, with the seconds that each request took."""
+
+    def client(share: int) -> list[float]:
+        connection, seconds = http.client.HTTPConnection("127.0.0.1", port, timeout=120), []
+        for _ in range(share):
+            started = time.perf_counter()
+            connection.request("POST", "/predict", body, {"Content-Type": kind})
+            response = connection.getresponse()
+            text = response.read()
+            assert response.status == 200, text
+            seconds.append(time.perf_counter() - started)
+        connection.close()
+        return seconds
+
+    for line in sys.stdin:
+        requests, at_a_time = map(int, line.split())
+        with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
+            found = [second for seconds in pool.map(client, [requests // at_a_time] * at_a_time) for second in seconds]
+        print(json.dumps(found), flush=True)
+
+
+# -- waiting --------------------------------------------------------------------------------------------------------------
+
+
+def waiting() -> dict[str, Any]:
+    """Return the percentiles of many small requests, and what a pass takes, all in this process; medians of a few rounds."""
+    from pipeline.release.classify import load_classifier, warm_up
+
+    told, port = os.fdopen(os.dup(1), "w"), served("small")
+    os.dup2(2, 1)  # libraries may print
+    load = Load(port, "image/png", files("small")[0])
+    classifier = load_classifier(release("small"), batch=SINGLE_CLIENTS)
+    warm_up(classifier)
+    pixels = np.zeros((SINGLE_CLIENTS, SIDES["small"], SIDES["small"], 3), np.uint8)
+    load.answers(SINGLES, SINGLE_CLIENTS)
+    rounds = [(timed(lambda: classifier.logits(pixels)), load.answers(SINGLES, SINGLE_CLIENTS)) for _ in range(5)]
+    one = statistics.median(seconds for seconds, _ in rounds)
+    half, most = (statistics.median(float(np.percentile(seconds, share)) for _, seconds in rounds) for share in (50, 95))
+    found = {"ratio": most / one, "p50_milliseconds": 1e3 * half, "p95_milliseconds": 1e3 * most, "pass_milliseconds": 1e3 * one}
+    print(json.dumps({name: round(value, 2) for name, value in found.items()}), file=told, flush=True)
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Return the median seconds of a call."""
+    seconds = []
+    for _ in range(30):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def waiting_row() -> dict[str, Any]:
+    done = subprocess.run([sys.executable, __file__, "--worker", "waiting", "small"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    what = f"95th percentile of {SINGLE_CLIENTS} clients with a picture a request / a forward pass of {SINGLE_CLIENTS} pictures"
+    return {"id": "H2", "what": what, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="more rounds, and variant owt on 224 pixels")
+    parser.add_argument("--rounds", type=int, help="so many rounds")
+    parser.add_argument("--only", choices=("H1", "H2"), help="one row")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--clients", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("variant", nargs="?", choices=tuple(SIDES), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.clients:
+        port, kind, file = options.clients
+        clients(int(port), kind, Path(file).read_bytes())
+    elif options.worker == "waiting":
+        waiting()
+    elif options.worker:
+        serve(variant_of(options.worker, options.variant))
+    else:
+        measure(options)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Print the rows that were asked for."""
+    names = list(dict.fromkeys(name for pair in PAIRS.values() for name in pair))
+    if options.only in (None, "H1"):
+        for variant in ("small", "owt") if options.full else ("small",):
+            rates = alternate(__file__, names, options.rounds or (11 if options.full else 5), [variant])
+            suffix = "" if variant == "small" else f" {variant}"
+            print_rows({f"{name}{suffix}": pair for name, pair in PAIRS.items()}, rates)
+    if options.only in (None, "H2"):
+        print(json.dumps(waiting_row()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
