@@ -47,13 +47,12 @@ def network(variant: str) -> Any:
     return build_network(config, num_classes=CLASSES, channel_mean=(128,) * 3, channel_std=(60,) * 3)
 
 
-def release(variant: str) -> Any:
-    """Return the variant with fresh weights as a release in a folder of its own."""
+def release(variant: str, folder: Path) -> Any:
+    """Return the variant with fresh weights as a release in a folder."""
     from pipeline.artifacts import file_sha256
     from pipeline.model.weights import save_model
     from pipeline.release.package import Release
 
-    folder = Path(tempfile.mkdtemp(dir=os.environ.get("BENCH_DIR")))
     save_model(network(variant), folder / "model.keras")
     side, names = SIDES[variant], tuple(f"class {number}" for number in range(CLASSES))
     digest = file_sha256(folder / "model.keras")
@@ -88,18 +87,25 @@ def form(pictures: list[bytes]) -> bytes:
 
 def variant_of(name: str, variant: str) -> Callable[[], int]:
     """Return one round: as many pictures for each peer."""
-    from pipeline.release.classify import load_classifier, warm_up
-
     pictures, count = files(variant), REQUESTS[variant]
     if name == "serve":
-        load = Load(served(variant), "multipart/form-data; boundary=frontier", form(pictures))
+        load = Load(served(variant), "form", variant)
         return lambda: len(pictures) * len(load.answers(count, CLIENTS))
-    classifier = load_classifier(release(variant), batch=BATCH[variant])
-    warm_up(classifier)
+    classifier = opened(variant, BATCH[variant])
     pixels = np.stack([classifier.pixels(one) for one in pictures])
     if name == "forward pass":
         return lambda: sum(len(classifier.logits(pixels)) for _ in range(count))
     return lambda: sum(len(classifier.logits(np.stack([classifier.pixels(one) for one in pictures]))) for _ in range(count))
+
+
+def opened(variant: str, batch: int) -> Any:
+    """Return a classifier, compiled."""
+    from pipeline.release.classify import load_classifier, warm_up
+
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
+        classifier = load_classifier(release(variant, Path(folder)), batch=batch)
+    warm_up(classifier)
+    return classifier
 
 
 def served(variant: str) -> int:
@@ -110,21 +116,20 @@ def served(variant: str) -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    found = release(variant)
     ready = threading.Event()
-    service = Service(lambda: found, ServeConfig(port=port, batch=BATCH[variant]), say=lambda line: ready.set() if "now" in line else None)
-    threading.Thread(target=service.run, daemon=True).start()
-    ready.wait(300)
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
+        found, config = release(variant, Path(folder)), ServeConfig(port=port, batch=BATCH[variant])
+        service = Service(lambda: found, config, say=lambda line: ready.set() if "answers now" in line else None)
+        threading.Thread(target=service.run, daemon=True).start()
+        ready.wait(300)
     return port
 
 
 class Load:
     """A process of clients, which send the same request again and again."""
 
-    def __init__(self, port: int, kind: str, body: bytes):
-        self._file = Path(tempfile.mkdtemp(dir=os.environ.get("BENCH_DIR")), "body")
-        self._file.write_bytes(body)
-        command = [sys.executable, __file__, "--clients", str(port), kind, str(self._file)]
+    def __init__(self, port: int, what: str, variant: str):
+        command = [sys.executable, __file__, "--clients", str(port), what, variant]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def answers(self, requests: int, clients: int) -> list[float]:
@@ -134,8 +139,13 @@ class Load:
         return json.loads(self._process.stdout.readline())
 
 
-def clients(port: int, kind: str, body: bytes) -> None:
-    """Answer each line of the standard input, `requests clients`, with the seconds that each request took."""
+def clients(port: int, what: str, variant: str) -> None:
+    """Answer each line of the standard input, `requests clients`, with the seconds that each request took.
+
+    A request is a `form` of a batch of pictures, or `one` of them.
+    """
+    pictures = files(variant)
+    body, kind = (form(pictures), "multipart/form-data; boundary=frontier") if what == "form" else (pictures[0], "image/png")
 
     def client(share: int) -> list[float]:
         connection, seconds = http.client.HTTPConnection("127.0.0.1", port, timeout=120), []
@@ -161,13 +171,9 @@ def clients(port: int, kind: str, body: bytes) -> None:
 
 def waiting() -> dict[str, Any]:
     """Return the percentiles of many small requests, and what a pass takes, all in this process; medians of a few rounds."""
-    from pipeline.release.classify import load_classifier, warm_up
-
     told, port = os.fdopen(os.dup(1), "w"), served("small")
     os.dup2(2, 1)  # libraries may print
-    load = Load(port, "image/png", files("small")[0])
-    classifier = load_classifier(release("small"), batch=SINGLE_CLIENTS)
-    warm_up(classifier)
+    load, classifier = Load(port, "one", "small"), opened("small", SINGLE_CLIENTS)
     pixels = np.zeros((SINGLE_CLIENTS, SIDES["small"], SIDES["small"], 3), np.uint8)
     load.answers(SINGLES, SINGLE_CLIENTS)
     rounds = [(timed(lambda: classifier.logits(pixels)), load.answers(SINGLES, SINGLE_CLIENTS)) for _ in range(5)]
@@ -205,8 +211,8 @@ def main() -> None:
     parser.add_argument("variant", nargs="?", choices=tuple(SIDES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.clients:
-        port, kind, file = options.clients
-        clients(int(port), kind, Path(file).read_bytes())
+        port, what, variant = options.clients
+        clients(int(port), what, variant)
     elif options.worker == "waiting":
         waiting()
     elif options.worker:

@@ -16,6 +16,8 @@ import tensorflow as tf
 _PNG = b"\x89PNG\r\n\x1a\n"
 # EXIF calls it tag 0x0112 (CIPA DC-008, 4.6.4 A); 1 is upright, from 5 on the picture lies on its side.
 _ORIENTATION_TAG = 0x0112
+# Segments, blocks or chunks of a header that are looked at; cameras write some dozens, and a file made to keep us busy millions.
+_MOST_PARTS = 10_000
 _OTHER_FORMATS = {
     b"II*\0": "a TIFF file",
     b"MM\0*": "a TIFF file",
@@ -75,7 +77,7 @@ def _decode_webp(encoded: Any) -> Any:
 
 def _on_white(image: Any) -> Any:
     """Lay uint8 [height, width, 4] over white; return uint8 [height, width, 3]."""
-    values = tf.cast(image, tf.int32)
+    values = tf.cast(image, tf.uint16)  # 255 * 255 + 127 fits
     colour, opacity = values[:, :, :3], values[:, :, 3:]
     return tf.cast((colour * opacity + 255 * (255 - opacity) + 127) // 255, tf.uint8)
 
@@ -291,7 +293,9 @@ def _jpeg_size(encoded: bytes) -> tuple[int, int]:
 def _jpeg_segments(encoded: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield (marker, content) of a JPEG's segments up to the first scan."""
     at = 2
-    while at + 4 <= len(encoded) and encoded[at] == 0xFF:
+    for _ in range(_MOST_PARTS):
+        if at + 4 > len(encoded) or encoded[at] != 0xFF:
+            return
         marker = encoded[at + 1]
         if marker == 0xFF:  # a fill byte
             at += 1
@@ -328,10 +332,12 @@ def is_animated(encoded: bytes) -> bool:
 
 
 def _gif_frames(encoded: bytes) -> int:
-    """Return how many pictures a GIF holds, by walking over its blocks (GIF89a, 17-26)."""
+    """Return how many pictures a GIF holds, two for more, by walking over its blocks (GIF89a, 17-26)."""
     at = 13 + _palette_bytes(encoded[10:11])
     frames = 0
-    while at < len(encoded):
+    for _ in range(_MOST_PARTS):
+        if at >= len(encoded) or frames > 1:
+            break
         block = encoded[at]
         if block == 0x2C:
             frames += 1
@@ -352,7 +358,9 @@ def _palette_bytes(flags: bytes) -> int:
 
 def _chunks(encoded: bytes, at: int, order: str) -> Iterator[tuple[bytes, bytes]]:
     """Yield (name, content) of the chunks of a PNG (`big`) up to its pixels, or of a WebP (`little`)."""
-    while at + 8 <= len(encoded):
+    for _ in range(_MOST_PARTS):
+        if at + 8 > len(encoded):
+            return
         if order == "big":
             length, name = int.from_bytes(encoded[at : at + 4], "big"), encoded[at + 4 : at + 8]
             following = at + 12 + length

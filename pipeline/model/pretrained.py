@@ -26,7 +26,7 @@ import keras
 import numpy as np
 
 from pipeline.config import ModelConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import CheckpointError, ConfigError
 from pipeline.model.alexnet import build_network
 from pipeline.model.weights import load_model
 
@@ -134,7 +134,17 @@ def read_weights(path: Path) -> Pretrained:
         raise ConfigError(f"There is no file {path}. Expected weights to start from: mend model.weights, or leave it out.")
     try:
         return readers[path.suffix](path)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except (
+        CheckpointError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        EOFError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:
         why = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"The weights in {path} cannot be read as an AlexNet ({type(error).__name__}: {why}). Expected a .keras file of this project, "

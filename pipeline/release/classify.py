@@ -5,6 +5,7 @@ The pixels are those of the evaluation: the same decoder, the same resize, the s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,11 +131,15 @@ def load_classifier(release: Release, *, batch: int = 32) -> Classifier:
 
 
 def _compiled(model: Any, size: int) -> Callable[[Any], Any]:
-    """Return a function from uint8 [size, side, side, 3] to float32 [size, classes], compiled before it is called."""
+    """Return a function from uint8 [size, side, side, 3] to float32 [size, classes], compiled when it is first called."""
     network = Network(model)
-    program = tf.function(lambda pixels: logits_of(network, pixels))
-    forward = program.get_concrete_function(tf.TensorSpec((size, *model.input_shape[1:]), tf.uint8))
-    return lambda pixels: forward(tf.convert_to_tensor(pixels)).numpy()
+
+    @functools.cache
+    def forward() -> Any:
+        program = tf.function(lambda pixels: logits_of(network, pixels))
+        return program.get_concrete_function(tf.TensorSpec((size, *model.input_shape[1:]), tf.uint8))
+
+    return lambda pixels: forward()(tf.convert_to_tensor(pixels)).numpy()
 
 
 def _cutter(short_side: int, size: int) -> Any:

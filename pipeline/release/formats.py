@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -169,6 +170,7 @@ def write_onnx(network: Any, release: Release, folder: Path) -> Path:
     with _quiet():
         network.export(os.fspath(path), format="onnx", verbose=False)
     model = onnx.load(path)
+    _replace_erfc(model.graph)
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"  # each was given a number of its own
     properties = {name: value if isinstance(value, str) else json.dumps(value) for name, value in described(release).items()}
@@ -180,6 +182,23 @@ def write_onnx(network: Any, release: Release, folder: Path) -> Path:
     onnx.save(model, path)
     (folder / "labels.txt").write_text(labels_text(release), encoding="utf-8")
     return path
+
+
+def _replace_erfc(graph: Any) -> None:
+    """Make 1 - Erf of each Erfc, which ONNX lacks and tf2onnx 1.17 writes nevertheless; the activation gelu has one."""
+    from onnx import helper, numpy_helper
+
+    nodes, one = [], "one"
+    for node in graph.node:
+        if node.op_type == "Erfc":
+            between = f"{node.output[0]}/erf"
+            nodes += [helper.make_node("Erf", node.input, [between]), helper.make_node("Sub", [one, between], node.output)]
+        else:
+            nodes.append(node)
+    if len(nodes) > len(graph.node):
+        graph.initializer.append(numpy_helper.from_array(np.float32(1), one))
+        del graph.node[:]
+        graph.node.extend(nodes)
 
 
 # -- LiteRT ---------------------------------------------------------------------------------------------------------------
@@ -214,7 +233,8 @@ def write_litert(network: Any, release: Release, folder: Path, calibration: Any 
         with _quiet():
             network.export(os.fspath(path), format="litert", verbose=False, **settings)
     except ConverterError as error:
-        raise ValueError(str(error)) from error
+        reason = re.search(r"'tf\w*\.\w+' op [^\n]+", str(error))  # among pages of places in the graph
+        raise ValueError(reason[0] if reason else str(error)) from error
     texts = {"labels.txt": labels_text(release), "model.json": json.dumps(described(release))}
     with zipfile.ZipFile(path, "a") as archive:
         for name, text in texts.items():

@@ -52,9 +52,10 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = min(known, key=lambda found: found[0] != socket.AF_INET)
         listener = socket.create_server(address, family=family)
     except OSError as error:
+        reason = str(error.strerror or error).partition(" (")[0]  # Python adds the address in its own spelling
         raise PipelineError(
-            f"Nothing can be served at {host}:{port} ({error.strerror or error}). Expected a free port and an address of this machine. "
-            "Name others with --port and --set serve.host=ADDRESS."
+            f"Nothing can be served at {host}:{port} ({reason}). Expected a free port and an address of this machine. Name others with "
+            "--port and --set serve.host=ADDRESS."
         ) from error
     # Every connection inherits it. An answer is written in two pieces, and without it the second waits 40 ms for word of the first;
     # asyncio sets it only for sockets of its own.

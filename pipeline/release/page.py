@@ -37,12 +37,10 @@ def _page(decision: Decision) -> str:
     if decision.checks:
         rows = [(check.name, "holds" if check.passed else "does not hold", check.measured, check.required) for check in decision.checks]
         table = Table(("what", "", "found", "required"), rows)
-        failed = [(check.text,) for check in decision.checks if not check.passed]
-        passed = [(check.text,) for check in decision.checks if check.passed]
-        sections.append(Section("Checks", _CHECKS_TEXT, [table]))
-        if failed:
-            sections.append(Section("What speaks against it", tables=[Table(("in words",), failed)]))
-        sections.append(Section("What does not", tables=[Table(("in words",), passed)]))
+        failed = [check.text for check in decision.checks if not check.passed]
+        passed = [check.text for check in decision.checks if check.passed]
+        sections += [Section("What speaks against it", " ".join(failed))] if failed else []
+        sections += [Section("Checks", _CHECKS_TEXT, [table]), Section("What was found", " ".join(passed))]
     if decision.advice:
         sections.append(Section("How many pictures decide what", decision.advice))
     return render(f"Release of {decision.name}", verdict(decision), sections, _footer(decision))

@@ -81,7 +81,8 @@ class Service:
         """Answer until somebody asks to stop; raises what stands against the first model."""
         watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
         watcher.start()
-        self._say(f"Listening at http://{self._config.host}:{self._config.port}/ - Ctrl-C ends it.")
+        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
+        self._say(f"Listening at http://{host}:{self._config.port}/ - Ctrl-C ends it.")
         with contextlib.closing(self._listener):
             self._server.run(sockets=[self._listener])
         self._stopping.set()
@@ -157,7 +158,6 @@ class Answers:
         self._draining = False
         self._threads = ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1), "decoder")
         self._large_thread = ThreadPoolExecutor(1, "large")
-        self._large = asyncio.Lock()
         self._batcher = Batcher(config.batch, config.wait_milliseconds / 1000, counters.batches.observe)
         counters.queue.set_function(lambda: self._pictures)
 
@@ -275,7 +275,8 @@ class Answers:
     async def _pixels(self, classifier: Classifier, pictures: Sequence[Sent]) -> list[Any]:
         """Return what the network sees of each picture, uint8 [image_size, image_size, 3] in [0, 255], or the reason why that is nothing.
 
-        Those of a request are shared among the threads. Large ones take their turn one by one with those of other requests.
+        Those of a request are shared among the threads. Large ones are handed over one by one, so that those of other requests come in
+        between.
         """
         loop, found = asyncio.get_running_loop(), dict[int, Any]()
         large = [place for place, picture in enumerate(pictures) if picture.area > _LARGE]
@@ -288,8 +289,7 @@ class Answers:
 
         async def cut_large() -> None:
             for place in large:
-                async with self._large:
-                    await cut(self._large_thread, [place])
+                await cut(self._large_thread, [place])
 
         shares = [small[start::_DECODERS] for start in range(min(_DECODERS, len(small)))]
         await asyncio.gather(cut_large(), *(cut(self._threads, places) for places in shares))

@@ -1,0 +1,244 @@
+"""A decision from trained files to the alias, in a real registry; pictures come from memory, the rehearsal has a test of its own."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pipeline.artifacts import DatasetArtifact, EvaluationReport, GateCheck, TrainingResult, file_sha256
+from pipeline.config import ReleaseConfig, TrackingConfig
+from pipeline.engine import Context, NoRun
+from pipeline.errors import CheckpointError
+from pipeline.evaluate.predictions import Chunk, write_predictions
+from pipeline.model.weights import save_model
+from pipeline.registry import Registry
+from pipeline.release import promotion
+from pipeline.release.classify import load_classifier
+from pipeline.release.package import Release, open_release
+from pipeline.release.page import write_decision
+from pipeline.release.rehearsal import rehearse
+from pipeline.tracking import open_experiment
+
+PICTURES = 300
+# An untrained network is not calibrated.
+MARGIN = ReleaseConfig(margin=0.03, most_calibration_error=1)
+
+
+class House:
+    """A dataset of pictures in memory and models that are right on a chosen share of them."""
+
+    def __init__(self, tmp_path, monkeypatch, make_model, picture, store):
+        self.tmp_path, self.make_model = tmp_path, make_model
+        self.workdir = tmp_path / "w"
+        shutil.copytree(store, self.workdir)
+        self.files = [picture(seed, height=28, width=28) for seed in range(PICTURES)]
+        self.labels = np.zeros(PICTURES, np.int64)
+        self.names = ("cat", "dog", "owl")
+        monkeypatch.setattr(promotion, "load_split", lambda *_, **__: range(PICTURES))
+        monkeypatch.setattr(promotion, "encoded_pictures", lambda _: ((f, 1, int(n)) for f, n in zip(self.files, self.labels, strict=True)))
+        monkeypatch.setattr(promotion, "rehearse", lambda *_: GateCheck(name="serving", passed=True, measured="", required="", text="ok"))
+        speed = SimpleNamespace(batches=[SimpleNamespace(p95_seconds=0.005)], model_bytes=1000)
+        monkeypatch.setattr(promotion, "measure_speed", lambda *_, **__: speed)  # has tests of its own, and takes a second
+        self.registry = Registry("alexnet", TrackingConfig(), self.workdir)
+
+    def trained(self, name, seed=0, bias=0.0):
+        """A model; `bias` is added to the second class's logit: a little makes another file with nearly the same answers."""
+        folder = self.tmp_path / name
+        folder.mkdir()
+        model = self.make_model(seed=seed)
+        model.layers[-1].bias.assign([0.0, bias, 0.0])
+        save_model(model, folder / "model.keras")
+        return TrainingResult(
+            directory=folder,
+            model_sha256=file_sha256(folder / "model.keras"),
+            parameters=model.count_params(),
+            variant="small",
+            image_size=24,
+            short_side=28,
+            class_names=self.names,
+            best_epoch=1,
+            epochs=1,
+            validation_top1_error=0.1,
+            history_sha256="h",
+        )
+
+    def logits(self, trained):
+        release = Release(
+            directory=trained.directory,
+            model_file="model.keras",
+            name="x",
+            model_sha256=trained.model_sha256,
+            class_names=trained.class_names,
+            image_size=24,
+            short_side=28,
+        )
+        classifier = load_classifier(release, batch=64)
+        return classifier.logits(np.stack([classifier.pixels(file) for file in self.files]))
+
+    def evaluated(self, trained, **changes):
+        """The evaluation of a model, as the stage writes it."""
+        logits = self.logits(trained)
+        folder = trained.directory.with_name(f"{trained.directory.name}-evaluated")
+        folder.mkdir(exist_ok=True)
+        light = np.zeros(PICTURES, np.float32)
+        keys = tuple(map(str, range(PICTURES)))
+        chunk = Chunk(keys, self.labels.astype(np.int32), logits, light, light)
+        digest = write_predictions([chunk], 3, folder / EvaluationReport.PREDICTIONS_FILE)
+        numbers = dict.fromkeys(("top1_error", "top5_error", "loss", "majority_error", "calibration_error"), 0.1)
+        known = {"split": "test", "view": "center crop", "images": PICTURES, "top1_error_interval": (0.0, 0.2), "temperature": 1.5}
+        known |= {"class_names": self.names, "model_sha256": trained.model_sha256, "dataset_digest": "d" * 64}
+        return EvaluationReport(directory=folder, **numbers, **(known | changes), pictures_sha256="p", predictions_sha256=digest)
+
+    def dataset(self):
+        counts = tuple(np.bincount(self.labels, minlength=3).tolist())
+        return DatasetArtifact(
+            directory=self.tmp_path,
+            name="tiny",
+            digest="d" * 64,
+            class_names=self.names,
+            class_counts={"train": (100, 100, 100), "test": counts},
+            reads={},
+            short_side=28,
+            channel_mean=(0, 0, 0),
+            channel_covariance=((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+            builder_directory=self.tmp_path,
+        )
+
+    def decide(self, trained, report=None, config=MARGIN):
+        folder = self.tmp_path / f"promote-{len(list(self.tmp_path.glob('promote-*')))}"
+        folder.mkdir()
+        observer = SimpleNamespace(progressed=lambda *_: None, said=lambda _: None)
+        context = Context(folder, NoRun(), observer, self.workdir, TrackingConfig())
+        report = report or self.evaluated(trained)
+        decision = promotion.decide(config, self.dataset(), trained, report, self.registry, context)
+        write_decision(decision, context.report_directory)
+        return decision.model_copy(update={"directory": folder})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("store")
+    open_experiment(TrackingConfig(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch, make_model, picture, store):
+    house = House(tmp_path, monkeypatch, make_model, picture, store)
+    first = house.trained("first")
+    answers = house.logits(first).argmax(axis=1)
+    # The first model is right on 90 of 100 pictures, by definition of what is right.
+    house.labels = np.where(np.arange(PICTURES) % 10 == 0, (answers + 1) % 3, answers)
+    house.first = first
+    return house
+
+
+def checks_of(decision):
+    return {check.name: check for check in decision.checks}
+
+
+def test_a_first_model_passes_on_absolute_floors_alone(house):
+    decision = house.decide(house.first)
+    assert (decision.outcome, decision.version, decision.champion) == ("promoted", "1", ""), decision.reason
+    assert decision.top1_error == pytest.approx(0.1)
+    assert "against_champion" not in checks_of(decision)
+    champion = open_release("models:/alexnet@champion", TrackingConfig(), house.workdir)
+    assert champion.temperature == 1.5
+    assert len(champion.golden) == promotion.GOLDEN_PICTURES
+    assert champion.model_sha256 == house.first.model_sha256
+    assert "all 8 checks passed" in (decision.directory / "report" / "decision.html").read_text()
+    assert json.loads((decision.directory / "report" / "decision.json").read_text())["outcome"] == "promoted"
+    assert house.registry.version("1").tags["top1_error"] == "0.100000"
+
+
+def test_a_first_model_below_a_floor_is_refused(house):
+    decision = house.decide(house.first, config=MARGIN.model_copy(update={"most_top1_error": 0.05}))
+    assert decision.outcome == "refused"
+    assert [check.name for check in decision.checks if not check.passed] == ["top1_error"]
+    assert house.registry.aliases().champion == ""
+    assert house.registry.version("1").gate == "refused"
+    assert "What speaks against it" in (decision.directory / "report" / "decision.html").read_text()
+
+
+def test_the_champion_again_changes_nothing(house):
+    house.decide(house.first)
+    moves = house.registry.aliases().moves
+    decision = house.decide(house.first)
+    assert decision.outcome == "unchanged"
+    assert house.registry.aliases().moves == moves
+    assert len(house.registry.versions()) == 1
+
+
+def test_a_worse_candidate_is_refused_and_an_equal_one_takes_over(house):
+    house.decide(house.first)
+    worse = house.decide(house.trained("worse", seed=5))
+    assert worse.outcome == "refused"
+    assert worse.champion_top1_error == pytest.approx(0.1)
+    assert not checks_of(worse)["against_champion"].passed
+    assert house.registry.aliases().champion == "1"
+    assert house.registry.version("2").gate == "refused"
+    equal = house.decide(house.trained("equal", bias=1e-3))  # nearly the same answers, another file
+    assert (equal.outcome, house.registry.aliases().champion) == ("promoted", "3")
+    assert "test pictures" in equal.advice
+
+
+def test_superior_asks_for_more_than_as_good(house):
+    house.decide(house.first)
+    equal = house.decide(house.trained("equal", bias=1e-3), config=MARGIN.model_copy(update={"policy": "superior"}))
+    assert equal.outcome == "refused"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"split": "validation"}, {"view": "mean of ten crops"}, {"model_sha256": "x"}, {"dataset_digest": "x"}]
+)
+def test_a_candidate_that_was_judged_otherwise_is_refused(house, changes):
+    decision = house.decide(house.first, house.evaluated(house.first, **changes))
+    assert decision.outcome == "refused"
+    assert house.registry.versions() == []
+
+
+def test_an_evaluation_that_does_not_describe_the_file_is_no_evidence(house):
+    other = house.evaluated(house.trained("other", seed=3))
+    report = house.evaluated(house.first)
+    shutil.copyfile(other.predictions_path, report.predictions_path)
+    decision = house.decide(house.first, report)
+    assert not checks_of(decision)["as evaluated"].passed
+    assert decision.outcome == "refused"
+
+
+def test_a_damaged_candidate_is_not_opened(house):
+    report = house.evaluated(house.first)
+    content = bytearray(house.first.model_path.read_bytes())
+    content[len(content) // 2] ^= 1
+    house.first.model_path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        house.decide(house.first, report)
+    assert house.registry.versions() == []
+
+
+def test_a_candidate_is_judged_on_the_classes_that_the_champion_knows(house):
+    house.decide(house.first)
+    house.names = ("cat", "dog", "wolf")  # `owl` is gone
+    lost = house.decide(house.trained("lost", bias=2e-3))
+    assert (lost.outcome, checks_of(lost)["classes"].measured) == ("refused", "1 missing")
+
+
+def test_a_clean_process_serves_the_release_as_it_was_evaluated(release, tmp_path):
+    check = rehearse(release, tmp_path)
+    assert check.passed, check.text
+    assert "answered 3 golden pictures" in check.text
+    assert not rehearse(release.model_copy(update={"golden": ()}), tmp_path).passed  # nothing to try it with
+
+
+@pytest.mark.slow
+def test_a_release_that_answers_otherwise_is_seen_by_the_rehearsal(release, tmp_path):
+    other = release.golden[0].model_copy(update={"logits": (9.0, 9.0, 9.0)})
+    copy = tmp_path / "copy"
+    shutil.copytree(release.directory, copy)
+    changed = release.model_copy(update={"golden": (other, *release.golden[1:]), "directory": copy})
+    (copy / "release.json").write_text(changed.text())
+    refused = rehearse(changed, tmp_path)
+    assert not refused.passed
+    assert "does not answer its golden pictures" in refused.text
