@@ -10,6 +10,8 @@ Results carry the records of `pipeline.artifacts`, which know where their files 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import registry, tracking
-from pipeline.artifacts import Artifact, Decision, EvaluationReport, SavedModel
+from pipeline.artifacts import Artifact, DatasetArtifact, Decision, EvaluationReport, SavedModel
 from pipeline.config import ReleaseConfig, Resolved, TrackingConfig, TrainConfig, environment_settings, resolve
 from pipeline.data.listing import at, kind_of, require_source
 from pipeline.data.stage import ingest
@@ -35,6 +37,7 @@ from pipeline.train.stage import train
 if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
     from pipeline.release.classify import Classifier
+    from pipeline.release.export import Exported
     from pipeline.release.package import Release
     from pipeline.release.predict import Prediction
 
@@ -495,6 +498,77 @@ def open_release(
     workdir = Path(workdir)
     config = _settings(recipe, settings, workdir, ()).config
     return package.open_release(model or f"models:/{config.release.name}@{CHAMPION}", config.tracking, workdir)
+
+
+def export(
+    to: str,
+    model: str = "",
+    *,
+    int8: bool = False,
+    output: Path | str | None = None,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workdir: Path | str = DEFAULT_WORKDIR,
+    progress: Callable[[str], None] = lambda _text: None,
+) -> Exported:
+    """Write a model for another runtime, read it back by that runtime, and keep it if it answers real pictures as the model does.
+
+    The pictures are the release's golden ones and the first of the test split that lies in the work directory.
+
+    Args:
+        to: `savedmodel`, `onnx` or `litert`.
+        model: as `open_release` takes it.
+        int8: LiteRT in 8-bit integers, whose cost in accuracy is measured on the test split in the work directory.
+        output: the folder to make; one in the work directory without it.
+        recipe: as `run` takes it.
+        settings: as `run` takes them.
+        workdir: the work directory.
+        progress: told in words what is being done.
+
+    Raises:
+        ConfigError: there is no such model or format, or a package is missing.
+        GateError: the export does not answer as the model does, or integers cost too much; nothing is written.
+    """
+    workdir = Path(workdir)
+    release = open_release(model, recipe=recipe, settings=settings, workdir=workdir)
+    from pipeline.train.strategy import configure_answers
+
+    configure_answers()
+    from pipeline.release import export as exporting
+
+    dataset = _prepared(workdir, release)
+    golden = [(release.directory / picture.file).read_bytes() for picture in release.golden]
+    test = [encoded for encoded, _ in itertools.islice(_labelled(dataset, "test"), exporting.PARITY_PICTURES)]
+    name = "-".join(filter(None, [release.name.removesuffix(".keras"), release.version, to, "int8" if int8 else ""]))
+    return exporting.export(
+        release,
+        to,
+        Path(output) if output else workdir / "exports" / name,
+        golden + test,
+        int8=int8,
+        calibration=_labelled(dataset, "train"),
+        test=_labelled(dataset, "test"),
+        progress=progress,
+    )
+
+
+def _prepared(workdir: Path, release: Release) -> DatasetArtifact | None:
+    """Return the dataset that the last command in a work directory used, if there is one and it has the model's classes."""
+    entry = _runner(workdir).current()["stages"].get("ingest", {})
+    with contextlib.suppress(OSError, ValueError):
+        dataset = DatasetArtifact.read(workdir / "stages" / str(entry.get("directory")))
+        return dataset if not release.class_names or dataset.class_names == release.class_names else None
+    return None
+
+
+def _labelled(dataset: DatasetArtifact | None, split: str) -> Iterator[tuple[bytes, int]]:
+    """Yield the pictures of a split as files' bytes with their classes; none where there is no dataset."""
+    if dataset is None:
+        return
+    from pipeline.data.loader import encoded_pictures, load_split
+
+    for encoded, _, label in encoded_pictures(load_split(dataset, split, in_memory=False)):
+        yield encoded, label
 
 
 def serve(

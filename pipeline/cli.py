@@ -441,6 +441,34 @@ def predict(
 
 
 @cli.command()
+@click.option("--to", required=True, type=click.Choice(("savedmodel", "onnx", "litert")), help="Format.")
+@MODEL_OPTION
+@click.option("--int8", is_flag=True, help="LiteRT in 8-bit integers; what that costs is measured.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder to make.  [default: exports/... in the work directory]")
+@_shared
+def export(invocation: Invocation, to: str, model: str, int8: bool, output: Path | None) -> None:
+    """Write the champion for another runtime, and prove on real pictures that it answers there as it does here."""
+    from pipeline import api
+    from pipeline.console import print_json, show_export
+
+    say = (lambda _text: None) if invocation.quiet or invocation.json else functools.partial(click.echo, err=True)
+    exported = api.export(
+        to,
+        model,
+        int8=int8,
+        output=output,
+        recipe=invocation.recipe,
+        settings=invocation.settings,
+        workdir=invocation.workdir,
+        progress=say,
+    )
+    if invocation.json:
+        print_json(invocation.output(), exported.as_dict())
+    else:
+        show_export(invocation.output(), exported)
+
+
+@cli.command()
 @MODEL_OPTION
 @click.option("--host", metavar="ADDRESS", help="Where to listen.  [default: 127.0.0.1, which only this machine reaches]")
 @click.option("--port", metavar="PORT", help="Port to listen at.  [default: 8080]")

@@ -23,6 +23,7 @@ from pipeline.engine import Finding, Outcome
 if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
     from pipeline.registry import Version
+    from pipeline.release.export import Exported
 
 _PLAIN_SECONDS = 30.0  # without a terminal, one line of progress so often
 _STATE_STYLES = {
@@ -221,6 +222,13 @@ def _show_decision(output: Console, decision: Decision) -> None:
             table.add_row(check.name, f"[{style}]{'holds' if check.passed else 'fails'}[/]", Text(check.measured), Text(check.required))
         output.print(table)
     _show_place(output, "page", str(decision.page.resolve().as_uri()))
+
+
+def show_export(output: Console, exported: Exported) -> None:
+    """Print what was exported, how it compares, and where it is."""
+    output.print(Text(exported.headline()), soft_wrap=True)
+    _show_place(output, "file", str(exported.file))
+    _show_place(output, "page", str(exported.page.resolve().as_uri()))
 
 
 def show_versions(output: Console, versions: Sequence[Version]) -> None:

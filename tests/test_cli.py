@@ -412,9 +412,10 @@ def test_the_next_day_in_another_folder_with_the_pictures_gone(tmp_path):
 
 def test_the_command_line_knows_the_stages_and_their_words():
     assert cli.STAGE_NAMES == api.STAGE_NAMES
-    for stage in api.STAGES:
+    for stage in (*api.STAGES, api.promote):
         assert cli.cli.commands[stage.name].help == stage.help
-    assert set(cli.MEANINGS) == {*api.STAGE_NAMES, "run"}
+    assert cli.ALL_STAGE_NAMES == api.ALL_STAGE_NAMES
+    assert set(cli.MEANINGS) == {*api.ALL_STAGE_NAMES, "run"}
 
 
 def test_a_held_work_directory_names_its_owner(tmp_path):

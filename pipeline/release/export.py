@@ -36,6 +36,7 @@ from pipeline.release.package import Release
 
 FORMATS = ("savedmodel", "onnx", "litert")
 MOST_ERROR_RISE = 0.05
+PARITY_PICTURES = 100
 CALIBRATION_PICTURES = 200  # TensorFlow's guide asks for a few hundred; each passes through the network alone
 _PARITY_FILE, _REPORT_FILE = "parity.json", "report.html"
 _FILES: Mapping[str, str] = {"savedmodel": "", "onnx": "model.onnx", "litert": "model.tflite"}

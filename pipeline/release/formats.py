@@ -170,7 +170,7 @@ def write_onnx(network: Any, release: Release, folder: Path) -> Path:
     with _quiet():
         network.export(os.fspath(path), format="onnx", verbose=False)
     model = onnx.load(path)
-    _replace_erfc(model.graph)
+    replace_erfc(model.graph)
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"  # each was given a number of its own
     properties = {name: value if isinstance(value, str) else json.dumps(value) for name, value in described(release).items()}
@@ -184,7 +184,7 @@ def write_onnx(network: Any, release: Release, folder: Path) -> Path:
     return path
 
 
-def _replace_erfc(graph: Any) -> None:
+def replace_erfc(graph: Any) -> None:
     """Make 1 - Erf of each Erfc, which ONNX lacks and tf2onnx 1.17 writes nevertheless; the activation gelu has one."""
     from onnx import helper, numpy_helper
 

@@ -1,0 +1,207 @@
+"""From training to the champion's answers, as people type it: real processes, a real store, a real service."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from pipeline import api
+from pipeline.artifacts import DatasetArtifact
+from pipeline.config import TrackingConfig
+from pipeline.data.loader import encoded_pictures, load_split
+from pipeline.evaluate.predictions import read_logits
+from pipeline.registry import Registry
+
+PROGRAM = (sys.executable, "-m", "pipeline")
+TINY = ("--set", "model.width_multiplier=0.2", "--set", "evaluate.report=short")
+
+
+def alexnet(*words, cwd, code=0):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
+    done = subprocess.run([*PROGRAM, *words], check=False, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def last_line(done):
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_without_a_champion_every_command_says_what_to_do(tmp_path):
+    (tmp_path / "mlruns").mkdir()
+    (tmp_path / "a.png").write_bytes(b"x")
+    for words in (("predict", "a.png"), ("serve",), ("export", "--to", "onnx")):
+        done = alexnet(*words, cwd=tmp_path, code=2)
+        assert "There is no model models:/alexnet@champion" in done.stderr
+        assert "`alexnet run promote`" in done.stderr
+    assert "No version is registered yet" in alexnet("models", cwd=tmp_path).stdout
+    assert "no version to go back to" in alexnet("rollback", cwd=tmp_path, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("predict", "https://example.org/cat.jpg"), "is an address on the network"),
+        (("predict", "nothing.png"), "There is nothing to classify at 'nothing.png'"),
+        (("predict", "a.png", "--format", "xml"), "Nothing is known of the format xml"),
+        (("predict", "a.png", "--output", "a.parquet", "--model", "b.keras"), "There is no model b.keras"),
+        (("promote", "--set", "tracking.enabled=no"), "A release lives in MLflow's registry"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_heavy_is_imported(tmp_path, words, sentence):
+    (tmp_path / "a.png").write_bytes(b"x")
+    done = alexnet(*words, cwd=tmp_path, code=2)
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """A folder in which a champion was released, and its decision."""
+    cwd = tmp_path_factory.mktemp("released")
+    done = alexnet("--json", "run", "--epochs", "3", *TINY, "promote", cwd=cwd)
+    return cwd, last_line(done)
+
+
+@pytest.mark.slow
+def test_the_first_model_becomes_the_champion_and_the_decision_is_in_mlflow(released):
+    cwd, result = released
+    decision = result["decision"]
+    assert (decision["outcome"], decision["version"], decision["champion"]) == ("promoted", "1", "")
+    assert {check["name"] for check in decision["checks"] if check["passed"]} >= {"serving", "as evaluated", "beats_majority", "latency"}
+    assert Path(cwd / decision["report"]).is_file()
+    registry = Registry("alexnet", TrackingConfig(), cwd / "mlruns")
+    version = registry.version("1")
+    assert version.aliases == ("candidate", "champion")
+    client = registry.client()
+    runs = client.search_runs(["1"], "tags.stage = 'promote'")
+    assert runs[0].data.tags["decision"] == "promoted"
+    names = [item.path for item in client.list_artifacts(runs[0].info.run_id, "report")]
+    assert names == ["report/decision.html", "report/decision.json"]
+    trained = client.search_runs(["1"], "tags.stage = 'train'")[0]
+    assert client.get_model_version("alexnet", "1").run_id == trained.info.run_id
+
+
+def pictures_in(cwd):
+    (folder,) = (cwd / "mlruns").glob("stages/ingest-*")
+    dataset = DatasetArtifact.read(folder)
+    return list(encoded_pictures(load_split(dataset, "test", in_memory=False)))
+
+
+def served(cwd, files):
+    """The service's logits for files, asked one by one."""
+    with socket.socket() as candidate:
+        candidate.bind(("127.0.0.1", 0))
+        port = candidate.getsockname()[1]
+    with subprocess.Popen([*PROGRAM, "serve", "--port", str(port)], cwd=cwd, stderr=subprocess.PIPE, text=True) as service:
+        try:
+            answers = []
+            until = time.monotonic() + 120
+            while time.monotonic() < until:
+                try:
+                    if asked(port, "GET", "/ready")[0] == 200:
+                        break
+                except OSError:
+                    time.sleep(0.2)
+            for file in files:
+                status, answer = asked(port, "POST", "/predict?logits=true&top=5", file)
+                assert status == 200
+                answers.append(answer["predictions"][0])
+                assert answer["model"]["version"] == "1"
+        finally:
+            service.send_signal(signal.SIGTERM)
+            service.communicate(timeout=60)
+    assert service.returncode == 0
+    return answers
+
+
+def asked(port, method, path, body=None):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/octet-stream"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read() or b"null")
+    finally:
+        connection.close()
+
+
+@pytest.mark.slow
+def test_predict_serve_export_and_evaluate_say_the_same(released, tmp_path):
+    cwd, _ = released
+    pictures = pictures_in(cwd)[:100]
+    (evaluated,) = (cwd / "mlruns").glob("stages/evaluate-*")
+    expected = np.concatenate([logits for logits, _ in read_logits(evaluated / "predictions.parquet")])[: len(pictures)]
+    allowed = 1e-5 * max(1.0, float(np.abs(expected).max()))
+    best_five = np.argsort(-expected, axis=1, kind="stable")[:, :5]
+
+    def require_equal(found, top=None):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
+        np.testing.assert_array_equal(np.argsort(-np.asarray(found), axis=1, kind="stable")[:, :5] if top is None else top, best_five)
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for place, (encoded, _, _) in enumerate(pictures):
+        (folder / f"{place:03d}.png").write_bytes(encoded)
+    alexnet("predict", str(folder), "--output", str(tmp_path / "answers.parquet"), "--logits", cwd=cwd)
+    table = parquet.read_table(tmp_path / "answers.parquet")
+    require_equal(np.asarray(table["logits"].to_pylist()))
+    names = [str(number) for number in range(10)]
+    assert [[names.index(name) for name in row] for row in table["classes"].to_pylist()] == best_five.tolist()
+
+    answers = served(cwd, [encoded for encoded, _, _ in pictures])
+    require_equal([answer["logits"] for answer in answers], [[guess["number"] for guess in answer["top"]] for answer in answers])
+
+    for form in ("savedmodel", "onnx", "litert"):
+        exported = last_line(alexnet("--json", "export", "--to", form, cwd=cwd))
+        assert exported["checks"][0]["pictures"] == 116
+        assert all(check["difference"] <= allowed and check["same_top5"] == 116 for check in exported["checks"])
+
+    notebook = list(api.predict([folder], workdir=cwd / "mlruns"))
+    require_equal([prediction.logits for prediction in notebook])
+
+
+@pytest.mark.slow
+def test_a_worse_candidate_exits_3_and_a_way_back_leads_to_the_version_before(released):
+    cwd, _ = released
+    worse = alexnet("--json", "run", "--epochs", "1", *TINY, "--set", "train.learning_rate=0.0001", "promote", cwd=cwd, code=3)
+    assert "The candidate was refused and the champion stays" in worse.stderr
+    assert last_line(worse)["decision"]["outcome"] == "refused"
+    again = alexnet("promote", cwd=cwd, code=3)  # skipped, and still refused
+    assert "skipped" in again.stdout
+    versions = last_line(alexnet("--json", "models", cwd=cwd))["versions"]
+    assert [(item["version"], item["gate"]) for item in versions] == [("2", "refused"), ("1", "passed")]
+    assert "no version to go back to" in alexnet("rollback", cwd=cwd, code=2).stderr
+    assert "never passed the gate" in alexnet("rollback", "--to", "2", cwd=cwd, code=3).stderr
+
+    alexnet("run", "--epochs", "4", *TINY, "promote", "--margin", "0.5", "--set", "release.class_margin=1", cwd=cwd)
+    went = last_line(alexnet("rollback", "--json", cwd=cwd))
+    assert (went["from"], went["to"]) == ("3", "1")
+    refused = alexnet("promote", "--margin", "0.5", "--set", "release.class_margin=1", cwd=cwd, code=3)
+    assert "Somebody went back from version 3" in refused.stderr
+    alexnet("promote", "--margin", "0.5", "--set", "release.class_margin=1", "--approve", cwd=cwd)
+    versions = last_line(alexnet("models", "--json", cwd=cwd))["versions"]
+    assert versions[0]["aliases"] == ["candidate", "champion"]
+    assert versions[2]["aliases"] == ["previous"]
+
+
+@pytest.mark.slow
+def test_mlflow_serves_the_champion_too(released, tmp_path):
+    """In a process that never imported this program, as `mlflow models serve` is."""
+    cwd, _ = released
+    store = f"sqlite:///{cwd / 'mlruns' / 'mlflow.db'}"
+    code = f"""
+import mlflow, numpy
+mlflow.set_tracking_uri({store!r})
+print(mlflow.pyfunc.load_model("models:/alexnet@champion").predict(numpy.zeros((2, 28, 28, 3), numpy.uint8)).shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.splitlines()[-1] == "(2, 10)"
