@@ -322,7 +322,7 @@ class ReleaseConfig(Section):
     most_top1_error: float = Field(1.0, ge=0, le=1, description="Highest top-1 error of a model that is released, in [0, 1].")
     least_class_recall: float = Field(0.0, ge=0, le=1, description="Lowest recall of any class, in [0, 1].")
     most_calibration_error: float = Field(
-        0.1, ge=0, le=1, description="Highest expected calibration error with the fitted temperature, in [0, 1]."
+        0.1, ge=0, le=1, description="Highest calibration error with the fitted temperature, beyond chance, in [0, 1]."
     )
     most_latency_milliseconds: float = Field(1000.0, gt=0, description="Longest time that 95 of 100 single pictures may take here.")
     most_megabytes: float = Field(1000.0, gt=0, description="Largest model file.")

@@ -391,6 +391,19 @@ def fit_temperature(logits: Floats, labels: Integers) -> float:
     return math.exp(float(found.x))
 
 
+def chance_calibration_error(confidence: Floats) -> float:
+    """Return the calibration error that perfect probabilities would have on so few images, expected by chance, in [0, 1].
+
+    In a bin of images whose first guesses are right with exactly these probabilities, the number that is right misses its expectation by
+    a normal deviate whose mean size is sqrt(2 / pi) of its standard deviation.
+
+    Args:
+        confidence: probability of each image's first guess, float64 [images], at least one.
+    """
+    variance = np.bincount(_bin_of(confidence), confidence * (1 - confidence), BINS)
+    return float(np.sqrt(2 / np.pi * variance).sum() / len(confidence))
+
+
 # -- in words ---------------------------------------------------------------------------------------------------------------
 
 # What the headline numbers are called, in the order in which they are shown.

@@ -587,7 +587,8 @@ def _pixels_text(release: Release) -> str:
     return (
         f"Pixels are levels of 0-255 in the order red, green, blue: the middle {release.image_size} x {release.image_size} of the upright "
         f"picture's central square, resized to {release.short_side} x {release.short_side}. Nothing else is to be done to them: the mean "
-        "is taken off inside. A SavedModel's endpoint `jpeg` does all of it, from a file's bytes."
+        "is taken off inside. A SavedModel's endpoint `jpeg` does all of it, from a file's bytes; so does pixels.py, which lies beside the "
+        "other formats."
     )
 
 

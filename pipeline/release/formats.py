@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shutil
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from tensorflow.lite.python.convert import ConverterError
 
 from pipeline.data.pictures import decode_and_resize
 from pipeline.evaluate.scoring import Network
+from pipeline.release import pixels
 from pipeline.release.classify import Classifier
 from pipeline.release.package import Release
 
@@ -75,12 +77,12 @@ def write_savedmodel(network: Any, release: Release, folder: Path) -> Path:
     model.json.
     """
     size = release.image_size
-    pixels, files = tf.TensorSpec((None, size, size, 3), tf.uint8, "image"), tf.TensorSpec((None,), tf.string, "image_bytes")
+    levels, files = tf.TensorSpec((None, size, size, 3), tf.uint8, "image"), tf.TensorSpec((None,), tf.string, "image_bytes")
     module = tf.Module()
     # Keras's own ExportArchive writes the weights twice, as its variables and as TensorFlow's.
     module.weights = [variable.value for variable in network.weights]
     with _quiet():
-        image = _endpoint(lambda image: network(image, training=False), pixels)
+        image = _endpoint(lambda image: network(image, training=False), levels)
         jpeg = _endpoint(lambda image_bytes: network(_cut(image_bytes, release), training=False), files)
         names = _endpoint(lambda: {"class_names": tf.constant(release.class_names)})
         signatures = {"serving_default": image, "image": image, "jpeg": jpeg, "class_names": names}
@@ -160,6 +162,8 @@ def _exif_block(encoded: Any) -> Any:
 def write_onnx(network: Any, release: Release, folder: Path) -> Path:
     """Write model.onnx into a folder and return it: `image` in, `logits` and `probabilities` out; `metadata_props` hold the rest.
 
+    labels.txt and pixels.py lie beside it.
+
     Raises:
         ValueError: the network has no form in ONNX.
     """
@@ -181,6 +185,7 @@ def write_onnx(network: Any, release: Release, folder: Path) -> Path:
         raise ValueError(str(error)) from error
     onnx.save(model, path)
     (folder / "labels.txt").write_text(labels_text(release), encoding="utf-8")
+    shutil.copyfile(pixels.__file__, folder / "pixels.py")
     return path
 
 
@@ -196,7 +201,7 @@ def replace_erfc(graph: Any) -> None:
         else:
             nodes.append(node)
     if len(nodes) > len(graph.node):
-        graph.initializer.append(numpy_helper.from_array(np.float32(1), one))
+        graph.initializer.append(numpy_helper.from_array(np.ones((), np.float32), one))
         del graph.node[:]
         graph.node.extend(nodes)
 
@@ -208,7 +213,7 @@ def write_litert(network: Any, release: Release, folder: Path, calibration: Any 
     """Write model.tflite into a folder and return it: signature `serving_default`, `image` in, `logits` and `probabilities` out.
 
     labels.txt and model.json lie in a zip archive at the file's end, as TensorFlow Lite's metadata convention has it for associated files:
-    the interpreter does not see them, and every program that opens zip archives does.
+    the interpreter does not see them, and every program that opens zip archives does. pixels.py lies beside the file.
 
     Args:
         network: as `answering` gives it.
@@ -239,6 +244,7 @@ def write_litert(network: Any, release: Release, folder: Path, calibration: Any 
     with zipfile.ZipFile(path, "a") as archive:
         for name, text in texts.items():
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), text)
+    shutil.copyfile(pixels.__file__, folder / "pixels.py")
     return path
 
 

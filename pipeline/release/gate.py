@@ -53,7 +53,8 @@ class Measured:
     """What else was measured of the candidate; None or NaN where it was not.
 
     Attributes:
-        calibration_error: expected calibration error with the fitted temperature, in [0, 1].
+        calibration_error: expected calibration error with the fitted temperature, in [0, 1], less what chance makes of perfect
+            probabilities: 100 of them, spread over the bins with 70 right, would be off by 14 points.
         majority_error: error of always giving the commonest training class, in [0, 1].
         latency_p95_seconds: time within which 95 of 100 answers to one picture come.
         model_bytes: size of the model's file.
@@ -148,7 +149,7 @@ def _calibration(measured: Measured, config: ReleaseConfig) -> Check:
     required, error = f"at most {_percent(config.most_calibration_error)}", measured.calibration_error
     if not _known(error):
         return _missing("calibration_error", required, "The calibration error")
-    text = f"Probabilities, with the fitted temperature, are off by {_percent(error)} on average; {required} is allowed."
+    text = f"Probabilities, with the fitted temperature, are off by {_percent(error)} on average, beyond chance; {required} is allowed."
     return Check("calibration_error", error <= config.most_calibration_error, _percent(error), required, text)
 
 

@@ -27,7 +27,7 @@ from pipeline.config import ReleaseConfig
 from pipeline.data.loader import Images, encoded_pictures, load_split
 from pipeline.data.pictures import orientation_of
 from pipeline.engine import Context
-from pipeline.evaluate.metrics import Floats, Tally, majority_class, summarise
+from pipeline.evaluate.metrics import Floats, Tally, chance_calibration_error, losses_and_confidences, majority_class, summarise
 from pipeline.evaluate.predictions import logits_at, read_logits
 from pipeline.evaluate.report import spread_positions
 from pipeline.evaluate.speed import measure_speed
@@ -129,7 +129,7 @@ def examine(dataset: DatasetArtifact, trained: TrainingResult, report: Evaluatio
     speed = measure_speed(classifier.model, release.model_path, batches=(1,))
     tally = Tally(len(dataset.class_names), majority_class(dataset.class_counts["train"]), temperature=report.temperature)
     tally.add(logits, labels)
-    summary = summarise(tally)
+    summary, (_, confidence) = summarise(tally), losses_and_confidences(logits, labels, report.temperature)
     context.progress(0, 1, "service", "a clean process answers the golden pictures")
     rehearsed = rehearse(release, context.scratch_directory)
     return Candidate(
@@ -137,7 +137,7 @@ def examine(dataset: DatasetArtifact, trained: TrainingResult, report: Evaluatio
         labels,
         logits.argmax(axis=1),
         Measured(
-            calibration_error=summary.values["calibrated_calibration_error"],
+            calibration_error=max(0.0, summary.values["calibrated_calibration_error"] - chance_calibration_error(confidence)),
             majority_error=summary.majority_error,
             latency_p95_seconds=speed.batches[0].p95_seconds,
             model_bytes=speed.model_bytes,

@@ -258,3 +258,15 @@ def test_most_confused_pairs():
     assert found == [(1, 0, 3), (0, 1, 2)]
     assert metrics.most_confused(np.diag([3, 4]), 5) == []
     assert confusion[0, 0] == 9
+
+
+@pytest.mark.parametrize("images", [60, 400])
+def test_perfect_probabilities_are_off_by_what_chance_makes(images):
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.3, 1, images)
+    place = np.clip(np.ceil(confidence * 15).astype(int) - 1, 0, 14)
+    errors = []
+    for _ in range(2000):
+        gap = (rng.uniform(size=images) < confidence) - confidence
+        errors.append(np.abs(np.bincount(place, gap, 15)).sum() / images)
+    assert metrics.chance_calibration_error(confidence) == pytest.approx(np.mean(errors), rel=0.05)

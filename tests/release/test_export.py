@@ -16,13 +16,13 @@ from sklearn.datasets import load_sample_images
 
 from pipeline.artifacts import file_sha256
 from pipeline.config import ModelConfig
-from pipeline.data.pictures import orientation_of
+from pipeline.data.pictures import decode_and_resize, orientation_of
 from pipeline.errors import ConfigError, DatasetError, GateError
 from pipeline.evaluate.metrics import wilson_interval
 from pipeline.model.alexnet import build_network
 from pipeline.model.weights import load_model, save_model
 from pipeline.release import export as module
-from pipeline.release import readback
+from pipeline.release import pixels, readback
 from pipeline.release.classify import load_classifier
 from pipeline.release.export import export
 from pipeline.release.formats import orientation_in_graph, replace_erfc
@@ -136,6 +136,10 @@ def test_onnx_answers_alike_and_says_what_it_is(release, expected, tmp_path, cap
     outputs = [output.name for output in session.get_outputs()]
     assert outputs == ["logits", "probabilities"]
     require_equal(dict(zip(outputs, session.run(None, {"image": expected[0]}), strict=True)), expected)
+    assert sorted(path.name for path in exported.directory.iterdir()) == [
+        *("labels.txt", "model.onnx", "parity.json"),
+        *("pixels.py", "report.html"),
+    ]
     told = session.get_modelmeta().custom_metadata_map
     assert json.loads(told["class_names"]) == list(NAMES)
     assert (told["model_sha256"], float(told["temperature"]), told["short_side"]) == (release.model_sha256, TEMPERATURE, "40")
@@ -387,6 +391,20 @@ def test_orientation_in_graph_is_that_of_python():
     found = [int(graph(tf.constant(encoded))) for encoded in files]
     assert found == [orientation_of(encoded) for encoded in files]
     assert set(found) == set(range(1, 9))
+
+
+def test_pixels_without_tensorflow_are_those_of_training(tmp_path):
+    alpha = Image.fromarray(load_sample_images().images[0][:200, :150])
+    alpha.putalpha(Image.linear_gradient("L").resize(alpha.size))
+    large = [saved(Image.fromarray(pixels), kind) for pixels in load_sample_images().images for kind in ("JPEG", "PNG")]
+    for encoded in [*PICTURES, *large, saved(alpha, "PNG"), saved(alpha, "WEBP", lossless=True)]:
+        (tmp_path / "picture").write_bytes(encoded)
+        expected = np.asarray(decode_and_resize(encoded, 48, orientation_of(encoded)))[4:44, 4:44]
+        found = pixels.pixels(tmp_path / "picture", short_side=48, image_size=40)
+        assert (found.shape, found.dtype) == ((1, 40, 40, 3), np.uint8)
+        difference = np.abs(found[0].astype(int) - expected)
+        assert difference.mean() < 0.8  # a filter laid over it: 4 to 7
+        assert difference.max() < 30
 
 
 # -- every variant ----------------------------------------------------------------------------------------------------------

@@ -351,7 +351,7 @@ def test_a_model_that_gives_one_answer_is_refused():
     [
         ("top1_error", {"most_top1_error": 0.0999}, "wrong on 10.00 % of 1,000 test pictures; at most 9.99 % is allowed"),
         ("class_recall", {"least_class_recall": 0.01}, "The class found least is `c`, 0.00 % of 100 pictures; at least 1.00 % must be"),
-        ("calibration_error", {"most_calibration_error": 0.019}, "off by 2.00 % on average; at most 1.90 % is allowed"),
+        ("calibration_error", {"most_calibration_error": 0.019}, "off by 2.00 % on average, beyond chance; at most 1.90 % is allowed"),
         ("latency", {"most_latency_milliseconds": 9.9}, "within 10.0 ms in 95 of 100 cases; at most 9.9 ms is allowed"),
         ("size", {"most_megabytes": 1.9}, "has 2.0 MB; at most 1.9 MB is allowed"),
     ],
