@@ -22,7 +22,7 @@ run: $(VENV)/.installed ## the whole pipeline on the built-in digits; ARGS="--da
 	@$(BIN)/alexnet run $(ARGS)
 
 test: $(VENV)/.installed-dev ## the quick tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.installed-dev ## the tests that take minutes
 	@$(BIN)/python -m pytest -m slow $(ARGS)

@@ -132,7 +132,7 @@ class Registry:
         return next(iter(self._found(f"name = '{self.name}' and tags.`{RELEASE_TAG}` = '{release_sha256}'")), None)
 
     def register(self, package: Path, image_size: int, known: Mapping[str, Any], tags: Mapping[str, str], run_id: str | None) -> Version:
-        """Store a release's folder and give it a version, or return the version that holds it already; the caller holds the lock.
+        """Store a release's folder and give it a version; the caller holds the lock.
 
         Args:
             package: the folder, with `data/model.keras` in it.
@@ -141,9 +141,6 @@ class Registry:
             tags: of the version; `release_sha256` among them.
             run_id: the MLflow run that trained it.
         """
-        existing = self.of_release(tags[RELEASE_TAG])
-        if existing is not None:
-            return existing
         with _answering(self):
             import mlflow
 

@@ -36,7 +36,7 @@ from pipeline.release.classify import TOLERANCE, Classifier, load_classifier
 from pipeline.release.gate import Answers, Measured, judge, needed_text
 from pipeline.release.package import GoldenPicture, Release, open_version, read_package, write_package
 from pipeline.release.rehearsal import rehearse
-from pipeline.release.settlement import Offer, Settled, Verdict, settle
+from pipeline.release.settlement import Offer, Settled, Verdict, is_whole, settle
 
 GOLDEN_PICTURES = 16
 _WINDOW = 256  # pictures that are decoded and answered together
@@ -53,7 +53,7 @@ def decide(
         BusyError: the champion changes faster than a candidate can be judged.
     """
     champion = registry.version(registry.aliases().champion)
-    if champion is not None and champion.model_sha256 == trained.model_sha256:
+    if champion is not None and champion.model_sha256 == trained.model_sha256 and is_whole(champion, registry):
         found = Settled("unchanged", f"version {champion.number} of {registry.name} is this very model", champion.number, champion.number)
         return _decision(config, dataset, trained, found)
     if reason := _unlike(dataset, trained, report):

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.artifacts import GateCheck
 from pipeline.config import ReleaseConfig
-from pipeline.errors import BusyError, ConfigError, GateError
+from pipeline.errors import BusyError, CheckpointError, ConfigError, GateError
 from pipeline.registry import CANDIDATE, GATE_TAG, WITHDRAWN_TAG, Aliases, Registry, Version
 from pipeline.release.package import Release, open_version
 
@@ -77,10 +77,8 @@ def settle(registry: Registry, offer: Offer, judged: Callable[[Version | None], 
     """
     if config.dry_run:
         return _tried(registry, offer, judged, config)
-    release = offer.release
-    known = {"class_names": list(release.class_names), "sha256": release.model_sha256, "short_side": release.short_side}
     with registry.lock():
-        version = registry.register(release.directory, release.image_size, known, offer.tags, offer.run_id)
+        version = _registered(registry, offer)
     registry.set_alias(CANDIDATE, version.number)
     for _ in range(_ROUNDS):
         champion = registry.version(registry.aliases().champion)
@@ -97,14 +95,36 @@ def settle(registry: Registry, offer: Offer, judged: Callable[[Version | None], 
     )
 
 
+def _registered(registry: Registry, offer: Offer) -> Version:
+    """Return the version that holds a release, made if there is none or if its files are not whole any more; the caller holds the lock."""
+    release = offer.release
+    existing = registry.of_release(release.sha256())
+    if existing is not None and is_whole(existing, registry):
+        return existing
+    known = {"class_names": list(release.class_names), "sha256": release.model_sha256, "short_side": release.short_side}
+    made = registry.register(release.directory, release.image_size, known, offer.tags, offer.run_id)
+    open_version(made, registry.config, registry.workdir)  # what was stored is what was judged
+    return made
+
+
+def is_whole(version: Version, registry: Registry) -> bool:
+    """Return whether a version's files are those that were released."""
+    try:
+        open_version(version, registry.config, registry.workdir)
+    except CheckpointError:
+        return False
+    return True
+
+
 def _settled(
     champion: Version | None, version: Version | None, offer: Offer, judged: Callable[[Version | None], Verdict], config: ReleaseConfig
 ) -> Settled:
     """Return what should become of an offer while this version is the champion."""
     number, other = version.number if version else "", champion.number if champion else ""
-    if champion is not None and champion.release_sha256 == offer.release.sha256():
+    same = champion is not None and champion.release_sha256 == offer.release.sha256()
+    if champion is not None and same and number in ("", other):
         return Settled("unchanged", f"version {other} of {champion.name} is this very release", number, other)
-    verdict = judged(champion)
+    verdict = judged(None if same else champion)  # the files of the same release are damaged, and there is nothing to compare
     if verdict.passed and version is not None and version.withdrawn and not config.approve:
         verdict = Verdict((*verdict.checks, _withdrawn(version)), verdict.champion_top1_error, verdict.advice)
     if not verdict.passed:

@@ -51,9 +51,9 @@ def test_nothing_is_registered_at_first(registry):
 
 
 def test_a_release_is_registered_once_and_read_back_verified(registry, release):
-    version = registered(registry, release)
-    assert registered(registry, release).number == version.number == "1"
-    registry.set_alias("champion", "1")
+    for outcome in ("promoted", "unchanged"):
+        assert settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig()).outcome == outcome
+    assert [version.number for version in registry.versions()] == ["1"]
     for reference in ("models:/alexnet@champion", "models:/alexnet/1"):
         found = open_release(reference, registry.config, registry.workdir)
         assert (found.title, found.sha256()) == ("alexnet 1", release.sha256())
@@ -63,6 +63,16 @@ def test_a_release_is_registered_once_and_read_back_verified(registry, release):
     again.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model.keras is damaged"):
         open_release("models:/alexnet/1", registry.config, registry.workdir)
+
+
+def test_a_champion_whose_files_are_damaged_is_mended_by_promoting_it_again(registry, release):
+    settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig())
+    damaged = open_release("models:/alexnet@champion", registry.config, registry.workdir)
+    damaged.model_path.write_bytes(b"no model")
+    against = []
+    settled = settle(registry, offered(release), lambda champion: against.append(champion) or verdict(True), ReleaseConfig())
+    assert (settled.outcome, settled.version, against) == ("promoted", "2", [None])
+    assert open_release("models:/alexnet@champion", registry.config, registry.workdir).sha256() == release.sha256()
 
 
 def test_a_version_that_somebody_else_registered_is_not_opened(registry, release, tmp_path):
