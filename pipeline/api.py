@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import registry, tracking
 from pipeline.artifacts import Artifact, DatasetArtifact, Decision, EvaluationReport, SavedModel
-from pipeline.config import ReleaseConfig, Resolved, TrackingConfig, TrainConfig, environment_settings, resolve
+from pipeline.config import Config, Resolved, TrackingConfig, TrainConfig, environment_settings, resolve
 from pipeline.data.listing import at, kind_of, require_source
 from pipeline.data.stage import ingest
 from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, unwritable, work_directory
@@ -30,7 +30,7 @@ from pipeline.evaluate.given import given_model
 from pipeline.evaluate.stage import evaluate, evaluate_model
 from pipeline.model.stage import build, build_alone
 from pipeline.registry import CHAMPION, Registry, Version
-from pipeline.release.stage import promote, state_of
+from pipeline.release.stage import promote
 from pipeline.train.cluster import Cluster, launch, read_cluster
 from pipeline.train.stage import train
 
@@ -177,6 +177,8 @@ def settings(
         recipe = "network"  # no dataset, so none to fit
     elif recipe is None and workdir is not None and "data.dataset" not in given:
         recipe, remembered = _runner(workdir).remembered(stages)
+        # Which model is meant is said each time: a trial under another name must not move what serves.
+        remembered = {key: value for key, value in remembered.items() if not key.startswith("release.")}
     return resolve(recipe, overrides, remembered)
 
 
@@ -379,21 +381,9 @@ def _runner(
 
     alone = resolved is not None and resolved.config.model.classes > 0
     foreign = resolved is not None and bool(resolved.config.evaluate.model)
-    stages = (build_alone,) if alone else _STAGES_OF_A_MODEL if foreign else (*STAGES, _promote_with(resolved, workdir))
+    stages = (build_alone,) if alone else _STAGES_OF_A_MODEL if foreign else (*STAGES, promote)
     runner = Runner(stages, workdir, observer or Silent(), prepare, selects=not foreign)
     return runner
-
-
-def _promote_with(resolved: Resolved | None, workdir: Path) -> Stage:
-    """Return the stage `promote`, which depends on the registry's champion too, where the settings say which registry that is."""
-    if resolved is None:
-        return promote
-    tracked = resolved.config.tracking
-
-    def state(config: ReleaseConfig) -> Mapping[str, str]:
-        return state_of(Registry(config.name, tracked, workdir))
-
-    return replace(promote, source=state)  # type: ignore[arg-type]  # the section is that of this stage
 
 
 def models(*, recipe: str | None = None, settings: Mapping[str, Any] | None = None, workdir: Path | str = DEFAULT_WORKDIR) -> list[Version]:
@@ -497,7 +487,25 @@ def open_release(
 
     workdir = Path(workdir)
     config = _settings(recipe, settings, workdir, ()).config
-    return package.open_release(model or f"models:/{config.release.name}@{CHAMPION}", config.tracking, workdir)
+    reference = _reference(model, config, workdir)
+    return package.open_release(reference, config.tracking, workdir)
+
+
+def _reference(model: str, config: Config, workdir: Path) -> str:
+    """Return the model that is meant, after a look whether its registry can be there: a store must not be made by asking for one."""
+    reference = model or f"models:/{config.release.name}@{CHAMPION}"
+    if reference.startswith("models:"):
+        _require_store(config, workdir)
+    return reference
+
+
+def _require_store(config: Config, workdir: Path) -> None:
+    tracking.require_nameable(config.tracking, workdir)
+    if not config.tracking.uri and not (workdir / "mlflow.db").exists():
+        raise ConfigError(
+            f"There is no registry in {workdir}. Expected a work directory in which `alexnet run promote` has run. Name it with --workdir, "
+            "or a server with --set tracking.uri=ADDRESS; or name a file with --model."
+        )
 
 
 def export(
@@ -598,7 +606,7 @@ def serve(
 
     workdir = Path(workdir)
     config = _settings(recipe, settings, workdir, ()).config
-    reference = model or f"models:/{config.release.name}@{CHAMPION}"
+    reference = _reference(model, config, workdir)
 
     def named() -> str:
         version = registry.find(reference, config.tracking, workdir)
@@ -617,9 +625,7 @@ def serve(
 def _registry(recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path) -> Registry:
     """Return the registry that the settings name, in a work directory that can be named."""
     resolved = _settings(recipe, settings, workdir, ())
-    tracking.require_nameable(resolved.config.tracking, workdir)
-    if not workdir.exists() and not resolved.config.tracking.uri:
-        raise ConfigError(f"There is no work directory {workdir}. Expected one in which `alexnet run` has run. Name it with --workdir.")
+    _require_store(resolved.config, workdir)
     return Registry(resolved.config.release.name, resolved.config.tracking, workdir)
 
 

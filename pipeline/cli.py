@@ -46,6 +46,7 @@ class Invocation:
     rerun: list[str] = field(default_factory=list)
     workers: int = 1
     words: Sequence[str] = ()
+    commands: list[str] = field(default_factory=list)
     asked: _Asked | None = None
 
     def take(self, words: dict[str, Any]) -> None:
@@ -57,6 +58,19 @@ class Invocation:
         for name, value in words.items():
             if value not in (None, False):
                 setattr(self, name, value)
+
+    def join(self, command: str) -> None:
+        """Add a command: stages make a chain, which runs at its end, and every other command stands alone."""
+        if command == "cli":  # the group itself
+            return
+        stages = {*ALL_STAGE_NAMES, "run"}
+        if self.commands and not {command, *self.commands} <= stages:
+            alone = next(name for name in (command, *self.commands) if name not in stages)
+            raise click.UsageError(
+                f"`{alone}` stands alone. Expected stages in a chain ({', '.join(ALL_STAGE_NAMES)}), or one other command. Received "
+                f"{' '.join((*self.commands, command))}. Type them one after the other."
+            )
+        self.commands.append(command)
 
     @property
     def is_worker(self) -> bool:
@@ -244,6 +258,7 @@ def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
         shared = {name: words.pop(name) for name in ("recipe", "assignments", "workdir", "json", "quiet", "wait")}
         shared |= {name: words.pop(name, default) for name, default in (("explain", False), ("rerun", ()))}
         context.ensure_object(Invocation).take(shared)
+        context.obj.join(context.command.name or "")
         return function(context.obj, **words)
 
     return wrapped
@@ -383,14 +398,18 @@ def models(invocation: Invocation) -> None:
 
 
 @cli.command()
-@click.option("--to", metavar="VERSION", help="Which version becomes the champion again.  [default: the one before]")
+@click.option(
+    "--to", type=click.IntRange(1), metavar="VERSION", help="Which version becomes the champion again.  [default: the one before]"
+)
 @_shared
-def rollback(invocation: Invocation, to: str | None) -> None:
+def rollback(invocation: Invocation, to: int | None) -> None:
     """Make the version before the champion, or another one that was released, the champion again."""
     from pipeline import api
     from pipeline.console import print_json, version_dict
 
-    before, after = api.rollback(to, recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir)
+    before, after = api.rollback(
+        str(to) if to else None, recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir
+    )
     if invocation.json:
         print_json(invocation.output(), {"from": before, "to": after.number, "version": version_dict(after)})
     else:

@@ -155,6 +155,7 @@ class Stage:
     source: Callable[[Section], Mapping[str, str]] | None = None
     resumable: bool = False
     take_part: Callable[..., None] | None = None
+    always: bool = False
 
     @property
     def help(self) -> str:
@@ -167,6 +168,7 @@ def stage(
     source: Callable[[Any], Mapping[str, str]] | None = None,
     resumable: bool = False,
     take_part: Callable[..., None] | None = None,
+    always: bool = False,
 ) -> Callable[[Callable[..., Artifact]], Stage]:
     """Make a function a stage, wired by its annotations.
 
@@ -174,6 +176,7 @@ def stage(
         source: describes input from outside the pipeline, such as a folder's files, cheaply; a change re-runs the stage.
         resumable: the function carries on from the files that an interrupted attempt left in its folder.
         take_part: what other workers do while the function works on the first of several; takes the same arguments.
+        always: it is never skipped, as what it decides depends on more than can be known beforehand.
     """
 
     def wrap(function: Callable[..., Artifact]) -> Stage:
@@ -183,7 +186,7 @@ def stage(
         ((config_argument, section_type),) = sections.items()
         (section,) = (name for name, field_ in Config.model_fields.items() if field_.annotation is section_type)
         inputs = {name: kind for name, kind in hints.items() if issubclass(kind, Artifact)}
-        return Stage(function.__name__, function, section, config_argument, inputs, output, source, resumable, take_part)
+        return Stage(function.__name__, function, section, config_argument, inputs, output, source, resumable, take_part, always)
 
     return wrap
 
@@ -463,11 +466,11 @@ class Runner:
                 f"{item.name} has no result for these settings ({'; '.join(self._changes(item, fingerprint)[:3])}). Expected a finished "
                 f"{item.name} in {self.workdir}. Type `alexnet {item.name}` first, with the same options, or name both in one command."
             )
-        if record is not None and not (named and forced):
+        if record is not None and not (named and (forced or item.always)):
             outcome = Outcome(item.name, "skipped", 0.0, folder, self._account(folder).get("run_key", ""), record)
             tracker.link(item.name, outcome.run_key)
         else:
-            why = ("asked for by --rerun",) if record is not None else self._changes(item, fingerprint)
+            why = ("asked for by --rerun" if forced else "it is never skipped",) if record else self._changes(item, fingerprint)
             self.prepare()
             self._select(item, folder, resolved)
             outcome = self._execute(item, fingerprint, folder, why, resolved, records, tracker)

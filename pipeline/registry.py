@@ -31,7 +31,7 @@ from pipeline.tracking import connect, experiment_of, save_keras_flavour, store_
 
 CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"
 RELEASE_TAG, MODEL_TAG, GATE_TAG, WITHDRAWN_TAG = "release_sha256", "model_sha256", "gate", "withdrawn"
-_MOVES_TAG = "alexnet.moves"  # of the registered model: how often its champion changed
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _REFERENCE = re.compile(r"^models:/([^/@]+)(?:/([0-9]+)|@([A-Za-z0-9_-]+))$")
 _LEASE_SECONDS = 600.0  # no alias takes longer to move; after that its owner on another machine is believed to be gone
 _LOCK_SECONDS = 120.0
@@ -41,7 +41,8 @@ _LOCK_SECONDS = 120.0
 class Version:
     """One version of a registered model.
 
-    `release_sha256` names what it holds; it is empty where nobody but MLflow registered it. `gate` is `passed`, `refused` or empty.
+    `release_sha256` names what it holds; it is empty where nobody but MLflow registered it, or where its tag is no digest. `gate` is
+    `passed`, `waiting`, `refused` or empty.
     """
 
     name: str
@@ -66,12 +67,11 @@ class Version:
 
 @dataclass(frozen=True)
 class Aliases:
-    """Which version each alias names, `` where there is none, and how often the champion changed."""
+    """Which version each alias names, `` where there is none."""
 
     champion: str = ""
     candidate: str = ""
     previous: str = ""
-    moves: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Registry:
             if model is None:
                 return Aliases()
             found = {alias: str(model.aliases.get(alias, "")) for alias in (CHAMPION, CANDIDATE, PREVIOUS)}
-            return Aliases(**found, moves=int(model.tags.get(_MOVES_TAG, 0)))
+            return Aliases(**found)
 
     def version(self, number: str) -> Version | None:
         """Return a version by its number, or None."""
@@ -174,7 +174,9 @@ class Registry:
                 client.set_model_version_tag(self.name, number, key, value)
 
     def move_champion(self, number: str, expected: str) -> bool:
-        """Make a version the champion, and the one before it `previous`; the caller holds the lock.
+        """Make a version the champion; the caller holds the lock. The one before is `previous` then.
+
+        Not if it was withdrawn, or holds the same release: nobody would want to go back to it.
 
         Returns:
             Whether it is; not where another one than the expected is the champion meanwhile, and then nothing is changed.
@@ -186,11 +188,10 @@ class Registry:
         now = self.aliases()
         if now.champion != expected:
             return False
-        if expected:
+        before, after = self.version(expected), self.version(number)
+        if before and after and not before.withdrawn and before.release_sha256 != after.release_sha256:
             self.set_alias(PREVIOUS, expected)
         self.set_alias(CHAMPION, number)
-        with _answering(self):
-            self.client().set_registered_model_tag(self.name, _MOVES_TAG, str(now.moves + 1))
         return True
 
     @contextlib.contextmanager
@@ -262,7 +263,8 @@ def _version(found: Any, aliases: Mapping[str, tuple[str, ...]]) -> Version:
     return Version(
         name=found.name,
         number=str(found.version),
-        release_sha256=tags.get(RELEASE_TAG, ""),
+        # It names a folder where files from elsewhere are kept: what is no digest could name any other.
+        release_sha256=tags.get(RELEASE_TAG, "") if _DIGEST.fullmatch(tags.get(RELEASE_TAG, "")) else "",
         model_sha256=tags.get(MODEL_TAG, ""),
         source=found.source,
         created=found.creation_timestamp / 1000,
@@ -299,8 +301,15 @@ def _number(registry: Registry, alias: str) -> str:
         return str(model.aliases.get(alias, "")) if model else ""
 
 
-def fetch(version: Version, config: TrackingConfig, workdir: Path) -> Path:
-    """Return the folder of a version's files: where they lie, or where they are copied to from a store elsewhere; not verified yet."""
+def fetch(version: Version, config: TrackingConfig, workdir: Path, *, again: bool = False) -> Path:
+    """Return the folder of a version's files: where they lie, or where they are copied to from a store elsewhere; not verified yet.
+
+    Args:
+        version: with a digest.
+        config: the tracking store.
+        workdir: the work directory, which keeps copies.
+        again: a copy that was kept is damaged, and another one is to be had.
+    """
     registry = Registry(version.name, config, workdir)
     with _answering(registry):
         client = registry.client()
@@ -310,6 +319,8 @@ def fetch(version: Version, config: TrackingConfig, workdir: Path) -> Path:
         if parsed.scheme in ("", "file"):
             return Path(unquote(parsed.path))
         target = workdir / "fetched" / version.release_sha256
+        if again:
+            shutil.rmtree(target, ignore_errors=True)
         if not target.exists():
             import mlflow
 
@@ -340,11 +351,12 @@ def _or_none(call: Any, code: str = "RESOURCE_DOES_NOT_EXIST") -> Any:
 def _answering(registry: Registry) -> Iterator[None]:
     """Turn what the store does not do into a TrackingError."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         raise TrackingError(
             f"The registry in {store_uri(registry.config, registry.workdir)} does not answer ({' '.join(str(error).split())[:150]}). "
-            "Expected a running MLflow server or a writable folder. Check tracking.uri. Nothing was promoted."
+            "Expected a running MLflow server or a writable folder. Check tracking.uri. Nothing was changed."
         ) from error

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -547,3 +547,13 @@ class TestWritingAtomically:
             write_atomically(path, text)
             assert path.read_text(encoding="utf-8") == text
         assert [item.name for item in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_a_stage_that_always_runs_is_never_skipped(house):
+    ingest, build, train = house.stages
+    house.stages = (ingest, build, replace(train, always=True))
+    assert house.run()[0] == {"ingest": "ran", "build": "ran", "train": "ran"}
+    states, why, _ = house.run()
+    assert states == {"ingest": "skipped", "build": "skipped", "train": "ran"}
+    assert why["train"] == ("it is never skipped",)
+    assert house.run("ingest build")[0] == {"ingest": "skipped", "build": "skipped"}  # not named, so not run

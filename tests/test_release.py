@@ -20,6 +20,7 @@ from pipeline.config import TrackingConfig
 from pipeline.data.loader import encoded_pictures, load_split
 from pipeline.evaluate.predictions import read_logits
 from pipeline.registry import Registry
+from pipeline.tracking import open_experiment
 
 PROGRAM = (sys.executable, "-m", "pipeline")
 TINY = ("--set", "model.width_multiplier=0.2", "--set", "evaluate.report=short")
@@ -36,15 +37,28 @@ def last_line(done):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_without_a_champion_every_command_says_what_to_do(tmp_path):
-    (tmp_path / "mlruns").mkdir()
+@pytest.mark.parametrize("words", [("predict", "a.png"), ("serve",), ("export", "--to", "onnx"), ("models",), ("rollback",)])
+def test_without_a_registry_every_command_says_so_and_makes_none(tmp_path, words):
     (tmp_path / "a.png").write_bytes(b"x")
-    for words in (("predict", "a.png"), ("serve",), ("export", "--to", "onnx")):
-        done = alexnet(*words, cwd=tmp_path, code=2)
-        assert "There is no model models:/alexnet@champion" in done.stderr
-        assert "`alexnet run promote`" in done.stderr
-    assert "No version is registered yet" in alexnet("models", cwd=tmp_path).stdout
-    assert "no version to go back to" in alexnet("rollback", cwd=tmp_path, code=2).stderr
+    done = alexnet(*words, cwd=tmp_path, code=2)
+    assert "There is no registry in mlruns" in done.stderr
+    assert "`alexnet run promote`" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("words", [("promote", "predict", "a.png"), ("run", "promote", "models"), ("models", "promote")])
+def test_stages_and_other_commands_are_not_mixed_in_one_line(tmp_path, words):
+    done = alexnet(*words, cwd=tmp_path, code=2)
+    assert "stands alone. Expected stages in a chain" in done.stderr or "There is no registry" in done.stderr
+
+
+def test_a_registry_without_a_champion_says_what_to_do(tmp_path):
+    (tmp_path / "mlruns").mkdir()
+    open_experiment(TrackingConfig(), tmp_path / "mlruns")
+    (tmp_path / "a.png").write_bytes(b"x")
+    done = alexnet("predict", "a.png", cwd=tmp_path, code=2)
+    assert "There is no model models:/alexnet@champion" in done.stderr
+    assert "`alexnet run promote`" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -175,8 +189,8 @@ def test_a_worse_candidate_exits_3_and_a_way_back_leads_to_the_version_before(re
     worse = alexnet("--json", "run", "--epochs", "1", *TINY, "--set", "train.learning_rate=0.0001", "promote", cwd=cwd, code=3)
     assert "The candidate was refused and the champion stays" in worse.stderr
     assert last_line(worse)["decision"]["outcome"] == "refused"
-    again = alexnet("promote", cwd=cwd, code=3)  # skipped, and still refused
-    assert "skipped" in again.stdout
+    again = alexnet("promote", cwd=cwd, code=3)  # never skipped, and still refused
+    assert "it is never skipped" in again.stdout
     versions = last_line(alexnet("--json", "models", cwd=cwd))["versions"]
     assert [(item["version"], item["gate"]) for item in versions] == [("2", "refused"), ("1", "passed")]
     assert "no version to go back to" in alexnet("rollback", cwd=cwd, code=2).stderr

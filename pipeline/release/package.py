@@ -188,8 +188,11 @@ def open_version(version: registry.Version, config: TrackingConfig, workdir: Pat
             f"Version {version.number} of {version.name} cannot be verified: it was not registered by `alexnet promote`. Expected a "
             "version with the tag release_sha256. Nothing was opened: name another version, or promote a model."
         )
-    directory = registry.fetch(version, config, workdir)
-    return read_package(directory, version.release_sha256, name=version.name, version=version.number)
+    known = {"name": version.name, "version": version.number}
+    try:
+        return read_package(registry.fetch(version, config, workdir), version.release_sha256, **known)
+    except CheckpointError:  # perhaps only a copy that was kept here
+        return read_package(registry.fetch(version, config, workdir, again=True), version.release_sha256, **known)
 
 
 def _of_file(path: Path, workdir: Path) -> Release:

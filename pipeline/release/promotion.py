@@ -36,9 +36,13 @@ from pipeline.release.classify import TOLERANCE, Classifier, load_classifier
 from pipeline.release.gate import Answers, Measured, judge, needed_text
 from pipeline.release.package import GoldenPicture, Release, open_version, read_package, write_package
 from pipeline.release.rehearsal import rehearse
-from pipeline.release.settlement import Offer, Settled, Verdict, is_whole, settle
+from pipeline.release.settlement import Offer, Settled, Verdict, settle, whole
 
 GOLDEN_PICTURES = 16
+_STRANGE = (
+    " The champion was released on other pictures than these. Where splits are dealt by content it has seen none of them all the same; "
+    "where they were given by hand, nothing here knows."
+)
 _WINDOW = 256  # pictures that are decoded and answered together
 
 
@@ -53,7 +57,8 @@ def decide(
         BusyError: the champion changes faster than a candidate can be judged.
     """
     champion = registry.version(registry.aliases().champion)
-    if champion is not None and champion.model_sha256 == trained.model_sha256 and is_whole(champion, registry):
+    opened = whole(champion, registry) if champion else None
+    if champion is not None and opened is not None and opened.model_sha256 == trained.model_sha256:
         found = Settled("unchanged", f"version {champion.number} of {registry.name} is this very model", champion.number, champion.number)
         return _decision(config, dataset, trained, found)
     if reason := _unlike(dataset, trained, report):
@@ -215,6 +220,7 @@ def judge_against(
     names, answers, shared, error = candidate.release.class_names, None, None, None
     if champion is not None:
         classifier = load_classifier(open_version(champion, context.tracking, context.workdir), batch=_WINDOW)
+        strange = "" if classifier.release.dataset_digest == dataset.digest else _STRANGE
         logits, _ = _scored(classifier, load_split(dataset, "test", in_memory=False), f"champion, version {champion.number},", context)
         own = classifier.release.class_names
         answers = np.asarray([names.index(name) if name in names else -1 for name in own])[logits.argmax(axis=1)]
@@ -225,7 +231,7 @@ def judge_against(
     checks = tuple(GateCheck(**asdict(check)) for check in judge(given, candidate.measured, names, config))
     if champion is not None and missing:
         checks += (_lost_classes(missing),)
-    return Verdict(candidate.checks + checks, error, needed_text(given, config) if champion else "")
+    return Verdict(candidate.checks + checks, error, f"{needed_text(given, config)}{strange}" if champion else "")
 
 
 def _lost_classes(missing: list[str]) -> GateCheck:
@@ -235,7 +241,8 @@ def _lost_classes(missing: list[str]) -> GateCheck:
         passed=False,
         measured=f"{len(missing)} missing",
         required="those of the champion",
-        text=f"The champion knows {len(missing)} classes that the candidate does not: {some}.",
+        text=f"The champion knows {len(missing)} classes that the candidate does not: {some}. Another task has a name of its own: "
+        "--set release.name=NAME.",
     )
 
 

@@ -99,7 +99,7 @@ def _registered(registry: Registry, offer: Offer) -> Version:
     """Return the version that holds a release, made if there is none or if its files are not whole any more; the caller holds the lock."""
     release = offer.release
     existing = registry.of_release(release.sha256())
-    if existing is not None and is_whole(existing, registry):
+    if existing is not None and whole(existing, registry):
         return existing
     known = {"class_names": list(release.class_names), "sha256": release.model_sha256, "short_side": release.short_side}
     made = registry.register(release.directory, release.image_size, known, offer.tags, offer.run_id)
@@ -107,13 +107,12 @@ def _registered(registry: Registry, offer: Offer) -> Version:
     return made
 
 
-def is_whole(version: Version, registry: Registry) -> bool:
-    """Return whether a version's files are those that were released."""
+def whole(version: Version, registry: Registry) -> Release | None:
+    """Return what a version holds, or None where its files are not those that were released."""
     try:
-        open_version(version, registry.config, registry.workdir)
+        return open_version(version, registry.config, registry.workdir)
     except CheckpointError:
-        return False
-    return True
+        return None
 
 
 def _settled(
@@ -124,14 +123,15 @@ def _settled(
     same = champion is not None and champion.release_sha256 == offer.release.sha256()
     if champion is not None and same and number in ("", other):
         return Settled("unchanged", f"version {other} of {champion.name} is this very release", number, other)
-    verdict = judged(None if same else champion)  # the files of the same release are damaged, and there is nothing to compare
+    verdict = judged(None if same else champion)
+    mended = f"it replaces version {other}, the same release, whose files are damaged; " if same else ""
     if verdict.passed and version is not None and version.withdrawn and not config.approve:
         verdict = Verdict((*verdict.checks, _withdrawn(version)), verdict.champion_top1_error, verdict.advice)
     if not verdict.passed:
         return Settled("refused", verdict.reason, number, other, verdict)
     if config.approval == "required" and not config.approve:
         return Settled("waiting", "it passed and waits for `alexnet promote --approve`", number, other, verdict)
-    return Settled("promoted", verdict.reason, number, other, verdict)
+    return Settled("promoted", mended + verdict.reason, number, other, verdict)
 
 
 def _tried(registry: Registry, offer: Offer, judged: Callable[[Version | None], Verdict], config: ReleaseConfig) -> Settled:
@@ -156,16 +156,19 @@ def _write_word(registry: Registry, version: Version, settled: Settled) -> None:
     """Write what was decided on the version; one that passed once stays one that may be gone back to."""
     if settled.outcome == "unchanged":
         return
-    passed = settled.outcome in ("promoted", "waiting")
     failed = [check.name for check in settled.verdict.checks if not check.passed]
-    word = {GATE_TAG: "passed" if passed else "refused"} if passed or version.gate != "passed" else {}
+    gate = {"promoted": "passed", "waiting": "waiting"}.get(settled.outcome, "refused")
+    word = {GATE_TAG: gate} if gate == "passed" or version.gate != "passed" else {}
+    word |= {WITHDRAWN_TAG: "no"} if gate == "passed" else {}
     word |= {"decision": settled.outcome, "decision_reason": settled.reason[:1000], "failed_checks": json.dumps(failed)}
     word |= {"judged_against": settled.champion or "none", "judged_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     registry.tag(version.number, word | {"judged_by": _who()})
 
 
 def go_back(registry: Registry, to: str | None) -> tuple[str, Version]:
-    """Make an earlier version the champion again, and mark the one that was as withdrawn.
+    """Make an earlier version the champion again, and mark the one that was as withdrawn if it is the newer one.
+
+    Killed anywhere, the same call does the rest; called twice it does not go forward again.
 
     Returns:
         The number of the version that was the champion, and the version that is.
@@ -179,10 +182,11 @@ def go_back(registry: Registry, to: str | None) -> tuple[str, Version]:
         aliases = registry.aliases()
         target = _earlier(registry, aliases, to)
         open_version(target, registry.config, registry.workdir)
-        registry.tag(target.number, {WITHDRAWN_TAG: "no"})
-        registry.move_champion(target.number, expected=aliases.champion)
-        if aliases.champion:
+        if aliases.champion and int(target.number) < int(aliases.champion):
             registry.tag(aliases.champion, {WITHDRAWN_TAG: "yes", "withdrawn_by": _who()})
+        came = f"{_who()} went back to it from version {aliases.champion or 'none'}"
+        registry.tag(target.number, {WITHDRAWN_TAG: "no", "decision": "rolled back to", "decision_reason": came})
+        registry.move_champion(target.number, expected=aliases.champion)
     return aliases.champion, target
 
 
@@ -195,6 +199,11 @@ def _earlier(registry: Registry, aliases: Aliases, to: str | None) -> Version:
         raise ConfigError(
             f"{what}. Expected one that passed the gate and is not the champion of {registry.name}: {known or 'there is none'}. "
             f"Received champion {aliases.champion or 'none'}. `alexnet models` shows them."
+        )
+    if target.withdrawn and not to:
+        raise ConfigError(
+            f"Version {target.number}, the one before, was withdrawn. Expected one that was not. Received none from `previous`. Name one: "
+            f"`alexnet rollback --to {target.number}` releases it all the same; `alexnet models` shows the others."
         )
     if target.gate != "passed":
         why = target.tags.get("decision_reason", "it was not judged")

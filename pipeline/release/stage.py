@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pipeline.artifacts import DatasetArtifact, Decision, EvaluationReport, TrainingResult
 from pipeline.config import ReleaseConfig
 from pipeline.engine import Context, stage
 from pipeline.registry import Registry
 
 
-@stage()
+@stage(always=True)  # the champion, its files and the registry may be others each time
 def promote(
     config: ReleaseConfig, dataset: DatasetArtifact, trained: TrainingResult, report: EvaluationReport, context: Context
 ) -> Decision:
@@ -25,12 +23,3 @@ def promote(
     context.run.metrics({f"release_{name}": value for name, value in numbers.items() if value is not None})
     context.run.tags({"decision": decision.outcome, "decision_reason": decision.reason, "version": decision.version}, summary=True)
     return decision
-
-
-def state_of(registry: Registry) -> Mapping[str, str]:
-    """Return what a decision depends on beside the model: the champion, and how often it changed.
-
-    The count, so that a decision of before a way back is not taken for one of today.
-    """
-    aliases = registry.aliases()
-    return {"champion": aliases.champion, "moves": str(aliases.moves)}

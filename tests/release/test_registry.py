@@ -15,6 +15,7 @@ from pipeline.artifacts import GateCheck
 from pipeline.config import ReleaseConfig, TrackingConfig
 from pipeline.errors import BusyError, CheckpointError, ConfigError, GateError, TrackingError
 from pipeline.registry import GATE_TAG, MODEL_TAG, RELEASE_TAG, Aliases, Registry
+from pipeline.release import settlement
 from pipeline.release.package import open_release
 from pipeline.release.settlement import Offer, Verdict, go_back, settle
 from pipeline.tracking import open_experiment
@@ -91,38 +92,96 @@ def test_a_version_that_somebody_else_registered_is_not_opened(registry, release
 def test_the_champion_moves_only_from_the_expected_one(registry, release):
     registered(registry, release)
     assert registry.move_champion("1", expected="")
-    assert registry.aliases() == Aliases(champion="1", moves=1)
-    registry.client().create_model_version("alexnet", registry.version("1").source, tags={GATE_TAG: "passed"})
+    assert registry.aliases() == Aliases(champion="1")
+    registry.client().create_model_version("alexnet", registry.version("1").source, tags={GATE_TAG: "passed", RELEASE_TAG: "2" * 64})
     assert not registry.move_champion("2", expected="")
-    assert registry.aliases() == Aliases(champion="1", moves=1)
+    assert registry.aliases() == Aliases(champion="1")
     assert registry.move_champion("2", expected="1")
-    assert registry.aliases() == Aliases(champion="2", previous="1", moves=2)
+    assert registry.aliases() == Aliases(champion="2", previous="1")
     assert registry.version("1").aliases == ("previous",)
 
 
-def test_a_way_back_is_verified_and_marks_what_was_left(registry, release):
+def another(registry, release, gate="passed", digest=None):
+    """A further version with the same files."""
+    source, tags = registry.version("1").source, {GATE_TAG: gate, RELEASE_TAG: digest or release.sha256()}
+    return str(registry.client().create_model_version("alexnet", source, tags=tags).version)
+
+
+def test_a_way_back_is_verified_marks_what_was_left_and_does_not_lead_forward_again(registry, release, monkeypatch):
+    # The files of all are those of the first; that each has a digest of its own is what counts here.
+    monkeypatch.setattr(settlement, "open_version", lambda *_: None)
     registered(registry, release)
     registry.move_champion("1", expected="")
     with pytest.raises(ConfigError, match="There is no version to go back to"):
         go_back(registry, None)
-    source = registry.version("1").source
-    registry.client().create_model_version("alexnet", source, tags={GATE_TAG: "passed", RELEASE_TAG: release.sha256()})
-    registry.client().create_model_version("alexnet", source, tags={GATE_TAG: "refused", RELEASE_TAG: release.sha256()})
+    another(registry, release, digest="2" * 64)
+    another(registry, release, gate="refused", digest="3" * 64)
+    another(registry, release, gate="waiting", digest="4" * 64)
     registry.move_champion("2", expected="1")
-    with pytest.raises(GateError, match="Version 3 of alexnet never passed the gate"):
-        go_back(registry, "3")
+    for number in ("3", "4"):
+        with pytest.raises(GateError, match=f"Version {number} of alexnet never passed the gate"):
+            go_back(registry, number)
     with pytest.raises(ConfigError, match="Version 2 is the champion already"):
         go_back(registry, "2")
     with pytest.raises(ConfigError, match="Version 9 is not there"):
         go_back(registry, "9")
     before, after = go_back(registry, None)
     assert (before, after.number) == ("2", "1")
-    assert registry.aliases() == Aliases(champion="1", previous="2", moves=3)
+    assert registry.aliases() == Aliases(champion="1", previous="1")
     assert registry.version("2").withdrawn
-    assert not registry.version("1").withdrawn
-    # And forward again, by its number.
-    assert go_back(registry, "2")[1].number == "2"
+    assert "went back to it from version 2" in registry.version("1").tags["decision_reason"]
+    with pytest.raises(ConfigError, match="There is no version to go back to"):  # typed twice
+        go_back(registry, None)
+    assert go_back(registry, "2")[1].number == "2"  # forward, by its number
     assert not registry.version("2").withdrawn
+    assert not registry.version("1").withdrawn
+    assert registry.aliases() == Aliases(champion="2", previous="1")
+
+
+def test_a_withdrawn_version_before_is_gone_back_to_only_by_its_number(registry, release, monkeypatch):
+    monkeypatch.setattr(settlement, "open_version", lambda *_: None)
+    registered(registry, release)
+    another(registry, release, digest="2" * 64)
+    registry.set_alias("champion", "2")
+    registry.set_alias("previous", "1")
+    registry.tag("1", {"withdrawn": "yes"})
+    with pytest.raises(ConfigError, match="Version 1, the one before, was withdrawn"):
+        go_back(registry, None)
+    assert go_back(registry, "1")[1].number == "1"
+
+
+@pytest.mark.parametrize("tag", ["/elsewhere/evil", "../../evil", "ABC", "0" * 63])
+def test_a_tag_that_is_no_digest_names_no_folder(registry, release, tag):
+    registered(registry, release)
+    number = another(registry, release, digest=tag)
+    assert registry.version(number).release_sha256 == ""
+    with pytest.raises(CheckpointError, match="cannot be verified"):
+        open_release(f"models:/alexnet/{number}", registry.config, registry.workdir)
+
+
+def test_a_damaged_copy_of_what_lies_elsewhere_is_fetched_again(registry, release, monkeypatch):
+    registered(registry, release)
+    kept, fetched = registry.workdir / "kept", []
+
+    def fetch(*_, again=False):
+        fetched.append(again)
+        if again:
+            shutil.rmtree(kept)
+        if not kept.exists():
+            shutil.copytree(release.directory, kept)
+        return kept
+
+    monkeypatch.setattr(registry_module, "fetch", fetch)
+    fetch()
+    (kept / "data" / "model.keras").write_bytes(b"half of it")
+    assert open_release("models:/alexnet/1", registry.config, registry.workdir).sha256() == release.sha256()
+    assert fetched == [False, False, True]
+
+
+def test_a_database_that_is_none_is_one_sentence(tmp_path):
+    (tmp_path / "mlflow.db").write_text("junk")
+    with pytest.raises(TrackingError, match=r"The registry in sqlite:.* does not answer \(.*not a database"):
+        Registry("alexnet", TrackingConfig(), tmp_path).versions()
 
 
 def test_nobody_goes_back_to_a_damaged_version(registry, release):
@@ -163,13 +222,13 @@ def test_a_person_is_waited_for_where_that_is_asked_for(registry, release):
     approved = waits.model_copy(update={"approve": True})
     assert settle(registry, offered(release), lambda _: verdict(False), approved).outcome == "refused"  # approval is no way around the gate
     assert settle(registry, offered(release), lambda _: verdict(True), approved).outcome == "promoted"
-    assert registry.aliases() == Aliases(champion="1", candidate="1", moves=1)
+    assert registry.aliases() == Aliases(champion="1", candidate="1")
     assert settle(registry, offered(release), lambda _: verdict(True), approved).outcome == "unchanged"
 
 
 def test_what_somebody_went_back_from_is_not_released_again_by_itself(registry, release):
     registered(registry, release)
-    registry.client().create_model_version("alexnet", registry.version("1").source, tags={GATE_TAG: "passed", RELEASE_TAG: "x"})
+    registry.client().create_model_version("alexnet", registry.version("1").source, tags={GATE_TAG: "passed", RELEASE_TAG: "5" * 64})
     registry.set_alias("champion", "2")
     registry.tag("1", {"withdrawn": "yes"})
     settled = settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig())
@@ -182,7 +241,7 @@ def test_what_somebody_went_back_from_is_not_released_again_by_itself(registry, 
 def test_a_champion_that_comes_meanwhile_is_judged_against(registry, release):
     registered(registry, release)
     source = registry.version("1").source
-    registry.client().create_model_version("alexnet", source, tags={GATE_TAG: "passed", RELEASE_TAG: "x"})
+    registry.client().create_model_version("alexnet", source, tags={GATE_TAG: "passed", RELEASE_TAG: "5" * 64})
     against = []
 
     def judged(champion):
