@@ -1,0 +1,1 @@
+"""Retrain: when a retraining is due, and what became of each time that it was."""

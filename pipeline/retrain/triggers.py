@@ -1,0 +1,298 @@
+"""Why a slot retrains, or why it does not: every trigger answers with a sentence and with its numbers, whether it fired or not.
+
+    always          the schedule alone decides
+    new_data        enough pictures are new, gone or labelled otherwise since the champion's data
+    drift           new pictures do not look like those that the champion was made for: `pipeline.retrain.drift`
+    champion_fall   the champion errs more on newly labelled pictures than on its test pictures, beyond chance and by more than a margin
+    age             the champion is old
+
+One that fires is enough. What is not known fires nothing: no evidence, no retraining for it. Without a champion there is nothing to
+compare with, and the slot retrains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
+from scipy import stats
+
+from pipeline.config import Section
+from pipeline.evaluate.metrics import Integers
+from pipeline.retrain.drift import Drift, Finding
+
+TriggerName = Literal["always", "new_data", "drift", "champion_fall", "age"]
+
+
+class RetrainConfig(Section):
+    """When a slot of the schedule retrains."""
+
+    triggers: tuple[TriggerName, ...] = Field(
+        ("new_data", "drift", "champion_fall", "age"),
+        min_length=1,
+        description="What a slot retrains for, with commas between several; one that fires is enough. `always`: the schedule decides.",
+    )
+    least_new_images: int = Field(
+        0, ge=0, description="`new_data` fires from so many pictures on that are new, gone or labelled otherwise; 0: their share decides."
+    )
+    least_new_share: float = Field(
+        0.05, ge=0, le=100, description="The same as a share of the champion's pictures; 0: their number decides. Either is enough."
+    )
+    level: float = Field(
+        0.05, ge=0.01, lt=0.5, description="How often a slot may take chance for a drift, and how often for a fall of the champion."
+    )
+    fall_margin: float = Field(
+        0.02,
+        ge=0,
+        lt=1,
+        description="By how much the champion's top-1 error must be higher on newly labelled pictures to be a fall.",
+    )
+    most_age_days: float = Field(90.0, gt=0, description="`age` fires for a champion that is older, in days.")
+
+    @field_validator("triggers", mode="before")
+    @classmethod
+    def _from_words(cls, value: Any) -> Any:
+        """Take `drift,age` of a command line."""
+        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _new_data_can_fire(self) -> Self:
+        if "new_data" in self.triggers and not (self.least_new_images or self.least_new_share):
+            raise ValueError("new_data needs least_new_images or least_new_share above 0; leave it out of triggers, or give one of them")
+        return self
+
+
+# -- what is known ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Index:
+    """The pictures of a dataset, of all its splits: the files' SHA-256, S32 [pictures], and class numbers, int [pictures]."""
+
+    sha256: NDArray[np.bytes_]
+    labels: Integers
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is different from the champion's data: pictures of each class, by content, copies under one label counted once.
+
+    Attributes:
+        before: of the champion's data.
+        new: of a content that was not there.
+        removed: whose content is gone, or has lost this label and got no other.
+        relabelled: of a content that was there and now has this label, which it had not.
+    """
+
+    before: tuple[int, ...]
+    new: tuple[int, ...]
+    removed: tuple[int, ...]
+    relabelled: tuple[int, ...]
+
+    @property
+    def images(self) -> int:
+        """How many pictures are different; one that was replaced is new and removed, and counts once."""
+        return max(sum(self.new), sum(self.removed)) + sum(self.relabelled)
+
+    @property
+    def share(self) -> float:
+        """The same as a share of the champion's pictures, from 0 on."""
+        return self.images / max(sum(self.before), 1)
+
+    @property
+    def unknown(self) -> int:
+        """New pictures of classes that the champion's data had none of."""
+        return sum(new for new, before in zip(self.new, self.before, strict=True) if not before)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How many of some pictures the champion gets wrong; one of a class that it does not know is wrong."""
+
+    wrong: int
+    images: int
+
+    @property
+    def error(self) -> float:
+        """Top-1 error, in [0, 1]."""
+        return self.wrong / self.images
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known when a slot comes; None: not known.
+
+    Attributes:
+        has_champion: whether there is a model to keep.
+        changes: since the champion's data.
+        drift: of new pictures.
+        new_score: the champion's, on pictures that were labelled since and that it was not trained on.
+        test_score: the champion's, on its test pictures.
+        champion_age_days: since the champion was trained.
+    """
+
+    has_champion: bool
+    changes: Changes | None = None
+    drift: Drift | None = None
+    new_score: Score | None = None
+    test_score: Score | None = None
+    champion_age_days: float | None = None
+
+
+def changed_pictures(old: Index, new: Index, classes: int) -> Changes:
+    """Compare two datasets by the contents of their pictures; a million take some seconds.
+
+    Args:
+        old: the champion's data.
+        new: the data as they are now.
+        classes: how many there are in both; labels are in [0, classes) and mean the same in both.
+    """
+    contents = np.concatenate([np.asarray(index.sha256, "S32") for index in (old, new)])
+    _, content = np.unique(contents, return_inverse=True)
+    pairs = content * classes + np.concatenate([np.asarray(index.labels, np.int64) for index in (old, new)])
+    before, now = np.unique(pairs[: len(old.labels)]), np.unique(pairs[len(old.labels) :])
+    gone, come = np.setdiff1d(before, now, assume_unique=True), np.setdiff1d(now, before, assume_unique=True)
+    known = np.isin(come // classes, before // classes)
+    replaced = np.isin(gone // classes, come[known] // classes)  # a label that another one has taken the place of
+
+    def of_each_class(some: Integers) -> tuple[int, ...]:
+        return tuple(np.bincount(some % classes, minlength=classes).tolist())
+
+    return Changes(of_each_class(before), of_each_class(come[~known]), of_each_class(gone[~replaced]), of_each_class(come[known]))
+
+
+# -- what follows -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What one trigger says: `text` is a sentence with the numbers, `numbers` are those for a chart."""
+
+    name: str
+    fired: bool
+    numbers: Mapping[str, float]
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a slot retrains, and what every trigger said."""
+
+    reasons: tuple[Reason, ...]
+
+    @property
+    def retrain(self) -> bool:
+        """Whether any trigger fired."""
+        return any(reason.fired for reason in self.reasons)
+
+    @property
+    def text(self) -> str:
+        """What is done and why: the triggers that fired, or all of them where none did."""
+        return f"{'Retrain' if self.retrain else 'Keep the champion'}. " + " ".join(
+            reason.text for reason in self.reasons if reason.fired or not self.retrain
+        )
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Every number as `trigger.number`, and `trigger.fired` as 0 or 1."""
+        found: dict[str, float] = {}
+        for reason in self.reasons:
+            numbers = {"fired": float(reason.fired), **reason.numbers}
+            found |= {f"{reason.name}.{key}": value for key, value in numbers.items()}
+        return found
+
+
+def decide(facts: Facts, config: RetrainConfig) -> Verdict:
+    """Ask each trigger of the settings, in their order."""
+    if not facts.has_champion:
+        return Verdict((Reason("first", fired=True, numbers={}, text="There is no champion yet."),))
+    triggers = {"always": _always, "new_data": _new_data, "drift": _drift, "champion_fall": _champion_fall, "age": _age}
+    return Verdict(tuple(triggers[name](facts, config) for name in config.triggers))
+
+
+def _not_known(name: str, what: str) -> Reason:
+    return Reason(name, fired=False, numbers={}, text=f"{what}: no evidence, no retraining for it.")
+
+
+def _always(_facts: Facts, _config: RetrainConfig) -> Reason:
+    return Reason("always", fired=True, numbers={}, text="Every slot retrains.")
+
+
+def _new_data(facts: Facts, config: RetrainConfig) -> Reason:
+    changes = facts.changes
+    if changes is None:
+        return _not_known("new_data", "What changed since the champion's data is not known")
+    numbers = {name: float(sum(getattr(changes, name))) for name in ("before", "new", "removed", "relabelled")}
+    numbers |= {"images": float(changes.images), "share": changes.share, "of_unknown_classes": float(changes.unknown)}
+    limits = ((config.least_new_images, f"{config.least_new_images:,}"), (config.least_new_share, _percent(config.least_new_share)))
+    enough = " or ".join(words for limit, words in limits if limit)
+    text = (
+        f"Since the champion's {sum(changes.before):,} pictures, {changes.images:,} changed, {_percent(changes.share)}: "
+        f"{sum(changes.new):,} new, {sum(changes.removed):,} removed, {sum(changes.relabelled):,} labelled otherwise; "
+        f"{enough} is enough."
+    )
+    unknown = f" {changes.unknown:,} are of classes that the champion does not know." if changes.unknown else ""
+    many = 0 < config.least_new_images <= changes.images or 0 < config.least_new_share <= changes.share
+    return Reason("new_data", many, numbers, text + unknown)
+
+
+def _drift(facts: Facts, _config: RetrainConfig) -> Reason:
+    drift = facts.drift
+    if drift is None or not drift.findings:
+        return _not_known("drift", "Drift was not measured, such as for want of new pictures")
+    compared = (
+        f"{drift.pictures:,} new pictures with {drift.reference:,} that the champion was made for ({len(drift.findings)} comparisons, "
+        f"together wrong in {_percent(drift.level)} of slots without a drift)"
+    )
+    if drift.drifted:
+        text = f"Drift, comparing {compared}: {'; '.join(map(_finding_text, drift.drifted))}."
+    else:
+        nearest = min(drift.findings, key=lambda finding: finding.p_value)
+        text = f"No drift, comparing {compared}; the nearest to it is {_finding_text(nearest)}, and above {nearest.threshold:.3g} is drift."
+    numbers = {"pictures": float(drift.pictures), "reference": float(drift.reference)}
+    for finding in drift.findings:
+        numbers |= {f"{finding.name}.{key}": getattr(finding, key) for key in ("distance", "threshold", "p_value")}
+    return Reason("drift", bool(drift.drifted), numbers, text)
+
+
+def _finding_text(finding: Finding) -> str:
+    note = f"; {finding.note}" if finding.note else ""
+    return f"{finding.name.replace('_', ' ')} {finding.distance:.3g} away (p = {finding.p_value:.3f}{note})"
+
+
+def _champion_fall(facts: Facts, config: RetrainConfig) -> Reason:
+    new, test = facts.new_score, facts.test_score
+    if new is None or test is None or not new.images or not test.images:
+        return _not_known("champion_fall", "The champion was not scored on newly labelled pictures and on its test pictures")
+    fall, p_value = round(new.error - test.error, 12), chance_of_fall(new, test)  # 0.06 - 0.04 is below 0.02
+    fired = fall >= config.fall_margin and p_value <= config.level
+    numbers = {"error": new.error, "test_error": test.error, "fall": fall, "p_value": p_value}
+    numbers |= {"wrong": new.wrong, "images": new.images, "test_wrong": test.wrong, "test_images": test.images}
+    text = (
+        f"The champion is wrong on {new.wrong:,} of {new.images:,} newly labelled pictures, {_percent(new.error)}, and on {test.wrong:,} "
+        f"of {test.images:,} test pictures, {_percent(test.error)}: {100 * fall:+.2f} points, p = {p_value:.2g}; at least "
+        f"{100 * config.fall_margin:.2f} points with p of at most {config.level:g} is a fall."
+    )
+    return Reason("champion_fall", fired, {name: float(value) for name, value in numbers.items()}, text)
+
+
+def chance_of_fall(new: Score, test: Score) -> float:
+    """Return how often so many wrong answers, or more, would be among the new pictures if both were equally hard (Fisher's exact test)."""
+    return float(stats.hypergeom.sf(new.wrong - 1, new.images + test.images, new.wrong + test.wrong, new.images))
+
+
+def _age(facts: Facts, config: RetrainConfig) -> Reason:
+    age = facts.champion_age_days
+    if age is None:
+        return _not_known("age", "The champion's age is not known")
+    text = f"The champion is {age:,.1f} days old; more than {config.most_age_days:,.6g} is too old."
+    return Reason("age", age > config.most_age_days, {"days": float(age)}, text)
+
+
+def _percent(share: float) -> str:
+    """Return a share as `1.43 %`."""
+    return f"{100 * share:.2f} %"
