@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -333,6 +333,65 @@ class ReleaseConfig(Section):
     dry_run: bool = Field(False, description="Judge, and say what would happen; nothing is registered and no alias moves.")
 
 
+class RetrainConfig(Section):
+    """When a slot of the schedule retrains, and what a retraining is. docs/retraining.md says what each trigger looks at."""
+
+    triggers: tuple[Literal["always", "new_data", "drift", "champion_fall", "age"], ...] = Field(
+        ("new_data", "drift", "champion_fall", "age"),
+        min_length=1,
+        description="What a slot retrains for, with commas between several; one that fires is enough. `always`: the schedule decides.",
+    )
+    least_new_images: int = Field(
+        0, ge=0, description="`new_data` fires from so many pictures on that are new, gone or labelled otherwise; 0: their share decides."
+    )
+    least_new_share: float = Field(
+        0.05, ge=0, le=100, description="The same as a share of the champion's pictures; 0: their number decides. Either is enough."
+    )
+    level: float = Field(
+        0.05, ge=0.01, lt=0.5, description="How often a slot may take chance for a drift, and how often for a fall of the champion."
+    )
+    fall_margin: float = Field(
+        0.02,
+        ge=0,
+        lt=1,
+        description="By how much the champion's top-1 error must be higher on newly labelled pictures to be a fall.",
+    )
+    most_age_days: float = Field(90.0, gt=0, description="`age` fires for a champion that is older, in days.")
+
+    start: Literal["fresh", "champion"] = Field(
+        "fresh",
+        description="`fresh`: train from fresh weights; `champion`: go on from the champion's, quicker, and with its habits.",
+    )
+    timeout_hours: float = Field(24.0, gt=0, le=8760, description="A retraining that takes longer is ended and counts as failed, in hours.")
+    retries: int = Field(
+        3, ge=0, le=100, description="How often a retraining is tried again that failed for a reason which may pass, such as a busy folder."
+    )
+    backoff_seconds: float = Field(60.0, gt=0, le=86_400, description="Pause before the first such try, in seconds; it doubles each time.")
+    drain_seconds: float = Field(
+        20.0,
+        ge=0,
+        le=86_400,
+        description="How long a retraining may go on when the scheduler is asked to end; the next start goes on with it.",
+    )
+    hook: str = Field(
+        "",
+        description="Told of what was promoted, refused or failed: a shell command, which reads JSON, or http(s)://..., which is sent it.",
+    )
+    keep: int = Field(5, ge=1, le=10_000, description="How many retrainings are kept besides the champion, the one before and the best.")
+
+    @field_validator("triggers", mode="before")
+    @classmethod
+    def _from_words(cls, value: Any) -> Any:
+        """Take `drift,age` of a command line."""
+        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _new_data_can_fire(self) -> Self:
+        if "new_data" in self.triggers and not (self.least_new_images or self.least_new_share):
+            raise ValueError("new_data needs least_new_images or least_new_share above 0; leave it out of triggers, or give one of them")
+        return self
+
+
 class ServeConfig(Section):
     """How the champion answers over HTTP. Nothing here changes an answer."""
 
@@ -365,6 +424,7 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     release: ReleaseConfig = ReleaseConfig()
     serve: ServeConfig = ServeConfig()
+    retrain: RetrainConfig = RetrainConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     def _network_fits(self) -> None:

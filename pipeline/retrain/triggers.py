@@ -14,57 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
 from scipy import stats
 
-from pipeline.config import Section
+from pipeline.config import RetrainConfig
 from pipeline.evaluate.metrics import Integers
 from pipeline.retrain.drift import Drift, Finding
-
-TriggerName = Literal["always", "new_data", "drift", "champion_fall", "age"]
-
-
-class RetrainConfig(Section):
-    """When a slot of the schedule retrains."""
-
-    triggers: tuple[TriggerName, ...] = Field(
-        ("new_data", "drift", "champion_fall", "age"),
-        min_length=1,
-        description="What a slot retrains for, with commas between several; one that fires is enough. `always`: the schedule decides.",
-    )
-    least_new_images: int = Field(
-        0, ge=0, description="`new_data` fires from so many pictures on that are new, gone or labelled otherwise; 0: their share decides."
-    )
-    least_new_share: float = Field(
-        0.05, ge=0, le=100, description="The same as a share of the champion's pictures; 0: their number decides. Either is enough."
-    )
-    level: float = Field(
-        0.05, ge=0.01, lt=0.5, description="How often a slot may take chance for a drift, and how often for a fall of the champion."
-    )
-    fall_margin: float = Field(
-        0.02,
-        ge=0,
-        lt=1,
-        description="By how much the champion's top-1 error must be higher on newly labelled pictures to be a fall.",
-    )
-    most_age_days: float = Field(90.0, gt=0, description="`age` fires for a champion that is older, in days.")
-
-    @field_validator("triggers", mode="before")
-    @classmethod
-    def _from_words(cls, value: Any) -> Any:
-        """Take `drift,age` of a command line."""
-        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _new_data_can_fire(self) -> Self:
-        if "new_data" in self.triggers and not (self.least_new_images or self.least_new_share):
-            raise ValueError("new_data needs least_new_images or least_new_share above 0; leave it out of triggers, or give one of them")
-        return self
-
 
 # -- what is known ----------------------------------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 from scipy import stats
 
+from pipeline.config import RetrainConfig
 from pipeline.retrain.drift import Drift, Finding
-from pipeline.retrain.triggers import Changes, Facts, Index, RetrainConfig, Score, chance_of_fall, changed_pictures, decide
+from pipeline.retrain.triggers import Changes, Facts, Index, Score, chance_of_fall, changed_pictures, decide
 
 RULES = RetrainConfig()
 EVERY = ("always", "new_data", "drift", "champion_fall", "age")
