@@ -11,17 +11,33 @@ Results carry the records of `pipeline.artifacts`, which know where their files 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from pipeline import registry, tracking
 from pipeline.artifacts import Artifact, DatasetArtifact, Decision, EvaluationReport, SavedModel
-from pipeline.config import Config, Resolved, TrackingConfig, TrainConfig, environment_settings, resolve
+from pipeline.config import (
+    Config,
+    Resolved,
+    RetrainConfig,
+    TrackingConfig,
+    TrainConfig,
+    environment_settings,
+    parse_assignments,
+    recipe_names,
+    resolve,
+)
 from pipeline.data.listing import at, kind_of, require_source
 from pipeline.data.stage import ingest
 from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, unwritable, work_directory
@@ -29,8 +45,11 @@ from pipeline.errors import ConfigError, LostWorkerError, WorkersFailedError
 from pipeline.evaluate.given import given_model
 from pipeline.evaluate.stage import evaluate, evaluate_model
 from pipeline.model.stage import build, build_alone
-from pipeline.registry import CHAMPION, Registry, Version
+from pipeline.registry import CHAMPION, SLOT_TAG, Registry, Version
 from pipeline.release.stage import promote
+from pipeline.retrain.ledger import Ledger, Schedule, Slot
+from pipeline.retrain.retraining import RETRAINING_FILE, Retraining, folder_of, read_result, settled, write_result
+from pipeline.retrain.stage import review
 from pipeline.train.cluster import Cluster, launch, read_cluster
 from pipeline.train.stage import train
 
@@ -40,13 +59,18 @@ if TYPE_CHECKING:
     from pipeline.release.export import Exported
     from pipeline.release.package import Release
     from pipeline.release.predict import Prediction
+    from pipeline.retrain.due import Timing
+    from pipeline.retrain.retention import Plan
 
 DEFAULT_WORKDIR = Path("mlruns")
+DEFAULT_SCHEDULE = "main"
 STAGES: tuple[Stage, ...] = (ingest, build, train, evaluate)
 STAGE_NAMES = tuple(item.name for item in STAGES)
 # Named only by those who want it: what is trained is not released by itself.
 ALL_STAGE_NAMES = (*STAGE_NAMES, promote.name)
 _LEAST_LETTERS = 6  # of a run's id, to name it
+# What a slot of the schedule goes through; `review` may be the last.
+RETRAIN_STAGES: tuple[Stage, ...] = (ingest, review, build, train, evaluate, promote)
 # With evaluate.model: a model from elsewhere is judged by a stage of its own.
 _STAGES_OF_A_MODEL: tuple[Stage, ...] = (ingest, evaluate_model)
 
@@ -239,11 +263,345 @@ def run(
         )
 
 
+def retrain(
+    *,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workdir: Path | str = DEFAULT_WORKDIR,
+    slot: str = "",
+    wait: bool = False,
+    observer: Observer | None = None,
+) -> Retraining:
+    """Look whether there is a reason to train again, and if so train, evaluate and promote: what a slot of the schedule is.
+
+    The same call goes on where an interrupted one ended; one that came to its end is not done again, and its result is returned.
+
+    Args:
+        recipe: as `run` takes it. Without one and without a dataset, those of the last command in the work directory.
+        settings: as `run` takes them; the section `retrain` says what a reason is.
+        workdir: the work directory.
+        slot: `schedule/20261127T030000Z`, which names the folder of its pages; now, by hand, without it.
+        wait: wait for another process that holds the work directory, instead of failing.
+        observer: told what happens; nothing is shown without one.
+
+    Raises:
+        PipelineError: one of its kinds; a refusal by the gate is a result and none of them.
+    """
+    workdir = Path(workdir)
+    recipe, settings = last_settings(recipe, settings, workdir)
+    names = [item.name for item in RETRAIN_STAGES]
+    resolved = _checked(recipe, settings, workdir, names, (), Cluster())
+    slot = slot or f"by-hand/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    folder = folder_of(workdir, slot)
+    tracking.require_nameable(resolved.config.tracking, workdir)
+    with work_directory(workdir, wait=wait):
+        if (done := read_result(folder)) is not None:
+            return done
+        registry = Registry(resolved.config.release.name, resolved.config.tracking, workdir)
+        resolved = _from_champion(resolved, registry, workdir)
+        tracker = tracking.MlflowTracker(workdir, resolved.config.tracking, {"schedule": slot.partition("/")[0], SLOT_TAG: slot})
+        before = settled(registry, slot)
+        if before is not None:
+            return write_result(before, folder)
+        runner = _runner(workdir, observer or Silent(), resolved, stages=RETRAIN_STAGES)
+
+        def conclude(records: Mapping[str, Artifact]) -> Path:
+            from pipeline.retrain.page import write_retraining
+
+            write_retraining(f"Retraining {slot}", records, folder / "report")
+            return folder / "report"
+
+        started = time.monotonic()
+        outcomes = tuple(runner.run(resolved, names, tracker, conclude=conclude))
+        known = tracking.known_runs(workdir).get(tracker.pipeline_key, {})
+        return write_result(
+            Retraining.of(
+                slot,
+                {outcome.stage: outcome for outcome in outcomes},
+                page=folder / "report" / RETRAINING_FILE,
+                seconds=time.monotonic() - started,
+                run_id=known.get("run_id", ""),
+                run_url=tracking.run_url(resolved.config.tracking, **known) if known else "",
+                not_recorded=tracker.problem or _unsent(workdir) or "",
+            ),
+            folder,
+        )
+
+
+def schedule(
+    name: str = DEFAULT_SCHEDULE,
+    *,
+    cron: str = "",
+    every: str = "",
+    timezone: str = "UTC",
+    jitter: str = "",
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workdir: Path | str = DEFAULT_WORKDIR,
+) -> Schedule:
+    """Put a schedule into the work directory, or change it; `run_schedules`, or the command `alexnet schedule`, runs what is due.
+
+    Its retrainings take these settings, and none of a later command or of the environment of the scheduler.
+
+    Args:
+        name: of the schedule.
+        cron: such as `0 3 * * 1`: weekdays are cron's, 1 is Monday.
+        every: instead, such as `6h`. With neither, the timing stays; a new schedule is then due only when it is asked for, such as by an
+            engine of your own.
+        timezone: whose wall clock `cron` means, such as Europe/Madrid.
+        jitter: each start is up to so much later, such as `10m`.
+        recipe: as `retrain` takes it.
+        settings: as `retrain` takes them.
+        workdir: the work directory.
+
+    Raises:
+        ConfigError: the timing or a setting is not understood, or the pictures are not there.
+    """
+    from pipeline.retrain.due import Timing, timing_of
+
+    workdir = Path(workdir)
+    if cron or every or jitter:
+        timing = timing_of(cron, every, timezone, jitter)
+    else:
+        timing = next((found.timing for found in schedules(workdir) if found.name == name), Timing())
+    words = schedule_words(recipe, settings, workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(workdir, error) from error
+    return _ledger(workdir).put(name, timing, words)
+
+
+def schedule_words(recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path) -> tuple[str, ...]:
+    """Return the words of a command line that mean, wherever and whenever they are read, the settings that are meant here and now."""
+    recipe, settings = last_settings(recipe, settings, workdir)
+    names = [item.name for item in RETRAIN_STAGES]
+    resolved = _checked(recipe, settings, workdir, names, (), Cluster())
+    said = resolved.recipe if resolved.recipe in recipe_names() else str(Path(resolved.recipe).expanduser().resolve())
+    given = (key for key, origin in resolved.origins.items() if origin not in ("default", f"recipe {resolved.recipe}"))
+    values = resolved.flat()
+    return ("--recipe", said, *(word for key in given for word in ("--set", f"{key}={_word_of(values[key])}")))
+
+
+def schedules(workdir: Path | str = DEFAULT_WORKDIR) -> list[Schedule]:
+    """Return the schedules of a work directory, by name."""
+    return _ledger(Path(workdir)).schedules()
+
+
+def find_schedule(name: str = DEFAULT_SCHEDULE, workdir: Path | str = DEFAULT_WORKDIR) -> Schedule:
+    """Return a schedule of a work directory.
+
+    Raises:
+        ConfigError: there is none of the name.
+    """
+    return _ledger(Path(workdir)).schedule(name)
+
+
+def emit(
+    kind: str,
+    name: str = DEFAULT_SCHEDULE,
+    *,
+    cron: str = "",
+    every: str = "",
+    timezone: str = "UTC",
+    jitter: str = "",
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workdir: Path | str = DEFAULT_WORKDIR,
+) -> dict[str, str]:
+    """Return the files, by name, that let another engine run a schedule: systemd, crontab, kubernetes, airflow or prefect.
+
+    Each calls `alexnet schedule --once`. Without a timing, that of the schedule of this name.
+
+    Raises:
+        ConfigError: there is no such schedule, or the engine cannot say this timing.
+    """
+    from pipeline.retrain.due import timing_of
+    from pipeline.retrain.emit import emit as write
+
+    workdir = Path(workdir)
+    if cron or every:
+        timing, words = timing_of(cron, every, timezone, jitter), schedule_words(recipe, settings, workdir)
+    else:
+        found = find_schedule(name, workdir)
+        timing, words = found.timing, found.words
+    return write(kind, name, timing, words, workdir.resolve(), Path(sys.executable))
+
+
+def due_times(timing: Timing, count: int = 10, after: datetime | None = None) -> list[tuple[datetime, datetime]]:
+    """Return the next due times: in the schedule's own zone and in UTC."""
+    from pipeline.retrain.due import due_after
+
+    zone, due, found = ZoneInfo(timing.timezone), after or datetime.now(UTC), list[tuple[datetime, datetime]]()
+    while len(found) < count and (following := due_after(timing, due)) is not None:
+        due = following
+        found.append((due.astimezone(zone), due))
+    return found
+
+
+def pause(name: str = DEFAULT_SCHEDULE, workdir: Path | str = DEFAULT_WORKDIR) -> None:
+    """Let the slots of a schedule be skipped from now on."""
+    _ledger(Path(workdir)).pause(name)
+
+
+def resume(name: str = DEFAULT_SCHEDULE, workdir: Path | str = DEFAULT_WORKDIR) -> None:
+    """Let a paused schedule go on with its next due time."""
+    _ledger(Path(workdir)).resume(name)
+
+
+def unschedule(name: str = DEFAULT_SCHEDULE, workdir: Path | str = DEFAULT_WORKDIR) -> None:
+    """Remove a schedule; its history stays."""
+    _ledger(Path(workdir)).remove(name)
+
+
+def history(name: str = "", limit: int = 50, workdir: Path | str = DEFAULT_WORKDIR) -> list[Slot]:
+    """Return the latest slots of a schedule, or of all, and what became of each, the newest first."""
+    return _ledger(Path(workdir)).history(name, limit)
+
+
+def run_schedules(
+    workdir: Path | str = DEFAULT_WORKDIR,
+    *,
+    stop: threading.Event | None = None,
+    wait: bool = False,
+    say: Callable[[str], None] = lambda _line: None,
+) -> None:
+    """Run what the schedules of a work directory want, each as a process of its own, until `stop` is set.
+
+    Args:
+        workdir: the work directory.
+        stop: set by whoever wants it to end; a retraining that runs is given `retrain.drain_seconds`, and the next start goes on with it.
+        wait: stand by while another process does this, instead of failing.
+        say: told what a person should know.
+
+    Raises:
+        BusyError: another process does this already.
+    """
+    from pipeline.retrain.scheduler import serve
+
+    workdir = Path(workdir)
+    serve(workdir, _retrain_config, say, stop or threading.Event(), wait=wait, after=functools.partial(_prune, workdir))
+
+
+def retrain_once(
+    name: str = DEFAULT_SCHEDULE,
+    workdir: Path | str = DEFAULT_WORKDIR,
+    *,
+    stop: threading.Event | None = None,
+    wait: bool = False,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Slot | None:
+    """Run the one slot of a schedule that is due, and return what became of it; None where none is.
+
+    For cron, systemd and other engines. An interrupted slot comes first; a schedule without a timing of its own is due each time.
+
+    Raises:
+        BusyError: another process runs the schedules, and `wait` is False.
+    """
+    from pipeline.retrain.scheduler import run_once
+
+    workdir = Path(workdir)
+    return run_once(workdir, name, _retrain_config, say, stop or threading.Event(), wait=wait, after=functools.partial(_prune, workdir))
+
+
+def retrain_now(
+    name: str = DEFAULT_SCHEDULE,
+    workdir: Path | str = DEFAULT_WORKDIR,
+    *,
+    stop: threading.Event | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Slot:
+    """Have a schedule's retraining done now, by the process that runs the schedules or else here, and return what became of it."""
+    from pipeline.retrain.scheduler import run_now
+
+    workdir = Path(workdir)
+    return run_now(workdir, name, _retrain_config, say, stop or threading.Event(), after=functools.partial(_prune, workdir))
+
+
+def clean(
+    *, keep: int | None = None, dry_run: bool = False, settings: Mapping[str, Any] | None = None, workdir: Path | str = DEFAULT_WORKDIR
+) -> Plan:
+    """Remove what nobody needs any more from a work directory, or only say what that would be.
+
+    The champion, the one before, the best, what waits for approval, the last retrainings and what the last command selected stay, with
+    their pictures.
+
+    Args:
+        keep: how many retrainings stay besides; `retrain.keep` without it.
+        dry_run: remove nothing.
+        settings: as `run` takes them.
+        workdir: the work directory.
+
+    Raises:
+        BusyError: another process works in it.
+    """
+    from pipeline.retrain import retention
+
+    workdir = Path(workdir)
+    config = _store_settings(None, settings, workdir).config
+    if not workdir.is_dir():
+        raise ConfigError(f"There is no work directory {workdir}. Expected one in which a command has run. Name it with --workdir.")
+    if dry_run:
+        return retention.plan(workdir, config, keep=keep or config.retrain.keep, retrainings_only=False)
+    with work_directory(workdir):
+        found = retention.plan(workdir, config, keep=keep or config.retrain.keep, retrainings_only=False)
+        retention.apply(found)
+        return found
+
+
+def _prune(workdir: Path, slot: Slot) -> None:
+    """Remove what old retrainings left, after one has ended."""
+    from pipeline.retrain import retention
+
+    recipe, given = _given_by(_ledger(workdir).schedule(slot.schedule).words)
+    config = resolve(recipe, given, environment={}).config
+    with work_directory(workdir, wait=True):
+        # The last ones stay, and this process alone works here, so nothing is too young to go.
+        retention.apply(retention.plan(workdir, config, keep=config.retrain.keep, retrainings_only=True, least_age_seconds=0))
+
+
+def _retrain_config(found: Schedule) -> RetrainConfig:
+    recipe, given = _given_by(found.words)
+    return resolve(recipe, given, environment={}).config.retrain
+
+
+def _given_by(words: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Return the recipe and the settings that the words of a schedule say."""
+    pairs = list(zip(words[::2], words[1::2], strict=True))
+    return dict(pairs)["--recipe"], parse_assignments(tuple(value for option, value in pairs if option == "--set"))
+
+
+def _ledger(workdir: Path) -> Ledger:
+    return Ledger(workdir / "schedule.db")
+
+
+def last_settings(recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path) -> tuple[str | None, dict[str, Any]]:
+    """Return a recipe and settings, those of the last command in the work directory where neither a recipe nor a dataset is given."""
+    given = {**environment_settings(os.environ), **(settings or {})}
+    if recipe is not None or "data.dataset" in given:
+        return recipe, dict(settings or {})
+    found, remembered = _runner(workdir).remembered()
+    remembered = {key: value for key, value in remembered.items() if not key.startswith("release.")}
+    return found, {key: value for key, value in remembered.items() if key not in given} | dict(settings or {})
+
+
+def _from_champion(resolved: Resolved, registry: Registry, workdir: Path) -> Resolved:
+    """Return the settings with the champion's weights as those to start from, where that is wanted and there is one."""
+    config = resolved.config
+    champion = registry.version(registry.aliases().champion) if config.retrain.start == "champion" else None
+    if champion is None:
+        return resolved
+    from pipeline.release.package import open_version
+
+    weights = str(open_version(champion, config.tracking, workdir).model_path)
+    return replace(resolved, config=config.model_copy(update={"model": config.model.model_copy(update={"weights": weights})}))
+
+
 def _checked(
     recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path, stages: Sequence[str], rerun: Sequence[str], cluster: Cluster
 ) -> Resolved:
     """Return the settings of a run, after everything that can be refused before anything starts."""
-    unknown = {*stages, *rerun} - set(ALL_STAGE_NAMES)
+    unknown = {*stages, *rerun} - {*ALL_STAGE_NAMES, review.name}
     if unknown or not stages:
         raise ConfigError(f"Stages are {', '.join(ALL_STAGE_NAMES)}. Received {', '.join(sorted(unknown)) or 'none'}.")
     resolved = _settings(recipe, settings, workdir, stages)
@@ -318,9 +676,15 @@ def _words(
     """Return the command line that does what `run` was asked for."""
     words = [*(["--recipe", recipe] if recipe else []), "--workdir", str(workdir), *(["--wait"] if wait else []), "--quiet"]
     for key, value in (settings or {}).items():
-        text = ",".join(f"{old}={new}" for old, new in value.items()) if isinstance(value, Mapping) else value
-        words += ["--set", f"{key}={text}"]
+        words += ["--set", f"{key}={_word_of(value)}"]
     return [*words, *stages, *(word for name in rerun for word in ("--rerun", name))]
+
+
+def _word_of(value: Any) -> str:
+    """Return a setting's value as the command line takes it."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{old}={new}" for old, new in value.items())
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def _require_sharing(config: TrainConfig, cluster: Cluster) -> None:
@@ -369,7 +733,11 @@ _settings = settings  # `run` has an argument of that name
 
 
 def _runner(
-    workdir: Path, observer: Observer | None = None, resolved: Resolved | None = None, joins: Callable[[Runner], bool] = lambda _: False
+    workdir: Path,
+    observer: Observer | None = None,
+    resolved: Resolved | None = None,
+    joins: Callable[[Runner], bool] = lambda _: False,
+    stages: tuple[Stage, ...] = (*STAGES, promote),
 ) -> Runner:
     """Return the runner of a work directory; `joins` says, when a stage is about to run, whether its process meets other workers."""
 
@@ -381,7 +749,7 @@ def _runner(
 
     alone = resolved is not None and resolved.config.model.classes > 0
     foreign = resolved is not None and bool(resolved.config.evaluate.model)
-    stages = (build_alone,) if alone else _STAGES_OF_A_MODEL if foreign else (*STAGES, promote)
+    stages = (build_alone,) if alone else _STAGES_OF_A_MODEL if foreign else stages
     runner = Runner(stages, workdir, observer or Silent(), prepare, selects=not foreign)
     return runner
 
@@ -486,7 +854,7 @@ def open_release(
     from pipeline.release import package
 
     workdir = Path(workdir)
-    config = _settings(recipe, settings, workdir, ()).config
+    config = _store_settings(recipe, settings, workdir).config
     reference = _reference(model, config, workdir)
     return package.open_release(reference, config.tracking, workdir)
 
@@ -497,6 +865,12 @@ def _reference(model: str, config: Config, workdir: Path) -> str:
     if reference.startswith("models:"):
         _require_store(config, workdir)
     return reference
+
+
+def _store_settings(recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path) -> Resolved:
+    """Return the settings of a command that asks the registry alone: what the last stages were made with is no matter of its."""
+    last, remembered = _runner(workdir).remembered()
+    return resolve(recipe or last, settings, {key: value for key, value in remembered.items() if key == "data.dataset"})
 
 
 def _require_store(config: Config, workdir: Path) -> None:
@@ -605,7 +979,7 @@ def serve(
     from pipeline.train.strategy import configure_answers
 
     workdir = Path(workdir)
-    config = _settings(recipe, settings, workdir, ()).config
+    config = _store_settings(recipe, settings, workdir).config
     reference = _reference(model, config, workdir)
 
     def named() -> str:
@@ -624,7 +998,7 @@ def serve(
 
 def _registry(recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path) -> Registry:
     """Return the registry that the settings name, in a work directory that can be named."""
-    resolved = _settings(recipe, settings, workdir, ())
+    resolved = _store_settings(recipe, settings, workdir)
     _require_store(resolved.config, workdir)
     return Registry(resolved.config.release.name, resolved.config.tracking, workdir)
 

@@ -43,6 +43,11 @@ class Artifact(BaseModel):
         paths = {name for name, field in type(self).model_fields.items() if field.annotation is Path}
         return digest_of(self.model_dump(mode="json", exclude=paths))
 
+    @property
+    def is_last(self) -> bool:
+        """Whether no stage after it is wanted."""
+        return False
+
     def promised_files(self) -> tuple[Path, ...]:
         """Return the files that must exist for this record to be usable."""
         return ()
@@ -210,6 +215,35 @@ class TrainingResult(SavedModel):
         return f"epoch {self.best_epoch} of {self.epochs} kept, validation top-1 error {self.validation_top1_error:.2%}"
 
 
+class Review(Artifact):
+    """Whether to train again, and why: what every trigger found."""
+
+    REPORT_FILE: ClassVar[str] = "report/review.html"
+
+    retrain: bool = Field(description="Whether any trigger fired.")
+    text: str = Field(description="What is done and why, with the numbers.")
+    triggers: tuple[str, ...] = Field(description="Those that fired.")
+    reasons: dict[str, str] = Field(description="What each trigger says, in a sentence.")
+    numbers: dict[str, float] = Field(description="The same as `trigger.number`.")
+    notes: tuple[str, ...] = Field(description="What could not be measured, and why.")
+    champion: str = Field(description="The version that serves; empty for none.")
+    champion_dataset_digest: str = Field(description="Digest of the dataset that it was released with; empty for none.")
+    dataset_digest: str = Field(description="Digest of the dataset as it is now.")
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the champion stays as it is."""
+        return not self.retrain
+
+    def headline(self) -> str:
+        """What is done, and why."""
+        return self.text
+
+    def promised_files(self) -> tuple[Path, ...]:
+        """The page."""
+        return (self.directory / self.REPORT_FILE,)
+
+
 class GateCheck(BaseModel):
     """One thing that the gate looked at."""
 
@@ -278,6 +312,7 @@ class Decision(Artifact):
     top1_error: float | None = Field(description="The candidate's, in [0, 1].")
     champion_top1_error: float | None = Field(description="The champion's on the pictures that it knows the classes of, in [0, 1].")
     advice: str = Field(description="How many test pictures decide what; empty without a champion.")
+    pictures: str = Field(default="", description="Which test pictures counted, where these are not the whole test split as it is now.")
     model_sha256: str = Field(description="SHA-256 of the candidate's .keras file.")
     release_sha256: str = Field(description="Digest that names the release in its folder `package`.")
     dataset_digest: str = Field(description="Digest of the dataset whose test split was used.")

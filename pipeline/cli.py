@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline.console import ConsoleObserver
+    from pipeline.retrain.ledger import Slot
 
 # Known here too, so that `--help` and completion need not import the stages; a test compares them.
 STAGE_NAMES = ("ingest", "build", "train", "evaluate")
@@ -354,9 +355,13 @@ def _run_stages(invocation: Invocation, stages: Sequence[str]) -> None:
     else:
         show_result(output, result)
     if result.not_recorded:
-        click.echo(f"Not everything was recorded in MLflow ({result.not_recorded}). Type `alexnet sync` when the store answers.", err=True)
+        _say_not_recorded(result.not_recorded)
     if result.decision is not None and result.decision.outcome == "refused":
         raise GateError(f"The candidate was refused and the champion stays: {result.decision.reason}")
+
+
+def _say_not_recorded(why: str) -> None:
+    click.echo(f"Not everything was recorded in MLflow ({why}). Type `alexnet sync` when the store answers.", err=True)
 
 
 def _observer(invocation: Invocation, output: Console) -> ConsoleObserver:
@@ -500,6 +505,269 @@ def serve(invocation: Invocation, model: str, host: str | None, port: str | None
     invocation.settings |= {name: value for name, value in given.items() if value is not None}
     say = functools.partial(click.echo, err=True)
     api.serve(model, recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir, say=say)
+
+
+NAME_OPTION = click.option("--name", default="main", show_default=True, metavar="NAME", help="Which schedule.")
+RETRAIN_OPTIONS = (
+    click.option("--dataset", metavar="NAME|PATH", help="As for `ingest`.  [default: the last command's, with its settings]"),
+    click.option("--trigger", "triggers", metavar="NAME,...", help="What to retrain for: always, new_data, drift, champion_fall, age."),
+)
+TIMING_OPTIONS = (
+    click.option("--cron", default="", metavar="EXPRESSION", help="When, as cron says it: '0 3 * * 1' is Mondays at 3; or @daily, ..."),
+    click.option("--every", default="", metavar="TIME", help="Or every so often: 6h, 90m, 1d."),
+    click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Whose clock --cron means, such as Europe/Madrid."),
+    click.option("--jitter", default="", metavar="TIME", help="Start up to so much later, always the same for one due time: 10m."),
+)
+
+
+@cli.command()
+@NAME_OPTION
+@_with(TIMING_OPTIONS)
+@_with(RETRAIN_OPTIONS)
+@click.option("--once", is_flag=True, help="Run the slot that is due, if one is, and end: for cron and other engines.")
+@click.option("--dry-run", is_flag=True, help="Only show the next ten due times.")
+@click.option("--emit", type=click.Choice(("systemd", "crontab", "kubernetes", "airflow", "prefect")), help="Write what that engine needs.")
+@click.option("--output", type=click.Path(path_type=Path), help="With --emit: folder to write to.  [default: standard output]")
+@click.option("--remove", is_flag=True, help="Remove this schedule; its history stays.")
+@_shared
+def schedule(
+    invocation: Invocation,
+    name: str,
+    dataset: str | None,
+    triggers: str | None,
+    emit: str | None,
+    output: Path | None,
+    **words: Any,
+) -> None:
+    """Retrain on a schedule: look at each due time for a reason to, then train, judge and promote.
+
+    \b
+    alexnet schedule --cron '0 3 * * 1' --timezone Europe/Madrid --dataset photos
+    alexnet schedule --every 6h             the dataset and the settings of the last command
+    alexnet schedule                        all schedules of the work directory, until Ctrl-C or SIGTERM
+
+    A timing is kept in the work directory with the settings, and everything that is due there is run, one after the other. Due times that
+    were missed are made up for by one retraining.
+    """  # noqa: D301 - \b is Click's sign for lines to be left as they are
+    from pipeline import api
+
+    given = {"data.dataset": dataset, "retrain.triggers": triggers}
+    invocation.settings |= {key: value for key, value in given.items() if value is not None}
+    once, dry_run, remove = (words.pop(key) for key in ("once", "dry_run", "remove"))
+    if sum(map(bool, (once, dry_run, remove, emit))) > 1:
+        raise click.UsageError("Expected one of --once, --dry-run, --emit and --remove, or none. Leave the others out.")
+    timed = any(words[key] for key in ("cron", "every"))
+    if remove:
+        api.unschedule(name, invocation.workdir)
+        click.echo(f"The schedule {name} is removed; `alexnet history` still shows what it did.")
+    elif dry_run:
+        _show_due(invocation, name, timed, words)
+    elif emit:
+        _emit(invocation, name, emit, output, words)
+    else:
+        _run_schedules(invocation, name, timed=timed, once=once, timing=words)
+
+
+def _show_due(invocation: Invocation, name: str, timed: bool, words: dict[str, str]) -> None:
+    from pipeline import api
+    from pipeline.console import print_json, show_due_times
+    from pipeline.retrain.due import describe, timing_of
+
+    timing = timing_of(**words) if timed else api.find_schedule(name, invocation.workdir).timing
+    times = api.due_times(timing)
+    if invocation.json:
+        due = [{"local": local.isoformat(), "utc": utc.isoformat().replace("+00:00", "Z")} for local, utc in times]
+        print_json(invocation.output(), {"schedule": name, "timing": describe(timing), "timezone": timing.timezone, "due": due})
+    else:
+        show_due_times(invocation.output(), timing, times)
+
+
+def _emit(invocation: Invocation, name: str, kind: str, output: Path | None, words: dict[str, str]) -> None:
+    from pipeline import api
+
+    files = api.emit(kind, name, **words, recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+    for file, text in files.items():
+        if output is None:
+            click.echo(f"# --- {file}\n{text}" if len(files) > 1 else text, nl=False)
+        else:
+            (output / file).write_text(text, encoding="utf-8")
+            click.echo(str(output / file))
+
+
+def _run_schedules(invocation: Invocation, name: str, *, timed: bool, once: bool, timing: dict[str, str]) -> None:
+    from pipeline import api
+    from pipeline.retrain.due import describe
+
+    say = (lambda _text: None) if invocation.quiet else functools.partial(click.echo, err=True)
+    asked_for_settings = bool(invocation.settings or invocation.recipe)
+    known = {found.name for found in api.schedules(invocation.workdir)}
+    if timed or asked_for_settings or (once and name not in known):
+        if not timed and name in known and not once:
+            raise click.UsageError(
+                f"Settings belong to a timing. Expected --cron or --every as well. The schedule {name} has them already."
+            )
+        found = api.schedule(name, **timing, recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir)
+        say(f"schedule {found.name}: {describe(found.timing)}")
+    if once:
+        slot = api.retrain_once(name, invocation.workdir, stop=_stopping(), wait=invocation.wait, say=say)
+        if slot is None:
+            say("Nothing is due.")
+        else:
+            _show_slot(invocation, slot)
+        return
+    if not api.schedules(invocation.workdir):
+        raise click.UsageError("There is no schedule yet. Expected --cron or --every, such as --cron '0 3 * * 1' --timezone Europe/Madrid.")
+    api.run_schedules(invocation.workdir, stop=_stopping(), wait=invocation.wait, say=say)
+
+
+def _stopping() -> threading.Event:
+    """Return an event that SIGINT and SIGTERM set, instead of ending the process at once."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _show_slot(invocation: Invocation, slot: Slot) -> None:
+    """Show what became of a slot, and leave with an exit code that says it."""
+    from pipeline.console import print_json, show_slots, slot_dict
+
+    if invocation.json:
+        print_json(invocation.output(), slot_dict(slot))
+    else:
+        show_slots(invocation.output(), [slot])
+    if slot.state == "failed":
+        raise PipelineError(f"The retraining {slot.key} failed: {slot.why}")
+    if slot.outcome == "refused":
+        raise GateError(f"The candidate was refused and the champion stays: {slot.why}")
+
+
+@cli.command(cls=_Last)
+@click.argument("name", default="main")
+@_shared
+def now(invocation: Invocation, name: str) -> None:
+    """Have the retraining of a schedule done now, by the running scheduler or here, and wait for it."""
+    from pipeline import api
+
+    say = (lambda _text: None) if invocation.quiet or invocation.json else functools.partial(click.echo, err=True)
+    _show_slot(invocation, api.retrain_now(name, invocation.workdir, stop=_stopping(), say=say))
+
+
+@cli.command()
+@_shared
+def schedules(invocation: Invocation) -> None:
+    """Show the schedules of the work directory: timing, next due time, last result."""
+    from pipeline import api
+    from pipeline.console import print_json, schedule_dict, show_schedules
+
+    rows = [
+        schedule_dict(found, api.due_times(found.timing, 1), api.history(found.name, 1, invocation.workdir))
+        for found in api.schedules(invocation.workdir)
+    ]
+    if invocation.json:
+        print_json(invocation.output(), {"schedules": rows})
+    else:
+        show_schedules(invocation.output(), rows)
+
+
+@cli.command(cls=_Last)
+@click.argument("name", default="main")
+@_shared
+def pause(invocation: Invocation, name: str) -> None:
+    """Skip the due times of a schedule until `alexnet resume`."""
+    from pipeline import api
+
+    api.pause(name, invocation.workdir)
+    click.echo(f"The schedule {name} is paused: its due times are skipped. `alexnet resume {name}` lets it go on.")
+
+
+@cli.command(cls=_Last)
+@click.argument("name", default="main")
+@_shared
+def resume(invocation: Invocation, name: str) -> None:
+    """Let a paused schedule go on with its next due time."""
+    from pipeline import api
+
+    api.resume(name, invocation.workdir)
+    click.echo(f"The schedule {name} goes on with its next due time.")
+
+
+@cli.command(cls=_Last)
+@click.argument("name", default="")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many slots, the newest first.")
+@_shared
+def history(invocation: Invocation, name: str, limit: int) -> None:
+    """Show what became of each due time of a schedule, or of all."""
+    from pipeline import api
+    from pipeline.console import print_json, show_slots, slot_dict
+
+    slots = api.history(name, limit, invocation.workdir)
+    if invocation.json:
+        print_json(invocation.output(), {"slots": [slot_dict(slot) for slot in slots]})
+    else:
+        show_slots(invocation.output(), slots)
+
+
+@cli.command()
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="Retrainings to keep besides the champion, the one before and the best.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed, and what stays and why.")
+@_shared
+def clean(invocation: Invocation, keep: int | None, dry_run: bool) -> None:
+    """Remove what nobody needs any more: old results, versions, and MLflow runs of old retrainings."""
+    from pipeline import api
+    from pipeline.console import plan_dict, print_json, show_plan
+
+    plan = api.clean(keep=keep, dry_run=dry_run, settings=invocation.settings, workdir=invocation.workdir)
+    if invocation.json:
+        print_json(invocation.output(), plan_dict(plan, dry_run=dry_run))
+    else:
+        show_plan(invocation.output(), plan, dry_run=dry_run)
+
+
+@cli.command()
+@_with(RETRAIN_OPTIONS)
+@click.option("--slot", hidden=True, default="", help="The slot of a schedule that this is.")
+@_shared
+def retrain(invocation: Invocation, dataset: str | None, triggers: str | None, slot: str) -> None:
+    """Look whether there is a reason to train again, and if so train, evaluate and promote.
+
+    What `alexnet schedule` does at each due time. Without --recipe and --dataset it takes those, and the settings, of the last command in
+    the work directory.
+    """
+    from pipeline import api
+    from pipeline.console import print_json, show_retraining
+    from pipeline.retrain.scheduler import die_with_parent
+
+    die_with_parent()
+    given = {"data.dataset": dataset, "retrain.triggers": triggers}
+    invocation.settings |= {name: value for name, value in given.items() if value is not None}
+    output = invocation.output()
+    observer = _observer(invocation, output)
+    try:
+        result = api.retrain(
+            recipe=invocation.recipe,
+            settings=invocation.settings,
+            workdir=invocation.workdir,
+            slot=slot,
+            wait=invocation.wait,
+            observer=_Heeding(observer, invocation.asked),
+        )
+    except PipelineError as error:
+        if invocation.json:
+            print_json(output, {"error": {"type": type(error).__name__, "message": str(error)}})
+        raise
+    finally:
+        observer.close()
+    if invocation.json:
+        print_json(output, result.as_dict())
+    else:
+        show_retraining(output, result)
+    if result.not_recorded:
+        _say_not_recorded(result.not_recorded)
+    if result.outcome == "refused":
+        raise GateError(f"The candidate was refused and the champion stays: {result.why}")
 
 
 @cli.command(cls=_Last)

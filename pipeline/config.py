@@ -326,6 +326,11 @@ class ReleaseConfig(Section):
     )
     most_latency_milliseconds: float = Field(1000.0, gt=0, description="Longest time that 95 of 100 single pictures may take here.")
     most_megabytes: float = Field(1000.0, gt=0, description="Largest model file.")
+    test_pictures: Literal["frozen", "current"] = Field(
+        "frozen",
+        description="`frozen`: judged on the test pictures, and labels, that the champion was released by, and on those of new classes; "
+        "`current`: on the test split as it is now.",
+    )
     approval: Literal["none", "required"] = Field(
         "none", description="`required`: what passed waits as the candidate until a person types `alexnet promote --approve`."
     )

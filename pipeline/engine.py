@@ -62,12 +62,17 @@ class StageRun(Protocol):
 class Tracker(Protocol):
     """Records a pipeline run and the stages it executes; never changes what they make.
 
-    `earlier` is the key of the run of an attempt that is carried on: the same run goes on.
+    `earlier` is the key of the run of an attempt that is carried on: the same run goes on. `own_tags` are those of the pipeline's run.
     """
+
+    @property
+    def own_tags(self) -> Mapping[str, str]: ...
 
     def stage_run(self, stage: str, section: str, resolved: Resolved, earlier: str = "") -> StageRun: ...
 
     def link(self, stage: str, run_key: str) -> None: ...
+
+    def files(self, directory: Path) -> None: ...
 
     def close(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None: ...
 
@@ -108,15 +113,21 @@ class NoRun:
 class Context:
     """What a stage may use besides its settings and its inputs.
 
-    Files that a person wants to look at go into `report_directory`; they are logged to the tracking store. `workdir` and `tracking` are
-    for a stage that asks the registry.
+    Files that a person wants to look at go into `report_directory`; they are logged to the tracking store. `workdir`, `config` and `tags`,
+    those of the pipeline's run, are for a stage that asks the registry and is never skipped: they are no part of its fingerprint.
     """
 
     directory: Path
     run: StageRun
     observer: Observer
     workdir: Path = Path()
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    config: Config = field(default_factory=Config)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tracking(self) -> TrackingConfig:
+        """Where runs are recorded."""
+        return self.config.tracking
 
     @property
     def report_directory(self) -> Path:
@@ -356,7 +367,7 @@ class Runner:
         """
         section = getattr(config, item.section)
         parts: dict[str, Any] = dict(code_parts(item.function.__module__))
-        effective = section.model_dump(exclude=set(section.WITHOUT_EFFECT))
+        effective = section.model_dump(mode="json", exclude=set(section.WITHOUT_EFFECT))
         parts |= {f"setting {item.section}.{name}": value for name, value in effective.items()}
         parts |= {f"input {self._maker(kind).name}": records[self._maker(kind).name].identity() for kind in item.inputs.values()}
         if item.source is not None:
@@ -433,10 +444,24 @@ class Runner:
 
     # -- running ----------------------------------------------------------------------------------------------------
 
-    def run(self, resolved: Resolved, names: Sequence[str], tracker: Tracker, rerun: Sequence[str] = ()) -> Iterator[Outcome]:
-        """Run the named stages in order and yield what became of each.
+    def run(
+        self,
+        resolved: Resolved,
+        names: Sequence[str],
+        tracker: Tracker,
+        rerun: Sequence[str] = (),
+        conclude: Callable[[Mapping[str, Artifact]], Path | None] = lambda _: None,
+    ) -> Iterator[Outcome]:
+        """Run the named stages in order and yield what became of each; none after one whose record says that it is the last.
 
         A stage that is needed but not named must be finished already. Closes the tracker with the right status.
+
+        Args:
+            resolved: the settings.
+            names: the stages.
+            tracker: records what happens.
+            rerun: those that run although they are finished.
+            conclude: given all records at the end; what it writes into the folder that it returns is logged on the pipeline's run.
 
         Raises:
             MissingInputError: a needed stage has no result for these settings.
@@ -445,6 +470,10 @@ class Runner:
             records: dict[str, Artifact] = {}
             for item in self.stages[: 1 + max(i for i, item in enumerate(self.stages) if item.name in names)]:
                 yield from self._step(item, item.name in names, item.name in rerun, resolved, records, tracker)
+                if records[item.name].is_last:
+                    break
+            if folder := conclude(records):
+                tracker.files(folder)
         except (KeyboardInterrupt, GeneratorExit):
             tracker.close("KILLED")
             raise
@@ -541,7 +570,8 @@ class Runner:
         try:
             arguments: dict[str, Any] = {name: records[self._maker(kind).name] for name, kind in item.inputs.items()}
             arguments[item.config_argument] = getattr(resolved.config, item.section)
-            made = item.function(**arguments, context=Context(partial, run, self.observer, self.workdir, resolved.config.tracking))
+            context = Context(partial, run, self.observer, self.workdir, resolved.config, tracker.own_tags)
+            made = item.function(**arguments, context=context)
             seconds = time.monotonic() - started
             before = self._account(folder)
             earlier_keys = [*before.get("earlier_run_keys", []), *([before["run_key"]] if before else [])]

@@ -31,6 +31,7 @@ from pipeline.tracking import connect, experiment_of, save_keras_flavour, store_
 
 CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"
 RELEASE_TAG, MODEL_TAG, GATE_TAG, WITHDRAWN_TAG = "release_sha256", "model_sha256", "gate", "withdrawn"
+TRAINING_TAG, SLOT_TAG = "training_sha256", "slot"  # what decided the training besides the pictures; the retraining that made it
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _REFERENCE = re.compile(r"^models:/([^/@]+)(?:/([0-9]+)|@([A-Za-z0-9_-]+))$")
 _LEASE_SECONDS = 600.0  # no alias takes longer to move; after that its owner on another machine is believed to be gone
@@ -53,6 +54,7 @@ class Version:
     created: float
     aliases: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    run_id: str = ""
 
     @property
     def gate(self) -> str:
@@ -112,13 +114,8 @@ class Registry:
     def _found(self, condition: str) -> list[Version]:
         with _answering(self):
             client = self.client()
-            aliases, found, token = self._aliases_of(client), list[Any](), None
-            while True:
-                page = client.search_model_versions(condition, max_results=1000, page_token=token)
-                found += page
-                token = page.token
-                if not token:
-                    return sorted((_version(item, aliases) for item in found), key=lambda item: -int(item.number))
+            aliases, found = self._aliases_of(client), _all_versions(client, condition)
+            return sorted((_version(item, aliases) for item in found), key=lambda item: -int(item.number))
 
     def _aliases_of(self, client: Any) -> dict[str, tuple[str, ...]]:
         model = _or_none(lambda: client.get_registered_model(self.name))
@@ -151,7 +148,8 @@ class Registry:
             shutil.rmtree(scratch, ignore_errors=True)
             save_keras_flavour(package / "data" / "model.keras", scratch, image_size, known)
             shutil.copytree(package, scratch, dirs_exist_ok=True)
-            logged = client.create_logged_model(experiment, name=self.name, source_run_id=run_id)
+            released = {RELEASE_TAG: tags.get(RELEASE_TAG, "")}  # so that files whose version never came are known as ours
+            logged = client.create_logged_model(experiment, name=self.name, source_run_id=run_id, tags=released)
             client.log_model_artifacts(logged.model_id, str(scratch))
             client.finalize_logged_model(logged.model_id, "READY")
             shutil.rmtree(scratch)
@@ -172,6 +170,19 @@ class Registry:
             client = self.client()
             for key, value in tags.items():
                 client.set_model_version_tag(self.name, number, key, value)
+
+    def delete_version(self, number: str) -> bool:
+        """Delete a version, unless an alias names it meanwhile; its files are deleted by whoever asks for this.
+
+        Returns:
+            Whether it is gone.
+        """
+        with self.lock():
+            version = self.version(number)
+            if version is not None and not version.aliases:
+                with _answering(self):
+                    self.client().delete_model_version(self.name, number)
+        return version is None or not version.aliases
 
     def move_champion(self, number: str, expected: str) -> bool:
         """Make a version the champion; the caller holds the lock. The one before is `previous` then.
@@ -270,6 +281,7 @@ def _version(found: Any, aliases: Mapping[str, tuple[str, ...]]) -> Version:
         created=found.creation_timestamp / 1000,
         aliases=aliases.get(str(found.version), ()),
         tags=tags,
+        run_id=found.run_id or "",
     )
 
 
@@ -299,6 +311,29 @@ def _number(registry: Registry, alias: str) -> str:
     with _answering(registry):
         model = _or_none(lambda: registry.client().get_registered_model(registry.name))
         return str(model.aliases.get(alias, "")) if model else ""
+
+
+def _all_versions(client: Any, condition: str) -> list[Any]:
+    found, token = list[Any](), None
+    while True:
+        page = client.search_model_versions(condition, max_results=1000, page_token=token)
+        found, token = [*found, *page], page.token
+        if not token:
+            return found
+
+
+def files_in_use(config: TrackingConfig, workdir: Path) -> dict[str, frozenset[str]]:
+    """Return, for the ids of logged models and of runs, the versions that are made of them, such as `alexnet 3`, of any registered model.
+
+    Raises:
+        TrackingError: the registry does not answer.
+    """
+    with _answering(Registry("", config, workdir)):
+        used = dict[str, frozenset[str]]()
+        for version in _all_versions(connect(config, workdir), ""):
+            for made_of in {version.source.removeprefix("models:/"), version.model_id, version.run_id} - {"", None}:
+                used[made_of] = used.get(made_of, frozenset()) | {f"{version.name} {version.version}"}
+        return used
 
 
 def fetch(version: Version, config: TrackingConfig, workdir: Path, *, again: bool = False) -> Path:

@@ -5,7 +5,7 @@ the journal and tells MLflow; only that thread touches MLflow, so a slow or dead
 told stays in the journal, and `deliver_leftovers` (the command `alexnet sync`, and every next run) sends it later.
 
     events   start, metrics, tags, dataset, files, model, end - each of one run, named by our own key
-    state    <journal>.state.json: how many bytes were delivered, and which MLflow run stands for which key
+    state    <journal>.state.json: how many bytes were delivered, and which MLflow run stands for which key; in the end a line in one file
 
 Everything else of the pipeline knows runs by our own keys only.
 """
@@ -20,12 +20,13 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, Literal
+from urllib.parse import unquote, urlparse
 
 from filelock import FileLock
 
@@ -41,6 +42,8 @@ _BATCH = 1000  # MLflow's limit of metrics in one log_batch call
 _POLL_SECONDS = 2.0  # how soon a number of a running training shows up in the UI
 _PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "mlflow", "numpy", "alexnet-pipeline")
 _KEY_TAG = "alexnet.run_key"
+REMOVED = ".removed-"  # how the name begins of what is being removed
+_INDEX = "runs.index"  # in the journals' folder: the states of delivered journals, one a line
 _LOADER = "pipeline.model.served_by_mlflow"  # MLflow's own loader does not know our layers
 
 
@@ -149,8 +152,9 @@ class MlflowTracker:
     The pipeline's own run is opened by the first stage that executes: a command that skips everything leaves no run.
     """
 
-    def __init__(self, workdir: Path, config: TrackingConfig):
+    def __init__(self, workdir: Path, config: TrackingConfig, tags: Mapping[str, str] | None = None):
         self._workdir, self._config = workdir, config
+        self.own_tags = dict(tags or {})
         self._journal = workdir / "journal" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}.jsonl"
         self._pipeline: JournalRun | None = None
         self._links: dict[str, str] = {}
@@ -179,7 +183,7 @@ class MlflowTracker:
             if given:  # the settings of a network and a training are not those of a model from elsewhere
                 settings = {key: value for key, value in settings.items() if key.partition(".")[0] not in ("model", "train")}
             name = f"{dataset} {Path(given).name or resolved.config.model.variant}"
-            self._pipeline.start(name, settings, {"recipe": resolved.recipe, **tags})
+            self._pipeline.start(name, settings, {"recipe": resolved.recipe, **tags, **self.own_tags})
             # Here and not in the thread: TFDS swaps Python's import function while it loads, which breaks the imports of other threads.
             import mlflow.keras  # noqa: F401
 
@@ -198,6 +202,11 @@ class MlflowTracker:
         self._links[stage] = known_runs(self._workdir).get(run_key, {}).get("run_id", run_key)
         if self._pipeline:
             self._pipeline.tags({f"skipped.{stage}": self._links.pop(stage)})
+
+    def files(self, directory: Path) -> None:
+        """Log a folder's files on the pipeline's own run."""
+        if self._pipeline:
+            self._pipeline.files(directory)
 
     def _send(self) -> None:
         deliver_leftovers(self._workdir, but=self._journal)
@@ -226,12 +235,16 @@ class NoTracker:
 
     pipeline_key = ""
     problem = None
+    own_tags: Mapping[str, str] = MappingProxyType({})
 
     def stage_run(self, stage: str, section: str, resolved: Resolved, earlier: str = "") -> JournalRun:  # noqa: ARG002
         """Return a run whose events go nowhere."""
         return JournalRun(lambda _event: None, earlier)
 
     def link(self, stage: str, run_key: str) -> None:
+        """Do nothing."""
+
+    def files(self, directory: Path) -> None:
         """Do nothing."""
 
     def close(self, status: Status) -> None:
@@ -373,7 +386,9 @@ class Delivery:
             self._client.set_tag(run_id, "model_not_logged", f"{file} was gone or another one when it could be sent")
             return
         for earlier in self._client.search_logged_models([self.state.experiment_id], f"source_run_id = '{run_id}'"):
-            self._client.delete_logged_model(earlier.model_id)  # of an attempt that was killed before it could say so
+            _delete_model(
+                self._client, _stored_model(earlier, _room(self._config, self._workdir))
+            )  # of an attempt that was killed before it could say so
         known = event.get("known") or {"class_names": event["names"], "sha256": event["sha256"]}  # a journal of an earlier version
 
         def save_model(path: str, *, validate_serving_input: bool, **arguments: Any) -> None:  # noqa: ARG001 - meant for MLflow itself
@@ -477,10 +492,15 @@ def _events(journal: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
 
 def known_runs(workdir: Path) -> dict[str, dict[str, str]]:
     """Return our run key -> `run_id` and `experiment_id` in MLflow, for everything that was ever delivered from here."""
+    journals = workdir / "journal"
+    texts = [line for line, _ in _complete_lines(journals / _INDEX, 0)]
+    for file in sorted(journals.glob("*.state.json")):
+        with contextlib.suppress(OSError):
+            texts.append(file.read_bytes())
     known: dict[str, dict[str, str]] = {}
-    for file in sorted((workdir / "journal").glob("*.state.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            state = json.loads(file.read_text(encoding="utf-8"))
+    for text in texts:
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            state = json.loads(text)
             known |= {key: {"run_id": run_id, "experiment_id": state["experiment_id"]} for key, run_id in state["run_ids"].items()}
     return known
 
@@ -493,8 +513,8 @@ def undelivered(workdir: Path) -> list[Path]:
 def deliver_leftovers(workdir: Path, but: Path | None = None) -> tuple[int, dict[str, str]]:
     """Send every journal that an earlier command could not, or did not live to; the caller holds the work directory.
 
-    A run that never ended, because its process was killed, is ended as KILLED. A delivered journal is removed; its state stays and says
-    which MLflow run is which. A store that does not answer once is not asked again.
+    A run that never ended, because its process was killed, is ended as KILLED. A delivered journal is removed; which MLflow run
+    is which stays known. A store that does not answer once is not asked again.
 
     Args:
         workdir: the work directory.
@@ -525,9 +545,23 @@ def deliver_leftovers(workdir: Path, but: Path | None = None) -> tuple[int, dict
 
 
 def forget(journal: Path) -> None:
-    """Remove a journal that was delivered whole."""
+    """Remove a journal that was delivered whole; which MLflow run is which goes into one file, as thousands take seconds to read."""
     journal.unlink(missing_ok=True)
     journal.with_suffix(".target.json").unlink(missing_ok=True)
+    for file in sorted(journal.parent.glob("*.state.json")):
+        if not file.with_name(file.name.replace(".state.json", ".jsonl")).exists():
+            _add_to_index(file)
+
+
+def _add_to_index(state: Path) -> None:
+    """Move what a state file says into the index. Killed in between, both say it, which is no harm."""
+    with contextlib.suppress(FileNotFoundError):  # another process may be quicker
+        text = state.read_bytes()
+        with (state.parent / _INDEX).open("ab") as index:
+            index.write(b"\n" + text + b"\n")  # the line before may have been cut short
+            index.flush()
+            os.fsync(index.fileno())
+        state.unlink()
 
 
 def _end_open_runs(journal: Path) -> None:
@@ -689,3 +723,222 @@ def server_command(config: TrackingConfig, workdir: Path, port: int) -> tuple[li
         "PYTHONWARNINGS": "ignore",
     }
     return command, {**os.environ, **quiet}
+
+
+# -- what may go ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A logged model; `place` is the folder of its files on this machine, None where they lie elsewhere, `created` in s since 1970."""
+
+    model_id: str
+    run_id: str
+    created: float
+    tags: Mapping[str, str]
+    location: str
+    place: Path | None
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run with the models that it made; `parent_id` is empty for a pipeline's own run, `place` as for a model."""
+
+    run_id: str
+    parent_id: str
+    name: str
+    location: str
+    place: Path | None
+    models: tuple[StoredModel, ...] = ()
+
+
+def stored_runs(config: TrackingConfig, workdir: Path, tag: str, value: str, run_id: str = "") -> tuple[StoredRun, ...]:
+    """Return the pipelines' runs with a tag, and one more, with the runs below them; also those that somebody threw away in MLflow.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    from mlflow.entities import ViewType
+
+    with _answering(config, workdir):
+        client = connect(config, workdir)
+        experiments = _experiments(client, config, workdir)
+        view = ViewType.ACTIVE_ONLY if config.uri.startswith("http") else ViewType.ALL  # behind a server more cannot be done for one
+
+        def found(condition: str) -> list[Any]:
+            return _all_pages(lambda token: client.search_runs(experiments, condition, view, 1000, page_token=token))
+
+        around = found(f"tags.`{tag}` = '{value}'") + (found(f"attributes.run_id = '{run_id}'") if run_id else [])
+        below = [run for parent in around for run in found(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")]
+        runs = {run.info.run_id: run for run in (*below, *around)}  # in the order to delete them: without one around it none is found
+        made: dict[str, list[StoredModel]] = {}
+        room = _room(config, workdir)
+        for model in _models(client, experiments, f"source_run_id IN ({', '.join(map(repr, runs))})", room) if runs else ():
+            made.setdefault(model.run_id, []).append(model)
+        return tuple(_stored_run(run, made.get(name, ()), room) for name, run in runs.items())
+
+
+def stored_models(config: TrackingConfig, workdir: Path, name: str) -> tuple[StoredModel, ...]:
+    """Return the logged models of a name.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    with _answering(config, workdir):
+        client = connect(config, workdir)
+        return tuple(_models(client, _experiments(client, config, workdir), f"name = '{name}'", _room(config, workdir)))
+
+
+def delete_run(config: TrackingConfig, workdir: Path, run: StoredRun) -> None:
+    """Delete a run, its models and the files of both; killed anywhere, the same call does the rest.
+
+    In a store behind a server nothing but the entries is marked as deleted: the files are the server's, whose `mlflow gc` frees them.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    with _answering(config, workdir):
+        client = connect(config, workdir)
+        _unless_gone(lambda: client.delete_run(run.run_id))
+        for model in run.models:
+            _delete_model(client, model)
+        _delete_for_good(client, "_hard_delete_run", run.run_id, run.location, run.place)
+
+
+def delete_model(config: TrackingConfig, workdir: Path, model: StoredModel) -> None:
+    """Delete a logged model with its files, as `delete_run` does.
+
+    Raises:
+        TrackingError: the store does not answer.
+    """
+    with _answering(config, workdir):
+        _delete_model(connect(config, workdir), model)
+
+
+def forget_runs(workdir: Path, run_ids: Collection[str]) -> None:
+    """Forget which of our keys stood for MLflow runs that are gone; the caller holds the work directory."""
+    index, gone = workdir / "journal" / _INDEX, frozenset(run_ids)
+    lines = []
+    for line, _ in _complete_lines(index, 0) if gone else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            state = json.loads(line)
+            state["run_ids"] = {key: run_id for key, run_id in state["run_ids"].items() if run_id not in gone}
+            lines += [json.dumps(state)] if state["run_ids"] else []
+    if gone and index.exists():
+        write_atomically(index, "".join(f"{line}\n" for line in lines))
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, or a file, so that a kill leaves no half of it under its name; what it leaves begins with `.removed-`."""
+    doomed = folder if folder.name.startswith(REMOVED) else folder.with_name(f"{REMOVED}{folder.name}")
+    with contextlib.suppress(FileNotFoundError):
+        if doomed != folder and doomed.exists():
+            remove_folder(doomed)
+        folder.rename(doomed)
+        if doomed.is_dir() and not doomed.is_symlink():
+            shutil.rmtree(doomed)
+        else:
+            doomed.unlink()
+
+
+def _experiments(client: Any, config: TrackingConfig, workdir: Path) -> list[str]:
+    """Return the experiments that our runs are in: that of the settings, and those of earlier settings."""
+    now = client.get_experiment_by_name(config.experiment)
+    known = {ids["experiment_id"] for ids in known_runs(workdir).values()}
+    return sorted(known | ({str(now.experiment_id)} if now else set()))
+
+
+def _all_pages(page: Callable[[Any], Any]) -> list[Any]:
+    found, token = list[Any](), None
+    while True:
+        got = page(token)
+        found, token = [*found, *got], got.token
+        if not token:
+            return found
+
+
+def _models(client: Any, experiments: list[str], condition: str, room: Path | None) -> list[StoredModel]:
+    models = _all_pages(lambda token: client.search_logged_models(experiments, condition, max_results=100, page_token=token))
+    return [_stored_model(model, room) for model in models]
+
+
+def _stored_run(run: Any, models: Iterable[StoredModel], room: Path | None) -> StoredRun:
+    parent, location = run.data.tags.get("mlflow.parentRunId", ""), run.info.artifact_uri
+    return StoredRun(run.info.run_id, parent, run.info.run_name, location, _place(location, run.info.run_id, room), tuple(models))
+
+
+def _stored_model(model: Any, room: Path | None) -> StoredModel:
+    location, tags = model.artifact_location, dict(model.tags or {})
+    place = _place(location, model.model_id, room)
+    return StoredModel(model.model_id, model.source_run_id or "", model.creation_timestamp / 1000, tags, location, place)
+
+
+def _room(config: TrackingConfig, workdir: Path) -> Path | None:
+    """Return the folder below which files may be removed: in a copy of a work directory, the database names those of the other.
+
+    None for a server, whose paths are its own.
+    """
+    return None if config.uri.startswith("http") else Path("/") if config.uri else workdir.resolve()
+
+
+def _place(location: str, name: str, room: Path | None) -> Path | None:
+    """Return the folder on this machine that bears a run's or a model's name and holds its files, if there is one below a folder."""
+    parsed = urlparse(location)
+    path = Path(unquote(parsed.path))
+    below = room is not None and parsed.scheme in ("", "file") and path.is_relative_to(room)
+    return next((folder for folder in (path, *path.parents) if folder.name == name), None) if below else None
+
+
+def _delete_model(client: Any, model: StoredModel) -> None:
+    """Delete a logged model; its files first, as one that is marked as deleted is not found again."""
+    if hasattr(client._tracking_client.store, "_hard_delete_logged_model"):
+        _free(model.location, model.place)
+    _unless_gone(lambda: client.delete_logged_model(model.model_id))
+    _delete_for_good(client, "_hard_delete_logged_model", model.model_id, model.location, model.place)
+
+
+def _delete_for_good(client: Any, how: str, name: str, location: str, place: Path | None) -> None:
+    """Free an entry that is marked as deleted, where the store is a database.
+
+    This is what `mlflow gc` does for a run or a model. That command itself would also free every experiment that somebody threw away.
+    """
+    delete = getattr(client._tracking_client.store, how, None)
+    if delete is not None:
+        _free(location, place)
+        _unless_gone(lambda: delete(name))
+
+
+def _free(location: str, place: Path | None) -> None:
+    """Delete files that MLflow keeps, here or elsewhere."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    if place is not None:
+        remove_folder(place)
+    elif urlparse(location).scheme not in ("", "file"):
+        get_artifact_repository(location).delete_artifacts()
+
+
+def _unless_gone(call: Callable[[], object]) -> None:
+    """Do what is no error where it was done before."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        call()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
+@contextlib.contextmanager
+def _answering(config: TrackingConfig, workdir: Path) -> Iterator[None]:
+    """Turn what the store does not do into a TrackingError."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise TrackingError(
+            f"The tracking store {store_uri(config, workdir)} does not do what it is asked ({' '.join(str(error).split())[:150]}). "
+            "Expected a running MLflow server or a writable folder. Check tracking.uri, and type the command again."
+        ) from error

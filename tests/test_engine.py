@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts import Artifact
-from pipeline.config import Config, DataConfig, ModelConfig, TrainConfig, flatten, resolve
+from pipeline.config import Config, DataConfig, ModelConfig, RetrainConfig, TrainConfig, flatten, resolve
 from pipeline.engine import Context, Runner, _parsed_file, code_parts, stage, work_directory, write_atomically
 from pipeline.errors import BusyError, ConfigError, MissingInputError, Terminated
 
@@ -49,6 +49,10 @@ class Fake:
     told: list[tuple[Any, ...]] = field(default_factory=list)
     earlier: dict[str, str] = field(default_factory=dict)
     outcomes: list[Any] = field(default_factory=list)
+    own_tags: dict[str, str] = field(default_factory=dict)
+
+    def files(self, directory):
+        self.told.append(("files", "pipeline", directory))
 
     def stage_run(self, name, section, resolved, earlier=""):
         self.told.append(("stage", name))
@@ -557,3 +561,56 @@ def test_a_stage_that_always_runs_is_never_skipped(house):
     assert states == {"ingest": "skipped", "build": "skipped", "train": "ran"}
     assert why["train"] == ("it is never skipped",)
     assert house.run("ingest build")[0] == {"ingest": "skipped", "build": "skipped"}  # not named, so not run
+
+
+def test_nothing_runs_after_a_record_that_says_it_is_the_last(house, monkeypatch):
+    monkeypatch.setattr(Shape, "is_last", property(lambda record: record.area < 1000))
+    states, _, fake = house.run(**{"data.dataset": "digits"})
+    assert list(states) == ["ingest", "build"]
+    assert fake.told[-1] == ("close", "FINISHED")
+    states, _, _ = house.run(**{"data.dataset": "digits " * 10})
+    assert list(states) == ["ingest", "build", "train"]
+
+
+def test_what_concludes_a_run_sees_every_record_and_is_logged_before_the_end(house, tmp_path):
+    fake, seen = Fake(), {}
+
+    def conclude(records):
+        seen.update(records)
+        return tmp_path / "page"
+
+    list(house.runner(fake).run(resolved(), ["ingest", "build"], fake, conclude=conclude))
+    assert {name: type(record) for name, record in seen.items()} == {"ingest": Words, "build": Shape}
+    assert fake.told[-2:] == [("files", "pipeline", tmp_path / "page"), ("close", "FINISHED")]
+
+
+def test_a_run_whose_conclusion_fails_has_failed(house):
+    fake = Fake()
+    with pytest.raises(OSError, match="no room"):
+        list(house.runner(fake).run(resolved(), ["ingest"], fake, conclude=lambda _: (_ for _ in ()).throw(OSError("no room"))))
+    assert fake.told[-1] == ("close", "FAILED")
+
+
+def test_a_stage_is_told_the_tags_of_the_run_and_all_settings(tmp_path):
+    seen = []
+
+    @stage(always=True)
+    def ingest(config: DataConfig, context: Context) -> Score:
+        seen.append((dict(context.tags), context.config.train.epochs))
+        return Score(directory=context.directory, points=1)
+
+    fake = Fake(own_tags={"slot": "main/1"})
+    list(Runner([ingest], tmp_path / "w", fake).run(resolved(**{"train.epochs": 7}), ["ingest"], fake))
+    assert seen == [({"slot": "main/1"}, 7)]
+
+
+def test_settings_that_are_lists_are_the_same_when_they_are_read_again(tmp_path):
+    @stage()
+    def look(config: RetrainConfig, context: Context) -> Score:
+        return Score(directory=context.directory, points=1)
+
+    for triggers in (("age",), ("age",), ("drift",)):
+        fake = Fake()
+        list(Runner([look], tmp_path / "w", fake).run(resolved(**{"retrain.triggers": triggers}), ["look"], fake))
+    (why,) = [item.why for item in fake.outcomes]
+    assert why == ("setting retrain.triggers ['age'] -> ['drift']",)

@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import registry, tracking
-from pipeline.artifacts import EvaluationReport, file_sha256
-from pipeline.config import TrackingConfig
+from pipeline.artifacts import EvaluationReport, digest_of, file_sha256
+from pipeline.config import Config, TrackingConfig
 from pipeline.engine import write_atomically
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.evaluate.given import given_model
@@ -220,3 +220,9 @@ def _evaluation_of(model_sha256: str, workdir: Path) -> EvaluationReport | None:
             if report.model_sha256 == model_sha256:
                 return report
     return None
+
+
+def training_digest(config: Config) -> str:
+    """Return the SHA-256 of the settings that decide, with the pictures, what is trained."""
+    train = config.train.model_dump(mode="json", exclude=set(config.train.WITHOUT_EFFECT))
+    return digest_of({"model": config.model.model_dump(mode="json"), "train": train})

@@ -41,6 +41,8 @@ def _page(decision: Decision) -> str:
         passed = [check.text for check in decision.checks if check.passed]
         sections += [Section("What speaks against it", " ".join(failed))] if failed else []
         sections += [Section("Checks", _CHECKS_TEXT, [table]), Section("What was found", " ".join(passed))]
+    if decision.pictures:
+        sections.append(Section("Which pictures count", decision.pictures))
     if decision.advice:
         sections.append(Section("How many pictures decide what", decision.advice))
     return render(f"Release of {decision.name}", verdict(decision), sections, _footer(decision))

@@ -14,9 +14,10 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,20 +28,21 @@ from pipeline.config import ReleaseConfig
 from pipeline.data.loader import Images, encoded_pictures, load_split
 from pipeline.data.pictures import orientation_of
 from pipeline.engine import Context
-from pipeline.evaluate.metrics import Floats, Tally, chance_calibration_error, losses_and_confidences, majority_class, summarise
+from pipeline.evaluate.metrics import Floats, Integers, Tally, chance_calibration_error, losses_and_confidences, majority_class, summarise
 from pipeline.evaluate.predictions import logits_at, read_logits
 from pipeline.evaluate.report import spread_positions
 from pipeline.evaluate.speed import measure_speed
-from pipeline.registry import MODEL_TAG, RELEASE_TAG, Registry, Version
+from pipeline.registry import MODEL_TAG, RELEASE_TAG, SLOT_TAG, TRAINING_TAG, Registry, Version
 from pipeline.release.classify import TOLERANCE, Classifier, load_classifier
+from pipeline.release.exam import Exam, dataset_of, frozen_exam, own_exam
 from pipeline.release.gate import Answers, Measured, judge, needed_text
-from pipeline.release.package import GoldenPicture, Release, open_version, read_package, write_package
+from pipeline.release.package import GoldenPicture, Release, open_version, read_package, training_digest, write_package
 from pipeline.release.rehearsal import rehearse
 from pipeline.release.settlement import Offer, Settled, Verdict, settle, whole
 
 GOLDEN_PICTURES = 16
 _STRANGE = (
-    " The champion was released on other pictures than these. Where splits are dealt by content it has seen none of them all the same; "
+    "The champion was released on other pictures than these. Where splits are dealt by content it has seen none of them all the same; "
     "where they were given by hand, nothing here knows."
 )
 _WINDOW = 256  # pictures that are decoded and answered together
@@ -94,10 +96,11 @@ def _decision(
         champion=found.champion,
         policy=config.policy,
         checks=found.verdict.checks,
-        images=len(candidate.labels) if candidate else 0,
-        top1_error=candidate.top1_error if candidate else None,
+        images=found.verdict.images,
+        top1_error=found.verdict.top1_error if found.verdict.top1_error is not None else candidate.top1_error if candidate else None,
         champion_top1_error=found.verdict.champion_top1_error,
         advice=found.verdict.advice,
+        pictures=found.verdict.pictures,
         model_sha256=trained.model_sha256,
         release_sha256=candidate.release.sha256() if candidate else "",
         dataset_digest=dataset.digest,
@@ -175,15 +178,22 @@ def _packed(images: Images, trained: TrainingResult, report: EvaluationReport, c
     return read_package(folder, written.sha256(), name="candidate")
 
 
-def _scored(classifier: Classifier, images: Images, who: str, context: Context) -> tuple[Floats, Any]:
-    """Return float32 [images, classes] logits and int64 [images] labels of a split, read from the files' bytes as a service reads them."""
+def _scored(classifier: Classifier, images: Images, who: str, context: Context, places: Any = None) -> tuple[Floats, Any]:
+    """Return float32 [images, classes] logits and int64 [images] labels of a split, read from the files' bytes as a service reads them.
+
+    With `places`, int64 [images] ascending, only of the pictures there.
+    """
     logits, labels = list[Floats](), list[int]()
+    pictures, total = encoded_pictures(images), len(images) if places is None else len(places)
+    if places is not None:
+        wanted = np.isin(np.arange(len(images)), places)
+        pictures = itertools.compress(pictures, wanted)
     with ThreadPoolExecutor() as threads:
-        for window in _windows(encoded_pictures(images)):
+        for window in _windows(pictures):
             pixels = threads.map(lambda picture: classifier.pixels(picture[0], orientation=picture[1]), window)
             logits.append(classifier.logits(np.stack(list(pixels))))
             labels += [label for *_, label in window]
-            context.progress(len(labels), len(images), "images", f"{who} on the test split")
+            context.progress(len(labels), total, "images", f"{who} on the test split")
     return np.concatenate(logits), np.asarray(labels, np.int64)
 
 
@@ -217,21 +227,69 @@ def judge_against(
     Raises:
         CheckpointError: the champion's files are not those that were released; `alexnet rollback` helps.
     """
-    names, answers, shared, error = candidate.release.class_names, None, None, None
-    if champion is not None:
-        classifier = load_classifier(open_version(champion, context.tracking, context.workdir), batch=_WINDOW)
-        strange = "" if classifier.release.dataset_digest == dataset.digest else _STRANGE
-        logits, _ = _scored(classifier, load_split(dataset, "test", in_memory=False), f"champion, version {champion.number},", context)
-        own = classifier.release.class_names
-        answers = np.asarray([names.index(name) if name in names else -1 for name in own])[logits.argmax(axis=1)]
-        shared = np.isin(candidate.labels, [place for place, name in enumerate(names) if name in own])
-        error = float(np.mean(answers[shared] != candidate.labels[shared])) if shared.any() else None
-        missing = [name for name in own if name not in names]
-    given = Answers(candidate.labels, candidate.answers, answers, shared)
-    checks = tuple(GateCheck(**asdict(check)) for check in judge(given, candidate.measured, names, config))
-    if champion is not None and missing:
+    names = candidate.release.class_names
+    if champion is None:
+        given = Answers(candidate.labels, candidate.answers)
+        return Verdict(candidate.checks + _checks(given, candidate.measured, names, config), images=len(candidate.labels))
+    classifier = load_classifier(open_version(champion, context.tracking, context.workdir), batch=_WINDOW)
+    exam = exam_for(dataset, candidate.labels, classifier.release.dataset_digest, config, context.workdir)
+    who = f"champion, version {champion.number},"
+    logits, _ = _scored(classifier, load_split(dataset, "test", in_memory=False), who, context)
+    known = np.asarray([names.index(name) if name in names else -1 for name in classifier.release.class_names])
+    own = known[logits.argmax(axis=1)]
+    theirs, candidates = own[exam.own], candidate.answers[exam.own]
+    if len(exam.gone) and exam.earlier is not None:
+        gone = load_split(exam.earlier, "test", in_memory=False)
+        theirs = np.concatenate([theirs, known[_scored(classifier, gone, who, context, exam.gone)[0].argmax(axis=1)]])
+        answers = _scored(load_classifier(candidate.release, batch=_WINDOW), gone, "candidate", context, exam.gone)[0].argmax(axis=1)
+        candidates = np.concatenate([candidates, answers])
+    shared = np.isin(exam.labels, known)
+    given = Answers(exam.labels, candidates, theirs, shared)
+    measured = replace(candidate.measured, majority_error=float(np.mean(exam.labels != majority_class(dataset.class_counts["train"]))))
+    checks = _checks(given, measured, names, config)
+    if missing := [name for name in classifier.release.class_names if name not in names]:
         checks += (_lost_classes(missing),)
-    return Verdict(candidate.checks + checks, error, f"{needed_text(given, config)}{strange}" if champion else "")
+    return Verdict(
+        candidate.checks + checks,
+        float(np.mean(theirs[shared] != exam.labels[shared])) if shared.any() else None,
+        needed_text(given, config),
+        " ".join(filter(None, [exam.text, _news(candidate, own, exam)])),
+        len(exam.labels),
+        float(np.mean(candidates != exam.labels)) if len(exam.labels) else None,
+    )
+
+
+def exam_for(dataset: DatasetArtifact, labels: Integers, champion_digest: str, config: ReleaseConfig, workdir: Path) -> Exam:
+    """Return the pictures that both are judged by.
+
+    Args:
+        dataset: the candidate's.
+        labels: int64 [images], of its test split.
+        champion_digest: of the dataset that the champion was released by.
+        config: whether these are the champion's test pictures or the candidate's.
+        workdir: where the champion's dataset may be.
+    """
+    if champion_digest == dataset.digest:
+        return own_exam(labels)
+    if config.test_pictures == "current":
+        return own_exam(labels, f"release.test_pictures=current: the test split as it is now is what counts. {_STRANGE}")
+    earlier = dataset_of(champion_digest, workdir)
+    if earlier is None:
+        return own_exam(labels, f"The champion's dataset is not in {workdir}, so the test split as it is now is what counts. {_STRANGE}")
+    return frozen_exam(dataset, earlier)
+
+
+def _checks(given: Answers, measured: Measured, names: Sequence[str], config: ReleaseConfig) -> tuple[GateCheck, ...]:
+    return tuple(GateCheck(**asdict(check)) for check in judge(given, measured, names, config))
+
+
+def _news(candidate: Candidate, champion: Any, exam: Exam) -> str:
+    """Say how both do on the candidate's own test pictures that do not count; nothing where all do."""
+    new = np.setdiff1d(np.arange(len(candidate.labels)), exam.own)
+    if not len(new):
+        return ""
+    errors = [f"{np.mean(answers[new] != candidate.labels[new]):.2%}" for answers in (candidate.answers, champion)]
+    return f"On these {len(new):,}, as they are labelled now, the candidate errs on {errors[0]} and the champion on {errors[1]}."
 
 
 def _lost_classes(missing: list[str]) -> GateCheck:
@@ -256,6 +314,8 @@ def _tags(candidate: Candidate, report: EvaluationReport, context: Context) -> d
         "images": str(len(candidate.labels)),
         "temperature": f"{report.temperature:.6g}",
         "run_key": context.run.key,
+        TRAINING_TAG: training_digest(context.config),
+        **({SLOT_TAG: context.tags[SLOT_TAG]} if SLOT_TAG in context.tags else {}),
     }
 
 

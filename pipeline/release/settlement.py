@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.artifacts import GateCheck
@@ -23,11 +23,14 @@ _ROUNDS = 20  # champions that may come between judging and moving before this g
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate found; `advice` says how many pictures decide what."""
+    """What the gate found on `images` test pictures; `pictures` says which these are, `advice` how many decide what."""
 
     checks: tuple[GateCheck, ...] = ()
     champion_top1_error: float | None = None
     advice: str = ""
+    pictures: str = ""
+    images: int = 0
+    top1_error: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -126,7 +129,7 @@ def _settled(
     verdict = judged(None if same else champion)
     mended = f"it replaces version {other}, the same release, whose files are damaged; " if same else ""
     if verdict.passed and version is not None and version.withdrawn and not config.approve:
-        verdict = Verdict((*verdict.checks, _withdrawn(version)), verdict.champion_top1_error, verdict.advice)
+        verdict = replace(verdict, checks=(*verdict.checks, _withdrawn(version)))
     if not verdict.passed:
         return Settled("refused", verdict.reason, number, other, verdict)
     if config.approval == "required" and not config.approve:

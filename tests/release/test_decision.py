@@ -110,7 +110,7 @@ class House:
         folder = self.tmp_path / f"promote-{len(list(self.tmp_path.glob('promote-*')))}"
         folder.mkdir()
         observer = SimpleNamespace(progressed=lambda *_: None, said=lambda _: None)
-        context = Context(folder, NoRun(), observer, self.workdir, TrackingConfig())
+        context = Context(folder, NoRun(), observer, self.workdir)
         report = report or self.evaluated(trained)
         decision = promotion.decide(config, self.dataset(), trained, report, self.registry, context)
         write_decision(decision, context.report_directory)

@@ -1,0 +1,154 @@
+"""What became of one slot of the schedule, and where that is written: `<workdir>/retrainings/<schedule>/<due>/result.json`.
+
+The file is written last, by rename: where it is, the slot was gone through to its end, and is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+from pipeline.artifacts import Decision, Review
+from pipeline.engine import Outcome, write_atomically
+from pipeline.errors import ConfigError
+from pipeline.registry import SLOT_TAG, Registry, Version
+
+Became = Literal["promoted", "refused", "unchanged", "waiting", "would promote", "skipped"]
+RESULT_FILE, RETRAINING_FILE = "result.json", "retraining.html"
+TRIGGER_WORDS = {
+    "first": "a first model",
+    "tried": "the same was tried",
+    "always": "every slot",
+    "new_data": "new pictures",
+    "drift": "drift",
+    "champion_fall": "fall of the champion",
+    "age": "age",
+}
+_BECAME = {
+    "promoted": "Trained again, and version {version} is the champion now",
+    "refused": "Trained again, and refused: the champion, version {champion}, stays",
+    "unchanged": "Trained again, and the result is the champion itself, version {champion}",
+    "waiting": "Trained again, and version {version} waits for approval",
+    "would promote": "Trained again, and it would become the champion",
+}
+_SLOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[0-9]{8}T[0-9]{6}Z")
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """What became of a slot.
+
+    Attributes:
+        slot: `schedule/20261127T030000Z`.
+        outcome: `skipped`: no reason to train again was found; else as in `Decision`.
+        why: in a sentence or two.
+        triggers: those that fired.
+        name: of the model in the registry.
+        version: the candidate's; empty where none was made.
+        champion: the version that the candidate was judged against, or that stays.
+        page: everything on one page.
+        stages: the folder of each stage's result, by name.
+        seconds: that it took.
+        run_id: of the MLflow run around it; empty where it was not recorded.
+        run_url: of its page.
+        not_recorded: why MLflow was not told everything; empty where it was.
+        numbers: what the triggers found, as `trigger.number`.
+    """
+
+    slot: str
+    outcome: Became
+    why: str
+    triggers: tuple[str, ...] = ()
+    name: str = ""
+    version: str = ""
+    champion: str = ""
+    page: str = ""
+    stages: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    run_id: str = ""
+    run_url: str = ""
+    not_recorded: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, slot: str, outcomes: Mapping[str, Outcome], *, page: Path, seconds: float, **run: str) -> Self:
+        """Return what became of a slot whose stages ended so."""
+        review = cast(Review, outcomes["review"].artifact)
+        decision = cast("Decision | None", outcomes["promote"].artifact if "promote" in outcomes else None)
+        return cls(
+            slot=slot,
+            outcome=decision.outcome if decision else "skipped",
+            why=verdict(review, decision),
+            triggers=review.triggers,
+            name=decision.name if decision else "",
+            version=decision.version if decision else "",
+            champion=decision.champion if decision else review.champion,
+            page=str(page),
+            stages={name: outcome.directory.name for name, outcome in outcomes.items()},
+            seconds=round(seconds, 3),
+            numbers=review.numbers,
+            **run,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return asdict(self) | {"schedule": self.slot.partition("/")[0], "numbers": dict(self.numbers), "stages": dict(self.stages)}
+
+
+def verdict(review: Review, decision: Decision | None) -> str:
+    """Say in a sentence or two what became of a slot, and why."""
+    if decision is None:
+        return review.text
+    became = _BECAME[decision.outcome].format(version=decision.version, champion=decision.champion or decision.version)
+    failed = ", ".join(check.name for check in decision.checks if not check.passed)
+    reason = f"; what does not hold: {failed}" if failed else "" if decision.outcome == "promoted" else f": {decision.reason.rstrip('.')}"
+    return f"{became}{reason}. Trained for: {', '.join(TRIGGER_WORDS[name] for name in review.triggers)}."
+
+
+def folder_of(workdir: Path, slot: str) -> Path:
+    """Return the folder of a slot's pages and of its result.
+
+    Raises:
+        ConfigError: the slot's name is none, or would name another folder.
+    """
+    if not _SLOT.fullmatch(slot):
+        raise ConfigError(f"{slot!r} names no slot. Expected SCHEDULE/20261127T030000Z. `alexnet history` shows those that were.")
+    return workdir / "retrainings" / slot
+
+
+def write_result(result: Retraining, folder: Path) -> Retraining:
+    """Write result.json, which says that the slot came to its end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / RESULT_FILE, json.dumps(result.as_dict(), indent=1))
+    return result
+
+
+def read_result(folder: Path) -> Retraining | None:
+    """Return what became of a slot that came to its end, or None."""
+    try:
+        told = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        told.pop("schedule", None)
+        return Retraining(**told | {"triggers": tuple(told["triggers"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def settled(registry: Registry, slot: str) -> Retraining | None:
+    """Return what became of a slot whose process was killed between the registry's last word on it and `result.json`, or None."""
+    for version in registry.versions():
+        if version.tags.get(SLOT_TAG) == slot and (outcome := _became(version)) is not None:
+            judged_against = version.tags.get("judged_against", "none").removeprefix("none")
+            why = version.tags.get("decision_reason", "")
+            return Retraining(slot, outcome, why, name=version.name, version=version.number, champion=judged_against)
+    return None
+
+
+def _became(version: Version) -> Became | None:
+    """Return the decision on a version, or None where none was made to its end: the alias is what is moved last."""
+    if version.gate == "passed":
+        return "promoted" if {"champion", "previous"} & set(version.aliases) or version.withdrawn else None
+    return "refused" if version.gate == "refused" else "waiting" if version.gate == "waiting" else None

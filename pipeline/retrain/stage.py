@@ -1,0 +1,62 @@
+"""The stage that looks at the data and at the champion, and says whether to train again."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from pipeline.artifacts import DatasetArtifact, Review
+from pipeline.config import RetrainConfig
+from pipeline.engine import Context, stage
+from pipeline.registry import TRAINING_TAG, Registry, Version
+
+if TYPE_CHECKING:
+    from pipeline.retrain.triggers import Verdict
+
+
+@stage(always=True)  # the champion may be another one each time, and it grows older
+def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) -> Review:
+    """Look at the new pictures and at the champion, and say whether to train again and why."""
+    from pipeline.release.package import training_digest
+    from pipeline.retrain.facts import measure
+    from pipeline.retrain.page import write_review
+    from pipeline.retrain.triggers import decide
+
+    registry = Registry(context.config.release.name, context.tracking, context.workdir)
+    champion = registry.version(registry.aliases().champion)
+    facts, notes = measure(dataset, champion, config, context.tracking, context.workdir, context.progress)
+    verdict = decide(facts, config)
+    if verdict.retrain and champion is not None and "always" not in config.triggers:
+        verdict = _unless_tried(verdict, registry, champion, dataset.digest, training_digest(context.config))
+    found = Review(
+        directory=context.directory,
+        retrain=verdict.retrain,
+        text=verdict.text,
+        triggers=tuple(reason.name for reason in verdict.reasons if reason.fired),
+        reasons={reason.name: reason.text for reason in verdict.reasons},
+        numbers=verdict.numbers,
+        notes=notes,
+        champion=champion.number if champion else "",
+        champion_dataset_digest=champion.tags.get("dataset_digest", "") if champion else "",
+        dataset_digest=dataset.digest,
+    )
+    write_review(found, context.report_directory)
+    context.run.metrics(found.numbers)
+    context.run.tags({"retrain": "yes" if found.retrain else "no", "trigger": ", ".join(found.triggers) or "none"}, summary=True)
+    return found
+
+
+def _unless_tried(verdict: Verdict, registry: Registry, champion: Version, dataset_digest: str, training: str) -> Verdict:
+    """Keep the champion where the same pictures and settings gave a candidate before: the same bits would come out again."""
+    from pipeline.retrain.triggers import Reason, Verdict
+
+    for version in registry.versions():
+        same = version.tags.get("dataset_digest") == dataset_digest and version.tags.get(TRAINING_TAG) == training
+        if same and version.number != champion.number and (version.gate in ("refused", "waiting") or version.withdrawn):
+            became = "was withdrawn" if version.withdrawn else "was refused" if version.gate == "refused" else "waits for approval"
+            text = (
+                f"The same pictures and settings were tried: version {version.number} {became}; other pictures or settings are another try."
+            )
+            others = tuple(dataclasses.replace(reason, fired=False) for reason in verdict.reasons)
+            return Verdict((Reason("tried", fired=False, numbers={}, text=text), *others))
+    return verdict

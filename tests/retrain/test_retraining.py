@@ -1,0 +1,183 @@
+"""What became of a slot, as it is written down and found again."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.artifacts import Decision, GateCheck, Review
+from pipeline.engine import Outcome
+from pipeline.errors import ConfigError
+from pipeline.registry import TRAINING_TAG, Registry, Version
+from pipeline.retrain.page import write_retraining, write_review
+from pipeline.retrain.retraining import Retraining, folder_of, read_result, settled, verdict, write_result
+from pipeline.retrain.stage import _unless_tried
+from pipeline.retrain.triggers import Reason, Verdict
+
+SLOT = "main/20261127T030000Z"
+
+
+def make_review(**changes):
+    known = {"retrain": True, "text": "Retrain. 30 changed.", "triggers": ("new_data",), "reasons": {"new_data": "30 changed."}}
+    known |= {"numbers": {"new_data.images": 30.0}, "notes": (), "champion": "2"}
+    return Review(**known | {"champion_dataset_digest": "a" * 64, "dataset_digest": "b" * 64} | changes)
+
+
+def make_decision(outcome="promoted", **changes):
+    check = GateCheck(name="latency", passed=True, measured="1 ms", required="at most 2 ms", text="It is quick.")
+    known = {"outcome": outcome, "reason": "all 10 checks passed", "name": "alexnet", "version": "3", "champion": "2", "policy": "superior"}
+    known |= {"checks": (check,), "images": 200, "top1_error": 0.05, "champion_top1_error": 0.06, "advice": "", "pictures": "The old ones."}
+    return Decision(**known | {"model_sha256": "m", "release_sha256": "", "dataset_digest": "b" * 64} | changes)
+
+
+def of(review, decision=None):
+    outcomes = {"review": Outcome("review", "ran", 1.0, Path("w/stages/review-1"), "k", review)}
+    if decision:
+        outcomes["promote"] = Outcome("promote", "ran", 1.0, Path("w/stages/promote-1"), "k", decision)
+    return Retraining.of(SLOT, outcomes, page=Path("page.html"), seconds=2.0, run_id="r")
+
+
+def test_a_slot_without_a_reason_is_skipped_and_says_why():
+    result = of(make_review(retrain=False, text="Keep the champion. 0 changed.", triggers=()))
+    assert (result.outcome, result.why, result.champion, result.version) == ("skipped", "Keep the champion. 0 changed.", "2", "")
+    assert result.stages == {"review": "review-1"}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "begin"),
+    [
+        ("promoted", "Trained again, and version 3 is the champion now."),
+        ("refused", "Trained again, and refused: the champion, version 2, stays: all 10 checks passed."),
+        ("unchanged", "Trained again, and the result is the champion itself, version 2: "),
+        ("waiting", "Trained again, and version 3 waits for approval: "),
+    ],
+)
+def test_the_verdict_says_what_became_of_it_and_what_for(outcome, begin):
+    text = verdict(make_review(triggers=("new_data", "champion_fall")), make_decision(outcome))
+    assert text.startswith(begin)
+    assert text.endswith("Trained for: new pictures, fall of the champion.")
+
+
+def test_a_refusal_names_the_checks_that_do_not_hold():
+    failed = GateCheck(name="against_champion", passed=False, measured="", required="", text="Worse, in many words.")
+    text = verdict(make_review(), make_decision("refused", checks=(failed,), reason="Worse, in many words."))
+    assert text.startswith("Trained again, and refused: the champion, version 2, stays; what does not hold: against_champion. Trained for")
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path):
+    folder = folder_of(tmp_path, SLOT)
+    assert folder == tmp_path / "retrainings" / "main" / "20261127T030000Z"
+    assert read_result(folder) is None
+    result = of(make_review(), make_decision())
+    write_result(result, folder)
+    assert read_result(folder) == result
+    told = json.loads((folder / "result.json").read_text())
+    assert (told["schedule"], told["slot"], told["outcome"], told["version"]) == ("main", SLOT, "promoted", "3")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"slot": "x"}', '{"slot": "x", "outcome": "promoted", "why": "", "triggers": [], "more": 1}']
+)
+def test_a_result_that_cannot_be_read_is_none(tmp_path, text):
+    (tmp_path / "result.json").write_text(text)
+    assert read_result(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "slot", ["", "main", "../x/20261127T030000Z", "main/../../x", "main/2026", "a b/20261127T030000Z", "/20261127T030000Z"]
+)
+def test_a_slot_cannot_name_another_folder(tmp_path, slot):
+    with pytest.raises(ConfigError, match="names no slot"):
+        folder_of(tmp_path, slot)
+
+
+class Versions(Registry):
+    """A registry that holds what a test says."""
+
+    def versions(self):
+        return [Version("alexnet", str(9 - place), "", "", "", 0.0, aliases, tags) for place, (aliases, tags) in enumerate(self.config)]
+
+
+def registry_of(*versions):
+    return Versions("alexnet", versions, Path())
+
+
+@pytest.mark.parametrize(
+    ("aliases", "tags", "outcome"),
+    [
+        (("champion",), {"gate": "passed"}, "promoted"),
+        (("previous",), {"gate": "passed"}, "promoted"),
+        ((), {"gate": "passed", "withdrawn": "yes"}, "promoted"),
+        ((), {"gate": "passed"}, None),  # killed before the alias moved: the decision is not made to its end
+        (("candidate",), {}, None),  # killed before the word was written
+        (("candidate",), {"gate": "refused"}, "refused"),
+        (("candidate",), {"gate": "waiting"}, "waiting"),
+    ],
+)
+def test_a_decision_that_the_registry_knows_is_not_made_again(aliases, tags, outcome):
+    known = {"slot": SLOT, "decision_reason": "because", "judged_against": "none"}
+    found = settled(registry_of((("x",), {"slot": "main/20200101T000000Z", "gate": "refused"}), (aliases, known | tags)), SLOT)
+    assert (found and found.outcome) == outcome
+    if found:
+        assert (found.why, found.version, found.champion) == ("because", "8", "")
+
+
+FIRED = Verdict((Reason("new_data", fired=True, numbers={"images": 30.0}, text="30 changed."),))
+TRIED = {"dataset_digest": "d", TRAINING_TAG: "t"}
+
+
+@pytest.mark.parametrize(
+    ("tags", "word"),
+    [
+        (TRIED | {"gate": "refused"}, "was refused"),
+        (TRIED | {"gate": "waiting"}, "waits for approval"),
+        (TRIED | {"gate": "passed", "withdrawn": "yes"}, "was withdrawn"),
+    ],
+)
+def test_what_was_tried_is_not_tried_again(tags, word):
+    found = _unless_tried(FIRED, registry_of(((), tags)), Version("alexnet", "1", "", "", "", 0.0), "d", "t")
+    assert not found.retrain
+    assert f"version 9 {word}" in found.text
+    assert found.numbers["new_data.images"] == 30.0
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        TRIED | {"gate": "passed"},
+        TRIED | {"gate": "refused", "dataset_digest": "other"},
+        TRIED | {"gate": "refused", TRAINING_TAG: "other"},
+        {"gate": "refused"},
+    ],
+)
+def test_other_pictures_or_settings_are_another_try(tags):
+    assert _unless_tried(FIRED, registry_of(((), tags)), Version("alexnet", "1", "", "", "", 0.0), "d", "t") is FIRED
+
+
+def test_the_page_tells_everything_and_escapes_what_others_wrote(tmp_path):
+    review = make_review(directory=tmp_path, reasons={"new_data": "<b>30</b> changed."}, notes=("No drift was measured.",))
+    write_retraining("Retraining main", {"review": review, "promote": make_decision(directory=tmp_path)}, tmp_path / "report")
+    page = (tmp_path / "report" / "retraining.html").read_text()
+    for words in (
+        "version 3 is the champion now",
+        "new pictures",
+        "&lt;b&gt;30",
+        "5.00 %",
+        "6.00 %",
+        "latency",
+        "The old ones.",
+        "No drift was",
+    ):
+        assert words in page
+    write_review(review, tmp_path)
+    assert "&lt;b&gt;30" in (tmp_path / "review.html").read_text()
+    assert json.loads((tmp_path / "review.json").read_text())["triggers"] == ["new_data"]
+
+
+def test_a_slot_that_did_not_retrain_has_a_page_too(tmp_path):
+    review = make_review(directory=tmp_path, retrain=False, text="Keep the champion. 0 changed.", triggers=())
+    assert review.is_last
+    assert not make_review().is_last
+    write_retraining("Retraining main", {"ingest": SimpleNamespace(directory=tmp_path), "review": review}, tmp_path / "report")
+    assert "Keep the champion." in (tmp_path / "report" / "retraining.html").read_text()

@@ -1,0 +1,109 @@
+"""Fifty retrainings in a row, by one scheduler: it stays as it was, and the disk stays bounded.
+
+A slot comes every second, so there is always one to be run, and many that are missed. Each finds a new picture. The number is that of
+retrainings that were done: `ALEXNET_SOAK=5` for a shorter look.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pipeline.retrain.ledger import Ledger
+
+RETRAININGS = int(os.environ.get("ALEXNET_SOAK", "50"))
+SETTINGS = {
+    "data.short_side": 16,
+    "model.image_size": 16,
+    "model.width_multiplier": 0.1,
+    "train.epochs": 1,
+    "train.flip": "no",
+    "evaluate.report": "short",
+    "release.margin": 0.9,
+    "release.class_margin": 1,
+    "release.most_calibration_error": 1,
+    "retrain.triggers": "always",
+    "retrain.keep": 3,
+}
+
+
+def megabytes_below(folder):
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() or path.is_symlink()) / 1e6
+
+
+def resident_megabytes(pid):
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def zombies_of(pid):
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[1] == str(pid) and fields[0] == "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+@pytest.mark.slow
+def test_fifty_retrainings_leave_the_scheduler_as_it_was(tmp_path):
+    digits = load_digits()
+
+    def add(index):
+        folder = tmp_path / "photos" / str(digits.target[index])
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = (digits.images[index] * 15).astype(np.uint8)
+        Image.fromarray(pixels).resize((16, 16)).save(folder / f"{index}.png")
+
+    for index in range(400):
+        add(index)
+    words = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
+    ledger, seen = Ledger(tmp_path / "mlruns" / "schedule.db"), []
+    with (tmp_path / "log").open("w") as log:
+        scheduler = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "schedule", "--every", "1s", "--dataset", "photos", *words],
+            cwd=tmp_path,
+            env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            stderr=log,
+        )
+        try:
+            while len(seen) < RETRAININGS:
+                time.sleep(0.5)
+                assert scheduler.poll() is None, (tmp_path / "log").read_text()
+                done = [slot for slot in ledger.history(limit=1000) if slot.state in ("ran", "failed")]
+                if len(done) > len(seen):
+                    add(400 + len(done))
+                    time.sleep(0.5)
+                    assert zombies_of(scheduler.pid) == []
+                    seen.append(
+                        {
+                            "resident": resident_megabytes(scheduler.pid),
+                            "descriptors": len(list(Path(f"/proc/{scheduler.pid}/fd").iterdir())),
+                            "threads": len(list(Path(f"/proc/{scheduler.pid}/task").iterdir())),
+                            "disk": megabytes_below(tmp_path / "mlruns"),
+                        }
+                    )
+        finally:
+            scheduler.send_signal(signal.SIGTERM)
+            assert scheduler.wait(timeout=120) == 0
+    slots = ledger.history(limit=100_000)
+    assert {slot.state for slot in slots} <= {"ran", "coalesced", "due"}, [slot.why for slot in slots if slot.state == "failed"]
+    assert {slot.outcome for slot in slots if slot.state == "ran"} == {"promoted"}
+    sys.stdout.write(json.dumps({"first": seen[0], "second": seen[min(4, len(seen) - 1)], "last": seen[-1]}))
+    early, last = seen[min(4, len(seen) - 1)], seen[-1]
+    assert last["resident"] - seen[0]["resident"] <= 20
+    assert last["descriptors"] <= early["descriptors"]
+    assert last["threads"] <= early["threads"]
+    # The disk after five is what keep=3, the champion and the one before need; the rest is MLflow's and the ledger's history.
+    assert last["disk"] <= 1.5 * early["disk"] + 10

@@ -1,0 +1,199 @@
+"""Six days of a classifier that looks after itself, with real processes: a scheduler, its retrainings, a service, and a person.
+
+The pictures are scikit-learn's digits, scans of real handwriting; later ones are by other writers than earlier ones. As a program, it tells the
+story in a folder of your choice, for docs/retraining.md: `python tests/test_story.py FOLDER`.
+"""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pipeline import api
+
+PROGRAM = (sys.executable, "-m", "pipeline")
+# A network that learns these in seconds; the margin is what some 200 test pictures can decide.
+SETTINGS = {
+    "data.short_side": 32,
+    "model.image_size": 28,
+    "model.width_multiplier": 0.3,
+    "train.epochs": 10,
+    "train.flip": "no",
+    "evaluate.report": "short",
+    "release.margin": 0.04,
+    "serve.reload_seconds": 1,
+}
+
+
+class House:
+    """A folder of pictures and what works with it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.pictures = folder / "photos"
+        self.digits = load_digits()
+        self.scheduler = self.service = None
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
+        self.environment = environment | {"PYTHONPATH": str(Path(__file__).parents[1])}
+
+    def add(self, start, stop, name="digit", change=lambda pixels: pixels, label=lambda label: label):
+        """Add pictures; `change` takes and returns float [8, 8] in [0, 255], `label` the right class."""
+        for index in range(start, stop):
+            pixels = np.clip(change(self.digits.images[index] / 16 * 255), 0, 255).astype(np.uint8)
+            place = self.pictures / str(label(int(self.digits.target[index])))
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).resize((32, 32), Image.Resampling.NEAREST).save(place / f"{name}{index:04d}.png")
+
+    def take_away(self, name):
+        for path in self.pictures.glob(f"*/{name}*.png"):
+            path.unlink()
+
+    def alexnet(self, *words, code=0):
+        done = subprocess.run(
+            [*PROGRAM, "--json", *words], cwd=self.folder, env=self.environment, check=False, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}
+
+    def start(self, *words):
+        return subprocess.Popen(
+            [*PROGRAM, *words], cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL, stderr=(self.folder / "log").open("a")
+        )
+
+    def day(self, code=0):
+        """Let a day's slot come: what the running scheduler makes of it."""
+        slot = self.alexnet("now", code=code)
+        return slot, json.loads((self.folder / "mlruns" / "retrainings" / slot["slot"] / "result.json").read_text())
+
+    def serving(self, version=None):
+        """The version that the service answers with; waits until it is the one that is named."""
+        until = time.monotonic() + 60
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+            try:
+                connection.request("GET", "/model")
+                found = json.loads(connection.getresponse().read())["version"]
+            except OSError:
+                found = None
+            finally:
+                connection.close()
+            if found is not None and version in (None, found):
+                return found
+            assert time.monotonic() < until, f"the service answers with version {found}"
+            time.sleep(0.5)
+
+    def close(self):
+        for process in (self.scheduler, self.service):
+            if process is not None:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(timeout=60) == 0
+
+
+def dim(pixels):
+    """What a worn camera sees."""
+    return 90 + pixels * 0.3
+
+
+def tell(house, port):
+    """Live through the six days; return what became of each."""
+    dice = np.random.default_rng(0)
+    settings = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    told = {}
+
+    house.add(0, 1000)
+    house.scheduler = house.start("schedule", "--every", "1d", "--dataset", "photos", *settings)
+    until = time.monotonic() + 60
+    while not house.alexnet("schedules")["schedules"]:
+        assert time.monotonic() < until
+    told["day 1"] = house.day()
+    house.port = port
+    house.service = house.start("serve", "--port", str(port), "--set", "serve.reload_seconds=1")
+    told["serving 1"] = house.serving()
+
+    told["day 2"] = house.day()
+
+    house.add(1000, 1300)
+    told["day 3"] = house.day()
+    told["serving 3"] = house.serving("2")
+
+    house.add(1300, 1600, "poison", label=lambda _label: int(dice.integers(10)))
+    told["day 4"] = house.day(code=3)
+    told["serving 4"] = house.serving()
+
+    house.take_away("poison")
+    house.add(1300, 1600, "dim", change=dim)
+    told["day 5"] = house.day()
+    told["serving 5"] = house.serving("4")
+
+    told["rollback"] = house.alexnet("rollback")
+    told["serving 6"] = house.serving("2")
+    told["day 6"] = house.day()
+    return told
+
+
+def free_port():
+    with socket.socket() as candidate:
+        candidate.bind(("127.0.0.1", 0))
+        return candidate.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_six_days(tmp_path):
+    house = House(tmp_path)
+    try:
+        told = tell(house, free_port())
+    finally:
+        house.close()
+    outcomes = {day: (told[day][0]["state"], told[day][0]["outcome"]) for day in told if day.startswith("day")}
+    assert outcomes == {
+        "day 1": ("ran", "promoted"),
+        "day 2": ("skipped", "skipped"),
+        "day 3": ("ran", "promoted"),
+        "day 4": ("ran", "refused"),
+        "day 5": ("ran", "promoted"),
+        "day 6": ("skipped", "skipped"),
+    }
+    results = {day: told[day][1] for day in outcomes}
+    assert results["day 1"]["triggers"] == ["first"]
+    assert results["day 2"]["numbers"]["new_data.images"] == 0
+    assert "0 changed" in told["day 2"][0]["why"]
+    assert "new_data" in results["day 3"]["triggers"]
+    assert results["day 4"]["triggers"] == ["new_data", "champion_fall"]
+    assert "against_champion" not in results["day 4"]["why"]
+    assert "drift" in results["day 5"]["triggers"]
+    assert results["day 5"]["numbers"]["drift.contrast.p_value"] == pytest.approx(0.001)
+    assert results["day 6"]["triggers"] == []
+    assert "version 4 was withdrawn" in results["day 6"]["why"]
+    assert [told[f"serving {day}"] for day in (1, 3, 4, 5, 6)] == ["1", "2", "2", "4", "2"]
+    # Each slot has one run in MLflow, with the schedule, the slot, the triggers and the page.
+    client = api.Registry("alexnet", api.TrackingConfig(), tmp_path / "mlruns").client()
+    runs = client.search_runs(["1"], "tags.schedule = 'main'", order_by=["attributes.start_time"])
+    assert len(runs) == 6
+    assert [run.data.tags["retrain"] for run in runs] == ["yes", "no", "yes", "yes", "yes", "no"]
+    assert [run.info.status for run in runs] == ["FINISHED"] * 6
+    for run, result in zip(runs, results.values(), strict=True):
+        assert run.data.tags["slot"] == result["slot"]
+        assert run.info.run_id == result["run_id"]
+        assert "retraining.html" in [item.path.rpartition("/")[2] for item in client.list_artifacts(run.info.run_id, "report")]
+        assert Path(tmp_path, result["page"]).is_file()
+
+
+if __name__ == "__main__":
+    (place,) = map(Path, sys.argv[1:])
+    place.mkdir(parents=True, exist_ok=True)
+    teller = House(place.resolve())
+    try:
+        for day, (slot, _) in {name: value for name, value in tell(teller, 8099).items() if name.startswith("day")}.items():
+            print(day, slot["state"], slot["outcome"], slot["why"])
+    finally:
+        teller.close()
