@@ -20,7 +20,8 @@ from pipeline.config import TrackingConfig
 from pipeline.registry import Registry
 from pipeline.tracking import connect
 
-PAGE = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, CLUSTER = (DOCS / "scaling.md").read_text(encoding="utf-8"), DOCS / "cluster"
 PROGRAM = (sys.executable, "-m", "pipeline")
 SMALL = (
     "--set",
@@ -39,6 +40,16 @@ def block(start):
     """The one block of commands of the page that starts with these words."""
     (found,) = (text for text in re.findall(r"^```\w*\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if text.startswith(start))
     return found
+
+
+def table(head):
+    """The rows of the one table of the page whose head begins so, as texts."""
+    (found,) = (text for text in re.findall(r"(?:^\|.*\n)+", PAGE, re.MULTILINE) if text.startswith(f"| {head}"))
+    return [[cell.strip() for cell in row.strip("|\n ").split("|")] for row in found.splitlines()[2:]]
+
+
+def number(text):
+    return float(text.replace(",", ""))
 
 
 def free_port():
@@ -177,6 +188,58 @@ def pictures(folder):
     for number, scan in enumerate(load_digits().images[:5]):
         Image.fromarray((scan * 15.9).astype(np.uint8)).save(folder / f"{number}.png")
     return folder
+
+
+# -- arithmetic and manifests -----------------------------------------------------------------------------------------------
+
+
+def test_the_hours_and_days_of_imagenet_follow_from_the_rates():
+    images = 90 * 1_281_167
+    assert f"{images:,} images" in PAGE
+    rows = table("rate of")
+    assert len(rows) == 7
+    for _, rate, hours, days, _ in rows:
+        assert float(hours) == pytest.approx(images / number(rate) / 3600, abs=0.051)
+        assert float(days) == pytest.approx(images / number(rate) / 86_400, abs=0.051)
+
+
+def test_what_a_gpu_asks_of_storage_and_network_follows_from_sizes():
+    for row, (size, two_cores) in zip(table("to feed 16,487"), ((110e3, 1_683), (256 * 256 * 3, 17_768)), strict=True):
+        assert int(row[1]) == round(16_487 / (two_cores / 2))
+        assert float(row[2].split()[0]) == pytest.approx(16_487 * size / 1e9, abs=0.05)
+    for row, gigabits in zip(table("two workers"), (1, 10, 100), strict=True):
+        assert float(row[1]) == pytest.approx(60_965_224 * 4 * 8 / gigabits / 1e9, rel=0.03)
+    for images, size in ((1_281_167, "251.9 GB"), (50_000, "9.8 GB")):
+        assert f"{images * 256 * 256 * 3 / 1e9:.1f} GB" == size
+        assert size in PAGE
+
+
+@pytest.mark.parametrize("version", ["1.29.0", "1.34.0"])
+def test_kubernetes_knows_every_field(version):
+    validate = shutil.which("kubernetes-validate")
+    if validate is None:
+        pytest.skip("kubernetes-validate is not installed (PyPI)")
+    words = [validate, "--strict", "-k", version, str(CLUSTER / "kubernetes.yaml")]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_slurm_script_has_no_fault_that_shellcheck_knows():
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed (Debian: shellcheck)")
+    done = subprocess.run(["shellcheck", str(CLUSTER / "slurm.sh")], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.slow
+def test_two_workers_run_all_stages_and_not_training_alone(tmp_path):
+    words = [*PROGRAM, "run", "--workers", "2", "--epochs", "1", "--set", "evaluate.report=short"]
+    done = subprocess.run(words, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name.split("-")[0] for path in (tmp_path / "mlruns" / "stages").iterdir()} == {"ingest", "build", "train", "evaluate"}
+
+
+# -- one tracking store for several machines --------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def settle(registry: Registry, offer: Offer, judged: Callable[[Version | None], 
         return _tried(registry, offer, judged, config)
     with registry.lock():
         version = _registered(registry, offer)
-    registry.set_alias(CANDIDATE, version.number)
+        registry.set_alias(CANDIDATE, version.number)
     for _ in range(_ROUNDS):
         champion = registry.version(registry.aliases().champion)
         settled = _settled(champion, version, offer, judged, config)

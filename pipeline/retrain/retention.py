@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -83,14 +84,6 @@ class Plan:
         """What the removals free; a file with several names counts once."""
         return sum(removal.bytes for removal in self.removals)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it: `bytes`, `removed` and `kept`."""
-
-        def row(item: Removal | Kept) -> dict[str, Any]:
-            return {"kind": item.kind, "what": item.what, "bytes": item.bytes, "why": item.why}
-
-        return {"bytes": self.bytes, "removed": [row(item) for item in self.removals], "kept": [row(item) for item in self.kept]}
-
 
 # -- what there is --------------------------------------------------------------------------------------------------------
 
@@ -142,6 +135,21 @@ class _Scene:
             groups.setdefault(slot.group, []).append(slot)
         last = {slot.name for group in groups.values() for slot in sorted(group, key=lambda slot: slot.folder.name)[-self.keep :]}
         return frozenset(last | {slot.name for slot in self.slots if not slot.result and self.is_young(slot.folder)})
+
+    @cached_property
+    def best(self) -> dict[str, Version]:
+        """The version of each model that passed with the lowest test error, the newest of several."""
+        best = dict[str, Version]()
+        for version in self.versions:
+            if _error(version) < (_error(best[version.name]) if version.name in best else math.inf):
+                best[version.name] = version
+        return best
+
+    @cached_property
+    def newest(self) -> set[tuple[str, str]]:
+        """The names and numbers of the last versions of each model."""
+        of_each = itertools.groupby(self.versions, key=lambda version: version.name)
+        return {(name, version.number) for name, versions in of_each for version in itertools.islice(versions, self.keep)}
 
     @cached_property
     def slot_of_run(self) -> dict[str, _Slot]:
@@ -268,17 +276,16 @@ def _scene(scene: _Scene) -> _Scene:
     return replace(scene, slots=tuple(with_runs), versions=tuple(versions), models=models, in_use=files_in_use(tracked, workdir))
 
 
-def _error(version: Version) -> float | None:
-    """Return the test error of a version that passed and that nobody went back from."""
+def _error(version: Version) -> float:
+    """Return the test error, in [0, 1], of a version that passed and that nobody went back from; infinite for others."""
     with contextlib.suppress(KeyError, ValueError):
-        return float(version.tags["top1_error"]) if version.gate == "passed" and not version.withdrawn else None
-    return None
+        return float(version.tags["top1_error"]) if version.gate == "passed" and not version.withdrawn else math.inf
+    return math.inf
 
 
 def _why_version(version: Version, scene: _Scene) -> str:
     """Return why a version stays, or nothing."""
-    slot, same = version.tags.get(SLOT_TAG, ""), [other for other in scene.versions if other.name == version.name]
-    best = min((other for other in same if _error(other) is not None), key=lambda other: _error(other) or 0.0, default=None)
+    slot = version.tags.get(SLOT_TAG, "")
     results = [item.result for item in scene.slots if item.name in scene.last]
     named = any((result.get("name"), result.get("version")) == (version.name, version.number) for result in results)
     ours = (scene.workdir / "retrainings" / slot).is_dir() if slot else version.tags.get("run_key", "") in scene.run_of_key
@@ -287,11 +294,11 @@ def _why_version(version: Version, scene: _Scene) -> str:
         f"it is the {' and the '.join(version.aliases)}": bool(version.aliases),
         "it waits for approval": version.gate == "waiting",
         "it was not registered by `promote`": not version.release_sha256,
-        "it has the lowest test error": version is best,
+        "it has the lowest test error": version is scene.best.get(version.name),
         f"it is of one of the last {scene.keep} retrainings": slot in scene.last or named,
         "it was made in another work directory": not ours,
         "a person made it": scene.retrainings_only and not slot,
-        f"it is one of the last {scene.keep} versions": not slot and version in same[: scene.keep],
+        f"it is one of the last {scene.keep} versions": not slot and (version.name, version.number) in scene.newest,
         "it is young": (not slot or unfinished) and scene.now - version.created < scene.least_age_seconds,
     }
     return next((why for why, holds in reasons.items() if holds), "")
@@ -322,8 +329,9 @@ def _stage_folders(workdir: Path) -> list[Path]:
 def _selected(workdir: Path) -> set[str]:
     """Return the names of the folders that the last command selected, with those that it may have been interrupted in."""
     current = _read(workdir / "current.json")
-    entries = [entry.get("directory") for entry in dict(current.get("stages") or {}).values() if isinstance(entry, dict)]
-    names = {str(name) for name in [*entries, *dict(current.get("last") or {}).values()] if name}
+    stages, last = (found if isinstance(found, dict) else {} for found in (current.get("stages"), current.get("last")))
+    entries = [entry.get("directory") for entry in stages.values() if isinstance(entry, dict)]
+    names = {str(name) for name in [*entries, *last.values()] if name}
     return names | {f"{name}.partial" for name in names}
 
 
