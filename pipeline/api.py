@@ -11,7 +11,6 @@ Results carry the records of `pipeline.artifacts`, which know where their files 
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import json
 import os
@@ -41,7 +40,7 @@ from pipeline.config import (
 from pipeline.data.listing import at, kind_of, require_source
 from pipeline.data.stage import ingest
 from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, unwritable, work_directory
-from pipeline.errors import ConfigError, LostWorkerError, WorkersFailedError
+from pipeline.errors import ConfigError, LostWorkerError, PipelineError, WorkersFailedError
 from pipeline.evaluate.given import given_model
 from pipeline.evaluate.stage import evaluate, evaluate_model
 from pipeline.model.stage import build, build_alone
@@ -314,7 +313,7 @@ def retrain(
         started = time.monotonic()
         outcomes = tuple(runner.run(resolved, names, tracker, conclude=conclude))
         known = tracking.known_runs(workdir).get(tracker.pipeline_key, {})
-        return write_result(
+        result = write_result(
             Retraining.of(
                 slot,
                 {outcome.stage: outcome for outcome in outcomes},
@@ -326,6 +325,8 @@ def retrain(
             ),
             folder,
         )
+        _prune(resolved.config, workdir, observer or Silent())
+        return result
 
 
 def schedule(
@@ -338,6 +339,7 @@ def schedule(
     recipe: str | None = None,
     settings: Mapping[str, Any] | None = None,
     workdir: Path | str = DEFAULT_WORKDIR,
+    since: datetime | None = None,
 ) -> Schedule:
     """Put a schedule into the work directory, or change it; `run_schedules`, or the command `alexnet schedule`, runs what is due.
 
@@ -353,6 +355,7 @@ def schedule(
         recipe: as `retrain` takes it.
         settings: as `retrain` takes them.
         workdir: the work directory.
+        since: due times of a new schedule count from then, in UTC; from now without it.
 
     Raises:
         ConfigError: the timing or a setting is not understood, or the pictures are not there.
@@ -369,7 +372,7 @@ def schedule(
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(workdir, error) from error
-    return _ledger(workdir).put(name, timing, words)
+    return _ledger(workdir).put(name, timing, words, since)
 
 
 def schedule_words(recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path) -> tuple[str, ...]:
@@ -480,7 +483,7 @@ def run_schedules(
     from pipeline.retrain.scheduler import serve
 
     workdir = Path(workdir)
-    serve(workdir, _retrain_config, say, stop or threading.Event(), wait=wait, after=functools.partial(_prune, workdir))
+    serve(workdir, _retrain_config, say, stop or threading.Event(), wait=wait)
 
 
 def retrain_once(
@@ -501,7 +504,7 @@ def retrain_once(
     from pipeline.retrain.scheduler import run_once
 
     workdir = Path(workdir)
-    return run_once(workdir, name, _retrain_config, say, stop or threading.Event(), wait=wait, after=functools.partial(_prune, workdir))
+    return run_once(workdir, name, _retrain_config, say, stop or threading.Event(), wait=wait)
 
 
 def retrain_now(
@@ -515,7 +518,7 @@ def retrain_now(
     from pipeline.retrain.scheduler import run_now
 
     workdir = Path(workdir)
-    return run_now(workdir, name, _retrain_config, say, stop or threading.Event(), after=functools.partial(_prune, workdir))
+    return run_now(workdir, name, _retrain_config, say, stop or threading.Event())
 
 
 def clean(
@@ -549,15 +552,15 @@ def clean(
         return found
 
 
-def _prune(workdir: Path, slot: Slot) -> None:
-    """Remove what old retrainings left, after one has ended."""
+def _prune(config: Config, workdir: Path, observer: Observer) -> None:
+    """Remove what old retrainings left; what cannot be removed is no reason for a retraining to have failed."""
     from pipeline.retrain import retention
 
-    recipe, given = _given_by(_ledger(workdir).schedule(slot.schedule).words)
-    config = resolve(recipe, given, environment={}).config
-    with work_directory(workdir, wait=True):
+    try:
         # The last ones stay, and this process alone works here, so nothing is too young to go.
         retention.apply(retention.plan(workdir, config, keep=config.retrain.keep, retrainings_only=True, least_age_seconds=0))
+    except (PipelineError, OSError) as error:
+        observer.said(f"What old retrainings left was not removed: {error}")
 
 
 def _retrain_config(found: Schedule) -> RetrainConfig:
@@ -604,7 +607,7 @@ def _checked(
     unknown = {*stages, *rerun} - {*ALL_STAGE_NAMES, review.name}
     if unknown or not stages:
         raise ConfigError(f"Stages are {', '.join(ALL_STAGE_NAMES)}. Received {', '.join(sorted(unknown)) or 'none'}.")
-    resolved = _settings(recipe, settings, workdir, stages)
+    resolved = _settings(recipe, settings, workdir, [name for name in stages if name != review.name])
     if resolved.config.model.classes > 0 and list(stages) != ["build"]:
         raise ConfigError(
             "model.classes is for a look at a network without a dataset. Expected the command `build` alone, received "

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -600,7 +601,7 @@ def _run_schedules(invocation: Invocation, name: str, *, timed: bool, once: bool
     from pipeline import api
     from pipeline.retrain.due import describe
 
-    say = (lambda _text: None) if invocation.quiet else functools.partial(click.echo, err=True)
+    say = _says(invocation)
     asked_for_settings = bool(invocation.settings or invocation.recipe)
     known = {found.name for found in api.schedules(invocation.workdir)}
     if timed or asked_for_settings or (once and name not in known):
@@ -608,7 +609,11 @@ def _run_schedules(invocation: Invocation, name: str, *, timed: bool, once: bool
             raise click.UsageError(
                 f"Settings belong to a timing. Expected --cron or --every as well. The schedule {name} has them already."
             )
-        found = api.schedule(name, **timing, recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir)
+        # What calls at a due time is seconds late.
+        since = datetime.now(UTC) - timedelta(minutes=2) if once else None
+        found = api.schedule(
+            name, **timing, recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir, since=since
+        )
         say(f"schedule {found.name}: {describe(found.timing)}")
     if once:
         slot = api.retrain_once(name, invocation.workdir, stop=_stopping(), wait=invocation.wait, say=say)
@@ -620,6 +625,16 @@ def _run_schedules(invocation: Invocation, name: str, *, timed: bool, once: bool
     if not api.schedules(invocation.workdir):
         raise click.UsageError("There is no schedule yet. Expected --cron or --every, such as --cron '0 3 * * 1' --timezone Europe/Madrid.")
     api.run_schedules(invocation.workdir, stop=_stopping(), wait=invocation.wait, say=say)
+
+
+def _says(invocation: Invocation) -> Callable[[str], None]:
+    """Return what tells a person what happens, on standard error."""
+
+    def say(text: str) -> None:
+        if not invocation.quiet:
+            click.echo(text, err=True)
+
+    return say
 
 
 def _stopping() -> threading.Event:
@@ -651,8 +666,7 @@ def now(invocation: Invocation, name: str) -> None:
     """Have the retraining of a schedule done now, by the running scheduler or here, and wait for it."""
     from pipeline import api
 
-    say = (lambda _text: None) if invocation.quiet or invocation.json else functools.partial(click.echo, err=True)
-    _show_slot(invocation, api.retrain_now(name, invocation.workdir, stop=_stopping(), say=say))
+    _show_slot(invocation, api.retrain_now(name, invocation.workdir, stop=_stopping(), say=_says(invocation)))
 
 
 @cli.command()
@@ -738,7 +752,7 @@ def retrain(invocation: Invocation, dataset: str | None, triggers: str | None, s
     """
     from pipeline import api
     from pipeline.console import print_json, show_retraining
-    from pipeline.retrain.scheduler import die_with_parent
+    from pipeline.retrain.child import die_with_parent
 
     die_with_parent()
     given = {"data.dataset": dataset, "retrain.triggers": triggers}

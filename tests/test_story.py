@@ -1,7 +1,7 @@
 """Six days of a classifier that looks after itself, with real processes: a scheduler, its retrainings, a service, and a person.
 
-The pictures are scikit-learn's digits, scans of real handwriting; later ones are by other writers than earlier ones. As a program, it tells the
-story in a folder of your choice, for docs/retraining.md: `python tests/test_story.py FOLDER`.
+The pictures are scikit-learn's digits, scans of real handwriting; later ones are by other writers than earlier ones. As a program, it tells
+the story in a folder of your choice, for docs/retraining.md: `python tests/test_story.py FOLDER`.
 """
 
 import http.client
@@ -82,7 +82,7 @@ class House:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
             try:
                 connection.request("GET", "/model")
-                found = json.loads(connection.getresponse().read())["version"]
+                found = json.loads(connection.getresponse().read()).get("version")
             except OSError:
                 found = None
             finally:
@@ -194,6 +194,6 @@ if __name__ == "__main__":
     teller = House(place.resolve())
     try:
         for day, (slot, _) in {name: value for name, value in tell(teller, 8099).items() if name.startswith("day")}.items():
-            print(day, slot["state"], slot["outcome"], slot["why"])
+            sys.stdout.write(f"{day} {slot['state']} {slot['outcome']} {slot['why']}\n")
     finally:
         teller.close()

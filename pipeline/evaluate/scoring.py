@@ -68,7 +68,10 @@ def load_network(path: Path, classes: int | None) -> Any:
 
 def on_devices(load: Callable[[], Any]) -> Network:
     """Load a model onto all GPUs of this process, or onto its processors where there is none: one unless more were asked for."""
-    names = [device.name for device in tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")]
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    # After a training on several machines TensorFlow lists the devices of all; a task is in their names only then.
+    own = f"/task:{tf.distribute.cluster_resolver.TFConfigClusterResolver().task_id or 0}/"
+    names = [device.name for device in devices if own in device.name or "/task:" not in device.name]
     if len(names) == 1:
         return Network(load())
     strategy = tf.distribute.MirroredStrategy(names)

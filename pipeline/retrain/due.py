@@ -73,7 +73,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class _Cron:
+class Cron:
     """A cron expression: which minutes and hours, and on which dates."""
 
     minutes: tuple[int, ...]
@@ -85,9 +85,11 @@ class _Cron:
 
     @property
     def every_hour(self) -> bool:
+        """Whether it is for every hour of the day."""
         return len(self.hours) == 24
 
     def has(self, day: date) -> bool:
+        """Return whether it is due on a day."""
         of_month, of_week = day.day in self.days, day.isoweekday() % 7 in self.weekdays
         return day.month in self.months and (of_month or of_week if self.either else of_month and of_week)
 
@@ -116,7 +118,7 @@ def timing_of(cron: str, every: str, timezone: str, jitter: str = "") -> Timing:
         )
     _check_zone(timezone)
     if cron:
-        _check_comes(_parsed(cron), cron)
+        _check_comes(parse_cron(cron), cron)
     jitter_seconds = _seconds(jitter, "--jitter", least=0) if jitter.strip() else 0
     return Timing(cron, _seconds(every, "--every") if every else 0, timezone, jitter_seconds)
 
@@ -142,7 +144,7 @@ def _seconds(words: str, option: str, least: int = 1) -> int:
     return seconds
 
 
-def _parsed(cron: str) -> _Cron:
+def parse_cron(cron: str) -> Cron:
     """Return what a cron expression in small letters means.
 
     Raises:
@@ -173,7 +175,7 @@ def _parsed(cron: str) -> _Cron:
     )
     either = not fields[2].startswith("*") and not fields[4].startswith("*")
     weekdays = {number % 7 for number in weekdays}
-    return _Cron(tuple(sorted(minutes)), tuple(sorted(hours)), frozenset(days), frozenset(months), frozenset(weekdays), either)
+    return Cron(tuple(sorted(minutes)), tuple(sorted(hours)), frozenset(days), frozenset(months), frozenset(weekdays), either)
 
 
 def _field(text: str, name: str, least: int, most: int, names: Mapping[str, int]) -> set[int]:
@@ -207,7 +209,7 @@ def _not_a_field(part: str, name: str, least: int, most: int, names: Mapping[str
     )
 
 
-def _check_comes(parsed: _Cron, cron: str) -> None:
+def _check_comes(parsed: Cron, cron: str) -> None:
     if not parsed.either and not any(min(parsed.days) <= _MOST_DAYS[month - 1] for month in parsed.months):
         raise ConfigError(
             f"The cron expression never comes. Expected a day of the month that one of its months has. Received {cron!r}. Check --cron."
@@ -276,7 +278,7 @@ def _dues(timing: Timing, after: datetime) -> Iterator[datetime]:
     if not timing.by_itself:
         return
     if timing.cron:
-        yield from _cron_dues(_parsed(timing.cron), ZoneInfo(timing.timezone), after.replace(tzinfo=None))
+        yield from _cron_dues(parse_cron(timing.cron), ZoneInfo(timing.timezone), after.replace(tzinfo=None))
         return
     step = timedelta(seconds=timing.every_seconds)
     due = _EPOCH + ((after - _EPOCH) // step) * step
@@ -285,7 +287,7 @@ def _dues(timing: Timing, after: datetime) -> Iterator[datetime]:
         yield due
 
 
-def _cron_dues(cron: _Cron, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
+def _cron_dues(cron: Cron, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
     """Yield in order what the dates have; where clocks go back over midnight, a date ends after the next has begun.
 
     Args:
@@ -302,7 +304,7 @@ def _cron_dues(cron: _Cron, zone: ZoneInfo, after: datetime) -> Iterator[datetim
     yield from (due.replace(tzinfo=UTC) for due in sorted(waiting) if due > after)
 
 
-def _midnights(cron: _Cron, moment: datetime) -> Iterator[datetime]:
+def _midnights(cron: Cron, moment: datetime) -> Iterator[datetime]:
     """Yield the midnights that begin the dates of an expression, as the wall clock shows them."""
     last = date.max - 3 * _DAY
     day = max(moment.date(), date.min)
@@ -317,7 +319,7 @@ def _next_month(day: date) -> date:
     return date(day.year + day.month // 12, day.month % 12 + 1, 1) if (day.year, day.month) < (9999, 12) else date.max
 
 
-def _of_date(cron: _Cron, zone: ZoneInfo, midnight: datetime) -> list[datetime]:
+def _of_date(cron: Cron, zone: ZoneInfo, midnight: datetime) -> list[datetime]:
     """Return the due times of one date, in UTC without a time zone."""
     walls = [midnight + timedelta(hours=hour, minutes=minute) for hour in cron.hours for minute in cron.minutes]
     offset = _offset(zone, midnight, fold=0)

@@ -27,9 +27,7 @@ from pathlib import Path
 
 from pipeline.config import near_miss
 from pipeline.errors import BusyError, ConfigError, GateError
-from pipeline.retrain.due import Timing, describe
-from pipeline.retrain.due import _Cron as Cron
-from pipeline.retrain.due import _parsed as parsed_cron
+from pipeline.retrain.due import Cron, Timing, describe, parse_cron
 
 _REFUSED, _BUSY, _SIGTERM = GateError.exit_code, BusyError.exit_code, 143
 _BUSY_MINUTES = 10  # between two tries, where another command holds the work directory
@@ -182,14 +180,14 @@ def _calendars(cron: Cron, zone: str) -> list[str]:
 def _cron_of(timing: Timing) -> Cron | None:
     """Return the cron expression that means a timing, in the time zone `_zone`; None where none does."""
     if timing.cron:
-        return parsed_cron(timing.cron)
+        return parse_cron(timing.cron)
     minutes, rest = divmod(timing.every_seconds, 60)
     if rest == 0 and 60 % minutes == 0:
-        return parsed_cron(f"*/{minutes} * * * *" if minutes < 60 else "0 * * * *")
+        return parse_cron(f"*/{minutes} * * * *" if minutes < 60 else "0 * * * *")
     hours, rest = divmod(minutes, 60)
     if rest == 0 and hours and 24 % hours == 0:
-        return parsed_cron(f"0 */{hours} * * *" if hours < 24 else "0 0 * * *")
-    return parsed_cron("0 0 * * 4") if timing.every_seconds == _WEEK_SECONDS else None  # 1970 began on a Thursday
+        return parse_cron(f"0 */{hours} * * *" if hours < 24 else "0 0 * * *")
+    return parse_cron("0 0 * * 4") if timing.every_seconds == _WEEK_SECONDS else None  # 1970 began on a Thursday
 
 
 def _zone(timing: Timing) -> str:

@@ -16,15 +16,12 @@ ledger's alone.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import json
 import logging
 import logging.handlers
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -32,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from apscheduler.triggers.base import BaseTrigger
 from filelock import FileLock, Timeout
@@ -40,31 +37,20 @@ from filelock import FileLock, Timeout
 from pipeline.config import RetrainConfig
 from pipeline.engine import unwritable, write_atomically
 from pipeline.errors import BusyError, PipelineError
+from pipeline.retrain.child import BEAT_SECONDS, Run, end_orphan, run_child
 from pipeline.retrain.due import Timing, describe, due_after, start_of
 from pipeline.retrain.hook import fire
-from pipeline.retrain.ledger import Ledger, Schedule, Slot, State, is_alive, key_of, owner_of, owner_of_this_process, owner_text
+from pipeline.retrain.ledger import Ledger, Schedule, Slot, State, key_of, owner_of_this_process, owner_text
 
-_PARENT = "ALEXNET_PARENT"
 _LOOK_SECONDS = 1.0
-_BEAT_SECONDS = 60.0
-_GRACE_SECONDS = 60.0  # for a child that was asked to end to save where it is
-_POLL_SECONDS = 0.1
 _SAME_COMPLAINT_SECONDS = 600.0
 _LEAST_FREE_BYTES = 500_000_000
 _MOST_ATTEMPTS = 100  # of one slot: starts that neither end nor fail take the scheduler, or the machine, with them
 _LOG_BYTES, _LOG_FILES = 1_000_000, 5
-_TAIL_BYTES = 65_536
 _OUTCOMES = ("promoted", "refused", "unchanged", "waiting", "skipped")
 _TOLD = ("promoted", "refused", "waiting")  # the last waits for a person
 # Reasons that may pass, by the names of pipeline.errors; OSError is a folder or a process that could not be made.
 _MAY_PASS = ("BusyError", "LostWorkerError", "TrackingError", "OutOfMemoryError", "HungError", "OSError", "signal")
-_BY_EXIT_CODE = {
-    75: "BusyError",
-    76: "LostWorkerError",
-    128 + signal.SIGINT: "signal",
-    128 + signal.SIGKILL: "signal",
-    128 + signal.SIGTERM: "signal",
-}
 
 Command = Callable[[Slot, Schedule], Sequence[str]]
 Settings = Callable[[Schedule], RetrainConfig]
@@ -83,7 +69,6 @@ class Work:
         command: the command line of a slot's work.
         tell: says a line, and writes it into schedule.log.
         complain: the same of an error, once where it comes again and again.
-        after: called after each slot that got its final state.
     """
 
     workdir: Path
@@ -94,7 +79,6 @@ class Work:
     command: Command
     tell: Callable[[str], None]
     complain: Callable[[Exception], None]
-    after: Callable[[Slot], None]
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------------
@@ -108,7 +92,6 @@ def serve(
     *,
     wait: bool = False,
     command: Command | None = None,
-    after: Callable[[Slot], None] | None = None,
 ) -> None:
     """Carry out all schedules of a work directory until `stop` is set; what runs then may end within `drain_seconds`, or is resumed later.
 
@@ -119,7 +102,6 @@ def serve(
         stop: ends it.
         wait: stand by while another scheduler is at work, and take its place when it is gone.
         command: returns the command line of a slot's work; by default that of `child_words`.
-        after: called after each slot that got its final state.
 
     Raises:
         BusyError: another scheduler is at work, and `wait` is False.
@@ -127,7 +109,7 @@ def serve(
     """
     with _only_one(workdir, say, stop, wait=wait) as held:
         if held:
-            with _working(workdir, config, say, stop, command, after) as work:
+            with _working(workdir, config, say, stop, command) as work:
                 _serve(work)
 
 
@@ -161,7 +143,6 @@ def run_once(
     *,
     wait: bool = False,
     command: Command | None = None,
-    after: Callable[[Slot], None] | None = None,
 ) -> Slot | None:
     """Run what is due of one schedule, for cron and other engines, and return it; None where nothing is.
 
@@ -176,7 +157,6 @@ def run_once(
         stop: ends it.
         wait: until another scheduler has finished.
         command: as for `serve`.
-        after: as for `serve`.
 
     Raises:
         BusyError: another scheduler is at work, and `wait` is False.
@@ -186,7 +166,7 @@ def run_once(
     ledger.schedule(name)
     with _only_one(workdir, say, stop, wait=wait) as held:
         if held:
-            with _working(workdir, config, say, stop, command, after) as work:
+            with _working(workdir, config, say, stop, command) as work:
                 done = _run_due(work, name)
     return done
 
@@ -218,7 +198,6 @@ def run_now(
     stop: threading.Event,
     *,
     command: Command | None = None,
-    after: Callable[[Slot], None] | None = None,
 ) -> Slot:
     """Retrain now: a manual slot, which the scheduler at work runs, or this process where there is none.
 
@@ -232,7 +211,6 @@ def run_now(
         say: takes a line for people.
         stop: ends it.
         command: as for `serve`.
-        after: as for `serve`.
 
     Raises:
         ConfigError: there is no such schedule.
@@ -242,7 +220,7 @@ def run_now(
     while not slot.final and not stop.is_set():
         with _instance(workdir) as held:
             if held:
-                with _working(workdir, config, say, stop, command, after) as work:
+                with _working(workdir, config, say, stop, command) as work:
                     for other in _taken_over(work):
                         _set_down(work, other)
                     claimed = ledger.claim(work.owner, slot)
@@ -317,7 +295,6 @@ def _working(
     say: Callable[[str], None],
     stop: threading.Event,
     command: Command | None,
-    after: Callable[[Slot], None] | None,
 ) -> Iterator[Work]:
     """Make what carrying out slots needs; the log file is closed at the end."""
     workdir = workdir.resolve()
@@ -331,9 +308,8 @@ def _working(
         say(line)
 
     ledger, words = Ledger(workdir / "schedule.db"), command or functools.partial(child_words, workdir)
-    complain, ignore = _complainer(tell), lambda _slot: None
     try:
-        yield Work(workdir, ledger, config, owner_of_this_process(), stop, words, tell, complain, after or ignore)
+        yield Work(workdir, ledger, config, owner_of_this_process(), stop, words, tell, _complainer(tell))
     finally:
         handler.close()
 
@@ -485,7 +461,7 @@ def run_slot(work: Work, slot: Slot) -> Slot:
         PipelineError: the disk refuses.
     """
     folder = slot_folder(work.workdir, slot)
-    _end_orphan(work, folder)
+    end_orphan(folder, work.tell)
     schedule = _schedule(work, slot)
     config, wrong = _settings(work, schedule)
     ending = _ending_of(read_result(folder, slot)) or wrong or _not_to_run(schedule, slot)
@@ -530,17 +506,13 @@ def _schedule(work: Work, slot: Slot) -> Schedule | None:
 
 
 def _finish(work: Work, slot: Slot, config: RetrainConfig, ending: _Ending) -> None:
-    """Record the final state of a slot, and tell the hook and the caller of it."""
+    """Record the final state of a slot, and tell the hook of it."""
     if not work.ledger.finish(slot, ending.state, ending.why, ending.result):
         work.tell(f"{slot.key}: another process has recorded it.")
         return
     slot = work.ledger.slot(slot.key) or slot
     work.tell(f"{slot.key}: {slot.outcome if slot.state == 'ran' else slot.state}: {slot.why}")
     _tell_hook(work, slot, config)
-    try:
-        work.after(work.ledger.slot(slot.key) or slot)
-    except (PipelineError, OSError) as error:
-        work.complain(error)
 
 
 def _tell_hook(work: Work, slot: Slot, config: RetrainConfig) -> None:
@@ -572,7 +544,7 @@ def slot_folder(workdir: Path, slot: Slot) -> Path:
 
 def child_words(workdir: Path, slot: Slot, schedule: Schedule) -> list[str]:
     """Return the command line of a slot's work."""
-    words = [sys.executable, "-m", "pipeline", "retrain", "--workdir", str(workdir), "--json", "--slot", slot.key]
+    words = [sys.executable, "-m", "pipeline", "retrain", "--workdir", str(workdir), "--json", "--wait", "--slot", slot.key]
     return [*words, *schedule.words]
 
 
@@ -584,35 +556,6 @@ def read_result(folder: Path, slot: Slot) -> dict[str, Any] | None:
             named = key_of(slot.schedule, slot.due).partition("/")[2]
             return result if result.get("slot", named) in (named, slot.key) else None
     return None
-
-
-def die_with_parent() -> None:
-    """Let this process get SIGTERM when the scheduler that started it ends, however it ends; nothing where none did.
-
-    `alexnet retrain` calls it first. A scheduler that was gone before is noticed too.
-    """
-    parent = os.environ.pop(_PARENT, "")
-    if not parent.isdecimal():
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, of Linux
-    if os.getppid() != int(parent):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """How one start of a child ended.
-
-    Attributes:
-        how: by itself, or because it took too long, was asked to stop, or the slot is another's now.
-        cause: the name of its error, or "signal"; empty where it is not known.
-        why: a sentence.
-    """
-
-    how: Literal["ended", "too long", "stopped", "lost"]
-    cause: str = ""
-    why: str = ""
 
 
 def _attempts(work: Work, slot: Slot, config: RetrainConfig, folder: Path) -> _Ending | None:
@@ -638,7 +581,7 @@ def _attempts(work: Work, slot: Slot, config: RetrainConfig, folder: Path) -> _E
             return _Ending("due", f"stopped while it waited to be tried again; {run.why}")
 
 
-def _ending_without_result(config: RetrainConfig, run: _Run, failures: int) -> _Ending | None:
+def _ending_without_result(config: RetrainConfig, run: Run, failures: int) -> _Ending | None:
     """Return what follows from a start that left no result; None: another start, or the slot is another's."""
     if run.how == "stopped":
         return _Ending("due", "stopped; the next start goes on with it")
@@ -653,7 +596,7 @@ def _pause(work: Work, slot: Slot, seconds: float) -> bool:
     """Wait, with signs of life for processes on other hosts; False where the process is asked to end."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
-        if work.stop.wait(min(left, _BEAT_SECONDS)):
+        if work.stop.wait(min(left, BEAT_SECONDS)):
             return False
         _beat(work, slot)
     return True
@@ -668,118 +611,8 @@ def _beat(work: Work, slot: Slot) -> bool:
         return True
 
 
-def _run_child(work: Work, slot: Slot, config: RetrainConfig, words: Sequence[str], folder: Path) -> _Run:
-    """Run the work of a slot once, in a process and a session of its own, and end whatever it leaves behind."""
-    log, note = folder / "output.log", folder / "child"
-    environment = {**os.environ, _PARENT: str(os.getpid())}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            place = output.tell()
-            child = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-            )
-    except OSError as error:
-        return _Run("ended", "OSError", f"it could not be started: {error}.")
-    try:
-        with contextlib.suppress(OSError):  # the note is for the next scheduler alone
-            write_atomically(note, owner_of(child.pid))
-        how = _watch(work, slot, config, child)
-    finally:
-        _end(child)
-        note.unlink(missing_ok=True)
-    cause, why = _cause(log, place, child.returncode)
-    return _Run(how, cause, why)
-
-
-def _watch(
-    work: Work, slot: Slot, config: RetrainConfig, child: subprocess.Popen[bytes]
-) -> Literal["ended", "too long", "stopped", "lost"]:
-    """Wait for the end of a child, or for a reason to end it."""
-    begin = beaten = time.monotonic()
-    drained: float | None = None
-    while not _has_ended(child):
-        now = time.monotonic()
-        if now - begin > config.timeout_hours * 3600:
-            return "too long"
-        if work.stop.is_set():
-            drained = drained or now + config.drain_seconds
-            if now >= drained:
-                return "stopped"
-        if now - beaten > _BEAT_SECONDS:
-            beaten = now
-            if not _beat(work, slot):
-                return "lost"
-        time.sleep(_POLL_SECONDS)
-    return "ended"
-
-
-def _has_ended(child: subprocess.Popen[bytes]) -> bool:
-    """Return whether a child has ended; it stays unreaped, so that its number is still that of its group."""
-    if child.returncode is not None:
-        return True
-    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _end(child: subprocess.Popen[bytes], grace_seconds: float = _GRACE_SECONDS) -> None:
-    """End a child that has not ended, with time to save where it is; then all that is left of its group."""
-    try:
-        if not _has_ended(child):
-            os.kill(child.pid, signal.SIGTERM)
-        until = time.monotonic() + grace_seconds
-        while not _has_ended(child) and time.monotonic() < until:
-            time.sleep(_POLL_SECONDS)
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-
-
-def _end_orphan(work: Work, folder: Path) -> None:
-    """Wait for the end of a child whose scheduler was killed, which it was told of, and end it where that takes long."""
-    note = folder / "child"
-    with contextlib.suppress(OSError):
-        owner = note.read_text(encoding="utf-8")
-        pid = int(owner.split("/")[1]) if is_alive(owner) else 0
-        if pid:
-            work.tell(f"{folder.parent.name}/{folder.name}: {owner_text(owner)} still works on it, and is asked to end.")
-            os.kill(pid, signal.SIGTERM)
-        until = time.monotonic() + _GRACE_SECONDS
-        while is_alive(owner):
-            if time.monotonic() > until:
-                os.killpg(pid, signal.SIGKILL)
-            time.sleep(_POLL_SECONDS)
-        note.unlink()
-
-
-def _cause(log: Path, place: int, code: int) -> tuple[str, str]:
-    """Return the name of a child's error, and a sentence on how it ended.
-
-    Args:
-        log: the file of its output.
-        place: where this start's output begins.
-        code: of its exit, below zero for a signal.
-    """
-    lines = _last_lines(log, place)
-    for line in reversed(lines):
-        with contextlib.suppress(ValueError, AttributeError, TypeError):
-            error = json.loads(line).get("error")
-            if error:
-                return str(error["type"]), str(error["message"])
-    last = f": {lines[-1][:300]}" if lines else ""
-    if code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        return "signal", f"it was ended by {name}{last}."
-    if code == 0:
-        return "", f"it ended without a result{last}."
-    return _BY_EXIT_CODE.get(code, ""), f"it ended with exit code {code}{last}."
-
-
-def _last_lines(log: Path, place: int) -> list[str]:
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(place, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-        return [line for line in file.read(_TAIL_BYTES).decode("utf-8", errors="replace").splitlines() if line.strip()]
-    return []
+def _run_child(work: Work, slot: Slot, config: RetrainConfig, words: Sequence[str], folder: Path) -> Run:
+    return run_child(words, folder, config, work.stop, functools.partial(_beat, work, slot))
 
 
 # -- room -------------------------------------------------------------------------------------------------------------------

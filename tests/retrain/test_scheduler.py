@@ -17,6 +17,7 @@ import pytest
 from pipeline.config import RetrainConfig
 from pipeline.errors import BusyError, ConfigError
 from pipeline.retrain import scheduler
+from pipeline.retrain.child import die_with_parent, end_child
 from pipeline.retrain.due import Timing, timing_of
 from pipeline.retrain.ledger import Ledger, is_alive, owner_of, owner_of_this_process
 from pipeline.retrain.scheduler import DueTrigger, child_words, read_result, room_needed, run_now, run_once, serve, slot_folder
@@ -75,7 +76,7 @@ DRIVER = """
 import os, signal, sys, threading, time
 from pathlib import Path
 from pipeline.config import RetrainConfig
-from pipeline.retrain import scheduler
+from pipeline.retrain import child, scheduler
 from pipeline.retrain.ledger import Ledger
 workdir, stand_in = Path(sys.argv[1]), sys.argv[2]
 def die(*_words, **_more):
@@ -97,7 +98,7 @@ if where == "after the claim":
 if where == "before the child":
     scheduler._run_child = die
 if where == "during the run":
-    scheduler._watch = in_the_middle
+    child._watch = in_the_middle
 if where == "after the run":
     Ledger.finish = die
 if where == "before the hook":
@@ -282,10 +283,10 @@ def test_killed_anywhere_a_slot_has_one_final_state_and_one_result(place, where)
 
 
 def test_a_slot_runs_and_everything_is_recorded(place):
-    ledger, after = ledger_of(place, "main", every="1d"), []
+    ledger = ledger_of(place, "main", every="1d")
     slot = ledger.ask("main")
-    with serving(place, quick(hook=f"cat > {place.parent}/hook.json"), after=after.append) as said:
-        ended = until(lambda: after and after[0])
+    with serving(place, quick(hook=f"cat > {place.parent}/hook.json")) as said:
+        ended = until(lambda: next((found for found in ledger.history() if found.hook), None))
     assert (ended.key, ended.state, ended.why, ended.attempts, ended.kind) == (slot.key, "ran", "because", 1, "manual")
     assert ledger.history() == [ended]
     assert (slot_folder(place, slot) / "output.log").read_text() == "at work\n"
@@ -369,7 +370,7 @@ def test_a_deaf_child_and_its_own_children_are_killed(place):
     child = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     with child.stdout as output:
         grandchild = int(output.readline())
-    scheduler._end(child, grace_seconds=0.3)
+    end_child(child, grace_seconds=0.3)
     assert child.returncode == -signal.SIGKILL
     until(lambda: not is_alive(owner_of(grandchild)) or not psutil.pid_exists(grandchild))
 
@@ -669,7 +670,7 @@ def test_nothing_is_left_behind(place):
 
 
 def test_the_log_rotates(place):
-    with scheduler._working(place, quick(), lambda _line: None, threading.Event(), None, None) as work:
+    with scheduler._working(place, quick(), lambda _line: None, threading.Event(), None) as work:
         for _ in range(70):
             work.tell("x" * 100_000)
     files = sorted(place.glob("schedule.log*"))
@@ -692,7 +693,7 @@ def test_the_trigger_fires_when_slots_start():
 def test_a_child_of_a_dead_scheduler_is_told(place):
     code = """
 import os, subprocess, sys, time
-from pipeline.retrain.scheduler import die_with_parent
+from pipeline.retrain.child import die_with_parent
 if os.fork() == 0:
     os.environ["ALEXNET_PARENT"] = str(os.getppid())
     die_with_parent()
@@ -707,13 +708,13 @@ time.sleep(60)
         owner = owner_of(child)
         parent.kill()
         until(lambda: not is_alive(owner))
-    late = "import os; os.environ['ALEXNET_PARENT'] = '1'; from pipeline.retrain.scheduler import die_with_parent; die_with_parent()"
+    late = "import os; os.environ['ALEXNET_PARENT'] = '1'; from pipeline.retrain.child import die_with_parent; die_with_parent()"
     assert subprocess.run([sys.executable, "-c", late], check=False).returncode == -signal.SIGTERM
 
 
 def test_without_a_scheduler_nobody_dies(monkeypatch):
     monkeypatch.delenv("ALEXNET_PARENT", raising=False)
-    scheduler.die_with_parent()
+    die_with_parent()
 
 
 def test_the_command_line_of_a_slot(place):
@@ -721,7 +722,7 @@ def test_the_command_line_of_a_slot(place):
     slot = ledger.ask("main")
     words = child_words(place, slot, ledger.schedule("main"))
     assert words[:6] == [sys.executable, "-m", "pipeline", "retrain", "--workdir", str(place)]
-    assert words[6:] == ["--json", "--slot", slot.key, "0.1", "ok", "promoted"]
+    assert words[6:] == ["--json", "--wait", "--slot", slot.key, "0.1", "ok", "promoted"]
 
 
 def test_nothing_heavy_is_imported():
