@@ -380,7 +380,7 @@ class RetrainConfig(Section):
     )
     hook: str = Field(
         "",
-        description="Told of what was promoted, refused, failed or waits: a shell command, which reads JSON, or http(s)://, which is sent it.",
+        description="Told of what was promoted, refused, failed or waits: a shell command, which reads JSON, or an http(s) address.",
     )
     keep: int = Field(5, ge=1, le=10_000, description="How many retrainings are kept besides the champion, the one before and the best.")
 
