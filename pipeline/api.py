@@ -308,6 +308,8 @@ def retrain(
             from pipeline.retrain.page import write_retraining
 
             write_retraining(f"Retraining {slot}", records, folder / "report")
+            decision = records.get(promote.name)
+            tracker.rename(f"{slot} {decision.outcome if isinstance(decision, Decision) else 'skipped'}")
             return folder / "report"
 
         started = time.monotonic()

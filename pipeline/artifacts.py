@@ -222,6 +222,7 @@ class Review(Artifact):
 
     retrain: bool = Field(description="Whether any trigger fired.")
     text: str = Field(description="What is done and why, with the numbers.")
+    brief: str = Field(description="The same in a few words.")
     triggers: tuple[str, ...] = Field(description="Those that fired.")
     reasons: dict[str, str] = Field(description="What each trigger says, in a sentence.")
     numbers: dict[str, float] = Field(description="The same as `trigger.number`.")

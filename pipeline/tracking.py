@@ -203,6 +203,11 @@ class MlflowTracker:
         if self._pipeline:
             self._pipeline.tags({f"skipped.{stage}": self._links.pop(stage)})
 
+    def rename(self, name: str) -> None:
+        """Give the pipeline's own run another name."""
+        if self._pipeline:
+            self._pipeline.tags({"mlflow.runName": name})
+
     def files(self, directory: Path) -> None:
         """Log a folder's files on the pipeline's own run."""
         if self._pipeline:
@@ -242,6 +247,9 @@ class NoTracker:
         return JournalRun(lambda _event: None, earlier)
 
     def link(self, stage: str, run_key: str) -> None:
+        """Do nothing."""
+
+    def rename(self, name: str) -> None:
         """Do nothing."""
 
     def files(self, directory: Path) -> None:

@@ -165,7 +165,7 @@ def test_six_days(tmp_path):
     results = {day: told[day][1] for day in outcomes}
     assert results["day 1"]["triggers"] == ["first"]
     assert results["day 2"]["numbers"]["new_data.images"] == 0
-    assert "0 changed" in told["day 2"][0]["why"]
+    assert told["day 2"][0]["why"].startswith("No reason to train again: 0 pictures changed (0.00 %); ")
     assert "new_data" in results["day 3"]["triggers"]
     assert results["day 4"]["triggers"] == ["new_data", "champion_fall"]
     assert "what does not hold: against_champion" in results["day 4"]["why"]
@@ -179,6 +179,7 @@ def test_six_days(tmp_path):
     runs = client.search_runs(["1"], "tags.schedule = 'main'", order_by=["attributes.start_time"])
     assert len(runs) == 6
     assert [run.data.tags["retrain"] for run in runs] == ["yes", "no", "yes", "yes", "yes", "no"]
+    assert [run.info.run_name.rpartition(" ")[2] for run in runs] == [told[day][0]["outcome"] for day in outcomes]
     assert [run.info.status for run in runs] == ["FINISHED"] * 6
     for run, result in zip(runs, results.values(), strict=True):
         assert run.data.tags["slot"] == result["slot"]

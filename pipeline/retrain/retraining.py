@@ -102,11 +102,11 @@ class Retraining:
 def verdict(review: Review, decision: Decision | None) -> str:
     """Say in a sentence or two what became of a slot, and why."""
     if decision is None:
-        return review.text
+        return f"No reason to train again: {review.brief}."
     became = _BECAME[decision.outcome].format(version=decision.version, champion=decision.champion or decision.version)
     failed = ", ".join(check.name for check in decision.checks if not check.passed)
     reason = f"; what does not hold: {failed}" if failed else "" if decision.outcome == "promoted" else f": {decision.reason.rstrip('.')}"
-    return f"{became}{reason}. Trained for: {', '.join(TRIGGER_WORDS[name] for name in review.triggers)}."
+    return f"{became}{reason}. Trained because: {review.brief}."
 
 
 def folder_of(workdir: Path, slot: str) -> Path:

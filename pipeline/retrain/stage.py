@@ -32,6 +32,7 @@ def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) ->
         directory=context.directory,
         retrain=verdict.retrain,
         text=verdict.text,
+        brief=verdict.brief,
         triggers=tuple(reason.name for reason in verdict.reasons if reason.fired),
         reasons={reason.name: reason.text for reason in verdict.reasons},
         numbers=verdict.numbers,
@@ -58,5 +59,6 @@ def _unless_tried(verdict: Verdict, registry: Registry, champion: Version, datas
                 f"The same pictures and settings were tried: version {version.number} {became}; other pictures or settings are another try."
             )
             others = tuple(dataclasses.replace(reason, fired=False) for reason in verdict.reasons)
-            return Verdict((Reason("tried", fired=False, numbers={}, text=text), *others))
+            brief = f"the same was tried, and version {version.number} {became}"
+            return Verdict((Reason("tried", fired=False, numbers={}, text=text, brief=brief), *others))
     return verdict

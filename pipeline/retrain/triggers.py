@@ -127,12 +127,13 @@ def changed_pictures(old: Index, new: Index, classes: int) -> Changes:
 
 @dataclass(frozen=True)
 class Reason:
-    """What one trigger says: `text` is a sentence with the numbers, `numbers` are those for a chart."""
+    """What one trigger says: `text` in sentences with the numbers, `brief` in a few words; `numbers` are those for a chart."""
 
     name: str
     fired: bool
     numbers: Mapping[str, float]
     text: str
+    brief: str
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,11 @@ class Verdict:
         )
 
     @property
+    def brief(self) -> str:
+        """The same in a few words, without what is done."""
+        return "; ".join(reason.brief for reason in self.reasons if reason.fired or not self.retrain)
+
+    @property
     def numbers(self) -> dict[str, float]:
         """Every number as `trigger.number`, and `trigger.fired` as 0 or 1."""
         found: dict[str, float] = {}
@@ -166,23 +172,23 @@ class Verdict:
 def decide(facts: Facts, config: RetrainConfig) -> Verdict:
     """Ask each trigger of the settings, in their order."""
     if not facts.has_champion:
-        return Verdict((Reason("first", fired=True, numbers={}, text="There is no champion yet."),))
+        return Verdict((Reason("first", fired=True, numbers={}, text="There is no champion yet.", brief="there was no champion"),))
     triggers = {"always": _always, "new_data": _new_data, "drift": _drift, "champion_fall": _champion_fall, "age": _age}
     return Verdict(tuple(triggers[name](facts, config) for name in config.triggers))
 
 
-def _not_known(name: str, what: str) -> Reason:
-    return Reason(name, fired=False, numbers={}, text=f"{what}: no evidence, no retraining for it.")
+def _not_known(name: str, what: str, brief: str) -> Reason:
+    return Reason(name, fired=False, numbers={}, text=f"{what}.", brief=brief)
 
 
 def _always(_facts: Facts, _config: RetrainConfig) -> Reason:
-    return Reason("always", fired=True, numbers={}, text="Every slot retrains.")
+    return Reason("always", fired=True, numbers={}, text="Every slot retrains.", brief="every slot does")
 
 
 def _new_data(facts: Facts, config: RetrainConfig) -> Reason:
     changes = facts.changes
     if changes is None:
-        return _not_known("new_data", "What changed since the champion's data is not known")
+        return _not_known("new_data", "What changed since the champion's data is not known", "changes not known")
     numbers = {name: float(sum(getattr(changes, name))) for name in ("before", "new", "removed", "relabelled")}
     numbers |= {"images": float(changes.images), "share": changes.share, "of_unknown_classes": float(changes.unknown)}
     limits = ((config.least_new_images, f"{config.least_new_images:,}"), (config.least_new_share, _percent(config.least_new_share)))
@@ -194,13 +200,15 @@ def _new_data(facts: Facts, config: RetrainConfig) -> Reason:
     )
     unknown = f" {changes.unknown:,} are of classes that the champion does not know." if changes.unknown else ""
     many = 0 < config.least_new_images <= changes.images or 0 < config.least_new_share <= changes.share
-    return Reason("new_data", many, numbers, text + unknown)
+    brief = f"{changes.images:,} pictures changed ({_percent(changes.share)})"
+    return Reason("new_data", many, numbers, text + unknown, brief)
 
 
 def _drift(facts: Facts, _config: RetrainConfig) -> Reason:
     drift = facts.drift
     if drift is None or not drift.findings:
-        return _not_known("drift", "Drift was not measured, such as for want of new pictures")
+        what = "Drift was not measured: there are too few new pictures, or their reference is not known"
+        return _not_known("drift", what, "drift not measured")
     compared = (
         f"{drift.pictures:,} new pictures with {drift.reference:,} that the champion was made for ({len(drift.findings)} comparisons, "
         f"together wrong in {_percent(drift.level)} of slots without a drift)"
@@ -213,18 +221,24 @@ def _drift(facts: Facts, _config: RetrainConfig) -> Reason:
     numbers = {"pictures": float(drift.pictures), "reference": float(drift.reference)}
     for finding in drift.findings:
         numbers |= {f"{finding.name}.{key}": getattr(finding, key) for key in ("distance", "threshold", "p_value")}
-    return Reason("drift", bool(drift.drifted), numbers, text)
+    brief = f"drift in {', '.join(_words(finding) for finding in drift.drifted)}" if drift.drifted else "no drift"
+    return Reason("drift", bool(drift.drifted), numbers, text, brief)
 
 
 def _finding_text(finding: Finding) -> str:
     note = f"; {finding.note}" if finding.note else ""
-    return f"{finding.name.replace('_', ' ')} {finding.distance:.3g} away (p = {finding.p_value:.3f}{note})"
+    return f"{_words(finding)} {finding.distance:.3g} away (p = {finding.p_value:.3f}{note})"
+
+
+def _words(finding: Finding) -> str:
+    return finding.name.replace("_", " ")
 
 
 def _champion_fall(facts: Facts, config: RetrainConfig) -> Reason:
     new, test = facts.new_score, facts.test_score
     if new is None or test is None or not new.images or not test.images:
-        return _not_known("champion_fall", "The champion was not scored on newly labelled pictures and on its test pictures")
+        what = "The champion was not scored: no picture that it can be asked about was labelled since"
+        return _not_known("champion_fall", what, "champion not scored")
     fall, p_value = round(new.error - test.error, 12), chance_of_fall(new, test)  # 0.06 - 0.04 is below 0.02
     fired = fall >= config.fall_margin and p_value <= config.level
     numbers = {"error": new.error, "test_error": test.error, "fall": fall, "p_value": p_value}
@@ -234,7 +248,8 @@ def _champion_fall(facts: Facts, config: RetrainConfig) -> Reason:
         f"of {test.images:,} test pictures, {_percent(test.error)}: {100 * fall:+.2f} points, p = {p_value:.2g}; at least "
         f"{100 * config.fall_margin:.2f} points with p of at most {config.level:g} is a fall."
     )
-    return Reason("champion_fall", fired, {name: float(value) for name, value in numbers.items()}, text)
+    brief = f"the champion errs on {_percent(new.error)} of the newly labelled, and on {_percent(test.error)} of its test"
+    return Reason("champion_fall", fired, {name: float(value) for name, value in numbers.items()}, text, brief)
 
 
 def chance_of_fall(new: Score, test: Score) -> float:
@@ -245,9 +260,9 @@ def chance_of_fall(new: Score, test: Score) -> float:
 def _age(facts: Facts, config: RetrainConfig) -> Reason:
     age = facts.champion_age_days
     if age is None:
-        return _not_known("age", "The champion's age is not known")
+        return _not_known("age", "The champion's age is not known", "age not known")
     text = f"The champion is {age:,.1f} days old; more than {config.most_age_days:,.6g} is too old."
-    return Reason("age", age > config.most_age_days, {"days": float(age)}, text)
+    return Reason("age", age > config.most_age_days, {"days": float(age)}, text, f"{age:,.1f} days old")
 
 
 def _percent(share: float) -> str:

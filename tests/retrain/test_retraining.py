@@ -19,7 +19,13 @@ SLOT = "main/20261127T030000Z"
 
 
 def make_review(**changes):
-    known = {"retrain": True, "text": "Retrain. 30 changed.", "triggers": ("new_data",), "reasons": {"new_data": "30 changed."}}
+    known = {
+        "retrain": True,
+        "text": "Retrain. 30 changed.",
+        "brief": "30 changed",
+        "triggers": ("new_data",),
+        "reasons": {"new_data": "30 changed."},
+    }
     known |= {"numbers": {"new_data.images": 30.0}, "notes": (), "champion": "2"}
     return Review(**known | {"champion_dataset_digest": "a" * 64, "dataset_digest": "b" * 64} | changes)
 
@@ -39,8 +45,8 @@ def of(review, decision=None):
 
 
 def test_a_slot_without_a_reason_is_skipped_and_says_why():
-    result = of(make_review(retrain=False, text="Keep the champion. 0 changed.", triggers=()))
-    assert (result.outcome, result.why, result.champion, result.version) == ("skipped", "Keep the champion. 0 changed.", "2", "")
+    result = of(make_review(retrain=False, brief="0 changed", triggers=()))
+    assert (result.outcome, result.why, result.champion, result.version) == ("skipped", "No reason to train again: 0 changed.", "2", "")
     assert result.stages == {"review": "review-1"}
 
 
@@ -54,15 +60,17 @@ def test_a_slot_without_a_reason_is_skipped_and_says_why():
     ],
 )
 def test_the_verdict_says_what_became_of_it_and_what_for(outcome, begin):
-    text = verdict(make_review(triggers=("new_data", "champion_fall")), make_decision(outcome))
+    text = verdict(make_review(), make_decision(outcome))
     assert text.startswith(begin)
-    assert text.endswith("Trained for: new pictures, fall of the champion.")
+    assert text.endswith("Trained because: 30 changed.")
 
 
 def test_a_refusal_names_the_checks_that_do_not_hold():
     failed = GateCheck(name="against_champion", passed=False, measured="", required="", text="Worse, in many words.")
     text = verdict(make_review(), make_decision("refused", checks=(failed,), reason="Worse, in many words."))
-    assert text.startswith("Trained again, and refused: the champion, version 2, stays; what does not hold: against_champion. Trained for")
+    assert text.startswith(
+        "Trained again, and refused: the champion, version 2, stays; what does not hold: against_champion. Trained because"
+    )
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path):
@@ -123,7 +131,7 @@ def test_a_decision_that_the_registry_knows_is_not_made_again(aliases, tags, out
         assert (found.why, found.version, found.champion) == ("because", "8", "")
 
 
-FIRED = Verdict((Reason("new_data", fired=True, numbers={"images": 30.0}, text="30 changed."),))
+FIRED = Verdict((Reason("new_data", fired=True, numbers={"images": 30.0}, text="30 changed.", brief="30"),))
 TRIED = {"dataset_digest": "d", TRAINING_TAG: "t"}
 
 
@@ -176,8 +184,8 @@ def test_the_page_tells_everything_and_escapes_what_others_wrote(tmp_path):
 
 
 def test_a_slot_that_did_not_retrain_has_a_page_too(tmp_path):
-    review = make_review(directory=tmp_path, retrain=False, text="Keep the champion. 0 changed.", triggers=())
+    review = make_review(directory=tmp_path, retrain=False, brief="0 changed", triggers=())
     assert review.is_last
     assert not make_review().is_last
     write_retraining("Retraining main", {"ingest": SimpleNamespace(directory=tmp_path), "review": review}, tmp_path / "report")
-    assert "Keep the champion." in (tmp_path / "report" / "retraining.html").read_text()
+    assert "No reason to train again: 0 changed." in (tmp_path / "report" / "retraining.html").read_text()
