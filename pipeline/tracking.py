@@ -616,25 +616,78 @@ def connect(config: TrackingConfig, workdir: Path) -> Any:
 
 
 def _make_database(workdir: Path) -> None:
-    """Make `mlflow.db` once: two processes that migrate one database at a time leave it broken."""
-    database = workdir / "mlflow.db"
-    if database.exists():
+    """Make `mlflow.db` once, and migrate it when MLflow is another version: two processes that do so at a time leave it broken.
+
+    Raises:
+        TrackingError: it cannot be migrated, such as one that a later version made.
+    """
+    database, note, version = workdir / "mlflow.db", workdir / "mlflow.db.version", metadata.version("mlflow")
+    if database.exists() and _noted(note) == version:
         return
     with FileLock(workdir / ".mlflow.lock"):
         if database.exists():
-            return
-        import sqlite3
+            if _noted(note) != version and not _migrate(database, _noted(note) or "earlier", version):
+                return
+        else:
+            _make_empty(database)
+        write_atomically(note, version)
 
-        import mlflow
 
-        temporary = workdir / f".mlflow.{os.getpid()}.db"
-        try:
-            mlflow.MlflowClient(_sqlite_uri(temporary)).search_experiments(max_results=1)
-            with contextlib.closing(sqlite3.connect(temporary)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")  # readers, such as the UI, do not block the writer
-            temporary.replace(database)
-        finally:
-            temporary.unlink(missing_ok=True)
+def _noted(note: Path) -> str:
+    with contextlib.suppress(OSError):
+        return note.read_text(encoding="utf-8")
+    return ""
+
+
+def _make_empty(database: Path) -> None:
+    import sqlite3
+
+    import mlflow
+
+    temporary = database.with_name(f".mlflow.{os.getpid()}.db")
+    try:
+        mlflow.MlflowClient(_sqlite_uri(temporary)).search_experiments(max_results=1)
+        with contextlib.closing(sqlite3.connect(temporary)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")  # readers, such as the UI, do not block the writer
+        temporary.replace(database)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _migrate(database: Path, before: str, version: str) -> bool:
+    """Bring a database of another version of MLflow up to date by MLflow's own command; a copy stays beside it if that changed anything.
+
+    Returns:
+        Whether it is one: of what is none, MLflow says so itself.
+    """
+    import sqlite3
+    import sys
+
+    backup = database.with_name(f"{database.name}.{before}.backup")
+    try:
+        with contextlib.closing(sqlite3.connect(database)) as live, contextlib.closing(sqlite3.connect(backup)) as copy:
+            revision = _revision(live)
+            live.backup(copy)
+    except sqlite3.DatabaseError:
+        backup.unlink(missing_ok=True)
+        return False
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", _sqlite_uri(database)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with contextlib.closing(sqlite3.connect(database)) as live:
+        unchanged = _revision(live) == revision
+    if done.returncode:
+        why = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no word")
+        raise TrackingError(
+            f"MLflow {version} cannot use {database}, which MLflow {before} kept ({why.strip()[:150]}). Expected one of the same or of an "
+            f"earlier version. Install MLflow {before} again, or name another --workdir; the database as it was is in {backup}."
+        )
+    if unchanged:
+        backup.unlink()
+    return True
+
+
+def _revision(connection: Any) -> Any:
+    return connection.execute("SELECT version_num FROM alembic_version").fetchone()
 
 
 def experiment_of(client: Any, config: TrackingConfig, workdir: Path) -> str:

@@ -98,7 +98,7 @@ def test_the_last_line_says_what_was_made_and_where(finished):
 def test_everything_is_written_under_mlruns(finished):
     assert [path.name for path in finished[0].iterdir()] == ["mlruns"]
     names = {path.name for path in (finished[0] / "mlruns").iterdir() if not path.name.startswith((".", "mlflow.db-"))}
-    assert names == {"artifacts", "current.json", "journal", "mlflow.db", "stages"}
+    assert names == {"artifacts", "current.json", "journal", "mlflow.db", "mlflow.db.version", "stages"}
 
 
 def test_mlflow_has_the_run_whole(finished):

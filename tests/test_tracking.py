@@ -1,10 +1,13 @@
 """Recording in a real MLflow store: what arrives, and what happens when the store or the process dies."""
 
+import contextlib
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 from pipeline import tracking
 from pipeline.artifacts import DatasetArtifact, TrainingResult, file_sha256
 from pipeline.config import TrackingConfig, resolve
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TrackingError
 from pipeline.evaluate.given import Given, given_model
 
 RESOLVED = resolve(overrides={"train.epochs": "3"}, environment={})
@@ -288,6 +291,7 @@ def test_a_dead_server_is_given_up_quickly(tmp_path):
 
 KILLED_RUN = """
 import os, sys, time
+from importlib import metadata
 from pathlib import Path
 from pipeline import tracking
 from pipeline.config import TrackingConfig, resolve
@@ -330,6 +334,7 @@ def test_delivery_that_died_after_creating_a_run_does_not_create_it_again(workdi
 
 FIRST_USE = """
 import sys
+from importlib import metadata
 from pathlib import Path
 from pipeline import tracking
 from pipeline.config import TrackingConfig, resolve
@@ -354,3 +359,54 @@ def test_first_use_by_eight_processes_at_once(tmp_path):
     points = [[point.step for point in store.get_metric_history(run.info.run_id, "value")] for run in found if run.info.run_name == "build"]
     assert points == [list(range(10))] * 8
     assert len(list(tmp_path.glob("*.db"))) == 1
+
+
+def older_store(workdir):
+    """A work directory whose database is as MLflow kept it some migrations ago, with a run in it; returns that revision."""
+    from alembic import command
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db.utils import _get_alembic_config
+
+    from pipeline.tracking import _sqlite_uri
+
+    client(workdir).create_run(tracking.open_experiment(TrackingConfig(), workdir), run_name="kept")
+    config = _get_alembic_config(_sqlite_uri(workdir / "mlflow.db"))
+    script = ScriptDirectory.from_config(config)
+    # The newest migration that can be taken back without losing a column that runs need is enough: any older revision is refused.
+    command.downgrade(config, "-1")
+    with contextlib.closing(sqlite3.connect(workdir / "mlflow.db")) as connection:
+        (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    assert revision != script.get_current_head()
+    (workdir / "mlflow.db.version").write_text("3.16.0")
+    return revision
+
+
+@pytest.mark.slow
+def test_a_database_of_an_earlier_mlflow_is_migrated_and_a_copy_stays(workdir):
+    revision = older_store(workdir)
+    assert "kept" in runs(workdir)
+    assert (workdir / "mlflow.db.version").read_text() == metadata.version("mlflow")
+    with contextlib.closing(sqlite3.connect(workdir / "mlflow.db.3.16.0.backup")) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (revision,)
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+    tracking.connect(TrackingConfig(), workdir)  # and that once
+    assert [path.name for path in workdir.glob("*.backup")] == ["mlflow.db.3.16.0.backup"]
+
+
+@pytest.mark.slow
+def test_a_database_that_needs_no_migration_leaves_no_copy(workdir):
+    (workdir / "mlflow.db.version").unlink()
+    tracking.connect(TrackingConfig(), workdir)
+    assert list(workdir.glob("*.backup")) == []
+    assert (workdir / "mlflow.db.version").read_text() == metadata.version("mlflow")
+
+
+@pytest.mark.slow
+def test_a_database_of_a_later_mlflow_is_refused_and_stays_as_it_was(workdir):
+    with contextlib.closing(sqlite3.connect(workdir / "mlflow.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    (workdir / "mlflow.db.version").write_text("99.0")
+    with pytest.raises(TrackingError, match=r"which MLflow 99.0 kept .* Install MLflow 99.0 again"):
+        tracking.connect(TrackingConfig(), workdir)
+    assert (workdir / "mlflow.db.99.0.backup").exists()
+    assert (workdir / "mlflow.db.version").read_text() == "99.0"

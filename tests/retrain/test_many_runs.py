@@ -32,7 +32,8 @@ def stores(tmp_path_factory):
     tracking.open_experiment(CONFIG, empty)
     with contextlib.closing(sqlite3.connect(empty / "mlflow.db")) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    shutil.copy(empty / "mlflow.db", full / "mlflow.db")
+    for name in ("mlflow.db", "mlflow.db.version"):
+        shutil.copy(empty / name, full / name)
     with contextlib.closing(sqlite3.connect(full / "mlflow.db")) as database, database:
         fill(database, full)
     return empty, full

@@ -35,7 +35,8 @@ class World:
     """A work directory in which retrainings have been, with all that they leave: folders, runs, models, versions."""
 
     def __init__(self, workdir, empty_store):
-        shutil.copy(empty_store, workdir / "mlflow.db")
+        for file in empty_store.parent.glob("mlflow.db*"):
+            shutil.copy(file, workdir / file.name)
         self.workdir, self.config = workdir, TrackingConfig()
         self.registry = Registry("alexnet", self.config, workdir)
         import mlflow
