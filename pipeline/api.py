@@ -363,8 +363,10 @@ def schedule(
         ConfigError: the timing or a setting is not understood, or the pictures are not there.
     """
     from pipeline.retrain.due import Timing, timing_of
+    from pipeline.retrain.ledger import check_name
 
     workdir = Path(workdir)
+    check_name(name)
     if cron or every or jitter:
         timing = timing_of(cron, every, timezone, jitter)
     else:
@@ -382,6 +384,10 @@ def schedule_words(recipe: str | None, settings: Mapping[str, Any] | None, workd
     recipe, settings = last_settings(recipe, settings, workdir)
     names = [item.name for item in RETRAIN_STAGES]
     resolved = _checked(recipe, settings, workdir, names, (), Cluster())
+    if kind_of(resolved.config.data.dataset) == "tfds":
+        from pipeline.data.source import require_in_catalogue
+
+        require_in_catalogue(resolved.config.data.dataset)
     said = resolved.recipe if resolved.recipe in recipe_names() else str(Path(resolved.recipe).expanduser().resolve())
     given = (key for key, origin in resolved.origins.items() if origin not in ("default", f"recipe {resolved.recipe}"))
     values = resolved.flat()
@@ -446,16 +452,19 @@ def due_times(timing: Timing, count: int = 10, after: datetime | None = None) ->
 
 def pause(name: str = DEFAULT_SCHEDULE, workdir: Path | str = DEFAULT_WORKDIR) -> None:
     """Let the slots of a schedule be skipped from now on."""
+    find_schedule(name, workdir)  # without it nothing is made
     _ledger(Path(workdir)).pause(name)
 
 
 def resume(name: str = DEFAULT_SCHEDULE, workdir: Path | str = DEFAULT_WORKDIR) -> None:
     """Let a paused schedule go on with its next due time."""
+    find_schedule(name, workdir)  # without it nothing is made
     _ledger(Path(workdir)).resume(name)
 
 
 def unschedule(name: str = DEFAULT_SCHEDULE, workdir: Path | str = DEFAULT_WORKDIR) -> None:
     """Remove a schedule; its history stays."""
+    find_schedule(name, workdir)  # without it nothing is made
     _ledger(Path(workdir)).remove(name)
 
 

@@ -101,6 +101,14 @@ def _complete_setting(_context: click.Context, _parameter: click.Parameter, star
     return [f"{name}=" for name in field_names() if name.startswith(start)]
 
 
+def _complete_schedule(context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    """Complete the names of the schedules in the work directory that the words before name."""
+    from pipeline.retrain.ledger import Ledger
+
+    workdir = context.params.get("workdir") or Path("mlruns")
+    return [found.name for found in Ledger(workdir / "schedule.db").schedules() if found.name.startswith(start)]
+
+
 def _complete_value(key: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     """Complete the words that a setting may be."""
 
@@ -508,7 +516,10 @@ def serve(invocation: Invocation, model: str, host: str | None, port: str | None
     api.serve(model, recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir, say=say)
 
 
-NAME_OPTION = click.option("--name", default="main", show_default=True, metavar="NAME", help="Which schedule.")
+NAME_OPTION = click.option(
+    "--name", default="main", show_default=True, metavar="NAME", shell_complete=_complete_schedule, help="Which schedule."
+)
+NAME_ARGUMENT = click.argument("name", default="main", shell_complete=_complete_schedule)
 RETRAIN_OPTIONS = (
     click.option("--dataset", metavar="NAME|PATH", help="As for `ingest`.  [default: the last command's, with its settings]"),
     click.option("--trigger", "triggers", metavar="NAME,...", help="What to retrain for: always, new_data, drift, champion_fall, age."),
@@ -616,15 +627,16 @@ def _run_schedules(invocation: Invocation, name: str, *, timed: bool, once: bool
         )
         say(f"schedule {found.name}: {describe(found.timing)}")
     if once:
-        slot = api.retrain_once(name, invocation.workdir, stop=_stopping(), wait=invocation.wait, say=say)
+        stop = _Stop()
+        slot = api.retrain_once(name, invocation.workdir, stop=stop, wait=invocation.wait, say=say)
         if slot is None:
             say("Nothing is due.")
         else:
-            _show_slot(invocation, slot)
+            _show_slot(invocation, slot, stop)
         return
     if not api.schedules(invocation.workdir):
         raise click.UsageError("There is no schedule yet. Expected --cron or --every, such as --cron '0 3 * * 1' --timezone Europe/Madrid.")
-    api.run_schedules(invocation.workdir, stop=_stopping(), wait=invocation.wait, say=say)
+    api.run_schedules(invocation.workdir, stop=_Stop(), wait=invocation.wait, say=say)
 
 
 def _says(invocation: Invocation) -> Callable[[str], None]:
@@ -637,17 +649,26 @@ def _says(invocation: Invocation) -> Callable[[str], None]:
     return say
 
 
-def _stopping() -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set, instead of ending the process at once."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+class _Stop(threading.Event):
+    """What SIGINT and SIGTERM set from now on, instead of ending the process at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._take)
+
+    def _take(self, number: int, _frame: object) -> None:
+        self.number = number
+        self.set()
 
 
-def _show_slot(invocation: Invocation, slot: Slot) -> None:
+def _show_slot(invocation: Invocation, slot: Slot, stop: _Stop) -> None:
     """Show what became of a slot, and leave with an exit code that says it."""
     from pipeline.console import print_json, show_slots, slot_dict
+
+    if not slot.final and stop.is_set():
+        raise Terminated if stop.number == signal.SIGTERM else Interrupted
 
     if invocation.json:
         print_json(invocation.output(), slot_dict(slot))
@@ -660,13 +681,14 @@ def _show_slot(invocation: Invocation, slot: Slot) -> None:
 
 
 @cli.command(cls=_Last)
-@click.argument("name", default="main")
+@NAME_ARGUMENT
 @_shared
 def now(invocation: Invocation, name: str) -> None:
     """Have the retraining of a schedule done now, by the running scheduler or here, and wait for it."""
     from pipeline import api
 
-    _show_slot(invocation, api.retrain_now(name, invocation.workdir, stop=_stopping(), say=_says(invocation)))
+    stop = _Stop()
+    _show_slot(invocation, api.retrain_now(name, invocation.workdir, stop=stop, say=_says(invocation)), stop)
 
 
 @cli.command()
@@ -687,7 +709,7 @@ def schedules(invocation: Invocation) -> None:
 
 
 @cli.command(cls=_Last)
-@click.argument("name", default="main")
+@NAME_ARGUMENT
 @_shared
 def pause(invocation: Invocation, name: str) -> None:
     """Skip the due times of a schedule until `alexnet resume`."""
@@ -698,7 +720,7 @@ def pause(invocation: Invocation, name: str) -> None:
 
 
 @cli.command(cls=_Last)
-@click.argument("name", default="main")
+@NAME_ARGUMENT
 @_shared
 def resume(invocation: Invocation, name: str) -> None:
     """Let a paused schedule go on with its next due time."""
@@ -709,7 +731,7 @@ def resume(invocation: Invocation, name: str) -> None:
 
 
 @cli.command(cls=_Last)
-@click.argument("name", default="")
+@click.argument("name", default="", shell_complete=_complete_schedule)
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many slots, the newest first.")
 @_shared
 def history(invocation: Invocation, name: str, limit: int) -> None:

@@ -311,8 +311,14 @@ def prepare_tfds(config: DataConfig, data_directory: Path) -> Prepared:
     )
 
 
-def _prepared_builder(tfds: Any, name: str, data_directory: Path, beam_options: str) -> Any:
-    """Return the builder of a dataset that is on the disk, after a download if it must be."""
+def require_in_catalogue(name: str) -> None:
+    """Refuse a name that TFDS does not know.
+
+    Raises:
+        DatasetError: it does not.
+    """
+    import tensorflow_datasets as tfds
+
     short = name.partition(":")[0].partition("/")[0]
     known = tuple(tfds.list_builders(with_community_datasets=False))
     if short not in known:
@@ -320,6 +326,11 @@ def _prepared_builder(tfds: Any, name: str, data_directory: Path, beam_options: 
             f"There is neither a folder nor a TFDS dataset `{name}`. Expected `digits`, a folder, a CSV file or a name of TFDS's "
             f"catalogue. Received {name!r}.{near_miss(short, known)} Type a folder as ./{name}."
         )
+
+
+def _prepared_builder(tfds: Any, name: str, data_directory: Path, beam_options: str) -> Any:
+    """Return the builder of a dataset that is on the disk, after a download if it must be."""
+    require_in_catalogue(name)
     try:
         with _quiet(tfds):
             builder = tfds.builder(name, data_dir=data_directory)

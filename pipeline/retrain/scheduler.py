@@ -199,7 +199,7 @@ def run_now(
     *,
     command: Command | None = None,
 ) -> Slot:
-    """Retrain now: a manual slot, which the scheduler at work runs, or this process where there is none.
+    """Retrain now: a manual slot, which the scheduler at work runs, or this process where there is none; one that waits already goes on.
 
     Returns:
         The slot with its final state; without one where `stop` came first, and then the next scheduler goes on with it.
@@ -216,7 +216,9 @@ def run_now(
         ConfigError: there is no such schedule.
     """
     ledger = Ledger(workdir / "schedule.db")
-    slot, told = ledger.ask(name), False
+    ledger.schedule(name)  # without it nothing is made
+    waiting = (found for found in ledger.open_slots() if found.schedule == name and found.kind == "manual" and found.state == "due")
+    slot, told = next(waiting, None) or ledger.ask(name), False
     while not slot.final and not stop.is_set():
         with _instance(workdir) as held:
             if held:

@@ -1,0 +1,225 @@
+"""The commands around a schedule, as people type them; tests/test_story.py has whole retrainings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+
+import pytest
+from PIL import Image
+
+from pipeline import api
+from pipeline.errors import ConfigError
+from pipeline.retrain.ledger import Ledger, owner_of_this_process
+
+PROGRAM = (sys.executable, "-m", "pipeline")
+
+
+def alexnet(*words, cwd, code=0, **environment):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
+    done = subprocess.run([*PROGRAM, *words], check=False, cwd=cwd, env=kept | environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def told(*words, cwd, code=0, **environment):
+    return json.loads(alexnet("--json", *words, cwd=cwd, code=code, **environment).stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of pictures, enough for a schedule to be made for it."""
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "photos" / name / "1.png")
+    return tmp_path
+
+
+def test_the_next_due_times_in_both_zones(tmp_path):
+    found = told("schedule", "--cron", "0 3 * * 1", "--timezone", "Europe/Madrid", "--dry-run", cwd=tmp_path)
+    assert len(found["due"]) == 10
+    for due in found["due"]:
+        local = datetime.fromisoformat(due["local"])
+        assert (local.isoweekday(), local.hour, local.minute) == (1, 3, 0)
+        assert local.astimezone(UTC) == datetime.fromisoformat(due["utc"])
+    assert list(tmp_path.iterdir()) == []
+    shown = alexnet("schedule", "--every", "6h", "--dry-run", cwd=tmp_path).stdout
+    assert "every 6h" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("schedule",), "There is no schedule yet. Expected --cron or --every"),
+        (("schedule", "--cron", "0 3 31 2 *", "--dry-run"), "never comes"),
+        (("schedule", "--cron", "0 3 * * 1", "--every", "6h"), "A schedule needs one timing"),
+        (("schedule", "--every", "6h", "--timezone", "Europe/Madird"), "Did you mean `Europe/Madrid`?"),
+        (("schedule", "--every", "6h", "--set", "train.epoch=3"), "Did you mean `train.epochs`?"),
+        (("schedule", "--every", "6h", "--trigger", "drfit"), "drfit"),
+        (("schedule", "--every", "6h", "--name", "../x"), "cannot name a folder"),
+        (("schedule", "--every", "6h", "--once", "--dry-run"), "Expected one of --once, --dry-run"),
+        (("schedule", "--every", "6h", "--set", "tracking.enabled=no"), "A release lives in MLflow's registry"),
+        (("schedule", "--dry-run"), "There is no schedule 'main'"),
+        (("schedule", "--remove"), "There is no schedule 'main'"),
+        (("pause",), "There is no schedule 'main'"),
+        (("resume", "nightly"), "There is no schedule 'nightly'"),
+        (("now",), "There is no schedule 'main'"),
+        (("clean",), "There is no work directory mlruns"),
+        (("train", "schedule"), "stands alone"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence_and_leaves_nothing(tmp_path, words, sentence):
+    done = alexnet(*words, cwd=tmp_path, code=2)
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_refused_when_it_is_scheduled(tmp_path):
+    done = alexnet("schedule", "--every", "6h", "--dataset", "./nowhere", cwd=tmp_path, code=1)
+    assert "There is no folder nowhere." in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_name_that_nobody_knows_is_refused_when_it_is_scheduled(tmp_path):
+    done = alexnet("schedule", "--every", "6h", "--dataset", "cifar1o", cwd=tmp_path, code=1)
+    assert "Did you mean `cifar10`?" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_questions_about_nothing_have_answers(tmp_path):
+    assert told("schedules", cwd=tmp_path) == {"schedules": []}
+    assert told("history", cwd=tmp_path) == {"slots": []}
+    assert "`alexnet schedule --every 6h`" in alexnet("schedules", cwd=tmp_path).stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_schedule_keeps_what_was_meant_when_it_was_made(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    monkeypatch.setenv("ALEXNET_TRAIN__EPOCHS", "7")
+    (photos / "mine.yaml").write_text("train: {global_batch_size: 64}\n")
+    settings = {
+        "data.dataset": "photos",
+        "retrain.triggers": "age,drift",
+        "data.renamed_classes": "ox=cow",
+        "model.image_size": 32,
+        "data.short_side": 32,
+    }
+    made = api.schedule("nightly", every="1d", recipe="mine.yaml", settings=settings)
+    words = dict(zip(made.words[1::2], made.words[1::2], strict=True))
+    assert made.words[:2] == ("--recipe", str(photos / "mine.yaml"))
+    assert {f"data.dataset={photos / 'photos'}", "train.epochs=7", "retrain.triggers=age,drift", "data.renamed_classes=ox=cow"} <= set(
+        words
+    )
+    assert not any(word.startswith("train.global_batch_size") for word in words)
+    monkeypatch.setenv("ALEXNET_TRAIN__EPOCHS", "9")
+    assert api._retrain_config(made).triggers == ("age", "drift")
+    recipe, given = api._given_by(made.words)
+    again = api.resolve(recipe, given, environment={}).config
+    assert (again.train.epochs, again.train.global_batch_size, again.data.renamed_classes) == (7, 64, {"ox": "cow"})
+
+
+def test_a_schedule_without_a_dataset_takes_what_the_last_command_used(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    (photos / "mlruns").mkdir()
+    selected = {"data.dataset": str(photos / "photos"), "data.short_side": 40}
+    current = {"recipe": "folder", "stages": {"ingest": {"directory": "x", "settings": selected}}, "last": {}}
+    (photos / "mlruns" / "current.json").write_text(json.dumps(current))
+    words = api.schedule(every="1d", settings={"model.image_size": 32}).words
+    assert words[:2] == ("--recipe", "folder")
+    assert {f"data.dataset={photos / 'photos'}", "data.short_side=40", "model.image_size=32"} <= set(words)
+
+
+def test_models_are_shown_while_only_the_pictures_are_prepared(photos, monkeypatch):
+    """A dataset of small pictures is no reason to refuse a question that has nothing to do with it."""
+    monkeypatch.chdir(photos)
+    (photos / "mlruns").mkdir()
+    settings = {"data.dataset": str(photos / "photos"), "data.short_side": 32}
+    current = {"recipe": "folder", "stages": {"ingest": {"directory": "x", "settings": settings}}, "last": {}}
+    (photos / "mlruns" / "current.json").write_text(json.dumps(current))
+    with pytest.raises(ConfigError, match="There is no registry in mlruns"):
+        api.models()
+
+
+def test_names_of_schedules_are_completed(photos):
+    for name in ("nightly", "weekly"):
+        api.schedule(name, every="6h", settings={"data.dataset": str(photos / "photos")}, workdir=photos / "mlruns")
+    for words, word in (("alexnet pause ", "2"), ("alexnet schedule --name ", "3")):
+        shown = alexnet(cwd=photos, _ALEXNET_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=word).stdout
+        assert shown.split() == ["plain,nightly", "plain,weekly"]
+
+
+def test_pause_resume_and_remove(photos):
+    api.schedule("nightly", every="6h", settings={"data.dataset": str(photos / "photos")}, workdir=photos / "mlruns")
+    assert "is paused" in alexnet("pause", "nightly", cwd=photos).stdout
+    (row,) = told("schedules", cwd=photos)["schedules"]
+    assert (row["name"], row["timing"], row["state"], row["next_due"], row["last"]) == ("nightly", "every 6h", "paused", None, None)
+    alexnet("resume", "nightly", cwd=photos)
+    (row,) = told("schedules", cwd=photos)["schedules"]
+    due = datetime.fromisoformat(row["next_due"])
+    assert (row["state"], due.hour % 6, due.minute) == ("on", 0, 0)
+    alexnet("schedule", "--name", "nightly", "--remove", cwd=photos)
+    assert told("schedules", cwd=photos) == {"schedules": []}
+
+
+def test_once_with_nothing_due_ends_at_once(photos):
+    words = ("schedule", "--once", "--cron", "0 3 1 1 *", "--dataset", "photos")
+    assert "Nothing is due." in alexnet(*words, cwd=photos).stderr
+    assert told("history", cwd=photos) == {"slots": []}
+
+
+def test_a_slot_that_fails_says_why_and_exits_1(photos):
+    # Two pictures cannot be split, so ingest refuses them.
+    done = alexnet("schedule", "--once", "--name", "outer", "--dataset", "photos", cwd=photos, code=1)
+    (slot,) = told("history", "outer", cwd=photos)["slots"]
+    assert (slot["state"], slot["attempts"], slot["kind"]) == ("failed", 1, "scheduled")
+    assert slot["why"] in done.stderr
+    assert "Expected" in slot["why"]
+
+
+def test_the_scheduler_ends_by_sigterm_and_another_is_refused(photos):
+    words = ("schedule", "--every", "30d", "--dataset", "photos")
+    with subprocess.Popen([*PROGRAM, *words], cwd=photos, stderr=subprocess.PIPE, text=True) as first:
+        try:
+            while "Scheduling in" not in (line := first.stderr.readline()):
+                assert line, first.wait()
+            refused = alexnet("schedule", cwd=photos, code=75)
+            assert f"process {first.pid}" in refused.stderr
+            alexnet("schedule", "--name", "second", "--every", "1d", "--dataset", "photos", cwd=photos, code=75)
+            assert [row["name"] for row in told("schedules", cwd=photos)["schedules"]] == ["main", "second"]
+        finally:
+            first.send_signal(signal.SIGTERM)
+        assert first.wait(timeout=30) == 0
+
+
+def test_now_waits_for_nobody_where_it_is_interrupted(photos):
+    api.schedule(every="30d", settings={"data.dataset": str(photos / "photos")}, workdir=photos / "mlruns")
+    ledger = Ledger(photos / "mlruns" / "schedule.db")
+    slot = ledger.claim(owner_of_this_process(), ledger.ask("main"))  # this process is at work on one
+    with subprocess.Popen([*PROGRAM, "now"], cwd=photos, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as asked:
+        until = time.monotonic() + 30
+        while len(ledger.open_slots()) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        asked.send_signal(signal.SIGINT)
+        shown = asked.communicate(timeout=30)[1]
+    assert asked.returncode == 130
+    assert "goes on from here" in shown
+    assert [found.kind for found in ledger.open_slots()] == ["manual", "manual"]
+    assert ledger.open_slots()[0].key == slot.key
+
+
+@pytest.mark.parametrize("kind", ["systemd", "crontab", "kubernetes", "airflow", "prefect"])
+def test_emit_writes_what_an_engine_needs(photos, kind):
+    words = ("schedule", "--cron", "0 3 * * 1", "--dataset", "photos", "--emit", kind)
+    shown = alexnet(*words, cwd=photos).stdout
+    assert "schedule" in shown
+    assert "--once" in shown
+    written = alexnet(*words, "--output", "units", cwd=photos).stdout.split()
+    assert written
+    assert all((photos / name).is_file() for name in written)
+    assert not (photos / "mlruns").exists()
