@@ -309,7 +309,7 @@ def retrain(
 
             write_retraining(f"Retraining {slot}", records, folder / "report")
             decision = records.get(promote.name)
-            tracker.rename(f"{slot} {decision.outcome if isinstance(decision, Decision) else 'skipped'}")
+            tracker.rename(f"{decision.outcome if isinstance(decision, Decision) else 'skipped'}: {slot}")
             return folder / "report"
 
         started = time.monotonic()

@@ -179,7 +179,7 @@ def test_six_days(tmp_path):
     runs = client.search_runs(["1"], "tags.schedule = 'main'", order_by=["attributes.start_time"])
     assert len(runs) == 6
     assert [run.data.tags["retrain"] for run in runs] == ["yes", "no", "yes", "yes", "yes", "no"]
-    assert [run.info.run_name.rpartition(" ")[2] for run in runs] == [told[day][0]["outcome"] for day in outcomes]
+    assert [run.info.run_name.partition(":")[0] for run in runs] == [told[day][0]["outcome"] for day in outcomes]
     assert [run.info.status for run in runs] == ["FINISHED"] * 6
     for run, result in zip(runs, results.values(), strict=True):
         assert run.data.tags["slot"] == result["slot"]

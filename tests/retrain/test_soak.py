@@ -99,7 +99,8 @@ def test_fifty_retrainings_leave_the_scheduler_as_it_was(tmp_path):
             assert scheduler.wait(timeout=120) == 0
     slots = ledger.history(limit=100_000)
     assert {slot.state for slot in slots} <= {"ran", "coalesced", "due"}, [slot.why for slot in slots if slot.state == "failed"]
-    assert {slot.outcome for slot in slots if slot.state == "ran"} <= {"promoted", "refused"}  # one epoch makes worse ones, too
+    # One epoch makes worse ones, too, and a slot that comes before the next picture makes the same again.
+    assert {slot.outcome for slot in slots if slot.state == "ran"} <= {"promoted", "refused", "unchanged"}
     sys.stdout.write(json.dumps({"first": seen[0], "second": seen[min(4, len(seen) - 1)], "last": seen[-1]}))
     early, last = seen[min(4, len(seen) - 1)], seen[-1]
     assert last["resident"] - seen[0]["resident"] <= 20
