@@ -302,7 +302,9 @@ def retrain(
         before = settled(registry, slot)
         if before is not None:
             return write_result(before, folder)
-        runner = _runner(workdir, observer or Silent(), resolved, stages=RETRAIN_STAGES)
+        # Weights that were put in for the champion's are no setting that later commands should go on with.
+        selects = resolved.config.retrain.start != "champion"
+        runner = _runner(workdir, observer or Silent(), resolved, stages=RETRAIN_STAGES, selects=selects)
 
         def conclude(records: Mapping[str, Artifact]) -> Path:
             from pipeline.retrain.page import write_retraining
@@ -319,6 +321,7 @@ def retrain(
             Retraining.of(
                 slot,
                 {outcome.stage: outcome for outcome in outcomes},
+                name=resolved.config.release.name,
                 page=folder / "report" / RETRAINING_FILE,
                 seconds=time.monotonic() - started,
                 run_id=known.get("run_id", ""),
@@ -354,7 +357,7 @@ def schedule(
             engine of your own.
         timezone: whose wall clock `cron` means, such as Europe/Madrid.
         jitter: each start is up to so much later, such as `10m`.
-        recipe: as `retrain` takes it.
+        recipe: as `retrain` takes it. A schedule that is there already keeps its recipe and settings where neither is given.
         settings: as `retrain` takes them.
         workdir: the work directory.
         since: due times of a new schedule count from then, in UTC; from now without it.
@@ -367,11 +370,10 @@ def schedule(
 
     workdir = Path(workdir)
     check_name(name)
-    if cron or every or jitter:
-        timing = timing_of(cron, every, timezone, jitter)
-    else:
-        timing = next((found.timing for found in schedules(workdir) if found.name == name), Timing())
-    words = schedule_words(recipe, settings, workdir)
+    known = next((found for found in schedules(workdir) if found.name == name), None)
+    kept = known.timing if known else Timing()
+    timing = timing_of(cron, every, timezone, jitter) if cron or every or jitter else kept
+    words = known.words if known and recipe is None and not settings else schedule_words(recipe, settings, workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -389,9 +391,28 @@ def schedule_words(recipe: str | None, settings: Mapping[str, Any] | None, workd
 
         require_in_catalogue(resolved.config.data.dataset)
     said = resolved.recipe if resolved.recipe in recipe_names() else str(Path(resolved.recipe).expanduser().resolve())
-    given = (key for key, origin in resolved.origins.items() if origin not in ("default", f"recipe {resolved.recipe}"))
-    values = resolved.flat()
-    return ("--recipe", said, *(word for key in given for word in ("--set", f"{key}={_word_of(values[key])}")))
+    values, paths = resolved.flat(), _absolute_paths(resolved.config)
+    given = {key for key, origin in resolved.origins.items() if origin not in ("default", f"recipe {resolved.recipe}")} | paths.keys()
+    values |= paths
+    words = ("--recipe", said, *(word for key in values if key in given for word in ("--set", f"{key}={_word_of(values[key])}")))
+    try:
+        same = resolve(*_given_by(words), environment={}).flat() == values
+    except ConfigError:
+        same = False
+    if not same:
+        raise ConfigError(
+            "These settings cannot be kept for later: class names with a comma or an equals sign in data.renamed_classes have no way "
+            "onto a command line. Expected names without. Put them into a recipe and type --recipe FILE.yaml."
+        )
+    return words
+
+
+def _absolute_paths(config: Config) -> dict[str, str]:
+    """Return the settings that name files, wherever they came from, so that they mean the same from another folder."""
+    found = {"model.weights": config.model.weights} if config.model.weights else {}
+    if kind_of(config.data.dataset) in ("folder", "manifest"):
+        found["data.dataset"] = config.data.dataset
+    return {key: str(at(path).resolve()) for key, path in found.items()}
 
 
 def schedules(workdir: Path | str = DEFAULT_WORKDIR) -> list[Schedule]:
@@ -431,8 +452,10 @@ def emit(
     from pipeline.retrain.emit import emit as write
 
     workdir = Path(workdir)
+    known = next((found for found in schedules(workdir) if found.name == name), None)
     if cron or every:
-        timing, words = timing_of(cron, every, timezone, jitter), schedule_words(recipe, settings, workdir)
+        timing = timing_of(cron, every, timezone, jitter)
+        words = known.words if known and recipe is None and not settings else schedule_words(recipe, settings, workdir)
     else:
         found = find_schedule(name, workdir)
         timing, words = found.timing, found.words
@@ -469,8 +492,15 @@ def unschedule(name: str = DEFAULT_SCHEDULE, workdir: Path | str = DEFAULT_WORKD
 
 
 def history(name: str = "", limit: int = 50, workdir: Path | str = DEFAULT_WORKDIR) -> list[Slot]:
-    """Return the latest slots of a schedule, or of all, and what became of each, the newest first."""
-    return _ledger(Path(workdir)).history(name, limit)
+    """Return the latest slots of a schedule, or of all, and what became of each, the newest first.
+
+    Raises:
+        ConfigError: there is no such schedule, and never was a slot of it.
+    """
+    slots = _ledger(Path(workdir)).history(name, limit)
+    if name and not slots:
+        find_schedule(name, workdir)
+    return slots
 
 
 def run_schedules(
@@ -533,7 +563,13 @@ def retrain_now(
 
 
 def clean(
-    *, keep: int | None = None, dry_run: bool = False, settings: Mapping[str, Any] | None = None, workdir: Path | str = DEFAULT_WORKDIR
+    *,
+    keep: int | None = None,
+    dry_run: bool = False,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workdir: Path | str = DEFAULT_WORKDIR,
+    wait: bool = False,
 ) -> Plan:
     """Remove what nobody needs any more from a work directory, or only say what that would be.
 
@@ -543,8 +579,10 @@ def clean(
     Args:
         keep: how many retrainings stay besides; `retrain.keep` without it.
         dry_run: remove nothing.
+        recipe: as `run` takes it.
         settings: as `run` takes them.
         workdir: the work directory.
+        wait: wait for another process that holds the work directory, instead of failing.
 
     Raises:
         BusyError: another process works in it.
@@ -552,12 +590,12 @@ def clean(
     from pipeline.retrain import retention
 
     workdir = Path(workdir)
-    config = _store_settings(None, settings, workdir).config
+    config = _store_settings(recipe, settings, workdir).config
     if not workdir.is_dir():
         raise ConfigError(f"There is no work directory {workdir}. Expected one in which a command has run. Name it with --workdir.")
     if dry_run:
         return retention.plan(workdir, config, keep=keep or config.retrain.keep, retrainings_only=False)
-    with work_directory(workdir):
+    with work_directory(workdir, wait=wait):
         found = retention.plan(workdir, config, keep=keep or config.retrain.keep, retrainings_only=False)
         retention.apply(found)
         return found
@@ -595,7 +633,7 @@ def last_settings(recipe: str | None, settings: Mapping[str, Any] | None, workdi
     if recipe is not None or "data.dataset" in given:
         return recipe, dict(settings or {})
     found, remembered = _runner(workdir).remembered()
-    remembered = {key: value for key, value in remembered.items() if not key.startswith("release.")}
+    remembered |= {"release.approve": False, "release.dry_run": False} if remembered else {}  # a person's word for that one time
     return found, {key: value for key, value in remembered.items() if key not in given} | dict(settings or {})
 
 
@@ -752,6 +790,8 @@ def _runner(
     resolved: Resolved | None = None,
     joins: Callable[[Runner], bool] = lambda _: False,
     stages: tuple[Stage, ...] = (*STAGES, promote),
+    *,
+    selects: bool = True,
 ) -> Runner:
     """Return the runner of a work directory; `joins` says, when a stage is about to run, whether its process meets other workers."""
 
@@ -764,7 +804,7 @@ def _runner(
     alone = resolved is not None and resolved.config.model.classes > 0
     foreign = resolved is not None and bool(resolved.config.evaluate.model)
     stages = (build_alone,) if alone else _STAGES_OF_A_MODEL if foreign else stages
-    runner = Runner(stages, workdir, observer or Silent(), prepare, selects=not foreign)
+    runner = Runner(stages, workdir, observer or Silent(), prepare, selects=selects and not foreign)
     return runner
 
 

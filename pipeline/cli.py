@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from pipeline.errors import GateError, Interrupted, LostWorkerError, PipelineError, Terminated
+from pipeline.errors import DatasetError, GateError, Interrupted, LostWorkerError, PipelineError, Terminated
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -366,7 +366,8 @@ def _run_stages(invocation: Invocation, stages: Sequence[str]) -> None:
     if result.not_recorded:
         _say_not_recorded(result.not_recorded)
     if result.decision is not None and result.decision.outcome == "refused":
-        raise GateError(f"The candidate was refused and the champion stays: {result.decision.reason}")
+        stays = "and the champion stays" if result.decision.champion else "and there is no champion yet"
+        raise GateError(f"The candidate was refused {stays}: {result.decision.reason}")
 
 
 def _say_not_recorded(why: str) -> None:
@@ -527,7 +528,7 @@ RETRAIN_OPTIONS = (
 TIMING_OPTIONS = (
     click.option("--cron", default="", metavar="EXPRESSION", help="When, as cron says it: '0 3 * * 1' is Mondays at 3; or @daily, ..."),
     click.option("--every", default="", metavar="TIME", help="Or every so often: 6h, 90m, 1d."),
-    click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Whose clock --cron means, such as Europe/Madrid."),
+    click.option("--timezone", default="", metavar="ZONE", help="Whose clock --cron means, such as Europe/Madrid.  [default: UTC]"),
     click.option("--jitter", default="", metavar="TIME", help="Start up to so much later, always the same for one due time: 10m."),
 )
 
@@ -568,16 +569,42 @@ def schedule(
     once, dry_run, remove = (words.pop(key) for key in ("once", "dry_run", "remove"))
     if sum(map(bool, (once, dry_run, remove, emit))) > 1:
         raise click.UsageError("Expected one of --once, --dry-run, --emit and --remove, or none. Leave the others out.")
-    timed = any(words[key] for key in ("cron", "every"))
+    timed, with_settings = any(words[key] for key in ("cron", "every")), bool(invocation.settings or invocation.recipe)
+    _require_sense(words, output, timed=timed, with_settings=with_settings, remove=remove, emit=emit, dry_run=dry_run, once=once)
+    words["timezone"] = words["timezone"] or "UTC"
     if remove:
         api.unschedule(name, invocation.workdir)
-        click.echo(f"The schedule {name} is removed; `alexnet history` still shows what it did.")
+        _say_done(invocation, name, "removed", f"The schedule {name} is removed; `alexnet history` still shows what it did.")
     elif dry_run:
         _show_due(invocation, name, timed, words)
     elif emit:
         _emit(invocation, name, emit, output, words)
     else:
         _run_schedules(invocation, name, timed=timed, once=once, timing=words)
+
+
+def _require_sense(words: dict[str, str], output: Path | None, *, timed: bool, with_settings: bool, **ways: Any) -> None:
+    """Refuse options of `schedule` that would change nothing."""
+    useless = [f"--{key}" for key in ("timezone", "jitter") if words[key] and not timed]
+    useless += ["--output"] if output is not None and not ways["emit"] else []
+    useless += ["a timing or settings"] if ways["remove"] and (timed or with_settings) else []
+    useless += ["settings"] if with_settings and not timed and (ways["dry_run"] or ways["emit"]) else []
+    if useless:
+        raise click.UsageError(
+            f"{' and '.join(useless)} would change nothing here. Expected --cron or --every with a timing's options and with settings, and "
+            "--output with --emit. Leave out what is not meant."
+        )
+    if with_settings and not timed and not any(ways.values()):
+        raise click.UsageError("Settings come with a timing. Expected --cron or --every too, such as --every 6h, or --once.")
+
+
+def _say_done(invocation: Invocation, name: str, became: str, text: str) -> None:
+    from pipeline.console import print_json
+
+    if invocation.json:
+        print_json(invocation.output(), {"schedule": name, "state": became})
+    else:
+        click.echo(text)
 
 
 def _show_due(invocation: Invocation, name: str, timed: bool, words: dict[str, str]) -> None:
@@ -598,39 +625,50 @@ def _emit(invocation: Invocation, name: str, kind: str, output: Path | None, wor
     from pipeline import api
 
     files = api.emit(kind, name, **words, recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir)
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-    for file, text in files.items():
-        if output is None:
+    if output is None:
+        for file, text in files.items():
             click.echo(f"# --- {file}\n{text}" if len(files) > 1 else text, nl=False)
-        else:
-            (output / file).write_text(text, encoding="utf-8")
-            click.echo(str(output / file))
+        return
+    if output.exists() and not output.is_dir():
+        raise click.UsageError(f"--output names a file, {output}. Expected a folder, which is made if it is not there. Name another.")
+    output.mkdir(parents=True, exist_ok=True)
+    for file, text in files.items():
+        (output / file).write_text(text, encoding="utf-8")
+        _say_done(invocation, name, str(output / file), str(output / file))
 
 
 def _run_schedules(invocation: Invocation, name: str, *, timed: bool, once: bool, timing: dict[str, str]) -> None:
     from pipeline import api
+    from pipeline.console import print_json
     from pipeline.retrain.due import describe
 
     say = _says(invocation)
     asked_for_settings = bool(invocation.settings or invocation.recipe)
     known = {found.name for found in api.schedules(invocation.workdir)}
-    if timed or asked_for_settings or (once and name not in known):
-        if not timed and name in known and not once:
-            raise click.UsageError(
-                f"Settings belong to a timing. Expected --cron or --every as well. The schedule {name} has them already."
-            )
+    if once and not (timed or asked_for_settings or name in known):
+        raise click.UsageError(
+            f"There is no schedule {name} yet. Expected its settings, such as --dataset photos, and --cron or --every unless another "
+            "engine is the clock."
+        )
+    if timed or asked_for_settings:
         # What calls at a due time is seconds late.
         since = datetime.now(UTC) - timedelta(minutes=2) if once else None
-        found = api.schedule(
-            name, **timing, recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir, since=since
-        )
-        say(f"schedule {found.name}: {describe(found.timing)}")
+        try:
+            found = api.schedule(
+                name, **timing, recipe=invocation.recipe, settings=invocation.settings, workdir=invocation.workdir, since=since
+            )
+            say(f"schedule {found.name}: {describe(found.timing)}; {' '.join(found.words)}")
+        except DatasetError:
+            # What the slot says of it is in the history, and the hook is told.
+            if not (once and name in known):
+                raise
     if once:
         stop = _Stop()
         slot = api.retrain_once(name, invocation.workdir, stop=stop, wait=invocation.wait, say=say)
         if slot is None:
             say("Nothing is due.")
+            if invocation.json:
+                print_json(invocation.output(), {"slot": None})
         else:
             _show_slot(invocation, slot, stop)
         return
@@ -660,7 +698,8 @@ class _Stop(threading.Event):
 
     def _take(self, number: int, _frame: object) -> None:
         self.number = number
-        self.set()
+        # In a thread: this one may stand in the middle of `wait`, which holds what `set` wants.
+        threading.Thread(target=self.set, daemon=True).start()
 
 
 def _show_slot(invocation: Invocation, slot: Slot, stop: _Stop) -> None:
@@ -677,7 +716,7 @@ def _show_slot(invocation: Invocation, slot: Slot, stop: _Stop) -> None:
     if slot.state == "failed":
         raise PipelineError(f"The retraining {slot.key} failed: {slot.why}")
     if slot.outcome == "refused":
-        raise GateError(f"The candidate was refused and the champion stays: {slot.why}")
+        raise GateError(slot.why)
 
 
 @cli.command(cls=_Last)
@@ -716,7 +755,9 @@ def pause(invocation: Invocation, name: str) -> None:
     from pipeline import api
 
     api.pause(name, invocation.workdir)
-    click.echo(f"The schedule {name} is paused: its due times are skipped. `alexnet resume {name}` lets it go on.")
+    _say_done(
+        invocation, name, "paused", f"The schedule {name} is paused: its due times are skipped. `alexnet resume {name}` lets it go on."
+    )
 
 
 @cli.command(cls=_Last)
@@ -727,12 +768,12 @@ def resume(invocation: Invocation, name: str) -> None:
     from pipeline import api
 
     api.resume(name, invocation.workdir)
-    click.echo(f"The schedule {name} goes on with its next due time.")
+    _say_done(invocation, name, "on", f"The schedule {name} goes on with its next due time.")
 
 
 @cli.command(cls=_Last)
 @click.argument("name", default="", shell_complete=_complete_schedule)
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="How many slots, the newest first.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="How many slots, the newest first.")
 @_shared
 def history(invocation: Invocation, name: str, limit: int) -> None:
     """Show what became of each due time of a schedule, or of all."""
@@ -755,7 +796,14 @@ def clean(invocation: Invocation, keep: int | None, dry_run: bool) -> None:
     from pipeline import api
     from pipeline.console import plan_dict, print_json, show_plan
 
-    plan = api.clean(keep=keep, dry_run=dry_run, settings=invocation.settings, workdir=invocation.workdir)
+    plan = api.clean(
+        keep=keep,
+        dry_run=dry_run,
+        recipe=invocation.recipe,
+        settings=invocation.settings,
+        workdir=invocation.workdir,
+        wait=invocation.wait,
+    )
     if invocation.json:
         print_json(invocation.output(), plan_dict(plan, dry_run=dry_run))
     else:
@@ -803,7 +851,7 @@ def retrain(invocation: Invocation, dataset: str | None, triggers: str | None, s
     if result.not_recorded:
         _say_not_recorded(result.not_recorded)
     if result.outcome == "refused":
-        raise GateError(f"The candidate was refused and the champion stays: {result.why}")
+        raise GateError(result.why)
 
 
 @cli.command(cls=_Last)

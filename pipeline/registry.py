@@ -31,7 +31,7 @@ from pipeline.tracking import connect, experiment_of, save_keras_flavour, store_
 
 CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"
 RELEASE_TAG, MODEL_TAG, GATE_TAG, WITHDRAWN_TAG = "release_sha256", "model_sha256", "gate", "withdrawn"
-TRAINING_TAG, SLOT_TAG = "training_sha256", "slot"  # what decided the training besides the pictures; the retraining that made it
+SETTINGS_TAG, SLOT_TAG = "settings_sha256", "slot"  # what decided, besides the pictures, what became of it; the retraining that made it
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _REFERENCE = re.compile(r"^models:/([^/@]+)(?:/([0-9]+)|@([A-Za-z0-9_-]+))$")
 _LEASE_SECONDS = 600.0  # no alias takes longer to move; after that its owner on another machine is believed to be gone
@@ -320,6 +320,17 @@ def _all_versions(client: Any, condition: str) -> list[Any]:
         found, token = [*found, *page], page.token
         if not token:
             return found
+
+
+def released_models(config: TrackingConfig, workdir: Path) -> tuple[str, ...]:
+    """Return the names of the registered models that have a version of ours.
+
+    Raises:
+        TrackingError: the registry does not answer.
+    """
+    with _answering(Registry("", config, workdir)):
+        versions = _all_versions(connect(config, workdir), "")
+        return tuple(sorted({version.name for version in versions if RELEASE_TAG in version.tags}))
 
 
 def files_in_use(config: TrackingConfig, workdir: Path) -> dict[str, frozenset[str]]:

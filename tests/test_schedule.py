@@ -63,6 +63,17 @@ def test_the_next_due_times_in_both_zones(tmp_path):
         (("schedule", "--every", "6h", "--once", "--dry-run"), "Expected one of --once, --dry-run"),
         (("schedule", "--every", "6h", "--set", "tracking.enabled=no"), "A release lives in MLflow's registry"),
         (("schedule", "--dry-run"), "There is no schedule 'main'"),
+        (("schedule", "--dataset", "digits"), "Settings come with a timing"),
+        (("schedule", "--jitter", "5m"), "--jitter would change nothing here"),
+        (("schedule", "--timezone", "UTC", "--once"), "--timezone would change nothing here"),
+        (("schedule", "--every", "6h", "--output", "units"), "--output would change nothing here"),
+        (("schedule", "--remove", "--every", "6h"), "a timing or settings would change nothing here"),
+        (("schedule", "--emit", "crontab", "--dataset", "digits"), "settings would change nothing here"),
+        (("schedule", "--once", "--name", "typo"), "There is no schedule typo yet. Expected its settings"),
+        (("schedule", "--every", "6h", "--name", "by-hand"), "cannot name a folder"),
+        (("schedule", "--every", "6h", "--name", "_x"), "cannot name a folder"),
+        (("history", "nosuch"), "There is no schedule 'nosuch'"),
+        (("history", "--limit", "99999999999999999999"), "is not in the range"),
         (("schedule", "--remove"), "There is no schedule 'main'"),
         (("pause",), "There is no schedule 'main'"),
         (("resume", "nightly"), "There is no schedule 'nightly'"),
@@ -121,6 +132,52 @@ def test_a_schedule_keeps_what_was_meant_when_it_was_made(photos, monkeypatch):
     recipe, given = api._given_by(made.words)
     again = api.resolve(recipe, given, environment={}).config
     assert (again.train.epochs, again.train.global_batch_size, again.data.renamed_classes) == (7, 64, {"ox": "cow"})
+
+
+def test_a_schedule_that_is_there_keeps_its_settings_where_none_are_given(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    made = api.schedule(every="6h", settings={"data.dataset": "photos", "train.epochs": 3})
+    (photos / "mlruns" / "current.json").write_text(json.dumps({"recipe": "digits", "stages": {}, "last": {}}))
+    again = api.schedule(every="12h")
+    assert again.words == made.words
+    assert again.timing.every_seconds == 12 * 3600
+
+
+def test_paths_mean_the_same_from_another_folder_wherever_they_came_from(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    (photos / "mine.yaml").write_text("data: {dataset: photos}\n")
+    wanted = f"data.dataset={photos / 'photos'}"
+    assert wanted in api.schedule("recipe", every="6h", recipe="mine.yaml").words
+    monkeypatch.setenv("ALEXNET_DATA__DATASET", "photos")
+    assert wanted in api.schedule("environment", every="6h").words
+
+
+def test_settings_that_no_command_line_can_say_are_refused_when_they_are_scheduled(photos):
+    settings = {"data.dataset": str(photos / "photos"), "data.renamed_classes": {"ox": "cow, or bull"}}
+    with pytest.raises(ConfigError, match="no way onto a command line"):
+        api.schedule(every="6h", settings=settings, workdir=photos / "mlruns")
+
+
+def test_a_folder_that_is_away_at_a_slot_of_another_engine_is_a_failed_slot_that_the_hook_hears_of(photos):
+    words = ("schedule", "--once", "--name", "outer", "--dataset", "photos", "--set", "retrain.hook=cat > told.json")
+    alexnet(*words, cwd=photos, code=1)  # two pictures are too few
+    (photos / "photos").rename(photos / "elsewhere")
+    alexnet(*words, cwd=photos, code=1)
+    latest = told("history", "outer", cwd=photos)["slots"][0]
+    assert (latest["state"], latest["hook"]) == ("failed", "told")
+    assert "There is no folder" in latest["why"]
+    assert json.loads((photos / "told.json").read_text())["slot"] == latest["slot"]
+
+
+def test_a_file_of_a_name_of_ours_in_the_folder_is_not_taken_for_the_program(photos):
+    (photos / "pipeline.py").write_text("raise SystemExit('shadowed')")
+    api.schedule(every="30d", settings={"data.dataset": str(photos / "photos")}, workdir=photos / "mlruns")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
+    done = subprocess.run(
+        [*PROGRAM[:1], "-P", "-m", "pipeline", "now"], cwd=photos, env=environment, check=False, capture_output=True, text=True, timeout=120
+    )
+    assert "shadowed" not in done.stderr
+    assert "Expected" in done.stderr  # two pictures are too few
 
 
 def test_a_schedule_without_a_dataset_takes_what_the_last_command_used(photos, monkeypatch):

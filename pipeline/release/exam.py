@@ -11,6 +11,7 @@ A picture of the champion's test that the candidate may have been trained on, be
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,15 +55,16 @@ def own_exam(labels: Integers, text: str = "") -> Exam:
     return Exam(np.arange(len(labels)), labels, nothing, nothing, text=text)
 
 
-def frozen_exam(dataset: DatasetArtifact, earlier: DatasetArtifact) -> Exam:
+def frozen_exam(dataset: DatasetArtifact, earlier: DatasetArtifact, renamed: Mapping[str, str] | None = None) -> Exam:
     """Return the pictures that count for a candidate of one dataset, where the champion was released by the test split of another.
 
     Args:
         dataset: the candidate's.
         earlier: the champion's.
+        renamed: old name -> new name of classes.
     """
     contents, labels = read_index(earlier, "test")
-    classes = np.asarray([dataset.class_names.index(name) if name in dataset.class_names else -1 for name in earlier.class_names])
+    classes = places_of(earlier.class_names, dataset.class_names, renamed or {})
     own_contents, own_labels = read_index(dataset, "test")
     trained = np.concatenate([read_index(dataset, split)[0] for split in ("train", "validation")])
     counts = (classes[labels] >= 0) & ~np.isin(contents, trained)
@@ -99,6 +101,12 @@ def _text(*, frozen: int, gone: int, relabelled: int, left_out: int, added: int,
     parts += [f". {left_out:,} of its pictures are left out: they are in the training now, or their class is gone"] if left_out else []
     parts += [f". {waiting:,} new test pictures do not count before a candidate made with them is promoted"] if waiting else []
     return "".join(parts) + "."
+
+
+def places_of(names: Sequence[str], among: Sequence[str], renamed: Mapping[str, str]) -> Integers:
+    """Return the places of class names among others, int64 [names], -1 for one that is not there."""
+    now = [renamed.get(name, name) for name in names]
+    return np.asarray([among.index(name) if name in among else -1 for name in now], np.int64)
 
 
 def dataset_of(digest: str, workdir: Path) -> DatasetArtifact | None:

@@ -222,7 +222,8 @@ def _evaluation_of(model_sha256: str, workdir: Path) -> EvaluationReport | None:
     return None
 
 
-def training_digest(config: Config) -> str:
-    """Return the SHA-256 of the settings that decide, with the pictures, what is trained."""
+def settings_digest(config: Config) -> str:
+    """Return the SHA-256 of the settings that decide, with the pictures and the champion, what is trained and what the gate says of it."""
     train = config.train.model_dump(mode="json", exclude=set(config.train.WITHOUT_EFFECT))
-    return digest_of({"model": config.model.model_dump(mode="json"), "train": train})
+    gate = config.release.model_dump(mode="json", exclude={"approve", "dry_run"})
+    return digest_of({"model": config.model.model_dump(mode="json"), "train": train, "release": gate})

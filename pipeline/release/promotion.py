@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,11 +32,11 @@ from pipeline.evaluate.metrics import Floats, Integers, Tally, chance_calibratio
 from pipeline.evaluate.predictions import logits_at, read_logits
 from pipeline.evaluate.report import spread_positions
 from pipeline.evaluate.speed import measure_speed
-from pipeline.registry import MODEL_TAG, RELEASE_TAG, SLOT_TAG, TRAINING_TAG, Registry, Version
+from pipeline.registry import MODEL_TAG, RELEASE_TAG, SETTINGS_TAG, SLOT_TAG, Registry, Version
 from pipeline.release.classify import TOLERANCE, Classifier, load_classifier
-from pipeline.release.exam import Exam, dataset_of, frozen_exam, own_exam
+from pipeline.release.exam import Exam, dataset_of, frozen_exam, own_exam, places_of
 from pipeline.release.gate import Answers, Measured, judge, needed_text
-from pipeline.release.package import GoldenPicture, Release, open_version, read_package, training_digest, write_package
+from pipeline.release.package import GoldenPicture, Release, open_version, read_package, settings_digest, write_package
 from pipeline.release.rehearsal import rehearse
 from pipeline.release.settlement import Offer, Settled, Verdict, settle, whole
 
@@ -232,10 +232,11 @@ def judge_against(
         given = Answers(candidate.labels, candidate.answers)
         return Verdict(candidate.checks + _checks(given, candidate.measured, names, config), images=len(candidate.labels))
     classifier = load_classifier(open_version(champion, context.tracking, context.workdir), batch=_WINDOW)
-    exam = exam_for(dataset, candidate.labels, classifier.release.dataset_digest, config, context.workdir)
+    renamed = context.config.data.renamed_classes
+    exam = exam_for(dataset, candidate.labels, classifier.release.dataset_digest, config, context.workdir, renamed)
     who = f"champion, version {champion.number},"
     logits, _ = _scored(classifier, load_split(dataset, "test", in_memory=False), who, context)
-    known = np.asarray([names.index(name) if name in names else -1 for name in classifier.release.class_names])
+    known = places_of(classifier.release.class_names, names, renamed)
     own = known[logits.argmax(axis=1)]
     theirs, candidates = own[exam.own], candidate.answers[exam.own]
     if len(exam.gone) and exam.earlier is not None:
@@ -247,7 +248,8 @@ def judge_against(
     given = Answers(exam.labels, candidates, theirs, shared)
     measured = replace(candidate.measured, majority_error=float(np.mean(exam.labels != majority_class(dataset.class_counts["train"]))))
     checks = _checks(given, measured, names, config)
-    if missing := [name for name in classifier.release.class_names if name not in names]:
+    dropped = {name for name, now in renamed.items() if not now}  # by the person who named them
+    if missing := [name for name, place in zip(classifier.release.class_names, known, strict=True) if place < 0 and name not in dropped]:
         checks += (_lost_classes(missing),)
     return Verdict(
         candidate.checks + checks,
@@ -259,7 +261,9 @@ def judge_against(
     )
 
 
-def exam_for(dataset: DatasetArtifact, labels: Integers, champion_digest: str, config: ReleaseConfig, workdir: Path) -> Exam:
+def exam_for(
+    dataset: DatasetArtifact, labels: Integers, champion_digest: str, config: ReleaseConfig, workdir: Path, renamed: Mapping[str, str]
+) -> Exam:
     """Return the pictures that both are judged by.
 
     Args:
@@ -268,6 +272,7 @@ def exam_for(dataset: DatasetArtifact, labels: Integers, champion_digest: str, c
         champion_digest: of the dataset that the champion was released by.
         config: whether these are the champion's test pictures or the candidate's.
         workdir: where the champion's dataset may be.
+        renamed: old name -> new name of classes.
     """
     if champion_digest == dataset.digest:
         return own_exam(labels)
@@ -276,7 +281,7 @@ def exam_for(dataset: DatasetArtifact, labels: Integers, champion_digest: str, c
     earlier = dataset_of(champion_digest, workdir)
     if earlier is None:
         return own_exam(labels, f"The champion's dataset is not in {workdir}, so the test split as it is now is what counts. {_STRANGE}")
-    return frozen_exam(dataset, earlier)
+    return frozen_exam(dataset, earlier, renamed)
 
 
 def _checks(given: Answers, measured: Measured, names: Sequence[str], config: ReleaseConfig) -> tuple[GateCheck, ...]:
@@ -314,7 +319,7 @@ def _tags(candidate: Candidate, report: EvaluationReport, context: Context) -> d
         "images": str(len(candidate.labels)),
         "temperature": f"{report.temperature:.6g}",
         "run_key": context.run.key,
-        TRAINING_TAG: training_digest(context.config),
+        SETTINGS_TAG: settings_digest(context.config),
         **({SLOT_TAG: context.tags[SLOT_TAG]} if SLOT_TAG in context.tags else {}),
     }
 

@@ -86,7 +86,7 @@ def emit(kind: str, schedule_name: str, timing: Timing, words: Sequence[str], wo
     job = _Job(
         schedule_name,
         timing,
-        (str(python.absolute()), "-m", "pipeline"),
+        (str(python.absolute()), "-P", "-m", "pipeline"),
         ("schedule", "--name", schedule_name, "--once", "--workdir", str(place), *words),
         str(place.parent),
     )

@@ -33,7 +33,7 @@ from pipeline import tracking
 from pipeline.artifacts import Artifact
 from pipeline.config import Config
 from pipeline.engine import write_atomically
-from pipeline.registry import CHAMPION, PREVIOUS, RELEASE_TAG, SLOT_TAG, Registry, Version, files_in_use
+from pipeline.registry import CHAMPION, PREVIOUS, RELEASE_TAG, SLOT_TAG, Registry, Version, files_in_use, released_models
 from pipeline.tracking import REMOVED, StoredModel, StoredRun
 
 Kind = Literal[
@@ -266,7 +266,7 @@ def _scene(scene: _Scene) -> _Scene:
     slots, tracked, workdir = tuple(_slots(scene.workdir)), scene.config.tracking, scene.workdir
     if not tracked.uri and not (workdir / "mlflow.db").exists():
         return replace(scene, slots=slots)
-    names = sorted({scene.config.release.name} | {str(slot.result["name"]) for slot in slots if slot.result.get("name")})
+    names = sorted({scene.config.release.name, *released_models(tracked, workdir)})
     versions = [version for name in names for version in Registry(name, tracked, workdir).versions()]
     models = {model.model_id: model for name in names for model in tracking.stored_models(tracked, workdir, name)}
     with_runs = (

@@ -75,7 +75,7 @@ class Retraining:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, slot: str, outcomes: Mapping[str, Outcome], *, page: Path, seconds: float, **run: str) -> Self:
+    def of(cls, slot: str, outcomes: Mapping[str, Outcome], *, name: str, page: Path, seconds: float, **run: str) -> Self:
         """Return what became of a slot whose stages ended so."""
         review = cast(Review, outcomes["review"].artifact)
         decision = cast("Decision | None", outcomes["promote"].artifact if "promote" in outcomes else None)
@@ -84,7 +84,7 @@ class Retraining:
             outcome=decision.outcome if decision else "skipped",
             why=verdict(review, decision),
             triggers=review.triggers,
-            name=decision.name if decision else "",
+            name=name,
             version=decision.version if decision else "",
             champion=decision.champion if decision else review.champion,
             page=str(page),
@@ -104,6 +104,8 @@ def verdict(review: Review, decision: Decision | None) -> str:
     if decision is None:
         return f"No reason to train again: {review.brief}."
     became = _BECAME[decision.outcome].format(version=decision.version, champion=decision.champion or decision.version)
+    if decision.outcome == "refused" and not decision.champion:
+        became = "Trained again, and refused: there is still no champion"
     failed = ", ".join(check.name for check in decision.checks if not check.passed)
     reason = f"; what does not hold: {failed}" if failed else "" if decision.outcome == "promoted" else f": {decision.reason.rstrip('.')}"
     return f"{became}{reason}. Trained because: {review.brief}."

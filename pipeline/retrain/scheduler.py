@@ -47,7 +47,7 @@ _SAME_COMPLAINT_SECONDS = 600.0
 _LEAST_FREE_BYTES = 500_000_000
 _MOST_ATTEMPTS = 100  # of one slot: starts that neither end nor fail take the scheduler, or the machine, with them
 _LOG_BYTES, _LOG_FILES = 1_000_000, 5
-_OUTCOMES = ("promoted", "refused", "unchanged", "waiting", "skipped")
+_OUTCOMES = ("promoted", "refused", "unchanged", "waiting", "would promote", "skipped")
 _TOLD = ("promoted", "refused", "waiting")  # the last waits for a person
 # Reasons that may pass, by the names of pipeline.errors; OSError is a folder or a process that could not be made.
 _MAY_PASS = ("BusyError", "LostWorkerError", "TrackingError", "OutOfMemoryError", "HungError", "OSError", "signal")
@@ -179,6 +179,12 @@ def _run_due(work: Work, name: str) -> Slot | None:
             done = run_slot(work, slot)
         else:
             _set_down(work, slot)
+    others = [slot for slot in work.ledger.open_slots() if slot.state == "claimed" and slot.owner != work.owner]
+    if others:
+        raise BusyError(
+            f"The slot {others[0].key} is claimed by {owner_text(others[0].owner)}, which was heard of lately. Expected one at a time. "
+            "Type the command again when it has ended, or 15 minutes after it was lost."
+        )
     schedule = work.ledger.schedule(name)
     waiting = [slot for slot in work.ledger.open_slots() if slot.schedule == name and slot.state == "due"]
     if not schedule.timing.by_itself and not schedule.paused and not waiting and done is None:
@@ -485,7 +491,8 @@ def _settings(work: Work, schedule: Schedule | None) -> tuple[RetrainConfig, _En
     try:
         return work.config(schedule) if schedule else RetrainConfig(), None
     except PipelineError as error:
-        return RetrainConfig(), _Ending("failed", str(error))
+        hook = next((word.partition("=")[2] for word in schedule.words if word.startswith("retrain.hook=")), "") if schedule else ""
+        return RetrainConfig(hook=hook), _Ending("failed", str(error))
 
 
 def _ending_of(result: Mapping[str, Any] | None) -> _Ending | None:
@@ -546,7 +553,7 @@ def slot_folder(workdir: Path, slot: Slot) -> Path:
 
 def child_words(workdir: Path, slot: Slot, schedule: Schedule) -> list[str]:
     """Return the command line of a slot's work."""
-    words = [sys.executable, "-m", "pipeline", "retrain", "--workdir", str(workdir), "--json", "--wait", "--slot", slot.key]
+    words = [sys.executable, "-P", "-m", "pipeline", "retrain", "--workdir", str(workdir), "--json", "--wait", "--slot", slot.key]
     return [*words, *schedule.words]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.artifacts import DatasetArtifact, Review
 from pipeline.config import RetrainConfig
 from pipeline.engine import Context, stage
-from pipeline.registry import TRAINING_TAG, Registry, Version
+from pipeline.registry import SETTINGS_TAG, Registry, Version
 
 if TYPE_CHECKING:
     from pipeline.retrain.triggers import Verdict
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @stage(always=True)  # the champion may be another one each time, and it grows older
 def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) -> Review:
     """Look at the new pictures and at the champion, and say whether to train again and why."""
-    from pipeline.release.package import training_digest
+    from pipeline.release.package import settings_digest
     from pipeline.retrain.facts import measure
     from pipeline.retrain.page import write_review
     from pipeline.retrain.triggers import decide
@@ -27,7 +27,7 @@ def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) ->
     facts, notes = measure(dataset, champion, config, context.tracking, context.workdir, context.progress)
     verdict = decide(facts, config)
     if verdict.retrain and champion is not None and "always" not in config.triggers:
-        verdict = _unless_tried(verdict, registry, champion, dataset.digest, training_digest(context.config))
+        verdict = _unless_tried(verdict, registry, champion, dataset.digest, settings_digest(context.config))
     found = Review(
         directory=context.directory,
         retrain=verdict.retrain,
@@ -47,12 +47,12 @@ def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) ->
     return found
 
 
-def _unless_tried(verdict: Verdict, registry: Registry, champion: Version, dataset_digest: str, training: str) -> Verdict:
+def _unless_tried(verdict: Verdict, registry: Registry, champion: Version, dataset_digest: str, settings: str) -> Verdict:
     """Keep the champion where the same pictures and settings gave a candidate before: the same bits would come out again."""
     from pipeline.retrain.triggers import Reason, Verdict
 
     for version in registry.versions():
-        same = version.tags.get("dataset_digest") == dataset_digest and version.tags.get(TRAINING_TAG) == training
+        same = version.tags.get("dataset_digest") == dataset_digest and version.tags.get(SETTINGS_TAG) == settings
         if same and version.number != champion.number and (version.gate in ("refused", "waiting") or version.withdrawn):
             became = "was withdrawn" if version.withdrawn else "was refused" if version.gate == "refused" else "waits for approval"
             text = (

@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from pipeline.artifacts import DatasetArtifact
-from pipeline.release.exam import dataset_of, frozen_exam, own_exam
+from pipeline.release.exam import dataset_of, frozen_exam, own_exam, places_of
 
 
 @pytest.fixture
@@ -120,3 +120,12 @@ def test_a_dataset_is_found_by_its_digest_and_only_where_it_is_whole(make_datase
     (dataset.directory / "index" / "test.parquet").unlink()
     dataset.sample_path.unlink()
     assert dataset_of(dataset.digest, tmp_path) is None
+
+
+def test_a_renamed_class_is_the_same_class(make_dataset):
+    earlier = make_dataset("a", ("cat", "dog"), test=[("1", "cat"), ("2", "dog")])
+    dataset = make_dataset("b", ("hound", "cat"), test=[("1", "cat"), ("2", "hound")])
+    exam = frozen_exam(dataset, earlier, {"dog": "hound"})
+    assert sorted(chosen(exam, dataset)) == [("1", "cat"), ("2", "hound")]
+    assert "left out" not in exam.text
+    assert places_of(("cat", "dog", "ox"), ("hound", "cat"), {"dog": "hound", "ox": ""}).tolist() == [1, 0, -1]

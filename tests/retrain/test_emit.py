@@ -212,7 +212,7 @@ def test_systemds_command_is_read_as_it_was_meant(place):
     line = unit(files("systemd", WEEKLY, place)["alexnet-main.service"])["Service"]["ExecStart"]
     assert line.startswith(':"')  # `:`, and $ means nothing
     read = [re.sub(r"\\(.)", r"\1", word).replace("%%", "%") for word in re.findall(r'"((?:[^"\\]|\\.)*)"', line)]
-    assert read == ["/usr/bin/env", str(place / "python"), "-m", "pipeline", *command(place)]
+    assert read == ["/usr/bin/env", str(place / "python"), "-P", "-m", "pipeline", *command(place)]
     plain = emit("systemd", "main", WEEKLY, (), place / "mlruns", Path("/opt/my env/bin/python"))["alexnet-main.service"]
     assert '\nExecStart=:"/opt/my env/bin/python" "-m" "pipeline" "schedule" ' in plain
 
@@ -295,7 +295,7 @@ def test_a_crontab_line_starts_the_command(place):
     done = ran(["/bin/sh", "-c", cron_line(timing, place, words)[2]], env=environment(place, CODE="3"), cwd="/")
     assert done.returncode == 3
     (seen,) = told(place)
-    assert seen["words"] == ["-m", "pipeline", *command(place, words)]
+    assert seen["words"] == ["-P", "-m", "pipeline", *command(place, words)]
     assert seen["folder"] == str(place)
 
 
@@ -413,7 +413,7 @@ def test_a_dags_command_outlives_jinja_and_bash(words, place):
     rendered = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(line).render()  # noqa: S701 - no page, as in Airflow
     done = ran(["bash", "-c", rendered], env=environment(place, CODE="3"), cwd="/")
     assert (done.returncode, task["skip_on_exit_code"]) == (3, "3")
-    assert told(place)[0]["words"] == ["-m", "pipeline", *command(place, words)]
+    assert told(place)[0]["words"] == ["-P", "-m", "pipeline", *command(place, words)]
 
 
 @pytest.fixture(scope="module")
@@ -475,7 +475,7 @@ def test_airflow_runs_the_command(airflow, place, code, state):
     told_both = told_airflow | {"TOLD": str(place / "told"), "CODE": str(code), "AIRFLOW__CORE__DAGS_FOLDER": str(folder)}
     done = ran([python, "-c", RUN, str(folder)], env=told_both)
     assert f"STATES {state}" in done.stdout, done.stdout + done.stderr
-    assert told(place)[0]["words"] == ["-m", "pipeline", *command(place)]
+    assert told(place)[0]["words"] == ["-P", "-m", "pipeline", *command(place)]
 
 
 # -- Prefect ----------------------------------------------------------------------------------------------------------------
@@ -592,7 +592,7 @@ def test_prefect_serves_the_schedule_and_runs_the_command(prefect, place, name, 
     assert done.returncode == 0, done.stdout + done.stderr
     shown = json.loads(done.stdout.splitlines()[-1])
     assert shown == {"times": [moment.timestamp() for moment in dues(timing)], "state": "Refused", "limit": 1}
-    assert told(place) == [told(place)[0] | {"words": ["-m", "pipeline", *command(place, name=name)], "folder": str(place)}]
+    assert told(place) == [told(place)[0] | {"words": ["-P", "-m", "pipeline", *command(place, name=name)], "folder": str(place)}]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from pipeline.artifacts import Decision, GateCheck, Review
 from pipeline.engine import Outcome
 from pipeline.errors import ConfigError
-from pipeline.registry import TRAINING_TAG, Registry, Version
+from pipeline.registry import SETTINGS_TAG, Registry, Version
 from pipeline.retrain.page import write_retraining, write_review
 from pipeline.retrain.retraining import Retraining, folder_of, read_result, settled, verdict, write_result
 from pipeline.retrain.stage import _unless_tried
@@ -41,7 +41,7 @@ def of(review, decision=None):
     outcomes = {"review": Outcome("review", "ran", 1.0, Path("w/stages/review-1"), "k", review)}
     if decision:
         outcomes["promote"] = Outcome("promote", "ran", 1.0, Path("w/stages/promote-1"), "k", decision)
-    return Retraining.of(SLOT, outcomes, page=Path("page.html"), seconds=2.0, run_id="r")
+    return Retraining.of(SLOT, outcomes, name="alexnet", page=Path("page.html"), seconds=2.0, run_id="r")
 
 
 def test_a_slot_without_a_reason_is_skipped_and_says_why():
@@ -132,7 +132,7 @@ def test_a_decision_that_the_registry_knows_is_not_made_again(aliases, tags, out
 
 
 FIRED = Verdict((Reason("new_data", fired=True, numbers={"images": 30.0}, text="30 changed.", brief="30"),))
-TRIED = {"dataset_digest": "d", TRAINING_TAG: "t"}
+TRIED = {"dataset_digest": "d", SETTINGS_TAG: "t"}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_what_was_tried_is_not_tried_again(tags, word):
     [
         TRIED | {"gate": "passed"},
         TRIED | {"gate": "refused", "dataset_digest": "other"},
-        TRIED | {"gate": "refused", TRAINING_TAG: "other"},
+        TRIED | {"gate": "refused", SETTINGS_TAG: "other"},
         {"gate": "refused"},
     ],
 )

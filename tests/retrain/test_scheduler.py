@@ -721,8 +721,8 @@ def test_the_command_line_of_a_slot(place):
     ledger = ledger_of(place, "main", every="1d")
     slot = ledger.ask("main")
     words = child_words(place, slot, ledger.schedule("main"))
-    assert words[:6] == [sys.executable, "-m", "pipeline", "retrain", "--workdir", str(place)]
-    assert words[6:] == ["--json", "--wait", "--slot", slot.key, "0.1", "ok", "promoted"]
+    assert words[:7] == [sys.executable, "-P", "-m", "pipeline", "retrain", "--workdir", str(place)]
+    assert words[7:] == ["--json", "--wait", "--slot", slot.key, "0.1", "ok", "promoted"]
 
 
 def test_nothing_heavy_is_imported():
