@@ -103,7 +103,7 @@ def ran(words, **more):
 
 
 def tool(name, package):
-    found = shutil.which(name)
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if found is None:
         pytest.skip(f"{name} is not installed ({package})")
     return found
@@ -214,7 +214,7 @@ def test_systemds_command_is_read_as_it_was_meant(place):
     read = [re.sub(r"\\(.)", r"\1", word).replace("%%", "%") for word in re.findall(r'"((?:[^"\\]|\\.)*)"', line)]
     assert read == ["/usr/bin/env", str(place / "python"), "-P", "-m", "pipeline", *command(place)]
     plain = emit("systemd", "main", WEEKLY, (), place / "mlruns", Path("/opt/my env/bin/python"))["alexnet-main.service"]
-    assert '\nExecStart=:"/opt/my env/bin/python" "-m" "pipeline" "schedule" ' in plain
+    assert '\nExecStart=:"/opt/my env/bin/python" "-P" "-m" "pipeline" "schedule" ' in plain
 
 
 @pytest.mark.parametrize("timing", [*TIMINGS, BOTH, timing_of("", "7h", "UTC", "90s")], ids=str)
