@@ -7,7 +7,7 @@ What stays, whatever its age:
     stage folders  what the last command selected, those of the last retrainings, the pictures that the champion and the version before
                    it were released by, and the evaluations of the versions that stay
     MLflow runs    those behind what stays; and a person's, always: they are a history, and no retraining made them
-    the result     of every retraining, and its page: they are small, and say what became of a slot
+    the result     of every retraining, which is small and says what became of a slot; the pages of the last 40 times as many
 
 "The last" are, of each schedule, so many retrainings that trained, so many that saw no reason to, and so many that did not come to an end.
 
@@ -37,11 +37,22 @@ from pipeline.registry import CHAMPION, PREVIOUS, RELEASE_TAG, SLOT_TAG, Registr
 from pipeline.tracking import REMOVED, StoredModel, StoredRun
 
 Kind = Literal[
-    "model version", "MLflow run", "MLflow model", "stage folder", "interrupted stage", "retraining", "log", "copy", "export", "rest"
+    "model version",
+    "MLflow run",
+    "MLflow model",
+    "stage folder",
+    "interrupted stage",
+    "retraining",
+    "log",
+    "page",
+    "copy",
+    "export",
+    "rest",
 ]
 LEAST_AGE_SECONDS = 3600.0  # what is younger may be in the hands of a command that does not hold the work directory
 PRUNED_FILE = "pruned.json"  # in the folder of a retraining of which nothing else is left
 _LOGS = 4  # times as many logs as retrainings are kept: they are small, and the last thing that explains a failure
+_PAGES = 40  # times as many pages: a tenth of a megabyte each, which hourly retrainings would make gigabytes of in years
 _HEX_DIGITS = 64
 
 
@@ -430,7 +441,7 @@ def _sorted_folders(scene: _Scene, folders: Mapping[Path, str]) -> Iterator[Remo
 
 
 def _logs(scene: _Scene) -> Iterator[Removal]:
-    """Yield the logs of old retrainings, and the folders of those that never came to an end."""
+    """Yield the logs and pages of old retrainings, and the folders of those that never came to an end."""
     for schedule in sorted(scene.workdir.glob("retrainings/*/")):
         folders = sorted(folder for folder in schedule.glob("*/") if not folder.name.startswith("."))
         for folder in folders[: -_LOGS * scene.keep]:
@@ -440,6 +451,11 @@ def _logs(scene: _Scene) -> Iterator[Removal]:
             elif what not in scene.last:
                 for log in sorted(folder.glob("output.log*")):
                     yield Removal("log", f"{what}/{log.name}", scene.bytes_of(log), why, path=log)
+        for folder in folders[: -_PAGES * scene.keep]:
+            what, page = f"{schedule.name}/{folder.name}", folder / "report"
+            if what not in scene.last and page.is_dir():
+                why = f"it is none of the last {_PAGES * scene.keep} of {schedule.name}"
+                yield Removal("page", f"{what}/report", scene.bytes_of(page), why, path=page)
 
 
 def _copies(scene: _Scene, stay: list[Version]) -> Iterator[Removal]:

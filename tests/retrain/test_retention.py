@@ -275,6 +275,20 @@ def test_slots_without_a_reason_do_not_push_out_those_that_trained(world):
     assert removed(made, "log") == {"main/20260102T030000Z/output.log", "main/20260103T030000Z/output.log"}
 
 
+def test_the_pages_of_the_last_ones_stay(world, monkeypatch):
+    monkeypatch.setattr(retention, "_PAGES", 3)
+    for day in range(1, 6):
+        slot = f"main/202601{day:02d}T030000Z"
+        world.result(slot, outcome="skipped", run_id="", stages={})
+        (world.workdir / "retrainings" / slot / "report").mkdir(exist_ok=True)
+        (world.workdir / "retrainings" / slot / "report" / "retraining.html").write_text("page")
+    made = world.clean()
+    assert removed(made, "page") == {"main/20260101T030000Z/report", "main/20260102T030000Z/report"}
+    left = sorted(world.workdir.glob("retrainings/*/*/report/retraining.html"))
+    assert [page.parts[-3] for page in left] == ["20260103T030000Z", "20260104T030000Z", "20260105T030000Z"]
+    assert len(list(world.workdir.glob("retrainings/*/*/result.json"))) == 5
+
+
 def test_a_retraining_that_was_killed_goes_with_all_its_attempts(world):
     """Its result was never written: the tag of its runs says whose they are. The newest such one may be carried on and stays."""
     for day in (1, 2):
