@@ -1,0 +1,99 @@
+"""Real retrainings whose processes are killed: a slot ends with one final state, one version and one decision."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pipeline import api
+from pipeline.config import TrackingConfig
+from pipeline.registry import Registry
+from pipeline.retrain.ledger import Ledger
+
+pytestmark = pytest.mark.slow
+SETTINGS = {
+    "data.short_side": "32",
+    "model.image_size": "28",
+    "model.width_multiplier": "0.3",
+    "train.epochs": "6",
+    "train.flip": "no",
+    "evaluate.report": "short",
+    "train.checkpoint_seconds": "0",
+}
+# Kills its own process where the last word on the slot would be written: the registry has been told everything.
+BEFORE_THE_RESULT = """
+import json, os, signal, sys
+from pipeline import api
+api.write_result = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+api.retrain(settings=json.loads(sys.argv[1]), workdir="mlruns", slot=sys.argv[2])
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    digits = load_digits()
+    for index in range(800):
+        folder = tmp_path / "photos" / str(digits.target[index])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[index] * 15).astype(np.uint8)).resize((32, 32)).save(folder / f"{index}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def process(*words, cwd):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    return subprocess.Popen([sys.executable, *words], cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def versions(place):
+    return Registry("alexnet", TrackingConfig(), place / "mlruns").versions()
+
+
+def test_killed_every_few_seconds_a_slot_comes_to_one_end(place):
+    api.schedule(every="366d", settings={"data.dataset": "photos", **SETTINGS})
+    ledger, kills = Ledger(place / "mlruns" / "schedule.db"), 0
+    # Longer and longer, so that each start comes further than the one before, and the last one to the end.
+    for seconds in (3, 8, 12, 16, 20, 25, 30, 40, 300):
+        started = process("-m", "pipeline", "now", cwd=place)
+        try:
+            started.wait(timeout=seconds)
+            break
+        except subprocess.TimeoutExpired:
+            kills += 1
+            started.send_signal(signal.SIGKILL)
+            started.wait()
+    assert kills >= 3
+    (slot,) = ledger.history()
+    assert (slot.state, slot.outcome, slot.version, slot.attempts) == ("ran", "promoted", "1", kills + 1)
+    (version,) = versions(place)
+    assert (version.gate, set(version.aliases), version.tags["slot"]) == ("passed", {"champion", "candidate"}, slot.key)
+    log = (place / "mlruns" / "retrainings" / slot.key / "output.log").read_text()
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]  # TensorFlow writes others
+    states = [(told["stage"]["name"], told["stage"]["state"]) for told in lines if "stage" in told]
+    assert states.count(("ingest", "ran")) == 1  # what was finished is not done again
+    assert states.count(("promote", "ran")) == 1
+
+
+def test_killed_after_the_promotion_and_before_the_record_the_decision_stands(place):
+    slot = "main/20261127T030000Z"
+    settings = {"data.dataset": str(place / "photos"), **SETTINGS}
+    killed = process("-c", BEFORE_THE_RESULT, json.dumps(settings), slot, cwd=place)
+    assert killed.wait(timeout=300) == -signal.SIGKILL
+    assert not (place / "mlruns" / "retrainings" / slot / "result.json").exists()
+    assert [version.number for version in versions(place)] == ["1"]
+    began = time.monotonic()
+    result = api.retrain(settings=settings, slot=slot)
+    assert time.monotonic() - began < 30  # nothing was trained
+    assert (result.outcome, result.version) == ("promoted", "1")
+    assert api.retrain(settings=settings, slot=slot) == result
+    (version,) = versions(place)
+    assert set(version.aliases) == {"champion", "candidate"}
