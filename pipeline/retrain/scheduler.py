@@ -40,7 +40,7 @@ from pipeline.errors import BusyError, PipelineError
 from pipeline.retrain.child import BEAT_SECONDS, Run, end_orphan, run_child
 from pipeline.retrain.due import Timing, describe, due_after, start_of
 from pipeline.retrain.hook import fire
-from pipeline.retrain.ledger import Ledger, Schedule, Slot, State, key_of, owner_of_this_process, owner_text
+from pipeline.retrain.ledger import Ledger, Schedule, Slot, State, is_alive, key_of, owner_of_this_process, owner_text
 
 _LOOK_SECONDS = 1.0
 _SAME_COMPLAINT_SECONDS = 600.0
@@ -223,14 +223,17 @@ def run_now(
     """
     ledger = Ledger(workdir / "schedule.db")
     ledger.schedule(name)  # without it nothing is made
-    waiting = (found for found in ledger.open_slots() if found.schedule == name and found.kind == "manual" and found.state == "due")
+    waiting = (found for found in ledger.open_slots() if found.schedule == name and found.kind == "manual" and _is_left(found))
     slot, told = next(waiting, None) or ledger.ask(name), False
     while not slot.final and not stop.is_set():
         with _instance(workdir) as held:
             if held:
                 with _working(workdir, config, say, stop, command) as work:
-                    for other in _taken_over(work):
-                        _set_down(work, other)
+                    for taken in _taken_over(work):
+                        if taken.key == slot.key:
+                            run_slot(work, taken)
+                        else:
+                            _set_down(work, taken)
                     claimed = ledger.claim(work.owner, slot)
                     if claimed:
                         run_slot(work, claimed)
@@ -241,6 +244,12 @@ def run_now(
         if not slot.final:
             stop.wait(_LOOK_SECONDS / 2)
     return slot
+
+
+def _is_left(slot: Slot) -> bool:
+    """Return whether nobody works on an open slot, as far as this machine can tell."""
+    host = owner_of_this_process().partition("/")[0]
+    return slot.state == "due" or (slot.owner.partition("/")[0] == host and not is_alive(slot.owner))
 
 
 # -- one at a time ----------------------------------------------------------------------------------------------------------
