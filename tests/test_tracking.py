@@ -338,6 +338,7 @@ from importlib import metadata
 from pathlib import Path
 from pipeline import tracking
 from pipeline.config import TrackingConfig, resolve
+tracking.deliver_leftovers = lambda *_, **__: (0, {})  # only who holds the work directory sends what others left
 tracker = tracking.MlflowTracker(Path(sys.argv[1]), TrackingConfig())
 run = tracker.stage_run("build", "model", resolve(environment={}))
 for step in range(10):
