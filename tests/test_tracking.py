@@ -334,7 +334,6 @@ def test_delivery_that_died_after_creating_a_run_does_not_create_it_again(workdi
 
 FIRST_USE = """
 import sys
-from importlib import metadata
 from pathlib import Path
 from pipeline import tracking
 from pipeline.config import TrackingConfig, resolve
