@@ -392,9 +392,11 @@ def schedule_words(recipe: str | None, settings: Mapping[str, Any] | None, workd
         require_in_catalogue(resolved.config.data.dataset)
     said = resolved.recipe if resolved.recipe in recipe_names() else str(Path(resolved.recipe).expanduser().resolve())
     values, paths = resolved.flat(), _absolute_paths(resolved.config)
-    given = {key for key, origin in resolved.origins.items() if origin not in ("default", f"recipe {resolved.recipe}")} | paths.keys()
     values |= paths
-    words = ("--recipe", said, *(word for key in values if key in given for word in ("--set", f"{key}={_word_of(values[key])}")))
+    named = {"data.dataset": values["data.dataset"]}
+    base = resolve(said, named, environment={}).flat()  # what the recipe says need not be said again
+    given = named | {key: value for key, value in values.items() if value != base[key]}
+    words = ("--recipe", said, *(word for key, value in given.items() for word in ("--set", f"{key}={_word_of(value)}")))
     try:
         same = resolve(*_given_by(words), environment={}).flat() == values
     except ConfigError:

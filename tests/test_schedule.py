@@ -280,3 +280,19 @@ def test_emit_writes_what_an_engine_needs(photos, kind):
     assert written
     assert all((photos / name).is_file() for name in written)
     assert not (photos / "mlruns").exists()
+
+
+def test_what_the_recipe_says_is_not_said_again(photos, monkeypatch):
+    """After a command, all of its settings are known; a line of cron has room for those that matter."""
+    monkeypatch.chdir(photos)
+    (photos / "mlruns").mkdir()
+    known = api.resolve("folder", {"data.dataset": str(photos / "photos"), "train.epochs": 3}, environment={}).flat()
+    stages = {
+        stage: {"directory": "x", "settings": {key: value for key, value in known.items() if key.startswith(f"{section}.")}}
+        for stage, section in (("ingest", "data"), ("build", "model"), ("train", "train"), ("evaluate", "evaluate"), ("promote", "release"))
+    }
+    (photos / "mlruns" / "current.json").write_text(json.dumps({"recipe": "folder", "stages": stages, "last": {}}))
+    words = api.schedule(every="1d").words
+    assert words == ("--recipe", "folder", "--set", f"data.dataset={photos / 'photos'}", "--set", "train.epochs=3")
+    (line,) = api.emit("crontab").values()
+    assert "train.epochs=3" in line
