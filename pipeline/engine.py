@@ -602,6 +602,11 @@ class Runner:
         partial.mkdir(parents=True, exist_ok=True)
         return partial
 
+    def _made_from(self, item: Stage) -> set[str]:
+        """Return the names of the stages that take what a stage makes, or what is made of it."""
+        users = {other.name for other in self.stages if item.output in other.inputs.values()}
+        return users.union(*(self._made_from(other) for other in self.stages if other.name in users))
+
     def _select(self, item: Stage, folder: Path, resolved: Resolved, *, finished: bool = False) -> None:
         """Make this result, which is there or is about to be made, the one that later commands start from."""
         if not self._selects:
@@ -612,7 +617,10 @@ class Runner:
         entry = {"directory": folder.name, "settings": settings}
         # What was made from another result of this stage is no longer selected.
         same = current["recipe"] == resolved.recipe and current["stages"].get(item.name) == entry
-        kept = current["stages"] if same else {name: current["stages"].get(name) for name in order[: order.index(item.name)]}
+        lost = (
+            set[str]() if same else self._made_from(item) if current["recipe"] == resolved.recipe else set(order[order.index(item.name) :])
+        )
+        kept = {name: value for name, value in current["stages"].items() if name not in lost}
         selected = {
             "recipe": resolved.recipe,
             "stages": {name: value for name, value in kept.items() if value is not None} | {item.name: entry},

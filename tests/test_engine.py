@@ -614,3 +614,22 @@ def test_settings_that_are_lists_are_the_same_when_they_are_read_again(tmp_path)
         list(Runner([look], tmp_path / "w", fake).run(resolved(**{"retrain.triggers": triggers}), ["look"], fake))
     (why,) = [item.why for item in fake.outcomes]
     assert why == ("setting retrain.triggers ['age'] -> ['drift']",)
+
+
+def test_a_stage_that_nothing_is_made_from_leaves_the_others_selected(house):
+    looks = iter(range(9))
+
+    @stage(always=True, source=lambda _: {"look": str(next(looks))})
+    def look(config: RetrainConfig, words: Words, context: Context) -> Artifact:
+        return Artifact(directory=context.directory)
+
+    house.run()
+    before = house.runner().current()["stages"]
+    fake = Fake()
+    list(Runner([house.stages[0], look, *house.stages[1:]], house.workdir, fake).run(resolved(), ["ingest", "look"], fake))
+    after = house.runner().current()["stages"]
+    assert {name: after[name] for name in before} == before
+    assert "look" in after
+    house.run("build", **{"model.image_size": 24})
+    assert set(house.runner().current()["stages"]) >= {"ingest", "build"}
+    assert "train" not in house.runner().current()["stages"]
