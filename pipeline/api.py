@@ -46,7 +46,7 @@ from pipeline.evaluate.stage import evaluate, evaluate_model
 from pipeline.model.stage import build, build_alone
 from pipeline.registry import CHAMPION, SLOT_TAG, Registry, Version
 from pipeline.release.stage import promote
-from pipeline.retrain.ledger import Ledger, Schedule, Slot
+from pipeline.retrain.ledger import BY_HAND, Ledger, Schedule, Slot, key_of
 from pipeline.retrain.retraining import RETRAINING_FILE, Retraining, folder_of, read_result, settled, write_result
 from pipeline.retrain.stage import review
 from pipeline.train.cluster import Cluster, launch, read_cluster
@@ -290,18 +290,17 @@ def retrain(
     recipe, settings = last_settings(recipe, settings, workdir)
     names = [item.name for item in RETRAIN_STAGES]
     resolved = _checked(recipe, settings, workdir, names, (), Cluster())
-    slot = slot or f"by-hand/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    slot = slot or key_of(BY_HAND, datetime.now(UTC))
     folder = folder_of(workdir, slot)
     tracking.require_nameable(resolved.config.tracking, workdir)
     with work_directory(workdir, wait=wait):
         if (done := read_result(folder)) is not None:
             return done
         registry = Registry(resolved.config.release.name, resolved.config.tracking, workdir)
+        if (before := settled(registry, slot)) is not None:
+            return write_result(before, folder)
         resolved = _from_champion(resolved, registry, workdir)
         tracker = tracking.MlflowTracker(workdir, resolved.config.tracking, {"schedule": slot.partition("/")[0], SLOT_TAG: slot})
-        before = settled(registry, slot)
-        if before is not None:
-            return write_result(before, folder)
         # Weights that were put in for the champion's are no setting that later commands should go on with.
         selects = resolved.config.retrain.start != "champion"
         runner = _runner(workdir, observer or Silent(), resolved, stages=RETRAIN_STAGES, selects=selects)

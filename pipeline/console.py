@@ -336,7 +336,7 @@ def plan_dict(plan: Plan, *, dry_run: bool) -> dict[str, Any]:
         "dry_run": dry_run,
         "removed": [{"kind": item.kind, "what": item.what, "bytes": item.bytes, "why": item.why} for item in plan.removals],
         "kept": [{"kind": item.kind, "what": item.what, "bytes": item.bytes, "why": item.why} for item in plan.kept],
-        "bytes": sum(item.bytes for item in plan.removals),
+        "bytes": plan.bytes,
     }
 
 
@@ -346,8 +346,7 @@ def show_plan(output: Console, plan: Plan, *, dry_run: bool) -> None:
         output.print(_plan_table("stays", plan.kept))
     if plan.removals:
         output.print(_plan_table("would go" if dry_run else "is gone", plan.removals))
-    freed = sum(item.bytes for item in plan.removals) / 1e6
-    output.print(f"{len(plan.removals):,} things, {freed:,.1f} MB{' would be' if dry_run else ''} freed.", highlight=False)
+    output.print(f"{len(plan.removals):,} things, {plan.bytes / 1e6:,.1f} MB{' would be' if dry_run else ''} freed.", highlight=False)
 
 
 def _plan_table(heading: str, items: Sequence[Removal | Kept]) -> Table:

@@ -37,7 +37,8 @@ _OUTCOME_FIELDS = ("outcome", "version", "run_id", "run_url", "page")
 _BUSY_SECONDS = 30.0
 _FRESH = timedelta(minutes=15)  # an owner on another host that was heard of so lately is believed to live
 _KEY_TIME = "%Y%m%dT%H%M%SZ"
-_NAME = re.compile(r"(?!by-hand$)[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # it names a folder, and is no option; `by-hand` has no schedule
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # it names a folder, and is no option
+BY_HAND = "by-hand"  # what a retraining without a schedule has for a name
 # Entry N leads from version N of the file to N + 1. Entries are never changed: files of theirs are on people's disks.
 _STEPS: tuple[tuple[str, ...], ...] = (
     (
@@ -155,7 +156,7 @@ def check_name(name: str) -> None:
     Raises:
         ConfigError: it cannot.
     """
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name == BY_HAND:
         raise ConfigError(
             "The name of the schedule cannot name a folder. Expected letters, digits and . _ - with a letter or a digit first, 64 at "
             f"most. Received {name[:80]!r}. Check --name."

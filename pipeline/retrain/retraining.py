@@ -6,7 +6,6 @@ The file is written last, by rename: where it is, the slot was gone through to i
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any, Literal, Self, cast
 
 from pipeline.artifacts import Decision, Review
 from pipeline.engine import Outcome, write_atomically
-from pipeline.errors import ConfigError
 from pipeline.registry import SLOT_TAG, Registry, Version
+from pipeline.retrain.ledger import key_of, read_key
 
 Became = Literal["promoted", "refused", "unchanged", "waiting", "would promote", "skipped"]
 RESULT_FILE, RETRAINING_FILE = "result.json", "retraining.html"
@@ -35,7 +34,6 @@ _BECAME = {
     "waiting": "Trained again, and version {version} waits for approval",
     "would promote": "Trained again, and it would become the champion",
 }
-_SLOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[0-9]{8}T[0-9]{6}Z")
 
 
 @dataclass(frozen=True)
@@ -117,9 +115,7 @@ def folder_of(workdir: Path, slot: str) -> Path:
     Raises:
         ConfigError: the slot's name is none, or would name another folder.
     """
-    if not _SLOT.fullmatch(slot):
-        raise ConfigError(f"{slot!r} names no slot. Expected SCHEDULE/20261127T030000Z. `alexnet history` shows those that were.")
-    return workdir / "retrainings" / slot
+    return workdir / "retrainings" / key_of(*read_key(slot))
 
 
 def write_result(result: Retraining, folder: Path) -> Retraining:

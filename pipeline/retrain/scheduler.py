@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from apscheduler.triggers.base import BaseTrigger
 from filelock import FileLock, Timeout
@@ -41,13 +41,13 @@ from pipeline.retrain.child import BEAT_SECONDS, Run, end_orphan, run_child
 from pipeline.retrain.due import Timing, describe, due_after, start_of
 from pipeline.retrain.hook import fire
 from pipeline.retrain.ledger import Ledger, Schedule, Slot, State, is_alive, key_of, owner_of_this_process, owner_text
+from pipeline.retrain.retraining import RESULT_FILE, Became, folder_of
 
 _LOOK_SECONDS = 1.0
 _SAME_COMPLAINT_SECONDS = 600.0
 _LEAST_FREE_BYTES = 500_000_000
 _MOST_ATTEMPTS = 100  # of one slot: starts that neither end nor fail take the scheduler, or the machine, with them
 _LOG_BYTES, _LOG_FILES = 1_000_000, 5
-_OUTCOMES = ("promoted", "refused", "unchanged", "waiting", "would promote", "skipped")
 _TOLD = ("promoted", "refused", "waiting")  # the last waits for a person
 # Reasons that may pass, by the names of pipeline.errors; OSError is a folder or a process that could not be made.
 _MAY_PASS = ("BusyError", "LostWorkerError", "TrackingError", "OutOfMemoryError", "HungError", "OSError", "signal")
@@ -557,7 +557,7 @@ def _event(work: Work, slot: Slot, event: str) -> dict[str, str]:
 
 def slot_folder(workdir: Path, slot: Slot) -> Path:
     """Return the folder of a slot's work: output.log, result.json and what the retraining writes."""
-    return workdir / "retrainings" / slot.key
+    return folder_of(workdir, slot.key)
 
 
 def child_words(workdir: Path, slot: Slot, schedule: Schedule) -> list[str]:
@@ -569,8 +569,8 @@ def child_words(workdir: Path, slot: Slot, schedule: Schedule) -> list[str]:
 def read_result(folder: Path, slot: Slot) -> dict[str, Any] | None:
     """Return the result.json of a slot's work; None where there is none, or what is there is not its."""
     with contextlib.suppress(OSError, ValueError):
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        if isinstance(result, dict) and result.get("outcome") in _OUTCOMES:
+        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        if isinstance(result, dict) and result.get("outcome") in get_args(Became):
             named = key_of(slot.schedule, slot.due).partition("/")[2]
             return result if result.get("slot", named) in (named, slot.key) else None
     return None
