@@ -39,7 +39,7 @@ from pipeline.config import (
 )
 from pipeline.data.listing import at, kind_of, require_source
 from pipeline.data.stage import ingest
-from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, unwritable, work_directory
+from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, Tracker, unwritable, work_directory
 from pipeline.errors import ConfigError, LostWorkerError, PipelineError, WorkersFailedError
 from pipeline.evaluate.given import given_model
 from pipeline.evaluate.stage import evaluate, evaluate_model
@@ -58,11 +58,13 @@ if TYPE_CHECKING:
     from pipeline.release.export import Exported
     from pipeline.release.package import Release
     from pipeline.release.predict import Prediction
+    from pipeline.reproduce.reproduction import Reproduction
     from pipeline.retrain.due import Timing
     from pipeline.retrain.retention import Plan
 
 DEFAULT_WORKDIR = Path("mlruns")
 DEFAULT_SCHEDULE = "main"
+PROFILES = ("quick", "paper")
 STAGES: tuple[Stage, ...] = (ingest, build, train, evaluate)
 STAGE_NAMES = tuple(item.name for item in STAGES)
 # Named only by those who want it: what is trained is not released by itself.
@@ -310,7 +312,7 @@ def retrain(
 
             write_retraining(f"Retraining {slot}", records, folder / "report")
             decision = records.get(promote.name)
-            tracker.rename(f"{decision.outcome if isinstance(decision, Decision) else 'skipped'}: {slot}")
+            tracker.conclude(f"{decision.outcome if isinstance(decision, Decision) else 'skipped'}: {slot}")
             return folder / "report"
 
         started = time.monotonic()
@@ -331,6 +333,89 @@ def retrain(
         )
         _prune(resolved.config, workdir, observer or Silent())
         return result
+
+
+def reproduce(
+    claims: Sequence[str] = ("all",),
+    *,
+    profile: str = "quick",
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workdir: Path | str = DEFAULT_WORKDIR,
+    wait: bool = False,
+    observer: Observer | None = None,
+) -> Reproduction:
+    """Measure claims of the paper again, each arm with several seeds, and judge them by a rule; what is done already is not done again.
+
+    Args:
+        claims: short names, or `all`.
+        profile: `quick`, small pictures; `paper`, the protocol of 2012.
+        recipe: settings instead of a profile's.
+        settings: `section.field` -> value, the last word; the section `reproduce` says how large the experiments are.
+        workdir: the work directory.
+        wait: wait for another process that holds the work directory, instead of failing.
+        observer: told what happens; nothing is shown without one.
+
+    Raises:
+        PipelineError: one of its kinds; a claim that is not reproduced is a result and none of them.
+    """
+    from pipeline.reproduce.claims import experiments
+    from pipeline.reproduce.reproduction import measure
+
+    wanted, workdir = experiments(claims), Path(workdir)
+    resolved = reproduction_settings(profile, recipe, settings)
+    require_source(resolved.config.data)
+    tracking.require_nameable(resolved.config.tracking, workdir)
+    with work_directory(workdir, wait=wait):
+
+        def tracker(tags: Mapping[str, str]) -> Tracker:
+            config = resolved.config.tracking
+            return tracking.MlflowTracker(workdir, config, tags) if config.enabled else tracking.NoTracker()
+
+        runner = _runner(workdir, observer or Silent(), resolved, stages=(ingest,), selects=False)
+        return measure(wanted, runner, resolved, tracker, recipe or profile)
+
+
+def reproduction_settings(profile: str = "quick", recipe: str | None = None, settings: Mapping[str, Any] | None = None) -> Resolved:
+    """Return the settings that `reproduce` would use."""
+    if profile not in PROFILES:
+        raise ConfigError(
+            f"There is no profile {profile!r}. Expected one of {', '.join(PROFILES)}, or a recipe of your own: --recipe FILE.yaml."
+        )
+    overrides = {key: str(at(str(value)).resolve()) if _is_file(key, value) else value for key, value in (settings or {}).items()}
+    return resolve(recipe or f"reproduce_{profile}", overrides)
+
+
+def _is_file(key: str, value: Any) -> bool:
+    """Return whether a setting names pictures on the disk, which must mean the same from another folder."""
+    return key == "data.dataset" and kind_of(str(at(str(value)))) in ("folder", "manifest") and at(str(value)).exists()
+
+
+def put_results(reproduction: Reproduction, document: Path | str) -> None:
+    """Put the claims into a Markdown document, between its two marks or at its end, and their pictures and records into a folder beside it.
+
+    Raises:
+        ConfigError: the document has one of the marks alone, or cannot be written.
+    """
+    from pipeline.reproduce.reproduction import publish
+
+    publish(reproduction.folder, Path(document))
+
+
+def reproduction_plan(
+    claims: Sequence[str] = ("all",), *, profile: str = "quick", recipe: str | None = None, settings: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return what `reproduce` would train for each claim, each training counted once: `claim`, `trainings`, `images` seen, `size` of one."""
+    from pipeline.reproduce.claims import experiments
+    from pipeline.reproduce.lab import planned
+
+    config, wanted = reproduction_settings(profile, recipe, settings).config, experiments(claims)
+    rows = {item.name: dict.fromkeys(("trainings", "short_trainings", "images"), 0) for item in wanted}
+    for item, _, spec in planned(wanted, config):
+        kind, times = ("short_trainings", 4) if "criterion" in spec else ("trainings", 1)
+        rows[item.name][kind] += times
+        rows[item.name]["images"] += times * spec["images"] * spec["train"]["epochs"]
+    return [{"claim": name, **row} for name, row in rows.items()]
 
 
 def schedule(

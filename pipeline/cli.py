@@ -854,6 +854,82 @@ def retrain(invocation: Invocation, dataset: str | None, triggers: str | None, s
         raise GateError(result.why)
 
 
+def _complete_claim(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
+    from pipeline.reproduce.claims import ALL, NAMES
+
+    return [name for name in (ALL, *NAMES) if name.startswith(start)]
+
+
+@cli.command(cls=_Last)
+@click.argument("claims", metavar="CLAIM...|all", nargs=-1, required=True, shell_complete=_complete_claim)
+@click.option(
+    "--profile", type=click.Choice(["quick", "paper"]), default="quick", show_default=True, help="Small pictures, or ImageNet as in 2012."
+)
+@click.option("--data", metavar="NAME|FOLDER", help="Other pictures than the profile's.")
+@click.option("--seeds", type=click.IntRange(1, 100), help="Trainings of each arm.  [default: 3]")
+@click.option(
+    "--budget", type=click.FloatRange(0, min_open=True), metavar="MINUTES", help="Begin no training later; the next command goes on."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be trained, and train nothing.")
+@click.option("--results", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.md", help="Also put the results into a document.")
+@_shared
+def reproduce(
+    invocation: Invocation,
+    claims: tuple[str, ...],
+    profile: str,
+    data: str | None,
+    dry_run: bool,
+    results: Path | None,
+    **sizes: float | None,
+) -> None:
+    """Measure the claims of the paper again, with seeds, controls and verdicts.
+
+    Claims: relu, gradients, dropout, lrn, pooling, crops, color, tencrop, towers, replicas, depth, size, features, gpu; or all.
+
+    Each is a run in MLflow with a child for each arm and seed, and a page of figures. A command that was interrupted is typed again and goes
+    on. With --json the last lines are one object a claim.
+    """
+    from pipeline import api
+    from pipeline.console import print_json, show_claims, show_plan_of_claims
+
+    names = {"seeds": "reproduce.seeds", "budget": "reproduce.budget_minutes"}
+    invocation.settings |= {names[name]: value for name, value in sizes.items() if value is not None}
+    invocation.settings |= {"data.dataset": data} if data else {}
+    output, recipe, settings = invocation.output(), invocation.recipe, invocation.settings
+    if dry_run:
+        plan = api.reproduction_plan(claims, profile=profile, recipe=recipe, settings=settings)
+        if invocation.json:
+            for row in plan:
+                print_json(output, row)
+        else:
+            show_plan_of_claims(output, plan)
+        return
+    observer = _observer(invocation, output)
+    try:
+        found = api.reproduce(
+            claims,
+            profile=profile,
+            recipe=recipe,
+            settings=settings,
+            workdir=invocation.workdir,
+            wait=invocation.wait,
+            observer=observer,
+        )
+    finally:
+        observer.close()
+    if results is not None:
+        api.put_results(found, results)
+    if invocation.json:
+        for claim in found.claims:
+            print_json(output, claim.as_dict())
+    else:
+        show_claims(output, found)
+    if found.not_recorded:
+        _say_not_recorded(found.not_recorded)
+    if found.failed:
+        raise PipelineError("; ".join(f"The claim {name} failed: {why}" for name, why in found.failed.items()))
+
+
 @cli.command(cls=_Last)
 @click.argument("first", metavar="RUN")
 @click.argument("second", metavar="RUN")

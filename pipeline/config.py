@@ -397,6 +397,24 @@ class RetrainConfig(Section):
         return self
 
 
+class ReproduceConfig(Section):
+    """How large the experiments are that measure the claims of 2012 again. docs/reproduction.md says what each of them does."""
+
+    seeds: int = Field(3, ge=1, le=100, description="Trainings of each arm, each with a seed of its own; intervals need two at least.")
+    images: int = Field(0, ge=0, description="Training pictures of the ablations, the first so many of the split; 0: all.")
+    tuning_epochs: int = Field(2, ge=1, le=1000, description="Epochs of each short training that an arm's learning rate is chosen by.")
+    race_images: int = Field(10_000, ge=0, description="Training pictures of the race of activations, the paper's figure 1; 0: all.")
+    race_epochs: int = Field(75, ge=1, le=10_000, description="Epochs after which an arm of that race is given up.")
+    plain_images: int = Field(10_000, ge=0, description="Training pictures of the plain networks of 4 to 16 layers; 0: all.")
+    plain_epochs: int = Field(10, ge=1, le=10_000, description="Epochs of those.")
+    budget_minutes: float = Field(0, ge=0, description="Begin no training after so many minutes; the next command goes on. 0: no end.")
+
+    # What an experiment depends on is in its own account.
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset(
+        {"seeds", "images", "tuning_epochs", "race_images", "race_epochs", "plain_images", "plain_epochs", "budget_minutes"}
+    )
+
+
 class ServeConfig(Section):
     """How the champion answers over HTTP. Nothing here changes an answer."""
 
@@ -430,6 +448,7 @@ class Config(Section):
     release: ReleaseConfig = ReleaseConfig()
     serve: ServeConfig = ServeConfig()
     retrain: RetrainConfig = RetrainConfig()
+    reproduce: ReproduceConfig = ReproduceConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     def _network_fits(self) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
     from pipeline.registry import Version
     from pipeline.release.export import Exported
+    from pipeline.reproduce.reproduction import Reproduction
     from pipeline.retrain.due import Timing
     from pipeline.retrain.ledger import Schedule, Slot
     from pipeline.retrain.retention import Kept, Plan, Removal
@@ -356,6 +357,34 @@ def _plan_table(heading: str, items: Sequence[Removal | Kept]) -> Table:
     for item in items:
         table.add_row(item.kind, Text(item.what), f"{item.bytes / 1e6:,.1f} MB", Text(item.why))
     return table
+
+
+def show_claims(output: Console, found: Reproduction) -> None:
+    """Print the verdict on each claim, and where the figures are."""
+    from pipeline.reproduce.pages import summary
+
+    told = summary(found.claims)
+    table = Table(*told.headings, box=None, header_style="bold", pad_edge=False)
+    for row in told.rows:
+        table.add_row(*row)
+    if found.claims:
+        output.print(table)
+        output.print()
+        for claim in found.claims:
+            output.print(Text(f"{claim.name}: {claim.main.what}. {claim.main.why}"))
+    if found.unfinished:
+        output.print(Text(f"The budget is spent; still to do: {', '.join(found.unfinished)}. Type the same command again to go on."))
+    if found.page != Path():
+        _show_place(output, "figures", str(found.page))
+
+
+def show_plan_of_claims(output: Console, plan: Sequence[Mapping[str, Any]]) -> None:
+    """Print what each claim would train; what claims share is counted at the first of them."""
+    table = Table("claim", "trainings", "short ones, for rates", "pictures seen", box=None, header_style="bold", pad_edge=False)
+    for row in plan:
+        table.add_row(row["claim"], *(f"{row[name]:,}" for name in ("trainings", "short_trainings", "images")))
+    table.add_row("all", *(f"{sum(row[name] for row in plan):,}" for name in ("trainings", "short_trainings", "images")))
+    output.print(table)
 
 
 def show_export(output: Console, exported: Exported) -> None:

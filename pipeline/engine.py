@@ -46,6 +46,8 @@ class StageRun(Protocol):
 
     key: str
 
+    def params(self, values: Mapping[str, Any]) -> None: ...
+
     def tags(self, values: Mapping[str, Any], *, summary: bool = False) -> None: ...
 
     def metrics(self, values: Mapping[str, float], *, step: int = 0, summary: bool = False, at: float | None = None) -> None: ...
@@ -66,11 +68,18 @@ class Tracker(Protocol):
     """
 
     @property
+    def problem(self) -> str | None: ...
+
+    @property
     def own_tags(self) -> Mapping[str, str]: ...
 
     def stage_run(self, stage: str, section: str, resolved: Resolved, earlier: str = "") -> StageRun: ...
 
     def link(self, stage: str, run_key: str) -> None: ...
+
+    def begin(self, resolved: Resolved) -> StageRun: ...
+
+    def conclude(self, name: str, tags: Mapping[str, Any] = ..., metrics: Mapping[str, float] = ...) -> None: ...
 
     def files(self, directory: Path) -> None: ...
 
@@ -95,6 +104,8 @@ class NoRun:
     """A stage's run that is recorded nowhere: that of a worker beside the chief."""
 
     key = ""
+
+    def params(self, values: Mapping[str, Any]) -> None: ...
 
     def tags(self, values: Mapping[str, Any], *, summary: bool = False) -> None: ...
 
@@ -466,7 +477,7 @@ class Runner:
         Raises:
             MissingInputError: a needed stage has no result for these settings.
         """
-        try:
+        with self.recorded(tracker):
             records: dict[str, Artifact] = {}
             for item in self.stages[: 1 + max(i for i, item in enumerate(self.stages) if item.name in names)]:
                 yield from self._step(item, item.name in names, item.name in rerun, resolved, records, tracker)
@@ -474,6 +485,12 @@ class Runner:
                     break
             if folder := conclude(records):
                 tracker.files(folder)
+
+    @contextlib.contextmanager
+    def recorded(self, tracker: Tracker) -> Iterator[None]:
+        """Close the tracker with the status that what is done inside ends with."""
+        try:
+            yield
         except (KeyboardInterrupt, GeneratorExit):
             tracker.close("KILLED")
             raise
@@ -482,6 +499,15 @@ class Runner:
             raise
         self.observer.waiting("recording what is left")
         tracker.close("FINISHED")
+
+    def perform(self, item: Stage, resolved: Resolved, records: Mapping[str, Artifact], tracker: Tracker) -> Outcome:
+        """Run a stage that is no part of the chain, or skip it if it is done; `records` are those of the chain that it takes."""
+        (outcome,) = self._step(item, True, False, resolved, dict(records), tracker)
+        return outcome
+
+    def is_performed(self, item: Stage, config: Config, records: Mapping[str, Artifact]) -> bool:
+        """Return whether such a stage is done."""
+        return self._finished(item, self._folder(item, self.fingerprint(item, config, records))) is not None
 
     def _step(
         self, item: Stage, named: bool, forced: bool, resolved: Resolved, records: dict[str, Artifact], tracker: Tracker

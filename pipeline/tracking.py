@@ -103,6 +103,10 @@ class JournalRun:
         """Begin the run."""
         self._event("start", parent=self._parent.key if self._parent else None, name=name, params=_texts(params), tags=_texts(tags))
 
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Record more settings than those that the run began with."""
+        self._event("params", values=_texts(values))
+
     def tags(self, values: Mapping[str, Any], *, summary: bool = False) -> None:
         """Set tags."""
         self._event("tags", values=_texts(values))
@@ -173,7 +177,17 @@ class MlflowTracker:
 
     def stage_run(self, stage: str, section: str, resolved: Resolved, earlier: str = "") -> JournalRun:
         """Begin the run of a stage, or go on with that of an earlier attempt; before the first one begin the pipeline's."""
-        tags = environment_tags()
+        tags, pipeline = environment_tags(), self.begin(resolved)
+        if self._links:
+            pipeline.tags({f"skipped.{name}": key for name, key in self._links.items()})
+            self._links = {}
+        run = JournalRun(self._append, earlier or f"{pipeline.key}-{stage}", pipeline)
+        params = {key.partition(".")[2]: value for key, value in resolved.flat().items() if key.startswith(f"{section}.")}
+        run.start(stage, params, {"stage": stage, "recipe": resolved.recipe, **tags})
+        return run
+
+    def begin(self, resolved: Resolved) -> JournalRun:
+        """Begin the pipeline's own run, unless it has begun, and return it."""
         if self._pipeline is None:
             self._journal.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._journal.with_suffix(".target.json"), self._config.model_dump_json())
@@ -183,19 +197,13 @@ class MlflowTracker:
             if given:  # the settings of a network and a training are not those of a model from elsewhere
                 settings = {key: value for key, value in settings.items() if key.partition(".")[0] not in ("model", "train")}
             name = f"{dataset} {Path(given).name or resolved.config.model.variant}"
-            self._pipeline.start(name, settings, {"recipe": resolved.recipe, **tags, **self.own_tags})
+            self._pipeline.start(name, settings, {"recipe": resolved.recipe, **environment_tags(), **self.own_tags})
             # Here and not in the thread: TFDS swaps Python's import function while it loads, which breaks the imports of other threads.
             import mlflow.keras  # noqa: F401
 
             self._sender = threading.Thread(target=self._send, name="mlflow", daemon=True)
             self._sender.start()
-        if self._links:
-            self._pipeline.tags({f"skipped.{name}": key for name, key in self._links.items()})
-            self._links = {}
-        run = JournalRun(self._append, earlier or f"{self._pipeline.key}-{stage}", self._pipeline)
-        params = {key.partition(".")[2]: value for key, value in resolved.flat().items() if key.startswith(f"{section}.")}
-        run.start(stage, params, {"stage": stage, "recipe": resolved.recipe, **tags})
-        return run
+        return self._pipeline
 
     def link(self, stage: str, run_key: str) -> None:
         """Note that a stage was skipped, and which run did its work."""
@@ -203,10 +211,13 @@ class MlflowTracker:
         if self._pipeline:
             self._pipeline.tags({f"skipped.{stage}": self._links.pop(stage)})
 
-    def rename(self, name: str) -> None:
-        """Give the pipeline's own run another name."""
+    def conclude(
+        self, name: str, tags: Mapping[str, Any] = MappingProxyType({}), metrics: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        """Give the pipeline's own run another name, and record what came out of it."""
         if self._pipeline:
-            self._pipeline.tags({"mlflow.runName": name})
+            self._pipeline.tags({"mlflow.runName": name, **tags})
+            self._pipeline.metrics(metrics)
 
     def files(self, directory: Path) -> None:
         """Log a folder's files on the pipeline's own run."""
@@ -249,7 +260,13 @@ class NoTracker:
     def link(self, stage: str, run_key: str) -> None:
         """Do nothing."""
 
-    def rename(self, name: str) -> None:
+    def begin(self, resolved: Resolved) -> JournalRun:  # noqa: ARG002
+        """Return a run whose events go nowhere."""
+        return JournalRun(lambda _event: None, "")
+
+    def conclude(
+        self, name: str, tags: Mapping[str, Any] = MappingProxyType({}), metrics: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
         """Do nothing."""
 
     def files(self, directory: Path) -> None:
@@ -296,6 +313,7 @@ class Delivery:
         self._client: Any = None
         self._handlers = {
             "start": self._start,
+            "params": self._params,
             "tags": self._tags,
             "dataset": self._dataset,
             "files": self._files,
@@ -371,6 +389,13 @@ class Delivery:
         from mlflow.entities import RunTag
 
         self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in event["values"].items()])
+
+    def _params(self, event: dict[str, Any], run_id: str) -> None:
+        """Record settings that are not there yet: those of a run that is carried on are."""
+        from mlflow.entities import Param
+
+        known = self._client.get_run(run_id).data.params
+        self._client.log_batch(run_id, params=[Param(name, value) for name, value in event["values"].items() if name not in known])
 
     def _dataset(self, event: dict[str, Any], run_id: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -69,7 +69,7 @@ def _begin(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, 
     from pipeline.train.state import prepare
     from pipeline.train.strategy import make_devices
 
-    config, devices = _as_fidelity_says(config, model.fidelity), make_devices()
+    config, devices = as_fidelity_says(config, model.fidelity), make_devices()
     state = prepare(lambda: load_model(model.verified_model_path()), config, devices)
 
     def progress(done: int, total: int, detail: str) -> None:
@@ -87,7 +87,7 @@ def _begin(config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, 
     )
 
 
-def _as_fidelity_says(config: TrainConfig, fidelity: str) -> TrainConfig:
+def as_fidelity_says(config: TrainConfig, fidelity: str) -> TrainConfig:
     """Return the settings with a choice of the code or the paper of 2012 in place of `auto`."""
     update = {"color_mode": fidelity} if config.color_mode == "auto" else {}
     update |= {"bias_rate": "double" if fidelity == "code" else "same"} if config.bias_rate == "auto" else {}

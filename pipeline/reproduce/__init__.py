@@ -1,0 +1,1 @@
+"""The claims of 2012, measured again."""

@@ -1,0 +1,78 @@
+"""What the claims share that leave out one thing: the same pictures in the same order, with and without it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.reproduce.arms import Arm
+from pipeline.reproduce.lab import Lab
+from pipeline.reproduce.measurement import Measurement
+from pipeline.reproduce.records import Conclusion, Figure, Row
+from pipeline.reproduce.verdict import Finding, Question, find
+
+Measured = Mapping[str, Sequence[Measurement]]
+
+
+def costs(question: Question, without: Sequence[Measurement], whole: Sequence[Measurement]) -> Finding:
+    """Return by how many points the test error is higher without something, seed by seed, on the same test pictures.
+
+    Args:
+        question: in points.
+        without: the control arm, one measurement a seed.
+        whole: the arm with it, of the same seeds.
+    """
+    differences = [
+        100 * (one.numbers["test_top1_error"] - other.numbers["test_top1_error"]) for one, other in zip(without, whole, strict=True)
+    ]
+    pictures = picture_deviation([one.wrong() for one in without], [other.wrong() for other in whole])
+    return find(question, differences, picture_deviation=pictures)
+
+
+def picture_deviation(first: Sequence[Any], second: Sequence[Any]) -> float:
+    """Return the deviation, in points, that the choice of test pictures gives to the mean difference of two arms' errors.
+
+    Args:
+        first: bool [pictures] for each seed, which ones were answered wrongly.
+        second: likewise, of the other arm.
+    """
+    import numpy as np
+
+    of_pictures = np.mean([one.astype(np.float64) - other for one, other in zip(first, second, strict=True)], axis=0)
+    return 100 * float(of_pictures.std(ddof=1)) / math.sqrt(len(of_pictures))
+
+
+def row(arm: Arm, made: Sequence[Measurement], *measures: str) -> Row:
+    """Return an arm's line of the table: its test error, the error on training pictures, and more numbers."""
+    names = measures or ("test_top1_error", "train_top1_error")
+    values = {name: tuple(one.numbers[name] for one in made) for name in names}
+    return Row(arm=arm.label, setting=f"rate {made[0].numbers['learning_rate']:.2g}", values=values)
+
+
+def compared(
+    lab: Lab, findings: Sequence[Finding], arms: Sequence[Arm], measured: Measured, caption: str, notes: Sequence[str] = ()
+) -> Conclusion:
+    """Return the conclusion of a claim about test errors: its findings, a table of the arms, and their picture."""
+    from pipeline.reproduce.figures import draw_arms
+
+    rows = tuple(row(arm, measured[arm.name]) for arm in arms)
+    draw_arms(rows, "test_top1_error", lab.folder / "arms.png", xlabel="test error, %")
+    return Conclusion(tuple(findings), rows, (Figure(file="arms.png", caption=caption),), tuple(notes))
+
+
+def crossing(curve: Sequence[Mapping[str, float]], measure: str, goal: float) -> float | None:
+    """Return after how many epochs a number first comes down to a goal, between two epochs by a straight line; None if it never does.
+
+    Args:
+        curve: the numbers of each epoch, in order.
+        measure: which number.
+        goal: what it comes down to.
+    """
+    before: float | None = None
+    for epoch, entry in enumerate(curve, start=1):
+        value = entry[measure]
+        if value <= goal:
+            return float(epoch) if before is None else epoch - (goal - value) / (before - value) if before > value else float(epoch)
+        before = value
+    return None

@@ -1,0 +1,86 @@
+"""Claim: without dropout the network overfits; with it, training takes about twice the iterations (section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.config import Config
+from pipeline.reproduce.ablation import compared, costs, crossing
+from pipeline.reproduce.arms import Arm, baseline, without
+from pipeline.reproduce.lab import Experiment, Lab
+from pipeline.reproduce.measurement import Measurement
+from pipeline.reproduce.records import Conclusion, Figure
+from pipeline.reproduce.verdict import Question, find, not_measured
+
+_GAP = Question(
+    what="gap between test and training error without dropout, less the gap with it",
+    unit="points",
+    published=None,
+    source='paper, section 4.2: "substantial overfitting" without, no number',
+    least=0.0,
+)
+_TIME = Question(
+    what="epochs until the validation error that both come to, with dropout over without",
+    unit="times",
+    published=2.0,
+    source='paper, section 4.2: "roughly doubles the number of iterations"',
+    least=1.0,
+)
+_ERROR = Question(
+    what="test error without dropout less that with it", unit="points", published=None, source="no number was published", least=0.0
+)
+
+
+def arms(config: Config) -> tuple[Arm, ...]:
+    """Return the network with dropout and without."""
+    return baseline(config), without(config, "no-dropout", "without dropout", model={"dropout": 0.0})
+
+
+def conclude(lab: Lab, measured: Mapping[str, Sequence[Measurement]]) -> Conclusion:
+    """Compare gaps, times and errors."""
+    from pipeline.reproduce.figures import draw_curves
+
+    whole, bare = measured["baseline"], measured["no-dropout"]
+    gaps = [[100 * (one.numbers["test_top1_error"] - one.numbers["train_top1_error"]) for one in made] for made in (bare, whole)]
+    ratios = [slower(one.curve(), other.curve()) for one, other in zip(whole, bare, strict=True)]
+    findings = (
+        find(_GAP, [one - other for one, other in zip(*gaps, strict=True)]),
+        find(_TIME, ratios) if ratios else not_measured(_TIME, "No seed was measured."),
+        costs(_ERROR, bare, whole),
+    )
+    conclusion = compared(
+        lab,
+        findings,
+        arms(lab.config),
+        measured,
+        "Test error with and without dropout, a dot a seed.",
+        (
+            "The training error is that of the finished network on training pictures, cut as test pictures are and without dropout.",
+            "A falling learning rate ends both trainings at the same epoch, which draws their times together.",
+        ),
+    )
+    curves = {arm.label: [one.curve() for one in measured[arm.name]] for arm in arms(lab.config)}
+    draw_curves(curves, lab.folder / "curves.png")
+    drawn = Figure(
+        file="curves.png",
+        caption="Training error, as each step saw it, and validation error by epoch. With dropout a step sees half of the units.",
+    )
+    return Conclusion(conclusion.findings, conclusion.rows, (drawn, *conclusion.figures), conclusion.notes)
+
+
+def slower(slow: Sequence[Mapping[str, float]], fast: Sequence[Mapping[str, float]]) -> float:
+    """Return how many times longer one training takes to the lowest validation error that both come to."""
+    measure = "validation_top1_error"
+    goal = max(min(epoch[measure] for epoch in curve) for curve in (slow, fast))
+    times = [crossing(curve, measure, goal) or float(len(curve)) for curve in (slow, fast)]
+    return times[0] / times[1]
+
+
+EXPERIMENT = Experiment(
+    "dropout",
+    "Dropout prevents overfitting, and takes longer",
+    'Section 4.2: without dropout "our network exhibits substantial overfitting"; dropout "roughly doubles the number of iterations required to '
+    "converge\". Here: the same network and pictures with half of fc6's and fc7's units dropped while training, and with none.",
+    arms,
+    conclude,
+)

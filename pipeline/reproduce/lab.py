@@ -1,0 +1,257 @@
+"""Where experiments are done: each one once, tracked, taken up again where it was interrupted, within a budget of time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import Artifact, DatasetArtifact, digest_of
+from pipeline.config import Config, Resolved
+from pipeline.engine import Context, Outcome, Runner, Stage, Tracker, code_parts, write_atomically
+from pipeline.reproduce.arms import Arm, choose_rate, every_seed, train_arm
+from pipeline.reproduce.measurement import Measurement
+from pipeline.reproduce.records import Claim, Conclusion
+
+Work = Callable[[Mapping[str, Any], DatasetArtifact, Context], Measurement]
+Look = Callable[[Mapping[str, Any], DatasetArtifact, Context, Path], Measurement]
+
+
+class BudgetSpentError(Exception):
+    """The time is over: no further experiment is begun. What is done is kept."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A claim of the paper, and how it is measured again.
+
+    `text` says what the paper claims, and what is done here. `arms` are what must be trained; `conclude` is given the measurements of each
+    arm, one a seed, and says what they mean.
+    """
+
+    name: str
+    title: str
+    text: str
+    arms: Callable[[Config], tuple[Arm, ...]]
+    conclude: Callable[[Lab, Mapping[str, Sequence[Measurement]]], Conclusion]
+
+
+@dataclass
+class Pace:
+    """How far a command is, and how much time it may take: `minutes` from its start, 0 for any. Counted in training pictures seen."""
+
+    minutes: float
+    planned: float = 0.0
+    done: float = 0.0
+    worked: float = 0.0
+    seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def require_time(self) -> None:
+        """Raise a BudgetSpentError when the time is over."""
+        if self.minutes and time.monotonic() - self.started > 60 * self.minutes:
+            raise BudgetSpentError(f"the budget of {self.minutes:g} minutes is spent")
+
+    def passed(self, pictures: float, seconds: float, *, worked: bool) -> None:
+        """Count an experiment that is done, now or before."""
+        self.done += pictures
+        if worked:
+            self.worked, self.seconds = self.worked + pictures, self.seconds + seconds
+
+    @property
+    def left_seconds(self) -> float | None:
+        """About how long the rest takes, at the speed so far; None while nothing is known."""
+        return (self.planned - self.done) * self.seconds / self.worked if self.worked else None
+
+
+class Lab:
+    """The work on one claim.
+
+    Args:
+        runner: of a work directory; `ingest` is in its chain.
+        resolved: the settings.
+        records: of the chain, the prepared dataset among them.
+        tracker: of the claim's own run.
+        folder: where the claim's pictures are written.
+        pace: of the whole command.
+    """
+
+    def __init__(self, runner: Runner, resolved: Resolved, records: Mapping[str, Artifact], tracker: Tracker, folder: Path, pace: Pace):
+        self.config, self.folder, self.pace = resolved.config, folder, pace
+        self._runner, self._resolved, self._records, self._tracker = runner, resolved, records, tracker
+        self._done: list[tuple[Outcome, Mapping[str, Any]]] = []
+        self.recorded = False
+
+    @property
+    def dataset(self) -> DatasetArtifact:
+        """The prepared dataset."""
+        found = self._records["ingest"]
+        if not isinstance(found, DatasetArtifact):
+            raise TypeError(f"ingest left a {type(found).__name__}")
+        return found
+
+    def say(self, text: str) -> None:
+        """Tell a person, and about how long everything that is left takes."""
+        left = self.pace.left_seconds
+        self._runner.observer.said(text if left is None else f"{text} (about {left / 60:.0f} minutes left)")
+
+    @property
+    def seconds(self) -> float:
+        """How long the experiments took, whenever they were done."""
+        return sum(made.numbers.get("work_seconds", 0.0) for made in self.measured)
+
+    @property
+    def measured(self) -> list[Measurement]:
+        """Everything that was measured for the claim, in order."""
+        return [outcome.artifact for outcome, _ in self._done if isinstance(outcome.artifact, Measurement)]
+
+    @property
+    def worked(self) -> bool:
+        """Whether anything was measured now."""
+        return any(outcome.state == "ran" for outcome, _ in self._done)
+
+    def perform(self, name: str, spec: Mapping[str, Any], work: Work) -> Measurement:
+        """Do an experiment, or take its result if it was done before.
+
+        Args:
+            name: of its folder and of its run.
+            spec: everything that decides the result, besides the dataset and the code of `work`'s module; JSON can hold it.
+            work: does it.
+
+        Raises:
+            BudgetSpentError: it is not done and the time is over.
+        """
+
+        def function(dataset: DatasetArtifact, context: Context, **_: Any) -> Measurement:
+            context.run.params(flattened(spec))
+            started = time.monotonic()
+            made = work(spec, dataset, context)
+            numbers = made.numbers | {"work_seconds": round(time.monotonic() - started, 3)}
+            return made.model_copy(update={"name": name, "numbers": numbers})
+
+        function.__module__ = work.__module__
+        stage = Stage(
+            name,
+            function,
+            "reproduce",
+            "config",
+            {"dataset": DatasetArtifact},
+            Measurement,
+            lambda _: {"experiment": digest_of(spec)},
+            True,
+        )
+        if not self._runner.is_performed(stage, self.config, self._records):
+            self.pace.require_time()
+        outcome = self._runner.perform(stage, self._resolved, self._records, self._tracker)
+        self._done.append((outcome, spec))
+        self.pace.passed(pictures_of(spec, self.dataset), outcome.seconds, worked=outcome.state == "ran")
+        return Measurement.read(outcome.directory)
+
+    def look(self, name: str, spec: Mapping[str, Any], work: Look, trained: Measurement) -> Measurement:
+        """Look at a trained network, or take what was seen before; `work` is given the folder that holds it."""
+
+        def looking(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Context) -> Measurement:
+            return work(spec, dataset, context, trained.directory)
+
+        looking.__module__ = work.__module__
+        return self.perform(name, {**spec, "trained": trained.sha256}, looking)
+
+    def trained(self, arms: tuple[Arm, ...]) -> dict[str, list[Measurement]]:
+        """Choose the learning rate of each arm, then train all arms with one seed after the other."""
+        rates = {arm.name: self.rate(arm) for arm in arms}
+        found: dict[str, list[Measurement]] = {arm.name: [] for arm in arms}
+        for arm, seed in every_seed(arms, self.config.reproduce.seeds):
+            spec = arm.spec(self.config, seed, rates[arm.name])
+            found[arm.name].append(self.perform(f"{arm.name}-seed{seed}", spec, train_arm))
+        return found
+
+    def rate(self, arm: Arm) -> float:
+        """Return the learning rate that is chosen for an arm."""
+        return self.perform(f"{arm.name}-rate", arm.tuning_spec(self.config), choose_rate).numbers["learning_rate"]
+
+    def conclude(self, experiment: Experiment, conclusion: Conclusion, about: Mapping[str, Any]) -> Claim:
+        """Keep the claim and record it on its run; nothing is recorded where nothing is new.
+
+        Args:
+            experiment: the claim.
+            conclusion: what was found.
+            about: the fields of the record that are the same for every claim of the command.
+        """
+        claim = Claim(
+            name=experiment.name,
+            title=experiment.title,
+            text=experiment.text,
+            findings=conclusion.findings,
+            rows=conclusion.rows,
+            figures=conclusion.figures,
+            notes=conclusion.notes,
+            seeds=self.config.reproduce.seeds,
+            seconds=self.seconds,
+            measured=digest_of([*(made.identity() for made in self.measured), code_parts(experiment.conclude.__module__), dict(about)]),
+            **about,
+        )
+        if not self.worked and (earlier := read_claim(self.folder)) is not None and earlier.measured == claim.measured:
+            return earlier
+        write_atomically(self.folder / Claim.FILE, claim.model_dump_json(indent=1))
+        self._record(claim)
+        return claim
+
+    def _record(self, claim: Claim) -> None:
+        """Record the claim, with a run for each experiment that an earlier claim or command did."""
+        self.recorded = True
+        self._tracker.begin(self._resolved)
+        for outcome, spec in self._done:
+            if outcome.state == "skipped" and isinstance(outcome.artifact, Measurement):
+                run = self._tracker.stage_run(outcome.stage, "reproduce", self._resolved)
+                run.params(flattened(spec))
+                run.tags({"measured_by": outcome.run_key})
+                run.metrics(outcome.artifact.numbers)
+                run.close("FINISHED")
+        main = claim.main
+        numbers = {"ours": main.ours, "published": main.published}
+        numbers |= dict(zip(("interval_low", "interval_high"), main.interval, strict=True)) if main.interval else {}
+        tags = {"claim": claim.name, "verdict": main.verdict, "why": main.why, "what": main.what, "unit": main.unit}
+        self._tracker.conclude(f"{claim.name}: {main.verdict}", tags, {name: value for name, value in numbers.items() if value is not None})
+        self._tracker.files(self.folder)
+
+
+def read_claim(folder: Path) -> Claim | None:
+    """Return the claim that was concluded in a folder, if its pictures are there too."""
+    try:
+        claim = Claim.model_validate_json((folder / Claim.FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return claim if all((folder / figure.file).exists() for figure in claim.figures) else None
+
+
+def flattened(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as `section.field` -> value."""
+    found: dict[str, Any] = {}
+    for name, value in spec.items():
+        found |= flattened(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def pictures_of(spec: Mapping[str, Any], dataset: DatasetArtifact) -> float:
+    """Return about how many training pictures an experiment sees, of which its time depends; 0 for a look."""
+    if "train" not in spec:
+        return 0.0
+    images = min(spec["images"] or dataset.images("train"), dataset.images("train"))
+    rates = 4 if "criterion" in spec else 1
+    # A plain network sees a picture in a tenth of the time.
+    return float(images * spec["train"]["epochs"] * rates) * (0.1 if spec["depth"] else 1.0)
+
+
+def planned(experiments: Sequence[Experiment], config: Config) -> Iterator[tuple[Experiment, str, dict[str, Any]]]:
+    """Yield what the claims train, each training once: for whom, under which name, and its spec; rates that are not chosen yet are None."""
+    seen: set[str] = set()
+    for experiment in experiments:
+        arms = experiment.arms(config)
+        trainings = [(f"{arm.name}-rate", arm.tuning_spec(config)) for arm in arms]
+        trainings += [(f"{arm.name}-seed{seed}", arm.spec(config, seed)) for arm, seed in every_seed(arms, config.reproduce.seeds)]
+        for name, spec in trainings:
+            if name not in seen:
+                seen.add(name)
+                yield experiment, name, spec

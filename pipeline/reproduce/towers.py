@@ -1,0 +1,181 @@
+"""Claim: the filters of one tower are blind to colour, those of the other are not, in every run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import DatasetArtifact
+from pipeline.config import Config
+from pipeline.engine import Context
+from pipeline.reproduce.arms import Arm, baseline, digest_of_files
+from pipeline.reproduce.lab import Experiment, Lab
+from pipeline.reproduce.measurement import Measurement
+from pipeline.reproduce.records import Conclusion, Figure, Row
+from pipeline.reproduce.verdict import Question, find, not_measured
+
+_SPLITS = 10_000
+_SEED = 2012  # of the random halves
+_LEVEL = 0.05
+_COLOURS_FILE, _FILTERS_FILE = "colourfulness.npy", "filters.png"
+_APART = Question(
+    what="difference of the two towers' mean colourfulness of first filters, less what random halves of the same filters differ by",
+    unit="share",
+    published=None,
+    source="qualitative: paper, section 6.1 and figure 3, `occurs during every run`",
+    least=0.0,
+)
+
+
+def arms(config: Config) -> tuple[Arm, ...]:
+    """Return the network as it is."""
+    return (baseline(config),)
+
+
+def conclude(lab: Lab, measured: Mapping[str, Sequence[Measurement]]) -> Conclusion:
+    """Compare the towers of each seed with random halves of the same filters."""
+    from pipeline.reproduce.figures import draw_towers
+
+    spec = {"splits": _SPLITS, "split_seed": _SEED}
+    looks = [
+        lab.look(f"towers-seed{seed}", {**spec, "pictures": seed == 0}, look_at_colours, trained)
+        for seed, trained in enumerate(measured["baseline"])
+    ]
+    if looks[0].numbers["towers"] < 2:
+        why = (
+            f"The network {lab.config.model.variant} has one tower. Type `alexnet reproduce towers --set model.variant=small`, or `paper`."
+        )
+        return Conclusion((not_measured(_APART, why),))
+    draw_towers([by_tower(look) for look in looks], lab.folder / "towers.png")
+    shutil.copyfile(looks[0].directory / _FILTERS_FILE, lab.folder / _FILTERS_FILE)
+    measures = ("tower 1", "tower 2", "difference", "by chance", "p")
+    row = Row(arm="first filters", values={name: tuple(look.numbers[name] for look in looks) for name in measures})
+    window = round(looks[0].numbers["window"])
+    chances = [look.numbers["p"] for look in looks]
+    notes = (
+        f"{sum(p < _LEVEL for p in chances)} of {len(chances)} seeds by themselves differ more than random halves do at the 5 % level; "
+        f"p by seed: {', '.join(f'{p:.2g}' for p in chances)}. The paper says every run.",
+        f"The first layer's windows are {window} x {window} pixels here, 11 x 11 in 2012. What a tower does not see of the other until "
+        "conv3 is the same.",
+    )
+    return Conclusion((find(_APART, [look.numbers["effect"] for look in looks]),), (row,), _FIGURES, notes)
+
+
+_FIGURES = (
+    Figure(
+        file="towers.png",
+        caption="The colourfulness of each first filter, by tower and seed, with the towers' means: the share of its energy that no grey "
+        "picture could excite. 0 is blind to colour, 1 is blind to brightness, and 2/3 is what random weights have.",
+    ),
+    Figure(
+        file=_FILTERS_FILE,
+        caption="The first filters of seed 0 by tower, as the paper's figure 3, in each the greyest first; grey is zero.",
+    ),
+)
+
+
+def by_tower(look: Measurement) -> tuple[list[float], list[float]]:
+    """Return the colourfulness of the first tower's filters and of the second's."""
+    import numpy as np
+
+    one, two = np.split(np.load(look.directory / _COLOURS_FILE), 2)
+    return one.tolist(), two.tolist()
+
+
+def look_at_colours(spec: Mapping[str, Any], _dataset: DatasetArtifact, context: Context, trained: Path) -> Measurement:
+    """Measure how colourful a trained network's first filters are; draw them if asked to.
+
+    `colourfulness.npy` is float64 [filters] in [0, 1]; with two towers the first half is the first tower's.
+    """
+    import numpy as np
+
+    from pipeline.evaluate.explain import filters_by_tower
+    from pipeline.evaluate.looks import draw_filters
+    from pipeline.model.weights import load_model
+
+    kernel, towers = filters_by_tower(load_model(trained / Measurement.MODEL_FILE))
+    values = colourfulness(kernel)
+    np.save(context.directory / _COLOURS_FILE, values)
+    numbers = {"towers": float(towers), "window": float(kernel.shape[0])}
+    files: tuple[str, ...] = (_COLOURS_FILE,)
+    if towers == 2:
+        found = split_in_two(values, splits=spec["splits"], seed=spec["split_seed"])
+        one, two = np.split(values, 2)
+        numbers |= {"tower 1": float(one.mean()), "tower 2": float(two.mean())}
+        numbers |= {"difference": found.difference, "by chance": found.by_chance, "effect": found.effect, "p": found.p}
+    if spec["pictures"]:
+        halves = np.split(np.arange(len(values)), towers)
+        draw_filters(
+            kernel[..., np.concatenate([half[np.argsort(values[half])] for half in halves])], towers, context.directory / _FILTERS_FILE
+        )
+        files = (*files, _FILTERS_FILE)
+    context.run.metrics(numbers)
+    digest = digest_of_files(context.directory, files)
+    return Measurement(directory=context.directory, name="towers", numbers=numbers, files=files, sha256=digest)
+
+
+def colourfulness(kernel: Any) -> Any:
+    """Return the share of each filter's energy that lies off the axis of greys, float64 [filters] in [0, 1].
+
+    A filter of equal red, green and blue has 0, one whose colours add up to nothing everywhere 1. Random weights have 2/3.
+
+    Args:
+        kernel: float [height, width, 3, filters], unbounded.
+    """
+    import numpy as np
+
+    weights = np.asarray(kernel, np.float64)
+    energy = np.square(weights).sum(axis=(0, 1, 2))
+    grey = 3 * np.square(weights.mean(axis=2)).sum(axis=(0, 1))
+    return np.where(energy > 0, 1 - grey / np.where(energy > 0, energy, 1), 0.0).clip(0, 1)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How far two halves differ in their means, how far random halves of the same values do on average, and how often as far or further."""
+
+    difference: float
+    by_chance: float
+    p: float
+
+    @property
+    def effect(self) -> float:
+        """The difference beyond chance; 0 on average where the halves are random."""
+        return self.difference - self.by_chance
+
+
+def split_in_two(values: Any, *, splits: int, seed: int) -> Split:
+    """Return how the first half of some values differs from the second, and random halves from each other.
+
+    Args:
+        values: float [values], an even number of them.
+        splits: random halves.
+        seed: of these.
+    """
+    import numpy as np
+
+    half = len(values) // 2
+
+    def differences(ordered: Any) -> Any:
+        return np.abs(ordered[..., :half].mean(axis=-1) - ordered[..., half:].mean(axis=-1))
+
+    rows = np.tile(np.asarray(values, np.float64), (splits, 1))
+    random = differences(np.random.default_rng(seed).permuted(rows, axis=1))
+    own = float(differences(np.asarray(values, np.float64)))
+    as_far = int((random >= own - 1e-12).sum())  # the same halves, added up in another order
+    return Split(own, float(random.mean()), (1 + as_far) / (1 + splits))
+
+
+EXPERIMENT = Experiment(
+    "towers",
+    "One tower is blind to colour, the other is not",
+    "Section 6.1 and figure 3: the filters on one GPU are largely colour-agnostic, those on the other largely colour-specific; this "
+    "occurs in every run, whatever the initial weights. Here: the share of each first filter's energy that lies off the axis of greys, "
+    "and the difference of the towers' means, less the mean difference of 10,000 random halves of the same filters, so that chance gives "
+    "0.",
+    arms,
+    conclude,
+)

@@ -1,0 +1,144 @@
+"""The rule that makes verdicts: what it says of planted effects, and how often it is wrong."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline.reproduce.verdict import Question, find, interval_of, not_measured
+
+POINTS = Question(what="error without less that with", unit="points", published=1.4, source="paper", least=0.0)
+QUALITATIVE = POINTS.model_copy(update={"published": None})
+TIMES = Question(what="epochs with tanh over those with ReLU", unit="times", published=6.0, source="figure 1", least=2.0)
+# Of shapes unlike each other: the t interval is exact for the first alone.
+NOISES = {
+    "normal": lambda rng, shape: rng.normal(size=shape),
+    "uniform": lambda rng, shape: rng.uniform(-1.7, 1.7, shape),
+    "heavy tails": lambda rng, shape: rng.standard_t(4, shape),
+}
+
+
+def test_the_interval_is_students():
+    low, high = interval_of([1.0, 2.0, 4.0])
+    half = stats.t.ppf(0.975, 2) * np.std([1, 2, 4], ddof=1) / math.sqrt(3)
+    assert (low, high) == pytest.approx((7 / 3 - half, 7 / 3 + half))
+
+
+def test_the_choice_of_test_pictures_widens_the_interval_as_variances_add():
+    alone, both = interval_of([1.0, 2.0, 4.0]), interval_of([1.0, 2.0, 4.0], 0.5)
+    assert (both[1] - both[0]) / 2 == pytest.approx(math.hypot((alone[1] - alone[0]) / 2, 0.5 * stats.norm.ppf(0.975)))
+
+
+def test_equal_seeds_do_not_hide_the_chance_of_the_pictures():
+    assert find(POINTS, [1.0, 1.0, 1.0], picture_deviation=0.6).verdict == "not decidable"
+
+
+@pytest.mark.parametrize(
+    ("question", "effects", "verdict"),
+    [
+        (POINTS, [1.2, 1.4, 1.5], "reproduced"),
+        (POINTS, [0.3, 0.35, 0.4], "reproduced"),
+        (POINTS, [-0.1, 0.0, 0.1], "not reproduced"),
+        (POINTS, [-1.2, -1.4, -1.5], "not reproduced"),
+        (POINTS, [-1.0, 0.5, 2.0], "not decidable"),
+        (POINTS, [1.4], "not decidable"),
+        (POINTS, [], "not measured"),
+        (QUALITATIVE, [5.0, 6.0, 7.0], "reproduced"),
+        (QUALITATIVE, [-5.0, -6.0, -7.0], "not reproduced"),
+        (QUALITATIVE, [-0.1, 0.0, 0.1], "not decidable"),
+        (TIMES, [5.0, 6.0, 7.0], "reproduced"),
+        (TIMES, [1.0, 1.1, 1.2], "not reproduced"),
+        (TIMES, [1.0, 4.0, 9.0], "not decidable"),
+    ],
+)
+def test_verdicts(question, effects, verdict):
+    assert find(question, effects).verdict == verdict
+
+
+def test_the_mean_of_ratios_is_geometric():
+    found = find(TIMES, [2.0, 8.0])
+    assert found.ours == pytest.approx(4.0)
+    assert found.interval[0] * found.interval[1] == pytest.approx(16.0)
+
+
+def test_a_smaller_effect_than_published_is_reproduced_and_said_to_be_smaller():
+    assert "though less than published" in find(POINTS, [0.3, 0.35, 0.4]).why
+    assert "though less than published" not in find(POINTS, [1.2, 1.4, 1.6]).why
+
+
+def test_a_lower_bound_is_never_a_refutation():
+    assert find(TIMES, [1.0, 1.1, 1.2], at_least=True).verdict == "not decidable"
+    found = find(TIMES, [4.0, 4.1, 4.2], at_least=True)
+    assert found.verdict == "reproduced"
+    assert found.why.startswith("at least 4.1 times")
+    assert "less than published" not in found.why
+
+
+def test_an_effect_of_the_other_sign_is_told():
+    assert "goes the other way" in find(POINTS, [-1.2, -1.4, -1.5]).why
+    assert "goes the other way" not in find(POINTS, [-0.1, 0.0, 0.1]).why
+
+
+def test_how_many_seeds_would_do_is_told_and_they_would():
+    effects = [-1.0, 0.5, 2.0]
+    why = find(POINTS, effects).why
+    seeds = int(why.partition("about ")[2].partition(" seeds")[0])
+    rng = np.random.default_rng(0)
+    samples = rng.normal(1.4, np.std(effects, ddof=1), (2000, seeds))
+    found = np.mean([interval_of(sample)[0] > 0 for sample in samples])
+    assert 0.7 < found < 0.9  # four times in five
+
+
+def test_what_was_not_measured_says_why_and_has_no_numbers():
+    found = not_measured(POINTS, "no GPU here")
+    assert (found.verdict, found.why, found.ours, found.interval, found.seeds) == ("not measured", "no GPU here", None, None, 0)
+
+
+def share_of(verdict: str, question: Question, effects) -> float:
+    """Return how often the rule gives a verdict, over rows of effects."""
+    return float(np.mean([find(question, row).verdict == verdict for row in effects]))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("question", [POINTS, QUALITATIVE], ids=["published", "qualitative"])
+def test_a_planted_null_is_reproduced_in_at_most_one_of_twenty(question, noise, seeds):
+    effects = NOISES[noise](np.random.default_rng(1), (1500, seeds))
+    assert share_of("reproduced", question, effects) <= 0.05
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_a_planted_ratio_of_the_least_that_counts_is_reproduced_in_at_most_one_of_twenty(noise):
+    ratios = TIMES.least * np.exp(0.3 * NOISES[noise](np.random.default_rng(2), (1500, 3)))
+    assert share_of("reproduced", TIMES, ratios) <= 0.05
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_a_planted_effect_of_the_published_size_is_refuted_in_at_most_one_of_twenty(noise):
+    effects = POINTS.published + NOISES[noise](np.random.default_rng(3), (1500, 3))
+    assert share_of("not reproduced", POINTS, effects) <= 0.05
+
+
+def test_a_clear_effect_is_found():
+    effects = POINTS.published + 0.2 * np.random.default_rng(4).normal(size=(500, 3))
+    assert share_of("reproduced", POINTS, effects) > 0.95
+
+
+def test_networks_that_differ_by_chance_alone_are_not_told_apart_by_their_pictures():
+    """The whole way, from the wrong answers of two arms that are equally good on all the pictures there could be."""
+    from pipeline.reproduce.ablation import picture_deviation
+
+    rng, trials, seeds, pictures, reproduced = np.random.default_rng(5), 300, 6, 300, np.zeros(2)
+    for _ in range(trials):
+        hard = rng.beta(0.4, 1.0, pictures)
+        tilt = rng.normal(0, 0.4, pictures)  # on a single picture the arms do differ, whatever the seed
+        first = [rng.random(pictures) < np.clip(hard + tilt, 0, 1) for _ in range(seeds)]
+        second = [rng.random(pictures) < np.clip(hard - tilt, 0, 1) for _ in range(seeds)]
+        effects = [100 * (one.mean() - other.mean()) for one, other in zip(first, second, strict=True)]
+        deviations = (picture_deviation(first, second), 0.0)
+        reproduced += [find(QUALITATIVE, effects, picture_deviation=deviation).verdict == "reproduced" for deviation in deviations]
+    assert reproduced[0] / trials <= 0.05
+    assert reproduced[1] / trials > 0.1  # seeds alone would have said so of one in four
