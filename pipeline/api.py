@@ -405,7 +405,7 @@ def put_results(reproduction: Reproduction, document: Path | str) -> None:
 def reproduction_plan(
     claims: Sequence[str] = ("all",), *, profile: str = "quick", recipe: str | None = None, settings: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Return what `reproduce` would train for each claim, each training counted once: `claim`, `trainings`, `images` seen, `size` of one."""
+    """Return what `reproduce` would train for each claim, each training once: `claim`, `trainings`, `short_trainings`, `images` seen."""
     from pipeline.reproduce.claims import experiments
     from pipeline.reproduce.lab import planned
 

@@ -886,8 +886,8 @@ def reproduce(
 
     Claims: relu, gradients, dropout, lrn, pooling, crops, color, tencrop, towers, replicas, depth, size, features, gpu; or all.
 
-    Each is a run in MLflow with a child for each arm and seed, and a page of figures. A command that was interrupted is typed again and goes
-    on. With --json the last lines are one object a claim.
+    Each is a run in MLflow with a child for each arm and seed, and a page of figures. A command that was interrupted is typed again and
+    goes on. With --json the last lines are one object a claim.
     """
     from pipeline import api
     from pipeline.console import print_json, show_claims, show_plan_of_claims

@@ -6,9 +6,10 @@ from importlib import resources
 
 import pytest
 
+from pipeline.api import reproduction_settings
 from pipeline.config import DEFAULT_RECIPE, Config, flatten, read_recipe, recipe_for, recipe_names, resolve
 
-RECIPES = ("cifar10", "digits", "fashion_mnist", "folder", "imagenet2012", "imagenette", "network")
+RECIPES = ("cifar10", "digits", "fashion_mnist", "folder", "imagenet2012", "imagenette", "network", "reproduce_paper", "reproduce_quick")
 
 
 def header(recipe: str) -> list[str]:
@@ -51,7 +52,7 @@ def test_the_header_says_what_it_is_and_what_to_expect(recipe):
         assert len(line.removeprefix(f"# {word}: ")) > 5
 
 
-@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "network"])
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "network" and not name.startswith("reproduce")])
 def test_the_command_of_the_header_uses_the_recipe(recipe):
     words = command(recipe)
     assert words[:2] == ["alexnet", "run"]
@@ -95,3 +96,22 @@ def test_imagenet_is_trained_as_in_the_paper():
 
 def test_digits_are_never_mirrored():
     assert not resolve(recipe="digits", environment={}).config.train.flip
+
+
+@pytest.mark.parametrize("profile", ["quick", "paper"])
+def test_a_profile_is_the_recipe_that_its_command_uses(profile):
+    words = command(f"reproduce_{profile}")
+    assert words[:3] == ["alexnet", "reproduce", "all"]
+    assert words[3:] == ([] if profile == "quick" else ["--profile", "paper"])
+    assert reproduction_settings(profile).recipe == f"reproduce_{profile}"
+
+
+def test_the_paper_profile_trains_as_the_imagenet_recipe_does():
+    ours, recipe = reproduction_settings("paper").config, resolve(recipe="imagenet2012", environment={}).config
+    assert (ours.data, ours.model, ours.train) == (recipe.data, recipe.model, recipe.train)
+
+
+def test_the_quick_profile_cuts_the_share_of_a_picture_that_the_paper_cut():
+    config = reproduction_settings("quick").config
+    assert config.model.image_size / config.data.short_side == 224 / 256
+    assert config.reproduce.seeds >= 3

@@ -79,8 +79,8 @@ def slower(slow: Sequence[Mapping[str, float]], fast: Sequence[Mapping[str, floa
 EXPERIMENT = Experiment(
     "dropout",
     "Dropout prevents overfitting, and takes longer",
-    'Section 4.2: without dropout "our network exhibits substantial overfitting"; dropout "roughly doubles the number of iterations required to '
-    "converge\". Here: the same network and pictures with half of fc6's and fc7's units dropped while training, and with none.",
+    "Section 4.2: without dropout the network overfits substantially; dropout about doubles the iterations that it takes to converge. "
+    "Here: the same network and pictures with half of fc6's and fc7's units dropped while training, and with none.",
     arms,
     conclude,
 )

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 _POSITIONS = 4
 _TRAINING_PICTURES, _TEST_PICTURES = 4000, 2000
 _AT_ONCE = 250
-# The ridge, times the pictures, is chosen among these by generalised cross-validation (Golub, Heath and Wahba, 1979).
-_RIDGES = tuple(10.0 ** (power / 2) for power in range(-10, 5))
+# The ridge is chosen among these, in units of a feature's variance, by generalised cross-validation (Golub, Heath and Wahba, 1979). A
+# smaller one would fit as many features as pictures exactly, of which that can say nothing.
+_RIDGES = tuple(10.0 ** (power / 2) for power in range(4, -7, -1))
 # For the pictures: how many are searched for what excites a map, and how many maps and layers are shown.
 _SEARCHED, _MAPS, _PATCHES, _SHOWN_LAYERS = 512, 3, 5, 3
 _NETWORKS = ("trained", "fresh")
@@ -113,8 +114,7 @@ def _notes(errors: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
         f"{trend}; not at {', '.join(rises)}." if rises else f"{trend}.",
         "A probe says what can be read off a layer linearly, and with that how far it is on its way from pixels to classes. Whether a "
         "person would call it an edge, a texture or an object only the pictures show, and they are of one network.",
-        "Probes are fitted to pictures that the network was trained on, whose last layers are the more certain of them; that speaks rather "
-        "against the claim than for it.",
+        "Probes are fitted to pictures that the network was trained on, as it was itself, and scored on others.",
     )
 
 
@@ -124,6 +124,7 @@ def read_off(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Context
     `wrong.npy` is bool [2, depths, pictures], which test pictures the probes answered wrongly.
     """
     import numpy as np
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
 
     from pipeline.data.loader import load_split
     from pipeline.model.weights import load_model
@@ -138,7 +139,9 @@ def read_off(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Context
         size, positions = network.input_shape[1], spec["positions"]
         known, labels = features_by_depth(own, _batches(train, size, counts[0]), positions)
         asked, truth = features_by_depth(own, _batches(test, size, counts[1]), positions)
-        by_depth = {depth: probe(known[depth], labels, asked[depth]) != truth for depth in known}
+        # On one thread: a sum's last bits depend on how many share it, and the others would wait spinning beside TensorFlow's.
+        with threadpool_limits(1):
+            by_depth = {depth: probe(known[depth], labels, asked[depth]) != truth for depth in known}
         wrong.append(np.stack(list(by_depth.values())))
         numbers |= {f"{name}/{depth}": float(missed.mean()) for depth, missed in by_depth.items()}
         numbers[f"{name} trend"] = float(np.polyfit(np.arange(len(by_depth)), wrong[-1].mean(axis=1), 1)[0])
@@ -184,7 +187,7 @@ def features_by_depth(network: Any, batches: Iterable[tuple[Any, Any]], position
     names = depths(network)
     part = keras.Model(network.input, [network.get_layer(name).output for name in names.values()])
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(input_signature=[tf.TensorSpec((None, *network.input_shape[1:]), tf.uint8)])
     def pooled(pixels: Any) -> list[Any]:
         # A model gives a list of one as its only element.
         return [_averaged(tf.cast(values, tf.float32), positions) for values in keras.tree.flatten(part(pixels, training=False))]
@@ -223,23 +226,19 @@ def probe(known: Any, labels: Any, asked: Any) -> Any:
         asked: float [pictures, features] to answer.
     """
     import numpy as np
-    from scipy import linalg
 
     mean, spread = known.mean(axis=0, dtype=np.float64), known.std(axis=0, dtype=np.float64)
     scale = np.where(spread > 1e-6 * max(spread.max(), 1e-30), spread, np.inf)  # a unit that never changes says nothing
-    x, asked = (known - mean) / scale, (asked - mean) / scale
-    y = np.eye(int(labels.max()) + 1)[labels]
+    x, y = (known - mean) / scale, np.eye(int(labels.max()) + 1)[labels]
     middle = y.mean(axis=0)
-    y -= middle
-    wide = x.shape[1] > x.shape[0]
-    values, vectors = linalg.eigh(x @ x.T if wide else x.T @ x, overwrite_a=True, check_finite=False)
-    values = np.maximum(values, 0)
-    along = vectors.T @ (y if wide else x.T @ y)  # the classes along each direction
-    ridge = _ridge(
-        values, np.square(along).sum(axis=1) / (1 if wide else np.maximum(values, 1e-12 * values[-1])), float(np.square(y).sum()), len(x)
-    )
-    weights = vectors @ (along / (values + ridge)[:, np.newaxis])
-    return (asked @ (x.T @ weights if wide else weights) + middle).argmax(axis=1)
+    wide = x.shape[1] > x.shape[0]  # then the pictures have fewer equations than the features
+    target = y - middle if wide else x.T @ (y - middle)
+    values, directions = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+    values, along = values.clip(0), directions.T @ target
+    explained = np.square(along).sum(axis=1) / (1 if wide else values.clip(1e-12 * values[-1] + 1e-30))
+    ridge = _ridge(values, explained, float(np.square(y - middle).sum()), len(x))
+    weights = directions @ (along / (values + ridge)[:, np.newaxis])
+    return ((asked - mean) / scale @ (x.T @ weights if wide else weights) + middle).argmax(axis=1)
 
 
 def _ridge(values: Any, explained: Any, total: float, pictures: int) -> float:
@@ -255,7 +254,8 @@ def _ridge(values: Any, explained: Any, total: float, pictures: int) -> float:
     def error(ridge: float) -> float:
         kept = values / (values + ridge)
         left = total - float(explained.sum()) + float((explained * (1 - kept) ** 2).sum())
-        return left / (1 - (1 + float(kept.sum())) / pictures) ** 2 if kept.sum() < pictures - 1.5 else math.inf
+        free = 1 - (1 + float(kept.sum())) / pictures  # 1 for the mean
+        return left / free**2 if free > 0 else math.inf
 
     return min((pictures * ridge for ridge in _RIDGES), key=error)
 
@@ -273,6 +273,7 @@ def _batches(images: Images, size: int, count: int) -> Iterator[tuple[Any, Any]]
 def _draw(network: Any, images: Images, folder: Path) -> tuple[str, ...]:
     """Draw the first filters, and what excites maps of the first, the middle and the last convolution; return the files."""
     import numpy as np
+    from PIL import Image
 
     from pipeline.evaluate import explain, looks
 
@@ -283,6 +284,8 @@ def _draw(network: Any, images: Images, folder: Path) -> tuple[str, ...]:
     layers = explain.depth_layers(network)
     layers = [layers[place] for place in sorted({round(share * (len(layers) - 1) / (_SHOWN_LAYERS - 1)) for share in range(_SHOWN_LAYERS)})]
     looks.draw_patches(explain.top_patches(network, pixels, layers, maps=_MAPS, patches=_PATCHES), folder / _PATCHES_FILE)
+    with Image.open(folder / _PATCHES_FILE) as drawn:
+        drawn.convert("RGB").save(folder / _PATCHES_FILE, optimize=True)  # as it was, in fewer bytes: a page holds many pictures
     return _FILTERS_FILE, _PATCHES_FILE
 
 

@@ -9,7 +9,8 @@ from pipeline.reproduce.arms import Arm
 from pipeline.reproduce.lab import Experiment, Lab
 from pipeline.reproduce.measurement import Measurement
 from pipeline.reproduce.records import Conclusion, Figure, Row
-from pipeline.reproduce.verdict import Question, find
+from pipeline.reproduce.relu import LARGEST
+from pipeline.reproduce.verdict import Question, find, not_measured
 
 DEPTHS = (4, 8, 12, 16)
 _ACTIVATIONS = ("relu", "tanh", "sigmoid")
@@ -32,6 +33,8 @@ _TRAINED_TANH = _TRAINED.model_copy(update={"what": "training error of 16 layers
 
 def arms(config: Config) -> tuple[Arm, ...]:
     """Return plain networks of each activation and depth."""
+    if config.data.short_side > LARGEST:
+        return ()
     size = min(_SIZE, config.data.short_side)
     train = TrainConfig(
         epochs=config.reproduce.plain_epochs, schedule="constant", learning_rate=0.01, weight_decay=0, crop="center", flip=False
@@ -55,6 +58,10 @@ def arms(config: Config) -> tuple[Arm, ...]:
 def conclude(lab: Lab, measured: Mapping[str, Sequence[Measurement]]) -> Conclusion:
     """Compare what arrives at the first layer, and what is learnt."""
     from pipeline.reproduce.figures import draw_depths
+
+    if not measured:
+        why = "Plain networks are for small pictures. Type `alexnet reproduce gradients --data cifar10`."
+        return Conclusion(tuple(not_measured(question, why) for question in (_SIGMOID, _TANH, _TRAINED, _TRAINED_TANH)))
 
     def of(activation: str, depth: int) -> Sequence[Measurement]:
         return measured[f"plain-{activation}-{depth}"]

@@ -63,9 +63,8 @@ def measure(experiments: Sequence[Experiment], runner: Runner, resolved: Resolve
                 claims.append(_measured(experiment, lab, profile))
                 new = new or lab.recorded
             except BudgetSpentError as error:
-                unfinished = [other.name for other in experiments[number - 1 :]]
+                unfinished.append(experiment.name)
                 tracker.conclude(f"{experiment.name}: unfinished", {"note": str(error)})
-                break
             except TrainingDivergedError as error:  # one arm that is lost is no reason to lose the other claims
                 failed[experiment.name] = str(error)
                 tracker.conclude(f"{experiment.name}: failed", {"error": str(error)[:500]})
@@ -124,11 +123,11 @@ def _bounded(resolved: Resolved, dataset: DatasetArtifact) -> Resolved:
 
 def _measured(experiment: Experiment, lab: Lab, profile: str) -> Claim:
     lab.folder.mkdir(parents=True, exist_ok=True)
-    measured = lab.trained(experiment.arms(lab.config))
+    measured, seeds = lab.trained(experiment.arms(lab.config)), lab.config.reproduce.seeds
     about = {
         "profile": profile,
         "dataset": lab.dataset.headline(),
-        "command": f"alexnet reproduce {experiment.name} --profile {profile} --data {lab.dataset.name} --seeds {lab.config.reproduce.seeds}",
+        "command": f"alexnet reproduce {experiment.name} --profile {profile} --data {lab.dataset.name} --seeds {seeds}",
     }
     return lab.conclude(experiment, experiment.conclude(lab, measured), about)
 

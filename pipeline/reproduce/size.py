@@ -62,9 +62,7 @@ def conclude(lab: Lab, measured: Mapping[str, Sequence[Measurement]]) -> Conclus
         for arm in arms(lab.config)
     )
     caption = "Test error against the number of training pictures, a dot a seed; smaller sets are parts of larger ones."
-    notes = (
-        "Each arm does the same number of steps, so that a smaller set is passed over oftener; the best epoch on the validation split counts.",
-    )
+    notes = ("Each arm does the same number of steps, so that a smaller set is passed over oftener; the best epoch by validation counts.",)
     return Conclusion(findings, rows, (Figure(file="sizes.png", caption=caption),), notes)
 
 

@@ -20,13 +20,31 @@ from pipeline.reproduce.verdict import Question, find, not_measured
 _SPLITS = 10_000
 _SEED = 2012  # of the random halves
 _LEVEL = 0.05
-_COLOURS_FILE, _FILTERS_FILE = "colourfulness.npy", "filters.png"
+_COLOURS_FILE = "colourfulness.npy"
+_KERNELS = {"filters": "first filters", "changes": "what training changed in them"}
+_MEASURES = ("tower 1", "tower 2", "difference", "by chance", "p")
 _APART = Question(
     what="difference of the two towers' mean colourfulness of first filters, less what random halves of the same filters differ by",
     unit="share",
     published=None,
-    source="qualitative: paper, section 6.1 and figure 3, `occurs during every run`",
+    source="qualitative: paper, section 6.1 and figure 3, 'occurs during every run'",
     least=0.0,
+)
+_CHANGED = _APART.model_copy(update={"what": "the same of what training changed in these filters"})
+_FIGURES = (
+    Figure(
+        file="towers.png",
+        caption="The colourfulness of each first filter, by tower and seed, with the towers' means: the share of its energy that no grey "
+        "picture could excite. 0 is blind to colour, 1 is blind to brightness, and 2/3 is what random weights have.",
+    ),
+    Figure(
+        file="filters.png",
+        caption="The first filters of seed 0 by tower, as the paper's figure 3, in each the greyest first; grey is zero.",
+    ),
+    Figure(
+        file="changes.png",
+        caption="What training changed in the first filters of seed 0, each in the same place as the filter.",
+    ),
 )
 
 
@@ -39,6 +57,10 @@ def conclude(lab: Lab, measured: Mapping[str, Sequence[Measurement]]) -> Conclus
     """Compare the towers of each seed with random halves of the same filters."""
     from pipeline.reproduce.figures import draw_towers
 
+    if is_grey(lab.dataset):
+        return Conclusion(
+            (not_measured(_APART, "These pictures are grey. Type `alexnet reproduce towers --data cifar10`, or other colours."),)
+        )
     spec = {"splits": _SPLITS, "split_seed": _SEED}
     looks = [
         lab.look(f"towers-seed{seed}", {**spec, "pictures": seed == 0}, look_at_colours, trained)
@@ -50,68 +72,80 @@ def conclude(lab: Lab, measured: Mapping[str, Sequence[Measurement]]) -> Conclus
         )
         return Conclusion((not_measured(_APART, why),))
     draw_towers([by_tower(look) for look in looks], lab.folder / "towers.png")
-    shutil.copyfile(looks[0].directory / _FILTERS_FILE, lab.folder / _FILTERS_FILE)
-    measures = ("tower 1", "tower 2", "difference", "by chance", "p")
-    row = Row(arm="first filters", values={name: tuple(look.numbers[name] for look in looks) for name in measures})
-    window = round(looks[0].numbers["window"])
-    chances = [look.numbers["p"] for look in looks]
-    notes = (
-        f"{sum(p < _LEVEL for p in chances)} of {len(chances)} seeds by themselves differ more than random halves do at the 5 % level; "
-        f"p by seed: {', '.join(f'{p:.2g}' for p in chances)}. The paper says every run.",
-        f"The first layer's windows are {window} x {window} pixels here, 11 x 11 in 2012. What a tower does not see of the other until "
-        "conv3 is the same.",
+    for file in (f"{kernel}.png" for kernel in _KERNELS):
+        shutil.copyfile(looks[0].directory / file, lab.folder / file)
+    findings = tuple(
+        find(question, [look.numbers[f"{kernel}/effect"] for look in looks])
+        for question, kernel in zip((_APART, _CHANGED), _KERNELS, strict=True)
     )
-    return Conclusion((find(_APART, [look.numbers["effect"] for look in looks]),), (row,), _FIGURES, notes)
+    rows = tuple(
+        Row(arm=label, values={name: tuple(look.numbers[f"{kernel}/{name}"] for look in looks) for name in _MEASURES})
+        for kernel, label in _KERNELS.items()
+    )
+    return Conclusion(findings, rows, _FIGURES, _notes(looks))
 
 
-_FIGURES = (
-    Figure(
-        file="towers.png",
-        caption="The colourfulness of each first filter, by tower and seed, with the towers' means: the share of its energy that no grey "
-        "picture could excite. 0 is blind to colour, 1 is blind to brightness, and 2/3 is what random weights have.",
-    ),
-    Figure(
-        file=_FILTERS_FILE,
-        caption="The first filters of seed 0 by tower, as the paper's figure 3, in each the greyest first; grey is zero.",
-    ),
-)
+def _notes(looks: Sequence[Measurement]) -> tuple[str, ...]:
+    """Say in how many runs it occurs, how far the filters came, and how the network differs from that of 2012."""
+    chances, window = [look.numbers["filters/p"] for look in looks], round(looks[0].numbers["window"])
+    moved = sum(look.numbers["moved"] for look in looks) / len(looks)
+    return (
+        f"{sum(p < _LEVEL for p in chances)} of {len(chances)} seeds by themselves differ more than random halves do at the 5 % level (p: "
+        f"{', '.join(f'{p:.2g}' for p in chances)}). The paper says every run.",
+        f"Training changed the first filters by {moved:.2g} times the length of their initial weights. Where that is little, their "
+        "colours are mostly those of chance, and only what training changed can tell the towers apart.",
+        f"The first layer's windows are {window} x {window} pixels here, 11 x 11 in 2012, when the towers were two GPUs. What a tower "
+        "does not see of the other until conv3 is the same.",
+    )
+
+
+def is_grey(dataset: DatasetArtifact) -> bool:
+    """Return whether red, green and blue are the same in all pictures: then nothing in them is a colour."""
+    first, *others = (spread for row in dataset.channel_covariance for spread in row)
+    return all(abs(spread - first) <= 1e-6 * abs(first) for spread in others)
 
 
 def by_tower(look: Measurement) -> tuple[list[float], list[float]]:
     """Return the colourfulness of the first tower's filters and of the second's."""
     import numpy as np
 
-    one, two = np.split(np.load(look.directory / _COLOURS_FILE), 2)
+    one, two = np.split(np.load(look.directory / _COLOURS_FILE)[0], 2)
     return one.tolist(), two.tolist()
 
 
 def look_at_colours(spec: Mapping[str, Any], _dataset: DatasetArtifact, context: Context, trained: Path) -> Measurement:
-    """Measure how colourful a trained network's first filters are; draw them if asked to.
+    """Measure how colourful a trained network's first filters are, and what training changed in them; draw both if asked to.
 
-    `colourfulness.npy` is float64 [filters] in [0, 1]; with two towers the first half is the first tower's.
+    `colourfulness.npy` is float64 [2, filters] in [0, 1]; with two towers the first half is the first tower's.
     """
+    import keras
     import numpy as np
 
     from pipeline.evaluate.explain import filters_by_tower
     from pipeline.evaluate.looks import draw_filters
     from pipeline.model.weights import load_model
 
-    kernel, towers = filters_by_tower(load_model(trained / Measurement.MODEL_FILE))
-    values = colourfulness(kernel)
-    np.save(context.directory / _COLOURS_FILE, values)
-    numbers = {"towers": float(towers), "window": float(kernel.shape[0])}
-    files: tuple[str, ...] = (_COLOURS_FILE,)
+    network = load_model(trained / Measurement.MODEL_FILE)
+    kernel, towers = filters_by_tower(network)
+    initial, _ = filters_by_tower(keras.models.clone_model(network))  # the file names each layer's initial weights and their seed
+    kernels = dict(zip(_KERNELS, (kernel, kernel - initial), strict=True))
+    values = {name: colourfulness(weights) for name, weights in kernels.items()}
+    np.save(context.directory / _COLOURS_FILE, np.stack(list(values.values())))
+    moved = np.linalg.norm(kernel - initial) / np.linalg.norm(initial)
+    numbers = {"towers": float(towers), "window": float(kernel.shape[0]), "moved": float(moved)}
     if towers == 2:
-        found = split_in_two(values, splits=spec["splits"], seed=spec["split_seed"])
-        one, two = np.split(values, 2)
-        numbers |= {"tower 1": float(one.mean()), "tower 2": float(two.mean())}
-        numbers |= {"difference": found.difference, "by chance": found.by_chance, "effect": found.effect, "p": found.p}
+        for name, own in values.items():
+            found = split_in_two(own, splits=spec["splits"], seed=spec["split_seed"])
+            numbers |= {f"{name}/tower {tower}": float(half.mean()) for tower, half in enumerate(np.split(own, 2), start=1)}
+            numbers |= {f"{name}/difference": found.difference, f"{name}/by chance": found.by_chance}
+            numbers |= {f"{name}/effect": found.effect, f"{name}/p": found.p}
+    files: tuple[str, ...] = (_COLOURS_FILE,)
     if spec["pictures"]:
-        halves = np.split(np.arange(len(values)), towers)
-        draw_filters(
-            kernel[..., np.concatenate([half[np.argsort(values[half])] for half in halves])], towers, context.directory / _FILTERS_FILE
-        )
-        files = (*files, _FILTERS_FILE)
+        halves = np.split(np.arange(kernel.shape[-1]), towers)
+        order = np.concatenate([half[np.argsort(values["filters"][half], kind="stable")] for half in halves])
+        for name, weights in kernels.items():
+            draw_filters(weights[..., order], towers, context.directory / f"{name}.png")
+        files += tuple(f"{name}.png" for name in kernels)
     context.run.metrics(numbers)
     digest = digest_of_files(context.directory, files)
     return Measurement(directory=context.directory, name="towers", numbers=numbers, files=files, sha256=digest)

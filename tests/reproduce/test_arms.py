@@ -1,0 +1,138 @@
+"""The parts of an experiment that are plain functions: which rates are tried, what an arm changes, when a goal is reached."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.api import reproduction_settings
+from pipeline.errors import ConfigError
+from pipeline.reproduce import color, depth, dropout, gradients, lrn, pooling, relu, size
+from pipeline.reproduce.ablation import crossing, picture_deviation
+from pipeline.reproduce.arms import baseline, next_step, rate_at, some
+from pipeline.reproduce.claims import NAMES, experiments
+from pipeline.reproduce.lab import planned
+
+CONFIG = reproduction_settings().config
+
+
+def searched(score) -> list[int]:
+    """Return the rates, in steps, that the search tries for a function of the step."""
+    scores: dict[int, float] = {}
+    while (step := next_step(scores)) is not None and len(scores) < 12:
+        scores[step] = score(step)
+    return list(scores)
+
+
+@pytest.mark.parametrize("best", [-4, -1, 0, 1, 3])
+def test_the_search_for_a_rate_ends_with_the_best_between_two_worse_ones(best):
+    tried = searched(lambda step: abs(step - best))
+    assert {best - 1, best, best + 1} <= set(tried)
+    assert len(tried) <= 3 + abs(best)
+
+
+def test_rates_that_diverge_are_worse_than_any_other_and_lower_ones_are_tried():
+    assert searched(lambda step: math.inf if step > -3 else 1.0)[-1] < -3
+
+
+def test_rates_are_half_a_decade_apart():
+    spec = {"train": {"learning_rate": 0.01}}
+    assert [rate_at(spec, step) for step in (-2, -1, 0, 1, 2)] == [0.001, 0.0032, 0.01, 0.032, 0.1]
+
+
+def test_a_goal_is_reached_between_epochs_by_a_straight_line():
+    curve = [{"error": value} for value in (0.5, 0.3, 0.1)]
+    assert crossing(curve, "error", 0.25) == pytest.approx(2.25)
+    assert crossing(curve, "error", 0.3) == pytest.approx(2.0)
+    assert crossing(curve, "error", 0.9) == 1.0
+    assert crossing(curve, "error", 0.05) is None
+
+
+def test_the_pictures_part_of_the_chance_is_that_of_a_mean_of_differences():
+    rng = np.random.default_rng(0)
+    first, second = ([rng.random(500) < share for _ in range(3)] for share in (0.3, 0.25))
+    differences = np.mean(first, axis=0) - np.mean(second, axis=0)
+    assert picture_deviation(first, second) == pytest.approx(100 * differences.std(ddof=1) / math.sqrt(500))
+
+
+@pytest.mark.parametrize(
+    ("module", "changed"),
+    [
+        (dropout, {"model.dropout"}),
+        (lrn, {"model.normalization"}),
+        (pooling, {"model.overlapping_pooling"}),
+        (color, {"train.color_noise"}),
+        (depth, {"model.remove_layer"}),
+    ],
+)
+def test_an_ablation_changes_one_thing_and_has_the_same_pictures_in_the_same_order(module, changed):
+    whole, control = module.arms(CONFIG)
+    assert whole == baseline(CONFIG)
+    for seed in (0, 1):
+        one, other = whole.spec(CONFIG, seed), control.spec(CONFIG, seed)
+        assert different(one, other) == changed
+        assert one["train"]["seed"] == other["train"]["seed"] == seed
+
+
+def different(one, other) -> set[str]:
+    sections = {f"{part}.{name}" for part in ("model", "train") for name in one[part] if one[part][name] != other[part][name]}
+    return sections | {name for name in ("images", "depth", "goal") if one[name] != other[name]}
+
+
+def test_the_race_differs_in_the_activation_alone_and_nothing_regularises():
+    first, *others = (arm.spec(CONFIG, 0) for arm in relu.arms(CONFIG))
+    assert all(different(first, other) == {"model.activation"} for other in others)
+    train = first["train"]
+    assert (train["weight_decay"], train["crop"], train["flip"], train["mixup"], train["label_smoothing"]) == (0, "center", False, 0, 0)
+    assert first["goal"] == 0.25
+
+
+def test_the_race_is_not_run_on_pictures_that_are_no_cifar10():
+    assert relu.arms(reproduction_settings("paper").config) == ()
+
+
+def test_plain_networks_are_of_four_depths_and_three_activations():
+    specs = [arm.spec(CONFIG, 0) for arm in gradients.arms(CONFIG)]
+    assert {(spec["model"]["activation"], spec["depth"]) for spec in specs} == {
+        (activation, deep) for activation in ("relu", "tanh", "sigmoid") for deep in (4, 8, 12, 16)
+    }
+
+
+def test_every_size_has_as_many_steps():
+    steps = {arm.spec(CONFIG, 0)["train"]["epochs"] * arm.images for arm in size.arms(CONFIG)}
+    assert steps == {CONFIG.train.epochs * CONFIG.reproduce.images}
+
+
+def test_rates_are_chosen_by_a_seed_that_is_not_measured():
+    arm = baseline(CONFIG)
+    assert arm.tuning_spec(CONFIG)["train"]["seed"] == arm.tuning_spec(CONFIG)["model"]["seed"] >= CONFIG.reproduce.seeds
+
+
+def test_the_plan_counts_what_claims_share_once():
+    names = [name for _, name, _ in planned(experiments(["all"]), CONFIG)]
+    assert len(names) == len(set(names))
+    assert names.count("baseline-seed0") == 1
+
+
+def test_claims_come_in_one_order_whatever_the_order_they_are_named_in():
+    assert [item.name for item in experiments(["size", "relu"])] == ["relu", "size"]
+    assert [item.name for item in experiments(["all"])] == list(NAMES)
+    with pytest.raises(ConfigError, match=r"There is no claim lnr\. Expected all, or some of relu, "):
+        experiments(["lnr"])
+
+
+def test_some_pictures_are_the_first_ones_and_no_more_than_there_are():
+    from types import SimpleNamespace
+
+    from pipeline.data.loader import Images
+
+    dataset = SimpleNamespace(reads={"train": "train[:90%]"}, model_copy=lambda update: SimpleNamespace(**update))
+    images = Images(dataset, "train", np.arange(10), tuple("abcdefghij"), np.zeros((10, 2, 2, 3), np.uint8))
+    few = some(images, 4)
+    assert (len(few), few.keys, few.pixels.shape, few.dataset.reads) == (4, tuple("abcd"), (4, 2, 2, 3), {"train": "train[:4]"})
+    assert some(images, 0) is images
+    assert some(images, 10) is images
+    assert some(dataclasses.replace(images, pixels=None), 4).pixels is None
