@@ -372,6 +372,8 @@ def reproduce(
             config = resolved.config.tracking
             return tracking.MlflowTracker(workdir, config, tags) if config.enabled else tracking.NoTracker()
 
+        # Timings are taken by child processes, which find no room on a GPU where this one has taken all of its memory.
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         runner = _runner(workdir, observer or Silent(), resolved, stages=(ingest,), selects=False)
         return measure(wanted, runner, resolved, tracker, recipe or profile)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -132,11 +133,10 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
     """
     import numpy as np
 
-    from pipeline.data.loader import load_split
     from pipeline.model.weights import save_model
     from pipeline.train.loop import best_epoch
 
-    build, epochs = _epochs(spec, dataset, context, "checkpoint.npz", "")
+    built, epochs = _epochs(spec, dataset, context, "checkpoint.npz", "")
     curve: list[dict[str, float]] = []
     with contextlib.closing(epochs):
         for epoch in epochs:
@@ -144,10 +144,10 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
             context.run.metrics({name: value for name, value in epoch.items() if name not in ("epoch", "time")}, step=int(epoch["epoch"]))
             if spec["goal"] and epoch["train_top1_error"] <= spec["goal"]:
                 break
-    network, train = build.network(), some(load_split(dataset, "train"), spec["images"])
-    network.set_weights(build.state.best)
+    network, train = built.network(), some(split_of(dataset.directory, "train"), spec["images"])
+    network.set_weights(built.state.best)
     save_model(network, context.directory / Measurement.MODEL_FILE)
-    wrong = wrong_answers(network, load_split(dataset, "test"))
+    wrong = wrong_answers(network, split_of(dataset.directory, "test"))
     np.save(context.directory / Measurement.WRONG_FILE, wrong)
     write_atomically(context.directory / Measurement.CURVE_FILE, json.dumps(curve))
     numbers = {
@@ -162,7 +162,7 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
         "images_per_second": float(np.median([epoch["images_per_second"] for epoch in curve])),
         "seconds": sum(epoch["seconds"] for epoch in curve),
     }
-    numbers |= _gradients(build, train) if spec["depth"] else {}
+    numbers |= _gradients(built, train) if spec["depth"] else {}
     context.run.metrics(numbers)
     files = (Measurement.MODEL_FILE, Measurement.WRONG_FILE, Measurement.CURVE_FILE)
     return Measurement(
@@ -186,6 +186,19 @@ def digest_of_files(folder: Path, files: tuple[str, ...]) -> str:
     for name in files:
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=3)
+def split_of(directory: Path, split: str) -> Images:
+    """Return a split of a prepared dataset, read once a process: TensorFlow keeps whatever batches were ever cut from.
+
+    Args:
+        directory: of the record of the ingest stage.
+        split: `train`, `validation` or `test`.
+    """
+    from pipeline.data.loader import load_split
+
+    return load_split(DatasetArtifact.read(directory), split)
 
 
 def some(images: Images, count: int) -> Images:
@@ -243,14 +256,13 @@ class _Built:
 
 def _epochs(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Context, checkpoint: str, detail: str) -> tuple[_Built, Any]:
     """Return the network and its training's epochs, which go on from a checkpoint in the scratch folder if there is one."""
-    from pipeline.data.loader import load_split
     from pipeline.train.loop import Training, fit
     from pipeline.train.stage import as_fidelity_says
     from pipeline.train.state import prepare
     from pipeline.train.strategy import make_devices
 
     config = as_fidelity_says(TrainConfig.model_validate(spec["train"]), spec["model"]["fidelity"])
-    train, devices = some(load_split(dataset, "train"), spec["images"]), make_devices()
+    train, devices = some(split_of(dataset.directory, "train"), spec["images"]), make_devices()
     config = config.model_copy(update={"global_batch_size": min(config.global_batch_size, len(train))})
     built = _Built(spec, dataset)
     built = dataclasses.replace(built, state=prepare(built.network, config, devices))
@@ -260,7 +272,7 @@ def _epochs(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Context,
         context.progress(done * batch, total * batch, "images", f"{detail}  {text}" if detail else text)
 
     path = context.scratch_directory / checkpoint
-    training = Training(train, load_split(dataset, "validation"), config, devices, path, None, progress, context.say)
+    training = Training(train, split_of(dataset.directory, "validation"), config, devices, path, None, progress, context.say)
     return built, fit(built.state, training)
 
 

@@ -63,7 +63,7 @@ class Pace:
     @property
     def left_seconds(self) -> float | None:
         """About how long the rest takes, at the speed so far; None while nothing is known."""
-        return (self.planned - self.done) * self.seconds / self.worked if self.worked else None
+        return max(0.0, self.planned - self.done) * self.seconds / self.worked if self.worked else None
 
 
 class Lab:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.artifacts import Artifact, DatasetArtifact
 from pipeline.config import Resolved
 from pipeline.engine import Runner, Tracker, unwritable, write_atomically
-from pipeline.errors import ConfigError, TrainingDivergedError
+from pipeline.errors import ConfigError, PipelineError
 from pipeline.reproduce.claims import NAMES
 from pipeline.reproduce.lab import BudgetSpentError, Experiment, Lab, Pace, pictures_of, planned, read_claim
 from pipeline.reproduce.records import Claim
@@ -65,7 +65,7 @@ def measure(experiments: Sequence[Experiment], runner: Runner, resolved: Resolve
             except BudgetSpentError as error:
                 unfinished.append(experiment.name)
                 tracker.conclude(f"{experiment.name}: unfinished", {"note": str(error)})
-            except TrainingDivergedError as error:  # one arm that is lost is no reason to lose the other claims
+            except PipelineError as error:  # one arm that is lost is no reason to lose the other claims
                 failed[experiment.name] = str(error)
                 tracker.conclude(f"{experiment.name}: failed", {"error": str(error)[:500]})
         problems.append(tracker.problem or "")

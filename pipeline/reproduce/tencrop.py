@@ -10,7 +10,7 @@ from pipeline.artifacts import DatasetArtifact
 from pipeline.config import Config
 from pipeline.engine import Context
 from pipeline.reproduce.ablation import picture_deviation
-from pipeline.reproduce.arms import Arm, baseline, digest_of_files, wrong_answers
+from pipeline.reproduce.arms import Arm, baseline, digest_of_files, split_of, wrong_answers
 from pipeline.reproduce.lab import Experiment, Lab
 from pipeline.reproduce.measurement import Measurement
 from pipeline.reproduce.records import Conclusion, Figure, Row
@@ -34,10 +34,9 @@ def by_ten(_spec: Mapping[str, Any], dataset: DatasetArtifact, context: Context,
     """Score a trained network by the mean of ten crops."""
     import numpy as np
 
-    from pipeline.data.loader import load_split
     from pipeline.model.weights import load_model
 
-    wrong = wrong_answers(load_model(trained / Measurement.MODEL_FILE), load_split(dataset, "test"), view="ten")
+    wrong = wrong_answers(load_model(trained / Measurement.MODEL_FILE), split_of(dataset.directory, "test"), view="ten")
     np.save(context.directory / Measurement.WRONG_FILE, wrong)
     numbers, files = {"test_top1_error": float(wrong.mean())}, (Measurement.WRONG_FILE,)
     context.run.metrics(numbers)
