@@ -47,7 +47,13 @@ def row(arm: Arm, made: Sequence[Measurement], *measures: str) -> Row:
     """Return an arm's line of the table: its test error, the error on training pictures, and more numbers."""
     names = measures or ("test_top1_error", "train_top1_error")
     values = {name: tuple(one.numbers[name] for one in made) for name in names}
-    return Row(arm=arm.label, setting=f"rate {made[0].numbers['learning_rate']:.2g}", values=values)
+    return Row(arm=arm.label, setting=rates(made), values=values)
+
+
+def rates(made: Sequence[Measurement]) -> str:
+    """Say which learning rates were chosen for an arm: one for all seeds, or each."""
+    chosen = [f"{one.numbers['learning_rate']:.2g}" for one in made]
+    return f"rate {chosen[0]}" if len(set(chosen)) == 1 else f"rates {', '.join(chosen)}"
 
 
 def compared(
@@ -58,7 +64,16 @@ def compared(
 
     rows = tuple(row(arm, measured[arm.name]) for arm in arms)
     draw_arms(rows, "test_top1_error", lab.folder / "arms.png", xlabel="test error, %")
-    return Conclusion(tuple(findings), rows, (Figure(file="arms.png", caption=caption),), tuple(notes))
+    return Conclusion(tuple(findings), rows, (Figure(file="arms.png", caption=caption),), (*notes, *unlike_rates(arms, measured)))
+
+
+def unlike_rates(arms: Sequence[Arm], measured: Measured) -> tuple[str, ...]:
+    """Say so where unlike rates were chosen for the arms: then what was left out may have cost stability, and with it error."""
+    chosen = {arm.label: rates(measured[arm.name]) for arm in arms}
+    if len(set(chosen.values())) < 2:
+        return ()
+    told = "; ".join(f"{label}: {words}" for label, words in chosen.items())
+    return (f"Unlike learning rates were chosen for the arms ({told}), so a part of the difference may be how fast each can be trained.",)
 
 
 def crossing(curve: Sequence[Mapping[str, float]], measure: str, goal: float) -> float | None:

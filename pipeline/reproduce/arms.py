@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from pipeline.data.loader import Images
 
-# The rate is chosen with a seed that is not measured, so that no measured training was picked for its luck.
-_TUNING_SEED = 1000
+# The rate of a seed is chosen by trainings with a seed that is not measured, so that no measured training was picked for its luck.
+_TUNING_SEEDS = 1000
 # Neighbouring rates that are tried; the first one is the recipe's.
 _RATE_STEP = 10**0.5
 _MOST_RATES = 7
@@ -41,7 +41,8 @@ class Arm:
 
     `model` and `train` are settings that differ from the recipe's. `images` are training pictures, 0 for all; `depth`, where it is not 0,
     asks for a plain network of so many layers instead; `goal`, where it is not 0, ends the training once the training error is as low.
-    The learning rate is the one, of those tried around `rate`, with the lowest `criterion` after `tuning_epochs`.
+    The learning rate is, for each seed anew, the one of those tried around the settings' with the lowest `criterion` after
+    `tuning_epochs`. What luck there is in that choice differs from seed to seed, and so is in the interval of what is measured.
     """
 
     name: str
@@ -63,10 +64,10 @@ class Arm:
         kept = {"images": self.images, "depth": self.depth, "goal": self.goal}
         return {"model": model.model_dump(mode="json"), "train": train.model_dump(mode="json"), **kept}
 
-    def tuning_spec(self, config: Config) -> dict[str, Any]:
-        """Return everything that decides the choice of the rate."""
-        spec = self.spec(config, _TUNING_SEED)
-        spec["train"] |= {"epochs": self.tuning_epochs, "schedule": "constant"}
+    def tuning_spec(self, config: Config, seed: int) -> dict[str, Any]:
+        """Return everything that decides the choice of a seed's rate: a training of the same kind, its schedule among it, but short."""
+        spec = self.spec(config, _TUNING_SEEDS + seed)
+        spec["train"] |= {"epochs": self.tuning_epochs}
         return spec | {"criterion": self.criterion, "goal": 0.0}
 
 
@@ -85,7 +86,7 @@ def without(
 def choose_rate(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Context) -> Measurement:
     """Try learning rates around the one of the settings until a better one lies on neither side, and return the best.
 
-    Each training is short and at a constant rate. One that diverges counts as the worst.
+    A training that diverges counts as the worst.
     """
     tried = context.scratch_directory / "rates.json"
     scores: dict[int, float] = {}
@@ -164,9 +165,13 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
     }
     numbers |= _gradients(built, train) if spec["depth"] else {}
     context.run.metrics(numbers)
-    files = (Measurement.MODEL_FILE, Measurement.WRONG_FILE, Measurement.CURVE_FILE)
+    known = (Measurement.MODEL_FILE, Measurement.WRONG_FILE)  # the curve has readings of the clock in it
     return Measurement(
-        directory=context.directory, name="training", numbers=numbers, files=files, sha256=digest_of_files(context.directory, files)
+        directory=context.directory,
+        name="training",
+        numbers=numbers,
+        files=(*known, Measurement.CURVE_FILE),
+        sha256=digest_of_files(context.directory, known),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipeline.config import Config, ModelConfig, TrainConfig
+from pipeline.reproduce.ablation import rates
 from pipeline.reproduce.arms import Arm
 from pipeline.reproduce.lab import Experiment, Lab
 from pipeline.reproduce.measurement import Measurement
@@ -82,7 +83,7 @@ def conclude(lab: Lab, measured: Mapping[str, Sequence[Measurement]]) -> Conclus
     rows = tuple(
         Row(
             arm=arm.label,
-            setting=f"rate {measured[arm.name][0].numbers['learning_rate']:.2g}",
+            setting=rates(measured[arm.name]),
             values={
                 "train_top1_error": tuple(last_error(one) for one in measured[arm.name]),
                 "share of the gradient at layer 1": tuple(passing(one) for one in measured[arm.name]),

@@ -159,17 +159,13 @@ class Lab:
         return self.perform(name, {**spec, "trained": trained.sha256}, looking)
 
     def trained(self, arms: tuple[Arm, ...]) -> dict[str, list[Measurement]]:
-        """Choose the learning rate of each arm, then train all arms with one seed after the other."""
-        rates = {arm.name: self.rate(arm) for arm in arms}
+        """Train all arms with one seed after the other, each time at a learning rate that is chosen for the arm first."""
         found: dict[str, list[Measurement]] = {arm.name: [] for arm in arms}
         for arm, seed in every_seed(arms, self.config.reproduce.seeds):
-            spec = arm.spec(self.config, seed, rates[arm.name])
+            chosen = self.perform(f"{arm.name}-rate{seed}", arm.tuning_spec(self.config, seed), choose_rate)
+            spec = arm.spec(self.config, seed, chosen.numbers["learning_rate"])
             found[arm.name].append(self.perform(f"{arm.name}-seed{seed}", spec, train_arm))
         return found
-
-    def rate(self, arm: Arm) -> float:
-        """Return the learning rate that is chosen for an arm."""
-        return self.perform(f"{arm.name}-rate", arm.tuning_spec(self.config), choose_rate).numbers["learning_rate"]
 
     def conclude(self, experiment: Experiment, conclusion: Conclusion, about: Mapping[str, Any]) -> Claim:
         """Keep the claim and record it on its run; nothing is recorded where nothing is new.
@@ -249,8 +245,9 @@ def planned(experiments: Sequence[Experiment], config: Config) -> Iterator[tuple
     seen: set[str] = set()
     for experiment in experiments:
         arms = experiment.arms(config)
-        trainings = [(f"{arm.name}-rate", arm.tuning_spec(config)) for arm in arms]
-        trainings += [(f"{arm.name}-seed{seed}", arm.spec(config, seed)) for arm, seed in every_seed(arms, config.reproduce.seeds)]
+        turns = list(every_seed(arms, config.reproduce.seeds))
+        trainings = [(f"{arm.name}-rate{seed}", arm.tuning_spec(config, seed)) for arm, seed in turns]
+        trainings += [(f"{arm.name}-seed{seed}", arm.spec(config, seed)) for arm, seed in turns]
         for name, spec in trainings:
             if name not in seen:
                 seen.add(name)

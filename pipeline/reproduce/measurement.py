@@ -21,7 +21,7 @@ class Measurement(Artifact):
     name: str = Field(description="Which experiment.")
     numbers: dict[str, float] = Field(description="What was measured; errors are fractions in [0, 1], durations in seconds.")
     files: tuple[str, ...] = Field(default=(), description="Files beside the record.")
-    sha256: str = Field(default="", description="SHA-256 over those files, which takes them into the record's identity.")
+    sha256: str = Field(default="", description="SHA-256 over those of the files that are the same each time.")
 
     def headline(self) -> str:
         """Name some numbers."""

@@ -10,9 +10,9 @@ from pipeline.reproduce.arms import Arm, baseline
 from pipeline.reproduce.lab import Experiment, Lab
 from pipeline.reproduce.measurement import Measurement
 from pipeline.reproduce.records import Conclusion, Figure
-from pipeline.reproduce.verdict import Question, find
+from pipeline.reproduce.verdict import Question
 
-_PARTS = (2, 4, 8)
+_PARTS = (2, 8)
 _ERROR = Question(
     what="test error with an eighth of the pictures less that with all",
     unit="points",
@@ -21,13 +21,6 @@ _ERROR = Question(
     least=0.0,
 )
 _HALF = _ERROR.model_copy(update={"what": "test error with half of the pictures less that with all"})
-_EXPONENT = Question(
-    what="how much the test error is multiplied by when the pictures are halved, mean over the three halvings",
-    unit="times",
-    published=None,
-    source="no number was published",
-    least=1.0,
-)
 
 
 def arms(config: Config) -> tuple[Arm, ...]:
@@ -52,11 +45,7 @@ def conclude(lab: Lab, measured: Mapping[str, Sequence[Measurement]]) -> Conclus
     whole, halves = measured["baseline"], [measured[arm.name] for arm in arms(lab.config)[1:]]
     errors = {int(made[0].numbers["images"]): [one.numbers["test_top1_error"] for one in made] for made in (*reversed(halves), whole)}
     draw_sizes(errors, lab.folder / "sizes.png")
-    factors = [
-        (last.numbers["test_top1_error"] / first.numbers["test_top1_error"]) ** (1 / len(_PARTS))
-        for last, first in zip(halves[-1], whole, strict=True)
-    ]
-    findings = (costs(_ERROR, halves[-1], whole), costs(_HALF, halves[0], whole), find(_EXPONENT, factors))
+    findings = (costs(_ERROR, halves[-1], whole), costs(_HALF, halves[0], whole))
     rows = tuple(
         row(arm, measured[arm.name]).model_copy(update={"arm": f"{int(measured[arm.name][0].numbers['images']):,} pictures"})
         for arm in arms(lab.config)
@@ -70,7 +59,7 @@ EXPERIMENT = Experiment(
     "size",
     "More pictures, fewer errors",
     "Sections 1 and 2: what a network of 60 million parameters can learn is bounded by the labelled pictures there are; ImageNet's "
-    "1.2 million made it possible. Here: the same network and number of steps with an eighth, a quarter, a half and all of the pictures.",
+    "1.2 million made it possible. Here: the same network and number of steps with an eighth, a half and all of the pictures.",
     arms,
     conclude,
 )

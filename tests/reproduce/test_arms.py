@@ -106,9 +106,12 @@ def test_every_size_has_as_many_steps():
     assert steps == {CONFIG.train.epochs * CONFIG.reproduce.images}
 
 
-def test_rates_are_chosen_by_a_seed_that_is_not_measured():
-    arm = baseline(CONFIG)
-    assert arm.tuning_spec(CONFIG)["train"]["seed"] == arm.tuning_spec(CONFIG)["model"]["seed"] >= CONFIG.reproduce.seeds
+def test_rates_are_chosen_for_each_seed_by_one_that_is_not_measured():
+    specs = [baseline(CONFIG).tuning_spec(CONFIG, seed) for seed in range(3)]
+    seeds = [spec["train"]["seed"] for spec in specs]
+    assert seeds == [spec["model"]["seed"] for spec in specs]
+    assert len(set(seeds)) == 3
+    assert min(seeds) >= 100  # the most that --seeds takes
 
 
 def test_the_plan_counts_what_claims_share_once():

@@ -1,0 +1,50 @@
+"""docs/results.md is what the recorded measurements say, by the rule as it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.reproduce.claims import NAMES
+from pipeline.reproduce.pages import BEGIN, END, results_markdown
+from pipeline.reproduce.records import Claim
+from pipeline.reproduce.verdict import Question, find
+
+DOCS = Path(__file__).parents[2] / "docs"
+RECORDS = json.loads((DOCS / "results" / "claims.json").read_text(encoding="utf-8"))
+CLAIMS = [Claim.model_validate(record) for record in RECORDS["claims"]]
+MEASURED = [(claim.name, finding) for claim in CLAIMS for finding in claim.findings if finding.verdict != "not measured"]
+
+
+def test_every_claim_is_there_in_order():
+    assert tuple(claim.name for claim in CLAIMS) == NAMES
+
+
+@pytest.mark.parametrize(("name", "finding"), MEASURED, ids=[f"{name}-{finding.what[:30]}" for name, finding in MEASURED])
+def test_a_published_verdict_is_the_rules(name, finding):
+    question = Question(**{field: getattr(finding, field) for field in Question.model_fields})
+    again = find(question, finding.effects, picture_deviation=finding.picture_deviation, at_least=finding.at_least)
+    assert (again.verdict, again.why) == (finding.verdict, finding.why)
+    assert again.interval == pytest.approx(finding.interval)
+
+
+def test_the_document_holds_what_the_records_say():
+    text = (DOCS / "results.md").read_text(encoding="utf-8")
+    block = text[text.index(BEGIN) + len(BEGIN) : text.index(END)].strip()
+    assert block == results_markdown(CLAIMS, "results", RECORDS["machine"]).strip()
+
+
+def test_the_race_has_three_seeds_an_arm_at_least_and_an_interval():
+    race = CLAIMS[0]
+    assert all(len(row.values["epochs"]) >= 3 for row in race.rows)
+    assert race.main.interval is not None
+
+
+def test_pictures_are_there_and_of_moderate_size():
+    text = (DOCS / "results.md").read_text(encoding="utf-8")
+    shown = re.findall(r"!\[[^]]*\]\((results/[^)]+)\)", text)
+    assert len(shown) == sum(len(claim.figures) for claim in CLAIMS)
+    assert all(0 < (DOCS / path).stat().st_size < 250_000 for path in shown)
