@@ -374,8 +374,10 @@ def reproduce(
 
         # Timings are taken by child processes, which find no room on a GPU where this one has taken all of its memory.
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-        runner = _runner(workdir, observer or Silent(), resolved, stages=(ingest,), selects=False)
-        return measure(wanted, runner, resolved, tracker, recipe or profile)
+        # In a folder of their own, which `clean` leaves alone: nothing ever selects an experiment.
+        runner = _runner(workdir / "reproduce", observer or Silent(), resolved, stages=(ingest,), selects=False)
+        words = ("--recipe", recipe) if recipe else ("--profile", profile)
+        return measure(wanted, runner, resolved, tracker, words)
 
 
 def reproduction_settings(profile: str = "quick", recipe: str | None = None, settings: Mapping[str, Any] | None = None) -> Resolved:
@@ -385,12 +387,25 @@ def reproduction_settings(profile: str = "quick", recipe: str | None = None, set
             f"There is no profile {profile!r}. Expected one of {', '.join(PROFILES)}, or a recipe of your own: --recipe FILE.yaml."
         )
     overrides = {key: str(at(str(value)).resolve()) if _is_file(key, value) else value for key, value in (settings or {}).items()}
-    return resolve(recipe or f"reproduce_{profile}", overrides)
+    resolved = resolve(recipe or f"reproduce_{profile}", overrides)
+    if resolved.config.model.classes or resolved.config.evaluate.model or resolved.config.model.weights:
+        raise ConfigError(
+            "The claims are about networks that are trained from fresh weights on a dataset. Expected model.classes, model.weights and "
+            "evaluate.model to be left out."
+        )
+    return resolved
 
 
 def _is_file(key: str, value: Any) -> bool:
     """Return whether a setting names pictures on the disk, which must mean the same from another folder."""
     return key == "data.dataset" and kind_of(str(at(str(value)))) in ("folder", "manifest") and at(str(value)).exists()
+
+
+def require_document(document: Path | str) -> None:
+    """Refuse, before anything is measured, a document that `put_results` could not write."""
+    from pipeline.reproduce.reproduction import require_document as require
+
+    require(Path(document))
 
 
 def put_results(reproduction: Reproduction, document: Path | str) -> None:

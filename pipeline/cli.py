@@ -904,6 +904,8 @@ def reproduce(
         else:
             show_plan_of_claims(output, plan)
         return
+    if results is not None:
+        api.require_document(results)
     observer = _observer(invocation, output)
     try:
         found = api.reproduce(
@@ -917,13 +919,13 @@ def reproduce(
         )
     finally:
         observer.close()
-    if results is not None:
-        api.put_results(found, results)
     if invocation.json:
-        for claim in found.claims:
-            print_json(output, claim.as_dict())
+        for told in found.as_dicts():
+            print_json(output, told)
     else:
         show_claims(output, found)
+    if results is not None and found.claims:
+        api.put_results(found, results)
     if found.not_recorded:
         _say_not_recorded(found.not_recorded)
     if found.failed:

@@ -68,6 +68,9 @@ class Tracker(Protocol):
     """
 
     @property
+    def pipeline_key(self) -> str: ...
+
+    @property
     def problem(self) -> str | None: ...
 
     @property

@@ -10,7 +10,9 @@ from pipeline.reproduce.arms import Arm
 from pipeline.reproduce.lab import Lab
 from pipeline.reproduce.measurement import Measurement
 from pipeline.reproduce.records import Conclusion, Figure, Row
-from pipeline.reproduce.verdict import Finding, Question, find
+from pipeline.reproduce.verdict import Finding, Question, find, not_measured
+
+_SCORED_TRAINING_PICTURES = 5000  # as pipeline.reproduce.arms scores them
 
 Measured = Mapping[str, Sequence[Measurement]]
 
@@ -23,11 +25,32 @@ def costs(question: Question, without: Sequence[Measurement], whole: Sequence[Me
         without: the control arm, one measurement a seed.
         whole: the arm with it, of the same seeds.
     """
+    wrong = [[made.wrong() for made in arm] for arm in (without, whole)]
+    if all((one == other).all() for one, other in zip(*wrong, strict=True)):
+        return not_measured(question, "Both arms are the same network: there was nothing of the kind to leave out.")
     differences = [
         100 * (one.numbers["test_top1_error"] - other.numbers["test_top1_error"]) for one, other in zip(without, whole, strict=True)
     ]
-    pictures = picture_deviation([one.wrong() for one in without], [other.wrong() for other in whole])
-    return find(question, differences, picture_deviation=pictures)
+    return find(question, differences, picture_deviation=picture_deviation(*wrong))
+
+
+def widens(question: Question, without: Sequence[Measurement], whole: Sequence[Measurement]) -> Finding:
+    """Return by how many points the gap between test and training error is wider without something.
+
+    The chance of the training pictures that were scored counts as that of two independent samples, which is more than it can be.
+
+    Args:
+        question: in points.
+        without: the control arm, one measurement a seed.
+        whole: the arm with it, of the same seeds.
+    """
+    gaps = [[100 * (made.numbers["test_top1_error"] - made.numbers["train_top1_error"]) for made in arm] for arm in (without, whole)]
+    of_test = picture_deviation(*([made.wrong() for made in arm] for arm in (without, whole)))
+    shares = [sum(made.numbers["train_top1_error"] for made in arm) / len(arm) for arm in (without, whole)]
+    scored = min(_SCORED_TRAINING_PICTURES, whole[0].numbers["images"])
+    of_training = 100 * math.sqrt(sum(share * (1 - share) for share in shares) / scored)
+    differences = [one - other for one, other in zip(*gaps, strict=True)]
+    return find(question, differences, picture_deviation=math.hypot(of_test, of_training))
 
 
 def picture_deviation(first: Sequence[Any], second: Sequence[Any]) -> float:
@@ -88,6 +111,6 @@ def crossing(curve: Sequence[Mapping[str, float]], measure: str, goal: float) ->
     for epoch, entry in enumerate(curve, start=1):
         value = entry[measure]
         if value <= goal:
-            return float(epoch) if before is None else epoch - (goal - value) / (before - value) if before > value else float(epoch)
+            return float(epoch) if before is None else epoch - (goal - value) / (before - value)
         before = value
     return None

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from pipeline.artifacts import DatasetArtifact
 from pipeline.config import Config, ModelConfig, TrainConfig
 from pipeline.engine import Context, write_atomically
-from pipeline.errors import TrainingDivergedError
+from pipeline.errors import ConfigError, TrainingDivergedError
 from pipeline.reproduce.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -56,13 +58,21 @@ class Arm:
     tuning_epochs: int = 2
 
     def spec(self, config: Config, seed: int, rate: float | None = None) -> dict[str, Any]:
-        """Return everything that decides the training, as JSON can hold it."""
-        model = ModelConfig.model_validate(config.model.model_dump() | dict(self.model) | {"seed": seed})
-        train = TrainConfig.model_validate(config.train.model_dump() | dict(self.train) | {"seed": seed})
-        if rate is not None:
-            train = train.model_copy(update={"learning_rate": rate})
+        """Return everything that decides the training, as JSON can hold it.
+
+        Raises:
+            ConfigError: the recipe's network has no place for what the arm changes.
+        """
+        sections = config.model_dump()
+        sections["model"] |= {**self.model, "seed": seed}
+        sections["train"] |= {**self.train, "seed": seed} | ({} if rate is None else {"learning_rate": rate})
+        try:
+            own = Config.model_validate(sections)
+        except ValidationError as error:
+            why = "; ".join(str(item["msg"]).removeprefix("Value error, ") for item in error.errors())
+            raise ConfigError(f"The arm {self.name} cannot be made of these settings: {why}.") from error
         kept = {"images": self.images, "depth": self.depth, "goal": self.goal}
-        return {"model": model.model_dump(mode="json"), "train": train.model_dump(mode="json"), **kept}
+        return {"model": own.model.model_dump(mode="json"), "train": own.train.model_dump(mode="json"), **kept}
 
     def tuning_spec(self, config: Config, seed: int) -> dict[str, Any]:
         """Return everything that decides the choice of a seed's rate: a training of the same kind, its schedule among it, but short."""

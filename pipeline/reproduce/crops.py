@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pipeline.config import Config
-from pipeline.reproduce.ablation import compared, costs
+from pipeline.reproduce.ablation import compared, costs, widens
 from pipeline.reproduce.arms import Arm, baseline, without
 from pipeline.reproduce.lab import Experiment, Lab
 from pipeline.reproduce.measurement import Measurement
 from pipeline.reproduce.records import Conclusion
-from pipeline.reproduce.verdict import Question, find
+from pipeline.reproduce.verdict import Question
 
 _GAP = Question(
     what="gap between test and training error with central crops alone, less the gap with random ones",
@@ -36,8 +36,7 @@ def arms(config: Config) -> tuple[Arm, ...]:
 def conclude(lab: Lab, measured: Mapping[str, Sequence[Measurement]]) -> Conclusion:
     """Compare gaps and errors."""
     whole, bare = measured["baseline"], measured["center-crops"]
-    gaps = [[100 * (one.numbers["test_top1_error"] - one.numbers["train_top1_error"]) for one in made] for made in (bare, whole)]
-    findings = (find(_GAP, [one - other for one, other in zip(*gaps, strict=True)]), costs(_ERROR, bare, whole))
+    findings = (widens(_GAP, bare, whole), costs(_ERROR, bare, whole))
     return compared(
         lab, findings, arms(lab.config), measured, "Test error, trained on random crops and mirrorings and on central crops, a dot a seed."
     )

@@ -35,14 +35,14 @@ _SEARCHED, _MAPS, _PATCHES, _SHOWN_LAYERS = 512, 3, 5, 3
 _NETWORKS = ("trained", "fresh")
 _FILTERS_FILE, _PATCHES_FILE = "filters.png", "patches.png"
 _SOURCE = "qualitative: Krizhevsky 2012, section 6.1 and figures 3 and 4; the phrase is of Zeiler and Fergus, 2014, figure 2"
-_DROP = Question(
-    what="error of a linear probe at the first convolution less that at the last hidden layer",
+_LEARNT = Question(
+    what="error of a linear probe at the first convolution less that at the last hidden layer, less the same with fresh weights",
     unit="points",
     published=None,
     source=_SOURCE,
     least=0.0,
 )
-_LEARNT = _DROP.model_copy(update={"what": "the same, less what it is in a network with fresh weights"})
+_DROP = _LEARNT.model_copy(update={"what": "error of a linear probe at the first convolution less that at the last hidden layer"})
 
 
 def arms(config: Config) -> tuple[Arm, ...]:
@@ -70,8 +70,8 @@ def conclude(lab: Lab, measured: Mapping[str, Sequence[Measurement]]) -> Conclus
     # Two differences of the same pictures: their difference, again by picture.
     both = picture_deviation([one[0, 0] * 1.0 - one[0, -1] for one in wrong], [one[1, 0] * 1.0 - one[1, -1] for one in wrong])
     findings = (
-        find(_DROP, drops["trained"], picture_deviation=pictures),
         find(_LEARNT, [one - other for one, other in zip(drops["trained"], drops["fresh"], strict=True)], picture_deviation=both),
+        find(_DROP, drops["trained"], picture_deviation=pictures),
     )
     rows = tuple(
         Row(arm=label, values={f"{depth} error": seeds for depth, seeds in errors[network].items()})
@@ -291,7 +291,7 @@ def _draw(network: Any, images: Images, folder: Path) -> tuple[str, ...]:
 
 EXPERIMENT = Experiment(
     "features",
-    "Features grow from edges to textures to objects",
+    "Training makes deeper layers know more of the object",
     "Section 6.1 and figures 3 and 4: the first layer learns edges of many frequencies and orientations and blobs of colour, and pictures "
     "with similar activations of the last hidden layer show similar objects; Zeiler and Fergus, 2014, named what lies between. No number "
     "was published. Here: how well a linear classifier tells the classes by one layer's activations alone, from the first convolution to "

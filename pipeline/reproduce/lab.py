@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Artifact, DatasetArtifact, digest_of
-from pipeline.config import Config, Resolved
+from pipeline.config import Config, Resolved, TrainConfig
 from pipeline.engine import Context, Outcome, Runner, Stage, Tracker, code_parts, write_atomically
 from pipeline.reproduce.arms import Arm, choose_rate, every_seed, train_arm
 from pipeline.reproduce.measurement import Measurement
 from pipeline.reproduce.records import Claim, Conclusion
+
+# Holds the `measured` of the claim that was recorded last: one that was killed before is recorded by the next command.
+_RECORDED_FILE = "recorded.txt"
 
 Work = Callable[[Mapping[str, Any], DatasetArtifact, Context], Measurement]
 Look = Callable[[Mapping[str, Any], DatasetArtifact, Context, Path], Measurement]
@@ -36,6 +39,27 @@ class Experiment:
     text: str
     arms: Callable[[Config], tuple[Arm, ...]]
     conclude: Callable[[Lab, Mapping[str, Sequence[Measurement]]], Conclusion]
+
+    def size(self, config: Config) -> str:
+        """Say how large the experiment is: networks, training pictures and epochs of its arms; empty where none is trained."""
+        specs = [arm.spec(config, 0) for arm in self.arms(config)]
+        if not specs:
+            return ""
+        sizes = sorted({spec["images"] for spec in specs})
+        epochs = sorted({spec["train"]["epochs"] for spec in specs})
+        model = specs[0]["model"]
+        depths = sorted({spec["depth"] for spec in specs})
+        network = f"plain networks of {_listed(depths)} layers" if depths[0] else str(model["variant"])
+        width = f" at width {model['width_multiplier']:g}" if model["width_multiplier"] != 1 else ""
+        pictures = _listed(sizes) if sizes[0] else "all"
+        side = model["image_size"]
+        return f"{network}{width}, {side} x {side} pixels, {pictures} training pictures, {_listed(epochs)} epochs"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """Return `1, 2 and 3`."""
+    words = [f"{number:,}" for number in numbers]
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 @dataclass
@@ -125,7 +149,7 @@ class Lab:
         """
 
         def function(dataset: DatasetArtifact, context: Context, **_: Any) -> Measurement:
-            context.run.params(flattened(spec))
+            context.run.params(flattened(spec, "arm."))
             started = time.monotonic()
             made = work(spec, dataset, context)
             numbers = made.numbers | {"work_seconds": round(time.monotonic() - started, 3)}
@@ -139,7 +163,7 @@ class Lab:
             "config",
             {"dataset": DatasetArtifact},
             Measurement,
-            lambda _: {"experiment": digest_of(spec)},
+            lambda _: {"experiment": identity_of(spec)},
             True,
         )
         if not self._runner.is_performed(stage, self.config, self._records):
@@ -184,14 +208,19 @@ class Lab:
             figures=conclusion.figures,
             notes=conclusion.notes,
             seeds=self.config.reproduce.seeds,
+            size=experiment.size(self.config),
             seconds=self.seconds,
             measured=digest_of([*(made.identity() for made in self.measured), code_parts(experiment.conclude.__module__), dict(about)]),
             **about,
         )
-        if not self.worked and (earlier := read_claim(self.folder)) is not None and earlier.measured == claim.measured:
+        known = self.folder / _RECORDED_FILE
+        is_recorded = known.exists() and known.read_text(encoding="utf-8") == claim.measured
+        if not self.worked and is_recorded and (earlier := read_claim(self.folder)) is not None and earlier.measured == claim.measured:
             return earlier
         write_atomically(self.folder / Claim.FILE, claim.model_dump_json(indent=1))
         self._record(claim)
+        if self._tracker.pipeline_key:  # else nothing is recorded, and a later command does it
+            write_atomically(known, claim.measured)
         return claim
 
     def _record(self, claim: Claim) -> None:
@@ -201,7 +230,7 @@ class Lab:
         for outcome, spec in self._done:
             if outcome.state == "skipped" and isinstance(outcome.artifact, Measurement):
                 run = self._tracker.stage_run(outcome.stage, "reproduce", self._resolved)
-                run.params(flattened(spec))
+                run.params(flattened(spec, "arm."))
                 run.tags({"measured_by": outcome.run_key})
                 run.metrics(outcome.artifact.numbers)
                 run.close("FINISHED")
@@ -220,6 +249,12 @@ def read_claim(folder: Path) -> Claim | None:
     except (OSError, ValueError):
         return None
     return claim if all((folder / figure.file).exists() for figure in claim.figures) else None
+
+
+def identity_of(spec: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what decides an experiment's result: its spec without settings that change nothing."""
+    train = {name: value for name, value in spec.get("train", {}).items() if name not in TrainConfig.WITHOUT_EFFECT}
+    return digest_of({**spec, "train": train})
 
 
 def flattened(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ _ERROR = Question(
     what="test error without response normalisation less that with it",
     unit="points",
     published=1.4,
-    source="2012's diaries, config 148 against 145: 42.03 and 40.66 % (paper, section 3.3)",
+    source="2012's diaries, config 148 against 145: 42.03 and 40.66 %, ten crops (paper, section 3.3)",
     least=0.0,
 )
 

@@ -44,8 +44,8 @@ HEADLINE_TEXT = (
     "has no test error of one network. Where it has both they differ by 0.1 points at most."
 )
 _EFFECTS_CAPTION = (
-    "Every claim with a published number on one scale: 0 is no effect, 1 the published one; ratios on a logarithmic scale. The mark is our "
-    "mean, the line its 95 % interval, and an arrow goes on beyond the edge."
+    "Every claim with a published number on one scale: 0 is what counts as no effect, 1 the published one; ratios on a logarithmic "
+    "scale. The mark is our mean, the line its 95 % interval, and an arrow goes on beyond the edge."
 )
 _ARMS_CAPTION = "What was trained or looked at: the mean and, in brackets, each seed."
 _SUMMARY = ("claim", "published", "ours", "95 % interval", "seeds", "verdict")
@@ -214,9 +214,10 @@ def _abstract(claims: Sequence[Claim], machine: str) -> str:
 
 
 def _facts(claim: Claim) -> str:
+    size = f"{claim.size}; " if claim.size else ""
     return (
-        f"Profile {claim.profile}; {claim.dataset}; {claim.seeds} seed{'' if claim.seeds == 1 else 's'} an arm; {_duration(claim.seconds)} "
-        f"for its experiments, with those that other claims share; measurements {claim.measured[:12]}."
+        f"Profile {claim.profile}; {claim.dataset}; {size}{claim.seeds} seed{'' if claim.seeds == 1 else 's'} an arm; "
+        f"{_duration(claim.seconds)} for its experiments, with those that other claims share; measurements {claim.measured[:12]}."
     )
 
 
@@ -225,7 +226,8 @@ def _numbers(finding: Finding) -> tuple[str, str, str]:
     published = "no number" if finding.published is None else amount(finding.published, finding.unit)
     if finding.ours is None:
         return published, "–", "–"
-    ours = f"{'at least ' if finding.at_least else ''}{amount(finding.ours, finding.unit)}"
+    bound = "at least " if finding.at_least else "at most " if finding.at_most else ""
+    ours = f"{bound}{amount(finding.ours, finding.unit)}"
     if finding.interval is None:
         return published, ours, "–"
     (low, _), (high, unit) = ((amount(end, finding.unit) + " ").split(" ", 1) for end in finding.interval)

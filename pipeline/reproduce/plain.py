@@ -7,15 +7,15 @@ from typing import Any
 from pipeline.config import ModelConfig
 from pipeline.model.alexnet import Triple
 
-# Units of each hidden layer, as many as Glorot and Bengio, 2010, section 2 searched around (they had 1,000 on 32 x 32 pixels).
+# Units of each hidden layer: enough that chance among them says little, few enough for seconds a training.
 _UNITS = 128
 
 
 def plain_network(depth: int, config: ModelConfig, *, num_classes: int, channel_mean: Triple, channel_std: Triple) -> Any:
     """Return an uncompiled network of fully connected layers with fresh weights: `depth` layers, the logits among them.
 
-    Each activation has the initial weights that were derived for it: Glorot's for sigmoid and tanh, He's for ReLU. Pixels have mean 0
-    and deviation 1.
+    Each activation has the initial weights that are usual for it: Glorot's for sigmoid and tanh, He's for ReLU. Pixels have mean 0 and
+    deviation 1.
 
     Args:
         depth: layers with weights, at least 2.

@@ -48,6 +48,7 @@ class Claim(BaseModel):
     seeds: int = Field(description="Seeds an arm.")
     profile: str = Field(description="`quick`, `paper` or a recipe.")
     dataset: str = Field(description="Name, and pictures of each split.")
+    size: str = Field(default="", description="The network, the training pictures and the epochs of its arms.")
     command: str = Field(description="What measures it again.")
     seconds: float = Field(description="Time that its experiments took, also those it shares with other claims.")
     measured: str = Field(description="SHA-256 over everything that was measured and the rule; the same means nothing new.")
@@ -65,8 +66,10 @@ class Claim(BaseModel):
             "published": main.published,
             "ours": main.ours,
             "interval": main.interval,
-            "seeds": self.seeds,
+            "seeds": main.seeds,
             "verdict": main.verdict,
+            "at_least": main.at_least,
+            "at_most": main.at_most,
             "unit": main.unit,
             "what": main.what,
             "why": main.why,

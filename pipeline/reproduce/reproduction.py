@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from pipeline.artifacts import Artifact, DatasetArtifact
+from pipeline.artifacts import Artifact, DatasetArtifact, digest_of
 from pipeline.config import Resolved
-from pipeline.engine import Runner, Tracker, unwritable, write_atomically
+from pipeline.engine import Runner, Tracker, write_atomically
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.reproduce.claims import NAMES
 from pipeline.reproduce.lab import BudgetSpentError, Experiment, Lab, Pace, pictures_of, planned, read_claim
 from pipeline.reproduce.records import Claim
 
 PAGE_FILE = "claims.html"
-MARKDOWN_FILE = "claims.md"
 RECORDS_FILE = "claims.json"
 # Tags of the run -> what records it.
 Trackers = Callable[[Mapping[str, str]], Tracker]
@@ -35,16 +37,26 @@ class Reproduction:
     folder: Path = Path()
     not_recorded: str = ""
 
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """Return one JSON object for each claim of the command, also for those that have no verdict yet."""
+        nothing = {"published": None, "ours": None, "interval": None, "seeds": 0}
+        left = [{"claim": name, **nothing, "verdict": "unfinished", "why": "the budget is spent"} for name in self.unfinished]
+        lost = [{"claim": name, **nothing, "verdict": "failed", "why": why} for name, why in self.failed.items()]
+        found = {told["claim"]: told for told in [*(claim.as_dict() for claim in self.claims), *left, *lost]}
+        return [found[name] for name in NAMES if name in found]
 
-def measure(experiments: Sequence[Experiment], runner: Runner, resolved: Resolved, trackers: Trackers, profile: str) -> Reproduction:
+
+def measure(
+    experiments: Sequence[Experiment], runner: Runner, resolved: Resolved, trackers: Trackers, words: Sequence[str]
+) -> Reproduction:
     """Measure some claims and write the page.
 
     Args:
         experiments: which, in order.
-        runner: of the work directory; its chain is `ingest`.
+        runner: of the folder of all experiments; its chain is `ingest`.
         resolved: the settings.
         trackers: makes what records a run.
-        profile: name of the settings, for the record.
+        words: of the command line that chose the settings, such as `--profile quick`.
     """
     (ingest,) = runner.stages
     pace, claims, failed, new = Pace(resolved.config.reproduce.budget_minutes), list[Claim](), dict[str, str](), False
@@ -56,11 +68,11 @@ def measure(experiments: Sequence[Experiment], runner: Runner, resolved: Resolve
             resolved = _bounded(resolved, records[ingest.name])
             if not pace.planned:
                 pace.planned = sum(pictures_of(spec, records[ingest.name]) for _, _, spec in planned(experiments, resolved.config))
-            folder = folder_of(runner.workdir, profile, records[ingest.name])
+            folder = folder_of(runner.workdir, resolved, records[ingest.name])
             lab = Lab(runner, resolved, records, tracker, folder / experiment.name, pace)
             lab.say(f"claim {number} of {len(experiments)}, {experiment.name}: {experiment.title}")
             try:
-                claims.append(_measured(experiment, lab, profile))
+                claims.append(_measured(experiment, lab, resolved, words))
                 new = new or lab.recorded
             except BudgetSpentError as error:
                 unfinished.append(experiment.name)
@@ -68,14 +80,25 @@ def measure(experiments: Sequence[Experiment], runner: Runner, resolved: Resolve
             except PipelineError as error:  # one arm that is lost is no reason to lose the other claims
                 failed[experiment.name] = str(error)
                 tracker.conclude(f"{experiment.name}: failed", {"error": str(error)[:500]})
+                tracker.close("FAILED")
         problems.append(tracker.problem or "")
     page = _concluded(folder, runner, resolved, trackers, new)
     return Reproduction(tuple(claims), tuple(unfinished), failed, page, folder, next(filter(None, problems), ""))
 
 
-def folder_of(workdir: Path, profile: str, dataset: DatasetArtifact) -> Path:
-    """Return where the claims of a profile and a dataset are kept."""
-    return workdir / "reproduce" / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{Path(profile).stem}-{dataset.name}")
+def folder_of(workdir: Path, resolved: Resolved, dataset: DatasetArtifact) -> Path:
+    """Return where the claims of some settings and a dataset are kept; claims under other settings are never on one page with them."""
+    changed = _changed(resolved)
+    name = f"{Path(resolved.recipe).stem.removeprefix('reproduce_')}-{dataset.name}" + (f"-{digest_of(changed)[:6]}" if changed else "")
+    return workdir / re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+
+
+def _changed(resolved: Resolved) -> dict[str, Any]:
+    """Return the settings that words or the environment gave, but for those that are told otherwise or change nothing."""
+    told = ("data.dataset", "reproduce.seeds", "reproduce.budget_minutes")
+    own = (key for key, origin in resolved.origins.items() if origin in ("command line", "environment") and key not in told)
+    values = resolved.flat()
+    return {key: values[key] for key in own if not key.startswith("tracking.")}
 
 
 def all_claims(folder: Path) -> list[Claim]:
@@ -83,29 +106,47 @@ def all_claims(folder: Path) -> list[Claim]:
     return [claim for name in NAMES if (claim := read_claim(folder / name)) is not None]
 
 
+def require_document(document: Path) -> str:
+    """Return the text of a Markdown document that results can be put into; empty where there is none yet.
+
+    Raises:
+        ConfigError: it cannot be read or written, or has one of the marks alone.
+    """
+    from pipeline.reproduce.pages import put_into
+
+    folder = document.resolve().parent
+    try:
+        text = document.read_text(encoding="utf-8") if document.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"The document {document} cannot be read ({error}). Expected Markdown in UTF-8. Name another: --results."
+        ) from error
+    if document.suffix != ".md" or not os.access(document if document.exists() else folder, os.W_OK):
+        raise ConfigError(
+            f"The results cannot be put into {document}. Expected a .md file in a folder that is there and can be written to."
+        )
+    put_into(text, "")
+    return text
+
+
 def publish(folder: Path, document: Path) -> None:
     """Put the claims of a folder into a Markdown document, and their pictures and records into a folder of its name beside it.
 
     Raises:
-        ConfigError: nothing was concluded, the document has one of the marks alone, or it cannot be written.
+        ConfigError: nothing was concluded, or the document is none that results can be put into.
     """
     from pipeline.reproduce.pages import put_into, results_markdown, this_machine
 
-    claims, beside, machine = all_claims(folder), document.with_suffix(""), this_machine()
+    claims, beside, machine, before = all_claims(folder), document.with_suffix(""), this_machine(), require_document(document)
     if not claims:
-        raise ConfigError(f"No claim is concluded in {folder}. Expected one at least. Type the same command again, without a budget.")
-    try:
-        before = document.read_text(encoding="utf-8") if document.exists() else ""
-        text = put_into(before, results_markdown(claims, beside.name, machine))
-        beside.mkdir(parents=True, exist_ok=True)
-        for claim in claims:
-            for figure in claim.figures:
-                shutil.copyfile(folder / claim.name / figure.file, beside / f"{claim.name}-{figure.file}")
-        records = {"machine": machine, "claims": [claim.model_dump(mode="json") for claim in claims]}
-        write_atomically(beside / RECORDS_FILE, json.dumps(records, indent=1) + "\n")
-        write_atomically(document, text)
-    except OSError as error:
-        raise unwritable(document, error) from error
+        raise ConfigError(f"There is nothing to put into {document}: no claim was concluded. Type the same command again to go on.")
+    beside.mkdir(parents=True, exist_ok=True)
+    for claim in claims:
+        for figure in claim.figures:
+            shutil.copyfile(folder / claim.name / figure.file, beside / f"{claim.name}-{figure.file}")
+    records = {"machine": machine, "claims": [claim.model_dump(mode="json") for claim in claims]}
+    write_atomically(beside / RECORDS_FILE, json.dumps(records, indent=1) + "\n")
+    write_atomically(document, put_into(before, results_markdown(claims, beside.name, machine)))
 
 
 def _required(record: Artifact | None) -> DatasetArtifact:
@@ -121,27 +162,30 @@ def _bounded(resolved: Resolved, dataset: DatasetArtifact) -> Resolved:
     return replace(resolved, config=resolved.config.model_copy(update={"reproduce": bounded}))
 
 
-def _measured(experiment: Experiment, lab: Lab, profile: str) -> Claim:
+def _measured(experiment: Experiment, lab: Lab, resolved: Resolved, words: Sequence[str]) -> Claim:
     lab.folder.mkdir(parents=True, exist_ok=True)
-    measured, seeds = lab.trained(experiment.arms(lab.config)), lab.config.reproduce.seeds
+    measured = lab.trained(experiment.arms(lab.config))
+    changed = [f"--set {key}={value}" for key, value in _changed(resolved).items()]
+    data = shlex.quote(lab.dataset.name)
+    command = ["alexnet reproduce", experiment.name, *words, f"--data {data}", f"--seeds {lab.config.reproduce.seeds}", *changed]
     about = {
-        "profile": profile,
+        "profile": Path(resolved.recipe).stem.removeprefix("reproduce_"),
         "dataset": lab.dataset.headline(),
-        "command": f"alexnet reproduce {experiment.name} --profile {profile} --data {lab.dataset.name} --seeds {seeds}",
+        "command": " ".join(command),
     }
     return lab.conclude(experiment, experiment.conclude(lab, measured), about)
 
 
 def _concluded(folder: Path, runner: Runner, resolved: Resolved, trackers: Trackers, new: bool) -> Path:
     """Write the page of all claims, and record it if there is a new one."""
-    from pipeline.reproduce.pages import results_markdown, write_page
+    from pipeline.reproduce.pages import write_page
 
     claims, page = all_claims(folder), folder / "page" / PAGE_FILE
     if not claims:
         return Path()
     page.parent.mkdir(exist_ok=True)
-    write_page(claims, {claim.name: folder / claim.name for claim in claims}, page)
-    (page.parent / MARKDOWN_FILE).write_text(results_markdown(claims, ".."), encoding="utf-8")
+    whole = claims[0].command.replace(f"reproduce {claims[0].name} ", "reproduce all ")
+    write_page(claims, {claim.name: folder / claim.name for claim in claims}, page, command=whole)
     if new:
         tracker = trackers({"claims": ", ".join(claim.name for claim in claims)})
         with runner.recorded(tracker):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,7 +35,8 @@ class Finding(Question):
 
     effects: tuple[float, ...] = Field(description="What each seed gave.")
     picture_deviation: float = Field(0.0, description="Deviation of the mean that comes from the choice of test pictures.")
-    at_least: bool = Field(False, description="The effects are lower bounds, because an arm did not come to its goal within its budget.")
+    at_least: bool = Field(False, description="The effects are lower bounds: the slow arm did not come to its goal within its budget.")
+    at_most: bool = Field(False, description="The effects are upper bounds: the fast arm did not.")
     ours: float | None = Field(description="Mean effect; of ratios the geometric mean.")
     interval: tuple[float, float] | None = Field(description="95 % interval of that mean.")
     verdict: Verdict
@@ -47,19 +48,23 @@ class Finding(Question):
         return len(self.effects)
 
 
-def find(question: Question, effects: Sequence[float], *, picture_deviation: float = 0.0, at_least: bool = False) -> Finding:
+def find(
+    question: Question, effects: Sequence[float], *, picture_deviation: float = 0.0, at_least: bool = False, at_most: bool = False
+) -> Finding:
     """Return the verdict on a question.
 
     Args:
         question: what was claimed.
         effects: of each seed, both arms of which had the same pictures in the same order; in the question's unit.
         picture_deviation: of the mean effect, in the question's unit, from having these test pictures and not others. Not for ratios.
-        at_least: each effect is a lower bound.
+        at_least: each effect is itself or a lower bound.
+        at_most: each effect is itself or an upper bound.
     """
     values = tuple(float(value) for value in effects)
     ours, interval = _mean_and_interval(values, question.unit, picture_deviation)
-    verdict, why = _decided(question, values, ours, interval, at_least)
-    measured = {"effects": values, "picture_deviation": picture_deviation, "at_least": at_least, "ours": ours, "interval": interval}
+    measured: dict[str, Any] = {"effects": values, "picture_deviation": picture_deviation, "at_least": at_least, "at_most": at_most}
+    measured |= {"ours": ours, "interval": interval}
+    verdict, why = _decided(question, **measured)
     return Finding(**{name: getattr(question, name) for name in Question.model_fields}, **measured, verdict=verdict, why=why)
 
 
@@ -95,7 +100,13 @@ def _mean_and_interval(values: tuple[float, ...], unit: str, picture_deviation: 
 
 
 def _decided(
-    question: Question, values: tuple[float, ...], ours: float | None, interval: tuple[float, float] | None, at_least: bool
+    question: Question,
+    effects: tuple[float, ...],
+    picture_deviation: float,
+    at_least: bool,
+    at_most: bool,
+    ours: float | None,
+    interval: tuple[float, float] | None,
 ) -> tuple[Verdict, str]:
     """Return the verdict and its reason."""
     if ours is None:
@@ -103,21 +114,21 @@ def _decided(
     if interval is None:
         return "not decidable", "One seed has no spread to judge by; --seeds 3 or more has."
     (low, high), published, unit = interval, question.published, question.unit
-    measured = f"{'at least ' if at_least else ''}{amount(ours, unit)}, 95 % interval {amount(low, unit)} to {amount(high, unit)}"
+    bound = "at least " if at_least else "at most " if at_most else ""
+    measured = f"{bound}{amount(ours, unit)}, 95 % interval {amount(low, unit)} to {amount(high, unit)}"
     said = "no number was published" if published is None else f"published: {amount(published, unit)}"
-    if low > question.least:
+    if low > question.least and not at_most:
         smaller = published is not None and high < published and not at_least
         return "reproduced", f"{measured}: {_none(question)}, beyond chance{', though less than published' if smaller else ''} ({said})."
-    if at_least:
-        return "not decidable", f"{measured}, but an arm did not come to its goal, so the effect may be larger ({said})."
-    if high < (question.least if published is None else published):
+    if high < (question.least if published is None else published) and not at_least:
         ruled_out = "an effect" if published is None else "an effect as large as the published one"
-        return (
-            "not reproduced",
-            f"{measured}: {ruled_out} is ruled out{', and it goes the other way' if high < _zero(question) else ''} ({said}).",
-        )
+        other_way = ", and it goes the other way" if high < _zero(question) else ""
+        return "not reproduced", f"{measured}: {ruled_out} is ruled out{other_way} ({said})."
+    if bound:
+        word = "larger" if at_least else "smaller"
+        return "not decidable", f"{measured}, but an arm did not come to its goal, so the effect may be {word} ({said})."
     both = "no effect and " + ("some" if published is None else "the published one")
-    return "not decidable", f"{measured}: both {both} are possible{_needed(question, values, low, high)} ({said})."
+    return "not decidable", f"{measured}: both {both} are possible{_needed(question, effects, picture_deviation, interval)} ({said})."
 
 
 def _zero(question: Question) -> float:
@@ -130,21 +141,19 @@ def _none(question: Question) -> str:
     return "more than none" if question.least == _zero(question) else f"more than {amount(question.least, question.unit)}"
 
 
-def _needed(question: Question, values: tuple[float, ...], low: float, high: float) -> str:
-    """Say about how many seeds would tell the published effect, or the one that was seen, from none."""
-    aim = question.published if question.published is not None else (low + high) / 2
+def _needed(question: Question, effects: tuple[float, ...], picture_deviation: float, interval: tuple[float, float]) -> str:
+    """Say what would tell the published effect, or the one that was seen, from none: about how many seeds, or other pictures."""
+    aim, least, values = question.published or sum(interval) / 2, question.least, np.asarray(effects)
     if question.unit == "times":
-        aim, least, spread = math.log(max(aim, 1e-9)), math.log(question.least), float(np.std(np.log(values), ddof=1))
-    else:
-        least, spread = question.least, float(np.std(values, ddof=1))
-    if aim <= least or spread == 0:
+        aim, least, values = math.log(max(aim, 1e-9)), math.log(least), np.log(values)
+    if aim <= least:
         return ""
-    seeds = math.ceil((2.8 * spread / (aim - least)) ** 2)  # 1.96 + 0.84: an effect of that size is found four times in five
-    return (
-        f"; about {max(seeds, len(values) + 1)} seeds would tell them apart"
-        if seeds < 1000
-        else "; no number of seeds that can be run would tell them apart"
-    )
+    # 1.96 + 0.84 deviations: an effect of that size is then found four times in five.
+    variance = ((aim - least) / 2.8) ** 2 - picture_deviation**2
+    if variance <= 0:
+        return "; more seeds would not tell them apart, more test pictures would"
+    seeds = max(math.ceil(float(values.var(ddof=1)) / variance), len(values) + 1)
+    return f"; about {seeds:,} seeds would tell them apart"
 
 
 def amount(value: float, unit: str) -> str:

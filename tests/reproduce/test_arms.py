@@ -11,12 +11,15 @@ import pytest
 from pipeline.api import reproduction_settings
 from pipeline.errors import ConfigError
 from pipeline.reproduce import color, depth, dropout, gradients, lrn, pooling, relu, size
-from pipeline.reproduce.ablation import crossing, picture_deviation
+from pipeline.reproduce.ablation import costs, crossing, picture_deviation, widens
 from pipeline.reproduce.arms import baseline, next_step, rate_at, some
 from pipeline.reproduce.claims import NAMES, experiments
-from pipeline.reproduce.lab import planned
+from pipeline.reproduce.lab import identity_of, planned
+from pipeline.reproduce.measurement import Measurement
+from pipeline.reproduce.verdict import Question
 
 CONFIG = reproduction_settings().config
+QUESTION = Question(what="an effect", unit="points", published=None, source="nowhere", least=0.0)
 
 
 def searched(score) -> list[int]:
@@ -88,6 +91,61 @@ def test_the_race_differs_in_the_activation_alone_and_nothing_regularises():
     train = first["train"]
     assert (train["weight_decay"], train["crop"], train["flip"], train["mixup"], train["label_smoothing"]) == (0, "center", False, 0, 0)
     assert first["goal"] == 0.25
+
+
+def made(folder, wrong, train_error=0.1):
+    """Return a measurement of a training that got these test pictures wrong."""
+    folder.mkdir(parents=True)
+    np.save(folder / Measurement.WRONG_FILE, wrong)
+    numbers = {"test_top1_error": float(wrong.mean()), "train_top1_error": train_error, "images": 1000.0, "learning_rate": 0.01}
+    return Measurement(directory=folder, name="training", numbers=numbers)
+
+
+def test_arms_that_are_one_network_are_not_measured_instead_of_refuted(tmp_path):
+    wrong = np.arange(100) < 30
+    arms = [[made(tmp_path / arm / str(seed), wrong) for seed in range(3)] for arm in "ab"]
+    assert costs(QUESTION, *arms).verdict == "not measured"
+
+
+def test_a_gap_is_test_error_less_training_error_and_knows_the_chance_of_both_sets_of_pictures(tmp_path):
+    wrong = np.arange(100) < 30
+    wide = [made(tmp_path / "wide" / str(seed), wrong, 0.1 + seed / 100) for seed in range(3)]
+    narrow = [made(tmp_path / "narrow" / str(seed), wrong, 0.2) for seed in range(3)]
+    found = widens(QUESTION, wide, narrow)
+    assert found.effects == pytest.approx([10.0, 9.0, 8.0])
+    assert found.picture_deviation == pytest.approx(100 * math.sqrt((0.11 * 0.89 + 0.2 * 0.8) / 1000))  # the test errors are the same
+
+
+def test_the_race_gives_a_bound_where_one_arm_does_not_arrive():
+    arrived, late = [(10.0, True)] * 3, [(70.0, False), (65.0, True), (72.0, False)]
+    assert relu.ratio(QUESTION.model_copy(update={"unit": "times", "least": 2.0}), late, arrived).at_least
+    refuted = relu.ratio(QUESTION.model_copy(update={"unit": "times", "least": 2.0, "published": 6.0}), arrived, late)
+    assert (refuted.at_most, refuted.verdict) == (True, "not reproduced")
+    assert relu.ratio(QUESTION, late, late).verdict == "not measured"
+
+
+def test_settings_that_leave_nothing_to_change_are_refused():
+    config = reproduction_settings(settings={"model.variant": "cifar", "model.image_size": 32}).config
+    with pytest.raises(ConfigError, match=r"The arm no-conv4 cannot be made of these settings: .*three convolutions"):
+        depth.arms(config)[1].spec(config, 0)
+
+
+@pytest.mark.parametrize("setting", [{"model.classes": 5}, {"evaluate.model": "x.keras"}])
+def test_settings_that_are_not_of_a_training_are_refused(setting):
+    with pytest.raises(ConfigError):
+        reproduction_settings(settings=setting)
+
+
+def test_a_claim_says_how_large_its_arms_are():
+    assert lrn.EXPERIMENT.size(CONFIG) == "small at width 0.5, 28 x 28 pixels, 10,000 training pictures, 10 epochs"
+    assert "4, 8, 12 and 16 layers" in gradients.EXPERIMENT.size(CONFIG)
+
+
+def test_settings_that_change_nothing_are_no_reason_to_train_again():
+    spec = baseline(CONFIG).spec(CONFIG, 0)
+    other = {**spec, "train": {**spec["train"], "checkpoint_seconds": 5.0, "hang_seconds": 1.0}}
+    assert identity_of(spec) == identity_of(other)
+    assert identity_of(spec) != identity_of({**spec, "train": {**spec["train"], "epochs": 3}})
 
 
 def test_the_race_is_not_run_on_pictures_that_are_no_cifar10():

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from pipeline import api, tracking
 from pipeline.config import TrackingConfig
+from pipeline.reproduce.claims import experiment as experiment_of
 from pipeline.reproduce.pages import BEGIN, END
 from pipeline.reproduce.records import Claim
 from pipeline.reproduce.verdict import Question, find
@@ -85,8 +88,9 @@ def test_a_claim_is_a_run_with_a_child_for_each_arm_and_seed(workdir, found):
 def test_a_child_says_what_its_arm_changes_and_what_came_out(workdir, found):
     runs = {run.info.run_name: run for run in stored(workdir).values() if run.data.tags.get("stage")}
     control = runs["no-overlap-seed1"]
-    assert control.data.params["model.overlapping_pooling"] == "False"
-    assert control.data.params["model.seed"] == control.data.params["train.seed"] == "1"
+    assert control.data.params["arm.model.overlapping_pooling"] == "False"
+    assert control.data.params["arm.model.seed"] == control.data.params["arm.train.seed"] == "1"
+    assert control.data.params["arm.images"] == "96"
     row = next(row for row in found.claims[0].rows if row.arm == "pools of 2 x 2")
     assert control.data.metrics["test_top1_error"] == pytest.approx(row.values["test_top1_error"][1])
     assert control.info.status == "FINISHED"
@@ -151,7 +155,52 @@ def test_a_budget_that_is_spent_begins_nothing_and_says_what_is_left(workdir, fo
     spent = api.reproduce(("pooling", "lrn", "color"), settings=settings, workdir=workdir, observer=notes)
     assert [claim.name for claim in spent.claims] == ["pooling"]
     assert spent.unfinished == ("lrn", "color")
+    assert [(told["claim"], told["verdict"]) for told in spent.as_dicts()] == [
+        ("lrn", "unfinished"),
+        ("pooling", found.claims[0].main.verdict),
+        ("color", "unfinished"),
+    ]
     assert notes.ran == []
+
+
+def test_a_claim_says_under_which_settings_it_was_measured(found):
+    command = found.claims[0].command
+    assert command.startswith("alexnet reproduce pooling --profile quick --data digits --seeds 2 ")
+    assert "--set reproduce.images=96" in command
+    assert "96 training pictures, 1 epochs" in found.claims[0].size
+
+
+def test_claims_under_other_settings_are_kept_apart(workdir, found):
+    other = api.reproduce(("gpu",), settings={**TINY, "train.epochs": 2, "reproduce.budget_minutes": 1e-9}, workdir=workdir)
+    assert other.folder != found.folder
+    assert other.claims == ()
+
+
+def test_a_claim_whose_arm_is_lost_is_told_and_the_others_go_on(workdir, found, monkeypatch):
+    from pipeline.errors import TrainingDivergedError
+    from pipeline.reproduce import claims
+
+    def lost(_lab, _measured):
+        raise TrainingDivergedError("the loss became nan")
+
+    broken = dataclasses.replace(claims.experiment("tencrop"), conclude=lost)
+    monkeypatch.setattr(claims, "experiment", lambda name: broken if name == "tencrop" else experiment_of(name))
+    after = api.reproduce(CLAIMS, settings=TINY, workdir=workdir)
+    assert [claim.name for claim in after.claims] == ["pooling"]
+    assert after.failed == {"tencrop": "the loss became nan"}
+    assert after.as_dicts()[-1]["verdict"] == "failed"
+
+
+@pytest.mark.parametrize("text", [f"{BEGIN}\n", f"{END}\n{BEGIN}\n"])
+def test_a_document_with_marks_that_are_no_pair_is_refused_before_anything_is_measured(tmp_path, text):
+    (tmp_path / "results.md").write_text(text, encoding="utf-8")
+    words = [sys.executable, "-m", "pipeline", "reproduce", "all", "--data", "digits", "--workdir", "w", "--results", "results.md"]
+    done = subprocess.run(
+        words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "not one pair" in done.stderr
+    assert not (tmp_path / "w").exists()
 
 
 def test_results_are_put_between_the_marks_of_a_document_and_can_be_judged_again(workdir, found, tmp_path):

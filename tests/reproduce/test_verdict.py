@@ -77,6 +77,12 @@ def test_a_lower_bound_is_never_a_refutation():
     assert "less than published" not in found.why
 
 
+def test_an_upper_bound_is_never_a_confirmation_and_may_refute():
+    assert find(TIMES, [4.0, 4.1, 4.2], at_most=True).verdict == "not reproduced"  # 6 is ruled out
+    assert find(TIMES, [9.0, 9.1, 9.2], at_most=True).verdict == "not decidable"
+    assert find(TIMES, [0.4, 0.5, 0.6], at_most=True).why.startswith("at most 0.493 times")
+
+
 def test_an_effect_of_the_other_sign_is_told():
     assert "goes the other way" in find(POINTS, [-1.2, -1.4, -1.5]).why
     assert "goes the other way" not in find(POINTS, [-0.1, 0.0, 0.1]).why
@@ -90,6 +96,14 @@ def test_how_many_seeds_would_do_is_told_and_they_would():
     samples = rng.normal(1.4, np.std(effects, ddof=1), (2000, seeds))
     found = np.mean([interval_of(sample)[0] > 0 for sample in samples])
     assert 0.7 < found < 0.9  # four times in five
+
+
+def test_where_the_test_pictures_are_too_few_no_number_of_seeds_is_named():
+    assert "more test pictures would" in find(POINTS, [1.0, 1.05, 0.95], picture_deviation=0.8).why
+    why = find(POINTS, [-1.0, 0.5, 2.0], picture_deviation=0.3).why
+    assert int(why.partition("about ")[2].partition(" seeds")[0]) > int(
+        find(POINTS, [-1.0, 0.5, 2.0]).why.partition("about ")[2].partition(" seeds")[0]
+    )
 
 
 def test_what_was_not_measured_says_why_and_has_no_numbers():
@@ -142,3 +156,18 @@ def test_networks_that_differ_by_chance_alone_are_not_told_apart_by_their_pictur
         reproduced += [find(QUALITATIVE, effects, picture_deviation=deviation).verdict == "reproduced" for deviation in deviations]
     assert reproduced[0] / trials <= 0.05
     assert reproduced[1] / trials > 0.1  # seeds alone would have said so of one in four
+
+
+def test_the_luck_in_choosing_a_rate_is_in_the_interval_when_each_seed_chooses_anew():
+    """Two arms that are equal, each trained at the rate that a noisy short training preferred, which costs points where it is wrong."""
+    rng, trials, seeds, costs, noise = np.random.default_rng(6), 1500, 3, np.array([2.0, 0.0, 2.0]), 0.05
+    short = np.array([1.02, 1.0, 1.02])  # what the short trainings differ by is less than their noise
+
+    def trained(shape):
+        chosen = (short + noise * rng.normal(size=(*shape, 3))).argmin(axis=-1)
+        return costs[chosen]
+
+    anew = trained((trials, seeds)) - trained((trials, seeds)) + 0.5 * rng.normal(size=(trials, seeds))
+    once = (trained((trials, 1)) - trained((trials, 1))) + 0.5 * rng.normal(size=(trials, seeds))
+    assert share_of("reproduced", QUALITATIVE, anew) <= 0.05
+    assert share_of("reproduced", QUALITATIVE, once) > 0.1  # one choice for all seeds would look like an effect
