@@ -230,8 +230,9 @@ def _numbers(finding: Finding) -> tuple[str, str, str]:
     ours = f"{bound}{amount(finding.ours, finding.unit)}"
     if finding.interval is None:
         return published, ours, "–"
-    (low, _), (high, unit) = ((amount(end, finding.unit) + " ").split(" ", 1) for end in finding.interval)
-    return published, ours, f"{low} to {high} {unit}".strip()
+    unit = {"times": " times", "points": " points", "share": ""}[finding.unit]
+    low, high = (amount(end, finding.unit).removesuffix(unit) for end in finding.interval)
+    return published, ours, f"{low} to {high}{unit}"
 
 
 def _cell(values: Sequence[float], measure: str) -> str:
@@ -377,7 +378,7 @@ pre { font: .78rem/1.5 "DejaVu Sans Mono", ui-monospace, monospace; background: 
 <p><b>Verdict:</b> {{ mark(main.verdict) }}. {{ main.what[:1]|upper }}{{ main.what[1:] }}: {{ main.why }}
 Source: {{ main.source }}.</p>
 {% if part.claim.findings|length > 1 %}<p>Also measured:</p><ul>{% for other in part.claim.findings[1:] -%}
-<li>{{ other.what[:1]|upper }}{{ other.what[1:] }}: {{ mark(other.verdict) }}. {{ other.why }}</li>{% endfor %}</ul>{% endif %}
+<li>{{ other.what[:1]|upper }}{{ other.what[1:] }}: {{ mark(other.verdict) }}: {{ other.why }}</li>{% endfor %}</ul>{% endif %}
 {% if part.number %}{{ grid(part.table, part.number, arms_caption) }}{% endif %}
 {% for number, image in part.pictures %}{{ picture(image, number, part.claim.command) }}{% endfor %}
 {% if part.claim.notes %}<ul>{% for note in part.claim.notes %}<li>{{ note }}</li>{% endfor %}</ul>{% endif %}

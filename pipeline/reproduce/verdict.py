@@ -159,5 +159,6 @@ def _needed(question: Question, effects: tuple[float, ...], picture_deviation: f
 def amount(value: float, unit: str) -> str:
     """Write an effect with its unit."""
     if unit == "times":
-        return f"{value:.3g} times"
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{value:.3g} times" if 1e-3 < value < 1e4 else f"{mantissa} x 10^{int(exponent)} times"
     return f"{value:+.2f} points" if unit == "points" else f"{value:.3f}"
