@@ -226,6 +226,7 @@ class Lab:
     def _record(self, claim: Claim) -> None:
         """Record the claim, with a run for each experiment that an earlier claim or command did."""
         self.recorded = True
+        self._runner.prepare()  # MLflow's Keras flavour imports TensorFlow, which must have been told how to run
         self._tracker.begin(self._resolved)
         for outcome, spec in self._done:
             if outcome.state == "skipped" and isinstance(outcome.artifact, Measurement):

@@ -291,7 +291,7 @@ def test_the_drop_of_the_error_is_judged_and_what_training_adds_to_it(tmp_path):
     numbers = {f"{name}/{layer}": errors[i, j] for i, name in enumerate(("trained", "fresh")) for j, layer in enumerate(("conv1", "fc7"))}
     lab = lab_for(tmp_path, numbers, reproduce={"images": 3000})
     concluded = features.conclude(lab, {"baseline": [None, None, None]})
-    drop, added = concluded.findings
+    added, drop = concluded.findings
     assert drop.effects == pytest.approx([100 * (errors[0, 0] - errors[0, 1])] * 3)
     assert added.effects == pytest.approx([100 * (errors[0, 0] - errors[0, 1] - errors[1, 0] + errors[1, 1])] * 3)
     difference = wrong[0, 0] * 1.0 - wrong[0, 1]
