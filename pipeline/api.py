@@ -189,14 +189,12 @@ def settings(
     """
     remembered: Mapping[str, Any] = {}
     overrides = dict(overrides or {})
-    dataset = at(str(overrides.get("data.dataset", "")))
     model = at(str(overrides.get("evaluate.model", "")))
     if model.is_file():
         overrides["evaluate.model"] = str(model.resolve())
     if overrides.get("model.weights"):
         overrides["model.weights"] = str(at(str(overrides["model.weights"])).resolve())
-    if "data.dataset" in overrides and kind_of(str(dataset)) in ("folder", "manifest") and dataset.exists():
-        overrides["data.dataset"] = str(dataset.resolve())  # so that it means the same from another folder
+    overrides = _with_placed_pictures(overrides)
     given = {**environment_settings(os.environ), **overrides}
     if recipe is None and str(given.get("model.classes", 0)) != "0":
         recipe = "network"  # no dataset, so none to fit
@@ -386,8 +384,7 @@ def reproduction_settings(profile: str = "quick", recipe: str | None = None, set
         raise ConfigError(
             f"There is no profile {profile!r}. Expected one of {', '.join(PROFILES)}, or a recipe of your own: --recipe FILE.yaml."
         )
-    overrides = {key: str(at(str(value)).resolve()) if _is_file(key, value) else value for key, value in (settings or {}).items()}
-    resolved = resolve(recipe or f"reproduce_{profile}", overrides)
+    resolved = resolve(recipe or f"reproduce_{profile}", _with_placed_pictures(settings or {}))
     if resolved.config.model.classes or resolved.config.evaluate.model or resolved.config.model.weights:
         raise ConfigError(
             "The claims are about networks that are trained from fresh weights on a dataset. Expected model.classes, model.weights and "
@@ -396,9 +393,12 @@ def reproduction_settings(profile: str = "quick", recipe: str | None = None, set
     return resolved
 
 
-def _is_file(key: str, value: Any) -> bool:
-    """Return whether a setting names pictures on the disk, which must mean the same from another folder."""
-    return key == "data.dataset" and kind_of(str(at(str(value)))) in ("folder", "manifest") and at(str(value)).exists()
+def _with_placed_pictures(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings in which pictures on the disk are named so that they mean the same from another folder."""
+    dataset = at(str(overrides.get("data.dataset", "")))
+    if "data.dataset" in overrides and kind_of(str(dataset)) in ("folder", "manifest") and dataset.exists():
+        return {**overrides, "data.dataset": str(dataset.resolve())}
+    return dict(overrides)
 
 
 def require_document(document: Path | str) -> None:
