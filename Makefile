@@ -18,7 +18,7 @@ ARGS ?=
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
-run: $(VENV)/.installed ## the whole pipeline on the built-in digits; ARGS="--dataset FOLDER" for your own pictures
+run: $(VENV)/.installed ## the whole pipeline on the built-in digits; ARGS="--dataset FOLDER" for your own images
 	@$(BIN)/alexnet run $(ARGS)
 
 test: $(VENV)/.installed-dev ## the quick tests

@@ -1,4 +1,5 @@
-"""Paired measurements: each variant in a process of its own, one working at a time, in the order A B C C B A ..."""
+"""Paired measurements: each variant in a process of its own, one working at a time, in the order A
+B C C B A ..."""
 
 from __future__ import annotations
 
@@ -16,14 +17,17 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds() -> float:
-    """Return user and system seconds of this process and of its living children, such as a loader's workers."""
+    """Return user and system seconds of this process and of its living children, such as a loader's
+    workers."""
     waiting, total = [os.getpid()], 0.0
     while waiting:
         process = Path(f"/proc/{waiting.pop()}")
         try:
             fields = process.joinpath("stat").read_text().rpartition(")")[2].split()
             waiting += [
-                int(child) for task in process.joinpath("task").iterdir() for child in task.joinpath("children").read_text().split()
+                int(child)
+                for task in process.joinpath("task").iterdir()
+                for child in task.joinpath("children").read_text().split()
             ]
         except OSError:  # ended meanwhile
             continue
@@ -32,7 +36,8 @@ def cpu_seconds() -> float:
 
 
 def serve(variant: Callable[[], int]) -> None:
-    """Answer each line of the standard input with one measured call of `variant`, which returns how many items it did."""
+    """Answer each line of the standard input with one measured call of `variant`, which returns how
+    many items it did."""
     told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries may print
     variant()  # warm up: compile, open files, fill caches
@@ -41,7 +46,11 @@ def serve(variant: Callable[[], int]) -> None:
         cpu, wall = cpu_seconds(), time.perf_counter()
         items = variant()
         wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
-        print(json.dumps({"wall": items / wall, "cpu": items / max(cpu, 1 / TICKS)}), file=told, flush=True)
+        print(
+            json.dumps({"wall": items / wall, "cpu": items / max(cpu, 1 / TICKS)}),
+            file=told,
+            flush=True,
+        )
 
 
 class Worker:
@@ -49,7 +58,9 @@ class Worker:
 
     def __init__(self, script: str, name: str, words: list[str]):
         command = [sys.executable, script, "--worker", name, *words]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.ready = self._answer() == "ready"
 
     def _answer(self) -> str:
@@ -65,8 +76,11 @@ class Worker:
         self._process.wait(timeout=60)
 
 
-def alternate(script: str, names: list[str], rounds: int, words: list[str]) -> dict[str, dict[str, float]]:
-    """Return items per wall second and per CPU second of each variant, medians over the rounds; one that cannot start is left out."""
+def alternate(
+    script: str, names: list[str], rounds: int, words: list[str]
+) -> dict[str, dict[str, float]]:
+    """Return items per wall second and per CPU second of each variant, medians over the rounds; one
+    that cannot start is left out."""
     workers = {name: Worker(script, name, words) for name in names}
     alive = [name for name in names if workers[name].ready]
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in alive}
@@ -75,11 +89,15 @@ def alternate(script: str, names: list[str], rounds: int, words: list[str]) -> d
             measured[name].append(workers[name].measure())
     for worker in workers.values():
         worker.close()
-    return {name: {key: statistics.median(item[key] for item in items) for key in ("wall", "cpu")} for name, items in measured.items()}
+    return {
+        name: {key: statistics.median(item[key] for item in items) for key in ("wall", "cpu")}
+        for name, items in measured.items()
+    }
 
 
 def ratio(rates: dict[str, dict[str, float]], ours: str, peer: str) -> Any:
-    """Return ours / peer, by the clock on a quiet machine and by CPU seconds on a busy one; `skipped` where either is missing."""
+    """Return ours / peer, by the clock on a quiet machine and by CPU seconds on a busy one;
+    `skipped` where either is missing."""
     if ours not in rates or peer not in rates:
         return "skipped"
     by = "cpu" if os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1) else "wall"
@@ -89,5 +107,18 @@ def ratio(rates: dict[str, dict[str, float]], ours: str, peer: str) -> Any:
 def print_rows(pairs: dict[str, tuple[str, str]], rates: dict[str, dict[str, float]]) -> None:
     """Print one JSON object for each pair of variants."""
     for name, (left, right) in pairs.items():
-        rated = {which: {key: round(value, 1) for key, value in rates[which].items()} for which in (left, right) if which in rates}
-        print(json.dumps({"id": name, "what": f"{left} / {right}", "ratio": ratio(rates, left, right), "images_per_second": rated}))
+        rated = {
+            which: {key: round(value, 1) for key, value in rates[which].items()}
+            for which in (left, right)
+            if which in rates
+        }
+        print(
+            json.dumps(
+                {
+                    "id": name,
+                    "what": f"{left} / {right}",
+                    "ratio": ratio(rates, left, right),
+                    "images_per_second": rated,
+                }
+            )
+        )

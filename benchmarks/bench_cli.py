@@ -1,4 +1,5 @@
-"""C1: how long `alexnet --help` takes against `python -c "import click"`, and that it loads nothing heavy.
+"""C1: how long `alexnet --help` takes against `python -c "import click"`, and that it loads nothing
+heavy.
 
 The two commands alternate, so that both meet the same machine. Prints one JSON object.
 """
@@ -19,7 +20,7 @@ PROGRAM = [sys.executable, "-m", "pipeline", "--help"]
 PEER = [sys.executable, "-c", "import click"]
 PROBE = f"""
 import json, sys
-from pipeline.cli import main
+from pipeline.cli.main import main
 sys.stdout, told, exit_code = open({os.devnull!r}, "w"), sys.stdout, 0
 try:
     main(["--help"])
@@ -42,7 +43,10 @@ def measure_pairs(rounds: int) -> dict[str, float]:
     for command in (PROGRAM, PEER):
         measure(command)  # warm the file cache
     pairs = [(measure(PROGRAM), measure(PEER)) for _ in range(rounds)]
-    wall, cpu = (statistics.median(program[which] / peer[which] for program, peer in pairs) for which in (0, 1))
+    wall, cpu = (
+        statistics.median(program[which] / peer[which] for program, peer in pairs)
+        for which in (0, 1)
+    )
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     return {
         "ratio": cpu if load > 1.5 else wall,  # on a busy machine the clock measures the others
@@ -58,7 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="25 rounds instead of 7")
     rounds = 25 if parser.parse_args().full else 7
-    probe = json.loads(subprocess.run([sys.executable, "-c", PROBE], check=True, capture_output=True, text=True).stdout)
+    probe = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", PROBE], check=True, capture_output=True, text=True
+        ).stdout
+    )
     numbers = {name: round(value, 4) for name, value in measure_pairs(rounds).items()}
     print(
         json.dumps(

@@ -1,12 +1,15 @@
-"""E1 to E4 and the wait between epochs: training fed from JPEG files against other feeds and other programs.
+"""E1 to E4 and the wait between epochs: training fed from JPEG files against other feeds and other
+programs.
 
-E1 and E2 train with the program's own compiled step and differ in the batches alone: none to wait for, or those of the usual recipe of a
-tf.data tutorial. E1 trains the one-tower AlexNet on 224 pixels, 32 a step; E2 the small one on 64 pixels, 64 a step; on the pictures of
-bench_input.py. The other rows are whole programs, ours being `loop.fit` with all that it does besides. "E2 default" has the split in
-memory, as `alexnet train` has it where it fits, decoded before the measured part begins; its peer is the tutorial's recipe in Keras `fit`.
-E3 is E1's network against `fit` on the same batches, E4 against PyTorch with its DataLoader; both in bfloat16, too. Either `fit` is begun
-once and held between two turns, so that its input is not opened anew in each. Each variant is in a process of its own; one JSON object a
-line. A peer that is not installed is reported as "skipped".
+E1 and E2 train with the program's own compiled step and differ in the batches alone: none to wait
+for, or those of the usual recipe of a tf.data tutorial. E1 trains the one-tower AlexNet on 224
+pixels, 32 a step; E2 the small one on 64 pixels, 64 a step; on the images of bench_input.py. The
+other rows are whole programs, ours being `loop.fit` with all that it does besides. "E2 default" has
+the split in memory, as `alexnet train` has it where it fits, decoded before the measured part
+begins; its peer is the tutorial's recipe in Keras `fit`. E3 is E1's network against `fit` on the
+same batches, E4 against PyTorch with its DataLoader; both in bfloat16, too. Either `fit` is begun
+once and held between two turns, so that its input is not opened anew in each. Each variant is in a
+process of its own; one JSON object a line. A peer that is not installed is reported as "skipped".
 """
 
 from __future__ import annotations
@@ -38,10 +41,14 @@ CLASSES = 2
 
 
 def network_of(size: dict[str, Any]) -> Any:
-    from pipeline.config import ModelConfig
+    from pipeline.config.model import ModelConfig
     from pipeline.model.alexnet import build_network
 
-    model = ModelConfig(variant=size["variant"], image_size=size["image_size"], width_multiplier=size.get("width_multiplier", 1.0))
+    model = ModelConfig(
+        variant=size["variant"],
+        image_size=size["image_size"],
+        width_multiplier=size.get("width_multiplier", 1.0),
+    )
     return build_network(model, num_classes=CLASSES, channel_mean=(128,) * 3, channel_std=(50,) * 3)
 
 
@@ -49,14 +56,18 @@ def trained(folder: Path, size: dict[str, Any], feed: str) -> Callable[[], int]:
     """Return some steps of training; `feed` says where batches come from."""
     import tensorflow as tf
 
-    from pipeline.config import TrainConfig
+    from pipeline.config.train import TrainConfig
     from pipeline.data.loader import load_split, training_batches, training_epochs
     from pipeline.train.state import prepare
     from pipeline.train.step import compiled_training
     from pipeline.train.strategy import Devices
 
     pixels, batch, steps = size["image_size"], size["batch"], size["steps"]
-    images = load_split(bench_input.prepared(folder, "encoded", short_side=pixels * 8 // 7), "train", in_memory=False)
+    images = load_split(
+        bench_input.prepared(folder, "encoded", short_side=pixels * 8 // 7),
+        "train",
+        in_memory=False,
+    )
     config = TrainConfig(global_batch_size=batch, crop="resized", learning_rate=1e-4, epochs=10_000)
     state = prepare(lambda: network_of(size), config, Devices())
     train_steps = compiled_training(state, images, config, Devices())
@@ -81,10 +92,11 @@ def trained(folder: Path, size: dict[str, Any], feed: str) -> Callable[[], int]:
 
 
 def gaps(folder: Path, epochs: int) -> dict[str, Any]:
-    """Return how long training waits for the first batch of an epoch, over many short ones with some work for each batch."""
+    """Return how long training waits for the first batch of an epoch, over many short ones with
+    some work for each batch."""
     import tensorflow as tf
 
-    from pipeline.config import TrainConfig
+    from pipeline.config.train import TrainConfig
     from pipeline.data.loader import load_split, training_epochs
 
     images = load_split(bench_input.prepared(folder, "encoded"), "train", in_memory=False)
@@ -95,23 +107,29 @@ def gaps(folder: Path, epochs: int) -> dict[str, Any]:
         started = time.perf_counter()
         for number, batch in enumerate(batches):
             (within if number else waited).append(1e3 * (time.perf_counter() - started))
-            deadline = time.perf_counter() + 0.4  # training that the processor bounds, not the decoding
+            deadline = (
+                time.perf_counter() + 0.4
+            )  # training that the processor bounds, not the decoding
             while time.perf_counter() < deadline:
                 work(batch)
             started = time.perf_counter()
     ordered = sorted(waited[1:])
     return {
         "id": "epoch gap",
-        "what": f"wait for the first batch of {len(ordered)} epochs of {len(within) // epochs + 1} batches; within an epoch for comparison",
-        "most_milliseconds": round(ordered[-1], 1),
+        "what": (
+            f"wait for the first batch of {len(ordered)} epochs of {len(within) // epochs + 1}"
+            " batches; within an epoch for comparison"
+        ),
+        "max_milliseconds": round(ordered[-1], 1),
         "median_milliseconds": round(ordered[len(ordered) // 2], 1),
         "within_median_milliseconds": round(sorted(within)[len(within) // 2], 1),
-        "within_most_milliseconds": round(max(within), 1),
+        "within_max_milliseconds": round(max(within), 1),
     }
 
 
 def tutorial(folder: Path, size: int, batch: int, *, uint8: bool = True) -> Any:
-    """Return batches as tutorials make them: decode_image, resize the whole, crop and mirror, float32, AUTOTUNE everywhere."""
+    """Return batches as tutorials make them: decode_image, resize the whole, crop and mirror,
+    float32, AUTOTUNE everywhere."""
     import tensorflow as tf
 
     names = bench_input.files(folder)
@@ -131,11 +149,12 @@ def tutorial(folder: Path, size: int, batch: int, *, uint8: bool = True) -> Any:
     return (batches.map(levels) if uint8 else batches).prefetch(tf.data.AUTOTUNE)
 
 
-# -- whole programs -------------------------------------------------------------------------------------------------------
+# -- whole programs --------------------------------------------------------------------------------
 
 
 class Turns:
-    """A training in a thread of its own that goes on while it is measured and is held between two measurements.
+    """A training in a thread of its own that goes on while it is measured and is held between two
+    measurements.
 
     Args:
         train: trains without end, and calls what it is given with the number of its steps so far.
@@ -161,7 +180,8 @@ class Turns:
             self._go.acquire()
 
     def take(self, steps: int) -> int:
-        """Train for so many steps, or a few more where several are one call; return how many it were."""
+        """Train for so many steps, or a few more where several are one call; return how many it
+        were."""
         before = self._done
         self._wanted = before + steps
         self._go.release()
@@ -169,27 +189,47 @@ class Turns:
         return self._done - before
 
 
-def ours(folder: Path, size: dict[str, Any], precision: str = "float32", *, in_memory: bool = False) -> Callable[[], int]:
+def ours(
+    folder: Path, size: dict[str, Any], precision: str = "float32", *, in_memory: bool = False
+) -> Callable[[], int]:
     """Return some steps of the program's training, its loop as the train stage calls it."""
-    from pipeline.config import TrainConfig
+    from pipeline.config.train import TrainConfig
     from pipeline.data.loader import load_split
     from pipeline.train import loop
     from pipeline.train.state import prepare
     from pipeline.train.strategy import configure_runtime, make_devices
 
     settings = {} if in_memory else {"crop": "resized"}
-    # No checkpoint: its clock goes on while others have their turn. What it costs, bench_loop.py says.
+    # No checkpoint: its clock goes on while others have their turn. What it costs, bench_loop.py
+    # says.
     config = TrainConfig(
-        global_batch_size=size["batch"], learning_rate=1e-4, epochs=10_000, precision=precision, checkpoint_seconds=1e6, **settings
+        global_batch_size=size["batch"],
+        learning_rate=1e-4,
+        epochs=10_000,
+        precision=precision,
+        checkpoint_seconds=1e6,
+        **settings,
     )
     configure_runtime(config)
     record = bench_input.prepared(folder, "encoded", short_side=size["image_size"] * 8 // 7)
-    images, validation = (load_split(record, split, in_memory=in_memory) for split in ("train", "validation"))
+    images, validation = (
+        load_split(record, split, in_memory=in_memory) for split in ("train", "validation")
+    )
     devices = make_devices()
-    state, checkpoint = prepare(lambda: network_of(size), config, devices), folder / f"checkpoint {os.getpid()}.npz"
+    state, checkpoint = (
+        prepare(lambda: network_of(size), config, devices),
+        folder / f"checkpoint {os.getpid()}.npz",
+    )
 
     def train(passed: Callable[[int], None]) -> None:
-        training = loop.Training(images, validation, config, devices, checkpoint, progress=lambda done, _total, _detail: passed(done))
+        training = loop.Training(
+            images,
+            validation,
+            config,
+            devices,
+            checkpoint,
+            progress=lambda done, _total, _detail: passed(done),
+        )
         for _ in loop.fit(state, training):
             pass
 
@@ -198,11 +238,13 @@ def ours(folder: Path, size: dict[str, Any], precision: str = "float32", *, in_m
 
 
 def keras_fit(network: Any, batches: Any, size: dict[str, Any]) -> Callable[[], int]:
-    """Return some steps of Keras's own training, as its guide has it, on endless batches of (pixels, labels)."""
+    """Return some steps of Keras's own training, as its guide has it, on endless batches of
+    (pixels, labels)."""
     import keras
 
     class Told(keras.callbacks.Callback):
-        """At the beginning of a step: one that asks for its end would keep Keras from going on before the numbers are there."""
+        """At the beginning of a step: one that asks for its end would keep Keras from going on
+        before the numbers are there."""
 
         def __init__(self, passed: Callable[[int], None]):
             super().__init__()
@@ -212,7 +254,9 @@ def keras_fit(network: Any, batches: Any, size: dict[str, Any]) -> Callable[[], 
             self.passed(batch)
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    network.compile(keras.optimizers.SGD(1e-4, momentum=0.9, weight_decay=5e-4), loss, metrics=["accuracy"])
+    network.compile(
+        keras.optimizers.SGD(1e-4, momentum=0.9, weight_decay=5e-4), loss, metrics=["accuracy"]
+    )
     turns = Turns(lambda passed: network.fit(batches, verbose=0, callbacks=[Told(passed)]))
     return lambda: turns.take(size["steps"]) * size["batch"]
 
@@ -229,16 +273,27 @@ def keras_tutorial(folder: Path, size: dict[str, Any]) -> Callable[[], int]:
 
 def keras_same(folder: Path, size: dict[str, Any], precision: str = "float32") -> Callable[[], int]:
     """Return `fit` on the program's batches."""
-    from pipeline.config import TrainConfig
+    from pipeline.config.train import TrainConfig
     from pipeline.data.loader import load_split, training_batches
     from pipeline.train.state import _set_precision
 
     pixels = size["image_size"]
-    images = load_split(bench_input.prepared(folder, "encoded", short_side=pixels * 8 // 7), "train", in_memory=False)
-    batches = training_batches(images, TrainConfig(global_batch_size=size["batch"], crop="resized"), image_size=pixels, epoch=0)
+    images = load_split(
+        bench_input.prepared(folder, "encoded", short_side=pixels * 8 // 7),
+        "train",
+        in_memory=False,
+    )
+    batches = training_batches(
+        images,
+        TrainConfig(global_batch_size=size["batch"], crop="resized"),
+        image_size=pixels,
+        epoch=0,
+    )
     network = network_of(size)
     _set_precision(network, precision)
-    return keras_fit(network, batches.map(lambda batch: (batch["pixels"], batch["labels"])).repeat(), size)
+    return keras_fit(
+        network, batches.map(lambda batch: (batch["pixels"], batch["labels"])).repeat(), size
+    )
 
 
 class _Labelled(bench_input._Files):
@@ -248,7 +303,9 @@ class _Labelled(bench_input._Files):
         return super().__getitem__(index), int(Path(self.names[index]).parent.name)
 
 
-def torch_trained(folder: Path, size: dict[str, Any], *, bfloat16: bool = False) -> Callable[[], int]:
+def torch_trained(
+    folder: Path, size: dict[str, Any], *, bfloat16: bool = False
+) -> Callable[[], int]:
     """Return some steps of PyTorch's training, channels last, fed by its loader."""
     import torch
     from torch.utils.data import DataLoader
@@ -257,7 +314,13 @@ def torch_trained(folder: Path, size: dict[str, Any], *, bfloat16: bool = False)
     network[-1] = torch.nn.Linear(4096, CLASSES)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
     workers = {"num_workers": bench_input.CORES, "persistent_workers": True}
-    loader = DataLoader(_Labelled(bench_input.files(folder), bench_input.read_pil), size["batch"], shuffle=True, drop_last=True, **workers)
+    loader = DataLoader(
+        _Labelled(bench_input.files(folder), bench_input.read_pil),
+        size["batch"],
+        shuffle=True,
+        drop_last=True,
+        **workers,
+    )
 
     def endless() -> Iterator[Any]:
         while True:
@@ -268,7 +331,9 @@ def torch_trained(folder: Path, size: dict[str, Any], *, bfloat16: bool = False)
     def one() -> int:
         for pixels, labels in itertools.islice(batches, size["steps"]):
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                logits = network((pixels.permute(0, 3, 1, 2).float() - 120.0) / 60.0)  # a permutation of NHWC is channels last
+                logits = network(
+                    (pixels.permute(0, 3, 1, 2).float() - 120.0) / 60.0
+                )  # a permutation of NHWC is channels last
                 loss = torch.nn.functional.cross_entropy(logits, labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -311,7 +376,9 @@ GROUPS = (("E1", "E2", "E2 ceiling"), ("E2 default",), ("E3", "E4"), ("E3 bfloat
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="11 rounds instead of 5")
-    parser.add_argument("--only", choices=(*PAIRS, "gaps"), help="one group of rows, by any of them")
+    parser.add_argument(
+        "--only", choices=(*PAIRS, "gaps"), help="one group of rows, by any of them"
+    )
     parser.add_argument("--rounds", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("folder", nargs="?", type=Path, help=argparse.SUPPRESS)
@@ -326,14 +393,20 @@ def main() -> None:
         return
     rounds = options.rounds or (11 if options.full else 5)
     with tempfile.TemporaryDirectory() as folder:
-        bench_input.make_pictures(Path(folder) / "pictures")
+        bench_input.make_images(Path(folder) / "images")
         for rows in GROUPS:
             if options.only in (None, *rows):
                 names = list(dict.fromkeys(name for row in rows for name in PAIRS[row]))
-                print_rows({row: PAIRS[row] for row in rows}, alternate(__file__, names, rounds, [folder]))
+                print_rows(
+                    {row: PAIRS[row] for row in rows}, alternate(__file__, names, rounds, [folder])
+                )
         if options.only in (None, "gaps"):
             words = [sys.executable, __file__, "--worker", "gaps", folder]
-            print(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            print(
+                subprocess.run(
+                    words, check=True, capture_output=True, text=True
+                ).stdout.splitlines()[-1]
+            )
 
 
 if __name__ == "__main__":

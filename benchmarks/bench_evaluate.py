@@ -1,10 +1,12 @@
 """V1 and V2: what scoring costs beyond the network's own work, in time and in memory.
 
-V1 scores a split in memory, 4,096 pictures of 32 pixels by the small network, at the default batch size: batches from the loader, a program
-compiled anew in every round, each picture looked at, logits checked. Its peer is the bare forward pass, compiled once, on the same batches
-in a list. "V1 file" also writes the file of predictions. V2 scores 10^3 and 10^6 pictures of 4 x 4 pixels by a single layer, into a file,
-each in a process of its own that has scored some before; the pictures are made on the fly, and their names, which the loader holds anyway,
-beforehand. Growth is the peak of resident memory above what it was. One JSON object a line.
+V1 scores a split in memory, 4,096 images of 32 pixels by the small network, at the default batch
+size: batches from the loader, a program compiled anew in every round, each image looked at, logits
+checked. Its peer is the bare forward pass, compiled once, on the same batches in a list. "V1 file"
+also writes the file of predictions. V2 scores 10^3 and 10^6 images of 4 x 4 pixels by a single
+layer, into a file, each in a process of its own that has scored some before; the images are made on
+the fly, and their names, which the loader holds anyway, beforehand. Growth is the peak of resident
+memory above what it was. One JSON object a line.
 
 python benchmarks/bench_evaluate.py [--full] [--only ROW]
 """
@@ -27,13 +29,16 @@ import numpy as np
 from _harness import alternate, print_rows, serve
 
 PAIRS = {"V1": ("score", "forward pass"), "V1 file": ("score and write", "forward pass")}
-PICTURES, SIDE, CLASSES = 4096, 32, 10
+IMAGES, SIDE, CLASSES = 4096, 32, 10
 FEW, MANY, V2_SIDE, V2_BATCH = 1_000, 1_000_000, 4, 1_000
-WARM_UP = 100_000  # by then the pools of Arrow and of the C library are full: some 28 MB, however many pictures follow
+# By then the pools of Arrow and of the C library are full: some 28 MB, however many images follow
+WARM_UP = 100_000
 
 
-def scored(network: Any, batches: Iterable[Any], keys: Any, batch_size: int, path: Path | None = None) -> int:
-    """Score pictures with the program's own functions, into a file or into nothing; return how many."""
+def scored(
+    network: Any, batches: Iterable[Any], keys: Any, batch_size: int, path: Path | None = None
+) -> int:
+    """Score images with the program's own functions, into a file or into nothing; return how many."""
     from pipeline.evaluate.predictions import write_predictions
     from pipeline.evaluate.scoring import Network, score
 
@@ -46,15 +51,19 @@ def scored(network: Any, batches: Iterable[Any], keys: Any, batch_size: int, pat
     return seen[-1]
 
 
-# -- time -----------------------------------------------------------------------------------------------------------------
+# -- time ------------------------------------------------------------------------------------------
 
 
 def variant(name: str) -> Callable[[], int]:
     """Return one pass over the split."""
-    from pipeline.config import EvaluateConfig
+    from pipeline.config.evaluate import EvaluateConfig
     from pipeline.data.loader import evaluation_batches
 
-    network, images, batch_size = bench_loop.small(), bench_loop.split(PICTURES, SIDE), EvaluateConfig().global_batch_size
+    network, images, batch_size = (
+        bench_loop.small(),
+        bench_loop.split(IMAGES, SIDE),
+        EvaluateConfig().global_batch_size,
+    )
     batches = evaluation_batches(images, image_size=SIDE, batch_size=batch_size)
     if name == "forward pass":
         return forward_pass(network, list(batches))
@@ -68,14 +77,15 @@ def variant(name: str) -> Callable[[], int]:
 
 
 def forward_pass(network: Any, batches: list[Any]) -> Callable[[], int]:
-    """Return the least that scoring needs: the compiled network on each batch, and its logits in NumPy."""
+    """Return the least that scoring needs: the compiled network on each batch, and its logits in
+    NumPy."""
     import tensorflow as tf
 
     forward = tf.function(lambda pixels: tf.cast(network(pixels, training=False), tf.float32))
     return lambda: sum(len(forward(pixels).numpy()) for pixels, _ in batches)
 
 
-# -- memory ---------------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 
 def single_layer() -> Any:
@@ -84,11 +94,13 @@ def single_layer() -> Any:
 
     layers = keras.layers
     image = keras.Input((V2_SIDE, V2_SIDE, 3), dtype="uint8")
-    return keras.Model(image, layers.Dense(CLASSES)(layers.Flatten()(layers.Rescaling(1 / 255)(image))))
+    return keras.Model(
+        image, layers.Dense(CLASSES)(layers.Flatten()(layers.Rescaling(1 / 255)(image)))
+    )
 
 
 def made(count: int) -> Iterator[tuple[Any, Any]]:
-    """Yield pictures and labels that nobody keeps."""
+    """Yield images and labels that nobody keeps."""
     rng = np.random.default_rng(0)
     for _ in range(count // V2_BATCH):
         pixels = rng.integers(0, 256, (V2_BATCH, V2_SIDE, V2_SIDE, 3), dtype=np.uint8)
@@ -96,25 +108,40 @@ def made(count: int) -> Iterator[tuple[Any, Any]]:
 
 
 def growth(count: int) -> dict[str, Any]:
-    """Return by how much scoring so many pictures makes this process grow."""
+    """Return by how much scoring so many images makes this process grow."""
     from pipeline.evaluate.speed import resident_added
 
     network, keys = single_layer(), tuple(f"{index:08}.jpg" for index in range(max(count, WARM_UP)))
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
 
-        def score(pictures: int) -> int:
-            return scored(network, made(pictures), keys[:pictures], V2_BATCH, Path(folder, "predictions.parquet"))
+        def score(images: int) -> int:
+            return scored(
+                network,
+                made(images),
+                keys[:images],
+                V2_BATCH,
+                Path(folder, "predictions.parquet"),
+            )
 
         score(WARM_UP)
         started = time.perf_counter()
         done, added = resident_added(lambda: score(count))
     assert done == count, done
-    return {"predictions": count, "mb": None if added is None else added / 1e6, "seconds": time.perf_counter() - started}
+    return {
+        "predictions": count,
+        "mb": None if added is None else added / 1e6,
+        "seconds": time.perf_counter() - started,
+    }
 
 
 def measured(count: int) -> dict[str, Any]:
     """Return what a process of its own measured."""
-    done = subprocess.run([sys.executable, __file__, "--worker", "growth", str(count)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, __file__, "--worker", "growth", str(count)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1])
@@ -122,10 +149,17 @@ def measured(count: int) -> dict[str, Any]:
 
 def memory_row() -> dict[str, Any]:
     few, many = measured(FEW), measured(MANY)
-    row: dict[str, Any] = {"id": "V2", "what": f"resident growth while {FEW:,} and {MANY:,} pictures are scored", "grown_mb": "skipped"}
+    row: dict[str, Any] = {
+        "id": "V2",
+        "what": f"resident growth while {FEW:,} and {MANY:,} images are scored",
+        "grown_mb": "skipped",
+    }
     if few["mb"] is not None:
         grown = many["mb"] - few["mb"]
-        row |= {"grown_mb": round(grown, 1), "bytes_per_prediction": round(grown * 1e6 / (MANY - FEW), 1)}
+        row |= {
+            "grown_mb": round(grown, 1),
+            "bytes_per_prediction": round(grown * 1e6 / (MANY - FEW), 1),
+        }
         row |= {"few_mb": round(few["mb"], 1), "many_mb": round(many["mb"], 1)}
     return row | {"predictions_per_second": round(MANY / many["seconds"])}
 
@@ -145,7 +179,9 @@ def main() -> None:
     else:
         if options.only in (None, "V1"):
             names = list(dict.fromkeys(name for pair in PAIRS.values() for name in pair))
-            print_rows(PAIRS, alternate(__file__, names, options.rounds or (11 if options.full else 5), []))
+            print_rows(
+                PAIRS, alternate(__file__, names, options.rounds or (11 if options.full else 5), [])
+            )
         if options.only in (None, "V2"):
             print(json.dumps(memory_row()))
 

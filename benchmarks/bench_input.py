@@ -1,8 +1,10 @@
-"""I1-I6: the input pipeline against PyTorch's loader and against the bare decoder, on the same JPEG files and cores.
+"""I1-I6: the input pipeline against PyTorch's loader and against the bare decoder, on the same JPEG
+files and cores.
 
-384 pictures are made from a seed: 1/f noise and shapes, sides of 256-500 pixels, quality 90; each is there under eight names, so that an
-epoch is long enough. Every variant reads them for a second or more in each round; prints one JSON object a line. A peer that is not
-installed is reported as "skipped".
+384 images are made from a seed: 1/f noise and shapes, sides of 256-500 pixels, quality 90; each is
+there under eight names, so that an epoch is long enough. Every variant reads them for a second or
+more in each round; prints one JSON object a line. A peer that is not installed is reported as
+"skipped".
 """
 
 from __future__ import annotations
@@ -24,60 +26,73 @@ IMAGES, NAMES, SIDE, SIZE, BATCH = 384, 8, 256, 224, 64
 CORES = len(os.sched_getaffinity(0))
 
 
-def make_pictures(folder: Path) -> None:
+def make_images(folder: Path) -> None:
     """Write natural-like JPEG files of two classes."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
     for index in range(IMAGES):
         height, width = rng.integers(256, 501, 2)
-        frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]) + 1 / max(height, width)
+        frequency = np.hypot(
+            np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
+        ) + 1 / max(height, width)
         noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=(3, height, width))) / frequency).real
         pixels = 128 + 45 * (noise - noise.mean()) / noise.std()
         for _ in range(6):
-            top, left, size = rng.integers(0, height - 40), rng.integers(0, width - 40), rng.integers(20, 120)
+            top, left, size = (
+                rng.integers(0, height - 40),
+                rng.integers(0, width - 40),
+                rng.integers(20, 120),
+            )
             pixels[:, top : top + size, left : left + size] = rng.integers(0, 256, (3, 1, 1))
         path = folder / f"{index % 2}" / f"{index:04d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8).transpose(1, 2, 0)).save(path, quality=90)
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8).transpose(1, 2, 0)).save(
+            path, quality=90
+        )
         for name in range(1, NAMES):
             path.with_name(f"{index:04d}_{name}.jpg").hardlink_to(path)
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(path) for path in folder.glob("pictures/*/*.jpg"))
+    return sorted(str(path) for path in folder.glob("images/*/*.jpg"))
 
 
-# -- ours -----------------------------------------------------------------------------------------------------------------
+# -- ours ------------------------------------------------------------------------------------------
 
 
 def prepared(folder: Path, store: str, short_side: int = SIDE) -> Any:
     """Return the record of the dataset, prepared for this process alone."""
     from types import SimpleNamespace
 
-    from pipeline.config import DataConfig
+    from pipeline.config.data import DataConfig
     from pipeline.data.stage import ingest
-    from pipeline.engine import Context
+    from pipeline.engine.stage import Context
 
     directory = folder / f"{store} {os.getpid()}" / "stages" / "ingest"
     directory.mkdir(parents=True)
     run = SimpleNamespace(key="", metrics=lambda *_, **__: None, tags=lambda *_, **__: None)
     config = DataConfig(
-        dataset=str(folder / "pictures"),
+        dataset=str(folder / "images"),
         short_side=short_side,
         store=store,
         duplicates="report",
         test_fraction=0.01,
         validation_fraction=0.01,
     )
-    return ingest.function(config, Context(directory, run, SimpleNamespace(progressed=lambda *_: None)))
+    return ingest.function(
+        config, Context(directory, run, SimpleNamespace(progressed=lambda *_: None))
+    )
 
 
-def ours(folder: Path, store: str, *, in_memory: bool = False, apply: bool = False, **how: Any) -> Callable[[], int]:
-    """Return one pass over the training images as the train stage reads them; `apply`: with what it does to the pixels on its device."""
+def ours(
+    folder: Path, store: str, *, in_memory: bool = False, apply: bool = False, **how: Any
+) -> Callable[[], int]:
+    """Return one pass over the training images as the train stage reads them; `apply`: with what it
+    does to the pixels on its device."""
     import tensorflow as tf
 
-    from pipeline.config import TrainConfig
+    from pipeline.config.train import TrainConfig
     from pipeline.data.augment import augmented
     from pipeline.data.loader import load_split, training_epochs
 
@@ -87,14 +102,16 @@ def ours(folder: Path, store: str, *, in_memory: bool = False, apply: bool = Fal
     epochs = training_epochs(images, config, image_size=SIZE, first=0)
 
     def one() -> int:
-        batches = itertools.islice(next(epochs), len(images) // BATCH)  # small epochs share an iterator
+        batches = itertools.islice(
+            next(epochs), len(images) // BATCH
+        )  # small epochs share an iterator
         return sum(len(device(batch) if apply else batch["pixels"]) for batch in batches)
 
     return lambda: sum(one() for _ in range(8 if images.pixels is not None else 1))
 
 
 def keras_layers(folder: Path) -> Callable[[], int]:
-    """Return the same crops and mirroring by Keras's preprocessing layers, over pictures in memory."""
+    """Return the same crops and mirroring by Keras's preprocessing layers, over shuffled in memory."""
     import keras
     import tensorflow as tf
 
@@ -102,14 +119,22 @@ def keras_layers(folder: Path) -> Callable[[], int]:
     from pipeline.data.source import fixed_options
 
     images = load_split(prepared(folder, "encoded"), "train", in_memory=True)
-    layers = keras.Sequential([keras.layers.RandomCrop(SIZE, SIZE), keras.layers.RandomFlip("horizontal")])
-    pictures = tf.data.Dataset.from_tensor_slices(images.pixels).shuffle(len(images)).batch(BATCH, drop_remainder=True)
-    batches = pictures.map(lambda batch: tf.cast(layers(batch, training=True), tf.uint8), num_parallel_calls=CORES).prefetch(2)
+    layers = keras.Sequential(
+        [keras.layers.RandomCrop(SIZE, SIZE), keras.layers.RandomFlip("horizontal")]
+    )
+    shuffled = (
+        tf.data.Dataset.from_tensor_slices(images.pixels)
+        .shuffle(len(images))
+        .batch(BATCH, drop_remainder=True)
+    )
+    batches = shuffled.map(
+        lambda batch: tf.cast(layers(batch, training=True), tf.uint8), num_parallel_calls=CORES
+    ).prefetch(2)
     batches = batches.with_options(fixed_options())
     return lambda: sum(len(batch) for batch in batches)
 
 
-# -- peers ----------------------------------------------------------------------------------------------------------------
+# -- peers -----------------------------------------------------------------------------------------
 
 
 class _Files:
@@ -124,13 +149,19 @@ class _Files:
     def __getitem__(self, index: int) -> Any:
         import torch
 
-        return torch.from_numpy(np.ascontiguousarray(self.read(self.names[index], np.random.default_rng())))
+        return torch.from_numpy(
+            np.ascontiguousarray(self.read(self.names[index], np.random.default_rng()))
+        )
 
 
 def window(height: int, width: int, rng: Any) -> tuple[int, int, int, int]:
-    """Return (top, left, height, width) of a random crop of 8-100 % of the area, as torchvision's RandomResizedCrop draws it."""
+    """Return (top, left, height, width) of a random crop of 8-100 % of the area, as torchvision's
+    RandomResizedCrop draws it."""
     for _ in range(10):
-        area, aspect = height * width * rng.uniform(0.08, 1), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        area, aspect = (
+            height * width * rng.uniform(0.08, 1),
+            np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))),
+        )
         w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
@@ -141,10 +172,12 @@ def read_pil(name: str, rng: Any) -> Any:
     from PIL import Image
 
     with Image.open(name) as file:
-        picture = file.convert("RGB")
-    top, left, height, width = window(picture.height, picture.width, rng)
-    picture = picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
-    return np.asarray(picture)[:, :: 1 - 2 * int(rng.integers(2))]
+        image = file.convert("RGB")
+    top, left, height, width = window(image.height, image.width, rng)
+    image = image.resize(
+        (SIZE, SIZE), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height)
+    )
+    return np.asarray(image)[:, :: 1 - 2 * int(rng.integers(2))]
 
 
 def read_cv2(name: str, rng: Any) -> Any:
@@ -153,14 +186,23 @@ def read_cv2(name: str, rng: Any) -> Any:
 
     pixels = simplejpeg.decode_jpeg(Path(name).read_bytes(), fastdct=False, fastupsample=False)
     top, left, height, width = window(*pixels.shape[:2], rng)
-    return cv2.resize(pixels[top : top + height, left : left + width], (SIZE, SIZE))[:, :: 1 - 2 * int(rng.integers(2))]
+    return cv2.resize(pixels[top : top + height, left : left + width], (SIZE, SIZE))[
+        :, :: 1 - 2 * int(rng.integers(2))
+    ]
 
 
 def torch_loader(folder: Path, read: Callable[[str, Any], Any]) -> Callable[[], int]:
     from torch.utils.data import DataLoader
 
     read(files(folder)[0], np.random.default_rng(0))  # a missing library is known now
-    loader = DataLoader(_Files(files(folder), read), BATCH, shuffle=True, num_workers=CORES, drop_last=True, persistent_workers=True)
+    loader = DataLoader(
+        _Files(files(folder), read),
+        BATCH,
+        shuffle=True,
+        num_workers=CORES,
+        drop_last=True,
+        persistent_workers=True,
+    )
     return lambda: sum(len(batch) for batch in loader)
 
 
@@ -172,17 +214,22 @@ def bare_decoder(folder: Path) -> Callable[[], int]:
 
     encoded = [Path(name).read_bytes() for name in files(folder)]
     pool = ThreadPoolExecutor(CORES)
-    return lambda: sum(1 for _ in pool.map(partial(simplejpeg.decode_jpeg, fastdct=False, fastupsample=False), encoded))
+    return lambda: sum(
+        1
+        for _ in pool.map(
+            partial(simplejpeg.decode_jpeg, fastdct=False, fastupsample=False), encoded
+        )
+    )
 
 
 def copies(folder: Path) -> Callable[[], int]:  # noqa: ARG001 - every variant gets the folder
-    """Return copying prepared pictures into batches: what the memory allows."""
-    pictures = np.random.default_rng(0).integers(0, 256, (IMAGES * NAMES, SIDE, SIDE, 3), np.uint8)
+    """Return copying prepared images into batches: what the memory allows."""
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES * NAMES, SIDE, SIDE, 3), np.uint8)
     batch = np.empty((BATCH, SIDE, SIDE, 3), np.uint8)
 
     def one() -> Iterator[int]:
-        for start in range(0, len(pictures), BATCH):
-            np.copyto(batch, pictures[start : start + BATCH])
+        for start in range(0, len(images), BATCH):
+            np.copyto(batch, images[start : start + BATCH])
             yield BATCH
 
     return lambda: sum(sum(one()) for _ in range(8))
@@ -190,11 +237,11 @@ def copies(folder: Path) -> Callable[[], int]:  # noqa: ARG001 - every variant g
 
 def audited(folder: Path) -> Callable[[], int]:
     """Return one audit of every file that remembers nothing."""
-    from pipeline.config import DataConfig
+    from pipeline.config.data import DataConfig
     from pipeline.data.audit import audit
     from pipeline.data.listing import list_folder
 
-    config, entries = DataConfig(), list_folder(folder / "pictures").entries
+    config, entries = DataConfig(), list_folder(folder / "images").entries
 
     def one() -> int:
         with tempfile.TemporaryDirectory() as memory:
@@ -206,12 +253,14 @@ def audited(folder: Path) -> Callable[[], int]:
 VARIANTS: dict[str, Callable[[Path], Callable[[], int]]] = {
     "jpeg resized crop": lambda folder: ours(folder, "encoded", crop="resized"),
     "jpeg random crop": lambda folder: ours(folder, "encoded", apply=True),
-    "jpeg random crop, colour": lambda folder: ours(folder, "encoded", apply=True, color_noise=0.1),
+    "jpeg random crop, color": lambda folder: ours(folder, "encoded", apply=True, color_noise=0.1),
     "memory random crop": lambda folder: ours(folder, "encoded", in_memory=True),
     "memory resized crop": lambda folder: ours(folder, "encoded", in_memory=True, crop="resized"),
     "pixels random crop": lambda folder: ours(folder, "pixels"),
-    "pixels random crop, colour": lambda folder: ours(folder, "pixels", color_noise=0.1),
-    "pixels random crop, colour, applied": lambda folder: ours(folder, "pixels", apply=True, color_noise=0.1),
+    "pixels random crop, color": lambda folder: ours(folder, "pixels", color_noise=0.1),
+    "pixels random crop, color, applied": lambda folder: ours(
+        folder, "pixels", apply=True, color_noise=0.1
+    ),
     "keras layers": keras_layers,
     "torch, PIL": lambda folder: torch_loader(folder, read_pil),
     "torch, simplejpeg and cv2": lambda folder: torch_loader(folder, read_cv2),
@@ -228,9 +277,9 @@ PAIRS = {
     "I4 pixels": ("pixels random crop", "jpeg random crop"),
     "I5": ("memory random crop", "memory copy"),
     "I6": ("memory random crop", "keras layers"),
-    "colour noise": ("jpeg random crop, colour", "jpeg random crop"),
-    "colour noise, pixels": ("pixels random crop, colour", "pixels random crop"),
-    "colour noise, pixels, applied": ("pixels random crop, colour, applied", "pixels random crop"),
+    "color noise": ("jpeg random crop, color", "jpeg random crop"),
+    "color noise, pixels": ("pixels random crop, color", "pixels random crop"),
+    "color noise, pixels, applied": ("pixels random crop, color, applied", "pixels random crop"),
     "audit": ("audit", "libjpeg-turbo decode"),
 }
 
@@ -238,7 +287,9 @@ PAIRS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="11 rounds instead of 5")
-    parser.add_argument("--only", action="append", choices=list(PAIRS), help="measure this row, and others so named")
+    parser.add_argument(
+        "--only", action="append", choices=list(PAIRS), help="measure this row, and others so named"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("folder", nargs="?", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -248,8 +299,10 @@ def main() -> None:
         serve(VARIANTS[options.worker](options.folder))
         return
     with tempfile.TemporaryDirectory() as folder:
-        make_pictures(Path(folder) / "pictures")
-        pairs = {name: pair for name, pair in PAIRS.items() if not options.only or name in options.only}
+        make_images(Path(folder) / "images")
+        pairs = {
+            name: pair for name, pair in PAIRS.items() if not options.only or name in options.only
+        }
         needed = [name for name in VARIANTS if any(name in pair for pair in pairs.values())]
         rates = alternate(__file__, needed, 11 if options.full else 5, [folder])
     print_rows(pairs, rates)

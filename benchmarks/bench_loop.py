@@ -1,4 +1,5 @@
-"""L: an epoch of a tiny network against Keras `fit`, two logical devices against one, and what a checkpoint costs.
+"""L: an epoch of a tiny network against Keras `fit`, two logical devices against one, and what a
+checkpoint costs.
 
 python benchmarks/bench_loop.py [--full] [--only ROW]
 """
@@ -25,13 +26,21 @@ SIDE, CLASSES = 8, 10
 
 
 def split(count: int, side: int) -> Any:
-    """Return random pictures as a training split."""
-    from pipeline.data.loader import Images
+    """Return random images as a training split."""
+    from pipeline.data.loader import LoadedSplit
 
     rng = np.random.default_rng(0)
-    labels, pixels = rng.integers(0, CLASSES, count).astype(np.int32), rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
-    dataset = SimpleNamespace(short_side=side, class_counts={"train": (1,) * CLASSES}, channel_mean=(128,) * 3, images=lambda _: count)
-    return Images(dataset, "train", labels, tuple(map(str, range(count))), pixels)
+    labels, pixels = (
+        rng.integers(0, CLASSES, count).astype(np.int32),
+        rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8),
+    )
+    dataset = SimpleNamespace(
+        short_side=side,
+        class_counts={"train": (1,) * CLASSES},
+        channel_mean=(128,) * 3,
+        images=lambda _: count,
+    )
+    return LoadedSplit(dataset, "train", labels, tuple(map(str, range(count))), pixels)
 
 
 def tiny() -> Any:
@@ -51,17 +60,22 @@ def tiny() -> Any:
 
 
 def small() -> Any:
-    from pipeline.config import ModelConfig
+    from pipeline.config.model import ModelConfig
     from pipeline.model.alexnet import build_network
 
-    return build_network(ModelConfig(image_size=32), num_classes=CLASSES, channel_mean=(128,) * 3, channel_std=(60,) * 3)
+    return build_network(
+        ModelConfig(image_size=32),
+        num_classes=CLASSES,
+        channel_mean=(128,) * 3,
+        channel_std=(60,) * 3,
+    )
 
 
 def epochs_of(network: Callable[[], Any], images: Any, **settings: Any) -> Callable[[], int]:
     """Return whole epochs of the program's loop, opened and ended as training does."""
     import tensorflow as tf
 
-    from pipeline.config import TrainConfig
+    from pipeline.config.train import TrainConfig
     from pipeline.data.loader import training_epochs
     from pipeline.train import loop
     from pipeline.train.state import prepare
@@ -96,7 +110,11 @@ def keras_fit(images: Any) -> Callable[[], int]:
     network = tiny()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile(keras.optimizers.SGD(1e-4, momentum=0.9), loss, metrics=["accuracy"])
-    data = tf.data.Dataset.from_tensor_slices((images.pixels, images.labels)).shuffle(len(images)).batch(32, drop_remainder=True)
+    data = (
+        tf.data.Dataset.from_tensor_slices((images.pixels, images.labels))
+        .shuffle(len(images))
+        .batch(32, drop_remainder=True)
+    )
     data = data.prefetch(tf.data.AUTOTUNE)
 
     def one() -> int:
@@ -109,13 +127,21 @@ def keras_fit(images: Any) -> Callable[[], int]:
 def variant(name: str) -> Callable[[], int]:
     if name.startswith("tiny"):
         images = split(8192, SIDE)
-        return keras_fit(images) if "keras" in name else epochs_of(tiny, images, global_batch_size=32, flip=False)
-    return epochs_of(small, split(512, 32), global_batch_size=64, devices="cpu:2" if "two" in name else "cpu")
+        return (
+            keras_fit(images)
+            if "keras" in name
+            else epochs_of(tiny, images, global_batch_size=32, flip=False)
+        )
+    return epochs_of(
+        small, split(512, 32), global_batch_size=64, devices="cpu:2" if "two" in name else "cpu"
+    )
 
 
 def checkpoint(rounds: int) -> dict[str, Any]:
-    """Return how long a checkpoint of the one-tower network of 2014 takes, and which share of an epoch of ten minutes that is."""
-    from pipeline.config import ModelConfig, TrainConfig
+    """Return how long a checkpoint of the one-tower network of 2014 takes, and which share of an
+    epoch of ten minutes that is."""
+    from pipeline.config.model import ModelConfig
+    from pipeline.config.train import TrainConfig
     from pipeline.model.alexnet import build_network
     from pipeline.train.state import prepare
     from pipeline.train.strategy import Devices, configure_runtime
@@ -123,7 +149,9 @@ def checkpoint(rounds: int) -> dict[str, Any]:
     config = TrainConfig()
     configure_runtime(config)
     model = ModelConfig(variant="owt", image_size=224)
-    load = lambda: build_network(model, num_classes=1000, channel_mean=(128,) * 3, channel_std=(60,) * 3)  # noqa: E731
+    load = lambda: build_network(  # noqa: E731
+        model, num_classes=1000, channel_mean=(128,) * 3, channel_std=(60,) * 3
+    )
     state, seconds = prepare(load, config, Devices()), []
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         path = Path(folder, "checkpoint.npz")
@@ -133,8 +161,15 @@ def checkpoint(rounds: int) -> dict[str, Any]:
             seconds.append(time.perf_counter() - started)
         size = path.stat().st_size
     median = statistics.median(seconds)
-    # Training waits until a checkpoint takes no more than this share, and saves once more at a stop.
-    return {"id": "C", "what": "a checkpoint of owt", "seconds": round(median, 2), "mb": round(size / 1e6), "ratio": round(median / 600, 5)}
+    # Training waits until a checkpoint takes no more than this share, and saves once more at a
+    # stop.
+    return {
+        "id": "C",
+        "what": "a checkpoint of owt",
+        "seconds": round(median, 2),
+        "mb": round(size / 1e6),
+        "ratio": round(median / 600, 5),
+    }
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""N1 (with N2 as its `grown_mb`): what a picture costs when there are many, in time and in memory.
+"""N1 (with N2 as its `grown_mb`): what an image costs when there are many, in time and in memory.
 
-Listing empty files, ingesting small pictures, and reading a training split that is streamed: with N and with 4 N files, each in a process
-of its own. The pictures are synthetic JPEGs of 32 x 32 pixels with noise of their own; time and memory are divided by the number of files.
-One JSON object a line.
+Listing empty files, ingesting small images, and reading a training split that is streamed: with N
+and with 4 N files, each in a process of its own. The images are synthetic JPEGs of 32 x 32 pixels
+with noise of their own; time and memory are divided by the number of files. One JSON object a line.
 """
 
 from __future__ import annotations
@@ -30,14 +30,22 @@ def write_files(folder: Path, count: int, *, empty: bool) -> None:
         (folder / f"{label:03}").mkdir(parents=True)
     if empty:
         for index in range(count):
-            os.close(os.open(folder / f"{index % CLASSES:03}" / f"{index:07}.jpg", os.O_CREAT | os.O_WRONLY))
+            os.close(
+                os.open(
+                    folder / f"{index % CLASSES:03}" / f"{index:07}.jpg", os.O_CREAT | os.O_WRONLY
+                )
+            )
         return
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
     for start in range(0, count, 1000):
-        for index, pixels in enumerate(rng.integers(0, 256, (min(1000, count - start), 32, 32, 3), np.uint8), start):
-            (folder / f"{index % CLASSES:03}" / f"{index:07}.jpg").write_bytes(tf.io.encode_jpeg(pixels).numpy())
+        for index, pixels in enumerate(
+            rng.integers(0, 256, (min(1000, count - start), 32, 32, 3), np.uint8), start
+        ):
+            (folder / f"{index % CLASSES:03}" / f"{index:07}.jpg").write_bytes(
+                tf.io.encode_jpeg(pixels).numpy()
+            )
 
 
 def resident_mb(*, peak: bool = True) -> float:
@@ -56,16 +64,20 @@ def listing(folder: Path) -> dict[str, Any]:
 
 
 def ingest(folder: Path) -> dict[str, Any]:
-    from pipeline.config import DataConfig
+    from pipeline.config.data import DataConfig
     from pipeline.data.stage import ingest as stage
-    from pipeline.engine import Context
+    from pipeline.engine.stage import Context
 
-    def one(pictures: Path, workdir: str) -> Any:
+    def one(images: Path, workdir: str) -> Any:
         directory = Path(workdir) / "stages" / "ingest"
         directory.mkdir(parents=True)
         run = SimpleNamespace(key="", metrics=lambda *_, **__: None, tags=lambda *_, **__: None)
-        config = DataConfig(dataset=str(pictures), short_side=32, test_fraction=0.05, validation_fraction=0.05)
-        return stage.function(config, Context(directory, run, SimpleNamespace(progressed=lambda *_: None)))
+        config = DataConfig(
+            dataset=str(images), short_side=32, test_fraction=0.05, validation_fraction=0.05
+        )
+        return stage.function(
+            config, Context(directory, run, SimpleNamespace(progressed=lambda *_: None))
+        )
 
     with tempfile.TemporaryDirectory() as workdir:
         one(folder.with_name("warm"), workdir)  # libraries are loaded and graphs are compiled
@@ -73,27 +85,39 @@ def ingest(folder: Path) -> dict[str, Any]:
         before, cpu, started = resident_mb(), sum(os.times()[:2]), time.perf_counter()
         record = one(folder, workdir)
         count = sum(record.images(split) for split in record.reads)
-        found = {"files": count, "seconds": time.perf_counter() - started, "cpu": sum(os.times()[:2]) - cpu, "mb": resident_mb() - before}
+        found = {
+            "files": count,
+            "seconds": time.perf_counter() - started,
+            "cpu": sum(os.times()[:2]) - cpu,
+            "mb": resident_mb() - before,
+        }
         return found | {"streamed": streamed(record)}
 
 
 def streamed(record: Any) -> dict[str, Any]:
     """Read the training split twice from its shards; the first time to warm up."""
-    from pipeline.config import TrainConfig
+    from pipeline.config.train import TrainConfig
     from pipeline.data.loader import load_split, training_batches
 
     images = load_split(record, "train", in_memory=False)
     for epoch in range(2):
         before, cpu = resident_mb(peak=False), sum(os.times()[:2])
         most = before
-        for batch in training_batches(images, TrainConfig(global_batch_size=64), image_size=28, epoch=epoch):
+        for batch in training_batches(
+            images, TrainConfig(global_batch_size=64), image_size=28, epoch=epoch
+        ):
             most = max(most, resident_mb(peak=False)) if batch["labels"][0] == 0 else most
     return {"files": len(images), "cpu": sum(os.times()[:2]) - cpu, "mb": most - before}
 
 
 def measured(kind: str, folder: Path) -> dict[str, Any]:
     """Return what a process of its own measured."""
-    done = subprocess.run([sys.executable, __file__, "--worker", kind, str(folder)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, __file__, "--worker", kind, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1])
@@ -101,7 +125,11 @@ def measured(kind: str, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="1,000,000 files to list, and 200,000 pictures to ingest, instead of a tenth")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="1,000,000 files to list, and 200,000 images to ingest, instead of a tenth",
+    )
     parser.add_argument("--worker", choices=["listing", "ingest"], help=argparse.SUPPRESS)
     parser.add_argument("folder", nargs="?", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -134,16 +162,24 @@ def main() -> None:
     for name, left, right in (("ingest", few, many), ("N1", few["streamed"], many["streamed"])):
         ratio = right["cpu"] / right["files"] / (left["cpu"] / left["files"])
         grown = right["mb"] - left["mb"]
-        more = {"bytes_per_picture": round(grown * 2**20 / (right["files"] - left["files"]))} if name == "ingest" else {}
+        more = (
+            {"bytes_per_image": round(grown * 2**20 / (right["files"] - left["files"]))}
+            if name == "ingest"
+            else {}
+        )
         rates = {
-            side: {"files": item["files"], "cpu_ms": round(1e3 * item["cpu"] / item["files"], 3), "mb": round(item["mb"])}
+            side: {
+                "files": item["files"],
+                "cpu_ms": round(1e3 * item["cpu"] / item["files"], 3),
+                "mb": round(item["mb"]),
+            }
             for side, item in (("N", left), ("4N", right))
         }
         print(
             json.dumps(
                 {
                     "id": name,
-                    "what": "CPU seconds a picture, 4 N / N",
+                    "what": "CPU seconds an image, 4 N / N",
                     "ratio": round(ratio, 3),
                     "grown_mb": round(grown, 1),
                     **more,

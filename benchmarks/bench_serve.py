@@ -1,10 +1,12 @@
 """H: what answering over HTTP costs beyond the network's own work, in throughput and in waiting.
 
-H1 sends batches of PNG files of the network's own size, a form of a batch a request, from two clients at a time over the loopback; its
-peer is the bare forward pass, compiled once, on as many pixels in a batch. "H1 decode" has a peer that also decodes the same files, one
-after the other. The clients are a process of their own on the same processors, and their work counts as the service's.
-H2 sends one picture a request from sixteen clients at a time: 95 of 100 answers come within how many forward passes of sixteen pictures?
-One pass is the least; whoever comes during another one waits for that as well. One JSON object a line.
+H1 sends batches of PNG files of the network's own size, a form of a batch a request, from two
+clients at a time over the loopback; its peer is the bare forward pass, compiled once, on as many
+pixels in a batch. "H1 decode" has a peer that also decodes the same files, one after the other. The
+clients are a process of their own on the same processors, and their work counts as the service's.
+H2 sends one image a request from sixteen clients at a time: 95 of 100 answers come within how many
+forward passes of sixteen images? One pass is the least; whoever comes during another one waits for
+that as well. One JSON object a line.
 
 python benchmarks/bench_serve.py [--full] [--only ROW]
 """
@@ -40,11 +42,13 @@ CLIENTS, SINGLES, SINGLE_CLIENTS = 2, 640, 16
 
 
 def network(variant: str) -> Any:
-    from pipeline.config import ModelConfig
+    from pipeline.config.model import ModelConfig
     from pipeline.model.alexnet import build_network
 
     config = ModelConfig(variant=variant, image_size=SIDES[variant])
-    return build_network(config, num_classes=CLASSES, channel_mean=(128,) * 3, channel_std=(60,) * 3)
+    return build_network(
+        config, num_classes=CLASSES, channel_mean=(128,) * 3, channel_std=(60,) * 3
+    )
 
 
 def release(variant: str, folder: Path) -> Any:
@@ -57,12 +61,18 @@ def release(variant: str, folder: Path) -> Any:
     side, names = SIDES[variant], tuple(f"class {number}" for number in range(CLASSES))
     digest = file_sha256(folder / "model.keras")
     return Release(
-        directory=folder, model_file="model.keras", name=variant, model_sha256=digest, class_names=names, image_size=side, short_side=side
+        directory=folder,
+        model_file="model.keras",
+        name=variant,
+        model_sha256=digest,
+        class_names=names,
+        image_size=side,
+        short_side=side,
     )
 
 
 def files(variant: str) -> list[bytes]:
-    """Return a batch of smooth pictures as PNG files."""
+    """Return a batch of smooth images as PNG files."""
     from PIL import Image
 
     rng, side, made = np.random.default_rng(0), SIDES[variant], []
@@ -74,28 +84,34 @@ def files(variant: str) -> list[bytes]:
     return made
 
 
-def form(pictures: list[bytes]) -> bytes:
+def form(images: list[bytes]) -> bytes:
     parts = [
-        f'--frontier\r\nContent-Disposition: form-data; name="image"; filename="{place}.png"\r\n\r\n'.encode() + one + b"\r\n"
-        for place, one in enumerate(pictures)
+        '--frontier\r\nContent-Disposition: form-data; name="image";'
+        f' filename="{place}.png"\r\n\r\n'.encode()
+        + one
+        + b"\r\n"
+        for place, one in enumerate(images)
     ]
     return b"".join([*parts, b"--frontier--\r\n"])
 
 
-# -- throughput -----------------------------------------------------------------------------------------------------------
+# -- throughput ------------------------------------------------------------------------------------
 
 
 def variant_of(name: str, variant: str) -> Callable[[], int]:
-    """Return one round: as many pictures for each peer."""
-    pictures, count = files(variant), REQUESTS[variant]
+    """Return one round: as many images for each peer."""
+    images, count = files(variant), REQUESTS[variant]
     if name == "serve":
         load = Load(served(variant), "form", variant)
-        return lambda: len(pictures) * len(load.answers(count, CLIENTS))
+        return lambda: len(images) * len(load.answers(count, CLIENTS))
     classifier = opened(variant, BATCH[variant])
-    pixels = np.stack([classifier.pixels(one) for one in pictures])
+    pixels = np.stack([classifier.pixels(one) for one in images])
     if name == "forward pass":
         return lambda: sum(len(classifier.logits(pixels)) for _ in range(count))
-    return lambda: sum(len(classifier.logits(np.stack([classifier.pixels(one) for one in pictures]))) for _ in range(count))
+    return lambda: sum(
+        len(classifier.logits(np.stack([classifier.pixels(one) for one in images])))
+        for _ in range(count)
+    )
 
 
 def opened(variant: str, batch: int) -> Any:
@@ -110,8 +126,8 @@ def opened(variant: str, batch: int) -> Any:
 
 def served(variant: str) -> int:
     """Start the service in a thread of this process, and return its port."""
-    from pipeline.config import ServeConfig
-    from pipeline.release.serve import Service
+    from pipeline.config.serve import ServeConfig
+    from pipeline.serve.service import Service
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -119,7 +135,9 @@ def served(variant: str) -> int:
     ready = threading.Event()
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         found, config = release(variant, Path(folder)), ServeConfig(port=port, batch=BATCH[variant])
-        service = Service(lambda: found, config, say=lambda line: ready.set() if "answers now" in line else None)
+        service = Service(
+            lambda: found, config, say=lambda line: ready.set() if "answers now" in line else None
+        )
         threading.Thread(target=service.run, daemon=True).start()
         ready.wait(300)
     return port
@@ -130,7 +148,9 @@ class Load:
 
     def __init__(self, port: int, what: str, variant: str):
         command = [sys.executable, __file__, "--clients", str(port), what, variant]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def answers(self, requests: int, clients: int) -> list[float]:
         """Send so many requests, so many at a time, and return the seconds until each answer."""
@@ -140,12 +160,17 @@ class Load:
 
 
 def clients(port: int, what: str, variant: str) -> None:
-    """Answer each line of the standard input, `requests clients`, with the seconds that each request took.
+    """Answer each line of the standard input, `requests clients`, with the seconds that each
+    request took.
 
-    A request is a `form` of a batch of pictures, or `one` of them.
+    A request is a `form` of a batch of images, or `one` of them.
     """
-    pictures = files(variant)
-    body, kind = (form(pictures), "multipart/form-data; boundary=frontier") if what == "form" else (pictures[0], "image/png")
+    images = files(variant)
+    body, kind = (
+        (form(images), "multipart/form-data; boundary=frontier")
+        if what == "form"
+        else (images[0], "image/png")
+    )
 
     def client(share: int) -> list[float]:
         connection, seconds = http.client.HTTPConnection("127.0.0.1", port, timeout=120), []
@@ -162,25 +187,43 @@ def clients(port: int, what: str, variant: str) -> None:
     for line in sys.stdin:
         requests, at_a_time = map(int, line.split())
         with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
-            found = [second for seconds in pool.map(client, [requests // at_a_time] * at_a_time) for second in seconds]
+            found = [
+                second
+                for seconds in pool.map(client, [requests // at_a_time] * at_a_time)
+                for second in seconds
+            ]
         print(json.dumps(found), flush=True)
 
 
-# -- waiting --------------------------------------------------------------------------------------------------------------
+# -- waiting ---------------------------------------------------------------------------------------
 
 
 def waiting() -> dict[str, Any]:
-    """Return the percentiles of many small requests, and what a pass takes, all in this process; medians of a few rounds."""
+    """Return the percentiles of many small requests, and what a pass takes, all in this process;
+    medians of a few rounds."""
     told, port = os.fdopen(os.dup(1), "w"), served("small")
     os.dup2(2, 1)  # libraries may print
     load, classifier = Load(port, "one", "small"), opened("small", SINGLE_CLIENTS)
     pixels = np.zeros((SINGLE_CLIENTS, SIDES["small"], SIDES["small"], 3), np.uint8)
     load.answers(SINGLES, SINGLE_CLIENTS)
-    rounds = [(timed(lambda: classifier.logits(pixels)), load.answers(SINGLES, SINGLE_CLIENTS)) for _ in range(5)]
+    rounds = [
+        (timed(lambda: classifier.logits(pixels)), load.answers(SINGLES, SINGLE_CLIENTS))
+        for _ in range(5)
+    ]
     one = statistics.median(seconds for seconds, _ in rounds)
-    half, most = (statistics.median(float(np.percentile(seconds, share)) for _, seconds in rounds) for share in (50, 95))
-    found = {"ratio": most / one, "p50_milliseconds": 1e3 * half, "p95_milliseconds": 1e3 * most, "pass_milliseconds": 1e3 * one}
-    print(json.dumps({name: round(value, 2) for name, value in found.items()}), file=told, flush=True)
+    half, most = (
+        statistics.median(float(np.percentile(seconds, share)) for _, seconds in rounds)
+        for share in (50, 95)
+    )
+    found = {
+        "ratio": most / one,
+        "p50_milliseconds": 1e3 * half,
+        "p95_milliseconds": 1e3 * most,
+        "pass_milliseconds": 1e3 * one,
+    }
+    print(
+        json.dumps({name: round(value, 2) for name, value in found.items()}), file=told, flush=True
+    )
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -194,16 +237,26 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def waiting_row() -> dict[str, Any]:
-    done = subprocess.run([sys.executable, __file__, "--worker", "waiting", "small"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, __file__, "--worker", "waiting", "small"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    what = f"95th percentile of {SINGLE_CLIENTS} clients with a picture a request / a forward pass of {SINGLE_CLIENTS} pictures"
+    what = (
+        f"95th percentile of {SINGLE_CLIENTS} clients with an image a request / a forward pass of"
+        f" {SINGLE_CLIENTS} images"
+    )
     return {"id": "H2", "what": what, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="more rounds, and variant owt on 224 pixels")
+    parser.add_argument(
+        "--full", action="store_true", help="more rounds, and variant owt on 224 pixels"
+    )
     parser.add_argument("--rounds", type=int, help="so many rounds")
     parser.add_argument("--only", choices=("H1", "H2"), help="one row")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -226,7 +279,9 @@ def measure(options: argparse.Namespace) -> None:
     names = list(dict.fromkeys(name for pair in PAIRS.values() for name in pair))
     if options.only in (None, "H1"):
         for variant in ("small", "owt") if options.full else ("small",):
-            rates = alternate(__file__, names, options.rounds or (11 if options.full else 5), [variant])
+            rates = alternate(
+                __file__, names, options.rounds or (11 if options.full else 5), [variant]
+            )
             suffix = "" if variant == "small" else f" {variant}"
             print_rows({f"{name}{suffix}": pair for name, pair in PAIRS.items()}, rates)
     if options.only in (None, "H2"):

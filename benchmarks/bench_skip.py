@@ -1,4 +1,5 @@
-"""S: `alexnet run` where nothing changed, against importing the settings library alone, on a finished work directory of its own."""
+"""S: `alexnet run` where nothing changed, against importing the settings library alone, on a
+finished work directory of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +11,15 @@ import tempfile
 import time
 
 ROUNDS = 7
-TINY = ("--set", "model.width_multiplier=0.2", "--epochs", "1", "--set", "tracking.enabled=no", "--quiet")
+TINY = (
+    "--set",
+    "model.width_multiplier=0.2",
+    "--epochs",
+    "1",
+    "--set",
+    "tracking.enabled=no",
+    "--quiet",
+)
 PEER = "import click, pydantic, rich, yaml"
 
 
@@ -26,7 +35,12 @@ def main() -> None:
         first = seconds(program, cwd)
         pairs = [(seconds(program, cwd), seconds(peer, cwd)) for _ in range(ROUNDS)]
     skipped, imports = (statistics.median(values) for values in zip(*pairs, strict=True))
-    result = {"id": "skip", "first_seconds": round(first, 2), "skipped_seconds": round(skipped, 3), "ratio": round(skipped / imports, 2)}
+    result = {
+        "id": "skip",
+        "first_seconds": round(first, 2),
+        "skipped_seconds": round(skipped, 3),
+        "ratio": round(skipped / imports, 2),
+    }
     print(json.dumps(result | {"peer": PEER, "rounds": ROUNDS}))
 
 

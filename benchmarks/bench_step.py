@@ -1,7 +1,9 @@
-"""S1 to S7 and the layers: one optimiser step, with the program's own loop, against bare TensorFlow, PyTorch and the machine's own limit.
+"""S1 to S7 and the layers: one optimizer step, with the program's own loop, against bare
+TensorFlow, PyTorch and the machine's own limit.
 
-Everything runs on the same batch again and again, so nothing waits for input. Limits are told in images a second, too: as many as the
-machine could do if it did nothing but multiply matrices of 4096 x 4096. Each variant is in a process of its own; one JSON object a line.
+Everything runs on the same batch again and again, so nothing waits for input. Limits are told in
+images a second, too: as many as the machine could do if it did nothing but multiply matrices of
+4096 x 4096. Each variant is in a process of its own; one JSON object a line.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import numpy as np
 from _harness import alternate, print_rows, serve
 
 SIZE, CLASSES, GEMM = 224, 1000, 4096
-# Multiplications of the one-tower network: all three products of each layer but the gradient by the pixels, which nobody needs.
+# Multiplications of the one-tower network: all three products of each layer but the gradient by the
+# pixels, which nobody needs.
 MACS, FIRST_LAYER = 714_188_480, 70_276_800
 TRAIN_FLOP, FORWARD_FLOP = 2 * (3 * MACS - FIRST_LAYER), 2 * MACS
 MEAN = (125.0, 120.0, 115.0)
@@ -28,8 +31,8 @@ def steps_of(network: Any, batch: int, precision: str = "float32") -> Callable[[
     """Return two steps of the program's training on one batch."""
     import tensorflow as tf
 
-    from pipeline.config import TrainConfig
-    from pipeline.data.loader import Images, training_batches
+    from pipeline.config.train import TrainConfig
+    from pipeline.data.loader import LoadedSplit, training_batches
     from pipeline.train.state import prepare
     from pipeline.train.step import compiled_training
     from pipeline.train.strategy import Devices
@@ -37,10 +40,15 @@ def steps_of(network: Any, batch: int, precision: str = "float32") -> Callable[[
     config = TrainConfig(global_batch_size=batch, learning_rate=1e-4, precision=precision)
     size, classes = network.input_shape[1], network.output_shape[-1]
     rng = np.random.default_rng(0)
-    dataset = SimpleNamespace(short_side=size, class_counts={"train": (1,) * classes}, channel_mean=MEAN, images=lambda _split: batch)
+    dataset = SimpleNamespace(
+        short_side=size,
+        class_counts={"train": (1,) * classes},
+        channel_mean=MEAN,
+        images=lambda _split: batch,
+    )
     pixels = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     labels = rng.integers(0, classes, batch).astype(np.int32)
-    images = Images(dataset, "train", labels, tuple(map(str, range(batch))), pixels)
+    images = LoadedSplit(dataset, "train", labels, tuple(map(str, range(batch))), pixels)
     state = prepare(lambda: network, config, Devices())
     train = compiled_training(state, images, config, Devices())
     first = next(iter(training_batches(images, config, image_size=size, epoch=0)))
@@ -53,23 +61,36 @@ def steps_of(network: Any, batch: int, precision: str = "float32") -> Callable[[
     return run
 
 
-def ours(variant: str, batch: int, precision: str = "float32", **settings: Any) -> Callable[[], int]:
-    from pipeline.config import ModelConfig
+def ours(
+    variant: str, batch: int, precision: str = "float32", **settings: Any
+) -> Callable[[], int]:
+    from pipeline.config.model import ModelConfig
     from pipeline.model.alexnet import build_network
 
     model = ModelConfig(variant=variant, image_size=SIZE, **settings)
-    return steps_of(build_network(model, num_classes=CLASSES, channel_mean=MEAN, channel_std=(60.0,) * 3), batch, precision)
+    return steps_of(
+        build_network(model, num_classes=CLASSES, channel_mean=MEAN, channel_std=(60.0,) * 3),
+        batch,
+        precision,
+    )
 
 
 def naive_paper(batch: int) -> Callable[[], int]:
-    """The two-tower network as it is usually written: `Conv2D(groups=2)`, and TensorFlow's LRN in a Lambda."""
+    """The two-tower network as it is usually written: `Conv2D(groups=2)`, and TensorFlow's LRN in a
+    Lambda."""
     import keras
     import tensorflow as tf
 
     layers = keras.layers
-    norm = lambda: layers.Lambda(lambda x: tf.nn.local_response_normalization(x, 2, 2.0, 1e-4, 0.75))  # noqa: E731
+    norm = lambda: layers.Lambda(  # noqa: E731
+        lambda x: tf.nn.local_response_normalization(x, 2, 2.0, 1e-4, 0.75)
+    )
     network = keras.Sequential(
-        [layers.Input((SIZE, SIZE, 3), dtype="uint8"), layers.Rescaling(1.0, -120.0), layers.ZeroPadding2D(((0, 3), (0, 3)))]
+        [
+            layers.Input((SIZE, SIZE, 3), dtype="uint8"),
+            layers.Rescaling(1.0, -120.0),
+            layers.ZeroPadding2D(((0, 3), (0, 3))),
+        ]
     )
     for filters, window, stride, groups, after in (
         (96, 11, 4, 1, "norm pool"),
@@ -79,7 +100,9 @@ def naive_paper(batch: int) -> Callable[[], int]:
         (256, 3, 1, 2, "pool"),
     ):
         padding = "valid" if stride > 1 else "same"
-        network.add(layers.Conv2D(filters, window, stride, padding, groups=groups, activation="relu"))
+        network.add(
+            layers.Conv2D(filters, window, stride, padding, groups=groups, activation="relu")
+        )
         if "norm" in after:
             network.add(norm())
         if "pool" in after:
@@ -113,7 +136,11 @@ def bare(batch: int) -> Callable[[], int]:
 
     rng = np.random.default_rng(0)
     weights = [
-        tf.Variable((0.01 * rng.standard_normal(shape, np.float32)) if len(shape) > 1 else np.zeros(shape, np.float32))
+        tf.Variable(
+            (0.01 * rng.standard_normal(shape, np.float32))
+            if len(shape) > 1
+            else np.zeros(shape, np.float32)
+        )
         for shape in _owt_shapes()
     ]
     slots = [tf.Variable(tf.zeros(weight.shape)) for weight in weights]
@@ -125,7 +152,11 @@ def bare(batch: int) -> Callable[[], int]:
         x = tf.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
         for layer in range(5):
             strides, padding = (4, "VALID") if layer == 0 else (1, "SAME")
-            x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, weights[2 * layer], strides, padding), weights[2 * layer + 1]))
+            x = tf.nn.relu(
+                tf.nn.bias_add(
+                    tf.nn.conv2d(x, weights[2 * layer], strides, padding), weights[2 * layer + 1]
+                )
+            )
             x = tf.nn.max_pool2d(x, 3, 2, "VALID") if layer in (0, 1, 4) else x
         x = tf.reshape(x, (batch, 9216))
         for layer in (5, 6):
@@ -136,10 +167,16 @@ def bare(batch: int) -> Callable[[], int]:
     @tf.function
     def step() -> Any:
         with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, forward(images)))
-        for weight, slot, gradient in zip(weights, slots, tape.gradient(loss, weights), strict=True):
+            loss = tf.reduce_mean(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(labels, forward(images))
+            )
+        for weight, slot, gradient in zip(
+            weights, slots, tape.gradient(loss, weights), strict=True
+        ):
             decayed = gradient + 5e-4 * weight if len(weight.shape) > 1 else gradient
-            tf.raw_ops.ResourceApplyKerasMomentum(var=weight.handle, accum=slot.handle, lr=1e-4, grad=decayed, momentum=0.9)
+            tf.raw_ops.ResourceApplyKerasMomentum(
+                var=weight.handle, accum=slot.handle, lr=1e-4, grad=decayed, momentum=0.9
+            )
         return loss
 
     def run() -> int:
@@ -153,11 +190,18 @@ def bare(batch: int) -> Callable[[], int]:
 def forward(batch: int) -> Callable[[], int]:
     import tensorflow as tf
 
-    from pipeline.config import ModelConfig
+    from pipeline.config.model import ModelConfig
     from pipeline.model.alexnet import build_network
 
-    network = build_network(ModelConfig(variant="owt", image_size=SIZE), num_classes=CLASSES, channel_mean=MEAN, channel_std=(60.0,) * 3)
-    images = tf.constant(np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), dtype=np.uint8))
+    network = build_network(
+        ModelConfig(variant="owt", image_size=SIZE),
+        num_classes=CLASSES,
+        channel_mean=MEAN,
+        channel_std=(60.0,) * 3,
+    )
+    images = tf.constant(
+        np.random.default_rng(0).integers(0, 256, (batch, SIZE, SIZE, 3), dtype=np.uint8)
+    )
     score = tf.function(lambda x: network(x, training=False))
 
     def run() -> int:
@@ -183,7 +227,12 @@ def torch_owt(batch: int, *, train: bool, bfloat16: bool = False) -> Callable[[]
         nn.ReLU(True),
         nn.MaxPool2d(3, 2),
     ]
-    features += [nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(True), nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(True)]
+    features += [
+        nn.Conv2d(192, 384, 3, padding=1),
+        nn.ReLU(True),
+        nn.Conv2d(384, 256, 3, padding=1),
+        nn.ReLU(True),
+    ]
     features += [nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(True), nn.MaxPool2d(3, 2), nn.Flatten()]
     head = [
         nn.Linear(9216, 4096),
@@ -196,7 +245,9 @@ def torch_owt(batch: int, *, train: bool, bfloat16: bool = False) -> Callable[[]
     ]
     network = nn.Sequential(*features, *head).to(memory_format=torch.channels_last)
     rng = np.random.default_rng(0)
-    pixels = torch.tensor(rng.integers(0, 256, (batch, 3, SIZE, SIZE), dtype=np.uint8)).to(memory_format=torch.channels_last)
+    pixels = torch.tensor(rng.integers(0, 256, (batch, 3, SIZE, SIZE), dtype=np.uint8)).to(
+        memory_format=torch.channels_last
+    )
     labels = torch.tensor(rng.integers(0, CLASSES, batch))
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
     network.train(train)
@@ -224,10 +275,13 @@ def torch_owt(batch: int, *, train: bool, bfloat16: bool = False) -> Callable[[]
 
 
 def gemm(flop_per_image: int, dtype: str = "float32") -> Callable[[], float]:
-    """Return how many images of so many operations the machine could do if it only multiplied matrices."""
+    """Return how many images of so many operations the machine could do if it only multiplied
+    matrices."""
     import tensorflow as tf
 
-    left, right = (tf.cast(tf.random.stateless_normal((GEMM, GEMM), (seed, 0)), dtype) for seed in (1, 2))
+    left, right = (
+        tf.cast(tf.random.stateless_normal((GEMM, GEMM), (seed, 0)), dtype) for seed in (1, 2)
+    )
     multiply = tf.function(lambda: tf.reduce_sum(tf.cast(left @ right, tf.float32)))
 
     def run() -> float:
@@ -239,14 +293,20 @@ def gemm(flop_per_image: int, dtype: str = "float32") -> Callable[[], float]:
 
 
 def lrn(shape: tuple[int, ...], *, own: bool) -> Callable[[], int]:
-    """Return the normalisation forward and back."""
+    """Return the normalization forward and back."""
     import tensorflow as tf
 
     from pipeline.model.layers import LocalResponseNormalization
 
     rng = np.random.default_rng(0)
-    x, upstream = (tf.constant(rng.normal(0, spread, shape).astype(np.float32)) for spread in (30, 1))
-    layer = LocalResponseNormalization() if own else lambda value: tf.nn.local_response_normalization(value, 2, 2.0, 1e-4, 0.75)
+    x, upstream = (
+        tf.constant(rng.normal(0, spread, shape).astype(np.float32)) for spread in (30, 1)
+    )
+    layer = (
+        LocalResponseNormalization()
+        if own
+        else lambda value: tf.nn.local_response_normalization(value, 2, 2.0, 1e-4, 0.75)
+    )
 
     @tf.function
     def both() -> Any:
@@ -264,20 +324,31 @@ def lrn(shape: tuple[int, ...], *, own: bool) -> Callable[[], int]:
 
 
 def update(*, own: bool) -> Callable[[], int]:
-    """Return updates of the one-tower network's weights: the program's, or Keras's with momentum and decay."""
+    """Return updates of the one-tower network's weights: the program's, or Keras's with momentum
+    and decay."""
     import keras
     import tensorflow as tf
 
-    from pipeline.config import TrainConfig
+    from pipeline.config.train import TrainConfig
     from pipeline.train.optimizer import apply_update, make_optimizer
 
     config = TrainConfig(learning_rate=1e-4)
     weights = [keras.Variable(np.full(shape, 0.01, np.float32)) for shape in _owt_shapes()]
     gradients = [tf.fill(shape, 1e-3) for shape in _owt_shapes()]
-    optimizer = make_optimizer(config, weights) if own else keras.optimizers.SGD(1e-4, momentum=0.9, weight_decay=5e-4)
+    optimizer = (
+        make_optimizer(config, weights)
+        if own
+        else keras.optimizers.SGD(1e-4, momentum=0.9, weight_decay=5e-4)
+    )
     if not own:
         optimizer.build(weights)
-    step = tf.function(lambda: apply_update(optimizer, weights, gradients, config, 1) if own else optimizer.apply(gradients, weights))
+    step = tf.function(
+        lambda: (
+            apply_update(optimizer, weights, gradients, config, 1)
+            if own
+            else optimizer.apply(gradients, weights)
+        )
+    )
 
     def run() -> int:
         for _ in range(4):
@@ -325,13 +396,22 @@ PAIRS = {
     "LRN2": ("LRN 27 x 27 x 256", "LRN 27 x 27 x 256, TensorFlow"),
 }
 # What is measured in turns; more at once would not fit into the memory of a small machine.
-GROUPS = (("S1", "S2", "S3", "S3 batch 128"), ("S4", "S4 code"), ("S5", "S5 PyTorch"), ("S6", "S6 GEMM"), ("S7",), ("LRN1", "LRN2"))
+GROUPS = (
+    ("S1", "S2", "S3", "S3 batch 128"),
+    ("S4", "S4 code"),
+    ("S5", "S5 PyTorch"),
+    ("S6", "S6 GEMM"),
+    ("S7",),
+    ("LRN1", "LRN2"),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="9 rounds instead of 5")
-    parser.add_argument("--only", metavar="ROW", help="one group of rows, by any of them: " + ", ".join(PAIRS))
+    parser.add_argument(
+        "--only", metavar="ROW", help="one group of rows, by any of them: " + ", ".join(PAIRS)
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:

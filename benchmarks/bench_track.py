@@ -1,11 +1,14 @@
 """T1 and T2: what recording in MLflow costs a training, and what one number costs.
 
-T1 trains a small network for four epochs through the program's own loop, recorded as the train stage records it, and does the same with no
-tracker. To each epoch's numbers come the loss and the error of every step, which the program itself leaves out. All trainings take turns in
-one process, because what is looked for is less than the difference between two processes; the time is that from the opening of the
-pipeline's run to the last delivered number, and what is told is the median over the rounds of what tracking added. The import of MLflow and
-the making of its database come first and are told apart, as `first_seconds`. "T1 http" sends to a local MLflow server, which has the same
-cores. T2 is a point's way through journal and delivery, against one synchronous `log_metric` each, on SQLite. One JSON object a line.
+T1 trains a small network for four epochs through the program's own loop, recorded as the train
+stage records it, and does the same with no tracker. To each epoch's numbers come the loss and the
+error of every step, which the program itself leaves out. All trainings take turns in one process,
+because what is looked for is less than the difference between two processes; the time is that from
+the opening of the pipeline's run to the last delivered number, and what is told is the median over
+the rounds of what tracking added. The import of MLflow and the making of its database come first
+and are told apart, as `first_seconds`. "T1 http" sends to a local MLflow server, which has the same
+cores. T2 is a point's way through journal and delivery, against one synchronous `log_metric` each,
+on SQLite. One JSON object a line.
 """
 
 from __future__ import annotations
@@ -32,18 +35,26 @@ import bench_loop
 
 EPOCHS, STEPS, BATCH, SIDE = 4, 20, 8, 32
 OURS, PEER = "journal and delivery", "log_metric"
-POINTS, DELIVERIES, SINGLE = 400, 5, 200  # so many come together between two deliveries of a quick training
+POINTS, DELIVERIES, SINGLE = (
+    400,
+    5,
+    200,
+)  # so many come together between two deliveries of a quick training
 START_SECONDS = 90
 
 
 def trained(tracker: Any, images: tuple[Any, Any], folder: Path) -> tuple[float, str]:
     """Return how long a recorded training takes, and the key of its run."""
-    from pipeline.config import TrainConfig, resolve
+    from pipeline.config.resolution import resolve
+    from pipeline.config.train import TrainConfig
     from pipeline.train import loop
     from pipeline.train.state import prepare
     from pipeline.train.strategy import Devices
 
-    config, resolved = TrainConfig(epochs=EPOCHS, global_batch_size=BATCH, learning_rate=1e-4), resolve(environment={})
+    config, resolved = (
+        TrainConfig(epochs=EPOCHS, global_batch_size=BATCH, learning_rate=1e-4),
+        resolve(environment={}),
+    )
     state, recorded = prepare(bench_loop.small, config, Devices()), 0
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         started = time.perf_counter()
@@ -53,13 +64,19 @@ def trained(tracker: Any, images: tuple[Any, Any], folder: Path) -> tuple[float,
             nonlocal recorded
             loss, top1_error, _, seen = state.sums.numpy()
             for step in range(recorded + 1, done + 1):  # since the last compiled call
-                run.metrics({"step_loss": loss / seen, "step_top1_error": top1_error / seen}, step=step)
+                run.metrics(
+                    {"step_loss": loss / seen, "step_top1_error": top1_error / seen}, step=step
+                )
             recorded = done
 
-        training = loop.Training(*images, config, Devices(), Path(scratch, "checkpoint.npz"), progress=each_step)
+        training = loop.Training(
+            *images, config, Devices(), Path(scratch, "checkpoint.npz"), progress=each_step
+        )
         with contextlib.closing(loop.fit(state, training)) as epochs:
             for epoch in epochs:
-                numbers = {name: value for name, value in epoch.items() if name not in ("epoch", "time")}
+                numbers = {
+                    name: value for name, value in epoch.items() if name not in ("epoch", "time")
+                }
                 run.metrics(numbers, step=int(epoch["epoch"]), at=epoch["time"])
         run.close("FINISHED")
         tracker.close("FINISHED")
@@ -72,10 +89,16 @@ def require_recorded(config: Any, workdir: Path, key: str) -> int:
     """Return how many numbers of a run the store has; each step's must be there."""
     import mlflow
 
-    from pipeline import tracking
+    from pipeline.tracking import journal
 
-    client, run_id = mlflow.MlflowClient(tracking.store_uri(config, workdir)), tracking.known_runs(workdir)[key]["run_id"]
-    counts = {name: len(client.get_metric_history(run_id, name)) for name in client.get_run(run_id).data.metrics}
+    client, run_id = (
+        mlflow.MlflowClient(journal.store_uri(config, workdir)),
+        journal.known_runs(workdir)[key]["run_id"],
+    )
+    counts = {
+        name: len(client.get_metric_history(run_id, name))
+        for name in client.get_run(run_id).data.metrics
+    }
     assert counts["step_loss"] == EPOCHS * STEPS, counts
     assert counts["train_loss"] == EPOCHS, counts
     return sum(counts.values())
@@ -83,26 +106,33 @@ def require_recorded(config: Any, workdir: Path, key: str) -> int:
 
 @contextlib.contextmanager
 def server(workdir: Path) -> Iterator[str]:
-    """Start an MLflow server that only this machine reaches, and give its address; an empty one if it does not start."""
-    from pipeline import tracking
-    from pipeline.config import TrackingConfig
+    """Start an MLflow server that only this machine reaches, and give its address; an empty one if
+    it does not start."""
+    from pipeline.config.tracking import TrackingConfig
+    from pipeline.tracking import journal
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     workdir.mkdir()
-    tracking.open_experiment(TrackingConfig(), workdir)
-    command, environment = tracking.server_command(TrackingConfig(), workdir, port)
+    journal.open_experiment(TrackingConfig(), workdir)
+    command, environment = journal.server_command(TrackingConfig(), workdir, port)
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
     address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
     try:
-        while not (up := answers(f"{address}/health")) and process.poll() is None and time.monotonic() < deadline:
+        while (
+            not (up := answers(f"{address}/health"))
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.5)
         yield address if up else ""
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)  # with the workers that it started; the group is its own
+            os.killpg(
+                process.pid, signal.SIGTERM
+            )  # with the workers that it started; the group is its own
         process.wait(timeout=30)
 
 
@@ -115,7 +145,8 @@ def answers(address: str) -> bool:
 
 def tracking_rows(rounds: int) -> Iterator[dict[str, Any]]:
     """Yield T1 for the database and for the server."""
-    from pipeline.config import TrackingConfig, TrainConfig
+    from pipeline.config.tracking import TrackingConfig
+    from pipeline.config.train import TrainConfig
     from pipeline.train.strategy import configure_runtime
 
     configure_runtime(TrainConfig())
@@ -124,17 +155,27 @@ def tracking_rows(rounds: int) -> Iterator[dict[str, Any]]:
         folder = Path(name)
         first = first_seconds(folder)
         with server(folder / "server") as address:
-            stores = {"T1": TrackingConfig()} | ({"T1 http": TrackingConfig(uri=address)} if address else {})
+            stores = {"T1": TrackingConfig()} | (
+                {"T1 http": TrackingConfig(uri=address)} if address else {}
+            )
             seconds, points = in_turns(stores, images, folder, rounds)
     for row in stores:
         pairs = list(zip(seconds[row], seconds["off"], strict=True))
         yield {
             "id": row,
-            "what": f"training recorded in {'SQLite' if row == 'T1' else 'a local server'} / not recorded",
+            "what": (
+                f"training recorded in {'SQLite' if row == 'T1' else 'a local server'} / not"
+                " recorded"
+            ),
             "ratio": round(statistics.median(on / off for on, off in pairs), 3),
             "added_seconds": round(statistics.median(on - off for on, off in pairs), 3),
-            "over_seconds": round(statistics.median(on - 1.02 * off for on, off in pairs), 3),  # more than two hundredths
-            "seconds": {"on": round(statistics.median(seconds[row]), 3), "off": round(statistics.median(seconds["off"]), 3)},
+            "over_seconds": round(
+                statistics.median(on - 1.02 * off for on, off in pairs), 3
+            ),  # more than two hundredths
+            "seconds": {
+                "on": round(statistics.median(seconds[row]), 3),
+                "off": round(statistics.median(seconds["off"]), 3),
+            },
             "points": points[row],
         } | ({"first_seconds": round(first, 2)} if row == "T1" else {})
     if not address:
@@ -142,21 +183,25 @@ def tracking_rows(rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def first_seconds(folder: Path) -> float:
-    """Return how long importing MLflow and making its database take, beside TensorFlow that is there."""
-    from pipeline import tracking
-    from pipeline.config import TrackingConfig
+    """Return how long importing MLflow and making its database take, beside TensorFlow that is
+    there."""
+    from pipeline.config.tracking import TrackingConfig
+    from pipeline.tracking import journal
 
     started = time.perf_counter()
     import mlflow.keras  # noqa: F401
 
     (folder / "T1").mkdir()
-    tracking.open_experiment(TrackingConfig(), folder / "T1")
+    journal.open_experiment(TrackingConfig(), folder / "T1")
     return time.perf_counter() - started
 
 
-def in_turns(stores: dict[str, Any], images: tuple[Any, Any], folder: Path, rounds: int) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Return the seconds of each round with every store and with none, `off`, and how many numbers each store has of a training."""
-    from pipeline.tracking import MlflowTracker, NoTracker
+def in_turns(
+    stores: dict[str, Any], images: tuple[Any, Any], folder: Path, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Return the seconds of each round with every store and with none, `off`, and how many numbers
+    each store has of a training."""
+    from pipeline.tracking.journal import MlflowTracker, NoTracker
 
     names = ["off", *stores]
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -172,13 +217,13 @@ def in_turns(stores: dict[str, Any], images: tuple[Any, Any], folder: Path, roun
     return seconds, points
 
 
-# -- one number -----------------------------------------------------------------------------------------------------------
+# -- one number ------------------------------------------------------------------------------------
 
 
 def through_journal(workdir: Path) -> Callable[[], int]:
     """Return numbers written into a journal, one an event, and its delivery."""
-    from pipeline.config import TrackingConfig
-    from pipeline.tracking import JournalRun, MlflowTracker
+    from pipeline.config.tracking import TrackingConfig
+    from pipeline.tracking.journal import JournalRun, MlflowTracker
 
     tracker = MlflowTracker(workdir, TrackingConfig())
     tracker._journal.parent.mkdir(parents=True)
@@ -199,12 +244,12 @@ def one_by_one(workdir: Path) -> Callable[[], int]:
     """Return numbers told to MLflow as each comes."""
     import mlflow
 
-    from pipeline import tracking
-    from pipeline.config import TrackingConfig
+    from pipeline.config.tracking import TrackingConfig
+    from pipeline.tracking import journal
 
     workdir.mkdir()
-    experiment, steps = tracking.open_experiment(TrackingConfig(), workdir), itertools.count()
-    client = mlflow.MlflowClient(tracking.store_uri(TrackingConfig(), workdir))
+    experiment, steps = journal.open_experiment(TrackingConfig(), workdir), itertools.count()
+    client = mlflow.MlflowClient(journal.store_uri(TrackingConfig(), workdir))
     run_id = client.create_run(experiment).info.run_id
 
     def one() -> int:
@@ -220,7 +265,12 @@ def point_row(rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         rates = _harness.alternate(__file__, [OURS, PEER], rounds, [folder])
     microseconds = {name: round(1e6 / rate["wall"], 1) for name, rate in rates.items()}
-    return {"id": "T2", "what": f"{OURS} / {PEER}", "ratio": _harness.ratio(rates, OURS, PEER), "microseconds_per_point": microseconds}
+    return {
+        "id": "T2",
+        "what": f"{OURS} / {PEER}",
+        "ratio": _harness.ratio(rates, OURS, PEER),
+        "microseconds_per_point": microseconds,
+    }
 
 
 def main() -> None:

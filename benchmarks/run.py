@@ -1,4 +1,5 @@
-"""Run every bench_*.py of this folder and print one JSON object a line; `--check` exits 1 when one misses its target."""
+"""Run every bench_*.py of this folder and print one JSON object a line; `--check` exits 1 when one
+misses its target."""
 
 from __future__ import annotations
 
@@ -15,16 +16,29 @@ HERE = Path(__file__).parent
 
 def run(script: Path, size: list[str]) -> list[dict[str, Any]]:
     """Return the objects that a benchmark prints; one that fails is an object that says so."""
-    done = subprocess.run([sys.executable, str(script), *size], capture_output=True, text=True, cwd=HERE.parent, check=False)
+    done = subprocess.run(
+        [sys.executable, str(script), *size],
+        capture_output=True,
+        text=True,
+        cwd=HERE.parent,
+        check=False,
+    )
     if done.returncode:
-        return [{"id": script.stem, "failed": (done.stderr.strip() or f"exit {done.returncode}").splitlines()[-1]}]
+        return [
+            {
+                "id": script.stem,
+                "failed": (done.stderr.strip() or f"exit {done.returncode}").splitlines()[-1],
+            }
+        ]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def misses(results: list[dict[str, Any]], targets: dict[str, Any]) -> list[str]:
     """Say which targets are not met; one that was not measured is not met either."""
     found = {result["id"]: result for result in results}
-    sentences = [f"{result['id']} failed: {result['failed']}" for result in results if "failed" in result]
+    sentences = [
+        f"{result['id']} failed: {result['failed']}" for result in results if "failed" in result
+    ]
     for name, fields in targets.items():
         for field, limit in fields.items():
             value = found.get(name, {}).get(field)
@@ -33,7 +47,9 @@ def misses(results: list[dict[str, Any]], targets: dict[str, Any]) -> list[str]:
             elif "at_most" in limit and not value <= limit["at_most"]:
                 sentences.append(f"{name}.{field} is {value}, expected at most {limit['at_most']}")
             elif "at_least" in limit and not value >= limit["at_least"]:
-                sentences.append(f"{name}.{field} is {value}, expected at least {limit['at_least']}")
+                sentences.append(
+                    f"{name}.{field} is {value}, expected at least {limit['at_least']}"
+                )
     return sentences
 
 
@@ -42,7 +58,13 @@ def main() -> int:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a few minutes at most (the default)")
     size.add_argument("--full", action="store_true", help="more rounds")
-    parser.add_argument("--check", nargs="?", type=Path, const=HERE / "targets.toml", help="compare with a file of targets [targets.toml]")
+    parser.add_argument(
+        "--check",
+        nargs="?",
+        type=Path,
+        const=HERE / "targets.toml",
+        help="compare with a file of targets [targets.toml]",
+    )
     options = parser.parse_args()
     results = []
     for script in sorted(HERE.glob("bench_*.py")):

@@ -24,43 +24,47 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from pipeline import registry, tracking
 from pipeline.artifacts import Artifact, DatasetArtifact, Decision, EvaluationReport, SavedModel
-from pipeline.config import (
-    Config,
-    Resolved,
-    RetrainConfig,
-    TrackingConfig,
-    TrainConfig,
-    environment_settings,
-    parse_assignments,
-    recipe_names,
-    resolve,
-)
+from pipeline.config.recipes import recipe_names
+from pipeline.config.resolution import Resolved, environment_settings, parse_assignments, resolve
+from pipeline.config.retrain import RetrainConfig
+from pipeline.config.settings import Config
+from pipeline.config.tracking import TrackingConfig
+from pipeline.config.train import TrainConfig
 from pipeline.data.listing import at, kind_of, require_source
 from pipeline.data.stage import ingest
-from pipeline.engine import Finding, Observer, Outcome, Runner, Stage, Tracker, unwritable, work_directory
+from pipeline.engine.runner import Finding, Runner
+from pipeline.engine.stage import Observer, Outcome, Stage, Tracker
+from pipeline.engine.workdir import unwritable, work_directory
 from pipeline.errors import ConfigError, LostWorkerError, PipelineError, WorkersFailedError
-from pipeline.evaluate.given import given_model
+from pipeline.evaluate.external_model import given_model
 from pipeline.evaluate.stage import evaluate, evaluate_model
 from pipeline.model.stage import build, build_alone
-from pipeline.registry import CHAMPION, SLOT_TAG, Registry, Version
 from pipeline.release.stage import promote
-from pipeline.retrain.ledger import BY_HAND, Ledger, Schedule, Slot, key_of
-from pipeline.retrain.retraining import RETRAINING_FILE, Retraining, folder_of, read_result, settled, write_result
+from pipeline.retrain.retraining import (
+    RETRAINING_FILE,
+    Retraining,
+    folder_of,
+    read_result,
+    settled,
+    write_result,
+)
 from pipeline.retrain.stage import review
+from pipeline.schedule.ledger import BY_HAND, Ledger, Schedule, Slot, key_of
+from pipeline.tracking import journal, registry
+from pipeline.tracking.registry import CHAMPION, SLOT_TAG, Registry, Version
 from pipeline.train.cluster import Cluster, launch, read_cluster
 from pipeline.train.stage import train
 
 if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
+    from pipeline.export.export import Exported
     from pipeline.release.classify import Classifier
-    from pipeline.release.export import Exported
     from pipeline.release.package import Release
     from pipeline.release.predict import Prediction
     from pipeline.reproduce.reproduction import Reproduction
-    from pipeline.retrain.due import Timing
     from pipeline.retrain.retention import Plan
+    from pipeline.schedule.timing import Timing
 
 DEFAULT_WORKDIR = Path("mlruns")
 DEFAULT_SCHEDULE = "main"
@@ -69,7 +73,7 @@ STAGES: tuple[Stage, ...] = (ingest, build, train, evaluate)
 STAGE_NAMES = tuple(item.name for item in STAGES)
 # Named only by those who want it: what is trained is not released by itself.
 ALL_STAGE_NAMES = (*STAGE_NAMES, promote.name)
-_LEAST_LETTERS = 6  # of a run's id, to name it
+_MIN_LETTERS = 6  # of a run's id, to name it
 # What a slot of the schedule goes through; `review` may be the last.
 RETRAIN_STAGES: tuple[Stage, ...] = (ingest, review, build, train, evaluate, promote)
 # With evaluate.model: a model from elsewhere is judged by a stage of its own.
@@ -106,7 +110,9 @@ class PipelineResult:
     not_recorded: str | None = None
 
     def _last(self, kind: type[Artifact]) -> Any:
-        records = [outcome.artifact for outcome in self.outcomes if isinstance(outcome.artifact, kind)]
+        records = [
+            outcome.artifact for outcome in self.outcomes if isinstance(outcome.artifact, kind)
+        ]
         return records[-1] if records else None
 
     @property
@@ -128,38 +134,51 @@ class PipelineResult:
         return decision
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as JSON can hold it: `stages`, `test`, `model`, `run_url`, `not_recorded`, and `decision` of a promotion."""
+        """Return the result as JSON can hold it.
+
+        `stages`, `test`, `model`, `run_url`, `not_recorded`, and `decision` of a promotion.
+        """
         model, report, decision = self.model, self.report, self.decision
         return {
             "stages": [stage_dict(outcome, self.run_ids) for outcome in self.outcomes],
-            "test": report
-            and {
-                "split": report.split,
-                "view": report.view,
-                "images": report.images,
-                "top1_error": report.top1_error,
-                "top1_error_interval": report.top1_error_interval,
-                "top5_error": report.top5_error,
-                "loss": report.loss,
-                "calibration_error": report.calibration_error,
-                "temperature": report.temperature,
-                "model_sha256": report.model_sha256,
-                "dataset_digest": report.dataset_digest,
-                "report": str(report.directory / report.REPORT_FILE),
-            },
-            "model": model
-            and {
-                "path": str(model.model_path),
-                "sha256": model.model_sha256,
-                "variant": model.variant,
-                "parameters": model.parameters,
-                "macs": model.macs,
-                "activation_bytes": model.activation_bytes(self.resolved.config.train.global_batch_size),
-                "layers": [layer.model_dump() for layer in model.layers],
-            },
+            "test": (
+                report
+                and {
+                    "split": report.split,
+                    "view": report.view,
+                    "images": report.images,
+                    "top1_error": report.top1_error,
+                    "top1_error_interval": report.top1_error_interval,
+                    "top5_error": report.top5_error,
+                    "loss": report.loss,
+                    "calibration_error": report.calibration_error,
+                    "temperature": report.temperature,
+                    "model_sha256": report.model_sha256,
+                    "dataset_digest": report.dataset_digest,
+                    "report": str(report.directory / report.REPORT_FILE),
+                }
+            ),
+            "model": (
+                model
+                and {
+                    "path": str(model.model_path),
+                    "sha256": model.model_sha256,
+                    "variant": model.variant,
+                    "parameters": model.parameters,
+                    "macs": model.macs,
+                    "activation_bytes": model.activation_bytes(
+                        self.resolved.config.train.global_batch_size
+                    ),
+                    "layers": [layer.model_dump() for layer in model.layers],
+                }
+            ),
             "run_url": self.run_url,
             "not_recorded": self.not_recorded,
-            **({"decision": decision.model_dump(mode="json") | {"report": str(decision.page)}} if decision else {}),
+            **(
+                {"decision": decision.model_dump(mode="json") | {"report": str(decision.page)}}
+                if decision
+                else {}
+            ),
         }
 
 
@@ -176,13 +195,17 @@ def stage_dict(outcome: Outcome, run_ids: Mapping[str, str]) -> dict[str, Any]:
 
 
 def settings(
-    recipe: str | None = None, overrides: Mapping[str, Any] | None = None, workdir: Path | None = None, stages: Sequence[str] = STAGE_NAMES
+    recipe: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    workdir: Path | None = None,
+    stages: Sequence[str] = STAGE_NAMES,
 ) -> Resolved:
     """Return the settings that a command would use, and where each came from.
 
     Args:
-        recipe: a packaged recipe or a YAML file. Without one, a command that begins after `ingest` goes on with the recipe and the
-            upstream settings of the last command in the work directory.
+        recipe: a packaged recipe or a YAML file. Without one, a command that begins after `ingest`
+            goes on with the recipe and the upstream settings of the last command in the work
+            directory.
         overrides: `section.field` -> value.
         workdir: where that last command is looked up; none means nowhere.
         stages: the stages that the command names; none means that all are looked up.
@@ -194,14 +217,17 @@ def settings(
         overrides["evaluate.model"] = str(model.resolve())
     if overrides.get("model.weights"):
         overrides["model.weights"] = str(at(str(overrides["model.weights"])).resolve())
-    overrides = _with_placed_pictures(overrides)
+    overrides = _with_placed_images(overrides)
     given = {**environment_settings(os.environ), **overrides}
     if recipe is None and str(given.get("model.classes", 0)) != "0":
         recipe = "network"  # no dataset, so none to fit
     elif recipe is None and workdir is not None and "data.dataset" not in given:
         recipe, remembered = _runner(workdir).remembered(stages)
-        # Which model is meant is said each time: a trial under another name must not move what serves.
-        remembered = {key: value for key, value in remembered.items() if not key.startswith("release.")}
+        # Which model is meant is said each time: a trial under another name must not move what
+        # serves.
+        remembered = {
+            key: value for key, value in remembered.items() if not key.startswith("release.")
+        }
     return resolve(recipe, overrides, remembered)
 
 
@@ -218,10 +244,12 @@ def run(
 ) -> PipelineResult:
     """Run stages in order; skip each whose result is there.
 
-    Where TF_CONFIG names several workers, the first runs the stages, and each other one takes part in `train` and returns no outcome.
+    Where TF_CONFIG names several workers, the first runs the stages, and each other one takes part
+    in `train` and returns no outcome.
 
     Args:
-        stages: which of `ingest`, `build`, `train`, `evaluate`, `promote`; the last is not among them unless it is named.
+        stages: which of `ingest`, `build`, `train`, `evaluate`, `promote`; the last is not among
+            them unless it is named.
         recipe: a packaged recipe or a YAML file.
         settings: `section.field` -> value, the last word.
         workdir: folder that everything is written under.
@@ -239,26 +267,35 @@ def run(
         launch_workers(_words(stages, recipe, settings, workdir, rerun, wait), workers)
         rerun = ()
     if resolved.config.evaluate.model:
-        stages, rerun = (tuple(name.replace("evaluate", evaluate_model.name) for name in names) for names in (stages, rerun))
+        stages, rerun = (
+            tuple(name.replace("evaluate", evaluate_model.name) for name in names)
+            for names in (stages, rerun)
+        )
     config, alone = resolved.config.tracking, resolved.config.model.classes > 0
     if not cluster.is_chief:
         _take_part(resolved, stages, rerun, workdir, cluster, observer or Silent())
         return PipelineResult((), resolved)
-    tracking.require_nameable(config, workdir)
+    journal.require_nameable(config, workdir)
     with work_directory(workdir, wait=wait):
         resolved = _with_model_file(resolved, workdir)
-        tracker = tracking.MlflowTracker(workdir, config) if config.enabled else tracking.NoTracker()
+        tracker = journal.MlflowTracker(workdir, config) if config.enabled else journal.NoTracker()
 
         def joins(runner: Runner) -> bool:
             return cluster.workers > 1 and _trains(runner, resolved, stages, rerun)
 
-        runner = _runner(workdir / "networks" if alone else workdir, observer or Silent(), resolved, joins)
+        runner = _runner(
+            workdir / "networks" if alone else workdir, observer or Silent(), resolved, joins
+        )
         outcomes = tuple(runner.run(resolved, [*stages, *rerun], tracker, rerun))
-        known = tracking.known_runs(workdir)
+        known = journal.known_runs(workdir)
         key = tracker.pipeline_key or outcomes[-1].run_key.removesuffix(f"-{outcomes[-1].stage}")
-        url = tracking.run_url(config, **known[key]) if key in known else None
+        url = journal.run_url(config, **known[key]) if key in known else None
         return PipelineResult(
-            outcomes, resolved, {name: ids["run_id"] for name, ids in known.items()}, url, tracker.problem or _unsent(workdir)
+            outcomes,
+            resolved,
+            {name: ids["run_id"] for name, ids in known.items()},
+            url,
+            tracker.problem or _unsent(workdir),
         )
 
 
@@ -271,15 +308,20 @@ def retrain(
     wait: bool = False,
     observer: Observer | None = None,
 ) -> Retraining:
-    """Look whether there is a reason to train again, and if so train, evaluate and promote: what a slot of the schedule is.
+    """Look whether there is a reason to train again, and if so train, evaluate and promote.
 
-    The same call goes on where an interrupted one ended; one that came to its end is not done again, and its result is returned.
+    What a slot of the schedule is.
+
+    The same call goes on where an interrupted one ended; one that came to its end is not done
+    again, and its result is returned.
 
     Args:
-        recipe: as `run` takes it. Without one and without a dataset, those of the last command in the work directory.
+        recipe: as `run` takes it. Without one and without a dataset, those of the last command in
+            the work directory.
         settings: as `run` takes them; the section `retrain` says what a reason is.
         workdir: the work directory.
-        slot: `schedule/20261127T030000Z`, which names the folder of its pages; now, by hand, without it.
+        slot: `schedule/20261127T030000Z`, which names the folder of its pages; now, by hand,
+            without it.
         wait: wait for another process that holds the work directory, instead of failing.
         observer: told what happens; nothing is shown without one.
 
@@ -292,7 +334,7 @@ def retrain(
     resolved = _checked(recipe, settings, workdir, names, (), Cluster())
     slot = slot or key_of(BY_HAND, datetime.now(UTC))
     folder = folder_of(workdir, slot)
-    tracking.require_nameable(resolved.config.tracking, workdir)
+    journal.require_nameable(resolved.config.tracking, workdir)
     with work_directory(workdir, wait=wait):
         if (done := read_result(folder)) is not None:
             return done
@@ -300,22 +342,29 @@ def retrain(
         if (before := settled(registry, slot)) is not None:
             return write_result(before, folder)
         resolved = _from_champion(resolved, registry, workdir)
-        tracker = tracking.MlflowTracker(workdir, resolved.config.tracking, {"schedule": slot.partition("/")[0], SLOT_TAG: slot})
-        # Weights that were put in for the champion's are no setting that later commands should go on with.
+        tracker = journal.MlflowTracker(
+            workdir, resolved.config.tracking, {"schedule": slot.partition("/")[0], SLOT_TAG: slot}
+        )
+        # Weights that were put in for the champion's are no setting that later commands should go
+        # on with.
         selects = resolved.config.retrain.start != "champion"
-        runner = _runner(workdir, observer or Silent(), resolved, stages=RETRAIN_STAGES, selects=selects)
+        runner = _runner(
+            workdir, observer or Silent(), resolved, stages=RETRAIN_STAGES, selects=selects
+        )
 
         def conclude(records: Mapping[str, Artifact]) -> Path:
-            from pipeline.retrain.page import write_retraining
+            from pipeline.reports.retraining import write_retraining
 
             write_retraining(f"Retraining {slot}", records, folder / "report")
             decision = records.get(promote.name)
-            tracker.conclude(f"{decision.outcome if isinstance(decision, Decision) else 'skipped'}: {slot}")
+            tracker.conclude(
+                f"{decision.outcome if isinstance(decision, Decision) else 'skipped'}: {slot}"
+            )
             return folder / "report"
 
         started = time.monotonic()
         outcomes = tuple(runner.run(resolved, names, tracker, conclude=conclude))
-        known = tracking.known_runs(workdir).get(tracker.pipeline_key, {})
+        known = journal.known_runs(workdir).get(tracker.pipeline_key, {})
         result = write_result(
             Retraining.of(
                 slot,
@@ -324,7 +373,7 @@ def retrain(
                 page=folder / "report" / RETRAINING_FILE,
                 seconds=time.monotonic() - started,
                 run_id=known.get("run_id", ""),
-                run_url=tracking.run_url(resolved.config.tracking, **known) if known else "",
+                run_url=journal.run_url(resolved.config.tracking, **known) if known else "",
                 not_recorded=tracker.problem or _unsent(workdir) or "",
             ),
             folder,
@@ -343,60 +392,82 @@ def reproduce(
     wait: bool = False,
     observer: Observer | None = None,
 ) -> Reproduction:
-    """Measure claims of the paper again, each arm with several seeds, and judge them by a rule; what is done already is not done again.
+    """Measure claims of the paper again, each arm with several seeds, and judge them by a rule.
+
+    What is done already is not done again.
 
     Args:
         claims: short names, or `all`.
-        profile: `quick`, small pictures; `paper`, the protocol of 2012.
+        profile: `quick`, small images; `paper`, the protocol of 2012.
         recipe: settings instead of a profile's.
-        settings: `section.field` -> value, the last word; the section `reproduce` says how large the experiments are.
+        settings: `section.field` -> value, the last word; the section `reproduce` says how large
+            the experiments are.
         workdir: the work directory.
         wait: wait for another process that holds the work directory, instead of failing.
         observer: told what happens; nothing is shown without one.
 
     Raises:
-        PipelineError: one of its kinds; a claim that is not reproduced is a result and none of them.
+        PipelineError: one of its kinds; a claim that is not reproduced is a result and none of
+            them.
     """
-    from pipeline.reproduce.claims import experiments
+    from pipeline.reproduce.catalog import experiments
     from pipeline.reproduce.reproduction import measure
 
     wanted, workdir = experiments(claims), Path(workdir)
     resolved = reproduction_settings(profile, recipe, settings)
     require_source(resolved.config.data)
-    tracking.require_nameable(resolved.config.tracking, workdir)
+    journal.require_nameable(resolved.config.tracking, workdir)
     with work_directory(workdir, wait=wait):
 
         def tracker(tags: Mapping[str, str]) -> Tracker:
             config = resolved.config.tracking
-            return tracking.MlflowTracker(workdir, config, tags) if config.enabled else tracking.NoTracker()
+            return (
+                journal.MlflowTracker(workdir, config, tags)
+                if config.enabled
+                else journal.NoTracker()
+            )
 
-        # Timings are taken by child processes, which find no room on a GPU where this one has taken all of its memory.
+        # Timings are taken by child processes, which find no room on a GPU where this one has taken
+        # all of its memory.
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         # In a folder of their own, which `clean` leaves alone: nothing ever selects an experiment.
-        runner = _runner(workdir / "reproduce", observer or Silent(), resolved, stages=(ingest,), selects=False)
+        runner = _runner(
+            workdir / "reproduce", observer or Silent(), resolved, stages=(ingest,), selects=False
+        )
         words = ("--recipe", recipe) if recipe else ("--profile", profile)
         return measure(wanted, runner, resolved, tracker, words)
 
 
-def reproduction_settings(profile: str = "quick", recipe: str | None = None, settings: Mapping[str, Any] | None = None) -> Resolved:
+def reproduction_settings(
+    profile: str = "quick", recipe: str | None = None, settings: Mapping[str, Any] | None = None
+) -> Resolved:
     """Return the settings that `reproduce` would use."""
     if profile not in PROFILES:
         raise ConfigError(
-            f"There is no profile {profile!r}. Expected one of {', '.join(PROFILES)}, or a recipe of your own: --recipe FILE.yaml."
+            f"There is no profile {profile!r}. Expected one of {', '.join(PROFILES)}, or a recipe"
+            " of your own: --recipe FILE.yaml."
         )
-    resolved = resolve(recipe or f"reproduce_{profile}", _with_placed_pictures(settings or {}))
-    if resolved.config.model.classes or resolved.config.evaluate.model or resolved.config.model.weights:
+    resolved = resolve(recipe or f"reproduce_{profile}", _with_placed_images(settings or {}))
+    if (
+        resolved.config.model.classes
+        or resolved.config.evaluate.model
+        or resolved.config.model.weights
+    ):
         raise ConfigError(
-            "The claims are about networks that are trained from fresh weights on a dataset. Expected model.classes, model.weights and "
-            "evaluate.model to be left out."
+            "The claims are about networks that are trained from fresh weights on a dataset."
+            " Expected model.classes, model.weights and evaluate.model to be left out."
         )
     return resolved
 
 
-def _with_placed_pictures(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings in which pictures on the disk are named so that they mean the same from another folder."""
+def _with_placed_images(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings in which images on the disk are named so that they mean the same from another folder."""
     dataset = at(str(overrides.get("data.dataset", "")))
-    if "data.dataset" in overrides and kind_of(str(dataset)) in ("folder", "manifest") and dataset.exists():
+    if (
+        "data.dataset" in overrides
+        and kind_of(str(dataset)) in ("folder", "manifest")
+        and dataset.exists()
+    ):
         return {**overrides, "data.dataset": str(dataset.resolve())}
     return dict(overrides)
 
@@ -409,7 +480,7 @@ def require_document(document: Path | str) -> None:
 
 
 def put_results(reproduction: Reproduction, document: Path | str) -> None:
-    """Put the claims into a Markdown document, between its two marks or at its end, and their pictures and records into a folder beside it.
+    """Put the claims into a Markdown document, between its two marks or at its end, and their images and records into a folder beside it.
 
     Raises:
         ConfigError: the document has one of the marks alone, or cannot be written.
@@ -420,14 +491,23 @@ def put_results(reproduction: Reproduction, document: Path | str) -> None:
 
 
 def reproduction_plan(
-    claims: Sequence[str] = ("all",), *, profile: str = "quick", recipe: str | None = None, settings: Mapping[str, Any] | None = None
+    claims: Sequence[str] = ("all",),
+    *,
+    profile: str = "quick",
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return what `reproduce` would train for each claim, each training once: `claim`, `trainings`, `short_trainings`, `images` seen."""
-    from pipeline.reproduce.claims import experiments
+    """Return what `reproduce` would train for each claim, each training once.
+
+    `claim`, `trainings`, `short_trainings`, `images` seen.
+    """
+    from pipeline.reproduce.catalog import experiments
     from pipeline.reproduce.lab import planned
 
     config, wanted = reproduction_settings(profile, recipe, settings).config, experiments(claims)
-    rows = {item.name: dict.fromkeys(("trainings", "short_trainings", "images"), 0) for item in wanted}
+    rows = {
+        item.name: dict.fromkeys(("trainings", "short_trainings", "images"), 0) for item in wanted
+    }
     for item, _, spec in planned(wanted, config):
         kind, times = ("short_trainings", 4) if "criterion" in spec else ("trainings", 1)
         rows[item.name][kind] += times
@@ -447,34 +527,42 @@ def schedule(
     workdir: Path | str = DEFAULT_WORKDIR,
     since: datetime | None = None,
 ) -> Schedule:
-    """Put a schedule into the work directory, or change it; `run_schedules`, or the command `alexnet schedule`, runs what is due.
+    """Put a schedule into the work directory, or change it.
 
-    Its retrainings take these settings, and none of a later command or of the environment of the scheduler.
+    `run_schedules`, or the command `alexnet schedule`, runs what is due.
+
+    Its retrainings take these settings, and none of a later command or of the environment of the
+    scheduler.
 
     Args:
         name: of the schedule.
         cron: such as `0 3 * * 1`: weekdays are cron's, 1 is Monday.
-        every: instead, such as `6h`. With neither, the timing stays; a new schedule is then due only when it is asked for, such as by an
-            engine of your own.
+        every: instead, such as `6h`. With neither, the timing stays; a new schedule is then due
+            only when it is asked for, such as by an engine of your own.
         timezone: whose wall clock `cron` means, such as Europe/Madrid.
         jitter: each start is up to so much later, such as `10m`.
-        recipe: as `retrain` takes it. A schedule that is there already keeps its recipe and settings where neither is given.
+        recipe: as `retrain` takes it. A schedule that is there already keeps its recipe and
+            settings where neither is given.
         settings: as `retrain` takes them.
         workdir: the work directory.
         since: due times of a new schedule count from then, in UTC; from now without it.
 
     Raises:
-        ConfigError: the timing or a setting is not understood, or the pictures are not there.
+        ConfigError: the timing or a setting is not understood, or the images are not there.
     """
-    from pipeline.retrain.due import Timing, timing_of
-    from pipeline.retrain.ledger import check_name
+    from pipeline.schedule.ledger import check_name
+    from pipeline.schedule.timing import Timing, timing_of
 
     workdir = Path(workdir)
     check_name(name)
     known = next((found for found in schedules(workdir) if found.name == name), None)
     kept = known.timing if known else Timing()
     timing = timing_of(cron, every, timezone, jitter) if cron or every or jitter else kept
-    words = known.words if known and recipe is None and not settings else schedule_words(recipe, settings, workdir)
+    words = (
+        known.words
+        if known and recipe is None and not settings
+        else schedule_words(recipe, settings, workdir)
+    )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -482,30 +570,43 @@ def schedule(
     return _ledger(workdir).put(name, timing, words, since)
 
 
-def schedule_words(recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path) -> tuple[str, ...]:
+def schedule_words(
+    recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path
+) -> tuple[str, ...]:
     """Return the words of a command line that mean, wherever and whenever they are read, the settings that are meant here and now."""
     recipe, settings = last_settings(recipe, settings, workdir)
     names = [item.name for item in RETRAIN_STAGES]
     resolved = _checked(recipe, settings, workdir, names, (), Cluster())
     if kind_of(resolved.config.data.dataset) == "tfds":
-        from pipeline.data.source import require_in_catalogue
+        from pipeline.data.source import require_in_catalog
 
-        require_in_catalogue(resolved.config.data.dataset)
-    said = resolved.recipe if resolved.recipe in recipe_names() else str(Path(resolved.recipe).expanduser().resolve())
+        require_in_catalog(resolved.config.data.dataset)
+    said = (
+        resolved.recipe
+        if resolved.recipe in recipe_names()
+        else str(Path(resolved.recipe).expanduser().resolve())
+    )
     values, paths = resolved.flat(), _absolute_paths(resolved.config)
     values |= paths
     named = {"data.dataset": values["data.dataset"]}
-    base = resolve(said, named, environment={}).flat()  # what the recipe says need not be said again
+    base = resolve(
+        said, named, environment={}
+    ).flat()  # what the recipe says need not be said again
     given = named | {key: value for key, value in values.items() if value != base[key]}
-    words = ("--recipe", said, *(word for key, value in given.items() for word in ("--set", f"{key}={_word_of(value)}")))
+    words = (
+        "--recipe",
+        said,
+        *(word for key, value in given.items() for word in ("--set", f"{key}={_word_of(value)}")),
+    )
     try:
         same = resolve(*_given_by(words), environment={}).flat() == values
     except ConfigError:
         same = False
     if not same:
         raise ConfigError(
-            "These settings cannot be kept for later: class names with a comma or an equals sign in data.renamed_classes have no way "
-            "onto a command line. Expected names without. Put them into a recipe and type --recipe FILE.yaml."
+            "These settings cannot be kept for later: class names with a comma or an equals sign in"
+            " data.renamed_classes have no way onto a command line. Expected names without. Put"
+            " them into a recipe and type --recipe FILE.yaml."
         )
     return words
 
@@ -544,32 +645,44 @@ def emit(
     settings: Mapping[str, Any] | None = None,
     workdir: Path | str = DEFAULT_WORKDIR,
 ) -> dict[str, str]:
-    """Return the files, by name, that let another engine run a schedule: systemd, crontab, kubernetes, airflow or prefect.
+    """Return the files, by name, that let another engine run a schedule.
+
+    Systemd, crontab, kubernetes, airflow or prefect.
 
     Each calls `alexnet schedule --once`. Without a timing, that of the schedule of this name.
 
     Raises:
         ConfigError: there is no such schedule, or the engine cannot say this timing.
     """
-    from pipeline.retrain.due import timing_of
-    from pipeline.retrain.emit import emit as write
+    from pipeline.schedule.exporters import emit as write
+    from pipeline.schedule.timing import timing_of
 
     workdir = Path(workdir)
     known = next((found for found in schedules(workdir) if found.name == name), None)
     if cron or every:
         timing = timing_of(cron, every, timezone, jitter)
-        words = known.words if known and recipe is None and not settings else schedule_words(recipe, settings, workdir)
+        words = (
+            known.words
+            if known and recipe is None and not settings
+            else schedule_words(recipe, settings, workdir)
+        )
     else:
         found = find_schedule(name, workdir)
         timing, words = found.timing, found.words
     return write(kind, name, timing, words, workdir.resolve(), Path(sys.executable))
 
 
-def due_times(timing: Timing, count: int = 10, after: datetime | None = None) -> list[tuple[datetime, datetime]]:
+def due_times(
+    timing: Timing, count: int = 10, after: datetime | None = None
+) -> list[tuple[datetime, datetime]]:
     """Return the next due times: in the schedule's own zone and in UTC."""
-    from pipeline.retrain.due import due_after
+    from pipeline.schedule.timing import due_after
 
-    zone, due, found = ZoneInfo(timing.timezone), after or datetime.now(UTC), list[tuple[datetime, datetime]]()
+    zone, due, found = (
+        ZoneInfo(timing.timezone),
+        after or datetime.now(UTC),
+        list[tuple[datetime, datetime]](),
+    )
     while len(found) < count and (following := due_after(timing, due)) is not None:
         due = following
         found.append((due.astimezone(zone), due))
@@ -617,14 +730,15 @@ def run_schedules(
 
     Args:
         workdir: the work directory.
-        stop: set by whoever wants it to end; a retraining that runs is given `retrain.drain_seconds`, and the next start goes on with it.
+        stop: set by whoever wants it to end; a retraining that runs is given
+            `retrain.drain_seconds`, and the next start goes on with it.
         wait: stand by while another process does this, instead of failing.
         say: told what a person should know.
 
     Raises:
         BusyError: another process does this already.
     """
-    from pipeline.retrain.scheduler import serve
+    from pipeline.schedule.scheduler import serve
 
     workdir = Path(workdir)
     serve(workdir, _retrain_config, say, stop or threading.Event(), wait=wait)
@@ -640,12 +754,13 @@ def retrain_once(
 ) -> Slot | None:
     """Run the one slot of a schedule that is due, and return what became of it; None where none is.
 
-    For cron, systemd and other engines. An interrupted slot comes first; a schedule without a timing of its own is due each time.
+    For cron, systemd and other engines. An interrupted slot comes first; a schedule without a
+    timing of its own is due each time.
 
     Raises:
         BusyError: another process runs the schedules, and `wait` is False.
     """
-    from pipeline.retrain.scheduler import run_once
+    from pipeline.schedule.scheduler import run_once
 
     workdir = Path(workdir)
     return run_once(workdir, name, _retrain_config, say, stop or threading.Event(), wait=wait)
@@ -659,7 +774,7 @@ def retrain_now(
     say: Callable[[str], None] = lambda _line: None,
 ) -> Slot:
     """Have a schedule's retraining done now, by the process that runs the schedules or else here, and return what became of it."""
-    from pipeline.retrain.scheduler import run_now
+    from pipeline.schedule.scheduler import run_now
 
     workdir = Path(workdir)
     return run_now(workdir, name, _retrain_config, say, stop or threading.Event())
@@ -676,8 +791,8 @@ def clean(
 ) -> Plan:
     """Remove what nobody needs any more from a work directory, or only say what that would be.
 
-    The champion, the one before, the best, what waits for approval, the last retrainings and what the last command selected stay, with
-    their pictures.
+    The champion, the one before, the best, what waits for approval, the last retrainings and what
+    the last command selected stay, with their images.
 
     Args:
         keep: how many retrainings stay besides; `retrain.keep` without it.
@@ -695,22 +810,40 @@ def clean(
     workdir = Path(workdir)
     config = _store_settings(recipe, settings, workdir).config
     if not workdir.is_dir():
-        raise ConfigError(f"There is no work directory {workdir}. Expected one in which a command has run. Name it with --workdir.")
+        raise ConfigError(
+            f"There is no work directory {workdir}. Expected one in which a command has run. Name"
+            " it with --workdir."
+        )
     if dry_run:
-        return retention.plan(workdir, config, keep=keep or config.retrain.keep, retrainings_only=False)
+        return retention.plan(
+            workdir, config, keep=keep or config.retrain.keep, retrainings_only=False
+        )
     with work_directory(workdir, wait=wait):
-        found = retention.plan(workdir, config, keep=keep or config.retrain.keep, retrainings_only=False)
+        found = retention.plan(
+            workdir, config, keep=keep or config.retrain.keep, retrainings_only=False
+        )
         retention.apply(found)
         return found
 
 
 def _prune(config: Config, workdir: Path, observer: Observer) -> None:
-    """Remove what old retrainings left; what cannot be removed is no reason for a retraining to have failed."""
+    """Remove what old retrainings left.
+
+    What cannot be removed is no reason for a retraining to have failed.
+    """
     from pipeline.retrain import retention
 
     try:
         # The last ones stay, and this process alone works here, so nothing is too young to go.
-        retention.apply(retention.plan(workdir, config, keep=config.retrain.keep, retrainings_only=True, least_age_seconds=0))
+        retention.apply(
+            retention.plan(
+                workdir,
+                config,
+                keep=config.retrain.keep,
+                retrainings_only=True,
+                min_age_seconds=0,
+            )
+        )
     except (PipelineError, OSError) as error:
         observer.said(f"What old retrainings left was not removed: {error}")
 
@@ -723,56 +856,86 @@ def _retrain_config(found: Schedule) -> RetrainConfig:
 def _given_by(words: Sequence[str]) -> tuple[str, dict[str, str]]:
     """Return the recipe and the settings that the words of a schedule say."""
     pairs = list(zip(words[::2], words[1::2], strict=True))
-    return dict(pairs)["--recipe"], parse_assignments(tuple(value for option, value in pairs if option == "--set"))
+    return dict(pairs)["--recipe"], parse_assignments(
+        tuple(value for option, value in pairs if option == "--set")
+    )
 
 
 def _ledger(workdir: Path) -> Ledger:
     return Ledger(workdir / "schedule.db")
 
 
-def last_settings(recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path) -> tuple[str | None, dict[str, Any]]:
+def last_settings(
+    recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path
+) -> tuple[str | None, dict[str, Any]]:
     """Return a recipe and settings, those of the last command in the work directory where neither a recipe nor a dataset is given."""
     given = {**environment_settings(os.environ), **(settings or {})}
     if recipe is not None or "data.dataset" in given:
         return recipe, dict(settings or {})
     found, remembered = _runner(workdir).remembered()
-    remembered |= {"release.approve": False, "release.dry_run": False} if remembered else {}  # a person's word for that one time
-    return found, {key: value for key, value in remembered.items() if key not in given} | dict(settings or {})
+    remembered |= (
+        {"release.approve": False, "release.dry_run": False} if remembered else {}
+    )  # a person's word for that one time
+    return found, {key: value for key, value in remembered.items() if key not in given} | dict(
+        settings or {}
+    )
 
 
 def _from_champion(resolved: Resolved, registry: Registry, workdir: Path) -> Resolved:
     """Return the settings with the champion's weights as those to start from, where that is wanted and there is one."""
     config = resolved.config
-    champion = registry.version(registry.aliases().champion) if config.retrain.start == "champion" else None
+    champion = (
+        registry.version(registry.aliases().champion)
+        if config.retrain.start == "champion"
+        else None
+    )
     if champion is None:
         return resolved
     from pipeline.release.package import open_version
 
     weights = str(open_version(champion, config.tracking, workdir).model_path)
-    return replace(resolved, config=config.model_copy(update={"model": config.model.model_copy(update={"weights": weights})}))
+    return replace(
+        resolved,
+        config=config.model_copy(
+            update={"model": config.model.model_copy(update={"weights": weights})}
+        ),
+    )
 
 
 def _checked(
-    recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path, stages: Sequence[str], rerun: Sequence[str], cluster: Cluster
+    recipe: str | None,
+    settings: Mapping[str, Any] | None,
+    workdir: Path,
+    stages: Sequence[str],
+    rerun: Sequence[str],
+    cluster: Cluster,
 ) -> Resolved:
     """Return the settings of a run, after everything that can be refused before anything starts."""
     unknown = {*stages, *rerun} - {*ALL_STAGE_NAMES, review.name}
     if unknown or not stages:
-        raise ConfigError(f"Stages are {', '.join(ALL_STAGE_NAMES)}. Received {', '.join(sorted(unknown)) or 'none'}.")
-    resolved = _settings(recipe, settings, workdir, [name for name in stages if name != review.name])
+        raise ConfigError(
+            f"Stages are {', '.join(ALL_STAGE_NAMES)}. Received"
+            f" {', '.join(sorted(unknown)) or 'none'}."
+        )
+    resolved = _settings(
+        recipe, settings, workdir, [name for name in stages if name != review.name]
+    )
     if resolved.config.model.classes > 0 and list(stages) != ["build"]:
         raise ConfigError(
-            "model.classes is for a look at a network without a dataset. Expected the command `build` alone, received "
-            f"{', '.join(stages)}; leave --classes out and the dataset says how many there are."
+            "model.classes is for a look at a network without a dataset. Expected the command"
+            f" `build` alone, received {', '.join(stages)}; leave --classes out and the dataset"
+            " says how many there are."
         )
     if resolved.config.evaluate.model and not {*stages, *rerun} <= {"ingest", "evaluate"}:
         raise ConfigError(
-            "evaluate.model is for judging a model that is there. Expected the commands ingest and evaluate alone, received "
-            f"{', '.join(stages)}; leave --model out to judge the one that is trained."
+            "evaluate.model is for judging a model that is there. Expected the commands ingest and"
+            f" evaluate alone, received {', '.join(stages)}; leave --model out to judge the one"
+            " that is trained."
         )
     if "promote" in stages and not resolved.config.tracking.enabled:
         raise ConfigError(
-            "A release lives in MLflow's registry. Expected tracking.enabled=yes. Received no; leave out that setting, or promote."
+            "A release lives in MLflow's registry. Expected journal.enabled=yes. Received no;"
+            " leave out that setting, or promote."
         )
     if "ingest" in stages:
         require_source(resolved.config.data)
@@ -780,8 +943,9 @@ def _checked(
         _require_sharing(resolved.config.train, cluster)
         if earlier := {"ingest", "build"} & set(rerun):
             raise ConfigError(
-                f"Several workers cannot know when the chief has made {' and '.join(sorted(earlier))} again. Expected --rerun of train or "
-                "evaluate. Type that --rerun for the stage alone first, without TF_CONFIG."
+                "Several workers cannot know when the chief has made"
+                f" {' and '.join(sorted(earlier))} again. Expected --rerun of train or evaluate."
+                " Type that --rerun for the stage alone first, without TF_CONFIG."
             )
     return resolved
 
@@ -789,26 +953,39 @@ def _checked(
 def _with_model_file(resolved: Resolved, workdir: Path) -> Resolved:
     """Return the settings with the file of the model that is to be judged instead of its name in MLflow, if there is such a model.
 
-    Pictures are looked for, or prepared, at the scale that it was trained at, unless somebody named another one.
+    Images are looked for, or prepared, at the scale that it was trained at, unless somebody named
+    another one.
     """
     config = resolved.config
     if not config.evaluate.model:
         return resolved
     path = Path(config.evaluate.model)
     if path.suffix != ".keras":
-        path = tracking.model_file(config.evaluate.model, config.tracking, workdir)
-    side, named = given_model(path).short_side, resolved.origins["data.short_side"] in ("command line", "environment")
+        path = journal.model_file(config.evaluate.model, config.tracking, workdir)
+    side, named = (
+        given_model(path).short_side,
+        resolved.origins["data.short_side"]
+        in (
+            "command line",
+            "environment",
+        ),
+    )
     data = config.data.model_copy(update={} if named or not side else {"short_side": side})
     judged = config.evaluate.model_copy(update={"model": str(path)})
     return replace(resolved, config=config.model_copy(update={"data": data, "evaluate": judged}))
 
 
 def is_chief() -> bool:
-    """Return whether this process is the one that writes: the only one, or worker 0 of those that TF_CONFIG names."""
+    """Return whether this process is the one that writes.
+
+    The only one, or worker 0 of those that TF_CONFIG names.
+    """
     return read_cluster().is_chief
 
 
-def launch_workers(words: Sequence[str], workers: int, say: Callable[[str], None] = lambda _text: None) -> None:
+def launch_workers(
+    words: Sequence[str], workers: int, say: Callable[[str], None] = lambda _text: None
+) -> None:
     """Run `alexnet WORDS` as several workers of this machine, and start all again when one is lost; the chief's output is shown.
 
     Args:
@@ -820,16 +997,30 @@ def launch_workers(words: Sequence[str], workers: int, say: Callable[[str], None
         WorkersFailedError: they ended with an error, which the chief has shown.
     """
     if read_cluster().workers > 1:
-        raise ConfigError("Several workers were asked for in a process that is one of several already. Expected --workers or TF_CONFIG.")
+        raise ConfigError(
+            "Several workers were asked for in a process that is one of several already. Expected"
+            " --workers or TF_CONFIG."
+        )
     if code := launch(words, workers, say):
         raise WorkersFailedError(code)
 
 
 def _words(
-    stages: Sequence[str], recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path, rerun: Sequence[str], wait: bool
+    stages: Sequence[str],
+    recipe: str | None,
+    settings: Mapping[str, Any] | None,
+    workdir: Path,
+    rerun: Sequence[str],
+    wait: bool,
 ) -> list[str]:
     """Return the command line that does what `run` was asked for."""
-    words = [*(["--recipe", recipe] if recipe else []), "--workdir", str(workdir), *(["--wait"] if wait else []), "--quiet"]
+    words = [
+        *(["--recipe", recipe] if recipe else []),
+        "--workdir",
+        str(workdir),
+        *(["--wait"] if wait else []),
+        "--quiet",
+    ]
     for key, value in (settings or {}).items():
         words += ["--set", f"{key}={_word_of(value)}"]
     return [*words, *stages, *(word for name in rerun for word in ("--rerun", name))]
@@ -843,34 +1034,53 @@ def _word_of(value: Any) -> str:
 
 
 def _require_sharing(config: TrainConfig, cluster: Cluster) -> None:
-    """Refuse a batch that the workers cannot share, before anything starts; what GPUs each has is known only later."""
+    """Refuse a batch that the workers cannot share, before anything starts.
+
+    What GPUs each has is known only later.
+    """
     from pipeline.train.strategy import require_divisible
 
     kind, _, which = config.devices.partition(":")
-    devices = {"cpu": int(which or 1), "gpu": len(which.split(",")), "auto": 1}[kind] if which or kind != "gpu" else 1
+    devices = (
+        {"cpu": int(which or 1), "gpu": len(which.split(",")), "auto": 1}[kind]
+        if which or kind != "gpu"
+        else 1
+    )
     require_divisible(config, cluster.workers, devices)
 
 
-def _trains(runner: Runner, resolved: Resolved, stages: Sequence[str], rerun: Sequence[str]) -> bool:
+def _trains(
+    runner: Runner, resolved: Resolved, stages: Sequence[str], rerun: Sequence[str]
+) -> bool:
     """Return whether a command trains; the chief and the others must find the same."""
-    return "train" in rerun or ("train" in stages and not runner.is_done("train", resolved.config, [*stages, *rerun]))
+    return "train" in rerun or (
+        "train" in stages and not runner.is_done("train", resolved.config, [*stages, *rerun])
+    )
 
 
 def _take_part(
-    resolved: Resolved, stages: Sequence[str], rerun: Sequence[str], workdir: Path, cluster: Cluster, observer: Observer
+    resolved: Resolved,
+    stages: Sequence[str],
+    rerun: Sequence[str],
+    workdir: Path,
+    cluster: Cluster,
+    observer: Observer,
 ) -> None:
     """Take part in the chief's training, if it trains."""
     name = f"worker {cluster.index} of {cluster.workers}"
     runner = _runner(workdir, observer, resolved, lambda _: True)
     if not _trains(runner, resolved, stages, rerun):
-        observer.said(f"{name}: nothing to do; the chief, {cluster.addresses[0]}, needs no training")
+        observer.said(
+            f"{name}: nothing to do; the chief, {cluster.addresses[0]}, needs no training"
+        )
         return
 
     def require_chief() -> None:
         if not cluster.chief_answers():
             raise LostWorkerError(
-                f"The chief of this training, {cluster.addresses[0]}, is gone; this is {name}. Nothing but the steps since the last "
-                "checkpoint is lost. Start all workers with the same command again, and the training goes on from there."
+                f"The chief of this training, {cluster.addresses[0]}, is gone; this is {name}."
+                " Nothing but the steps since the last checkpoint is lost. Start all workers with"
+                " the same command again, and the training goes on from there."
             )
 
     observer.started("train", [f"{name}; the chief is {cluster.addresses[0]}"])
@@ -880,8 +1090,12 @@ def _take_part(
 
 def _unsent(workdir: Path) -> str | None:
     """Say that the tracking store still misses something of earlier runs, if it does."""
-    waiting = len(tracking.undelivered(workdir))
-    return f"{waiting} earlier run{' is' if waiting == 1 else 's are'} still unsent" if waiting else None
+    waiting = len(journal.undelivered(workdir))
+    return (
+        f"{waiting} earlier run{' is' if waiting == 1 else 's are'} still unsent"
+        if waiting
+        else None
+    )
 
 
 _settings = settings  # `run` has an argument of that name
@@ -896,7 +1110,10 @@ def _runner(
     *,
     selects: bool = True,
 ) -> Runner:
-    """Return the runner of a work directory; `joins` says, when a stage is about to run, whether its process meets other workers."""
+    """Return the runner of a work directory.
+
+    `joins` says, when a stage is about to run, whether its process meets other workers.
+    """
 
     def prepare() -> None:
         from pipeline.train.strategy import configure_runtime
@@ -911,7 +1128,12 @@ def _runner(
     return runner
 
 
-def models(*, recipe: str | None = None, settings: Mapping[str, Any] | None = None, workdir: Path | str = DEFAULT_WORKDIR) -> list[Version]:
+def models(
+    *,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workdir: Path | str = DEFAULT_WORKDIR,
+) -> list[Version]:
     """Return the versions of the model `release.name` in the registry, the newest first.
 
     Raises:
@@ -943,7 +1165,7 @@ def rollback(
         GateError: it never passed the gate.
         CheckpointError: its files are not those that were released.
     """
-    from pipeline.release.settlement import go_back
+    from pipeline.release.commit import go_back
 
     return go_back(_registry(recipe, settings, Path(workdir)), to)
 
@@ -959,17 +1181,20 @@ def predict(
     workdir: Path | str = DEFAULT_WORKDIR,
     progress: Callable[[int, int | None, int], None] = lambda _done, _total, _unusable: None,
 ) -> Iterator[Prediction]:
-    """Return what a model says of pictures, in order; a file that cannot be classified is an answer with a problem.
+    """Return what a model says of images, in order.
+
+    A file that cannot be classified is an answer with a problem.
 
     Args:
         paths: files, folders and patterns.
         model: as `open_release` takes it; the champion of `release.name` without it.
-        top: guesses for each picture.
+        top: guesses for each image.
         strict: end at the first file that cannot be classified.
         recipe: as `run` takes it.
         settings: as `run` takes them.
         workdir: the work directory.
-        progress: called with files done, files in all, and how many of those done cannot be classified.
+        progress: called with files done, files in all, and how many of those done cannot be
+            classified.
 
     Raises:
         ConfigError: a path or the model is not there.
@@ -991,7 +1216,9 @@ def open_classifier(
     workdir: Path | str = DEFAULT_WORKDIR,
 ) -> Classifier:
     """Open the champion, or the model that is named, after every file of it was compared with its digest."""
-    release = open_release(model, recipe=recipe, settings=settings, workdir=workdir)  # before TensorFlow: it may not be there
+    release = open_release(
+        model, recipe=recipe, settings=settings, workdir=workdir
+    )  # before TensorFlow: it may not be there
     from pipeline.train.strategy import configure_answers
 
     configure_answers()
@@ -1017,25 +1244,38 @@ def open_release(
 
 
 def _reference(model: str, config: Config, workdir: Path) -> str:
-    """Return the model that is meant, after a look whether its registry can be there: a store must not be made by asking for one."""
+    """Return the model that is meant, after a look whether its registry can be there.
+
+    A store must not be made by asking for one.
+    """
     reference = model or f"models:/{config.release.name}@{CHAMPION}"
     if reference.startswith("models:"):
         _require_store(config, workdir)
     return reference
 
 
-def _store_settings(recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path) -> Resolved:
-    """Return the settings of a command that asks the registry alone: what the last stages were made with is no matter of its."""
+def _store_settings(
+    recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path
+) -> Resolved:
+    """Return the settings of a command that asks the registry alone.
+
+    What the last stages were made with is no matter of its.
+    """
     last, remembered = _runner(workdir).remembered()
-    return resolve(recipe or last, settings, {key: value for key, value in remembered.items() if key == "data.dataset"})
+    return resolve(
+        recipe or last,
+        settings,
+        {key: value for key, value in remembered.items() if key == "data.dataset"},
+    )
 
 
 def _require_store(config: Config, workdir: Path) -> None:
-    tracking.require_nameable(config.tracking, workdir)
+    journal.require_nameable(config.tracking, workdir)
     if not config.tracking.uri and not (workdir / "mlflow.db").exists():
         raise ConfigError(
-            f"There is no registry in {workdir}. Expected a work directory in which `alexnet run promote` has run. Name it with --workdir, "
-            "or a server with --set tracking.uri=ADDRESS; or name a file with --model."
+            f"There is no registry in {workdir}. Expected a work directory in which `alexnet run"
+            " promote` has run. Name it with --workdir, or a server with --set"
+            " journal.uri=ADDRESS; or name a file with --model."
         )
 
 
@@ -1050,14 +1290,16 @@ def export(
     workdir: Path | str = DEFAULT_WORKDIR,
     progress: Callable[[str], None] = lambda _text: None,
 ) -> Exported:
-    """Write a model for another runtime, read it back by that runtime, and keep it if it answers real pictures as the model does.
+    """Write a model for another runtime, read it back by that runtime, and keep it if it answers real images as the model does.
 
-    The pictures are the release's golden ones and the first of the test split that lies in the work directory.
+    The images are the release's golden ones and the first of the test split that lies in the work
+    directory.
 
     Args:
         to: `savedmodel`, `onnx` or `litert`.
         model: as `open_release` takes it.
-        int8: LiteRT in 8-bit integers, whose cost in accuracy is measured on the test split in the work directory.
+        int8: LiteRT in 8-bit integers, whose cost in accuracy is measured on the test split in the
+            work directory.
         output: the folder to make; one in the work directory without it.
         recipe: as `run` takes it.
         settings: as `run` takes them.
@@ -1066,19 +1308,27 @@ def export(
 
     Raises:
         ConfigError: there is no such model or format, or a package is missing.
-        GateError: the export does not answer as the model does, or integers cost too much; nothing is written.
+        GateError: the export does not answer as the model does, or integers cost too much; nothing
+            is written.
     """
     workdir = Path(workdir)
     release = open_release(model, recipe=recipe, settings=settings, workdir=workdir)
     from pipeline.train.strategy import configure_answers
 
     configure_answers()
-    from pipeline.release import export as exporting
+    from pipeline.export import export as exporting
 
     dataset = _prepared(workdir, release)
-    golden = [(release.directory / picture.file).read_bytes() for picture in release.golden]
-    test = [encoded for encoded, _ in itertools.islice(_labelled(dataset, "test"), exporting.PARITY_PICTURES)]
-    name = "-".join(filter(None, [release.name.removesuffix(".keras"), release.version, to, "int8" if int8 else ""]))
+    golden = [(release.directory / image.file).read_bytes() for image in release.golden]
+    test = [
+        encoded
+        for encoded, _ in itertools.islice(_labelled(dataset, "test"), exporting.PARITY_IMAGES)
+    ]
+    name = "-".join(
+        filter(
+            None, [release.name.removesuffix(".keras"), release.version, to, "int8" if int8 else ""]
+        )
+    )
     return exporting.export(
         release,
         to,
@@ -1096,17 +1346,24 @@ def _prepared(workdir: Path, release: Release) -> DatasetArtifact | None:
     entry = _runner(workdir).current()["stages"].get("ingest", {})
     with contextlib.suppress(OSError, ValueError):
         dataset = DatasetArtifact.read(workdir / "stages" / str(entry.get("directory")))
-        return dataset if not release.class_names or dataset.class_names == release.class_names else None
+        return (
+            dataset
+            if not release.class_names or dataset.class_names == release.class_names
+            else None
+        )
     return None
 
 
 def _labelled(dataset: DatasetArtifact | None, split: str) -> Iterator[tuple[bytes, int]]:
-    """Yield the pictures of a split as files' bytes with their classes; none where there is no dataset."""
+    """Yield the images of a split as files' bytes with their classes.
+
+    None where there is no dataset.
+    """
     if dataset is None:
         return
-    from pipeline.data.loader import encoded_pictures, load_split
+    from pipeline.data.loader import encoded_images, load_split
 
-    for encoded, _, label in encoded_pictures(load_split(dataset, split, in_memory=False)):
+    for encoded, _, label in encoded_images(load_split(dataset, split, in_memory=False)):
         yield encoded, label
 
 
@@ -1118,7 +1375,9 @@ def serve(
     workdir: Path | str = DEFAULT_WORKDIR,
     say: Callable[[str], None] = lambda _line: None,
 ) -> None:
-    """Answer over HTTP, by the champion or the model that is named, until SIGINT or SIGTERM; then finish what is there and return.
+    """Answer over HTTP, by the champion or the model that is named, until SIGINT or SIGTERM.
+
+    Then finish what is there and return.
 
     Where the model is named by an alias, the service follows the alias.
 
@@ -1148,9 +1407,11 @@ def serve(
 
     found()  # what is not there is said before TensorFlow starts
     configure_answers()
-    from pipeline.release.serve import serve as answer
+    from pipeline.serve.service import serve as answer
 
-    answer(found, config.serve, say=say, changed=named if "@" in reference.partition(":/")[2] else None)
+    answer(
+        found, config.serve, say=say, changed=named if "@" in reference.partition(":/")[2] else None
+    )
 
 
 def _registry(recipe: str | None, settings: Mapping[str, Any] | None, workdir: Path) -> Registry:
@@ -1161,16 +1422,17 @@ def _registry(recipe: str | None, settings: Mapping[str, Any] | None, workdir: P
 
 
 def compare(first: str, second: str, workdir: Path | str = DEFAULT_WORKDIR) -> Comparison:
-    """Put two evaluations of the same pictures side by side, with paired tests and a page of its own.
+    """Put two evaluations of the same images side by side, with paired tests and a page of its own.
 
     Args:
-        first: an evaluation: its folder, the name of that, or the id, or its first letters, of its MLflow run or of the pipeline's.
+        first: an evaluation: its folder, the name of that, or the id, or its first letters, of its
+            MLflow run or of the pipeline's.
         second: another one.
         workdir: where they were made.
 
     Raises:
         ConfigError: there is no such evaluation, or the two are of unlike views or splits.
-        DatasetError: they are not of the same pictures.
+        DatasetError: they are not of the same images.
     """
     from pipeline.evaluate.compare import compare_reports, write_comparison
 
@@ -1185,13 +1447,22 @@ def _evaluation(name: str, workdir: Path) -> Path:
     for folder in (Path(name), workdir / "stages" / name):
         if (folder / EvaluationReport.FILE).is_file():
             return folder
-    ids = {key: ids["run_id"] for key, ids in tracking.known_runs(workdir).items()}
-    keys = {key for key, run_id in ids.items() if run_id.startswith(name)} if len(name) >= _LEAST_LETTERS else set()
-    found = [path.parent for path in sorted(workdir.glob("stages/evaluate*/run.json")) if keys & _keys_of(path)]
+    ids = {key: ids["run_id"] for key, ids in journal.known_runs(workdir).items()}
+    keys = (
+        {key for key, run_id in ids.items() if run_id.startswith(name)}
+        if len(name) >= _MIN_LETTERS
+        else set()
+    )
+    found = [
+        path.parent
+        for path in sorted(workdir.glob("stages/evaluate*/run.json"))
+        if keys & _keys_of(path)
+    ]
     if len(found) != 1:
         raise ConfigError(
-            f"There is {'no' if not found else 'more than one'} evaluation `{name}` in {workdir}. Expected the folder of one, or the first "
-            f"{_LEAST_LETTERS} letters or more of its MLflow run. Received {name!r}. `alexnet status` shows the last one."
+            f"There is {'no' if not found else 'more than one'} evaluation `{name}` in {workdir}."
+            f" Expected the folder of one, or the first {_MIN_LETTERS} letters or more of its"
+            f" MLflow run. Received {name!r}. `alexnet status` shows the last one."
         )
     return found[0]
 
@@ -1202,8 +1473,8 @@ def _report(folder: Path) -> EvaluationReport:
         return EvaluationReport.read(folder)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"{folder} holds no evaluation that this version can read. Expected the folder of a finished evaluate. Type "
-            "`alexnet evaluate` again, or name another one."
+            f"{folder} holds no evaluation that this version can read. Expected the folder of a"
+            " finished evaluate. Type `alexnet evaluate` again, or name another one."
         ) from error
 
 
@@ -1215,48 +1486,61 @@ def _keys_of(account: Path) -> set[str]:
 
 
 def status(
-    recipe: str | None = None, settings: Mapping[str, Any] | None = None, workdir: Path | str = DEFAULT_WORKDIR
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workdir: Path | str = DEFAULT_WORKDIR,
 ) -> tuple[Resolved, list[Finding], dict[str, str]]:
-    """Look at every stage without running any: the settings looked at, what was found, and the page of each stage's run by its key.
+    """Look at every stage without running any.
+
+    The settings looked at, what was found, and the page of each stage's run by its key.
 
     Without a recipe or settings, looks at what the last command in the work directory selected.
     """
     workdir = Path(workdir)
     resolved = _settings(recipe, settings, workdir, ())
-    known = tracking.known_runs(workdir)
-    pages = {key: tracking.run_url(resolved.config.tracking, **ids) for key, ids in known.items()}
+    known = journal.known_runs(workdir)
+    pages = {key: journal.run_url(resolved.config.tracking, **ids) for key, ids in known.items()}
     return resolved, _runner(workdir).look(resolved.config, STAGE_NAMES), pages
 
 
 def sync(workdir: Path | str = DEFAULT_WORKDIR, wait: bool = False) -> tuple[int, dict[str, str]]:
-    """Send to the tracking store what earlier runs could not; return how many were sent, and why others were not, by name."""
+    """Send to the tracking store what earlier runs could not.
+
+    Return how many were sent, and why others were not, by name.
+    """
     workdir = Path(workdir)
-    if not tracking.undelivered(workdir):
+    if not journal.undelivered(workdir):
         return 0, {}
     with work_directory(workdir, wait=wait):
-        return tracking.deliver_leftovers(workdir)
+        return journal.deliver_leftovers(workdir)
 
 
-def ui_server(config: TrackingConfig, workdir: Path | str, port: int) -> tuple[list[str], dict[str, str], str]:
+def ui_server(
+    config: TrackingConfig, workdir: Path | str, port: int
+) -> tuple[list[str], dict[str, str], str]:
     """Return the command line and environment of a local MLflow server, and the page to open."""
     workdir = Path(workdir)
-    tracking.require_nameable(config, workdir)
+    journal.require_nameable(config, workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(workdir, error) from error
-    experiment = tracking.open_experiment(config, workdir)
-    command, environment = tracking.server_command(config, workdir, port)
-    return command, environment, tracking.experiment_url(config, experiment, f"http://127.0.0.1:{port}")
+    experiment = journal.open_experiment(config, workdir)
+    command, environment = journal.server_command(config, workdir, port)
+    return (
+        command,
+        environment,
+        journal.experiment_url(config, experiment, f"http://127.0.0.1:{port}"),
+    )
 
 
 def known_runs(workdir: Path | str = DEFAULT_WORKDIR) -> dict[str, dict[str, str]]:
     """Return, for each of our run keys, the `run_id` and `experiment_id` that MLflow gave it."""
-    return tracking.known_runs(Path(workdir))
+    return journal.known_runs(Path(workdir))
 
 
 def schema() -> str:
     """Return the JSON schema of the settings."""
-    from pipeline.config import Config
+    from pipeline.config.settings import Config
 
     return json.dumps(Config.model_json_schema(), indent=2)

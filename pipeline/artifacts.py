@@ -1,7 +1,8 @@
 """The records that flow from stage to stage.
 
-A record points at files and says what the next stage must know: names, counts, shapes and digests, never
-a tensor. Its identity is a hash of every field except paths, so the same content in another place is the same input.
+A record points at files and says what the next stage must know: names, counts, shapes and digests,
+never a tensor. Its identity is a hash of every field except paths, so the same content in another
+place is the same input.
 """
 
 from __future__ import annotations
@@ -36,11 +37,17 @@ class Artifact(BaseModel):
 
     FILE: ClassVar[str] = "artifact.json"
 
-    directory: Path = Field(default=Path(), exclude=True, description="The stage's folder; known when the record is read.")
+    directory: Path = Field(
+        default=Path(),
+        exclude=True,
+        description="The stage's folder; known when the record is read.",
+    )
 
     def identity(self) -> str:
         """Return the SHA-256 of every field that is not a path."""
-        paths = {name for name, field in type(self).model_fields.items() if field.annotation is Path}
+        paths = {
+            name for name, field in type(self).model_fields.items() if field.annotation is Path
+        }
         return digest_of(self.model_dump(mode="json", exclude=paths))
 
     @property
@@ -64,37 +71,69 @@ class Artifact(BaseModel):
 
 
 class DatasetArtifact(Artifact):
-    """A prepared dataset: TFDS shards with `image` (encoded bytes), `label` and `key` (the picture's name).
+    """A prepared dataset: TFDS shards with `image` (encoded bytes), `label` and `key` (the image's name).
 
-    `reads` maps `train`, `validation` and `test` to TFDS split instructions such as `train[:90%]`, read from `builder_directory`.
+    `reads` maps `train`, `validation` and `test` to TFDS split instructions such as `train[:90%]`,
+    read from `builder_directory`.
     """
 
-    # What a manifest says of its pictures besides their labels: a column `key` and others, all text. Only where it says something.
+    # What a manifest says of its images besides their labels: a column `key` and others, all text.
+    # Only where it says something.
     ATTRIBUTES_FILE: ClassVar[str] = "index/attributes.parquet"
 
     name: str = Field(description="What --dataset was called, without its folders.")
     digest: str = Field(description="SHA-256 over every split's (key, label, image bytes).")
     class_names: tuple[str, ...] = Field(description="Names in the order of their class ids.")
-    class_counts: dict[str, tuple[int, ...]] = Field(description="Images per class id, for each split.")
-    reads: dict[str, str] = Field(description="TFDS split instruction for each split.")
-    image_key: str = Field(default="image", description="Feature that holds the picture in the shards.")
-    label_key: str = Field(default="label", description="Feature that holds the class id.")
-    short_side: int = Field(description="Pixels that the shorter side is resized to before cropping.")
-    channel_mean: tuple[float, float, float] = Field(description="Mean RGB of the training split, 0-255.")
-    channel_covariance: tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]] = Field(
-        description="Covariance of RGB over training pixels, 0-255 squared; its eigenvectors are the directions of colour noise."
+    class_counts: dict[str, tuple[int, ...]] = Field(
+        description="Images per class id, for each split."
     )
-    upright_jpeg: bool = Field(default=False, description="Every picture is a JPEG that need not be turned, which is decoded fastest.")
-    largest_short_side: int = Field(default=1 << 16, description="Pixels of the shorter side of the picture where it is longest.")
-    store: str = Field(default="encoded", description="`pixels` where `pixels/<split>.npy` holds every picture at short_side.")
+    reads: dict[str, str] = Field(description="TFDS split instruction for each split.")
+    image_key: str = Field(
+        default="image", description="Feature that holds the image in the shards."
+    )
+    label_key: str = Field(default="label", description="Feature that holds the class id.")
+    short_side: int = Field(
+        description="Pixels that the shorter side is resized to before cropping."
+    )
+    channel_mean: tuple[float, float, float] = Field(
+        description="Mean RGB of the training split, 0-255."
+    )
+    channel_covariance: tuple[
+        tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]
+    ] = Field(
+        description=(
+            "Covariance of RGB over training pixels, 0-255 squared; its eigenvectors are the"
+            " directions of color noise."
+        )
+    )
+    upright_jpeg: bool = Field(
+        default=False,
+        description="Every image is a JPEG that need not be turned, which is decoded fastest.",
+    )
+    largest_short_side: int = Field(
+        default=1 << 16,
+        description="Pixels of the shorter side of the image where it is longest.",
+    )
+    store: str = Field(
+        default="encoded",
+        description="`pixels` where `pixels/<split>.npy` holds every image at short_side.",
+    )
     quarantined: int = Field(default=0, description="Files left out because they cannot be used.")
-    set_aside: int = Field(default=0, description="Copies of pictures of another split, left out.")
-    builder_directory: Path = Field(description="Folder of the TFDS builder that holds the shards; may be relative to `directory`.")
+    excluded_duplicates: int = Field(
+        default=0, description="Copies of images of another split, left out."
+    )
+    builder_directory: Path = Field(
+        description=(
+            "Folder of the TFDS builder that holds the shards; may be relative to `directory`."
+        )
+    )
 
     @property
     def channel_std(self) -> tuple[float, float, float]:
         """Standard deviation of RGB over training pixels, 0-255."""
-        red, green, blue = (math.sqrt(self.channel_covariance[channel][channel]) for channel in range(3))
+        red, green, blue = (
+            math.sqrt(self.channel_covariance[channel][channel]) for channel in range(3)
+        )
         return red, green, blue
 
     @property
@@ -110,23 +149,36 @@ class DatasetArtifact(Artifact):
         """Images by split, and classes."""
         splits = ", ".join(f"{sum(counts):,} {name}" for name, counts in self.class_counts.items())
         left_out = f", {self.quarantined:,} files quarantined" if self.quarantined else ""
-        aside = f", {self.set_aside:,} copies set aside" if self.set_aside else ""
+        aside = (
+            f", {self.excluded_duplicates:,} copies set aside" if self.excluded_duplicates else ""
+        )
         return f"{self.name}: {len(self.class_names):,} classes, {splits} images{left_out}{aside}"
 
     def pixels_path(self, split: str) -> Path:
-        """The pictures of a split where `store` is `pixels`: uint8 [images, short_side, short_side, 3], in stored order."""
+        """The images of a split where `store` is `pixels`.
+
+        Uint8 [images, short_side, short_side, 3], in stored order.
+        """
         return self.directory / "pixels" / f"{split}.npy"
 
     @property
     def sample_path(self) -> Path:
-        """Some training pictures of many classes: `pixels` uint8 [pictures, short_side, short_side, 3] and `labels`."""
+        """Some training images of many classes.
+
+        `pixels` uint8 [images, short_side, short_side, 3] and `labels`.
+        """
         return self.directory / "sample.npz"
 
     def promised_files(self) -> tuple[Path, ...]:
         """The shards' own index, ours of each split, the sample and the dataset card."""
         ours = [self.directory / "index" / f"{split}.parquet" for split in self.reads]
         ours += [self.pixels_path(split) for split in self.reads if self.store == "pixels"]
-        return (self.shards / "dataset_info.json", self.directory / "report" / "dataset_card.html", self.sample_path, *ours)
+        return (
+            self.shards / "dataset_info.json",
+            self.directory / "report" / "dataset_card.html",
+            self.sample_path,
+            *ours,
+        )
 
 
 class LayerRecord(BaseModel):
@@ -139,11 +191,16 @@ class LayerRecord(BaseModel):
     output: tuple[int, ...] = Field(description="Shape of its output, without the batch.")
     parameters: int = Field(description="Trainable parameters.")
     macs: int = Field(description="Multiplications with a weight, for an image.")
-    bytes: int = Field(description="What its output takes for an image, in float32 but for the pixels.")
+    bytes: int = Field(
+        description="What its output takes for an image, in float32 but for the pixels."
+    )
 
 
 class SavedModel(Artifact):
-    """A `.keras` file with what is needed to use it; the common part of built and trained models."""
+    """A `.keras` file with what is needed to use it.
+
+    The common part of built and trained models.
+    """
 
     MODEL_FILE: ClassVar[str] = "model.keras"
 
@@ -154,7 +211,12 @@ class SavedModel(Artifact):
     variant: str = Field(description="Which AlexNet.")
     fidelity: str = Field(default="code", description="As the code or as the paper of 2012.")
     image_size: int = Field(description="Height and width of the input, in pixels.")
-    short_side: int = Field(default=0, description="Shorter side, in pixels, of the pictures that inputs are cut from; 0 where none were.")
+    short_side: int = Field(
+        default=0,
+        description=(
+            "Shorter side, in pixels, of the images that inputs are cut from; 0 where none were."
+        ),
+    )
     class_names: tuple[str, ...] = Field(description="Names in the order of the logits.")
 
     @property
@@ -164,10 +226,17 @@ class SavedModel(Artifact):
 
     def network(self) -> dict[str, Any]:
         """Return the fields that say which network this is, whatever its weights."""
-        return {name: getattr(self, name) for name in SavedModel.model_fields if name not in ("directory", "model_sha256")}
+        return {
+            name: getattr(self, name)
+            for name in SavedModel.model_fields
+            if name not in ("directory", "model_sha256")
+        }
 
     def activation_bytes(self, batch_size: int) -> int:
-        """Return what the outputs of all layers take for a batch, in bytes; their gradients take as much again while training."""
+        """Return what the outputs of all layers take for a batch, in bytes.
+
+        Their gradients take as much again while training.
+        """
         return batch_size * sum(layer.bytes for layer in self.layers)
 
     def promised_files(self) -> tuple[Path, ...]:
@@ -183,8 +252,9 @@ class SavedModel(Artifact):
         found = file_sha256(self.model_path) if self.model_path.exists() else "no file"
         if found != self.model_sha256:
             raise CheckpointError(
-                f"The model file {self.model_path} is damaged. Expected SHA-256 {self.model_sha256[:12]}..., "
-                f"received {found[:12]}. Type the same command with --rerun {self.directory.name.split('-')[0]}."
+                f"The model file {self.model_path} is damaged. Expected SHA-256"
+                f" {self.model_sha256[:12]}..., received {found[:12]}. Type the same command with"
+                f" --rerun {self.directory.name.split('-')[0]}."
             )
         return self.model_path
 
@@ -192,12 +262,20 @@ class SavedModel(Artifact):
 class ModelArtifact(SavedModel):
     """The network before training, uncompiled: with fresh weights, or those of a file."""
 
-    signal: str = Field(default="not checked", description="What the signal check found: alive, weak, vanished or exploded.")
-    logit_spread: float | None = Field(default=None, description="Deviation of the logits across images.")
+    signal: str = Field(
+        default="not checked",
+        description="What the signal check found: alive, weak, vanished or exploded.",
+    )
+    logit_spread: float | None = Field(
+        default=None, description="Deviation of the logits across images."
+    )
 
     def headline(self) -> str:
         """Which network, how large, and whether a signal passes."""
-        size = f"{self.image_size} x {self.image_size} pixels, {self.parameters:,} parameters, {self.macs / 1e6:,.1f} M MACs"
+        size = (
+            f"{self.image_size} x {self.image_size} pixels, {self.parameters:,} parameters,"
+            f" {self.macs / 1e6:,.1f} M MACs"
+        )
         spread = "" if self.logit_spread is None else f" ({self.logit_spread:.1e})"
         return f"{self.variant}, {size}, signal {self.signal}{spread}"
 
@@ -207,12 +285,19 @@ class TrainingResult(SavedModel):
 
     best_epoch: int = Field(description="Epoch, counted from 1, whose weights are kept.")
     epochs: int = Field(description="Epochs trained.")
-    validation_top1_error: float = Field(description="Top-1 error of the kept weights, fraction in [0, 1].")
-    history_sha256: str = Field(description="SHA-256 of the numbers of every epoch, times excluded.")
+    validation_top1_error: float = Field(
+        description="Top-1 error of the kept weights, fraction in [0, 1]."
+    )
+    history_sha256: str = Field(
+        description="SHA-256 of the numbers of every epoch, times excluded."
+    )
 
     def headline(self) -> str:
         """Which epoch is kept, and its error."""
-        return f"epoch {self.best_epoch} of {self.epochs} kept, validation top-1 error {self.validation_top1_error:.2%}"
+        return (
+            f"epoch {self.best_epoch} of {self.epochs} kept, validation top-1 error"
+            f" {self.validation_top1_error:.2%}"
+        )
 
 
 class Review(Artifact):
@@ -228,7 +313,9 @@ class Review(Artifact):
     numbers: dict[str, float] = Field(description="The same as `trigger.number`.")
     notes: tuple[str, ...] = Field(description="What could not be measured, and why.")
     champion: str = Field(description="The version that serves; empty for none.")
-    champion_dataset_digest: str = Field(description="Digest of the dataset that it was released with; empty for none.")
+    champion_dataset_digest: str = Field(
+        description="Digest of the dataset that it was released with; empty for none."
+    )
     dataset_digest: str = Field(description="Digest of the dataset as it is now.")
 
     @property
@@ -264,29 +351,56 @@ class EvaluationReport(Artifact):
     PREDICTIONS_FILE: ClassVar[str] = "predictions.parquet"
 
     split: str = Field(description="Which split was scored.")
-    view: str = Field(description="How pictures were cut: `center crop` or `mean of ten crops`. Numbers of unlike views are not compared.")
+    view: str = Field(
+        description=(
+            "How images were cut: `center crop` or `mean of ten crops`. Numbers of unlike views"
+            " are not compared."
+        )
+    )
     images: int = Field(description="Images scored.")
     top1_error: float = Field(description="Share whose first guess is wrong, in [0, 1].")
-    top5_error: float = Field(description="Share whose first five guesses are all wrong, in [0, 1].")
+    top5_error: float = Field(
+        description="Share whose first five guesses are all wrong, in [0, 1]."
+    )
     loss: float = Field(description="Mean cross-entropy in nats, without any penalty.")
-    top1_error_interval: tuple[float, float] = Field(description="95 % Wilson interval of the top-1 error.")
-    majority_error: float = Field(description="Top-1 error of always answering the commonest training class.")
-    calibration_error: float = Field(description="Expected calibration error of the probabilities as they come, share in [0, 1].")
-    temperature: float = Field(description="What logits are divided by for calibrated probabilities; fitted on the validation split.")
+    top1_error_interval: tuple[float, float] = Field(
+        description="95 % Wilson interval of the top-1 error."
+    )
+    majority_error: float = Field(
+        description="Top-1 error of always answering the commonest training class."
+    )
+    calibration_error: float = Field(
+        description="Expected calibration error of the probabilities as they come, share in [0, 1]."
+    )
+    temperature: float = Field(
+        description=(
+            "What logits are divided by for calibrated probabilities; fitted on the validation"
+            " split."
+        )
+    )
     class_names: tuple[str, ...] = Field(description="Names in the order of the logits.")
-    model_sha256: str = Field(description="SHA-256 of the .keras file that was scored, whose temperature this is.")
-    dataset_digest: str = Field(description="Digest of the dataset whose pictures were scored.")
-    pictures_sha256: str = Field(description="SHA-256 of the scored pictures' names, labels and contents, in order.")
-    predictions_sha256: str = Field(description="SHA-256 of the predictions' keys, labels and logits.")
+    model_sha256: str = Field(
+        description="SHA-256 of the .keras file that was scored, whose temperature this is."
+    )
+    dataset_digest: str = Field(description="Digest of the dataset whose images were scored.")
+    images_sha256: str = Field(
+        description="SHA-256 of the scored images' names, labels and contents, in order."
+    )
+    predictions_sha256: str = Field(
+        description="SHA-256 of the predictions' keys, labels and logits."
+    )
 
     def headline(self) -> str:
         """The error with its interval."""
         low, high = self.top1_error_interval
-        return f"{self.split} top-1 error {self.top1_error:.2%} ({low:.2%} to {high:.2%}), {self.view}, on {self.images:,} images"
+        return (
+            f"{self.split} top-1 error {self.top1_error:.2%} ({low:.2%} to {high:.2%}),"
+            f" {self.view}, on {self.images:,} images"
+        )
 
     @property
     def predictions_path(self) -> Path:
-        """What the model said of each picture, as `pipeline.evaluate.predictions` describes it."""
+        """What the model said of each image, as `pipeline.evaluate.predictions` describes it."""
         return self.directory / self.PREDICTIONS_FILE
 
     def promised_files(self) -> tuple[Path, ...]:
@@ -301,21 +415,35 @@ class Decision(Artifact):
     PACKAGE: ClassVar[str] = "package"
 
     outcome: Literal["promoted", "refused", "unchanged", "waiting", "would promote"] = Field(
-        description="`waiting`: it passed and needs a person's approval; `unchanged`: it is the champion already."
+        description=(
+            "`waiting`: it passed and needs a person's approval; `unchanged`: it is the champion"
+            " already."
+        )
     )
     reason: str = Field(description="Why, in a sentence.")
     name: str = Field(description="Name in the registry.")
-    version: str = Field(description="The candidate's version there; empty when nothing was registered.")
+    version: str = Field(
+        description="The candidate's version there; empty when nothing was registered."
+    )
     champion: str = Field(description="The version that it was judged against; empty for none.")
     policy: str = Field(description="`non_inferior` or `superior`.")
     checks: tuple[GateCheck, ...] = Field(description="What was looked at; empty when nothing was.")
-    images: int = Field(description="Test pictures that both models were scored on.")
+    images: int = Field(description="Test images that both models were scored on.")
     top1_error: float | None = Field(description="The candidate's, in [0, 1].")
-    champion_top1_error: float | None = Field(description="The champion's on the pictures that it knows the classes of, in [0, 1].")
-    advice: str = Field(description="How many test pictures decide what; empty without a champion.")
-    pictures: str = Field(default="", description="Which test pictures counted, where these are not the whole test split as it is now.")
+    champion_top1_error: float | None = Field(
+        description="The champion's on the images that it knows the classes of, in [0, 1]."
+    )
+    advice: str = Field(description="How many test images decide what; empty without a champion.")
+    test_images_note: str = Field(
+        default="",
+        description=(
+            "Which test images counted, where these are not the whole test split as it is now."
+        ),
+    )
     model_sha256: str = Field(description="SHA-256 of the candidate's .keras file.")
-    release_sha256: str = Field(description="Digest that names the release in its folder `package`.")
+    release_sha256: str = Field(
+        description="Digest that names the release in its folder `package`."
+    )
     dataset_digest: str = Field(description="Digest of the dataset whose test split was used.")
 
     @property

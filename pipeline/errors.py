@@ -7,7 +7,7 @@
       CheckpointError             a saved state is damaged or belongs to another run
       TrainingDivergedError       the loss is NaN or infinite
       OutOfMemoryError            a step does not fit into the device's memory
-      HungError                   a step, or the pictures for it, did not come to an end
+      HungError                   a step, or the images for it, did not come to an end
       LostWorkerError             exit 76: another worker of the training is gone
       WorkersFailedError          the exit code of workers that were started here
       TrackingError               the tracking store refused
@@ -52,17 +52,26 @@ class OutOfMemoryError(PipelineError):
 
 
 class HungError(PipelineError):
-    """A step, or the pictures for it, did not come to an end; a thread of this process still waits for it."""
+    """A step, or the images for it, did not come to an end.
+
+    A thread of this process still waits for it.
+    """
 
 
 class LostWorkerError(PipelineError):
-    """Another worker of the same training is gone; all are started again and go on from the last checkpoint."""
+    """Another worker of the same training is gone.
+
+    All are started again and go on from the last checkpoint.
+    """
 
     exit_code = 76  # EX_PROTOCOL of sysexits.h, "remote error in protocol"
 
 
 class WorkersFailedError(PipelineError):
-    """Workers that were started here ended with an error, which the first of them has shown; the exit code is theirs."""
+    """Workers that were started here ended with an error, which the first of them has shown.
+
+    The exit code is theirs.
+    """
 
     def __init__(self, code: int):
         super().__init__(f"The workers ended with exit code {code}; the messages above say why.")

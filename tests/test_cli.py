@@ -13,13 +13,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline import api, cli
+from pipeline import api
 from pipeline.artifacts import file_sha256
-from pipeline.engine import work_directory
+from pipeline.cli import main
+from pipeline.engine.workdir import work_directory
 from pipeline.errors import Terminated
 from pipeline.train.checkpoint import read_checkpoint
 
-# A shell has SIGINT ignored for what runs in the background; children of these tests must not inherit that.
+# A shell has SIGINT ignored for what runs in the background; children of these tests must not
+# inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # A network small enough for seconds; every stage and file is the real one.
 OFF = ("--set", "tracking.enabled=no")  # for what does not concern MLflow: it costs seconds
@@ -36,7 +38,7 @@ HEAVY = ("tensorflow", "keras", "mlflow", "numpy", "tensorflow_datasets")
 # Runs the command line and says on stderr which heavy modules it imported.
 SPY = f"""
 import sys
-from pipeline.cli import main
+from pipeline.cli.main import main
 try:
     main(sys.argv[1:])
 finally:
@@ -45,13 +47,22 @@ finally:
 
 
 def clean_environment(**more):
-    return {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")} | more
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
+    } | more
 
 
 def alexnet(*words, cwd, check=True, program=PROGRAM, **environment):
-    """Run a command to its end in a folder; its current folder is the only place that it may write to."""
+    """Run a command to its end in a folder; its current folder is the only place that it may write
+    to."""
     done = subprocess.run(
-        [*program, *words], check=False, cwd=cwd, env=clean_environment(**environment), capture_output=True, text=True, timeout=300
+        [*program, *words],
+        check=False,
+        cwd=cwd,
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert not check or done.returncode == 0, done.stderr
     return done
@@ -78,7 +89,9 @@ def finished(tmp_path_factory):
 def test_the_last_line_says_what_was_made_and_where(finished):
     cwd, done = finished
     result = last_line(done)
-    assert [(stage["name"], stage["state"]) for stage in result["stages"]] == [(name, "ran") for name in cli.STAGE_NAMES]
+    assert [(stage["name"], stage["state"]) for stage in result["stages"]] == [
+        (name, "ran") for name in main.STAGE_NAMES
+    ]
     assert all((cwd / stage["directory"] / "artifact.json").exists() for stage in result["stages"])
     assert all(stage["seconds"] >= 0 and len(stage["run_id"]) == 32 for stage in result["stages"])
     model = result["model"]
@@ -91,14 +104,25 @@ def test_the_last_line_says_what_was_made_and_where(finished):
     assert result["run_url"].startswith("http://127.0.0.1:5000/#/experiments/1/runs/")
     assert result["not_recorded"] is None
     finished_stages = [json.loads(line)["stage"]["name"] for line in done.stdout.splitlines()[:-1]]
-    assert finished_stages == list(cli.STAGE_NAMES)
+    assert finished_stages == list(main.STAGE_NAMES)
     assert done.stderr == ""
 
 
 def test_everything_is_written_under_mlruns(finished):
     assert [path.name for path in finished[0].iterdir()] == ["mlruns"]
-    names = {path.name for path in (finished[0] / "mlruns").iterdir() if not path.name.startswith((".", "mlflow.db-"))}
-    assert names == {"artifacts", "current.json", "journal", "mlflow.db", "mlflow.db.version", "stages"}
+    names = {
+        path.name
+        for path in (finished[0] / "mlruns").iterdir()
+        if not path.name.startswith((".", "mlflow.db-"))
+    }
+    assert names == {
+        "artifacts",
+        "current.json",
+        "journal",
+        "mlflow.db",
+        "mlflow.db.version",
+        "stages",
+    }
 
 
 def test_mlflow_has_the_run_whole(finished):
@@ -115,12 +139,24 @@ def test_mlflow_has_the_run_whole(finished):
     assert parent.data.params["train.epochs"] == "2"
     assert parent.data.tags["mlflow.note.content"].startswith("test top-1 error")
     assert {"devices", "threads.intra_op", "seed", "package.keras"} <= parent.data.tags.keys()
-    wanted = {"train_loss", "train_top1_error", "train_top5_error", "validation_loss", "validation_top1_error", "validation_top5_error"}
+    wanted = {
+        "train_loss",
+        "train_top1_error",
+        "train_top5_error",
+        "validation_loss",
+        "validation_top1_error",
+        "validation_top5_error",
+    }
     for name in wanted | {"learning_rate", "images_per_second"}:
-        assert [point.step for point in store.get_metric_history(stages["train"].info.run_id, name)] == [1, 2]
+        assert [
+            point.step for point in store.get_metric_history(stages["train"].info.run_id, name)
+        ] == [1, 2]
     (used,) = stages["train"].inputs.dataset_inputs
     assert used.dataset.name == "digits"
-    pages = {name: {file.path for file in store.list_artifacts(run.info.run_id, "report")} for name, run in stages.items()}
+    pages = {
+        name: {file.path for file in store.list_artifacts(run.info.run_id, "report")}
+        for name, run in stages.items()
+    }
     assert "report/dataset_card.html" in pages["ingest"]
     assert "report/network.html" in pages["build"]
     assert "report/learning_curves.png" in pages["train"]
@@ -131,11 +167,17 @@ def test_mlflow_has_the_run_whole(finished):
 
 def test_the_same_command_again_runs_nothing_and_imports_nothing_heavy(finished):
     cwd, first = finished
-    again = alexnet("--json", "run", "--epochs", "2", *TINY, cwd=cwd, program=(sys.executable, "-c", SPY))
+    again = alexnet(
+        "--json", "run", "--epochs", "2", *TINY, cwd=cwd, program=(sys.executable, "-c", SPY)
+    )
     before, after = last_line(first), last_line(again)
     assert {stage["state"] for stage in after["stages"]} == {"skipped"}
-    assert [stage["run_id"] for stage in after["stages"]] == [stage["run_id"] for stage in before["stages"]]
-    assert {name: after[name] for name in ("test", "model", "run_url")} == {name: before[name] for name in ("test", "model", "run_url")}
+    assert [stage["run_id"] for stage in after["stages"]] == [
+        stage["run_id"] for stage in before["stages"]
+    ]
+    assert {name: after[name] for name in ("test", "model", "run_url")} == {
+        name: before[name] for name in ("test", "model", "run_url")
+    }
     assert again.stderr.split("imported:")[1].split() == []
 
 
@@ -145,7 +187,9 @@ def test_a_changed_setting_runs_what_depends_on_it_and_says_why(finished):
     shown = alexnet("run", "--explain", "--epochs", "1", *TINY, *OFF, cwd=cwd).stdout
     assert "setting train.epochs 2 -> 1" in shown
     assert "input train changed" in shown
-    assert [line.split()[:2] for line in shown.splitlines() if line.startswith(("ingest", "build"))] == [
+    assert [
+        line.split()[:2] for line in shown.splitlines() if line.startswith(("ingest", "build"))
+    ] == [
         ["ingest", "skipped"],
         ["build", "skipped"],
     ]
@@ -155,22 +199,46 @@ def test_a_changed_setting_runs_what_depends_on_it_and_says_why(finished):
 def test_a_stage_alone_goes_on_from_the_last_command(finished):
     cwd, first = finished
     alone = last_line(alexnet("--json", "evaluate", *SHORT, cwd=cwd))
-    assert [(stage["name"], stage["state"]) for stage in alone["stages"]] == [("evaluate", "skipped")]
+    assert [(stage["name"], stage["state"]) for stage in alone["stages"]] == [
+        ("evaluate", "skipped")
+    ]
     assert alone["test"] == last_line(first)["test"]
 
 
 @pytest.mark.slow
 def test_a_network_without_a_dataset(tmp_path):
-    done = alexnet("--json", "build", "--variant", "paper", "--classes", "1000", "--image-size", "224", *OFF, cwd=tmp_path)
+    done = alexnet(
+        "--json",
+        "build",
+        "--variant",
+        "paper",
+        "--classes",
+        "1000",
+        "--image-size",
+        "224",
+        *OFF,
+        cwd=tmp_path,
+    )
     model = last_line(done)["model"]
-    assert (model["variant"], model["parameters"], model["macs"]) == ("paper", 60_965_224, 724_406_816)
+    assert (model["variant"], model["parameters"], model["macs"]) == (
+        "paper",
+        60_965_224,
+        724_406_816,
+    )
     layers = {layer["layer"]: (layer["output"], layer["parameters"]) for layer in model["layers"]}
     assert layers["conv1"] == ([55, 55, 96], 34_944)
     assert layers["fc8"] == ([1000], 4_097_000)
     assert model["activation_bytes"] == 128 * sum(layer["bytes"] for layer in model["layers"])
     report = tmp_path / Path(model["path"]).parent / "report"
-    assert {file.name for file in report.iterdir()} == {"network.html", "network.json", "network.png", "signal.png"}
-    assert not (tmp_path / "mlruns" / "current.json").exists()  # nothing that `train` would start from
+    assert {file.name for file in report.iterdir()} == {
+        "network.html",
+        "network.json",
+        "network.png",
+        "signal.png",
+    }
+    assert not (
+        tmp_path / "mlruns" / "current.json"
+    ).exists()  # nothing that `train` would start from
 
 
 def test_build_shows_its_layers(finished):
@@ -183,7 +251,18 @@ def test_build_shows_its_layers(finished):
 
 @pytest.mark.slow
 def test_a_network_that_cannot_learn_is_refused(tmp_path):
-    words = ("build", "--classes", "10", "--variant", "small", "--image-size", "32", "--set", "model.initialization=paper", *OFF)
+    words = (
+        "build",
+        "--classes",
+        "10",
+        "--variant",
+        "small",
+        "--image-size",
+        "32",
+        "--set",
+        "model.initialization=paper",
+        *OFF,
+    )
     done = alexnet(*words, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert "The signal vanishes" in done.stderr
@@ -199,18 +278,35 @@ def test_a_classifier_on_an_earlier_network(finished, tmp_path):
 
     cwd, done = finished
     earlier = cwd / last_line(done)["model"]["path"]
-    words = ("--weights", str(earlier), "--freeze", "fc7", "--set", "model.classifier=fresh", "--epochs", "1")
+    words = (
+        "--weights",
+        str(earlier),
+        "--freeze",
+        "fc7",
+        "--set",
+        "model.classifier=fresh",
+        "--epochs",
+        "1",
+    )
     model = last_line(alexnet("--json", "run", *words, *TINY, *OFF, cwd=tmp_path))["model"]
     old, new = load_model(earlier), load_model(tmp_path / model["path"])
     same = [
-        all((a == b).all() for a, b in zip(old.get_layer(n).get_weights(), new.get_layer(n).get_weights(), strict=True)) for n in WEIGHTED
+        all(
+            (a == b).all()
+            for a, b in zip(
+                old.get_layer(n).get_weights(), new.get_layer(n).get_weights(), strict=True
+            )
+        )
+        for n in WEIGHTED
     ]
     assert same == [True] * 7 + [False]
 
 
 def test_rerun_forces_one_stage_and_finds_the_same(finished):
     cwd, first = finished
-    again = last_line(alexnet("--json", "run", "--epochs", "2", *TINY, "--rerun", "evaluate", cwd=cwd))
+    again = last_line(
+        alexnet("--json", "run", "--epochs", "2", *TINY, "--rerun", "evaluate", cwd=cwd)
+    )
     assert [stage["state"] for stage in again["stages"]] == ["skipped", "skipped", "skipped", "ran"]
     assert again["test"] == last_line(first)["test"]
 
@@ -224,7 +320,10 @@ def test_a_model_that_a_run_trained_is_judged_again_and_compared(finished):
     assert stage["name"] == "evaluate_model"
     same = ("top1_error", "loss", "temperature", "view", "images")
     assert [judged["test"][name] for name in same] == [whole["test"][name] for name in same]
-    assert last_line(alexnet("--json", "status", cwd=cwd))["stages"][3]["directory"] == status["stages"][3]["directory"]
+    assert (
+        last_line(alexnet("--json", "status", cwd=cwd))["stages"][3]["directory"]
+        == status["stages"][3]["directory"]
+    )
     found = last_line(alexnet("--json", "compare", last, Path(stage["directory"]).name, cwd=cwd))
     assert (found["p_value"], found["only_first_wrong"], found["only_second_wrong"]) == (1.0, 0, 0)
     assert "No clear difference" in (cwd / found["page"]).read_text(encoding="utf-8")
@@ -236,10 +335,22 @@ def test_a_model_that_a_run_trained_is_judged_again_and_compared(finished):
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        (("evaluate", "--model", "gone.keras"), 2, "There is no model gone.keras. Expected a .keras file"),
-        (("evaluate", "--model", "models:/nobody@champion"), 2, "There is no model `models:/nobody@champion`"),
+        (
+            ("evaluate", "--model", "gone.keras"),
+            2,
+            "There is no model gone.keras. Expected a .keras file",
+        ),
+        (
+            ("evaluate", "--model", "models:/nobody@champion"),
+            2,
+            "There is no model `models:/nobody@champion`",
+        ),
         (("evaluate", "--model", "0" * 32), 2, "There is no model `00000000"),
-        (("train", "--set", "evaluate.model=x.keras"), 2, "Expected the commands ingest and evaluate alone, received train"),
+        (
+            ("train", "--set", "evaluate.model=x.keras"),
+            2,
+            "Expected the commands ingest and evaluate alone, received train",
+        ),
         (("compare", "abcdef12", "evaluate-no"), 2, "There is no evaluation `abcdef12`"),
         (("compare", "abcdef12"), 2, "Missing argument"),
     ],
@@ -255,7 +366,10 @@ def test_status_shows_what_is_there_without_heavy_imports(finished):
     done = alexnet("--json", "status", cwd=cwd, program=(sys.executable, "-c", SPY))
     stages = last_line(done)["stages"]
     assert [stage["state"] for stage in stages] == ["done"] * 4
-    assert all(stage["bytes"] > 0 and stage["age_seconds"] >= 0 and "/runs/" in stage["run_url"] for stage in stages)
+    assert all(
+        stage["bytes"] > 0 and stage["age_seconds"] >= 0 and "/runs/" in stage["run_url"]
+        for stage in stages
+    )
     assert done.stderr.split("imported:")[1].split() == []
     stale = last_line(alexnet("--json", "status", "--recipe", "digits", cwd=cwd))["stages"]
     assert [stage["state"] for stage in stale] == ["done", "stale", "waiting", "waiting"]
@@ -274,21 +388,25 @@ def test_a_damaged_model_is_made_again(finished):
     assert "is damaged" in done.stderr
     assert "--rerun train" in done.stderr
     assert "Traceback" not in done.stderr
-    assert last_line(alexnet("--json", "run", "--epochs", "2", *TINY, *OFF, "--rerun", "train", cwd=cwd))["model"]["sha256"] == file_sha256(
-        model
-    )
+    assert last_line(
+        alexnet("--json", "run", "--epochs", "2", *TINY, *OFF, "--rerun", "train", cwd=cwd)
+    )["model"]["sha256"] == file_sha256(model)
     assert model.read_bytes() == whole
 
 
 @pytest.mark.slow
 def test_tracking_changes_nothing_that_is_made(finished, tmp_path):
-    off = last_line(alexnet("--json", "run", "--epochs", "2", *TINY, "--set", "tracking.enabled=no", cwd=tmp_path))
+    off = last_line(
+        alexnet(
+            "--json", "run", "--epochs", "2", *TINY, "--set", "tracking.enabled=no", cwd=tmp_path
+        )
+    )
     assert digests(off) == digests(last_line(finished[1]))
     assert off["run_url"] is None
     assert not (tmp_path / "mlruns" / "mlflow.db").exists()
 
 
-# -- what is refused ----------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 REFUSALS = {
     "unknown key": (["--set", "train.epoch=3"], 2, "Did you mean `train.epochs`?"),
@@ -300,15 +418,31 @@ REFUSALS = {
     "unreadable recipe": (["--recipe", "missing.yaml"], 2, "No such file"),
     "unknown variant": (["--variant", "papier"], 2, "'ungrouped', 'single_tower' or 'cifar'"),
     "crop larger than image": (["--image-size", "64"], 2, "must not exceed data.short_side"),
-    "network too large for the images": (["--variant", "paper"], 2, "needs a model.image_size of at least 64 pixels"),
-    "fidelity of another network": (["--set", "model.fidelity=paper"], 2, "Received variant small; leave fidelity out"),
+    "network too large for the images": (
+        ["--variant", "paper"],
+        2,
+        "needs a model.image_size of at least 64 pixels",
+    ),
+    "fidelity of another network": (
+        ["--set", "model.fidelity=paper"],
+        2,
+        "Received variant small; leave fidelity out",
+    ),
     "LRN where there is none": (
         ["--set", "model.normalization=none", "--set", "model.lrn_alpha=1"],
         2,
         "has no LRN (add --set model.normalization=lrn)",
     ),
-    "a network alone": (["--set", "model.classes=10", "--set", "data.short_side=256"], 2, "Expected the command `build` alone"),
-    "uneven batch": (["--devices", "cpu:2", "--set", "train.global_batch_size=9"], 2, "--set train.global_batch_size=10"),
+    "a network alone": (
+        ["--set", "model.classes=10", "--set", "data.short_side=256"],
+        2,
+        "Expected the command `build` alone",
+    ),
+    "uneven batch": (
+        ["--devices", "cpu:2", "--set", "train.global_batch_size=9"],
+        2,
+        "--set train.global_batch_size=10",
+    ),
     "unknown device": (["--devices", "tpu"], 2, "train.devices"),
     "unknown command": (["fly"], 2, "No such command"),
     "unnameable work directory": (["--workdir", "50%"], 2, "without the signs ? # %"),
@@ -345,7 +479,11 @@ def test_a_missing_gpu_is_refused_before_work(tmp_path):
 def test_bfloat16_without_onednn_is_refused_before_work(tmp_path):
     words = ("run", *OFF, "--set", "train.precision=bfloat16")
     done = alexnet(*words, cwd=tmp_path, check=False, TF_ENABLE_ONEDNN_OPTS="0")
-    assert (done.returncode, "needs oneDNN" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+    assert (done.returncode, "needs oneDNN" in done.stderr, "Traceback" in done.stderr) == (
+        2,
+        True,
+        False,
+    )
 
 
 def test_a_stage_before_its_input_is_refused(tmp_path):
@@ -366,24 +504,51 @@ def test_a_missing_folder_is_refused(tmp_path):
 
 
 def test_help_config_and_completion_are_light(tmp_path):
-    for words in (["--help"], ["run", "--help"], ["config"], ["--json", "config"], ["config", "--schema"]):
+    for words in (
+        ["--help"],
+        ["run", "--help"],
+        ["config"],
+        ["--json", "config"],
+        ["config", "--schema"],
+    ):
         done = alexnet(*words, cwd=tmp_path, program=(sys.executable, "-c", SPY))
         assert done.stderr.split("imported:")[1].split() == [], words
-    shown = last_line(alexnet("--json", "config", "--set", "train.epochs=5", cwd=tmp_path, ALEXNET_TRAIN__SEED="4"))
+    shown = last_line(
+        alexnet(
+            "--json", "config", "--set", "train.epochs=5", cwd=tmp_path, ALEXNET_TRAIN__SEED="4"
+        )
+    )
     assert shown["settings"]["train.epochs"] == {"value": 5, "from": "command line"}
     assert shown["settings"]["train.seed"] == {"value": 4, "from": "environment"}
     assert shown["settings"]["train.schedule"]["from"] == "recipe digits"
     assert shown["settings"]["train.momentum"]["from"] == "default"
-    completed = alexnet(cwd=tmp_path, _ALEXNET_COMPLETE="bash_complete", COMP_WORDS="alexnet --recipe f", COMP_CWORD="2")
-    assert {line.partition(",")[2] for line in completed.stdout.split()} == {"fashion_mnist", "folder"}
-    completed = alexnet(cwd=tmp_path, _ALEXNET_COMPLETE="bash_complete", COMP_WORDS="alexnet build --variant s", COMP_CWORD="3")
-    assert {line.partition(",")[2] for line in completed.stdout.split()} == {"small", "single_tower"}
+    completed = alexnet(
+        cwd=tmp_path,
+        _ALEXNET_COMPLETE="bash_complete",
+        COMP_WORDS="alexnet --recipe f",
+        COMP_CWORD="2",
+    )
+    assert {line.partition(",")[2] for line in completed.stdout.split()} == {
+        "fashion_mnist",
+        "folder",
+    }
+    completed = alexnet(
+        cwd=tmp_path,
+        _ALEXNET_COMPLETE="bash_complete",
+        COMP_WORDS="alexnet build --variant s",
+        COMP_CWORD="3",
+    )
+    assert {line.partition(",")[2] for line in completed.stdout.split()} == {
+        "small",
+        "single_tower",
+    }
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_the_next_day_in_another_folder_with_the_pictures_gone(tmp_path):
-    """A folder of pictures, then stages one at a time, `--rerun` of an earlier one, and the pictures deleted."""
+def test_the_next_day_in_another_folder_with_the_images_gone(tmp_path):
+    """A folder of images, then stages one at a time, `--rerun` of an earlier one, and the images
+    deleted."""
     import shutil
 
     import numpy as np
@@ -396,26 +561,53 @@ def test_the_next_day_in_another_folder_with_the_pictures_gone(tmp_path):
             pixels = np.clip(rng.normal(level, 25, (40, 50, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.jpg")
     small = ("--set", "model.width_multiplier=0.1", *OFF)
-    first = last_line(alexnet("--json", "run", "--dataset", "photos", "--epochs", "3", *small, cwd=tmp_path))
+    first = last_line(
+        alexnet("--json", "run", "--dataset", "photos", "--epochs", "3", *small, cwd=tmp_path)
+    )
     assert first["test"]["top1_error"] <= 0.2
     (tmp_path / "elsewhere").mkdir()
     again = last_line(
-        alexnet("--json", "run", "--dataset", "../photos", "--epochs", "3", *small, "--workdir", "../mlruns", cwd=tmp_path / "elsewhere")
+        alexnet(
+            "--json",
+            "run",
+            "--dataset",
+            "../photos",
+            "--epochs",
+            "3",
+            *small,
+            "--workdir",
+            "../mlruns",
+            cwd=tmp_path / "elsewhere",
+        )
     )
     assert {stage["state"] for stage in again["stages"]} == {"skipped"}
-    alone = last_line(alexnet("--json", "evaluate", "--rerun", "evaluate", *OFF, "--workdir", "../mlruns", cwd=tmp_path / "elsewhere"))
-    assert (alone["stages"][0]["state"], alone["test"]) == ("ran", first["test"] | {"report": alone["test"]["report"]})
+    alone = last_line(
+        alexnet(
+            "--json",
+            "evaluate",
+            "--rerun",
+            "evaluate",
+            *OFF,
+            "--workdir",
+            "../mlruns",
+            cwd=tmp_path / "elsewhere",
+        )
+    )
+    assert (alone["stages"][0]["state"], alone["test"]) == (
+        "ran",
+        first["test"] | {"report": alone["test"]["report"]},
+    )
     shutil.rmtree(tmp_path / "photos")
     without = last_line(alexnet("--json", "evaluate", *OFF, cwd=tmp_path))
     assert without["test"]["loss"] == first["test"]["loss"]
 
 
 def test_the_command_line_knows_the_stages_and_their_words():
-    assert cli.STAGE_NAMES == api.STAGE_NAMES
+    assert main.STAGE_NAMES == api.STAGE_NAMES
     for stage in (*api.STAGES, api.promote):
-        assert cli.cli.commands[stage.name].help == stage.help
-    assert cli.ALL_STAGE_NAMES == api.ALL_STAGE_NAMES
-    assert set(cli.MEANINGS) == {*api.ALL_STAGE_NAMES, "run"}
+        assert main.cli.commands[stage.name].help == stage.help
+    assert main.ALL_STAGE_NAMES == api.ALL_STAGE_NAMES
+    assert set(main.MEANINGS) == {*api.ALL_STAGE_NAMES, "run"}
 
 
 def test_a_held_work_directory_names_its_owner(tmp_path):
@@ -425,13 +617,19 @@ def test_a_held_work_directory_names_its_owner(tmp_path):
     assert f"process {os.getpid()}" in done.stderr
 
 
-# -- killed and carried on ----------------------------------------------------------------------------------------------
+# -- killed and carried on -------------------------------------------------------------------------
 
 
 def killed(words, cwd, when, sign):
-    """Start the command, wait until `when(mlruns)`, send the signal, and return how the process ended."""
+    """Start the command, wait until `when(mlruns)`, send the signal, and return how the process
+    ended."""
     process = subprocess.Popen(
-        [*PROGRAM, *words], cwd=cwd, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*PROGRAM, *words],
+        cwd=cwd,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 120
     while not when(cwd / "mlruns") and process.poll() is None and time.monotonic() < deadline:
@@ -454,7 +652,9 @@ def test_a_terminated_run_says_so_and_is_recorded_as_killed(tmp_path):
     import mlflow
 
     def training(mlruns):
-        return any('"train_loss"' in journal.read_text() for journal in mlruns.glob("journal/*.jsonl"))
+        return any(
+            '"train_loss"' in journal.read_text() for journal in mlruns.glob("journal/*.jsonl")
+        )
 
     words = ["--json", "run", "--epochs", "500", *TINY]
     returned, output, errors = killed(words, tmp_path, training, signal.SIGTERM)
@@ -467,7 +667,9 @@ def test_a_terminated_run_says_so_and_is_recorded_as_killed(tmp_path):
     runs = {run.info.run_name: run for run in store.search_runs(["1"])}
     assert (runs["train"].info.status, runs["digits small"].info.status) == ("KILLED", "KILLED")
     assert runs["ingest"].info.status == "FINISHED"
-    assert last_line(alexnet("--json", "status", cwd=tmp_path))["stages"][2]["state"] == "interrupted"
+    assert (
+        last_line(alexnet("--json", "status", cwd=tmp_path))["stages"][2]["state"] == "interrupted"
+    )
 
 
 def test_interrupted_then_killed_then_typed_again_gives_the_same_digests(finished, tmp_path):
@@ -480,15 +682,26 @@ def test_interrupted_then_killed_then_typed_again_gives_the_same_digests(finishe
     assert killed(words, tmp_path, checkpointed, signal.SIGKILL)[0] == -signal.SIGKILL
     assert digests(last_line(alexnet(*words, cwd=tmp_path))) == digests(last_line(finished[1]))
     store = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-    (train,) = (run for run in store.search_runs(["1"]) if run.info.run_name == "train")  # of both attempts
+    (train,) = (
+        run for run in store.search_runs(["1"]) if run.info.run_name == "train"
+    )  # of both attempts
     assert train.info.status == "FINISHED"
-    assert [point.step for point in store.get_metric_history(train.info.run_id, "train_loss")] == [1, 2]
+    assert [point.step for point in store.get_metric_history(train.info.run_id, "train_loss")] == [
+        1,
+        2,
+    ]
 
 
 def test_an_end_that_a_library_swallowed_comes_with_the_next_step():
-    asked, told = cli._Asked(), []
-    observer = SimpleNamespace(started=lambda *words: told.append(words), progressed=None, said=None, finished=None, waiting=None)
-    heeding = cli._Heeding(observer, asked)
+    asked, told = main._Asked(), []
+    observer = SimpleNamespace(
+        started=lambda *words: told.append(words),
+        progressed=None,
+        said=None,
+        finished=None,
+        waiting=None,
+    )
+    heeding = main._Heeding(observer, asked)
     heeding.started("ingest", ())
     with contextlib.suppress(KeyboardInterrupt):
         asked(signal.SIGTERM, None)
@@ -513,7 +726,9 @@ def test_killed_at_twelve_moments_gives_the_same_digests(finished, tmp_path):
         words = ["--json", "run", "--epochs", "2", *TINY]
         killed(words, cwd, lambda _mlruns, after=after: time.monotonic() > after, signal.SIGKILL)
         hit |= {path.name.partition("-")[0] for path in cwd.glob("mlruns/stages/*.partial")}
-        assert digests(last_line(alexnet(*words, cwd=cwd))) == digests(last_line(finished[1])), moment
+        assert digests(last_line(alexnet(*words, cwd=cwd))) == digests(last_line(finished[1])), (
+            moment
+        )
         assert list(cwd.glob("mlruns/stages/*.partial")) == []
     assert {"ingest", "train"} <= hit
 
@@ -521,8 +736,17 @@ def test_killed_at_twelve_moments_gives_the_same_digests(finished, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", ["cpu", "cpu:2"])
 def test_a_training_killed_twenty_times_is_the_same_training(tmp_path, devices):
-    """SIGKILL at random moments, again and again, with everything on that could go another way: the same weights, history and scores."""
-    on = {"schedule": "plateau", "patience": 2, "early_stopping": 60, "color_noise": 0.1, "mixup": 0.2, "ema": 0.99, "accumulate": 2}
+    """SIGKILL at random moments, again and again, with everything on that could go another way: the
+    same weights, history and scores."""
+    on = {
+        "schedule": "plateau",
+        "patience": 2,
+        "early_stopping": 60,
+        "color_noise": 0.1,
+        "mixup": 0.2,
+        "ema_decay": 0.99,
+        "gradient_accumulation_steps": 2,
+    }
     words = ["--json", "run", "--epochs", "100", "--devices", devices, *TINY, *OFF]
     words += [word for name, value in on.items() for word in ("--set", f"train.{name}={value}")]
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
@@ -553,15 +777,26 @@ def test_a_training_killed_twenty_times_is_the_same_training(tmp_path, devices):
 @pytest.mark.slow
 def test_eight_runs_at_once_wait_for_each_other(tmp_path):
     words = [*PROGRAM, "--json", "run", "--wait", "--epochs", "1", *TINY]
-    processes = [subprocess.Popen(words, cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE, text=True) for _ in range(8)]
-    results = [json.loads(process.communicate(timeout=300)[0].splitlines()[-1]) for process in processes]
+    processes = [
+        subprocess.Popen(
+            words, cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(8)
+    ]
+    results = [
+        json.loads(process.communicate(timeout=300)[0].splitlines()[-1]) for process in processes
+    ]
     assert len({result["model"]["sha256"] for result in results}) == 1
-    assert sorted(stage["state"] for result in results for stage in result["stages"]).count("ran") == 4
+    assert (
+        sorted(stage["state"] for result in results for stage in result["stages"]).count("ran") == 4
+    )
 
 
 @pytest.mark.slow
 def test_two_replicas_run_from_the_command_line(tmp_path):
-    result = last_line(alexnet("--json", "run", "--epochs", "2", "--devices", "cpu:2", *TINY, cwd=tmp_path))
+    result = last_line(
+        alexnet("--json", "run", "--epochs", "2", "--devices", "cpu:2", *TINY, cwd=tmp_path)
+    )
     assert {stage["state"] for stage in result["stages"]} == {"ran"}
 
 
@@ -571,14 +806,22 @@ def test_ui_serves_this_machine_only(finished):
 
     cwd, first = finished
     port = 5731
-    server = subprocess.Popen([*PROGRAM, "ui", "--port", str(port)], cwd=cwd, env=clean_environment(), stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        [*PROGRAM, "ui", "--port", str(port)],
+        cwd=cwd,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         page = next(line.strip() for line in server.stdout if "http://" in line)
         assert page == f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning"
 
         def answer(host):
             path = f"/ajax-api/2.0/mlflow/runs/get?run_id={last_line(first)['stages'][2]['run_id']}"
-            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            with contextlib.closing(
+                http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            ) as connection:
                 connection.request("GET", path, headers={"Host": host})
                 with connection.getresponse() as response:
                     return response.status
@@ -594,7 +837,10 @@ def test_ui_serves_this_machine_only(finished):
         assert answer(f"localhost:{port}") == 200
         assert answer("10.evil.example") == 403
         busy = alexnet("ui", "--port", str(port), cwd=cwd, check=False)
-        assert (busy.returncode, f"No port from {port} to {port} is free" in busy.stderr) == (1, True)
+        assert (busy.returncode, f"No port from {port} to {port} is free" in busy.stderr) == (
+            1,
+            True,
+        )
     finally:
         server.send_signal(signal.SIGINT)
         code = server.wait(timeout=30)

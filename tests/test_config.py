@@ -5,15 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config import (
-    Config,
-    environment_settings,
-    field_names,
-    near_miss,
-    parse_assignments,
-    read_recipe,
-    resolve,
-)
+from pipeline.config.recipes import near_miss, read_recipe
+from pipeline.config.resolution import environment_settings, field_names, parse_assignments, resolve
+from pipeline.config.settings import Config
 from pipeline.errors import ConfigError, PipelineError
 
 
@@ -42,7 +36,8 @@ class TestPrecedence:
     KEY = "train.epochs"
 
     def layers(self, recipe, count):
-        """Return the arguments of `resolve` with the lowest `count` layers set, each to its own number."""
+        """Return the arguments of `resolve` with the lowest `count` layers set, each to its own
+        number."""
         arguments = {"recipe": recipe("train: {epochs: 2}"), "environment": {}}
         if count >= 2:
             arguments["remembered"] = {self.KEY: 3}
@@ -54,7 +49,12 @@ class TestPrecedence:
 
     @pytest.mark.parametrize(
         ("count", "value", "origin"),
-        [(1, 2, "recipe "), (2, 3, "last command here"), (3, 4, "environment"), (4, 5, "command line")],
+        [
+            (1, 2, "recipe "),
+            (2, 3, "last command here"),
+            (3, 4, "environment"),
+            (4, 5, "command line"),
+        ],
     )
     def test_the_highest_layer_wins_and_is_named(self, recipe, count, value, origin):
         resolved = resolve(**self.layers(recipe, count))
@@ -67,7 +67,11 @@ class TestPrecedence:
         assert resolved.origins["train.momentum"] == "default"
 
     def test_every_setting_has_an_origin(self):
-        assert set(resolve(environment={}).origins) == set(field_names()) == set(resolve(environment={}).flat())
+        assert (
+            set(resolve(environment={}).origins)
+            == set(field_names())
+            == set(resolve(environment={}).flat())
+        )
 
     def test_a_recipe_may_be_empty(self, recipe):
         assert resolve(recipe=recipe("# nothing\n"), environment={}).config == Config()
@@ -80,33 +84,61 @@ class TestPrecedence:
         assert resolve(environment={"ALEXNET_DATA__DATASET": "cifar10"}).recipe == "cifar10"
 
     def test_the_command_line_chooses_before_the_environment(self):
-        resolved = resolve(overrides={"data.dataset": "fashion_mnist"}, environment={"ALEXNET_DATA__DATASET": "cifar10"})
+        resolved = resolve(
+            overrides={"data.dataset": "fashion_mnist"},
+            environment={"ALEXNET_DATA__DATASET": "cifar10"},
+        )
         assert (resolved.recipe, resolved.config.data.dataset) == ("fashion_mnist", "fashion_mnist")
 
     def test_a_named_recipe_stays_with_another_dataset(self):
-        resolved = resolve(recipe="imagenette", overrides={"data.dataset": "photographs"}, environment={})
-        assert (resolved.recipe, resolved.config.data.dataset, resolved.config.model.variant) == ("imagenette", "photographs", "paper")
+        resolved = resolve(
+            recipe="imagenette", overrides={"data.dataset": "photographs"}, environment={}
+        )
+        assert (resolved.recipe, resolved.config.data.dataset, resolved.config.model.variant) == (
+            "imagenette",
+            "photographs",
+            "paper",
+        )
 
 
 class TestReading:
     def test_one_thousandth_is_a_number_although_yaml_says_text(self, recipe):
-        assert resolve(recipe=recipe("train: {learning_rate: 1e-3}"), environment={}).config.train.learning_rate == 0.001
+        assert (
+            resolve(
+                recipe=recipe("train: {learning_rate: 1e-3}"), environment={}
+            ).config.train.learning_rate
+            == 0.001
+        )
 
     def test_words_of_the_command_line_become_their_types(self):
-        overrides = parse_assignments(("train.flip=false", "train.learning_rate=2e-2", "train.devices=cpu:2", "tracking.uri=a=b"))
+        overrides = parse_assignments(
+            (
+                "train.flip=false",
+                "train.learning_rate=2e-2",
+                "train.devices=cpu:2",
+                "tracking.uri=a=b",
+            )
+        )
         config = resolve(overrides=overrides, environment={}).config
-        assert (config.train.flip, config.train.learning_rate, config.train.devices, config.tracking.uri) == (False, 0.02, "cpu:2", "a=b")
+        assert (
+            config.train.flip,
+            config.train.learning_rate,
+            config.train.devices,
+            config.tracking.uri,
+        ) == (False, 0.02, "cpu:2", "a=b")
 
     @pytest.mark.parametrize("word", ["train.epochs", "train.epochs 5", ""])
     def test_an_assignment_needs_its_sign(self, word):
-        with pytest.raises(ConfigError, match=r"section\.field=value, such as train\.epochs=5") as caught:
+        with pytest.raises(
+            ConfigError, match=r"section\.field=value, such as train\.epochs=5"
+        ) as caught:
             parse_assignments((word,))
         assert repr(word) in str(caught.value)
 
     def test_variables_of_others_are_left_alone(self):
-        assert environment_settings({"ALEXNET_HOME": "/", "PATH": "/bin", "ALEXNET_TRAIN__GLOBAL_BATCH_SIZE": "64"}) == {
-            "train.global_batch_size": "64"
-        }
+        assert environment_settings(
+            {"ALEXNET_HOME": "/", "PATH": "/bin", "ALEXNET_TRAIN__GLOBAL_BATCH_SIZE": "64"}
+        ) == {"train.global_batch_size": "64"}
 
     def test_settings_are_frozen(self):
         with pytest.raises(ValidationError, match="frozen"):
@@ -189,11 +221,19 @@ class TestRefused:
 
     def test_each_bad_setting_is_named_with_its_origin(self, recipe):
         sentence = complaint(
-            recipe=recipe("train: {epochs: 0}"), environment={"ALEXNET_MODEL__DROPOUT": "1"}, overrides={"data.short_side": "9"}
+            recipe=recipe("train: {epochs: 0}"),
+            environment={"ALEXNET_MODEL__DROPOUT": "1"},
+            overrides={"data.short_side": "9"},
         )
-        assert "`train.epochs` should be greater than or equal to 1. Received 0 (from recipe " in sentence
+        assert (
+            "`train.epochs` should be greater than or equal to 1. Received 0 (from recipe "
+            in sentence
+        )
         assert "`model.dropout` should be less than 1. Received '1' (from environment)." in sentence
-        assert "`data.short_side` should be greater than or equal to 16. Received '9' (from command line)." in sentence
+        assert (
+            "`data.short_side` should be greater than or equal to 16. Received '9' (from command"
+            " line)." in sentence
+        )
 
     def test_a_network_larger_than_its_images(self):
         sentence = complaint(overrides={"model.image_size": "48"})
@@ -204,16 +244,21 @@ class TestRefused:
         assert "`train.epochs` should be a valid integer. Received {'first': 5}" in sentence
 
     def test_truth_where_a_number_belongs(self, recipe):
-        assert "`train.epochs` should be a number, not true or false. Received True" in complaint(recipe=recipe("train: {epochs: yes}"))
+        assert "`train.epochs` should be a number, not true or false. Received True" in complaint(
+            recipe=recipe("train: {epochs: yes}")
+        )
 
-    def test_pictures_of_your_own_without_pictures(self):
+    def test_images_of_your_own_without_images(self):
         assert "Type --dataset PATH as well" in complaint(recipe="folder")
 
 
 class TestRecipeFiles:
     def test_a_file_that_is_not_there(self, tmp_path):
         sentence = complaint(recipe=str(tmp_path / "absent.yaml"))
-        assert f"There is no readable recipe `{tmp_path / 'absent.yaml'}` (No such file or directory)" in sentence
+        assert (
+            f"There is no readable recipe `{tmp_path / 'absent.yaml'}` (No such file or directory)"
+            in sentence
+        )
 
     def test_a_folder(self, tmp_path):
         (tmp_path / "folder.yaml").mkdir()
@@ -236,11 +281,20 @@ class TestRecipeFiles:
         assert "is not valid YAML" in complaint(recipe=recipe("train: {epochs: \x00}"))
 
     def test_code_is_not_run(self, recipe):
-        assert "is not valid YAML" in complaint(recipe=recipe("train: !!python/object/apply:os.getcwd []"))
+        assert "is not valid YAML" in complaint(
+            recipe=recipe("train: !!python/object/apply:os.getcwd []")
+        )
 
     @pytest.mark.parametrize(
         ("text", "kind"),
-        [("- 1\n- 2", "list"), ("just words", "str"), ("5", "int"), ("train: 5", "dict"), ("train:", "dict"), ("- ", "list")],
+        [
+            ("- 1\n- 2", "list"),
+            ("just words", "str"),
+            ("5", "int"),
+            ("train: 5", "dict"),
+            ("train:", "dict"),
+            ("- ", "list"),
+        ],
     )
     def test_not_a_mapping_of_sections(self, recipe, text, kind):
         sentence = complaint(recipe=recipe(text))
@@ -256,19 +310,36 @@ def test_settings_errors_end_a_command_as_usage_errors_do():
 def test_a_dataset_with_a_recipe_of_its_name_is_what_that_recipe_says():
     resolved = resolve(overrides={"data.dataset": "imagenette"}, environment={})
     assert resolved.recipe == "imagenette"
-    assert resolved.config.data.dataset == read_recipe("imagenette")["data.dataset"] == "imagenette/320px-v2"
+    assert (
+        resolved.config.data.dataset
+        == read_recipe("imagenette")["data.dataset"]
+        == "imagenette/320px-v2"
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         (
-            {"train.accumulate": 3, "train.devices": "cpu:2", "train.global_batch_size": 32},
-            r"multiple of 6 for its devices \(train.accumulate is 3\).*=36",
+            {
+                "train.gradient_accumulation_steps": 3,
+                "train.devices": "cpu:2",
+                "train.global_batch_size": 32,
+            },
+            r"multiple of 6 for its devices \(train.gradient_accumulation_steps is 3\).*=36",
         ),
-        ({"train.mixup": 0.2, "train.global_batch_size": 33}, r"multiple of 2 for its devices \(MixUp and CutMix work on pairs\).*=34"),
-        ({"train.cutmix": 1, "train.global_batch_size": 34, "train.devices": "cpu:2"}, r"multiple of 4 .*=36"),
-        ({"train.global_batch_size": 33, "train.devices": "cpu:2"}, r"multiple of 2 for its devices; type .*=34"),
+        (
+            {"train.mixup": 0.2, "train.global_batch_size": 33},
+            r"multiple of 2 for its devices \(MixUp and CutMix work on pairs\).*=34",
+        ),
+        (
+            {"train.cutmix": 1, "train.global_batch_size": 34, "train.devices": "cpu:2"},
+            r"multiple of 4 .*=36",
+        ),
+        (
+            {"train.global_batch_size": 33, "train.devices": "cpu:2"},
+            r"multiple of 2 for its devices; type .*=34",
+        ),
     ],
 )
 def test_batches_are_shared_evenly(settings, sentence):
@@ -290,10 +361,19 @@ def test_batches_are_shared_evenly(settings, sentence):
     ],
 )
 def test_a_setting_of_the_network_that_would_change_nothing_is_refused(settings, setting):
-    size = {"model.image_size": 224, "data.short_side": 256} if settings.get("variant") == "owt" else {}
+    size = (
+        {"model.image_size": 224, "data.short_side": 256}
+        if settings.get("variant") == "owt"
+        else {}
+    )
     with pytest.raises(ConfigError, match=f"model.{setting} would change nothing"):
         resolve(
-            overrides={"data.dataset": "digits", **size, **{f"model.{name}": value for name, value in settings.items()}}, environment={}
+            overrides={
+                "data.dataset": "digits",
+                **size,
+                **{f"model.{name}": value for name, value in settings.items()},
+            },
+            environment={},
         )
 
 
@@ -306,4 +386,10 @@ def test_a_setting_of_the_network_that_would_change_nothing_is_refused(settings,
     ],
 )
 def test_settings_of_the_network_that_change_something(settings):
-    resolve(overrides={"data.dataset": "digits", **{f"model.{name}": value for name, value in settings.items()}}, environment={})
+    resolve(
+        overrides={
+            "data.dataset": "digits",
+            **{f"model.{name}": value for name, value in settings.items()},
+        },
+        environment={},
+    )

@@ -1,7 +1,7 @@
 """What runs, what is skipped and why, and what is left behind when something stops a stage.
 
-Three tiny stages stand for the real ones: each writes one small file, and the second's record depends on less than its input,
-so that an early cut-off can be seen.
+Three tiny stages stand for the real ones: each writes one small file, and the second's record
+depends on less than its input, so that an early cut-off can be seen.
 """
 
 from __future__ import annotations
@@ -19,9 +19,19 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts import Artifact
-from pipeline.config import Config, DataConfig, ModelConfig, RetrainConfig, TrainConfig, flatten, resolve
-from pipeline.engine import Context, Runner, _parsed_file, code_parts, stage, work_directory, write_atomically
+from pipeline.config.data import DataConfig
+from pipeline.config.model import ModelConfig
+from pipeline.config.recipes import flatten
+from pipeline.config.resolution import resolve
+from pipeline.config.retrain import RetrainConfig
+from pipeline.config.settings import Config
+from pipeline.config.train import TrainConfig
+from pipeline.engine.fingerprint import parse_source, code_parts
+from pipeline.engine.runner import Runner
+from pipeline.engine.stage import Context, stage
+from pipeline.engine.workdir import work_directory
 from pipeline.errors import BusyError, ConfigError, MissingInputError, Terminated
+from pipeline.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,7 +97,7 @@ class Fake:
 
 
 class House:
-    """A work directory with three stages, whose behaviour a test may change."""
+    """A work directory with three stages, whose behavior a test may change."""
 
     def __init__(self, workdir: Path):
         self.workdir = workdir
@@ -112,7 +122,9 @@ class House:
         def train(config: TrainConfig, words: Words, shape: Shape, context: Context) -> Score:
             """Keep count, carrying on from `steps.txt`."""
             house.before_train(context)
-            return Score(directory=context.directory, points=shape.area + words.letters + config.epochs)
+            return Score(
+                directory=context.directory, points=shape.area + words.letters + config.epochs
+            )
 
         self.stages = (ingest, build, train)
 
@@ -126,10 +138,17 @@ class House:
         """Run stages and return {stage: state}, {stage: why} and what was told."""
         fake = Fake()
         list(self.runner(fake).run(resolved(**settings), names.split(), fake, rerun))
-        return {item.stage: item.state for item in fake.outcomes}, {item.stage: item.why for item in fake.outcomes}, fake
+        return (
+            {item.stage: item.state for item in fake.outcomes},
+            {item.stage: item.why for item in fake.outcomes},
+            fake,
+        )
 
     def states(self, **settings) -> dict[str, str]:
-        return {finding.stage: finding.state for finding in self.runner().look(resolved(**settings).config)}
+        return {
+            finding.stage: finding.state
+            for finding in self.runner().look(resolved(**settings).config)
+        }
 
     def folders(self) -> list[str]:
         return sorted(path.name for path in (self.workdir / "stages").iterdir())
@@ -138,7 +157,9 @@ class House:
 def resolved(**settings):
     """Return the defaults with some settings changed, whatever the recipe says."""
     changed = {key.replace("__", "."): value for key, value in settings.items()}
-    return resolve(recipe="digits", overrides=flatten(Config().model_dump()) | changed, environment={})
+    return resolve(
+        recipe="digits", overrides=flatten(Config().model_dump()) | changed, environment={}
+    )
 
 
 @pytest.fixture
@@ -153,9 +174,23 @@ SKIPPED = {"ingest": "skipped", "build": "skipped", "train": "skipped"}
 class TestWiring:
     def test_annotations_are_the_wiring_and_the_docstring_the_help(self, house):
         ingest, build, train = house.stages
-        assert (ingest.name, ingest.section, ingest.inputs, ingest.output) == ("ingest", "data", {}, Words)
-        assert (build.section, build.inputs, build.output, build.help) == ("model", {"words": Words}, Shape, "Measure them.")
-        assert (train.inputs, train.resumable, build.resumable) == ({"words": Words, "shape": Shape}, True, False)
+        assert (ingest.name, ingest.section, ingest.inputs, ingest.output) == (
+            "ingest",
+            "data",
+            {},
+            Words,
+        )
+        assert (build.section, build.inputs, build.output, build.help) == (
+            "model",
+            {"words": Words},
+            Shape,
+            "Measure them.",
+        )
+        assert (train.inputs, train.resumable, build.resumable) == (
+            {"words": Words, "shape": Shape},
+            True,
+            False,
+        )
 
 
 class TestSkipping:
@@ -170,7 +205,11 @@ class TestSkipping:
 
     def test_a_record_holds_what_the_stages_computed(self, house):
         _, _, fake = house.run(data__dataset="abc", model__image_size=16, train__epochs=5)
-        assert [item.artifact.model_dump() for item in fake.outcomes] == [{"letters": 3}, {"area": 48}, {"points": 56}]
+        assert [item.artifact.model_dump() for item in fake.outcomes] == [
+            {"letters": 3},
+            {"area": 48},
+            {"points": 56},
+        ]
 
     def test_a_setting_reruns_its_stage_and_those_below_it(self, house):
         house.run()
@@ -260,13 +299,18 @@ class TestOneStageAlone:
         assert house.run("train", train__epochs=5)[0] == {"train": "ran"}
 
     def test_it_says_what_to_type_when_they_are_not_there(self, house):
-        with pytest.raises(MissingInputError, match=r"ingest has no result for these settings \(no earlier result\)") as caught:
+        with pytest.raises(
+            MissingInputError,
+            match=r"ingest has no result for these settings \(no earlier result\)",
+        ) as caught:
             house.run("train")
         assert "Type `alexnet ingest` first" in str(caught.value)
 
     def test_it_says_which_setting_is_in_the_way(self, house):
         house.run()
-        with pytest.raises(MissingInputError, match=r"build has no result .*setting model\.seed 0 -> 1"):
+        with pytest.raises(
+            MissingInputError, match=r"build has no result .*setting model\.seed 0 -> 1"
+        ):
             house.run("train", model__seed=1)
 
     def test_a_missing_input_runs_nothing_and_fails_the_run(self, house):
@@ -309,7 +353,12 @@ class TestStopping:
 
     @pytest.mark.parametrize(
         ("error", "status"),
-        [(ValueError("wrong"), "FAILED"), (SystemExit(3), "FAILED"), (KeyboardInterrupt(), "KILLED"), (Terminated(), "KILLED")],
+        [
+            (ValueError("wrong"), "FAILED"),
+            (SystemExit(3), "FAILED"),
+            (KeyboardInterrupt(), "KILLED"),
+            (Terminated(), "KILLED"),
+        ],
     )
     def test_the_tracker_is_told_the_truth(self, house, error, status):
         fake = self.stop(house, error)
@@ -324,7 +373,9 @@ class TestStopping:
         assert left.name.endswith(".partial")
         assert not (left / "artifact.json").exists()
         assert house.run()[0] == {"ingest": "skipped", "build": "skipped", "train": "ran"}
-        assert [path.name for path in house.workdir.glob("stages/train-*")] == [left.name.removesuffix(".partial")]
+        assert [path.name for path in house.workdir.glob("stages/train-*")] == [
+            left.name.removesuffix(".partial")
+        ]
 
     def test_a_resumable_stage_finds_its_files(self, house):
         def leave_a_file(context):
@@ -335,7 +386,9 @@ class TestStopping:
         house.before_train = leave_a_file
         with pytest.raises(KeyboardInterrupt):
             house.run()
-        house.before_train = lambda context: found.append((context.directory / "steps.txt").read_text())
+        house.before_train = lambda context: found.append(
+            (context.directory / "steps.txt").read_text()
+        )
         told = house.run()[2]
         assert found == ["7"]
         assert told.earlier["train"] == "run of train"  # the same run goes on
@@ -380,7 +433,10 @@ class TestTelling:
     def test_a_run_that_skips_links_to_the_run_that_did_the_work(self, house):
         house.run()
         _, _, fake = house.run()
-        assert fake.told == [*(("link", name, f"run of {name}") for name in RAN), ("close", "FINISHED")]
+        assert fake.told == [
+            *(("link", name, f"run of {name}") for name in RAN),
+            ("close", "FINISHED"),
+        ]
 
     def test_leaving_the_iteration_is_not_a_success(self, house):
         fake = Fake()
@@ -399,12 +455,20 @@ class TestLooking:
         house.run()
         findings = house.runner().look(resolved().config)
         assert [finding.state for finding in findings] == ["done", "done", "done"]
-        assert [finding.run_key for finding in findings] == ["run of ingest", "run of build", "run of train"]
+        assert [finding.run_key for finding in findings] == [
+            "run of ingest",
+            "run of build",
+            "run of train",
+        ]
         assert all(finding.directory.is_dir() for finding in findings)
 
     def test_stale(self, house):
         house.run()
-        assert house.states(model__image_size=16) == {"ingest": "done", "build": "stale", "train": "waiting"}
+        assert house.states(model__image_size=16) == {
+            "ingest": "done",
+            "build": "stale",
+            "train": "waiting",
+        }
         findings = house.runner().look(resolved(model__image_size=16).config)
         assert findings[1].why == ("setting model.image_size 32 -> 16",)
         assert findings[2].why == ("build comes first",)
@@ -430,7 +494,7 @@ class TestCode:
     def digest(self, folder: Path, name: str, text: str) -> str:
         path = folder / f"{name}.py"
         path.write_text(text)
-        return _parsed_file(path)[0]
+        return parse_source(path)[0]
 
     @pytest.mark.parametrize(
         ("before", "after"),
@@ -448,31 +512,48 @@ class TestCode:
         assert self.digest(tmp_path, "one", self.SOURCE) == self.digest(tmp_path, "two", changed)
 
     @pytest.mark.parametrize(
-        ("before", "after"), [("2 * x", "3 * x"), ("import json", "import math"), ("(x)", "(x=1)"), ("double", "twice")]
+        ("before", "after"),
+        [("2 * x", "3 * x"), ("import json", "import math"), ("(x)", "(x=1)"), ("double", "twice")],
     )
     def test_code_counts(self, tmp_path, before, after):
-        assert self.digest(tmp_path, "one", self.SOURCE) != self.digest(tmp_path, "two", self.SOURCE.replace(before, after))
+        assert self.digest(tmp_path, "one", self.SOURCE) != self.digest(
+            tmp_path, "two", self.SOURCE.replace(before, after)
+        )
 
     def test_a_text_that_is_no_docstring_counts(self, tmp_path):
         text = 'NAME = "a"\n'
-        assert self.digest(tmp_path, "one", text) != self.digest(tmp_path, "two", text.replace('"a"', '"b"'))
+        assert self.digest(tmp_path, "one", text) != self.digest(
+            tmp_path, "two", text.replace('"a"', '"b"')
+        )
 
     def test_imports_are_found_wherever_they_stand(self, tmp_path):
         path = tmp_path / "imports.py"
         path.write_text("import a.b\nfrom c import d\n\ndef f():\n    from e.f import g\n")
-        assert _parsed_file(path)[1] == {"a.b", "c", "c.d", "e.f", "e.f.g"}
+        assert parse_source(path)[1] == {"a.b", "c", "c.d", "e.f", "e.f.g"}
 
     def test_a_stage_depends_on_what_its_module_imports_but_not_on_the_frame(self):
         parts = code_parts("pipeline.model.stage")
-        assert {"code pipeline.model.stage", "code pipeline.model.alexnet", "code pipeline.model.layers"} <= parts.keys()
-        assert not {"code pipeline.engine", "code pipeline.config", "code pipeline.artifacts", "code pipeline.errors"} & parts.keys()
+        assert {
+            "code pipeline.model.stage",
+            "code pipeline.model.alexnet",
+            "code pipeline.model.layers",
+        } <= parts.keys()
+        assert (
+            not {
+                "code pipeline.engine.runner",
+                "code pipeline.config",
+                "code pipeline.artifacts",
+                "code pipeline.errors",
+            }
+            & parts.keys()
+        )
         assert {"package tensorflow", "package keras", "package numpy"} <= parts.keys()
 
 
 HOLD = """
 import sys
 from pathlib import Path
-from pipeline.engine import work_directory
+from pipeline.engine.workdir import work_directory
 with work_directory(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()
@@ -484,7 +565,11 @@ class TestWorkDirectory:
     def holder(self, tmp_path):
         """A real process that holds the work directory until its input ends."""
         process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(tmp_path / "work")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+            [sys.executable, "-c", HOLD, str(tmp_path / "work")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
         )
         assert process.stdout.readline() == "held\n"
         yield process
@@ -492,7 +577,10 @@ class TestWorkDirectory:
         process.communicate()
 
     def test_the_second_process_is_told_who_holds_it(self, holder, tmp_path):
-        with pytest.raises(BusyError, match=rf"process {holder.pid} on ") as caught, work_directory(tmp_path / "work"):
+        with (
+            pytest.raises(BusyError, match=rf"process {holder.pid} on ") as caught,
+            work_directory(tmp_path / "work"),
+        ):
             pass
         assert caught.value.exit_code == 75
         assert "--wait" in str(caught.value)
@@ -504,7 +592,12 @@ class TestWorkDirectory:
 
     def test_waiting_ends_when_the_owner_does(self, holder, tmp_path):
         waiter = subprocess.Popen(
-            [sys.executable, "-c", HOLD.replace("sys.argv[1])", "sys.argv[1]), wait=True"), str(tmp_path / "work")],
+            [
+                sys.executable,
+                "-c",
+                HOLD.replace("sys.argv[1])", "sys.argv[1]), wait=True"),
+                str(tmp_path / "work"),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -535,7 +628,9 @@ class TestWorkDirectory:
     def test_a_file_in_the_way(self, tmp_path, below):
         (tmp_path / "file").write_text("mine")
         with (
-            pytest.raises(ConfigError, match=r"cannot be written \((Not a directory|File exists)\)") as caught,
+            pytest.raises(
+                ConfigError, match=r"cannot be written \((Not a directory|File exists)\)"
+            ) as caught,
             work_directory(tmp_path / "file" / below),
         ):
             pass
@@ -560,7 +655,10 @@ def test_a_stage_that_always_runs_is_never_skipped(house):
     states, why, _ = house.run()
     assert states == {"ingest": "skipped", "build": "skipped", "train": "ran"}
     assert why["train"] == ("it is never skipped",)
-    assert house.run("ingest build")[0] == {"ingest": "skipped", "build": "skipped"}  # not named, so not run
+    assert house.run("ingest build")[0] == {
+        "ingest": "skipped",
+        "build": "skipped",
+    }  # not named, so not run
 
 
 def test_nothing_runs_after_a_record_that_says_it_is_the_last(house, monkeypatch):
@@ -580,14 +678,24 @@ def test_what_concludes_a_run_sees_every_record_and_is_logged_before_the_end(hou
         return tmp_path / "page"
 
     list(house.runner(fake).run(resolved(), ["ingest", "build"], fake, conclude=conclude))
-    assert {name: type(record) for name, record in seen.items()} == {"ingest": Words, "build": Shape}
+    assert {name: type(record) for name, record in seen.items()} == {
+        "ingest": Words,
+        "build": Shape,
+    }
     assert fake.told[-2:] == [("files", "pipeline", tmp_path / "page"), ("close", "FINISHED")]
 
 
 def test_a_run_whose_conclusion_fails_has_failed(house):
     fake = Fake()
     with pytest.raises(OSError, match="no room"):
-        list(house.runner(fake).run(resolved(), ["ingest"], fake, conclude=lambda _: (_ for _ in ()).throw(OSError("no room"))))
+        list(
+            house.runner(fake).run(
+                resolved(),
+                ["ingest"],
+                fake,
+                conclude=lambda _: (_ for _ in ()).throw(OSError("no room")),
+            )
+        )
     assert fake.told[-1] == ("close", "FAILED")
 
 
@@ -600,7 +708,11 @@ def test_a_stage_is_told_the_tags_of_the_run_and_all_settings(tmp_path):
         return Score(directory=context.directory, points=1)
 
     fake = Fake(own_tags={"slot": "main/1"})
-    list(Runner([ingest], tmp_path / "w", fake).run(resolved(**{"train.epochs": 7}), ["ingest"], fake))
+    list(
+        Runner([ingest], tmp_path / "w", fake).run(
+            resolved(**{"train.epochs": 7}), ["ingest"], fake
+        )
+    )
     assert seen == [({"slot": "main/1"}, 7)]
 
 
@@ -611,7 +723,11 @@ def test_settings_that_are_lists_are_the_same_when_they_are_read_again(tmp_path)
 
     for triggers in (("age",), ("age",), ("drift",)):
         fake = Fake()
-        list(Runner([look], tmp_path / "w", fake).run(resolved(**{"retrain.triggers": triggers}), ["look"], fake))
+        list(
+            Runner([look], tmp_path / "w", fake).run(
+                resolved(**{"retrain.triggers": triggers}), ["look"], fake
+            )
+        )
     (why,) = [item.why for item in fake.outcomes]
     assert why == ("setting retrain.triggers ['age'] -> ['drift']",)
 
@@ -626,7 +742,11 @@ def test_a_stage_that_nothing_is_made_from_leaves_the_others_selected(house):
     house.run()
     before = house.runner().current()["stages"]
     fake = Fake()
-    list(Runner([house.stages[0], look, *house.stages[1:]], house.workdir, fake).run(resolved(), ["ingest", "look"], fake))
+    list(
+        Runner([house.stages[0], look, *house.stages[1:]], house.workdir, fake).run(
+            resolved(), ["ingest", "look"], fake
+        )
+    )
     after = house.runner().current()["stages"]
     assert {name: after[name] for name in before} == before
     assert "look" in after

@@ -1,4 +1,5 @@
-"""Our pages in a real browser, and MLflow's page of one of our runs: what a person sees, from names that bite."""
+"""Our pages in a real browser, and MLflow's page of one of our runs: what a person sees, from names
+that bite."""
 
 import contextlib
 import csv
@@ -20,13 +21,19 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from pipeline import api, tracking
-from pipeline.config import TrackingConfig
-from pipeline.page import Picture, Section, Table, render
+from pipeline import api
+from pipeline.config.tracking import TrackingConfig
+from pipeline.reports.html import PageImage, Section, Table, render
+from pipeline.tracking import journal
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="our pages and MLflow's were not tested in a browser: install Debian's package `chromium`"
+    CHROMIUM is None,
+    reason=(
+        "our pages and MLflow's were not tested in a browser: install Debian's package `chromium`"
+    ),
 )
 
 NAMES = (
@@ -49,13 +56,15 @@ def as_shown(name):
 
 
 def write_dataset(folder):
-    """Write 30 pictures a class under file names and class names that bite, and return the manifest."""
+    """Write 30 images a class under file names and class names that bite, and return the manifest."""
     rng = np.random.default_rng(0)
     rows = []
     for label, name in enumerate(NAMES):
         for number in range(30):
             path = folder / f"<b onclick='x'>&amp;\n\"שלום {'y' * 150} {label}-{number}.png"
-            Image.fromarray(rng.normal(30 * label + 20, 30, (40, 40, 3)).clip(0, 255).astype(np.uint8)).save(path)
+            Image.fromarray(
+                rng.normal(30 * label + 20, 30, (40, 40, 3)).clip(0, 255).astype(np.uint8)
+            ).save(path)
             rows.append((path.name, name))
     with (folder / "list.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label"), *rows])
@@ -64,21 +73,45 @@ def write_dataset(folder):
 
 def alexnet(*words):
     """Run a command to its end and return what its last line says."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
+    }
     command = [sys.executable, "-m", "pipeline", *words]
-    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, check=False, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A work directory in which a pipeline has run: its folder, the result and the page of each stage."""
+    """A work directory in which a pipeline has run: its folder, the result and the page of each
+    stage."""
     workdir = tmp_path_factory.mktemp("work")
-    words = ["--workdir", workdir, "--json", "run", "--dataset", write_dataset(tmp_path_factory.mktemp("pictures")), "--epochs", "1"]
-    words += ["--image-size", "32", "--set", "data.short_side=36", "--set", "model.width_multiplier=0.2"]
+    words = [
+        "--workdir",
+        workdir,
+        "--json",
+        "run",
+        "--dataset",
+        write_dataset(tmp_path_factory.mktemp("images")),
+        "--epochs",
+        "1",
+    ]
+    words += [
+        "--image-size",
+        "32",
+        "--set",
+        "data.short_side=36",
+        "--set",
+        "model.width_multiplier=0.2",
+    ]
     result = alexnet(*words, "--set", "evaluate.report=short")
-    pages = {stage["name"]: Path(stage["directory"]) / "report" / PAGES.get(stage["name"], "") for stage in result["stages"]}
+    pages = {
+        stage["name"]: Path(stage["directory"]) / "report" / PAGES.get(stage["name"], "")
+        for stage in result["stages"]
+    }
     return SimpleNamespace(workdir=workdir, result=result, pages=pages)
 
 
@@ -91,17 +124,23 @@ def server(finished):
     command, environment, _ = api.ui_server(TrackingConfig(), finished.workdir, port)
     log = finished.workdir.with_suffix(".log")
     with log.open("w") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
     yield SimpleNamespace(process=process, port=port, address=f"http://127.0.0.1:{port}", log=log)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # a polite end takes it seconds, and nothing of it is kept
+        os.killpg(
+            process.pid, signal.SIGKILL
+        )  # a polite end takes it seconds, and nothing of it is kept
     process.wait(timeout=30)
 
 
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # no sandbox: CI is root in a container
+        yield playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"]
+        )  # no sandbox: CI is root in a container
 
 
 @contextlib.contextmanager
@@ -112,7 +151,14 @@ def watched(browser, **look):
     page.on("request", lambda request: asked.append(request.url))
     page.on("requestfailed", lambda request: wrong.append((request.url, request.failure)))
     page.on("pageerror", lambda error: wrong.append((page.url, str(error))))
-    page.on("console", lambda line: wrong.append((line.location["url"], line.text)) if line.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda line: (
+            wrong.append((line.location["url"], line.text))
+            if line.type in ("error", "warning")
+            else None
+        ),
+    )
     try:
         yield page, asked, wrong
     finally:
@@ -134,17 +180,24 @@ def viewport(name):
 
 
 def require_whole_words(page):
-    """Every picture is there, and no number and no short word is broken."""
+    """Every image is there, and no number and no short word is broken."""
     assert page.evaluate("[...document.images].filter(image => !image.naturalWidth).length") == 0
-    lines = "(e => { const range = document.createRange(); range.selectNodeContents(e); return range.getClientRects().length })"
-    cells = "[...document.querySelectorAll('td')].filter(e => !e.className || /^\\S{1,11}$/.test(e.innerText))"
+    lines = (
+        "(e => { const range = document.createRange(); range.selectNodeContents(e); return"
+        " range.getClientRects().length })"
+    )
+    cells = (
+        "[...document.querySelectorAll('td')].filter(e => !e.className ||"
+        " /^\\S{1,11}$/.test(e.innerText))"
+    )
     assert page.evaluate(f"{cells}.filter(e => {lines}(e) > 1).map(e => e.innerText)") == []
 
 
 def beyond_the_edge(page, but):
     """Return the elements that go past the right edge, but those in the ones that a selector names."""
     beyond = (
-        f"[...document.querySelectorAll('body *')].filter(e => !e.closest('{but}') && e.getBoundingClientRect().right > innerWidth + 1)"
+        f"[...document.querySelectorAll('body *')].filter(e => !e.closest('{but}') &&"
+        " e.getBoundingClientRect().right > innerWidth + 1)"
     )
     return page.evaluate(f"{beyond}.map(e => e.outerHTML.slice(0, 200))")
 
@@ -159,28 +212,42 @@ def require_layout(page):
 def table(page, *headings):
     """Return the rows of the first table that begins with these headings, as texts."""
     found = page.evaluate(
-        "[...document.querySelectorAll('table')].map(t => [...t.rows].map(row => [...row.cells].map(cell => cell.innerText)))"
+        "[...document.querySelectorAll('table')].map(t => [...t.rows].map(row =>"
+        " [...row.cells].map(cell => cell.innerText)))"
     )
     return next(rows[1:] for rows in found if tuple(rows[0][: len(headings)]) == headings)
 
 
 def luminance(pixels):
-    """Return the relative luminance in [0, 1] of uint8 [height, width, 3] sRGB pixels in [0, 255], as the WCAG defines it."""
+    """Return the relative luminance in [0, 1] of uint8 [height, width, 3] sRGB pixels in [0, 255],
+    as the WCAG defines it."""
     share = pixels / 255
-    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ (0.2126, 0.7152, 0.0722)
+    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ (
+        0.2126,
+        0.7152,
+        0.0722,
+    )
 
 
 def contrasts(page, file):
-    """Take a screenshot, and return the background's luminance in [0, 1] and the WCAG contrast ratio that each kind of text reaches."""
-    pixels = np.asarray(Image.open(io.BytesIO(page.screenshot(path=file, full_page=True))).convert("RGB"))
-    # 8 pixels are left out at the left: the verdict has a coloured edge there.
+    """Take a screenshot, and return the background's luminance in [0, 1] and the WCAG contrast
+    ratio that each kind of text reaches."""
+    pixels = np.asarray(
+        Image.open(io.BytesIO(page.screenshot(path=file, full_page=True))).convert("RGB")
+    )
+    # 8 pixels are left out at the left: the verdict has a colored edge there.
     box = "(b => [b.left + 8, b.top + scrollY, b.right, b.bottom].map(Math.round))"
-    boxes = page.evaluate(f"kinds => kinds.map(kind => {box}(document.querySelector(kind).getBoundingClientRect()))", list(TEXTS))
+    boxes = page.evaluate(
+        f"kinds => kinds.map(kind => {box}(document.querySelector(kind).getBoundingClientRect()))",
+        list(TEXTS),
+    )
     ratios = {}
     for kind, (left, top, right, bottom) in zip(TEXTS, boxes, strict=True):
         values, counts = np.unique(luminance(pixels[top:bottom, left:right]), return_counts=True)
         ground = values[counts.argmax()]
-        ratios[kind] = max((np.maximum(values, ground) + 0.05) / (np.minimum(values, ground) + 0.05))
+        ratios[kind] = max(
+            (np.maximum(values, ground) + 0.05) / (np.minimum(values, ground) + 0.05)
+        )
     return luminance(pixels[-1, 0]), ratios
 
 
@@ -201,9 +268,9 @@ def test_the_report_says_what_was_counted_under_whole_names(browser, finished):
     with our_page(browser, finished.pages["evaluate"]) as page:
         verdict = page.locator(".verdict").inner_text()
         assert f"{100 * test['top1_error']:.1f} %" in verdict
-        assert f"{test['images']} test pictures" in verdict
+        assert f"{test['images']} test images" in verdict
         measures = {row[0]: row[1] for row in table(page, "measure", "value")}
-        assert (measures["pictures"], measures["classes"]) == (str(test["images"]), str(len(NAMES)))
+        assert (measures["images"], measures["classes"]) == (str(test["images"]), str(len(NAMES)))
         assert sorted(row[0] for row in table(page, "class")) == sorted(map(as_shown, NAMES))
         assert page.title() == "Evaluation on the test split"
         assert page.locator("script").count() == 0
@@ -213,14 +280,27 @@ def test_names_that_bite_are_shown_whole_wherever_they_stand(browser, tmp_path):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     every = " | ".join(NAMES)
     rows = [(name, name, f"{number}.5 %", name) for number, name in enumerate(NAMES)]
-    section = Section(every, every, [Table(NAMES, [NAMES]), Table(("a", "b", "c", every), rows)], [Picture(tmp_path / "red.png", every)])
+    section = Section(
+        every,
+        every,
+        [Table(NAMES, [NAMES]), Table(("a", "b", "c", every), rows)],
+        [PageImage(tmp_path / "red.png", every)],
+    )
     file = tmp_path / "<b> #1 100%.html"
     file.write_text(render(every, every, [section], every), encoding="utf-8")
     for width in WIDTHS:
         with our_page(browser, file, **viewport(width)) as page:
             page.screenshot(path=tmp_path / f"names-{width}.png", full_page=True)
             require_layout(page)
-            for place in ("h1", ".verdict", "h2", "section p", "th:last-child >> nth=1", "figcaption", "footer"):
+            for place in (
+                "h1",
+                ".verdict",
+                "h2",
+                "section p",
+                "th:last-child >> nth=1",
+                "figcaption",
+                "footer",
+            ):
                 assert page.locator(place).inner_text() == as_shown(every), place
             assert table(page, *map(as_shown, NAMES)) == [[as_shown(name) for name in NAMES]]
             assert table(page, "a", "b", "c") == [[as_shown(word) for word in row] for row in rows]
@@ -231,14 +311,17 @@ def test_names_that_bite_are_shown_whole_wherever_they_stand(browser, tmp_path):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_by_day_and_by_night(browser, finished, tmp_path, scheme):
-    with our_page(browser, finished.pages["evaluate"], color_scheme=scheme, **viewport("phone")) as page:
+    with our_page(
+        browser, finished.pages["evaluate"], color_scheme=scheme, **viewport("phone")
+    ) as page:
         ground, ratios = contrasts(page, tmp_path / f"{scheme}.png")
     assert ground == 1 if scheme == "light" else ground < 0.05
     assert min(ratios.values()) >= 4.5, ratios
 
 
 def require_paper(browser, file, folder):
-    """Printed from a machine set to dark, whose text would be white, a page is white and nothing is cut off."""
+    """Printed from a machine set to dark, whose text would be white, a page is white and nothing is
+    cut off."""
     paper = {"width": 794 - 113, "height": 1123}  # A4 at 96 pixels an inch without the margins
     with our_page(browser, file, viewport=paper, color_scheme="dark") as page:
         page.emulate_media(media="print")
@@ -259,7 +342,9 @@ def test_a_page_can_be_printed(browser, finished, tmp_path, stage):
 
 @pytest.mark.slow
 def test_the_full_report_is_whole_and_fits(browser, finished, tmp_path):
-    again = alexnet("--workdir", finished.workdir, "--json", "evaluate", "--set", "evaluate.report=full")
+    again = alexnet(
+        "--workdir", finished.workdir, "--json", "evaluate", "--set", "evaluate.report=full"
+    )
     assert [stage["state"] for stage in again["stages"]] == ["ran"]
     for width in WIDTHS:
         with our_page(browser, Path(again["test"]["report"]), **viewport(width)) as page:
@@ -280,15 +365,21 @@ def wait_until_up(server, seconds=120):
 
 
 def is_mlflows_own(server, url, text):
-    """What is not ours to mend: its scripts' remarks on themselves, requests given up, and accounts, which a server for one has not."""
-    scripts, accounts = f"{server.address}/static-files/", f"{server.address}/ajax-api/2.0/mlflow/users/current"
-    return url.startswith(scripts) or text == "net::ERR_ABORTED" or (url == accounts and "404" in text)
+    """What is not ours to mend: its scripts' remarks on themselves, requests given up, and
+    accounts, which a server for one has not."""
+    scripts, accounts = (
+        f"{server.address}/static-files/",
+        f"{server.address}/ajax-api/2.0/mlflow/users/current",
+    )
+    return (
+        url.startswith(scripts) or text == "net::ERR_ABORTED" or (url == accounts and "404" in text)
+    )
 
 
 def test_mlflow_shows_the_run_and_the_report_in_it(browser, finished, server, tmp_path):
     run_id = finished.result["stages"][-1]["run_id"]
     (ids,) = [ids for ids in api.known_runs(finished.workdir).values() if ids["run_id"] == run_id]
-    address = tracking.run_url(TrackingConfig(), **ids).replace(tracking.DEFAULT_UI, server.address)
+    address = journal.run_url(TrackingConfig(), **ids).replace(journal.DEFAULT_UI, server.address)
     wait_until_up(server)
     with watched(browser, **viewport("window")) as (page, asked, wrong):
         page.set_default_timeout(60_000)  # megabytes of script, on a machine that may be busy
@@ -299,7 +390,9 @@ def test_mlflow_shows_the_run_and_the_report_in_it(browser, finished, server, tm
         page.get_by_role("tab", name="Artifacts").click()
         page.get_by_text("report", exact=True).click()
         page.get_by_text("report.html", exact=True).click()
-        expect(page.frame_locator("iframe").locator(".verdict")).to_contain_text("Wrong on", timeout=60_000)
+        expect(page.frame_locator("iframe").locator(".verdict")).to_contain_text(
+            "Wrong on", timeout=60_000
+        )
         assert page.title() == f"Run {run_id} - MLflow"
         page.screenshot(path=tmp_path / "artifacts.png")
     assert [seen for seen in wrong if not is_mlflows_own(server, *seen)] == []

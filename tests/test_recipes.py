@@ -7,9 +7,21 @@ from importlib import resources
 import pytest
 
 from pipeline.api import reproduction_settings
-from pipeline.config import DEFAULT_RECIPE, Config, flatten, read_recipe, recipe_for, recipe_names, resolve
+from pipeline.config.recipes import flatten, read_recipe, recipe_for, recipe_names
+from pipeline.config.resolution import DEFAULT_RECIPE, resolve
+from pipeline.config.settings import Config
 
-RECIPES = ("cifar10", "digits", "fashion_mnist", "folder", "imagenet2012", "imagenette", "network", "reproduce_paper", "reproduce_quick")
+RECIPES = (
+    "cifar10",
+    "digits",
+    "fashion_mnist",
+    "folder",
+    "imagenet2012",
+    "imagenette",
+    "network",
+    "reproduce_paper",
+    "reproduce_quick",
+)
 
 
 def header(recipe: str) -> list[str]:
@@ -30,7 +42,11 @@ def test_these_recipes_are_packaged():
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_resolves_and_is_the_origin_of_its_settings(recipe):
-    resolved = resolve(recipe=recipe, overrides={"data.dataset": "photos"} if recipe == "folder" else {}, environment={})
+    resolved = resolve(
+        recipe=recipe,
+        overrides={"data.dataset": "photos"} if recipe == "folder" else {},
+        environment={},
+    )
     assert resolved.recipe == recipe
     for key, value in read_recipe(recipe).items():
         assert resolved.flat()[key] == value
@@ -52,11 +68,15 @@ def test_the_header_says_what_it_is_and_what_to_expect(recipe):
         assert len(line.removeprefix(f"# {word}: ")) > 5
 
 
-@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "network" and not name.startswith("reproduce")])
+@pytest.mark.parametrize(
+    "recipe", [name for name in RECIPES if name != "network" and not name.startswith("reproduce")]
+)
 def test_the_command_of_the_header_uses_the_recipe(recipe):
     words = command(recipe)
     assert words[:2] == ["alexnet", "run"]
-    overrides = {"data.dataset": words[words.index("--dataset") + 1]} if "--dataset" in words else {}
+    overrides = (
+        {"data.dataset": words[words.index("--dataset") + 1]} if "--dataset" in words else {}
+    )
     with_command = resolve(overrides=overrides, environment={})
     assert with_command.recipe == recipe
     if recipe != "folder":
@@ -74,7 +94,7 @@ def test_the_command_of_the_header_uses_the_recipe(recipe):
         ("/photographs/digits", "folder"),
         ("./digits", "folder"),
         ("oxford_flowers102", "folder"),
-        ("pictures.csv", "folder"),
+        ("images.csv", "folder"),
     ],
 )
 def test_a_dataset_chooses_its_recipe(dataset, recipe):
@@ -87,9 +107,21 @@ def test_digits_is_the_default():
 
 def test_imagenet_is_trained_as_in_the_paper():
     config = resolve(recipe="imagenet2012", environment={}).config
-    assert (config.data.short_side, config.model.image_size, config.model.variant) == (256, 224, "paper")
-    assert (config.train.epochs, config.train.global_batch_size, config.train.learning_rate) == (90, 128, 0.01)
-    assert (config.train.momentum, config.train.weight_decay, config.train.schedule) == (0.9, 5e-4, "plateau")
+    assert (config.data.short_side, config.model.image_size, config.model.variant) == (
+        256,
+        224,
+        "paper",
+    )
+    assert (config.train.epochs, config.train.global_batch_size, config.train.learning_rate) == (
+        90,
+        128,
+        0.01,
+    )
+    assert (config.train.momentum, config.train.weight_decay, config.train.schedule) == (
+        0.9,
+        5e-4,
+        "plateau",
+    )
     assert config.train.crop == "random"
     assert config.train.flip
 
@@ -107,11 +139,14 @@ def test_a_profile_is_the_recipe_that_its_command_uses(profile):
 
 
 def test_the_paper_profile_trains_as_the_imagenet_recipe_does():
-    ours, recipe = reproduction_settings("paper").config, resolve(recipe="imagenet2012", environment={}).config
+    ours, recipe = (
+        reproduction_settings("paper").config,
+        resolve(recipe="imagenet2012", environment={}).config,
+    )
     assert (ours.data, ours.model, ours.train) == (recipe.data, recipe.model, recipe.train)
 
 
-def test_the_quick_profile_cuts_the_share_of_a_picture_that_the_paper_cut():
+def test_the_quick_profile_cuts_the_share_of_an_image_that_the_paper_cut():
     config = reproduction_settings("quick").config
     assert config.model.image_size / config.data.short_side == 224 / 256
     assert config.reproduce.seeds >= 3

@@ -1,4 +1,5 @@
-"""From training to the champion's answers, as people type it: real processes, a real store, a real service."""
+"""From training to the champion's answers, as people type it: real processes, a real store, a real
+service."""
 
 import http.client
 import json
@@ -16,19 +17,29 @@ from pyarrow import parquet
 
 from pipeline import api
 from pipeline.artifacts import DatasetArtifact
-from pipeline.config import TrackingConfig
-from pipeline.data.loader import encoded_pictures, load_split
+from pipeline.config.tracking import TrackingConfig
+from pipeline.data.loader import encoded_images, load_split
 from pipeline.evaluate.predictions import read_logits
-from pipeline.registry import Registry
-from pipeline.tracking import open_experiment
+from pipeline.tracking.journal import open_experiment
+from pipeline.tracking.registry import Registry
 
 PROGRAM = (sys.executable, "-m", "pipeline")
 TINY = ("--set", "model.width_multiplier=0.2", "--set", "evaluate.report=short")
 
 
 def alexnet(*words, cwd, code=0):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
-    done = subprocess.run([*PROGRAM, *words], check=False, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
+    }
+    done = subprocess.run(
+        [*PROGRAM, *words],
+        check=False,
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -37,7 +48,10 @@ def last_line(done):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("words", [("predict", "a.png"), ("serve",), ("export", "--to", "onnx"), ("models",), ("rollback",)])
+@pytest.mark.parametrize(
+    "words",
+    [("predict", "a.png"), ("serve",), ("export", "--to", "onnx"), ("models",), ("rollback",)],
+)
 def test_without_a_registry_every_command_says_so_and_makes_none(tmp_path, words):
     (tmp_path / "a.png").write_bytes(b"x")
     done = alexnet(*words, cwd=tmp_path, code=2)
@@ -46,10 +60,15 @@ def test_without_a_registry_every_command_says_so_and_makes_none(tmp_path, words
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-@pytest.mark.parametrize("words", [("promote", "predict", "a.png"), ("run", "promote", "models"), ("models", "promote")])
+@pytest.mark.parametrize(
+    "words", [("promote", "predict", "a.png"), ("run", "promote", "models"), ("models", "promote")]
+)
 def test_stages_and_other_commands_are_not_mixed_in_one_line(tmp_path, words):
     done = alexnet(*words, cwd=tmp_path, code=2)
-    assert "stands alone. Expected stages in a chain" in done.stderr or "There is no registry" in done.stderr
+    assert (
+        "stands alone. Expected stages in a chain" in done.stderr
+        or "There is no registry" in done.stderr
+    )
 
 
 def test_a_registry_without_a_champion_says_what_to_do(tmp_path):
@@ -67,7 +86,10 @@ def test_a_registry_without_a_champion_says_what_to_do(tmp_path):
         (("predict", "https://example.org/cat.jpg"), "is an address on the network"),
         (("predict", "nothing.png"), "There is nothing to classify at 'nothing.png'"),
         (("predict", "a.png", "--format", "xml"), "Nothing is known of the format xml"),
-        (("predict", "a.png", "--output", "a.parquet", "--model", "b.keras"), "There is no model b.keras"),
+        (
+            ("predict", "a.png", "--output", "a.parquet", "--model", "b.keras"),
+            "There is no model b.keras",
+        ),
         (("promote", "--set", "tracking.enabled=no"), "A release lives in MLflow's registry"),
     ],
 )
@@ -91,7 +113,12 @@ def test_the_first_model_becomes_the_champion_and_the_decision_is_in_mlflow(rele
     cwd, result = released
     decision = result["decision"]
     assert (decision["outcome"], decision["version"], decision["champion"]) == ("promoted", "1", "")
-    assert {check["name"] for check in decision["checks"] if check["passed"]} >= {"serving", "as evaluated", "beats_majority", "latency"}
+    assert {check["name"] for check in decision["checks"] if check["passed"]} >= {
+        "serving",
+        "as evaluated",
+        "beats_majority",
+        "latency",
+    }
     assert Path(cwd / decision["report"]).is_file()
     registry = Registry("alexnet", TrackingConfig(), cwd / "mlruns")
     version = registry.version("1")
@@ -105,10 +132,10 @@ def test_the_first_model_becomes_the_champion_and_the_decision_is_in_mlflow(rele
     assert client.get_model_version("alexnet", "1").run_id == trained.info.run_id
 
 
-def pictures_in(cwd):
+def images_in(cwd):
     (folder,) = (cwd / "mlruns").glob("stages/ingest-*")
     dataset = DatasetArtifact.read(folder)
-    return list(encoded_pictures(load_split(dataset, "test", in_memory=False)))
+    return list(encoded_images(load_split(dataset, "test", in_memory=False)))
 
 
 def served(cwd, files):
@@ -116,7 +143,9 @@ def served(cwd, files):
     with socket.socket() as candidate:
         candidate.bind(("127.0.0.1", 0))
         port = candidate.getsockname()[1]
-    with subprocess.Popen([*PROGRAM, "serve", "--port", str(port)], cwd=cwd, stderr=subprocess.PIPE, text=True) as service:
+    with subprocess.Popen(
+        [*PROGRAM, "serve", "--port", str(port)], cwd=cwd, stderr=subprocess.PIPE, text=True
+    ) as service:
         try:
             answers = []
             until = time.monotonic() + 120
@@ -151,33 +180,48 @@ def asked(port, method, path, body=None):
 @pytest.mark.slow
 def test_predict_serve_export_and_evaluate_say_the_same(released, tmp_path):
     cwd, _ = released
-    pictures = pictures_in(cwd)[:100]
+    images = images_in(cwd)[:100]
     (evaluated,) = (cwd / "mlruns").glob("stages/evaluate-*")
-    expected = np.concatenate([logits for logits, _ in read_logits(evaluated / "predictions.parquet")])[: len(pictures)]
+    expected = np.concatenate(
+        [logits for logits, _ in read_logits(evaluated / "predictions.parquet")]
+    )[: len(images)]
     allowed = 1e-5 * max(1.0, float(np.abs(expected).max()))
     best_five = np.argsort(-expected, axis=1, kind="stable")[:, :5]
 
     def require_equal(found, top=None):
         np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
-        np.testing.assert_array_equal(np.argsort(-np.asarray(found), axis=1, kind="stable")[:, :5] if top is None else top, best_five)
+        np.testing.assert_array_equal(
+            np.argsort(-np.asarray(found), axis=1, kind="stable")[:, :5] if top is None else top,
+            best_five,
+        )
 
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
-    for place, (encoded, _, _) in enumerate(pictures):
+    for place, (encoded, _, _) in enumerate(images):
         (folder / f"{place:03d}.png").write_bytes(encoded)
-    alexnet("predict", str(folder), "--output", str(tmp_path / "answers.parquet"), "--logits", cwd=cwd)
+    alexnet(
+        "predict", str(folder), "--output", str(tmp_path / "answers.parquet"), "--logits", cwd=cwd
+    )
     table = parquet.read_table(tmp_path / "answers.parquet")
     require_equal(np.asarray(table["logits"].to_pylist()))
     names = [str(number) for number in range(10)]
-    assert [[names.index(name) for name in row] for row in table["classes"].to_pylist()] == best_five.tolist()
+    assert [
+        [names.index(name) for name in row] for row in table["classes"].to_pylist()
+    ] == best_five.tolist()
 
-    answers = served(cwd, [encoded for encoded, _, _ in pictures])
-    require_equal([answer["logits"] for answer in answers], [[guess["number"] for guess in answer["top"]] for answer in answers])
+    answers = served(cwd, [encoded for encoded, _, _ in images])
+    require_equal(
+        [answer["logits"] for answer in answers],
+        [[guess["number"] for guess in answer["top"]] for answer in answers],
+    )
 
     for form in ("savedmodel", "onnx", "litert"):
         exported = last_line(alexnet("--json", "export", "--to", form, cwd=cwd))
-        assert exported["checks"][0]["pictures"] == 116
-        assert all(check["difference"] <= allowed and check["same_top5"] == 116 for check in exported["checks"])
+        assert exported["checks"][0]["images"] == 116
+        assert all(
+            check["difference"] <= allowed and check["same_top5"] == 116
+            for check in exported["checks"]
+        )
 
     notebook = list(api.predict([folder], workdir=cwd / "mlruns"))
     require_equal([prediction.logits for prediction in notebook])
@@ -186,17 +230,38 @@ def test_predict_serve_export_and_evaluate_say_the_same(released, tmp_path):
 @pytest.mark.slow
 def test_a_worse_candidate_exits_3_and_a_way_back_leads_to_the_version_before(released):
     cwd, _ = released
-    worse = alexnet("--json", "run", "--epochs", "1", *TINY, "--set", "train.learning_rate=0.0001", "promote", cwd=cwd, code=3)
+    worse = alexnet(
+        "--json",
+        "run",
+        "--epochs",
+        "1",
+        *TINY,
+        "--set",
+        "train.learning_rate=0.0001",
+        "promote",
+        cwd=cwd,
+        code=3,
+    )
     assert "The candidate was refused and the champion stays" in worse.stderr
     assert last_line(worse)["decision"]["outcome"] == "refused"
     again = alexnet("promote", cwd=cwd, code=3)  # never skipped, and still refused
     assert "it is never skipped" in again.stdout
     versions = last_line(alexnet("--json", "models", cwd=cwd))["versions"]
-    assert [(item["version"], item["gate"]) for item in versions] == [("2", "refused"), ("1", "passed")]
+    assert [(item["version"], item["gate"]) for item in versions] == [
+        ("2", "refused"),
+        ("1", "passed"),
+    ]
     assert "no version to go back to" in alexnet("rollback", cwd=cwd, code=2).stderr
     assert "never passed the gate" in alexnet("rollback", "--to", "2", cwd=cwd, code=3).stderr
 
-    lenient = ("--margin", "0.5", "--set", "release.class_margin=1", "--set", "release.most_calibration_error=1")
+    lenient = (
+        "--margin",
+        "0.5",
+        "--set",
+        "release.class_margin=1",
+        "--set",
+        "release.max_calibration_error=1",
+    )
     alexnet("run", "--epochs", "4", *TINY, "promote", *lenient, cwd=cwd)
     went = last_line(alexnet("rollback", "--json", cwd=cwd))
     assert (went["from"], went["to"]) == ("3", "1")
@@ -218,5 +283,7 @@ import mlflow, numpy
 mlflow.set_tracking_uri({store!r})
 print(mlflow.pyfunc.load_model("models:/alexnet@champion").predict(numpy.zeros((2, 28, 28, 3), numpy.uint8)).shape)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
     assert done.stdout.splitlines()[-1] == "(2, 10)"

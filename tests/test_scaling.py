@@ -1,4 +1,5 @@
-"""docs/scaling.md, done: its commands are taken from the page and run, with a real PostgreSQL, a real MLflow server and real processes."""
+"""docs/scaling.md, done: its commands are taken from the page and run, with a real PostgreSQL, a
+real MLflow server and real processes."""
 
 import contextlib
 import importlib.util
@@ -16,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import TrackingConfig
-from pipeline.registry import Registry
-from pipeline.tracking import connect
+from pipeline.config.tracking import TrackingConfig
+from pipeline.tracking.journal import connect
+from pipeline.tracking.registry import Registry
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, CLUSTER = (DOCS / "scaling.md").read_text(encoding="utf-8"), DOCS / "cluster"
@@ -29,7 +30,7 @@ SMALL = (
     "--set",
     "release.margin=0.9",
     "--set",
-    "release.most_calibration_error=1",
+    "release.max_calibration_error=1",
     "--set",
     "release.class_margin=1",
 )
@@ -38,14 +39,24 @@ POSTGRES_USER = "postgres"  # Debian's package makes it; PostgreSQL refuses to r
 
 def block(start):
     """The one block of commands of the page that starts with these words."""
-    (found,) = (text for text in re.findall(r"^```\w*\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL) if text.startswith(start))
+    (found,) = (
+        text
+        for text in re.findall(r"^```\w*\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+        if text.startswith(start)
+    )
     return found
 
 
 def table(head):
     """The rows of the one table of the page whose head begins so, as texts."""
-    (found,) = (text for text in re.findall(r"(?:^\|.*\n)+", PAGE, re.MULTILINE) if text.startswith(f"| {head}"))
-    return [[cell.strip() for cell in row.strip("|\n ").split("|")] for row in found.splitlines()[2:]]
+    (found,) = (
+        text
+        for text in re.findall(r"(?:^\|.*\n)+", PAGE, re.MULTILINE)
+        if text.startswith(f"| {head}")
+    )
+    return [
+        [cell.strip() for cell in row.strip("|\n ").split("|")] for row in found.splitlines()[2:]
+    ]
 
 
 def number(text):
@@ -68,7 +79,12 @@ def until(condition, seconds, what):
 @contextlib.contextmanager
 def session(command, log, environment):
     """A process with all its children, ended by its own number."""
-    with log.open("ab") as lines, subprocess.Popen(command, env=environment, stdout=lines, stderr=lines, start_new_session=True) as process:
+    with (
+        log.open("ab") as lines,
+        subprocess.Popen(
+            command, env=environment, stdout=lines, stderr=lines, start_new_session=True
+        ) as process,
+    ):
         try:
             yield process
         finally:
@@ -81,20 +97,47 @@ def session(command, log, environment):
 
 @pytest.fixture(scope="module")
 def database():
-    """PostgreSQL with the page's database in it, in a folder and at a port of its own: the environment in which its clients find it."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(found) for found in [shutil.which("initdb")] if found]
+    """PostgreSQL with the page's database in it, in a folder and at a port of its own: the
+    environment in which its clients find it."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [
+        Path(found) for found in [shutil.which("initdb")] if found
+    ]
     if not programs:
         pytest.skip("PostgreSQL's initdb is not installed (Debian: postgresql)")
     if importlib.util.find_spec("psycopg2") is None:
         pytest.skip("psycopg2 is not installed: pip install psycopg2-binary")
-    user = [] if os.geteuid() else ["setpriv", f"--reuid={POSTGRES_USER}", f"--regid={POSTGRES_USER}", "--clear-groups"]
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # not pytest's folder: only root may look into that one, where root runs the tests
+    user = (
+        []
+        if os.geteuid()
+        else ["setpriv", f"--reuid={POSTGRES_USER}", f"--regid={POSTGRES_USER}", "--clear-groups"]
+    )
+    folder = Path(
+        tempfile.mkdtemp(prefix="postgres-")
+    )  # not pytest's folder: only root may look into that one, where root runs the tests
     try:
         if user:
             shutil.chown(folder, POSTGRES_USER, POSTGRES_USER)
         data, port = str(folder / "data"), str(free_port())
-        environment = os.environ | {"PGHOST": "127.0.0.1", "PGPORT": port, "PGUSER": "owner", "PGDATABASE": "postgres"}
-        make = [*user, str(programs[-1]), "-D", data, "-U", "owner", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+        environment = os.environ | {
+            "PGHOST": "127.0.0.1",
+            "PGPORT": port,
+            "PGUSER": "owner",
+            "PGDATABASE": "postgres",
+        }
+        make = [
+            *user,
+            str(programs[-1]),
+            "-D",
+            data,
+            "-U",
+            "owner",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        ]
         subprocess.run(make, check=True, cwd=folder, capture_output=True)
         serve = [
             *user,
@@ -111,11 +154,18 @@ def database():
         with session(serve, folder / "log", environment):
             ready = [str(programs[-1].with_name("pg_isready"))]
             until(
-                lambda: subprocess.run(ready, check=False, env=environment, capture_output=True).returncode == 0,
+                lambda: (
+                    subprocess.run(
+                        ready, check=False, env=environment, capture_output=True
+                    ).returncode
+                    == 0
+                ),
                 30,
                 "PostgreSQL does not start",
             )
-            subprocess.run(["bash", "-euc", block("createuser")], check=True, env=environment, timeout=60)
+            subprocess.run(
+                ["bash", "-euc", block("createuser")], check=True, env=environment, timeout=60
+            )
             yield environment
     finally:
         shutil.rmtree(folder)
@@ -138,13 +188,22 @@ class Server:
 
     @contextlib.contextmanager
     def running(self):
-        with session(["bash", "-euc", block("export MLFLOW_SERVER")], self.log, self.environment) as process:
-            until(lambda: self.answers() or process.poll() is not None, 120, "the server does not start")
+        with session(
+            ["bash", "-euc", block("export MLFLOW_SERVER")], self.log, self.environment
+        ) as process:
+            until(
+                lambda: self.answers() or process.poll() is not None,
+                120,
+                "the server does not start",
+            )
             assert process.poll() is None, self.log.read_text()
             yield process
 
     def answers(self):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), timeout=1),
+        ):
             return True
         return False
 
@@ -163,9 +222,24 @@ def server(database, tmp_path_factory):
 
 def start(server, cwd, *words, experiment="alexnet"):
     cwd.mkdir(parents=True, exist_ok=True)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
-    words = (*words, "--set", f"tracking.uri={server.uri}", "--set", f"tracking.experiment={experiment}")
-    return subprocess.Popen([*PROGRAM, *words], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
+    }
+    words = (
+        *words,
+        "--set",
+        f"tracking.uri={server.uri}",
+        "--set",
+        f"tracking.experiment={experiment}",
+    )
+    return subprocess.Popen(
+        [*PROGRAM, *words],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def ended(process, code=0):
@@ -179,7 +253,7 @@ def last_line(shown):
     return json.loads(shown.splitlines()[-1])
 
 
-def pictures(folder):
+def images(folder):
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -190,7 +264,7 @@ def pictures(folder):
     return folder
 
 
-# -- arithmetic and manifests -----------------------------------------------------------------------------------------------
+# -- arithmetic and manifests ----------------------------------------------------------------------
 
 
 def test_the_hours_and_days_of_imagenet_follow_from_the_rates():
@@ -204,7 +278,9 @@ def test_the_hours_and_days_of_imagenet_follow_from_the_rates():
 
 
 def test_what_a_gpu_asks_of_storage_and_network_follows_from_sizes():
-    for row, (size, two_cores) in zip(table("to feed 16,487"), ((110e3, 1_683), (256 * 256 * 3, 17_768)), strict=True):
+    for row, (size, two_cores) in zip(
+        table("to feed 16,487"), ((110e3, 1_683), (256 * 256 * 3, 17_768)), strict=True
+    ):
         assert int(row[1]) == round(16_487 / (two_cores / 2))
         assert float(row[2].split()[0]) == pytest.approx(16_487 * size / 1e9, abs=0.05)
     for row, gigabits in zip(table("two workers"), (1, 10, 100), strict=True):
@@ -216,7 +292,9 @@ def test_what_a_gpu_asks_of_storage_and_network_follows_from_sizes():
 
 @pytest.mark.parametrize("version", ["1.29.0", "1.34.0"])
 def test_kubernetes_knows_every_field(version):
-    validate = shutil.which("kubernetes-validate") or shutil.which("kubernetes-validate", path=str(Path(sys.executable).parent))
+    validate = shutil.which("kubernetes-validate") or shutil.which(
+        "kubernetes-validate", path=str(Path(sys.executable).parent)
+    )
     if validate is None:
         pytest.skip("kubernetes-validate is not installed (PyPI)")
     words = [validate, "--strict", "-k", version, str(CLUSTER / "kubernetes.yaml")]
@@ -227,25 +305,38 @@ def test_kubernetes_knows_every_field(version):
 def test_the_slurm_script_has_no_fault_that_shellcheck_knows():
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed (Debian: shellcheck)")
-    done = subprocess.run(["shellcheck", str(CLUSTER / "slurm.sh")], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        ["shellcheck", str(CLUSTER / "slurm.sh")], check=False, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.slow
 def test_two_workers_run_all_stages_and_not_training_alone(tmp_path):
     words = [*PROGRAM, "run", "--workers", "2", "--epochs", "1", "--set", "evaluate.report=short"]
-    done = subprocess.run(words, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        words, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {path.name.split("-")[0] for path in (tmp_path / "mlruns" / "stages").iterdir()} == {"ingest", "build", "train", "evaluate"}
+    assert {path.name.split("-")[0] for path in (tmp_path / "mlruns" / "stages").iterdir()} == {
+        "ingest",
+        "build",
+        "train",
+        "evaluate",
+    }
 
 
-# -- one tracking store for several machines --------------------------------------------------------------------------------
+# -- one tracking store for several machines -------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_runs_are_in_postgresql_and_a_release_is_fetched_from_elsewhere(server, database, tmp_path):
     with server.running():
-        decision = last_line(ended(start(server, tmp_path / "one", "--json", "run", "--epochs", "1", *SMALL, "promote")))["decision"]
+        decision = last_line(
+            ended(
+                start(server, tmp_path / "one", "--json", "run", "--epochs", "1", *SMALL, "promote")
+            )
+        )["decision"]
         assert (decision["outcome"], decision["version"]) == ("promoted", "1")
         found = {run.data.tags.get("stage", "pipeline"): run for run in server.runs("alexnet")}
         assert set(found) == {"pipeline", "ingest", "build", "train", "evaluate", "promote"}
@@ -260,7 +351,7 @@ def test_runs_are_in_postgresql_and_a_release_is_fetched_from_elsewhere(server, 
         )
         assert int(rows.stdout) == 6
         # Nothing but the address is known elsewhere: no folder is shared.
-        seen = pictures(tmp_path / "pictures")
+        seen = images(tmp_path / "images")
         words = ("predict", str(seen), "--workdir", "other", "--format", "jsonl", "--logits")
         there = ended(start(server, tmp_path / "elsewhere", *words))
         here = ended(start(server, tmp_path / "one", *words[:2], *words[4:]))
@@ -277,16 +368,22 @@ def test_two_promote_at_once_and_one_after_the_other_decides(server, tmp_path):
     name = ("--set", "release.name=twice")
     with server.running():
         words = ("--json", "run", "--epochs", "2", *SMALL, *name)
-        both = [start(server, tmp_path / seed, *words, "--seed", seed, "promote") for seed in ("1", "2")]
+        both = [
+            start(server, tmp_path / seed, *words, "--seed", seed, "promote") for seed in ("1", "2")
+        ]
         decisions = [last_line(ended(process))["decision"] for process in both]
         registry = Registry("twice", server.config(), tmp_path)
         aliases = registry.aliases()
         assert sorted(decision["version"] for decision in decisions) == ["1", "2"]
-        # The margin is wide enough for both, so the second was judged against the first and took its place.
+        # The margin is wide enough for both, so the second was judged against the first and took
+        # its place.
         first, second = sorted(decisions, key=lambda decision: decision["champion"])
         assert [first["champion"], second["champion"]] == ["", first["version"]]
         assert (aliases.champion, aliases.previous) == (second["version"], first["version"])
-        assert [model.name for model in registry.client().search_registered_models("name = 'twice.lock'")] == []
+        assert [
+            model.name
+            for model in registry.client().search_registered_models("name = 'twice.lock'")
+        ] == []
 
 
 @pytest.mark.slow
@@ -294,10 +391,22 @@ def test_a_server_killed_in_the_middle_of_a_run_and_started_again_lacks_nothing(
     cwd, epochs = tmp_path / "work", 40
 
     def epochs_told():
-        return sum(path.read_text().count('"event": "metrics"') for path in cwd.glob("mlruns/journal/*.jsonl"))
+        return sum(
+            path.read_text().count('"event": "metrics"')
+            for path in cwd.glob("mlruns/journal/*.jsonl")
+        )
 
     with server.running() as process:
-        run = start(server, cwd, "run", "--epochs", str(epochs), "--set", "evaluate.report=short", experiment="killed")
+        run = start(
+            server,
+            cwd,
+            "run",
+            "--epochs",
+            str(epochs),
+            "--set",
+            "evaluate.report=short",
+            experiment="killed",
+        )
         until(lambda: epochs_told() > 5 and server.runs("killed"), 120, "no epoch ends")
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -13,25 +13,35 @@ from PIL import Image
 
 from pipeline import api
 from pipeline.errors import ConfigError
-from pipeline.retrain.ledger import Ledger, owner_of_this_process
+from pipeline.schedule.ledger import Ledger, owner_of_this_process
 
 PROGRAM = (sys.executable, "-m", "pipeline")
 
 
 def alexnet(*words, cwd, code=0, **environment):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
-    done = subprocess.run([*PROGRAM, *words], check=False, cwd=cwd, env=kept | environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*PROGRAM, *words],
+        check=False,
+        cwd=cwd,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
 def told(*words, cwd, code=0, **environment):
-    return json.loads(alexnet("--json", *words, cwd=cwd, code=code, **environment).stdout.splitlines()[-1])
+    return json.loads(
+        alexnet("--json", *words, cwd=cwd, code=code, **environment).stdout.splitlines()[-1]
+    )
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder of pictures, enough for a schedule to be made for it."""
+    """A folder of images, enough for a schedule to be made for it."""
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp_path / "photos" / name / "1.png")
@@ -39,7 +49,9 @@ def photos(tmp_path):
 
 
 def test_the_next_due_times_in_both_zones(tmp_path):
-    found = told("schedule", "--cron", "0 3 * * 1", "--timezone", "Europe/Madrid", "--dry-run", cwd=tmp_path)
+    found = told(
+        "schedule", "--cron", "0 3 * * 1", "--timezone", "Europe/Madrid", "--dry-run", cwd=tmp_path
+    )
     assert len(found["due"]) == 10
     for due in found["due"]:
         local = datetime.fromisoformat(due["local"])
@@ -56,20 +68,35 @@ def test_the_next_due_times_in_both_zones(tmp_path):
         (("schedule",), "There is no schedule yet. Expected --cron or --every"),
         (("schedule", "--cron", "0 3 31 2 *", "--dry-run"), "never comes"),
         (("schedule", "--cron", "0 3 * * 1", "--every", "6h"), "A schedule needs one timing"),
-        (("schedule", "--every", "6h", "--timezone", "Europe/Madird"), "Did you mean `Europe/Madrid`?"),
+        (
+            ("schedule", "--every", "6h", "--timezone", "Europe/Madird"),
+            "Did you mean `Europe/Madrid`?",
+        ),
         (("schedule", "--every", "6h", "--set", "train.epoch=3"), "Did you mean `train.epochs`?"),
         (("schedule", "--every", "6h", "--trigger", "drfit"), "drfit"),
         (("schedule", "--every", "6h", "--name", "../x"), "cannot name a folder"),
         (("schedule", "--every", "6h", "--once", "--dry-run"), "Expected one of --once, --dry-run"),
-        (("schedule", "--every", "6h", "--set", "tracking.enabled=no"), "A release lives in MLflow's registry"),
+        (
+            ("schedule", "--every", "6h", "--set", "tracking.enabled=no"),
+            "A release lives in MLflow's registry",
+        ),
         (("schedule", "--dry-run"), "There is no schedule 'main'"),
         (("schedule", "--dataset", "digits"), "Settings come with a timing"),
         (("schedule", "--jitter", "5m"), "--jitter would change nothing here"),
         (("schedule", "--timezone", "UTC", "--once"), "--timezone would change nothing here"),
         (("schedule", "--every", "6h", "--output", "units"), "--output would change nothing here"),
-        (("schedule", "--remove", "--every", "6h"), "a timing or settings would change nothing here"),
-        (("schedule", "--emit", "crontab", "--dataset", "digits"), "settings would change nothing here"),
-        (("schedule", "--once", "--name", "typo"), "There is no schedule typo yet. Expected its settings"),
+        (
+            ("schedule", "--remove", "--every", "6h"),
+            "a timing or settings would change nothing here",
+        ),
+        (
+            ("schedule", "--emit", "crontab", "--dataset", "digits"),
+            "settings would change nothing here",
+        ),
+        (
+            ("schedule", "--once", "--name", "typo"),
+            "There is no schedule typo yet. Expected its settings",
+        ),
         (("schedule", "--every", "6h", "--name", "by-hand"), "cannot name a folder"),
         (("schedule", "--every", "6h", "--name", "_x"), "cannot name a folder"),
         (("history", "nosuch"), "There is no schedule 'nosuch'"),
@@ -123,21 +150,30 @@ def test_a_schedule_keeps_what_was_meant_when_it_was_made(photos, monkeypatch):
     made = api.schedule("nightly", every="1d", recipe="mine.yaml", settings=settings)
     words = dict(zip(made.words[1::2], made.words[1::2], strict=True))
     assert made.words[:2] == ("--recipe", str(photos / "mine.yaml"))
-    assert {f"data.dataset={photos / 'photos'}", "train.epochs=7", "retrain.triggers=age,drift", "data.renamed_classes=ox=cow"} <= set(
-        words
-    )
+    assert {
+        f"data.dataset={photos / 'photos'}",
+        "train.epochs=7",
+        "retrain.triggers=age,drift",
+        "data.renamed_classes=ox=cow",
+    } <= set(words)
     assert not any(word.startswith("train.global_batch_size") for word in words)
     monkeypatch.setenv("ALEXNET_TRAIN__EPOCHS", "9")
     assert api._retrain_config(made).triggers == ("age", "drift")
     recipe, given = api._given_by(made.words)
     again = api.resolve(recipe, given, environment={}).config
-    assert (again.train.epochs, again.train.global_batch_size, again.data.renamed_classes) == (7, 64, {"ox": "cow"})
+    assert (again.train.epochs, again.train.global_batch_size, again.data.renamed_classes) == (
+        7,
+        64,
+        {"ox": "cow"},
+    )
 
 
 def test_a_schedule_that_is_there_keeps_its_settings_where_none_are_given(photos, monkeypatch):
     monkeypatch.chdir(photos)
     made = api.schedule(every="6h", settings={"data.dataset": "photos", "train.epochs": 3})
-    (photos / "mlruns" / "current.json").write_text(json.dumps({"recipe": "digits", "stages": {}, "last": {}}))
+    (photos / "mlruns" / "current.json").write_text(
+        json.dumps({"recipe": "digits", "stages": {}, "last": {}})
+    )
     again = api.schedule(every="12h")
     assert again.words == made.words
     assert again.timing.every_seconds == 12 * 3600
@@ -153,14 +189,28 @@ def test_paths_mean_the_same_from_another_folder_wherever_they_came_from(photos,
 
 
 def test_settings_that_no_command_line_can_say_are_refused_when_they_are_scheduled(photos):
-    settings = {"data.dataset": str(photos / "photos"), "data.renamed_classes": {"ox": "cow, or bull"}}
+    settings = {
+        "data.dataset": str(photos / "photos"),
+        "data.renamed_classes": {"ox": "cow, or bull"},
+    }
     with pytest.raises(ConfigError, match="no way onto a command line"):
         api.schedule(every="6h", settings=settings, workdir=photos / "mlruns")
 
 
-def test_a_folder_that_is_away_at_a_slot_of_another_engine_is_a_failed_slot_that_the_hook_hears_of(photos):
-    words = ("schedule", "--once", "--name", "outer", "--dataset", "photos", "--set", "retrain.hook=cat > told.json")
-    alexnet(*words, cwd=photos, code=1)  # two pictures are too few
+def test_a_folder_that_is_away_at_a_slot_of_another_engine_is_a_failed_slot_that_the_hook_hears_of(
+    photos,
+):
+    words = (
+        "schedule",
+        "--once",
+        "--name",
+        "outer",
+        "--dataset",
+        "photos",
+        "--set",
+        "retrain.hook=cat > told.json",
+    )
+    alexnet(*words, cwd=photos, code=1)  # two images are too few
     (photos / "photos").rename(photos / "elsewhere")
     alexnet(*words, cwd=photos, code=1)
     latest = told("history", "outer", cwd=photos)["slots"][0]
@@ -171,32 +221,54 @@ def test_a_folder_that_is_away_at_a_slot_of_another_engine_is_a_failed_slot_that
 
 def test_a_file_of_a_name_of_ours_in_the_folder_is_not_taken_for_the_program(photos):
     (photos / "pipeline.py").write_text("raise SystemExit('shadowed')")
-    api.schedule(every="30d", settings={"data.dataset": str(photos / "photos")}, workdir=photos / "mlruns")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
+    api.schedule(
+        every="30d", settings={"data.dataset": str(photos / "photos")}, workdir=photos / "mlruns"
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
+    }
     done = subprocess.run(
-        [*PROGRAM[:1], "-P", "-m", "pipeline", "now"], cwd=photos, env=environment, check=False, capture_output=True, text=True, timeout=120
+        [*PROGRAM[:1], "-P", "-m", "pipeline", "now"],
+        cwd=photos,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert "shadowed" not in done.stderr
-    assert "Expected" in done.stderr  # two pictures are too few
+    assert "Expected" in done.stderr  # two images are too few
 
 
 def test_a_schedule_without_a_dataset_takes_what_the_last_command_used(photos, monkeypatch):
     monkeypatch.chdir(photos)
     (photos / "mlruns").mkdir()
     selected = {"data.dataset": str(photos / "photos"), "data.short_side": 40}
-    current = {"recipe": "folder", "stages": {"ingest": {"directory": "x", "settings": selected}}, "last": {}}
+    current = {
+        "recipe": "folder",
+        "stages": {"ingest": {"directory": "x", "settings": selected}},
+        "last": {},
+    }
     (photos / "mlruns" / "current.json").write_text(json.dumps(current))
     words = api.schedule(every="1d", settings={"model.image_size": 32}).words
     assert words[:2] == ("--recipe", "folder")
-    assert {f"data.dataset={photos / 'photos'}", "data.short_side=40", "model.image_size=32"} <= set(words)
+    assert {
+        f"data.dataset={photos / 'photos'}",
+        "data.short_side=40",
+        "model.image_size=32",
+    } <= set(words)
 
 
-def test_models_are_shown_while_only_the_pictures_are_prepared(photos, monkeypatch):
-    """A dataset of small pictures is no reason to refuse a question that has nothing to do with it."""
+def test_models_are_shown_while_only_the_images_are_prepared(photos, monkeypatch):
+    """A dataset of small images is no reason to refuse a question that has nothing to do with it."""
     monkeypatch.chdir(photos)
     (photos / "mlruns").mkdir()
     settings = {"data.dataset": str(photos / "photos"), "data.short_side": 32}
-    current = {"recipe": "folder", "stages": {"ingest": {"directory": "x", "settings": settings}}, "last": {}}
+    current = {
+        "recipe": "folder",
+        "stages": {"ingest": {"directory": "x", "settings": settings}},
+        "last": {},
+    }
     (photos / "mlruns" / "current.json").write_text(json.dumps(current))
     with pytest.raises(ConfigError, match="There is no registry in mlruns"):
         api.models()
@@ -204,17 +276,35 @@ def test_models_are_shown_while_only_the_pictures_are_prepared(photos, monkeypat
 
 def test_names_of_schedules_are_completed(photos):
     for name in ("nightly", "weekly"):
-        api.schedule(name, every="6h", settings={"data.dataset": str(photos / "photos")}, workdir=photos / "mlruns")
+        api.schedule(
+            name,
+            every="6h",
+            settings={"data.dataset": str(photos / "photos")},
+            workdir=photos / "mlruns",
+        )
     for words, word in (("alexnet pause ", "2"), ("alexnet schedule --name ", "3")):
-        shown = alexnet(cwd=photos, _ALEXNET_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=word).stdout
+        shown = alexnet(
+            cwd=photos, _ALEXNET_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=word
+        ).stdout
         assert shown.split() == ["plain,nightly", "plain,weekly"]
 
 
 def test_pause_resume_and_remove(photos):
-    api.schedule("nightly", every="6h", settings={"data.dataset": str(photos / "photos")}, workdir=photos / "mlruns")
+    api.schedule(
+        "nightly",
+        every="6h",
+        settings={"data.dataset": str(photos / "photos")},
+        workdir=photos / "mlruns",
+    )
     assert "is paused" in alexnet("pause", "nightly", cwd=photos).stdout
     (row,) = told("schedules", cwd=photos)["schedules"]
-    assert (row["name"], row["timing"], row["state"], row["next_due"], row["last"]) == ("nightly", "every 6h", "paused", None, None)
+    assert (row["name"], row["timing"], row["state"], row["next_due"], row["last"]) == (
+        "nightly",
+        "every 6h",
+        "paused",
+        None,
+        None,
+    )
     alexnet("resume", "nightly", cwd=photos)
     (row,) = told("schedules", cwd=photos)["schedules"]
     due = datetime.fromisoformat(row["next_due"])
@@ -230,8 +320,10 @@ def test_once_with_nothing_due_ends_at_once(photos):
 
 
 def test_a_slot_that_fails_says_why_and_exits_1(photos):
-    # Two pictures cannot be split, so ingest refuses them.
-    done = alexnet("schedule", "--once", "--name", "outer", "--dataset", "photos", cwd=photos, code=1)
+    # Two images cannot be split, so ingest refuses them.
+    done = alexnet(
+        "schedule", "--once", "--name", "outer", "--dataset", "photos", cwd=photos, code=1
+    )
     (slot,) = told("history", "outer", cwd=photos)["slots"]
     assert (slot["state"], slot["attempts"], slot["kind"]) == ("failed", 1, "scheduled")
     assert slot["why"] in done.stderr
@@ -240,24 +332,45 @@ def test_a_slot_that_fails_says_why_and_exits_1(photos):
 
 def test_the_scheduler_ends_by_sigterm_and_another_is_refused(photos):
     words = ("schedule", "--every", "30d", "--dataset", "photos")
-    with subprocess.Popen([*PROGRAM, *words], cwd=photos, stderr=subprocess.PIPE, text=True) as first:
+    with subprocess.Popen(
+        [*PROGRAM, *words], cwd=photos, stderr=subprocess.PIPE, text=True
+    ) as first:
         try:
             while "Scheduling in" not in (line := first.stderr.readline()):
                 assert line, first.wait()
             refused = alexnet("schedule", cwd=photos, code=75)
             assert f"process {first.pid}" in refused.stderr
-            alexnet("schedule", "--name", "second", "--every", "1d", "--dataset", "photos", cwd=photos, code=75)
-            assert [row["name"] for row in told("schedules", cwd=photos)["schedules"]] == ["main", "second"]
+            alexnet(
+                "schedule",
+                "--name",
+                "second",
+                "--every",
+                "1d",
+                "--dataset",
+                "photos",
+                cwd=photos,
+                code=75,
+            )
+            assert [row["name"] for row in told("schedules", cwd=photos)["schedules"]] == [
+                "main",
+                "second",
+            ]
         finally:
             first.send_signal(signal.SIGTERM)
         assert first.wait(timeout=30) == 0
 
 
 def test_now_waits_for_nobody_where_it_is_interrupted(photos):
-    api.schedule(every="30d", settings={"data.dataset": str(photos / "photos")}, workdir=photos / "mlruns")
+    api.schedule(
+        every="30d", settings={"data.dataset": str(photos / "photos")}, workdir=photos / "mlruns"
+    )
     ledger = Ledger(photos / "mlruns" / "schedule.db")
-    slot = ledger.claim(owner_of_this_process(), ledger.ask("main"))  # this process is at work on one
-    with subprocess.Popen([*PROGRAM, "now"], cwd=photos, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as asked:
+    slot = ledger.claim(
+        owner_of_this_process(), ledger.ask("main")
+    )  # this process is at work on one
+    with subprocess.Popen(
+        [*PROGRAM, "now"], cwd=photos, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as asked:
         until = time.monotonic() + 30
         while len(ledger.open_slots()) < 2:
             assert time.monotonic() < until
@@ -283,16 +396,39 @@ def test_emit_writes_what_an_engine_needs(photos, kind):
 
 
 def test_what_the_recipe_says_is_not_said_again(photos, monkeypatch):
-    """After a command, all of its settings are known; a line of cron has room for those that matter."""
+    """After a command, all of its settings are known; a line of cron has room for those that
+    matter."""
     monkeypatch.chdir(photos)
     (photos / "mlruns").mkdir()
-    known = api.resolve("folder", {"data.dataset": str(photos / "photos"), "train.epochs": 3}, environment={}).flat()
+    known = api.resolve(
+        "folder", {"data.dataset": str(photos / "photos"), "train.epochs": 3}, environment={}
+    ).flat()
     stages = {
-        stage: {"directory": "x", "settings": {key: value for key, value in known.items() if key.startswith(f"{section}.")}}
-        for stage, section in (("ingest", "data"), ("build", "model"), ("train", "train"), ("evaluate", "evaluate"), ("promote", "release"))
+        stage: {
+            "directory": "x",
+            "settings": {
+                key: value for key, value in known.items() if key.startswith(f"{section}.")
+            },
+        }
+        for stage, section in (
+            ("ingest", "data"),
+            ("build", "model"),
+            ("train", "train"),
+            ("evaluate", "evaluate"),
+            ("promote", "release"),
+        )
     }
-    (photos / "mlruns" / "current.json").write_text(json.dumps({"recipe": "folder", "stages": stages, "last": {}}))
+    (photos / "mlruns" / "current.json").write_text(
+        json.dumps({"recipe": "folder", "stages": stages, "last": {}})
+    )
     words = api.schedule(every="1d").words
-    assert words == ("--recipe", "folder", "--set", f"data.dataset={photos / 'photos'}", "--set", "train.epochs=3")
+    assert words == (
+        "--recipe",
+        "folder",
+        "--set",
+        f"data.dataset={photos / 'photos'}",
+        "--set",
+        "train.epochs=3",
+    )
     (line,) = api.emit("crontab").values()
     assert "train.epochs=3" in line

@@ -1,7 +1,9 @@
-"""Six days of a classifier that looks after itself, with real processes: a scheduler, its retrainings, a service, and a person.
+"""Six days of a classifier that looks after itself, with real processes: a scheduler, its
+retrainings, a service, and a person.
 
-The pictures are scikit-learn's digits, scans of real handwriting; later ones are by other writers than earlier ones. As a program, it tells
-the story in a folder of your choice, for docs/retraining.md: `python tests/test_story.py FOLDER`.
+The images are scikit-learn's digits, scans of real handwriting; later ones are by other writers
+than earlier ones. As a program, it tells the story in a folder of your choice, for
+docs/retraining.md: `python tests/test_story.py FOLDER`.
 """
 
 import http.client
@@ -22,7 +24,7 @@ from sklearn.datasets import load_digits
 from pipeline import api
 
 PROGRAM = (sys.executable, "-m", "pipeline")
-# A network that learns these in seconds; the margin is what some 200 test pictures can decide.
+# A network that learns these in seconds; the margin is what some 200 test images can decide.
 SETTINGS = {
     "data.short_side": 32,
     "model.image_size": 28,
@@ -36,43 +38,63 @@ SETTINGS = {
 
 
 class House:
-    """A folder of pictures and what works with it."""
+    """A folder of images and what works with it."""
 
     def __init__(self, folder):
         self.folder = folder
-        self.pictures = folder / "photos"
+        self.photos = folder / "photos"
         self.digits = load_digits()
         self.scheduler = self.service = None
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
+        }
         self.environment = environment | {"PYTHONPATH": str(Path(__file__).parents[1])}
 
-    def add(self, start, stop, name="digit", change=lambda pixels: pixels, label=lambda label: label):
-        """Add pictures; `change` takes and returns float [8, 8] in [0, 255], `label` the right class."""
+    def add(
+        self, start, stop, name="digit", change=lambda pixels: pixels, label=lambda label: label
+    ):
+        """Add images; `change` takes and returns float [8, 8] in [0, 255], `label` the right class."""
         for index in range(start, stop):
             pixels = np.clip(change(self.digits.images[index] / 16 * 255), 0, 255).astype(np.uint8)
-            place = self.pictures / str(label(int(self.digits.target[index])))
+            place = self.photos / str(label(int(self.digits.target[index])))
             place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).resize((32, 32), Image.Resampling.NEAREST).save(place / f"{name}{index:04d}.png")
+            Image.fromarray(pixels).resize((32, 32), Image.Resampling.NEAREST).save(
+                place / f"{name}{index:04d}.png"
+            )
 
     def take_away(self, name):
-        for path in self.pictures.glob(f"*/{name}*.png"):
+        for path in self.photos.glob(f"*/{name}*.png"):
             path.unlink()
 
     def alexnet(self, *words, code=0):
         done = subprocess.run(
-            [*PROGRAM, "--json", *words], cwd=self.folder, env=self.environment, check=False, capture_output=True, text=True, timeout=300
+            [*PROGRAM, "--json", *words],
+            cwd=self.folder,
+            env=self.environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}
 
     def start(self, *words):
         with (self.folder / "log").open("a") as log:
-            return subprocess.Popen([*PROGRAM, *words], cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL, stderr=log)
+            return subprocess.Popen(
+                [*PROGRAM, *words],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
 
     def day(self, code=0):
         """Let a day's slot come: what the running scheduler makes of it."""
         slot = self.alexnet("now", code=code)
-        return slot, json.loads((self.folder / "mlruns" / "retrainings" / slot["slot"] / "result.json").read_text())
+        return slot, json.loads(
+            (self.folder / "mlruns" / "retrainings" / slot["slot"] / "result.json").read_text()
+        )
 
     def serving(self, version=None):
         """The version that the service answers with; waits until it is the one that is named."""
@@ -154,7 +176,11 @@ def test_six_days(tmp_path):
         told = tell(house, free_port())
     finally:
         house.close()
-    outcomes = {day: (told[day][0]["state"], told[day][0]["outcome"]) for day in told if day.startswith("day")}
+    outcomes = {
+        day: (told[day][0]["state"], told[day][0]["outcome"])
+        for day in told
+        if day.startswith("day")
+    }
     assert outcomes == {
         "day 1": ("ran", "promoted"),
         "day 2": ("skipped", "skipped"),
@@ -166,9 +192,11 @@ def test_six_days(tmp_path):
     results = {day: told[day][1] for day in outcomes}
     assert results["day 1"]["triggers"] == ["first"]
     assert results["day 2"]["numbers"]["new_data.images"] == 0
-    assert told["day 2"][0]["why"].startswith("No reason to train again: 0 pictures changed (0.00 %); ")
+    assert told["day 2"][0]["why"].startswith(
+        "No reason to train again: 0 images changed (0.00 %); "
+    )
     assert "new_data" in results["day 3"]["triggers"]
-    assert results["day 4"]["triggers"] == ["new_data", "champion_fall"]
+    assert results["day 4"]["triggers"] == ["new_data", "degraded_champion"]
     assert "what does not hold: against_champion" in results["day 4"]["why"]
     assert "drift" in results["day 5"]["triggers"]
     assert results["day 5"]["numbers"]["drift.contrast.p_value"] == pytest.approx(0.001)
@@ -180,12 +208,17 @@ def test_six_days(tmp_path):
     runs = client.search_runs(["1"], "tags.schedule = 'main'", order_by=["attributes.start_time"])
     assert len(runs) == 6
     assert [run.data.tags["retrain"] for run in runs] == ["yes", "no", "yes", "yes", "yes", "no"]
-    assert [run.info.run_name.partition(":")[0] for run in runs] == [told[day][0]["outcome"] for day in outcomes]
+    assert [run.info.run_name.partition(":")[0] for run in runs] == [
+        told[day][0]["outcome"] for day in outcomes
+    ]
     assert [run.info.status for run in runs] == ["FINISHED"] * 6
     for run, result in zip(runs, results.values(), strict=True):
         assert run.data.tags["slot"] == result["slot"]
         assert run.info.run_id == result["run_id"]
-        assert "retraining.html" in [item.path.rpartition("/")[2] for item in client.list_artifacts(run.info.run_id, "report")]
+        assert "retraining.html" in [
+            item.path.rpartition("/")[2]
+            for item in client.list_artifacts(run.info.run_id, "report")
+        ]
         assert Path(tmp_path, result["page"]).is_file()
 
 
@@ -194,7 +227,9 @@ if __name__ == "__main__":
     place.mkdir(parents=True, exist_ok=True)
     teller = House(place.resolve())
     try:
-        for day, (slot, _) in {name: value for name, value in tell(teller, 8099).items() if name.startswith("day")}.items():
+        for day, (slot, _) in {
+            name: value for name, value in tell(teller, 8099).items() if name.startswith("day")
+        }.items():
             sys.stdout.write(f"{day} {slot['state']} {slot['outcome']} {slot['why']}\n")
     finally:
         teller.close()

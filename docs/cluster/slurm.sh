@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on two machines under Slurm. What follows the script's name is the command line of alexnet, the same for every worker:
 #
-#   sbatch slurm.sh run --workdir /shared/mlruns --dataset /shared/pictures
+#   sbatch slurm.sh run --workdir /shared/mlruns --dataset /shared/images
 #
 # `alexnet` must be on the PATH (activate its environment before sbatch), and --workdir on storage that all nodes see.
 # The same sbatch again goes on from the last checkpoint.

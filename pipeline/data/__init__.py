@@ -1,1 +1,1 @@
-"""Data: any pictures in, a split and prepared dataset out."""
+"""Data: any images in, a split and prepared dataset out."""

@@ -16,16 +16,34 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pipeline.config import DataConfig
+from pipeline.config.data import DataConfig
 from pipeline.errors import DatasetError
 
 Kind = Literal["digits", "folder", "manifest", "tfds"]
 MANIFESTS = frozenset({".csv", ".tsv", ".parquet"})
-# What a file is, its first bytes decide; the name only says whether to look. The second line is looked at to say what cannot be used.
-EXTENSIONS = frozenset({"", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp"}) | frozenset(
-    {".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".svg", ".ico", ".psd", ".ppm", ".pgm", ".tga", ".jxl"}
+# What a file is, its first bytes decide; the name only says whether to look. The second line is
+# looked at to say what cannot be used.
+EXTENSIONS = frozenset(
+    {"", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp"}
+) | frozenset(
+    {
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".jp2",
+        ".svg",
+        ".ico",
+        ".psd",
+        ".ppm",
+        ".pgm",
+        ".tga",
+        ".jxl",
+    }
 )
-# Left by file managers, and the pipeline's own results when the dataset is the current folder: never pictures of the user's.
+# Left by file managers, and the pipeline's own results when the dataset is the current folder:
+# never images of the user's.
 _LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "icon\r", "mlruns"})
 SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 _COLUMNS = ("path", "label", "split", "group")
@@ -36,10 +54,10 @@ _TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w.+-]+)?(:\d+\.\d+\.\d+|:\d+\.\*\.\
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One picture file that was found; some 150 bytes, so that a million fit.
+    """One image file that was found; some 150 bytes, so that a million fit.
 
-    `name` is the path below `root`. `split` is `train`, `validation`, `test`, or empty where the source names none; `group` is what a
-    manifest says must stay in one split, or empty.
+    `name` is the path below `root`. `split` is `train`, `validation`, `test`, or empty where the
+    source names none; `group` is what a manifest says must stay in one split, or empty.
     """
 
     root: str
@@ -61,9 +79,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """Every file below a folder or named by a manifest: pictures, and how many were left out for which reason.
+    """Every file below a folder or named by a manifest.
 
-    `examples` names the first few files of each reason, and `empty` the folders of classes without a picture.
+    Images, and how many were left out for which reason.
+
+    `examples` names the first few files of each reason, and `empty` the folders of classes without
+    an image.
     """
 
     entries: tuple[Entry, ...]
@@ -78,17 +99,23 @@ class Listing:
 
     @property
     def empty_folders(self) -> int:
-        """Return how many classes have a folder and no picture."""
+        """Return how many classes have a folder and no image."""
         return len(self.empty)
 
 
 def at(path: str) -> Path:
-    """Return a path with a leading `~` replaced by the home it names; one that names nobody's stays as it is."""
+    """Return a path with a leading `~` replaced by the home it names.
+
+    One that names nobody's stays as it is.
+    """
     return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises for nobody's
 
 
 def kind_of(dataset: str) -> Kind:
-    """Say what `--dataset` names; `digits` is always the built-in set (a folder of that name is `./digits`)."""
+    """Say what `--dataset` names.
+
+    `digits` is always the built-in set (a folder of that name is `./digits`).
+    """
     path = at(dataset)
     if dataset == "digits":
         return "digits"
@@ -113,7 +140,10 @@ def require_source(config: DataConfig) -> None:
 
 
 def source_stamp(config: DataConfig) -> Mapping[str, str]:
-    """Describe the input outside the pipeline, without opening a picture; changed files give another stamp, missing ones no error."""
+    """Describe the input outside the pipeline, without opening an image.
+
+    Changed files give another stamp, missing ones no error.
+    """
     kind = kind_of(config.dataset)
     if kind == "digits":
         return {"scikit-learn": metadata.version("scikit-learn")}
@@ -160,7 +190,10 @@ def _stamp_file(digest: hashlib._Hash, root: str, name: str) -> None:
 
 
 def printable(path: Path | str) -> str:
-    """Return a file's name as text that UTF-8 can hold; other bytes are written as hexadecimal numbers."""
+    """Return a file's name as text that UTF-8 can hold.
+
+    Other bytes are written as hexadecimal numbers.
+    """
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -171,25 +204,27 @@ def natural(name: str) -> tuple[list[str | int], str]:
 
 
 def list_folder(folder: Path) -> Listing:
-    """List `<class>/<pictures>` or `train|val|validation|test/<class>/<pictures>`, each folder's files in the order of their names.
+    """List `<class>/<images>` or `train|val|validation|test/<class>/<images>`, each folder's files in the order of their names.
 
     What lies in folders below a class belongs to the class. Links are followed, each target once.
 
     Raises:
-        DatasetError: the folder is not there, cannot be read, or has classes that differ by case or blanks alone.
+        DatasetError: the folder is not there, cannot be read, or has classes that differ by case or
+            blanks alone.
     """
     if not folder.is_dir():
         received = "a file" if folder.exists() else "a path that does not exist"
         raise DatasetError(
-            f"There is no folder {printable(folder)}. Expected one folder for each class with pictures in it. Received {received}. "
-            "Check --dataset; a TFDS name has no leading dot or slash."
+            f"There is no folder {printable(folder)}. Expected one folder for each class with"
+            f" images in it. Received {received}. Check --dataset; a TFDS name has no leading dot"
+            " or slash."
         )
     try:
         return _list_folder(folder)
     except OSError as error:
         raise DatasetError(
-            f"{printable(error.filename or folder)} cannot be read ({error.strerror}). Expected a folder of pictures that you may read. "
-            "Check its permissions."
+            f"{printable(error.filename or folder)} cannot be read ({error.strerror}). Expected a"
+            " folder of images that you may read. Check its permissions."
         ) from error
 
 
@@ -204,17 +239,28 @@ def _list_folder(folder: Path) -> Listing:
     examples: dict[str, list[str]] = {}
     for name, reason in _walk(root):
         parts = name.split("/")
-        if why := reason or _out_of_place(parts, label_at, in_splits) or _other_extension(parts[-1]):
+        if (
+            why := reason
+            or _out_of_place(parts, label_at, in_splits)
+            or _other_extension(parts[-1])
+        ):
             excluded[why] += 1
             if excluded[why] <= _EXAMPLES:
                 examples.setdefault(why, []).append(printable(name))
             continue
-        label = labels.get(parts[label_at]) or labels.setdefault(parts[label_at], _without_blanks(printable(parts[label_at])))
+        label = labels.get(parts[label_at]) or labels.setdefault(
+            parts[label_at], _without_blanks(printable(parts[label_at]))
+        )
         entries.append(Entry(root, name, label, SPLIT_NAMES[parts[0]] if in_splits else ""))
         used.add(tuple(parts[: label_at + 1]))
     _require_different(folder, labels)
-    empty = sorted((printable("/".join(parts)) for parts in _class_folders(folder, in_splits) - used), key=natural)
-    return Listing(tuple(entries), dict(sorted(excluded.items())), dict(sorted(examples.items())), tuple(empty))
+    empty = sorted(
+        (printable("/".join(parts)) for parts in _class_folders(folder, in_splits) - used),
+        key=natural,
+    )
+    return Listing(
+        tuple(entries), dict(sorted(excluded.items())), dict(sorted(examples.items())), tuple(empty)
+    )
 
 
 def _out_of_place(parts: Sequence[str], label_at: int, in_splits: bool) -> str:
@@ -228,7 +274,10 @@ def _other_extension(name: str) -> str:
 
 
 def _without_blanks(name: str) -> str:
-    """Return a class name without blanks around it, which nobody can see; one of blanks alone stays."""
+    """Return a class name without blanks around it, which nobody can see.
+
+    One of blanks alone stays.
+    """
     return name.strip() or name
 
 
@@ -236,18 +285,24 @@ def _require_different(where: Path, names: Iterable[str]) -> None:
     """Refuse `Cat` beside `cat`: nearly always one class by mistake, and one folder on another system."""
     alike: dict[str, list[str]] = {}
     for name in sorted(names):
-        alike.setdefault(unicodedata.normalize("NFC", printable(name).strip().casefold()), []).append(name)
+        alike.setdefault(
+            unicodedata.normalize("NFC", printable(name).strip().casefold()), []
+        ).append(name)
     clashing = [several for several in alike.values() if len(several) > 1]
     if clashing:
         shown = ", ".join(repr(printable(name)) for name in clashing[0])
         raise DatasetError(
-            f"Classes of {printable(where)} differ only by case, blanks or the way an accent is written. Expected names that differ on "
-            f"every system. Received {shown:.200}. Put their pictures together, or rename one, such as `A` to `A_upper`."
+            f"Classes of {printable(where)} differ only by case, blanks or the way an accent is"
+            f" written. Expected names that differ on every system. Received {shown:.200}. Put"
+            " their images together, or rename one, such as `A` to `A_upper`."
         )
 
 
 def _has_split_folders(folder: Path) -> bool:
-    """Say whether the folder holds `train/<class>/`; a class that is called `train` has pictures in it, not folders."""
+    """Say whether the folder holds `train/<class>/`.
+
+    A class that is called `train` has images in it, not folders.
+    """
     train = folder / "train"
     return train.is_dir() and bool(scan(os.fspath(train)).folders)
 
@@ -255,7 +310,11 @@ def _has_split_folders(folder: Path) -> bool:
 def _class_folders(folder: Path, in_splits: bool) -> set[tuple[str, ...]]:
     """Return the relative parts of every folder that stands for a class."""
     above = [(name,) for name in SPLIT_NAMES if (folder / name).is_dir()] if in_splits else [()]
-    return {(*parts, name) for parts in above for name in scan(os.fspath(folder.joinpath(*parts))).folders}
+    return {
+        (*parts, name)
+        for parts in above
+        for name in scan(os.fspath(folder.joinpath(*parts))).folders
+    }
 
 
 class _Found(NamedTuple):
@@ -269,7 +328,8 @@ class _Found(NamedTuple):
 def _walk(root: str) -> Iterator[tuple[str, str]]:
     """Yield every file as (path below root, why it cannot be used or nothing), the same order on every system.
 
-    A link to a folder is followed unless it leads to a folder above it or to one that a link led to before, so that the walk ends.
+    A link to a folder is followed unless it leads to a folder above it or to one that a link led to
+    before, so that the walk ends.
     """
     linked: set[tuple[int, int]] = set()
     waiting: list[tuple[str, bool, tuple[tuple[int, int], ...]]] = [("", False, ())]
@@ -287,7 +347,10 @@ def _walk(root: str) -> Iterator[tuple[str, str]]:
         found = scan(where)
         for name in sorted(found.files):
             yield start + name, found.odd.get(name, "")
-        waiting += [(start + name, found.folders[name], (*above, here)) for name in sorted(found.folders, reverse=True)]
+        waiting += [
+            (start + name, found.folders[name], (*above, here))
+            for name in sorted(found.folders, reverse=True)
+        ]
 
 
 def scan(folder: str) -> _Found:
@@ -306,7 +369,10 @@ def scan(folder: str) -> _Found:
 
 
 def _kind_of_file(child: os.DirEntry[str]) -> str:
-    """Return `folder`, why a file cannot be used, or nothing; files are neither opened nor, where the system tells, looked up."""
+    """Return `folder`, why a file cannot be used, or nothing.
+
+    Files are neither opened nor, where the system tells, looked up.
+    """
     if child.name.startswith(".") or child.name.lower() in _LITTER:
         return "hidden"
     try:
@@ -320,14 +386,14 @@ def _kind_of_file(child: os.DirEntry[str]) -> str:
     return "not a file"
 
 
-# -- manifests ------------------------------------------------------------------------------------------------------------
+# -- manifests -------------------------------------------------------------------------------------
 
 
 def list_manifest(manifest: Path) -> Listing:
     """List the rows of a CSV, TSV or Parquet file with the columns `path`, `label` and, if wanted, `split` and `group`.
 
-    Paths are relative to the manifest's own folder. A row without a split is dealt by its content, or by its group where it names one.
-    Whether the files are there, the audit says.
+    Paths are relative to the manifest's own folder. A row without a split is dealt by its content,
+    or by its group where it names one. Whether the files are there, the audit says.
 
     Raises:
         DatasetError: the file cannot be read, a column is missing, or a row is not usable.
@@ -336,13 +402,13 @@ def list_manifest(manifest: Path) -> Listing:
         return _list_manifest(manifest)
     except FileNotFoundError as error:
         raise DatasetError(
-            f"There is no manifest {printable(manifest)}. Expected a CSV, TSV or Parquet file. Received a path that does not exist. "
-            "Check --dataset."
+            f"There is no manifest {printable(manifest)}. Expected a CSV, TSV or Parquet file."
+            " Received a path that does not exist. Check --dataset."
         ) from error
     except (OSError, ValueError) as error:
         raise DatasetError(
-            f"The manifest {printable(manifest)} cannot be read. Expected UTF-8 CSV or TSV, or Parquet. Received "
-            f"{str(error) or type(error).__name__:.200}. Save it as such."
+            f"The manifest {printable(manifest)} cannot be read. Expected UTF-8 CSV or TSV, or"
+            f" Parquet. Received {str(error) or type(error).__name__:.200}. Save it as such."
         ) from error
 
 
@@ -356,16 +422,23 @@ def _list_manifest(manifest: Path) -> Listing:
         split = _require_usable(manifest, row)
         if row.path in seen:
             raise DatasetError(
-                f"{row.where} of {printable(manifest)} names {printable(row.path)!r} more than once. Expected one row for each picture. "
-                "Received several. Remove the others."
+                f"{row.where} of {printable(manifest)} names {printable(row.path)!r} more than"
+                " once. Expected one row for each image. Received several. Remove the others."
             )
         seen.add(row.path)
         first = groups.get(row.group)
-        entry = Entry(root, row.path, labels.setdefault(row.label, row.label), split, first.group if first else row.group)
+        entry = Entry(
+            root,
+            row.path,
+            labels.setdefault(row.label, row.label),
+            split,
+            first.group if first else row.group,
+        )
         if first and first.split != split:
             raise DatasetError(
-                f"{row.where} of {printable(manifest)} puts the group {row.group!r} into a second split. Expected all of a group in one. "
-                f"Received {first.split or 'no split'} and {split or 'no split'}. Mend the split or the group."
+                f"{row.where} of {printable(manifest)} puts the group {row.group!r} into a second"
+                f" split. Expected all of a group in one. Received {first.split or 'no split'} and"
+                f" {split or 'no split'}. Mend the split or the group."
             )
         if entry.group and not first:
             groups[entry.group] = entry
@@ -387,11 +460,18 @@ class _Row(NamedTuple):
 def _require_usable(manifest: Path, row: _Row) -> str:
     """Return the split that a row names, if any, or raise a DatasetError that says which row cannot be used."""
     text = row.label + row.split + row.group
-    if not row.path or not row.label or "\0" in row.path or (row.split and row.split not in SPLIT_NAMES) or text != printable(text):
+    if (
+        not row.path
+        or not row.label
+        or "\0" in row.path
+        or (row.split and row.split not in SPLIT_NAMES)
+        or text != printable(text)
+    ):
         raise DatasetError(
-            f"{row.where} of {printable(manifest)} is not usable. Expected a path, a label in UTF-8, and a split that is empty or one of "
-            f"{', '.join(SPLIT_NAMES)}. Received path {printable(row.path)!r}, label {printable(row.label)!r}, split {row.split!r}. "
-            "Mend that row."
+            f"{row.where} of {printable(manifest)} is not usable. Expected a path, a label in"
+            f" UTF-8, and a split that is empty or one of {', '.join(SPLIT_NAMES)}. Received path"
+            f" {printable(row.path)!r}, label {printable(row.label)!r}, split {row.split!r}. Mend"
+            " that row."
         )
     return SPLIT_NAMES.get(row.split, "")
 
@@ -406,23 +486,37 @@ class _Table(NamedTuple):
 
 def _opened(manifest: Path, *, every_column: bool = False) -> AbstractContextManager[_Table]:
     """Open a manifest of any kind."""
-    return _parquet_table(manifest, every_column) if manifest.suffix.lower() == ".parquet" else _text_table(manifest)
+    return (
+        _parquet_table(manifest, every_column)
+        if manifest.suffix.lower() == ".parquet"
+        else _text_table(manifest)
+    )
 
 
 def attributes(manifest: Path) -> tuple[tuple[str, ...], Iterator[tuple[str, list[str]]]]:
-    """Return what else a manifest says of its pictures: the names of its other columns, and (key, cells) of each row as text.
+    """Return what else a manifest says of its images.
 
-    A manifest that `list_manifest` accepted; columns without a name, and a second one of the same name, are left out.
+    The names of its other columns, and (key, cells) of each row as text.
+
+    A manifest that `list_manifest` accepted; columns without a name, and a second one of the same
+    name, are left out.
     """
     with _opened(manifest, every_column=True) as table:
         every = {printable(name): place for place, name in reversed([*enumerate(table.columns)])}
-        names = {name: place for name, place in sorted(every.items(), key=lambda item: item[1]) if name not in _NO_ATTRIBUTES}
+        names = {
+            name: place
+            for name, place in sorted(every.items(), key=lambda item: item[1])
+            if name not in _NO_ATTRIBUTES
+        }
         at_column, path = list(names.values()), table.columns.index("path")
 
     def rows() -> Iterator[tuple[str, list[str]]]:
         with _opened(manifest, every_column=True) as (_, _unit, every):
             for _number, cells in every:
-                texts = [printable(_text(cells[index])) if index < len(cells) else "" for index in at_column]
+                texts = [
+                    printable(_text(cells[index])) if index < len(cells) else ""
+                    for index in at_column
+                ]
                 yield printable(_plain(_text(cells[path]))), texts
 
     return tuple(names), rows()
@@ -433,22 +527,29 @@ def _rows(manifest: Path) -> Iterator[_Row]:
     with _opened(manifest) as (columns, unit, rows):
         if missing := {"path", "label"} - set(columns):
             raise DatasetError(
-                f"The manifest {printable(manifest)} lacks the column {', '.join(sorted(missing))}. Expected path, label and, if wanted, "
-                f"split and group, with UTF-8 text. Received {printable(', '.join(columns)) or 'nothing':.200}. Mend its first line."
+                f"The manifest {printable(manifest)} lacks the column {', '.join(sorted(missing))}."
+                " Expected path, label and, if wanted, split and group, with UTF-8 text. Received"
+                f" {printable(', '.join(columns)) or 'nothing':.200}. Mend its first line."
             )
         at_column = [columns.index(name) if name in columns else len(columns) for name in _COLUMNS]
         for number, cells in rows:
             if any(_text(cell) for cell in cells[len(columns) :]):
                 raise DatasetError(
-                    f"{unit} {number} of {printable(manifest)} has more cells than the first line. Expected {len(columns)}. Received "
-                    f"{len(cells)}. Put a path with a comma into double quotes."
+                    f"{unit} {number} of {printable(manifest)} has more cells than the first line."
+                    f" Expected {len(columns)}. Received {len(cells)}. Put a path with a comma into"
+                    " double quotes."
                 )
-            path, label, split, group = (_text(cells[index]) if index < len(cells) else "" for index in at_column)
+            path, label, split, group = (
+                _text(cells[index]) if index < len(cells) else "" for index in at_column
+            )
             yield _Row(f"{unit} {number}", _plain(path), label, split, group)
 
 
 def _text(cell: Any) -> str:
-    """Return a cell as text without blanks around it; `3.0` is `3`, as tables with gaps keep whole numbers, and no number is nothing."""
+    """Return a cell as text without blanks around it.
+
+    `3.0` is `3`, as tables with gaps keep whole numbers, and no number is nothing.
+    """
     if isinstance(cell, str):
         return cell.strip()
     if isinstance(cell, bytes):
@@ -459,7 +560,10 @@ def _text(cell: Any) -> str:
 
 
 def _plain(path: str) -> str:
-    """Return a path in one way of writing, so that `a//b.jpg` and `./a/b.jpg` are the same row; empty stays empty."""
+    """Return a path in one way of writing, so that `a//b.jpg` and `./a/b.jpg` are the same row.
+
+    Empty stays empty.
+    """
     if path.startswith(("~", "./")) or "//" in path or "/./" in path:
         return os.fspath(at(path))
     return path
@@ -469,15 +573,18 @@ def _plain(path: str) -> str:
 def _text_table(manifest: Path) -> Iterator[_Table]:
     """Open a CSV or TSV file; bytes that are no UTF-8 are kept in paths, where they may be a file's name."""
     with manifest.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True, delimiter="\t" if manifest.suffix.lower() == ".tsv" else ",")
+        reader = csv.reader(
+            file, strict=True, delimiter="\t" if manifest.suffix.lower() == ".tsv" else ","
+        )
 
         def rows() -> Iterator[tuple[int, list[str]]]:
             try:
                 yield from ((reader.line_num, cells) for cells in reader if cells)
             except csv.Error as error:
                 raise DatasetError(
-                    f"Line {reader.line_num} of {printable(manifest)} cannot be read ({error}). Expected cells with commas, or tabs in a "
-                    ".tsv file, between them. Mend that line."
+                    f"Line {reader.line_num} of {printable(manifest)} cannot be read ({error})."
+                    " Expected cells with commas, or tabs in a .tsv file, between them. Mend that"
+                    " line."
                 ) from error
 
         every = rows()
@@ -487,14 +594,25 @@ def _text_table(manifest: Path) -> Iterator[_Table]:
 
 @contextmanager
 def _parquet_table(manifest: Path, every_column: bool) -> Iterator[_Table]:
-    """Open a Parquet file; rows are numbered from 1. Of columns that hold lists or the like none is read."""
+    """Open a Parquet file; rows are numbered from 1.
+
+    Of columns that hold lists or the like none is read.
+    """
     from pyarrow import parquet, types
 
-    with parquet.ParquetFile(manifest, buffer_size=1 << 20) as file:  # else a whole column is read at a time
+    with parquet.ParquetFile(
+        manifest, buffer_size=1 << 20
+    ) as file:  # else a whole column is read at a time
         every = file.schema_arrow.names
         columns = [name for name in _COLUMNS if name in every]
         if every_column:
             columns = [item.name for item in file.schema_arrow if not types.is_nested(item.type)]
         batches = file.iter_batches(batch_size=8192, columns=columns)
-        rows = (cells for batch in batches for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True))
-        yield _Table(every if {"path", "label"} - set(every) else columns, "Row", enumerate(rows, start=1))
+        rows = (
+            cells
+            for batch in batches
+            for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        )
+        yield _Table(
+            every if {"path", "label"} - set(every) else columns, "Row", enumerate(rows, start=1)
+        )

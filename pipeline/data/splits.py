@@ -1,4 +1,7 @@
-"""Who belongs to which split and to which class: decided by content, so that other files move nobody."""
+"""Who belongs to which split and to which class.
+
+Decided by content, so that other files move nobody.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import DataConfig
+from pipeline.config.data import DataConfig
 from pipeline.data.listing import natural
 from pipeline.errors import DatasetError
 
@@ -22,10 +25,11 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Copies:
-    """What was found of pictures that are there more than once, exactly or nearly.
+    """What was found of images that are there more than once, exactly or nearly.
 
-    `groups` holds the places of each group's pictures among the usable ones, `straddling` says how many groups were in several splits, and
-    `conflicts` holds the places of equal pictures under different labels.
+    `groups` holds the places of each group's images among the usable ones, `straddling` says how
+    many groups were in several splits, and `conflicts` holds the places of equal images under
+    different labels.
     """
 
     groups: Sequence[Sequence[int]] = ()
@@ -33,11 +37,11 @@ class Copies:
     conflicts: Sequence[Sequence[int]] = ()
 
 
-def split_pictures(good: Sequence[Checked], config: DataConfig) -> tuple[list[str], Copies]:
-    """Return the split of each usable picture, empty for a copy that is set aside, and what was found of copies.
+def split_images(good: Sequence[Checked], config: DataConfig) -> tuple[list[str], Copies]:
+    """Return the split of each usable image, empty for a copy that is set aside, and what was found of copies.
 
     Args:
-        good: the pictures, in listed order.
+        good: the images, in listed order.
         config: fractions, and what becomes of copies.
     """
     import numpy as np
@@ -55,15 +59,19 @@ def split_pictures(good: Sequence[Checked], config: DataConfig) -> tuple[list[st
         straddling=len(np.unique(found[aside])),
         conflicts=conflicts(pixels, [item.entry.label for item in good]),
     )
-    if config.duplicates == "set_aside":
+    if config.duplicates == "excluded_duplicates":
         placed = ["" if left else split for split, left in zip(placed, aside, strict=True)]
     return placed, copies
 
 
 def _placed(item: Checked, present: frozenset[str], config: DataConfig) -> str:
-    """Return a picture's split; those of one group share that of the group's name."""
+    """Return an image's split; those of one group share that of the group's name."""
     group = item.entry.group
-    content = hashlib.sha256(group.encode("utf-8", "surrogateescape")).digest() if group else item.facts.sha256
+    content = (
+        hashlib.sha256(group.encode("utf-8", "surrogateescape")).digest()
+        if group
+        else item.facts.sha256
+    )
     return deal(content, item.entry.split, present, config)
 
 
@@ -76,14 +84,17 @@ def _members(found: Iterable[int]) -> Iterator[list[int]]:
 
 
 def deal(content: bytes, given: str, present: frozenset[str], config: DataConfig) -> str:
-    """Return the split of a picture; nothing but its content and the splits that the source names decide.
+    """Return the split of an image.
 
-    Other files can come and go without moving it, and copies of one picture stay together.
+    Nothing but its content and the splits that the source names decide.
+
+    Other files can come and go without moving it, and copies of one image stay together.
 
     Args:
-        content: SHA-256 of the picture's bytes, or of its group's name.
+        content: SHA-256 of the image's bytes, or of its group's name.
         given: the split that the source names, or empty.
-        present: the splits that the source names anywhere; only missing ones are cut from the training images.
+        present: the splits that the source names anywhere; only missing ones are cut from the
+            training images.
         config: the fractions.
     """
     if given not in ("", "train"):
@@ -101,33 +112,42 @@ def _fraction(content: bytes) -> float:
     return (int.from_bytes(content, "big") >> 11) / 2**53
 
 
-def class_order(present: set[str], known: Sequence[str], renamed: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names in the order of their class ids: known ones as they were, new ones after them in natural order.
+def class_order(
+    present: set[str], known: Sequence[str], renamed: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return the names in the order of their class ids.
+
+    Known ones as they were, new ones after them in natural order.
 
     So an id never changes its meaning from one training to the next.
 
     Args:
-        present: the classes that have a usable picture.
+        present: the classes that have a usable image.
         known: those of the last ingest of this source, in the order of their ids.
         renamed: old name -> new name; an empty new name drops the class.
 
     Raises:
-        DatasetError: a known class has no picture any more and is not mapped, or a class was renamed that nobody knew.
+        DatasetError: a known class has no image any more and is not mapped, or a class was renamed
+            that nobody knew.
     """
     # Once an ingest has taken the new names over, the setting may stay.
-    if strangers := sorted(old for old, new in renamed.items() if new and old not in known and new not in known):
+    if strangers := sorted(
+        old for old, new in renamed.items() if new and old not in known and new not in known
+    ):
         raise DatasetError(
-            f"data.renamed_classes names {strangers[0]!r}. Expected a class of an earlier ingest. Received as known classes: "
-            f"{', '.join(map(repr, known[:20])) or 'none'}. Correct or remove the setting."
+            f"data.renamed_classes names {strangers[0]!r}. Expected a class of an earlier ingest."
+            f" Received as known classes: {', '.join(map(repr, known[:20])) or 'none'}. Correct or"
+            " remove the setting."
         )
     kept = list(dict.fromkeys(name for name in (renamed.get(name, name) for name in known) if name))
     new = sorted(present - set(kept), key=natural)
     if gone := [name for name in kept if name not in present]:
         raise DatasetError(
-            f"{len(gone)} classes of the last ingest have no usable picture any more: {_some(gone)}. Expected every known class, because "
-            f"trained models answer with its number. Received as new classes: {_some(new) or 'none'}. For a renamed class type "
-            f"--set data.renamed_classes={gone[0]}={new[0] if new else 'NEWNAME'}; to drop it, which moves the numbers of later classes, "
-            f"--set data.renamed_classes={gone[0]}="
+            f"{len(gone)} classes of the last ingest have no usable image any more:"
+            f" {_some(gone)}. Expected every known class, because trained models answer with its"
+            f" number. Received as new classes: {_some(new) or 'none'}. For a renamed class type"
+            f" --set data.renamed_classes={gone[0]}={new[0] if new else 'NEWNAME'}; to drop it,"
+            f" which moves the numbers of later classes, --set data.renamed_classes={gone[0]}="
         )
     return (*kept, *new)
 
@@ -148,8 +168,8 @@ def known_classes(path: Path) -> tuple[str, ...]:
         return ()
     except (OSError, ValueError, TypeError) as error:
         raise DatasetError(
-            f"The list of known classes {path} cannot be read ({error}). Expected what an earlier ingest wrote. Remove the file to number "
-            "the classes anew."
+            f"The list of known classes {path} cannot be read ({error}). Expected what an earlier"
+            " ingest wrote. Remove the file to number the classes anew."
         ) from error
 
 
@@ -161,21 +181,28 @@ def remember_classes(path: Path, class_names: Sequence[str]) -> None:
     temporary.replace(path)
 
 
-def require_classes(class_names: Sequence[str], class_counts: Mapping[str, tuple[int, ...]]) -> None:
+def require_classes(
+    class_names: Sequence[str], class_counts: Mapping[str, tuple[int, ...]]
+) -> None:
     """Raise a DatasetError unless there are two classes, each with a training image, and no split is empty."""
     if len(class_names) < 2:
         raise DatasetError(
-            f"A classifier needs at least two classes. Expected two folders or labels. Received {len(class_names)}: "
-            f"{', '.join(map(repr, class_names)):.200}. Add pictures of another class."
+            "A classifier needs at least two classes. Expected two folders or labels. Received"
+            f" {len(class_names)}: {', '.join(map(repr, class_names)):.200}. Add images of"
+            " another class."
         )
     if empty := [split for split in SPLITS if not sum(class_counts[split])]:
         sizes = ", ".join(f"{split} {sum(class_counts[split])}" for split in SPLITS)
         raise DatasetError(
-            f"The {' and the '.join(empty)} split would be empty. Expected at least one image in each. Received {sizes}. Add pictures, or "
-            "raise data.validation_fraction or data.test_fraction."
+            f"The {' and the '.join(empty)} split would be empty. Expected at least one image in"
+            f" each. Received {sizes}. Add images, or raise data.validation_fraction or"
+            " data.test_fraction."
         )
-    if without := [name for name, count in zip(class_names, class_counts["train"], strict=True) if not count]:
+    if without := [
+        name for name, count in zip(class_names, class_counts["train"], strict=True) if not count
+    ]:
         raise DatasetError(
-            f"{len(without)} of {len(class_names)} classes have no training image: {', '.join(map(repr, without[:5])):.300}. Expected at "
-            "least one for each. Received none. Add pictures of them, or remove their folders."
+            f"{len(without)} of {len(class_names)} classes have no training image:"
+            f" {', '.join(map(repr, without[:5])):.300}. Expected at least one for each. Received"
+            " none. Add images of them, or remove their folders."
         )

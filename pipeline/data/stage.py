@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from pipeline.artifacts import DatasetArtifact
-from pipeline.config import DataConfig
+from pipeline.config.data import DataConfig
 from pipeline.data.listing import at, attributes, kind_of, source_stamp
-from pipeline.engine import Context, stage
+from pipeline.engine.stage import Context, stage
 
 
 @stage(source=source_stamp)
 def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
-    """Prepare the pictures: read, check, split and store them."""
+    """Prepare the images: read, check, split and store them."""
     import numpy as np
 
-    from pipeline.data.card import write_card
     from pipeline.data.source import prepare
     from pipeline.data.splits import require_classes
     from pipeline.data.statistics import measure, write_attributes, write_sample
+    from pipeline.reports.dataset import write_card
 
     def progress(done: int, total: int, detail: str) -> None:
         context.progress(done, total, "images", detail)
 
     prepared = prepare(config, context.directory, progress)
-    statistics = measure(prepared, config.short_side, context.directory, progress, store_pixels=config.store == "pixels")
+    statistics = measure(
+        prepared,
+        config.short_side,
+        context.directory,
+        progress,
+        store_pixels=config.store == "pixels",
+    )
     require_classes(prepared.class_names, statistics.class_counts)
     write_card(prepared, statistics, config, context.report_directory)
     write_sample(statistics.examples, context.directory)
@@ -31,7 +37,10 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
         if names:
             write_attributes(names, rows, context.directory / DatasetArtifact.ATTRIBUTES_FILE)
     sizes = {f"{split}_images": sum(counts) for split, counts in statistics.class_counts.items()}
-    left_out = {"quarantined": len(prepared.quarantined), "set_aside": len(prepared.aside)}
+    left_out = {
+        "quarantined": len(prepared.quarantined),
+        "excluded_duplicates": len(prepared.aside),
+    }
     context.run.metrics({**sizes, **left_out, "classes": len(prepared.class_names)}, summary=True)
     shards = prepared.builder_directory
     return DatasetArtifact(
@@ -50,6 +59,11 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
         largest_short_side=int(np.minimum(statistics.heights, statistics.widths).max()),
         store=config.store,
         **left_out,
-        # The stage's folder is renamed when it is finished, so shards inside it are named from there.
-        builder_directory=shards.relative_to(context.directory) if shards.is_relative_to(context.directory) else shards,
+        # The stage's folder is renamed when it is finished, so shards inside it are named from
+        # there.
+        builder_directory=(
+            shards.relative_to(context.directory)
+            if shards.is_relative_to(context.directory)
+            else shards
+        ),
     )

@@ -1,4 +1,7 @@
-"""One pass over a prepared dataset: what is in it, and a digest that says whether it is the same."""
+"""One pass over a prepared dataset.
+
+What is in it, and a digest that says whether it is the same.
+"""
 
 from __future__ import annotations
 
@@ -18,30 +21,40 @@ import pyarrow as pa
 import tensorflow as tf
 from pyarrow import parquet
 
+from pipeline.data.decoding import decode_and_resize, format_of, header_size
 from pipeline.data.loader import index_path
-from pipeline.data.pictures import decode_and_resize, format_of, header_size
 from pipeline.data.source import Prepared, fixed_options, read_split
 from pipeline.errors import DatasetError
 
 Progress = Callable[[int, int, str], None]
 Triple = tuple[float, float, float]
-# Mean and covariance are known to a hundredth of a level after this many images; counts and digest cover all.
+# Mean and covariance are known to a hundredth of a level after this many images; counts and digest
+# cover all.
 MEASURED_IMAGES = 20_000
 EXAMPLE_CLASSES = 12
 EXAMPLES_PER_CLASS = 8
-SAMPLE_PICTURES = 32
+SAMPLE_IMAGES = 32
 _WINDOW, _SHOWN = 4096, 256
 _Row = tuple[str, int, bytes, int, int]
-_INDEX = pa.schema({"key": pa.string(), "label": pa.int32(), "sha256": pa.binary(32), "height": pa.int32(), "width": pa.int32()})
+_INDEX = pa.schema(
+    {
+        "key": pa.string(),
+        "label": pa.int32(),
+        "sha256": pa.binary(32),
+        "height": pa.int32(),
+        "width": pa.int32(),
+    }
+)
 
 
 @dataclass(frozen=True)
 class Statistics:
     """What one pass found.
 
-    `heights` and `widths` are those of the files, in pixels. `mean_image` is float32 [short_side, short_side, 3] in [0, 255].
-    `examples` holds training pictures, uint8 [short_side, short_side, 3], by class id. `shared` counts contents that are in more than one
-    split, `ambiguous` contents that have more than one label. `upright_jpeg`: every picture is a JPEG that need not be turned.
+    `heights` and `widths` are those of the files, in pixels. `mean_image` is float32 [short_side,
+    short_side, 3] in [0, 255]. `examples` holds training images, uint8 [short_side, short_side, 3],
+    by class id. `shared` counts contents that are in more than one split, `ambiguous` contents that
+    have more than one label. `upright_jpeg`: every image is a JPEG that need not be turned.
     """
 
     digest: str
@@ -59,7 +72,7 @@ class Statistics:
 
 @dataclass
 class _Tally:
-    """What the pass has seen so far, some 60 bytes a picture."""
+    """What the pass has seen so far, some 60 bytes an image."""
 
     counts: dict[str, list[int]]
     image_sum: Any
@@ -67,7 +80,7 @@ class _Tally:
     done: int = 0
     heights: array[int] = field(default_factory=lambda: array("q"))
     widths: array[int] = field(default_factory=lambda: array("q"))
-    contents: bytearray = field(default_factory=bytearray)  # 16 bytes of each picture's SHA-256
+    contents: bytearray = field(default_factory=bytearray)  # 16 bytes of each image's SHA-256
     places: array[int] = field(default_factory=lambda: array("q"))  # label * 3 + split
     products: Any = field(default_factory=lambda: np.zeros((3, 3), np.int64))
     pixels: int = 0
@@ -75,26 +88,50 @@ class _Tally:
     examples: dict[int, list[Any]] = field(default_factory=lambda: defaultdict(list))
 
 
-def measure(prepared: Prepared, short_side: int, directory: Path, progress: Progress, *, store_pixels: bool = False) -> Statistics:
-    """Read every picture's bytes once; write each split's index of keys, labels, SHA-256 and sizes into `directory`.
+def measure(
+    prepared: Prepared,
+    short_side: int,
+    directory: Path,
+    progress: Progress,
+    *,
+    store_pixels: bool = False,
+) -> Statistics:
+    """Read every image's bytes once.
+
+    Write each split's index of keys, labels, SHA-256 and sizes into `directory`.
 
     The numbers do not depend on the number of threads: pixels are summed as integers.
 
     Args:
         prepared: the dataset in shards.
-        short_side: pixels are counted after the resize that training uses, of the first 20,000 training images.
+        short_side: pixels are counted after the resize that training uses, of the first 20,000
+            training images.
         directory: the stage's own folder.
         progress: called with images done, images in all and what is going on.
-        store_pixels: also write every picture after the resize into `pixels/<split>.npy`.
+        store_pixels: also write every image after the resize into `pixels/<split>.npy`.
     """
-    splits = {split: _resized(prepared, split, short_side, store_pixels) for split in prepared.reads}
+    splits = {
+        split: _resized(prepared, split, short_side, store_pixels) for split in prepared.reads
+    }
     sizes = {split: int(examples.cardinality()) for split, examples in splits.items()}
-    tally = _Tally({split: [0] * len(prepared.class_names) for split in splits}, np.zeros((short_side, short_side, 3), np.int64))
+    tally = _Tally(
+        {split: [0] * len(prepared.class_names) for split in splits},
+        np.zeros((short_side, short_side, 3), np.int64),
+    )
     index_path(directory, "train").parent.mkdir(exist_ok=True)
     for split, examples in splits.items():
-        stored = _pixels_file(directory, split, (sizes[split], short_side, short_side, 3)) if store_pixels else None
+        stored = (
+            _pixels_file(directory, split, (sizes[split], short_side, short_side, 3))
+            if store_pixels
+            else None
+        )
         _count_split(
-            tally, split, examples, stored, index_path(directory, split), lambda: progress(tally.done, sum(sizes.values()), "counting")
+            tally,
+            split,
+            examples,
+            stored,
+            index_path(directory, split),
+            lambda: progress(tally.done, sum(sizes.values()), "counting"),
         )
         if stored is not None:
             stored.flush()
@@ -103,7 +140,9 @@ def measure(prepared: Prepared, short_side: int, directory: Path, progress: Prog
         digest=tally.digest.hexdigest(),
         class_counts={split: tuple(counts) for split, counts in tally.counts.items()},
         channel_mean=_triple(tally.image_sum.sum((0, 1)).tolist(), tally.pixels),
-        channel_covariance=_covariance(tally.image_sum.sum((0, 1)).tolist(), tally.products.tolist(), tally.pixels),
+        channel_covariance=_covariance(
+            tally.image_sum.sum((0, 1)).tolist(), tally.products.tolist(), tally.pixels
+        ),
         mean_image=(tally.image_sum / measured).astype(np.float32),
         heights=np.asarray(tally.heights),
         widths=np.asarray(tally.widths),
@@ -115,18 +154,27 @@ def measure(prepared: Prepared, short_side: int, directory: Path, progress: Prog
 
 
 def write_sample(examples: Mapping[int, list[Any]], directory: Path) -> None:
-    """Write sample.npz: up to 32 training pictures, one of each class in turn, for the checks of the network."""
-    turns = [(label, pictures[turn]) for turn in range(EXAMPLES_PER_CLASS) for label, pictures in examples.items() if turn < len(pictures)]
-    labels, pixels = zip(*turns[:SAMPLE_PICTURES], strict=True)
+    """Write sample.npz: up to 32 training images, one of each class in turn, for the checks of the network."""
+    turns = [
+        (label, images[turn])
+        for turn in range(EXAMPLES_PER_CLASS)
+        for label, images in examples.items()
+        if turn < len(images)
+    ]
+    labels, pixels = zip(*turns[:SAMPLE_IMAGES], strict=True)
     np.savez(directory / "sample.npz", pixels=np.stack(pixels), labels=np.asarray(labels, np.int32))
 
 
-def write_attributes(names: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], path: Path) -> None:
-    """Write what a manifest says of its pictures besides their labels: a Parquet file of `key` and a column of text for each name.
+def write_attributes(
+    names: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], path: Path
+) -> None:
+    """Write what a manifest says of its images besides their labels.
+
+    A Parquet file of `key` and a column of text for each name.
 
     Args:
         names: of the columns.
-        rows: each picture's key and its cells.
+        rows: each image's key and its cells.
         path: the file.
     """
     schema = pa.schema([("key", pa.string()), *((name, pa.string()) for name in names)])
@@ -134,11 +182,18 @@ def write_attributes(names: Sequence[str], rows: Iterable[tuple[str, Sequence[st
         every = iter(rows)
         while window := list(itertools.islice(every, _WINDOW)):
             columns = zip(*((key, *cells) for key, cells in window), strict=True)
-            writer.write_batch(pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=schema))
+            writer.write_batch(
+                pa.record_batch(
+                    [pa.array(column, pa.string()) for column in columns], schema=schema
+                )
+            )
 
 
 def _resized(prepared: Prepared, split: str, short_side: int, every: bool) -> Any:
-    """Return a split's examples with `pixels` uint8 [side, side, 3] and `products` int64 [3, 3]; no pixels where none are needed."""
+    """Return a split's examples with `pixels` uint8 [side, side, 3] and `products` int64 [3, 3].
+
+    No pixels where none are needed.
+    """
     limit = MEASURED_IMAGES if split == "train" else 0
 
     def add(index: Any, example: Any) -> Any:
@@ -149,8 +204,15 @@ def _resized(prepared: Prepared, split: str, short_side: int, every: bool) -> An
         found = pixels() if every else tf.cond(index < limit, pixels, lambda: nothing)
         return {**example, "pixels": found, "products": _channel_products(found)}
 
-    examples = read_split(prepared.builder_directory, prepared.reads[split], prepared.image_key, prepared.label_key)
-    return examples.enumerate().map(add, num_parallel_calls=len(os.sched_getaffinity(0))).prefetch(64).with_options(fixed_options())
+    examples = read_split(
+        prepared.builder_directory, prepared.reads[split], prepared.image_key, prepared.label_key
+    )
+    return (
+        examples.enumerate()
+        .map(add, num_parallel_calls=len(os.sched_getaffinity(0)))
+        .prefetch(64)
+        .with_options(fixed_options())
+    )
 
 
 def _channel_products(image: Any) -> Any:
@@ -166,12 +228,19 @@ def _pixels_file(directory: Path, split: str, shape: tuple[int, ...]) -> Any:
     path.parent.mkdir(exist_ok=True)
     stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     with path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)  # a full disk is an error now, and not a crash when a page is written
+        os.posix_fallocate(
+            file.fileno(), 0, path.stat().st_size
+        )  # a full disk is an error now, and not a crash when a page is written
     return stored
 
 
-def _count_split(tally: _Tally, split: str, examples: Any, stored: Any, index: Path, progress: Callable[[], None]) -> None:
-    """Add one split to the tally; write its index, and its pixels where they are stored, as they come."""
+def _count_split(
+    tally: _Tally, split: str, examples: Any, stored: Any, index: Path, progress: Callable[[], None]
+) -> None:
+    """Add one split to the tally.
+
+    Write its index, and its pixels where they are stored, as they come.
+    """
     with parquet.ParquetWriter(index, _INDEX) as writer:
         rows: list[_Row] = []
         for position, example in enumerate(examples.as_numpy_iterator()):
@@ -180,9 +249,11 @@ def _count_split(tally: _Tally, split: str, examples: Any, stored: Any, index: P
             sha256 = hashlib.sha256(example["image"])
             if stored is not None:
                 stored[position] = example["pixels"]
-            _count_picture(tally, split, label, sha256.digest(), example)
+            _count_image(tally, split, label, sha256.digest(), example)
             rows.append((key, label, sha256.digest(), tally.heights[-1], tally.widths[-1]))
-            tally.digest.update(json.dumps([split, key, label, sha256.hexdigest()]).encode() + b"\n")
+            tally.digest.update(
+                json.dumps([split, key, label, sha256.hexdigest()]).encode() + b"\n"
+            )
             if split == "train":
                 _count_pixels(tally, position, label, example)
             if tally.done % _SHOWN == 0:
@@ -197,21 +268,31 @@ def _count_split(tally: _Tally, split: str, examples: Any, stored: Any, index: P
 def _batch(rows: Sequence[_Row]) -> Any:
     """Return rows of the index as Arrow holds them."""
     columns = zip(*rows, strict=True) if rows else ([],) * len(_INDEX)
-    return pa.record_batch([pa.array(column, kind) for column, kind in zip(columns, _INDEX.types, strict=True)], schema=_INDEX)
+    return pa.record_batch(
+        [pa.array(column, kind) for column, kind in zip(columns, _INDEX.types, strict=True)],
+        schema=_INDEX,
+    )
 
 
 def _require_class(label: int, key: str, split: str, classes: int) -> None:
     if not 0 <= label < classes:
         raise DatasetError(
-            f"The picture {key!r} of the {split} split has the label {label}. Expected a class id from 0 to {classes - 1}. "
-            "A split without labels cannot be used: make a manifest or folder of labelled pictures."
+            f"The image {key!r} of the {split} split has the label {label}. Expected a class id"
+            f" from 0 to {classes - 1}. A split without labels cannot be used: make a manifest or"
+            " folder of labeled images."
         )
 
 
-def _count_picture(tally: _Tally, split: str, label: int, sha256: bytes, example: Mapping[str, Any]) -> None:
+def _count_image(
+    tally: _Tally, split: str, label: int, sha256: bytes, example: Mapping[str, Any]
+) -> None:
     sides = header_size(example["image"])
-    height, width = sides if example["orientation"] < 5 else sides[::-1]  # EXIF: from 5 on the picture lies on its side
-    tally.upright_jpeg &= bool(format_of(example["image"]) == "jpeg" and example["orientation"] == 1)
+    height, width = (
+        sides if example["orientation"] < 5 else sides[::-1]
+    )  # EXIF: from 5 on the image lies on its side
+    tally.upright_jpeg &= bool(
+        format_of(example["image"]) == "jpeg" and example["orientation"] == 1
+    )
     tally.heights.append(height)
     tally.widths.append(width)
     tally.contents += sha256[:16]
@@ -221,14 +302,16 @@ def _count_picture(tally: _Tally, split: str, label: int, sha256: bytes, example
 
 
 def _count_pixels(tally: _Tally, position: int, label: int, example: Mapping[str, Any]) -> None:
-    """Add a training picture to the sums, and keep it if it is one of the first of a dozen classes, spread evenly over all of them."""
+    """Add a training image to the sums, and keep it if it is one of the first of a dozen classes, spread evenly over all of them."""
     if position >= MEASURED_IMAGES:
         return
     tally.image_sum += example["pixels"]
     tally.products += example["products"]
     tally.pixels += example["pixels"].size // 3
     classes = len(tally.counts["train"])
-    shown = {round(place * (classes - 1) / (EXAMPLE_CLASSES - 1)) for place in range(EXAMPLE_CLASSES)}
+    shown = {
+        round(place * (classes - 1) / (EXAMPLE_CLASSES - 1)) for place in range(EXAMPLE_CLASSES)
+    }
     if label in shown and len(tally.examples[label]) < EXAMPLES_PER_CLASS:
         tally.examples[label].append(example["pixels"])
 
@@ -238,7 +321,7 @@ def _with_several(tally: _Tally, values: Any) -> int:
 
     Args:
         tally: whose contents are looked at.
-        values: int64 [pictures].
+        values: int64 [images].
     """
     contents = np.frombuffer(bytes(tally.contents), "S16")
     _, content = np.unique(contents, return_inverse=True)
@@ -251,10 +334,18 @@ def _triple(sums: list[int], pixels: int) -> Triple:
     return red, green, blue
 
 
-def _covariance(sums: list[int], products: list[list[int]], pixels: int) -> tuple[Triple, Triple, Triple]:
+def _covariance(
+    sums: list[int], products: list[list[int]], pixels: int
+) -> tuple[Triple, Triple, Triple]:
     """Return the channels' covariance from integer sums [3] and products [3, 3], without rounding on the way."""
     red, green, blue = (
-        _triple([pixels * product - sums[row] * sums[column] for column, product in enumerate(products[row])], pixels**2)
+        _triple(
+            [
+                pixels * product - sums[row] * sums[column]
+                for column, product in enumerate(products[row])
+            ],
+            pixels**2,
+        )
         for row in range(3)
     )
     return red, green, blue

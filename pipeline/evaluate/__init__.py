@@ -1,1 +1,1 @@
-"""Evaluation: scores of the saved model, with tables and pictures."""
+"""Evaluation: scores of the saved model, with tables and images."""

@@ -1,10 +1,12 @@
 """What is counted from logits and labels: pure NumPy and SciPy, no model and no file.
 
-Every number of an evaluation is a function of sums over its images, so a `Tally` holds sums alone: of the images as they are, and of a
-thousand resamples in which each image counts a Poisson(1) number of times. The same function makes the number of all of them, and the
-spread of the resamples is the number's interval. Memory does not grow with the images.
+Every number of an evaluation is a function of sums over its images, so a `Tally` holds sums alone:
+of the images as they are, and of a thousand resamples in which each image counts a Poisson(1)
+number of times. The same function makes the number of all of them, and the spread of the resamples
+is the number's interval. Memory does not grow with the images.
 
-Everywhere `logits` are float [images, classes], unbounded, and `labels` are integers [images] in [0, classes).
+Everywhere `logits` are float [images, classes], unbounded, and `labels` are integers [images] in
+[0, classes).
 """
 
 from __future__ import annotations
@@ -24,26 +26,33 @@ Integers = NDArray[np.integer[Any]]
 ROWS_AT_ONCE = 4096  # float64 copies of 1000 logits an image stay near 30 MB
 BINS = 15  # of confidence, equally wide, as Guo and others 2017 have them
 RESAMPLES = 1000  # the ends of a 95 % interval then lie 25 resamples from the ends of their range
-_MOST_SUMS = 4_000_000  # 100 MB: with more than a thousand classes there are fewer resamples
-_NORMAL_QUANTILE = 1.959963984540054  # of 0.975: 95 % of a normal distribution lie within so many deviations
+_MAX_SUMS = 4_000_000  # 100 MB: with more than a thousand classes there are fewer resamples
+_NORMAL_QUANTILE = (
+    1.959963984540054  # of 0.975: 95 % of a normal distribution lie within so many deviations
+)
 _SCALARS = ("images", "loss", "calibrated_loss", "top5_wrong", "majority_wrong")
 _BY_CLASS = ("support", "right", "answered")
-_BY_BIN = tuple(f"{kind}_{what}" for kind in ("raw", "calibrated") for what in ("images", "confidence", "right"))
+_BY_BIN = tuple(
+    f"{kind}_{what}" for kind in ("raw", "calibrated") for what in ("images", "confidence", "right")
+)
 
 
-# -- of each image --------------------------------------------------------------------------------------------------------
+# -- of each image ---------------------------------------------------------------------------------
 
 
 def label_ranks(logits: Floats, labels: Integers) -> Integers:
     """Return int64 [images]: how many guesses come before the right one, 0 if the first guess is right.
 
-    Guesses are ordered by logit; equal logits by class index, the lower first, which is also what `argmax` does. A constant
-    network is thus right on class 0 only, not on everything. A NaN counts as coming before the right one, so it never scores.
+    Guesses are ordered by logit; equal logits by class index, the lower first, which is also what
+    `argmax` does. A constant network is thus right on class 0 only, not on everything. A NaN counts
+    as coming before the right one, so it never scores.
     """
     rows = np.arange(len(labels))
     own = logits[rows, labels][:, None]
     not_below = ~(logits < own)
-    tied_behind = (logits == own) & (np.arange(logits.shape[1])[None, :] >= np.asarray(labels)[:, None])
+    tied_behind = (logits == own) & (
+        np.arange(logits.shape[1])[None, :] >= np.asarray(labels)[:, None]
+    )
     return np.asarray(np.count_nonzero(not_below & ~tied_behind, axis=1))
 
 
@@ -55,22 +64,25 @@ def log_probabilities(logits: Floats, temperature: float = 1.0) -> Floats:
     return shifted
 
 
-def losses_and_confidences(logits: Floats, labels: Integers, temperature: float = 1.0) -> tuple[Floats, Floats]:
+def losses_and_confidences(
+    logits: Floats, labels: Integers, temperature: float = 1.0
+) -> tuple[Floats, Floats]:
     """Return of each image the cross-entropy, in nats, and the probability of its first guess, in (0, 1]; float64 [images] both."""
     found = log_probabilities(logits, temperature)
     return -found[np.arange(len(labels)), labels], np.exp(found.max(axis=1))
 
 
-# -- sums of all images ---------------------------------------------------------------------------------------------------
+# -- sums of all images ----------------------------------------------------------------------------
 
 
 @dataclass
 class Tally:
     """What is counted of a split, and of resamples of it.
 
-    `sums` is float64 [rows, 1 + resamples]; column 0 is the split itself. `confusion` is int64 [classes, classes]: images by right class
-    (row) and answer (column). `majority` is the class that a rule without a network would always answer. With a `temperature` the
-    calibrated numbers are those of logits / temperature.
+    `sums` is float64 [rows, 1 + resamples]; column 0 is the split itself. `confusion` is int64
+    [classes, classes]: images by right class (row) and answer (column). `majority` is the class
+    that a rule without a network would always answer. With a `temperature` the calibrated numbers
+    are those of logits / temperature.
     """
 
     classes: int
@@ -85,7 +97,7 @@ class Tally:
     def __post_init__(self) -> None:
         """Begin with nothing counted."""
         rows = len(_SCALARS) + len(_BY_CLASS) * self.classes + len(_BY_BIN) * BINS
-        self.resamples = min(self.resamples, 2 * (_MOST_SUMS // rows // 2))
+        self.resamples = min(self.resamples, 2 * (_MAX_SUMS // rows // 2))
         self.sums = np.zeros((rows, 1 + self.resamples))
         self.confusion = np.zeros((self.classes, self.classes), np.int64)
         self._rng = np.random.default_rng(self.seed)
@@ -124,22 +136,29 @@ class Tally:
         """Return the sums by name, float64 [1 + resamples], or [classes or bins, 1 + resamples]."""
         found = {name: self.sums[row] for row, name in enumerate(_SCALARS)}
         start = len(_SCALARS)
-        for name, length in [*((name, self.classes) for name in _BY_CLASS), *((name, BINS) for name in _BY_BIN)]:
+        for name, length in [
+            *((name, self.classes) for name in _BY_CLASS),
+            *((name, BINS) for name in _BY_BIN),
+        ]:
             found[name] = self.sums[start : start + length]
             start += length
         return found
 
 
 def resampled(rng: Any, images: int, resamples: int) -> Floats:
-    """Return how often each image counts in each resample, float64 [images, 1 + resamples]: once in the first, then Poisson(1) times.
+    """Return how often each image counts in each resample, float64 [images, 1 + resamples].
 
-    The bootstrap draws as many images as there are, with replacement; that each is drawn a Poisson(1) number of times is its limit for
-    many images and can be counted in one pass (Hanley and MacGibbon 2006). Drawn to a 65,536th.
+    Once in the first, then Poisson(1) times.
+
+    The bootstrap draws as many images as there are, with replacement; that each is drawn a
+    Poisson(1) number of times is its limit for many images and can be counted in one pass (Hanley
+    and MacGibbon 2006). Drawn to a 65,536th.
 
     Args:
         rng: a NumPy generator.
         images: how many.
-        resamples: an even number, so that the generator's 32-bit words are used up and images may come in parts.
+        resamples: an even number, so that the generator's 32-bit words are used up and images may
+            come in parts.
     """
     weights = np.ones((images, 1 + resamples))
     weights[:, 1:] = _POISSON[rng.integers(0, 1 << 16, (images, resamples), np.uint16)]
@@ -160,7 +179,7 @@ def _bin_of(confidence: Floats) -> Integers:
     return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
 
 
-# -- numbers of the sums --------------------------------------------------------------------------------------------------
+# -- numbers of the sums ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -179,7 +198,10 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How confident and how right the images of each bin of confidence are: float64 [15] all three, the means 0 where there are none."""
+    """How confident and how right the images of each bin of confidence are.
+
+    Float64 [15] all three, the means 0 where there are none.
+    """
 
     images: Floats
     confidence: Floats
@@ -199,8 +221,9 @@ class Confusion:
 class Summary:
     """Everything that is counted of one split.
 
-    `values` and `intervals` hold the headline numbers by name; errors, scores and calibration errors are shares in [0, 1], losses are in
-    nats. The intervals hold 95 %: Wilson's for the two errors, the resamples' for the others.
+    `values` and `intervals` hold the headline numbers by name; errors, scores and calibration
+    errors are shares in [0, 1], losses are in nats. The intervals hold 95 %: Wilson's for the two
+    errors, the resamples' for the others.
     """
 
     images: int
@@ -235,12 +258,15 @@ class Summary:
         return self.intervals["top1_error"]
 
 
-def summarise(tally: Tally) -> Summary:
+def summarize(tally: Tally) -> Summary:
     """Return everything that is counted; at least one image must be."""
     sums = tally.rows()
     images, found = int(sums["images"][0]), headline_numbers(sums)
     resamples = {name: _spread(name, values, sums["images"][1:]) for name, values in found.items()}
-    wilson = {name: wilson_interval(round(float(found[name][0]) * images), images) for name in ("top1_error", "top5_error")}
+    wilson = {
+        name: wilson_interval(round(float(found[name][0]) * images), images)
+        for name in ("top1_error", "top5_error")
+    }
     return Summary(
         images=images,
         values={name: float(values[0]) for name, values in found.items()},
@@ -284,7 +310,8 @@ def _spread(name: str, values: Floats, images: Floats) -> tuple[float, float]:
 def shifted_interval(value: float, resamples: Floats) -> tuple[float, float]:
     """Return the 95 % interval between quantiles of the resamples, moved by as much as their mean lies beside the value.
 
-    A resample lacks a third of the pictures, so precision and F1 of classes with few are lower there than on the split, all of them.
+    A resample lacks a third of the images, so precision and F1 of classes with few are lower there
+    than on the split, all of them.
     """
     if len(resamples) == 0:
         return float(value), float(value)
@@ -294,12 +321,18 @@ def shifted_interval(value: float, resamples: Floats) -> tuple[float, float]:
 
 def _reliability(sums: dict[str, Floats], kind: str) -> Reliability:
     images = sums[f"{kind}_images"][:, 0]
-    return Reliability(images, _ratio(sums[f"{kind}_confidence"][:, 0], images), _ratio(sums[f"{kind}_right"][:, 0], images))
+    return Reliability(
+        images,
+        _ratio(sums[f"{kind}_confidence"][:, 0], images),
+        _ratio(sums[f"{kind}_right"][:, 0], images),
+    )
 
 
 def confusion_matrix(labels: Integers, answers: Integers, classes: int) -> Integers:
     """Return int64 [classes, classes]: images by right class (row) and answer (column)."""
-    flat = np.bincount(np.asarray(labels, np.int64) * classes + answers, minlength=classes * classes)
+    flat = np.bincount(
+        np.asarray(labels, np.int64) * classes + answers, minlength=classes * classes
+    )
     return flat.reshape(classes, classes)
 
 
@@ -313,11 +346,19 @@ def class_scores(confusion: Integers) -> ClassScores:
 
 
 def _scores(right: Any, answered: Any, support: Any) -> ClassScores:
-    return ClassScores(_ratio(right, answered), _ratio(right, support), _ratio(2 * right, answered + support), support, answered)
+    return ClassScores(
+        _ratio(right, answered),
+        _ratio(right, support),
+        _ratio(2 * right, answered + support),
+        support,
+        answered,
+    )
 
 
 def macro_average(scores: ClassScores, measure: str) -> Any:
-    """Return the mean over the classes that have images or were answered; each class counts the same.
+    """Return the mean over the classes that have images or were answered.
+
+    Each class counts the same.
 
     A class on neither side says nothing of the network; scikit-learn leaves it out as well.
     """
@@ -341,27 +382,35 @@ def _mean(values: Floats, weights: Any) -> Any:
 def _ratio(part: Any, whole: Any) -> Any:
     """Return part / whole, float64, 0 where the whole is 0."""
     whole = np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(np.shape(part), whole.shape)), where=whole > 0)
+    return np.divide(
+        part, whole, out=np.zeros(np.broadcast_shapes(np.shape(part), whole.shape)), where=whole > 0
+    )
 
 
 def most_confused(confusion: Integers, limit: int) -> list[Confusion]:
-    """Return the most frequent (right class, wrong answer) pairs, at most `limit`; equal counts in order of class ids."""
+    """Return the most frequent (right class, wrong answer) pairs, at most `limit`.
+
+    Equal counts in order of class ids.
+    """
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     rows, columns = np.nonzero(wrong)
     order = np.argsort(-wrong[rows, columns], kind="stable")[:limit]
-    return [Confusion(int(rows[i]), int(columns[i]), int(wrong[rows[i], columns[i]])) for i in order]
+    return [
+        Confusion(int(rows[i]), int(columns[i]), int(wrong[rows[i], columns[i]])) for i in order
+    ]
 
 
 def wilson_interval(errors: int, images: int) -> tuple[float, float]:
-    """Return the 95 % interval, within [0, 1], of the share of errors in pictures like these (Wilson 1927).
+    """Return the 95 % interval, within [0, 1], of the share of errors in images like these (Wilson 1927).
 
-    Unlike share +- 1.96 deviations, and unlike the resamples, it holds for few images and for no errors at all.
+    Unlike share +- 1.96 deviations, and unlike the resamples, it holds for few images and for no
+    errors at all.
     """
     share, z2 = errors / images, _NORMAL_QUANTILE**2
-    centre = share + z2 / (2 * images)
+    center = share + z2 / (2 * images)
     reach = _NORMAL_QUANTILE * math.sqrt(share * (1 - share) / images + z2 / (4 * images**2))
-    low, high = (centre - reach) / (1 + z2 / images), (centre + reach) / (1 + z2 / images)
+    low, high = (center - reach) / (1 + z2 / images), (center + reach) / (1 + z2 / images)
     return (0.0 if errors == 0 else low, 1.0 if errors == images else high)
 
 
@@ -370,32 +419,45 @@ def majority_class(training_counts: Sequence[int] | Integers) -> int:
     return int(np.argmax(training_counts))
 
 
-# -- calibration ----------------------------------------------------------------------------------------------------------
+# -- calibration -----------------------------------------------------------------------------------
 
 
 def fit_temperature(logits: Floats, labels: Integers) -> float:
     """Return what to divide logits by so that probabilities are as good as they can be on these images (Guo and others 2017).
 
-    It minimises the mean cross-entropy, which has one minimum. One number for all classes: the order of guesses stays as it is. Between
-    1/20 and 20. It is 1 where no first guess is wrong: nothing says then how sure is too sure, and the minimum would be at 0.
+    It minimizes the mean cross-entropy, which has one minimum. One number for all classes: the
+    order of guesses stays as it is. Between 1/20 and 20. It is 1 where no first guess is wrong:
+    nothing says then how sure is too sure, and the minimum would be at 0.
     """
     if not label_ranks(logits, labels).any():
         return 1.0
 
     def loss(log_temperature: float) -> float:
-        parts = (slice(start, start + ROWS_AT_ONCE) for start in range(0, len(labels), ROWS_AT_ONCE))
-        return float(sum(losses_and_confidences(logits[rows], labels[rows], math.exp(log_temperature))[0].sum() for rows in parts))
+        parts = (
+            slice(start, start + ROWS_AT_ONCE) for start in range(0, len(labels), ROWS_AT_ONCE)
+        )
+        return float(
+            sum(
+                losses_and_confidences(logits[rows], labels[rows], math.exp(log_temperature))[
+                    0
+                ].sum()
+                for rows in parts
+            )
+        )
 
     bound = math.log(20)
-    found = optimize.minimize_scalar(loss, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-6})
+    found = optimize.minimize_scalar(
+        loss, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-6}
+    )
     return math.exp(float(found.x))
 
 
 def chance_calibration_error(confidence: Floats) -> float:
     """Return the calibration error that perfect probabilities would have on so few images, expected by chance, in [0, 1].
 
-    In a bin of images whose first guesses are right with exactly these probabilities, the number that is right misses its expectation by
-    a normal deviate whose mean size is sqrt(2 / pi) of its standard deviation.
+    In a bin of images whose first guesses are right with exactly these probabilities, the number
+    that is right misses its expectation by a normal deviate whose mean size is sqrt(2 / pi) of its
+    standard deviation.
 
     Args:
         confidence: probability of each image's first guess, float64 [images], at least one.
@@ -404,7 +466,7 @@ def chance_calibration_error(confidence: Floats) -> float:
     return float(np.sqrt(2 / np.pi * variance).sum() / len(confidence))
 
 
-# -- in words ---------------------------------------------------------------------------------------------------------------
+# -- in words --------------------------------------------------------------------------------------
 
 # What the headline numbers are called, in the order in which they are shown.
 MEASURES = (
@@ -415,7 +477,7 @@ MEASURES = (
     ("macro_precision", "precision, each class counts the same (macro)"),
     ("macro_recall", "recall, macro"),
     ("macro_f1", "F1, macro"),
-    ("weighted_precision", "precision, each picture counts the same (weighted)"),
+    ("weighted_precision", "precision, each image counts the same (weighted)"),
     ("weighted_recall", "recall, weighted"),
     ("weighted_f1", "F1, weighted"),
     ("calibration_error", "expected calibration error, 15 bins"),

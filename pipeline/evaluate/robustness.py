@@ -1,4 +1,4 @@
-"""How often the network is wrong on pictures that were made worse, and on the same ones as they are."""
+"""How often the network is wrong on images that were made worse, and on the same ones as they are."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluate.corruptions import CORRUPTIONS, SEVERITIES, Robustness, corrupted, mean_corruption_error
+from pipeline.evaluate.corruptions import (
+    CORRUPTIONS,
+    SEVERITIES,
+    Robustness,
+    corrupted,
+    mean_corruption_error,
+)
 
 
 @dataclass(frozen=True)
 class Worn:
-    """Top-1 errors, shares in [0, 1], on some pictures of a split: `clean`, and `errors` by corruption and severity."""
+    """Top-1 errors, shares in [0, 1], on some images of a split.
+
+    `clean`, and `errors` by corruption and severity.
+    """
 
     images: int
     clean: float
@@ -26,15 +35,22 @@ class Worn:
 
 
 def wear(
-    answers: Callable[[Any], Any], pixels: Any, labels: Any, positions: Any, *, seed: int, progress: Callable[[int, int], None]
+    answers: Callable[[Any], Any],
+    pixels: Any,
+    labels: Any,
+    positions: Any,
+    *,
+    seed: int,
+    progress: Callable[[int, int], None],
 ) -> Worn:
-    """Corrupt pictures in every way and count wrong answers.
+    """Corrupt images in every way and count wrong answers.
 
     Args:
         answers: gives the first guess, int [images], for uint8 [images, size, size, 3] in [0, 255].
         pixels: uint8 [images, size, size, 3], cut as the network takes them.
         labels: int [images].
-        positions: int [images], each picture's place in its split: what is drawn for it depends on that and the seed.
+        positions: int [images], each image's place in its split: what is drawn for it depends on
+            that and the seed.
         seed: of noise and places.
         progress: called with how many of the corruptions are done, and how many there are.
     """
@@ -49,8 +65,12 @@ def wear(
 
 
 def specimens(pixels: Any, position: int, seed: int) -> dict[str, list[Any]]:
-    """Return one picture, uint8 [size, size, 3], as each corruption leaves it, by kind and rising severity."""
+    """Return one image, uint8 [size, size, 3], as each corruption leaves it, by kind and rising severity."""
     place = np.array([position])
     return {
-        kind: [corrupted(pixels[None], kind, severity, seed=seed, positions=place)[0] for severity in SEVERITIES] for kind in CORRUPTIONS
+        kind: [
+            corrupted(pixels[None], kind, severity, seed=seed, positions=place)[0]
+            for severity in SEVERITIES
+        ]
+        for kind in CORRUPTIONS
     }

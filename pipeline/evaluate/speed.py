@@ -1,7 +1,8 @@
 """How fast the saved network answers on this machine, and in how much memory.
 
-These are readings of a clock and of a machine: another run, another neighbour on the processors, gives others. So they go into a file of
-their own, speed.json, and never into a record, a digest or anything else that decides whether work is done again.
+These are readings of a clock and of a machine: another run, another neighbor on the processors,
+gives others. So they go into a file of their own, speed.json, and never into a record, a digest or
+anything else that decides whether work is done again.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ _Result = TypeVar("_Result")
 class BatchSpeed:
     """How fast batches of one size are answered.
 
-    The latency is the time of one call: quantiles of all timed ones. `images_per_second` is all images / the sum of the calls' times, which
-    is the same as batch / mean latency. Quantiles interpolate linearly between the two nearest calls, as NumPy does by default: of 20 calls
-    the 99 % one lies four fifths of the way from the second slowest to the slowest, so below some hundred calls it says little more than
-    the slowest one.
+    The latency is the time of one call: quantiles of all timed ones. `images_per_second` is all
+    images / the sum of the calls' times, which is the same as batch / mean latency. Quantiles
+    interpolate linearly between the two nearest calls, as NumPy does by default: of 20 calls the 99
+    % one lies four fifths of the way from the second slowest to the slowest, so below some hundred
+    calls it says little more than the slowest one.
     """
 
     batch: int
@@ -47,10 +49,11 @@ class BatchSpeed:
 class Speed:
     """What was read off the clock and the machine; `dataclasses.asdict` makes JSON of it.
 
-    `tensor_bytes` and `resident_bytes` are what compiling for the largest batch and answering it added at its peak: to the tensors on the
-    device, by TensorFlow's count, and to this process's resident memory, by the kernel's. The first is nearly the same in every run. The
-    second is less, down to 0, where the process had kept memory of earlier work, which TensorFlow does not give back. Either is None where
-    nobody counts it.
+    `tensor_bytes` and `resident_bytes` are what compiling for the largest batch and answering it
+    added at its peak: to the tensors on the device, by TensorFlow's count, and to this process's
+    resident memory, by the kernel's. The first is nearly the same in every run. The second is less,
+    down to 0, where the process had kept memory of earlier work, which TensorFlow does not give
+    back. Either is None where nobody counts it.
     """
 
     device: str
@@ -61,21 +64,27 @@ class Speed:
     resident_bytes: int | None
 
 
-def measure_speed(model: Any, model_path: Path, *, seconds: float = 1.0, batches: Sequence[int] = (1, 32)) -> Speed:
-    """Return how fast the network answers batches of pictures that are in the host's memory.
+def measure_speed(
+    model: Any, model_path: Path, *, seconds: float = 1.0, batches: Sequence[int] = (1, 32)
+) -> Speed:
+    """Return how fast the network answers batches of images that are in the host's memory.
 
-    A call lasts from there until the logits are back in the host's memory, through one compiled program of a static shape. The pictures are
-    noise of a fixed seed: dense arithmetic takes as long for noise as for anything else.
+    A call lasts from there until the logits are back in the host's memory, through one compiled
+    program of a static shape. The images are noise of a fixed seed: dense arithmetic takes as long
+    for noise as for anything else.
 
     Args:
         model: takes uint8 [batch, size, size, 3] in [0, 255], gives logits [batch, classes].
         model_path: the file that it was read from.
-        seconds: how long each size is timed. A slow network is given up to ten times as long for its first 20 calls; one that cannot make
-            them in that time is timed on fewer, as `calls` says. Warming up takes four calls, or as long at most.
-        batches: pictures a call.
+        seconds: how long each size is timed. A slow network is given up to ten times as long for
+            its first 20 calls; one that cannot make them in that time is timed on fewer, as `calls`
+            says. Warming up takes four calls, or as long at most.
+        batches: images a call.
     """
     device, name = _device()
-    largest, *others = sorted(set(batches), reverse=True)  # the largest first: its memory is not hidden by what a smaller one kept
+    largest, *others = sorted(
+        set(batches), reverse=True
+    )  # the largest first: its memory is not hidden by what a smaller one kept
     first = partial(_batch_speed, model, largest, seconds)
     (found, tensor_bytes), resident_bytes = resident_added(partial(_tensors_added, device, first))
     by_size = {largest: found} | {size: _batch_speed(model, size, seconds) for size in others}
@@ -94,24 +103,33 @@ def table_rows(speed: Speed) -> list[tuple[str, ...]]:
     processors = "1 processor" if speed.processors == 1 else f"{speed.processors} processors"
     rows: list[tuple[str, ...]] = [("device", f"{speed.device}; {processors}")]
     for item in speed.batches:
-        pictures = _pictures(item.batch)
-        latency = ", ".join(f"{_short(1e3 * value)} ms" for value in (item.p50_seconds, item.p95_seconds, item.p99_seconds))
-        rows.append((f"latency, {pictures} a call: p50, p95, p99 of {item.calls:,} calls", latency))
-        rows.append((f"rate, {pictures} a call", f"{_short(item.images_per_second, digits=0)} images/s"))
-    largest = _pictures(max(item.batch for item in speed.batches))
+        images = _images(item.batch)
+        latency = ", ".join(
+            f"{_short(1e3 * value)} ms"
+            for value in (item.p50_seconds, item.p95_seconds, item.p99_seconds)
+        )
+        rows.append((f"latency, {images} a call: p50, p95, p99 of {item.calls:,} calls", latency))
+        rows.append(
+            (f"rate, {images} a call", f"{_short(item.images_per_second, digits=0)} images/s")
+        )
+    largest = _images(max(item.batch for item in speed.batches))
     sizes = (
         ("model file", speed.model_bytes),
         (f"peak memory that a call of {largest} adds: tensors", speed.tensor_bytes),
         (f"peak memory that a call of {largest} adds: the whole process", speed.resident_bytes),
     )
-    rows += [(measure, "not known here" if size is None else f"{_short(size / 1e6)} MB") for measure, size in sizes]
+    rows += [
+        (measure, "not known here" if size is None else f"{_short(size / 1e6)} MB")
+        for measure, size in sizes
+    ]
     return rows
 
 
 def resident_added(work: Callable[[], _Result]) -> tuple[_Result, int | None]:
     """Do some work; return its result, and by how many bytes this process's resident memory rose at most meanwhile.
 
-    The kernel is made to forget the peak so far (proc(5), clear_refs). None where there is no such file, or none that may be written.
+    The kernel is made to forget the peak so far (proc(5), clear_refs). None where there is no such
+    file, or none that may be written.
     """
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -125,7 +143,8 @@ def resident_added(work: Callable[[], _Result]) -> tuple[_Result, int | None]:
 def _tensors_added(device: str, work: Callable[[], _Result]) -> tuple[_Result, int | None]:
     """Do some work; return its result, and by how many bytes the tensors on a device rose at most meanwhile.
 
-    None where the device's allocator does not count: that of a processor without oneDNN raises, or says 0 whatever it holds.
+    None where the device's allocator does not count: that of a processor without oneDNN raises, or
+    says 0 whatever it holds.
     """
     try:
         tf.config.experimental.reset_memory_stats(device)
@@ -172,13 +191,18 @@ def _batch_speed(model: Any, batch: int, seconds: float) -> BatchSpeed:
 def _answering(model: Any, batch: int) -> Callable[[], Any]:
     """Return what answers the same batch of noise at every call, with logits as a NumPy array [batch, classes]."""
     shape = (batch, *model.input_shape[1:])
-    with tf.device("CPU:0"):  # where pictures come from; the copy to a GPU belongs to an answer
+    with tf.device("CPU:0"):  # where images come from; the copy to a GPU belongs to an answer
         pixels = tf.constant(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
-    program = tf.function(lambda images: model(images, training=False), input_signature=[tf.TensorSpec(shape, tf.uint8)])
+    program = tf.function(
+        lambda images: model(images, training=False),
+        input_signature=[tf.TensorSpec(shape, tf.uint8)],
+    )
     return lambda: program(pixels).numpy()
 
 
-def _call_seconds(call: Callable[[], Any], *, calls: int, seconds: float, patience: float) -> list[float]:
+def _call_seconds(
+    call: Callable[[], Any], *, calls: int, seconds: float, patience: float
+) -> list[float]:
     """Call again and again; return how long each call took.
 
     Args:
@@ -197,8 +221,8 @@ def _call_seconds(call: Callable[[], Any], *, calls: int, seconds: float, patien
     return taken
 
 
-def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count:,} pictures"
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
 
 
 def _short(value: float, digits: int = 1) -> str:

@@ -16,9 +16,10 @@ _PACKAGE = "alexnet"
 class PixelNormalization(keras.layers.Layer):
     """Makes numbers of pixels: (pixel - mean) / std for each of red, green and blue.
 
-    Always in float32 (float64 under that policy): half precision has 8 bits for 256 levels. Keras's `Normalization` keeps its constants
-    outside the graph, and an ONNX file asks for them as inputs; its `Rescaling` adds three numbers at each position, which takes twice as
-    long as adding one long row to each line of the picture.
+    Always in float32 (float64 under that policy): half precision has 8 bits for 256 levels. Keras's
+    `Normalization` keeps its constants outside the graph, and an ONNX file asks for them as inputs;
+    its `Rescaling` adds three numbers at each position, which takes twice as long as adding one
+    long row to each line of the image.
 
     Args:
         mean: RGB, in levels of 0-255.
@@ -40,7 +41,9 @@ class PixelNormalization(keras.layers.Layer):
 
     def compute_output_spec(self, inputs: Any) -> Any:
         """The input's shape, in float."""
-        return keras.KerasTensor(inputs.shape, dtype="float64" if self.compute_dtype == "float64" else "float32")
+        return keras.KerasTensor(
+            inputs.shape, dtype="float64" if self.compute_dtype == "float64" else "float32"
+        )
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments."""
@@ -49,30 +52,45 @@ class PixelNormalization(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class LocalResponseNormalization(keras.layers.Layer):
-    """Divides each activation by a power of the energy of its neighbouring channels (paper, section 3.3).
+    """Divides each activation by a power of the energy of its neighboring channels (paper, section 3.3).
 
-    b[c] = a[c] / (bias + alpha * sum of a[j]^2 for |j - c| <= depth_radius) ** beta, where the sum is over existing channels.
-    As in the paper, and as in TensorFlow's own kernel, alpha is not divided by the number of channels summed; Caffe, PyTorch and the code
-    of 2012 divide it.
+    b[c] = a[c] / (bias + alpha * sum of a[j]^2 for |j - c| <= depth_radius) ** beta, where the sum
+    is over existing channels. As in the paper, and as in TensorFlow's own kernel, alpha is not
+    divided by the number of channels summed; Caffe, PyTorch and the code of 2012 divide it.
 
-    The sum over neighbours is a product with a band matrix: 1.8 times as fast as TensorFlow's kernel, forward and backward, on a CPU.
+    The sum over neighbors is a product with a band matrix: 1.8 times as fast as TensorFlow's
+    kernel, forward and backward, on a CPU.
 
     Args:
         depth_radius: channels on each side; 2 makes the paper's n = 5.
         bias: the paper's k.
         alpha: weight of the energy.
         beta: exponent.
-        towers: 2 when each half of the channels is normalised by itself, as on the two GPUs of 2012.
+        towers: 2 when each half of the channels is normalized by itself, as on the two GPUs of
+            2012.
     """
 
     def __init__(
-        self, *, depth_radius: int = 2, bias: float = 2.0, alpha: float = 1e-4, beta: float = 0.75, towers: int = 1, **kwargs: Any
+        self,
+        *,
+        depth_radius: int = 2,
+        bias: float = 2.0,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        towers: int = 1,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.depth_radius, self.bias, self.alpha, self.beta, self.towers = depth_radius, bias, alpha, beta, towers
+        self.depth_radius, self.bias, self.alpha, self.beta, self.towers = (
+            depth_radius,
+            bias,
+            alpha,
+            beta,
+            towers,
+        )
 
     def call(self, inputs: Any) -> Any:
-        """Normalise float [batch, height, width, channels]; same shape and dtype out."""
+        """Normalize float [batch, height, width, channels]; same shape and dtype out."""
         band = tf.cast(self._band(inputs.shape[-1]), _wide(inputs).dtype)
 
         @tf.custom_gradient
@@ -81,7 +99,9 @@ class LocalResponseNormalization(keras.layers.Layer):
             divisor = _inverse_power(energy, self.beta)
 
             def gradient(upstream: Any) -> Any:
-                spread = tf.nn.conv2d(upstream * x * divisor / energy, band, 1, "VALID")  # the band is symmetric
+                spread = tf.nn.conv2d(
+                    upstream * x * divisor / energy, band, 1, "VALID"
+                )  # the band is symmetric
                 return upstream * divisor - (2 * self.alpha * self.beta) * x * spread
 
             return x * divisor, gradient
@@ -107,9 +127,12 @@ class LocalResponseNormalization(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class SpatialResponseNormalization(keras.layers.Layer):
-    """Divides each activation by a power of the energy around it in its own map: `rnorm`, which the code of 2012 has and the paper has not.
+    """Divides each activation by a power of the energy around it in its own map.
 
-    b[y, x] = a[y, x] / (1 + alpha * sum of a[v, u]^2 over the size x size window around it) ** beta, where the sum ends at the border.
+    `rnorm`, which the code of 2012 has and the paper has not.
+
+    b[y, x] = a[y, x] / (1 + alpha * sum of a[v, u]^2 over the size x size window around it) **
+    beta, where the sum ends at the border.
 
     Args:
         size: side of the window, odd; 5 in 2012.
@@ -122,12 +145,15 @@ class SpatialResponseNormalization(keras.layers.Layer):
         self.size, self.alpha, self.beta = size, alpha, beta
 
     def call(self, inputs: Any) -> Any:
-        """Normalise float [batch, height, width, channels]; same shape and dtype out."""
+        """Normalize float [batch, height, width, channels]; same shape and dtype out."""
         x = _wide(inputs)
         edge = [self.size // 2] * 2
-        # A mean over the window with zeros beyond the border, times its area, is the sum over what is there.
+        # A mean over the window with zeros beyond the border, times its area, is the sum over what
+        # is there.
         mean = tf.nn.avg_pool2d(tf.pad(x * x, ((0, 0), edge, edge, (0, 0))), self.size, 1, "VALID")
-        return tf.cast(x * _inverse_power(1 + self.alpha * self.size**2 * mean, self.beta), inputs.dtype)
+        return tf.cast(
+            x * _inverse_power(1 + self.alpha * self.size**2 * mean, self.beta), inputs.dtype
+        )
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The input's shape."""
@@ -139,12 +165,18 @@ class SpatialResponseNormalization(keras.layers.Layer):
 
 
 def _wide(x: Any) -> Any:
-    """Return half precision as float32: squares overflow float16, and a sum in bfloat16 has two digits."""
+    """Return half precision as float32.
+
+    Squares overflow float16, and a sum in bfloat16 has two digits.
+    """
     return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
 
 
 def _inverse_power(x: Any, beta: float) -> Any:
-    """Return x ** -beta for positive x; the published exponent by two roots, which are four times as fast as a power."""
+    """Return x ** -beta for positive x.
+
+    The published exponent by two roots, which are four times as fast as a power.
+    """
     if beta == 0.75:
         root = tf.math.rsqrt(x)
         return root * tf.sqrt(root)
@@ -155,14 +187,16 @@ def _inverse_power(x: Any, beta: float) -> Any:
 class TwoTowerConv2D(keras.layers.Layer):
     """A convolution of two towers that do not see each other: the 2012 network's layers 2, 4 and 5.
 
-    The first half of the filters sees the first half of the input's channels, the second half the second. The mathematics and the
-    kernel's layout are those of `Conv2D(groups=2)`, which TensorFlow on a CPU computes 5-7 times slower.
+    The first half of the filters sees the first half of the input's channels, the second half the
+    second. The mathematics and the kernel's layout are those of `Conv2D(groups=2)`, which
+    TensorFlow on a CPU computes 5-7 times slower.
 
     Args:
         filters: channels out, even.
         kernel_size: height and width of the window, in pixels.
         activation: name of the activation.
-        kernel_initializer: initial weights of `kernel`, float32 [kernel_size, kernel_size, channels / 2, filters].
+        kernel_initializer: initial weights of `kernel`, float32 [kernel_size, kernel_size, channels
+            / 2, filters].
         bias_initializer: initial weights of `bias`, float32 [filters].
     """
 
@@ -178,7 +212,9 @@ class TwoTowerConv2D(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         if filters % 2:
-            raise ValueError(f"Two towers need an even number of filters. Received filters={filters}.")
+            raise ValueError(
+                f"Two towers need an even number of filters. Received filters={filters}."
+            )
         self.filters, self.kernel_size = filters, kernel_size
         self.activation = keras.activations.get(activation)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -188,14 +224,25 @@ class TwoTowerConv2D(keras.layers.Layer):
         """Make the weights for [batch, height, width, channels] with an even number of channels."""
         channels = input_shape[-1]
         if channels % 2:
-            raise ValueError(f"Two towers need an even number of input channels. Received shape {tuple(input_shape)}.")
+            raise ValueError(
+                "Two towers need an even number of input channels. Received shape"
+                f" {tuple(input_shape)}."
+            )
         shape = (self.kernel_size, self.kernel_size, channels // 2, self.filters)
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer=self.kernel_initializer)
-        self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer=self.bias_initializer)
+        self.kernel = self.add_weight(
+            name="kernel", shape=shape, initializer=self.kernel_initializer
+        )
+        self.bias = self.add_weight(
+            name="bias", shape=(self.filters,), initializer=self.bias_initializer
+        )
 
     def call(self, inputs: Any) -> Any:
         """Convolve float [batch, height, width, channels] into [batch, height, width, filters], 'same' padding."""
-        halves = zip(keras.ops.split(inputs, 2, axis=-1), keras.ops.split(self.kernel, 2, axis=-1), strict=True)
+        halves = zip(
+            keras.ops.split(inputs, 2, axis=-1),
+            keras.ops.split(self.kernel, 2, axis=-1),
+            strict=True,
+        )
         towers = [keras.ops.conv(pixels, kernel, padding="same") for pixels, kernel in halves]
         return self.activation(keras.ops.concatenate(towers, axis=-1) + self.bias)
 

@@ -1,10 +1,16 @@
-"""Weights from somewhere else: a `.keras` file, torchvision's AlexNet, Caffe's AlexNet; no code in a file is run to read it.
+"""Weights from somewhere else: a `.keras` file, torchvision's AlexNet, Caffe's AlexNet.
 
-| file                   | layout                                 | what is converted                                              |
+No code in a file is run to read it.
+
+| file                   | layout                                 | what is converted
+|
 |------------------------|----------------------------------------|----------------------------------------------------------------|
-| `.keras`               | this project's networks                | nothing: the network must be the same, but for the classifier  |
-| `.pth`, `.safetensors` | a state dict of torchvision's AlexNet  | kernels to height, width, in, out; fc6 from channel-first maps |
-| `.npy`, `.npz`         | Caffe's `bvlc_alexnet` or its CaffeNet | the same, and the first kernel from blue-green-red             |
+| `.keras`               | this project's networks                | nothing: the network must be the
+same, but for the classifier  |
+| `.pth`, `.safetensors` | a state dict of torchvision's AlexNet  | kernels to height, width, in,
+out; fc6 from channel-first maps |
+| `.npy`, `.npz`         | Caffe's `bvlc_alexnet` or its CaffeNet | the same, and the first kernel
+from blue-green-red             |
 
 The pixels' mean and scale that the weights were trained with come along, inside the network.
 """
@@ -25,7 +31,7 @@ from typing import IO, Any
 import keras
 import numpy as np
 
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.model.alexnet import build_network
 from pipeline.model.weights import load_model
@@ -48,16 +54,19 @@ _TORCHVISION_LAYERS = {
     "classifier.6": "fc8",
 }
 _CAFFE_NAME = re.compile(r"(conv[1-5]|fc[678])(?![0-9])")
-# What may differ between a file's network and the one that starts from it: how its weights began, and chance.
-_MAY_DIFFER = frozenset({"kernel_initializer", "bias_initializer", "seed", "rate", "dtype", "trainable", "mean", "std"})
+# What may differ between a file's network and the one that starts from it: how its weights began,
+# and chance.
+_MAY_DIFFER = frozenset(
+    {"kernel_initializer", "bias_initializer", "seed", "rate", "dtype", "trainable", "mean", "std"}
+)
 
 
 @dataclass(frozen=True)
 class Pretrained:
     """Weights in this project's layout.
 
-    `layers` holds each layer's arrays in the order of Keras's weights. `mean` and `std` are those of the pixels, RGB, 0-255.
-    `class_names` are known of networks that were trained here.
+    `layers` holds each layer's arrays in the order of Keras's weights. `mean` and `std` are those
+    of the pixels, RGB, 0-255. `class_names` are known of networks that were trained here.
     """
 
     kind: str
@@ -82,16 +91,22 @@ def network_from(config: ModelConfig, class_names: tuple[str, ...]) -> tuple[Any
     path = Path(config.weights).expanduser()
     pretrained = read_weights(path)
     if pretrained.kind == "torchvision" and config.variant != "owt":
-        raise ConfigError(f"{path} holds torchvision's AlexNet, which is --variant owt. Received variant {config.variant}.")
+        raise ConfigError(
+            f"{path} holds torchvision's AlexNet, which is --variant owt. Received variant"
+            f" {config.variant}."
+        )
     if pretrained.kind == "caffe" and config.variant not in ("paper", "caffenet"):
         raise ConfigError(
-            f"{path} holds Caffe's AlexNet (--variant paper) or CaffeNet (--variant caffenet). Received variant {config.variant}."
+            f"{path} holds Caffe's AlexNet (--variant paper) or CaffeNet (--variant caffenet)."
+            f" Received variant {config.variant}."
         )
-    # A network of ours brings its own mean and deviation, which are 0 and 255, or 1, where it was not made with `unit`.
+    # A network of ours brings its own mean and deviation, which are 0 and 255, or 1, where it was
+    # not made with `unit`.
     scale = "levels" if pretrained.kind == "caffe" else "unit"
     if pretrained.network is None and config.input_scale not in ("auto", scale):
         raise ConfigError(
-            f"The weights in {path} were trained with model.input_scale={scale}. Received {config.input_scale}; leave the setting out."
+            f"The weights in {path} were trained with model.input_scale={scale}. Received"
+            f" {config.input_scale}; leave the setting out."
         )
     network = build_network(
         config.model_copy(update={"input_scale": scale}),
@@ -118,7 +133,8 @@ def read_weights(path: Path) -> Pretrained:
     """Read a file of weights, of whichever kind its name says.
 
     Raises:
-        ConfigError: there is no such file, it is damaged, or it holds something else than an AlexNet's tensors.
+        ConfigError: there is no such file, it is damaged, or it holds something else than an
+            AlexNet's tensors.
     """
     readers: dict[str, Callable[[Path], Pretrained]] = {
         ".keras": _from_keras,
@@ -131,7 +147,10 @@ def read_weights(path: Path) -> Pretrained:
     if path.suffix not in readers:
         raise ConfigError(f"model.weights must be a file of {', '.join(readers)}. Received {path}.")
     if not path.is_file():
-        raise ConfigError(f"There is no file {path}. Expected weights to start from: mend model.weights, or leave it out.")
+        raise ConfigError(
+            f"There is no file {path}. Expected weights to start from: mend model.weights, or leave"
+            " it out."
+        )
     try:
         return readers[path.suffix](path)
     except (
@@ -147,19 +166,29 @@ def read_weights(path: Path) -> Pretrained:
     ) as error:
         why = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"The weights in {path} cannot be read as an AlexNet ({type(error).__name__}: {why}). Expected a .keras file of this project, "
-            "a state dict of torchvision's AlexNet (.pth, .safetensors), or Caffe's layers (.npy, .npz)."
+            f"The weights in {path} cannot be read as an AlexNet ({type(error).__name__}: {why})."
+            " Expected a .keras file of this project, a state dict of torchvision's AlexNet (.pth,"
+            " .safetensors), or Caffe's layers (.npy, .npz)."
         ) from error
 
 
-def _keeps_classifier(pretrained: Pretrained, config: ModelConfig, class_names: tuple[str, ...], path: Path) -> bool:
+def _keeps_classifier(
+    pretrained: Pretrained, config: ModelConfig, class_names: tuple[str, ...], path: Path
+) -> bool:
     """Say whether the last layer's weights are taken."""
-    known, classes = pretrained.class_names, int(pretrained.layers[pretrained.classifier][-1].shape[0])
-    same = known == class_names if known is not None else classes == len(class_names) == _IMAGENET_CLASSES
+    known, classes = (
+        pretrained.class_names,
+        int(pretrained.layers[pretrained.classifier][-1].shape[0]),
+    )
+    same = (
+        known == class_names
+        if known is not None
+        else classes == len(class_names) == _IMAGENET_CLASSES
+    )
     if config.classifier == "keep" and classes != len(class_names):
         raise ConfigError(
-            f"model.classifier=keep needs as many classes as {path} has. Expected {classes}, received {len(class_names)}; leave the "
-            "setting out and the last layer starts afresh."
+            f"model.classifier=keep needs as many classes as {path} has. Expected {classes},"
+            f" received {len(class_names)}; leave the setting out and the last layer starts afresh."
         )
     return config.classifier == "keep" or (config.classifier == "auto" and same)
 
@@ -170,40 +199,59 @@ def _assign(layer: Any, arrays: list[Array] | None, path: Path) -> None:
     found = None if arrays is None else [array.shape for array in arrays]
     if found != expected:
         raise ConfigError(
-            f"The weights in {path} are of another network: layer {layer.name} expects arrays of {expected}, received {found}. Choose the "
-            "variant, image_size and width_multiplier that they were trained with."
+            f"The weights in {path} are of another network: layer {layer.name} expects arrays of"
+            f" {expected}, received {found}. Choose the variant, image_size and width_multiplier"
+            " that they were trained with."
         )
     layer.set_weights(arrays)
 
 
 def _require_same(network: Any, other: Any, path: Path) -> None:
     """Refuse a file whose network computes something else than the settings say, such as another activation."""
-    mine, theirs = ({layer.name: layer.get_config() for layer in model.layers} for model in (network, other))
+    mine, theirs = (
+        {layer.name: layer.get_config() for layer in model.layers} for model in (network, other)
+    )
     for name in [*mine, *theirs]:
         if name not in mine or name not in theirs:
-            which = "lacks one that the settings make" if name in mine else "has one that the settings do not make"
-            raise ConfigError(f"The network in {path} is another one: it {which}: layer {name}. Give the settings that it was made with.")
+            which = (
+                "lacks one that the settings make"
+                if name in mine
+                else "has one that the settings do not make"
+            )
+            raise ConfigError(
+                f"The network in {path} is another one: it {which}: layer {name}. Give the settings"
+                " that it was made with."
+            )
     for name, config in mine.items():
         for key in sorted(config.keys() - _MAY_DIFFER):
-            if config[key] != theirs[name].get(key) and not (key == "units" and name == network.layers[-1].name):
+            if config[key] != theirs[name].get(key) and not (
+                key == "units" and name == network.layers[-1].name
+            ):
                 raise ConfigError(
-                    f"The network in {path} is another one: its layer {name} has {key}={theirs[name].get(key)}, the settings make "
-                    f"{config[key]}. Give the settings that it was made with."
+                    f"The network in {path} is another one: its layer {name} has"
+                    f" {key}={theirs[name].get(key)}, the settings make {config[key]}. Give the"
+                    " settings that it was made with."
                 )
 
 
-# -- each kind of file ----------------------------------------------------------------------------------------------
+# -- each kind of file -----------------------------------------------------------------------------
 
 
 def _from_keras(path: Path) -> Pretrained:
     network = load_model(path)
     normalize = network.get_layer("normalize").get_config()
     record = path.with_name("artifact.json")
-    names = json.loads(record.read_text(encoding="utf-8")).get("class_names") if record.is_file() else None
+    names = (
+        json.loads(record.read_text(encoding="utf-8")).get("class_names")
+        if record.is_file()
+        else None
+    )
     return Pretrained(
         kind="keras",
         layers={
-            layer.name: layer.get_weights() for layer in network.layers if layer.weights and not isinstance(layer, keras.layers.Dropout)
+            layer.name: layer.get_weights()
+            for layer in network.layers
+            if layer.weights and not isinstance(layer, keras.layers.Dropout)
         },
         mean=tuple(normalize["mean"]),
         std=tuple(normalize["std"]),
@@ -213,7 +261,9 @@ def _from_keras(path: Path) -> Pretrained:
 
 
 def _from_torchvision(tensors: Mapping[str, Array]) -> Pretrained:
-    tensors = {name.removeprefix("module."): value for name, value in tensors.items()}  # DataParallel's prefix
+    tensors = {
+        name.removeprefix("module."): value for name, value in tensors.items()
+    }  # DataParallel's prefix
     layers = {}
     for theirs, ours in _TORCHVISION_LAYERS.items():
         kernel, bias = tensors[f"{theirs}.weight"], tensors[f"{theirs}.bias"]
@@ -222,19 +272,26 @@ def _from_torchvision(tensors: Mapping[str, Array]) -> Pretrained:
 
 
 def _from_caffe(arrays: Mapping[str, Array]) -> Pretrained:
-    """`arrays` by any name that begins with the layer's, such as `conv1_w`; a bias is what has one dimension."""
+    """`arrays` by any name that begins with the layer's, such as `conv1_w`.
+
+    A bias is what has one dimension.
+    """
     found: dict[str, dict[bool, Array]] = {}
     for name, array in arrays.items():
         match = _CAFFE_NAME.match(name)
         if match is not None:
             found.setdefault(match.group(1), {})[array.squeeze().ndim == 1] = array.squeeze()
     layers = {}
-    # Caffe's own blobs have the output first; files converted for TensorFlow have it last, with the maps' channels last as well.
+    # Caffe's own blobs have the output first; files converted for TensorFlow have it last, with the
+    # maps' channels last as well.
     output_first = found["conv1"][False].shape[-1] == found["conv1"][False].shape[-2]
     for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"):
         kernel = found[name][False]
         kernel = _channel_last(name, kernel) if output_first else kernel.astype(np.float32)
-        layers[name] = [kernel[:, :, ::-1] if name == "conv1" else kernel, found[name][True].astype(np.float32)]
+        layers[name] = [
+            kernel[:, :, ::-1] if name == "conv1" else kernel,
+            found[name][True].astype(np.float32),
+        ]
     return Pretrained("caffe", layers, _CAFFE_MEAN, (1.0, 1.0, 1.0))
 
 
@@ -246,7 +303,11 @@ def _channel_last(name: str, kernel: Array) -> Array:
     if name == "fc6":
         outputs, inputs = kernel.shape
         side = 6
-        return np.ascontiguousarray(kernel.reshape(outputs, inputs // side**2, side, side).transpose(2, 3, 1, 0).reshape(inputs, outputs))
+        return np.ascontiguousarray(
+            kernel.reshape(outputs, inputs // side**2, side, side)
+            .transpose(2, 3, 1, 0)
+            .reshape(inputs, outputs)
+        )
     return np.ascontiguousarray(kernel.T)
 
 
@@ -269,10 +330,16 @@ def _numpy_objects(path: Path) -> Mapping[str, Array]:
     """Read the dictionary of a `.npy` file: layer -> [kernel, bias], or layer -> {name: array}."""
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
         shape, _, dtype = read(file)
         if dtype != np.dtype(object) or shape not in ((), (1,)):
-            raise ValueError(f"expected a dictionary of layers, received an array of {dtype} {shape}")
+            raise ValueError(
+                f"expected a dictionary of layers, received an array of {dtype} {shape}"
+            )
         content = _Tensors(file, encoding="latin1").load().item()
     arrays: dict[str, Array] = {}
     for name, layer in content.items():
@@ -281,7 +348,7 @@ def _numpy_objects(path: Path) -> Mapping[str, Array]:
     return arrays
 
 
-# -- PyTorch's files, without PyTorch --------------------------------------------------------------------------------
+# -- PyTorch's files, without PyTorch --------------------------------------------------------------
 
 _DTYPES = {
     "FloatStorage": np.dtype("<f4"),
@@ -300,7 +367,9 @@ def _torch_tensors(path: Path) -> Mapping[str, Array]:
     with zipfile.ZipFile(path) as archive:
         (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         folder = index.removesuffix("data.pkl")
-        unpickler = _Tensors(io.BytesIO(archive.read(index)), storage=lambda key: archive.read(f"{folder}data/{key}"))
+        unpickler = _Tensors(
+            io.BytesIO(archive.read(index)), storage=lambda key: archive.read(f"{folder}data/{key}")
+        )
         return _state_dict(unpickler.load())
 
 
@@ -337,9 +406,14 @@ def _state_dict(content: Any) -> Mapping[str, Array]:
 
 
 class _Tensors(pickle.Unpickler):
-    """Unpickles tensors and containers; anything else that a pickle could call is refused by name."""
+    """Unpickles tensors and containers.
 
-    def __init__(self, file: IO[bytes], *, storage: Callable[[str], Any] = lambda _: b"", **words: Any):
+    Anything else that a pickle could call is refused by name.
+    """
+
+    def __init__(
+        self, file: IO[bytes], *, storage: Callable[[str], Any] = lambda _: b"", **words: Any
+    ):
         super().__init__(file, **words)
         self._storage = storage
         self.types: dict[str, np.dtype[Any]] = {}
@@ -349,7 +423,9 @@ class _Tensors(pickle.Unpickler):
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         if (module, name) not in _CALLABLE:
-            raise pickle.UnpicklingError(f"the file holds {module}.{name} besides tensors; save its state_dict() alone")
+            raise pickle.UnpicklingError(
+                f"the file holds {module}.{name} besides tensors; save its state_dict() alone"
+            )
         return _CALLABLE[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
@@ -362,16 +438,31 @@ class _Tensors(pickle.Unpickler):
         return content
 
 
-def _rebuilt_tensor(storage: Array, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Any:
+def _rebuilt_tensor(
+    storage: Array, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> Any:
     """Return the tensor that is a view of a storage, as float32 where it is bfloat16."""
     if not len(storage):
         return None  # the first look at an old file
     last = offset + sum((side - 1) * step for side, step in zip(shape, stride, strict=True))
-    if offset < 0 or min(stride, default=0) < 0 or min(shape, default=1) < 1 or last >= len(storage):
-        raise ValueError(f"a tensor of {shape} does not lie within its storage of {len(storage)} numbers")
+    if (
+        offset < 0
+        or min(stride, default=0) < 0
+        or min(shape, default=1) < 1
+        or last >= len(storage)
+    ):
+        raise ValueError(
+            f"a tensor of {shape} does not lie within its storage of {len(storage)} numbers"
+        )
     size = storage.dtype.itemsize
-    view = np.lib.stride_tricks.as_strided(storage[offset:], shape, [step * size for step in stride], writeable=False)
-    return (view.astype(np.uint32) << 16).view(np.float32) if storage.dtype == np.dtype("<u2") else view.copy()
+    view = np.lib.stride_tricks.as_strided(
+        storage[offset:], shape, [step * size for step in stride], writeable=False
+    )
+    return (
+        (view.astype(np.uint32) << 16).view(np.float32)
+        if storage.dtype == np.dtype("<u2")
+        else view.copy()
+    )
 
 
 def _empty_array(*_: Any) -> Array:

@@ -1,7 +1,8 @@
 """The signal check: does what differs between two images still differ at the logits, and does the error find its way back?
 
-A network whose signal dies on the way up answers the same to every image and cannot begin to learn; its loss stays at log(classes) for
-epochs, which is why so many AlexNets in Keras "do not train". One batch through the fresh network shows it.
+A network whose signal dies on the way up answers the same to every image and cannot begin to learn;
+its loss stays at log(classes) for epochs, which is why so many AlexNets in Keras "do not train".
+One batch through the fresh network shows it.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.model.alexnet import plan_for
 
 IMAGES = 32
-# At this rate the 2012 networks were trained from the start (paper, section 5); update ratios before training are told for it.
+# At this rate the 2012 networks were trained from the start (paper, section 5); update ratios
+# before training are told for it.
 RATE = 0.01
-# Deviation of the logits across images. At initialisation the configurations that are known to stay flat have 5e-5 to 8e-4; Caffe's
-# AlexNet, which did learn, 2e-3; the code of 2012 0.1; He's initialisation 0.3.
+# Deviation of the logits across images. At initialization the configurations that are known to stay
+# flat have 5e-5 to 8e-4; Caffe's AlexNet, which did learn, 2e-3; the code of 2012 0.1; He's
+# initialization 0.3.
 _NO_SPREAD, _LITTLE_SPREAD = 1e-3, 4e-3
-# The first layer's update ratio: 3e-5 to 2e-4 in those that stay flat, 6e-4 in Caffe's, 4e-2 in the code of 2012.
+# The first layer's update ratio: 3e-5 to 2e-4 in those that stay flat, 6e-4 in Caffe's, 4e-2 in the
+# code of 2012.
 _SMALL_STEP = 5e-4
-# Cross-entropy above that of guessing, in nats: the code of 2012 starts with 1, He's weights on pixels of 0-255 with 80.
+# Cross-entropy above that of guessing, in nats: the code of 2012 starts with 1, He's weights on
+# pixels of 0-255 with 80.
 _MUCH_LOSS = 10.0
 
 
@@ -34,9 +39,10 @@ _MUCH_LOSS = 10.0
 class LayerSignal:
     """What passes through one layer with weights, measured on a batch.
 
-    `spread` is the deviation of a neuron's output across images, mean over neurons; `gradient` the norm of the loss's gradient by the
-    weights; `arriving` that by the layer's output, mean over images; `update_ratio` learning rate x gradient norm / weight norm; `idle` the
-    share of neurons, in [0, 1], that no image moves: never positive for ReLU, on the flat ends of tanh and sigmoid.
+    `spread` is the deviation of a neuron's output across images, mean over neurons; `gradient` the
+    norm of the loss's gradient by the weights; `arriving` that by the layer's output, mean over
+    images; `update_ratio` learning rate x gradient norm / weight norm; `idle` the share of neurons,
+    in [0, 1], that no image moves: never positive for ReLU, on the flat ends of tanh and sigmoid.
     """
 
     layer: str
@@ -49,7 +55,10 @@ class LayerSignal:
 
 @dataclass(frozen=True)
 class Signal:
-    """What passes through a network: its layers with weights from the first to the logits, and the loss of the batch in nats."""
+    """What passes through a network.
+
+    Its layers with weights from the first to the logits, and the loss of the batch in nats.
+    """
 
     layers: tuple[LayerSignal, ...]
     loss: float
@@ -63,14 +72,18 @@ class Signal:
     def metrics(self) -> dict[str, float]:
         """Return every number by a name such as `signal/spread/conv1`."""
         names = ("spread", "gradient", "update_ratio", "idle")
-        return {f"signal/{name}/{layer.layer}": getattr(layer, name) for layer in self.layers for name in names}
+        return {
+            f"signal/{name}/{layer.layer}": getattr(layer, name)
+            for layer in self.layers
+            for name in names
+        }
 
     @property
     def state(self) -> str:
         """`alive`, `weak`, `vanished` or `exploded`.
 
-        A small spread is no harm where the first layer's weights are so small that a few steps change them, as in cuda-convnet's
-        networks for CIFAR-10.
+        A small spread is no harm where the first layer's weights are so small that a few steps
+        change them, as in cuda-convnet's networks for CIFAR-10.
         """
         first_step = self.layers[0].update_ratio
         if not math.isfinite(self.loss) or self.loss > math.log(self.num_classes) + _MUCH_LOSS:
@@ -83,7 +96,8 @@ class Signal:
 def measure_signal(network: Any, images: Any, labels: Any, learning_rate: float = RATE) -> Signal:
     """Send a batch forward and back through a network, and leave the network as it was.
 
-    Dropout is off, because its chance would be taken for a difference between images; batch normalisation uses the batch.
+    Dropout is off, because its chance would be taken for a difference between images; batch
+    normalization uses the batch.
 
     Args:
         network: a model of `build_network`.
@@ -92,7 +106,10 @@ def measure_signal(network: Any, images: Any, labels: Any, learning_rate: float 
         learning_rate: of which the update ratios are told.
     """
     dropouts = [layer for layer in network.layers if isinstance(layer, keras.layers.Dropout)]
-    rates, state = [layer.rate for layer in dropouts], [np.asarray(value) for value in network.non_trainable_variables]
+    rates, state = (
+        [layer.rate for layer in dropouts],
+        [np.asarray(value) for value in network.non_trainable_variables],
+    )
     for layer in dropouts:
         layer.rate = 0.0
     try:
@@ -120,17 +137,25 @@ def signal_numbers(network: Any, *, training: bool) -> Callable[[Any, Any], tupl
         kernels = [layer.kernel for layer in weighted]
         with tf.GradientTape() as tape:
             outputs = probe(images, training=training)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.cast(outputs[len(weighted) - 1], tf.float32))
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                labels, tf.cast(outputs[len(weighted) - 1], tf.float32)
+            )
             loss = tf.reduce_mean(losses)
         own, later = outputs[: len(weighted)], outputs[len(weighted) :]
         gradients = tape.gradient(loss, [*kernels, *own])
         rows = []
         for place, kernel in enumerate(kernels):
-            arriving = tf.cast(gradients[len(kernels) + place], tf.float32) * tf.cast(tf.shape(labels)[0], tf.float32)
+            arriving = tf.cast(gradients[len(kernels) + place], tf.float32) * tf.cast(
+                tf.shape(labels)[0], tf.float32
+            )
             each = tf.sqrt(tf.reduce_sum(arriving**2, axis=list(range(1, len(arriving.shape)))))
             spread = tf.reduce_mean(tf.math.reduce_std(tf.cast(own[place], tf.float32), axis=0))
-            idle = tf.reduce_mean(tf.cast(tf.reduce_all(_flat(activated[place], later[place]), axis=0), tf.float32))
-            rows.append([spread, tf.norm(gradients[place]), tf.reduce_mean(each), tf.norm(kernel), idle])
+            idle = tf.reduce_mean(
+                tf.cast(tf.reduce_all(_flat(activated[place], later[place]), axis=0), tf.float32)
+            )
+            rows.append(
+                [spread, tf.norm(gradients[place]), tf.reduce_mean(each), tf.norm(kernel), idle]
+            )
         return tf.stack([tf.stack(row) for row in rows]), loss
 
     return numbers
@@ -159,13 +184,17 @@ def verdict(signal: Signal, config: ModelConfig) -> str:
     """Say what the check found in a network of these settings, and what to do where something is wrong."""
     guess, state = math.log(signal.num_classes), signal.state
     found = (
-        f"The logits differ between images by {signal.spread:.1e} (deviation), the loss of a batch is {signal.loss:.3g} nats (guessing: "
-        f"{guess:.2f}), a step at rate {RATE:g} changes the first layer by {signal.layers[0].update_ratio:.1e} of its weights."
+        f"The logits differ between images by {signal.spread:.1e} (deviation), the loss of a batch"
+        f" is {signal.loss:.3g} nats (guessing: {guess:.2f}), a step at rate {RATE:g} changes the"
+        f" first layer by {signal.layers[0].update_ratio:.1e} of its weights."
     )
     if state == "alive":
         return found
     plan = plan_for(config)
-    pair = f"initialization={plan.initialization}, input_scale={plan.input_scale}, activation={config.activation}"
+    pair = (
+        f"initialization={plan.initialization}, input_scale={plan.input_scale},"
+        f" activation={config.activation}"
+    )
     remedies = [
         f"--set model.initialization={name} --set model.input_scale={scale}"
         for name, scale in (("he", "unit"), ("code", "levels"))
@@ -176,9 +205,15 @@ def verdict(signal: Signal, config: ModelConfig) -> str:
     remedy = f"Type {', or '.join(remedies)}."
     if state == "exploded":
         most = guess + _MUCH_LOSS
-        return f"The signal explodes on its way through the network ({pair}). {found} Expected a loss of at most {most:.1f}. {remedy}"
+        return (
+            f"The signal explodes on its way through the network ({pair}). {found} Expected a loss"
+            f" of at most {most:.1f}. {remedy}"
+        )
     word, least = ("vanishes", _NO_SPREAD) if state == "vanished" else ("is weak", _LITTLE_SPREAD)
-    return f"The signal {word} on its way through the network ({pair}). {found} Expected logits that differ by {least:g} or more. {remedy}"
+    return (
+        f"The signal {word} on its way through the network ({pair}). {found} Expected logits that"
+        f" differ by {least:g} or more. {remedy}"
+    )
 
 
 def _weighted(network: Any) -> list[Any]:
@@ -187,11 +222,16 @@ def _weighted(network: Any) -> list[Any]:
 
 
 def _activated(network: Any, layer: Any) -> Any:
-    """Return the layer whose output is this one's after the activation: itself, or the next activation, which may come after a pool."""
+    """Return the layer whose output is this one's after the activation.
+
+    Itself, or the next activation, which may come after a pool.
+    """
     names = [other.name for other in network.layers]
     linear = keras.activations.linear
     later = network.layers[names.index(layer.name) :]
-    return next((other for other in later if getattr(other, "activation", linear) is not linear), layer)
+    return next(
+        (other for other in later if getattr(other, "activation", linear) is not linear), layer
+    )
 
 
 def _flat(layer: Any, outputs: Any) -> Any:

@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from pipeline.artifacts import DatasetArtifact, LayerRecord, ModelArtifact, file_sha256
-from pipeline.config import ModelConfig
-from pipeline.engine import Context, stage
+from pipeline.config.model import ModelConfig
+from pipeline.engine.stage import Context, stage
 from pipeline.errors import ConfigError
 
 
@@ -33,39 +33,66 @@ def build(config: ModelConfig, dataset: DatasetArtifact, context: Context) -> Mo
         margin = (dataset.short_side - config.image_size) // 2
         window = slice(margin, margin + config.image_size)
         images, labels = sample["pixels"][:, window, window], sample["labels"]
-    built = _built(config, dataset.class_names, dataset.channel_mean, dataset.channel_std, images, labels, context)
+    built = _built(
+        config,
+        dataset.class_names,
+        dataset.channel_mean,
+        dataset.channel_std,
+        images,
+        labels,
+        context,
+    )
     return built.model_copy(update={"short_side": dataset.short_side})
 
 
 @stage(source=_weights_stamp)
 def look(config: ModelConfig, context: Context) -> ModelArtifact:
-    """Build a network for `model.classes` classes, on pictures of noise, to look at it."""
+    """Build a network for `model.classes` classes, on images of noise, to look at it."""
     import numpy as np
 
     from pipeline.model.signal import IMAGES, synthetic_images
 
     images = synthetic_images(IMAGES, config.image_size)
     names = tuple(f"class {index}" for index in range(config.classes))
-    mean, std = ([float(value) for value in numbers] for numbers in (images.mean((0, 1, 2)), images.std((0, 1, 2))))
-    return _built(config, names, mean, std, images, np.arange(IMAGES, dtype=np.int32) % config.classes, context)
+    mean, std = (
+        [float(value) for value in numbers]
+        for numbers in (images.mean((0, 1, 2)), images.std((0, 1, 2)))
+    )
+    return _built(
+        config,
+        names,
+        mean,
+        std,
+        images,
+        np.arange(IMAGES, dtype=np.int32) % config.classes,
+        context,
+    )
 
 
 build_alone = dataclasses.replace(look, name="build")
 
 
 def _built(
-    config: ModelConfig, class_names: tuple[str, ...], mean: Any, std: Any, images: Any, labels: Any, context: Context
+    config: ModelConfig,
+    class_names: tuple[str, ...],
+    mean: Any,
+    std: Any,
+    images: Any,
+    labels: Any,
+    context: Context,
 ) -> ModelArtifact:
     """Build the network, check it on a batch, and write the file and the page."""
     from pipeline.model.alexnet import build_network, layer_table
-    from pipeline.model.card import write_card
     from pipeline.model.pretrained import network_from
     from pipeline.model.signal import Signal, measure_signal, verdict
     from pipeline.model.weights import save_model
+    from pipeline.reports.network import write_card
 
     def fresh(activation: str) -> Any:
         other = config.model_copy(update={"activation": activation})
-        return build_network(other, num_classes=len(class_names), channel_mean=mean, channel_std=std)
+        return build_network(
+            other, num_classes=len(class_names), channel_mean=mean, channel_std=std
+        )
 
     if config.weights:
         network, afresh = network_from(config, class_names)
@@ -75,12 +102,18 @@ def _built(
     signals: dict[str, Signal] = {}
     found = "Not checked: model.signal_check=off."
     if config.signal_check != "off" and images.std(axis=0).max() < 1:
-        found = "Not checked: the pictures of the sample are all alike."  # so are their logits, in every network
+        found = (  # so are their logits, in every network
+            "Not checked: the images of the sample are all alike."
+        )
     elif config.signal_check != "off":
         context.progress(0, 4, "networks", "signal check")
         signals["this network"] = measure_signal(network, images, labels)
         found = verdict(signals["this network"], config)
-        if config.signal_check == "stop" and signals["this network"].state in ("vanished", "exploded") and not config.weights:
+        if (
+            config.signal_check == "stop"
+            and signals["this network"].state in ("vanished", "exploded")
+            and not config.weights
+        ):
             raise ConfigError(f"{found} Or build it all the same: --set model.signal_check=warn.")
         for done, activation in enumerate(("relu", "tanh", "sigmoid"), start=1):
             signals[activation] = measure_signal(fresh(activation), images, labels)

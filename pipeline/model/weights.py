@@ -20,8 +20,9 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can name
 def save_model(network: Any, path: Path) -> None:
     """Write a `.keras` file, complete or not at all; equal networks give equal bytes.
 
-    Keras writes the time and memory addresses (`shared_object_id`) into the file. Here times are fixed and addresses are numbered in
-    order of appearance, so that the file's SHA-256 says which network it is.
+    Keras writes the time and memory addresses (`shared_object_id`) into the file. Here times are
+    fixed and addresses are numbered in order of appearance, so that the file's SHA-256 says which
+    network it is.
     """
     raw, final = path.with_name(f".{path.name}.raw.keras"), path.with_name(f".{path.name}.partial")
     network.save(raw)
@@ -41,8 +42,9 @@ def load_model(path: Path) -> Any:
         CheckpointError: the file is damaged, or holds more than layers and their weights.
     """
     require_safe(path)
-    # The argument alone is outvoted where anything in this process called `keras.config.enable_unsafe_deserialization()`; Keras has no
-    # public name for what outvotes that.
+    # The argument alone is outvoted where anything in this process called
+    # `keras.config.enable_unsafe_deserialization()`; Keras has no public name for what outvotes
+    # that.
     with SafeModeScope(safe_mode=True):
         return keras.saving.load_model(path, compile=False, safe_mode=True)
 

@@ -1,11 +1,12 @@
 """A release: a `.keras` file with everything that answering needs beside it, in a folder that proves itself.
 
     data/model.keras       the network
-    release.json           its digest, class names, sizes, temperature, and the golden pictures with the logits seen at evaluation
-    golden/                the files of these pictures
+    release.json           its digest, class names, sizes, temperature, and the golden images with
+    the logits seen at evaluation
+    golden/                the files of these images
 
-The SHA-256 of release.json names the release; it holds those of all other files. So whoever knows that one digest, as a version in
-the registry does, needs to trust nothing else.
+The SHA-256 of release.json names the release; it holds those of all other files. So whoever knows
+that one digest, as a version in the registry does, needs to trust nothing else.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline import registry, tracking
 from pipeline.artifacts import EvaluationReport, digest_of, file_sha256
-from pipeline.config import Config, TrackingConfig
-from pipeline.engine import write_atomically
+from pipeline.config.settings import Config
+from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.evaluate.given import given_model
+from pipeline.evaluate.external_model import given_model
+from pipeline.files import write_atomically
+from pipeline.tracking import journal, registry
 
 
 class Golden(BaseModel):
-    """A picture with the answer that every copy of the model must give."""
+    """An image with the answer that every copy of the model must give."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,16 +52,32 @@ class Release(BaseModel):
 
     directory: Path = Field(default=Path(), exclude=True)
     model_file: str = Field(default=MODEL_FILE, exclude=True)
-    name: str = Field(default="", exclude=True, description="What answers name: `alexnet`, or the file's name.")
-    version: str = Field(default="", exclude=True, description="The version in the registry; empty elsewhere.")
+    name: str = Field(
+        default="", exclude=True, description="What answers name: `alexnet`, or the file's name."
+    )
+    version: str = Field(
+        default="", exclude=True, description="The version in the registry; empty elsewhere."
+    )
 
     model_sha256: str = Field(description="SHA-256 of the .keras file.")
-    class_names: tuple[str, ...] = Field(default=(), description="Names in the order of the logits; empty where nobody knows them.")
-    image_size: int = Field(default=0, description="Height and width of the input, in pixels; 0 until the file is opened.")
-    short_side: int = Field(default=0, description="Pixels of the shorter side when the middle is cut out; 0: image_size.")
-    temperature: float = Field(default=1.0, gt=0, description="What logits are divided by for calibrated probabilities.")
-    dataset_digest: str = Field(default="", description="Digest of the dataset that it was judged on.")
-    golden: tuple[Golden, ...] = Field(default=(), description="Pictures with the right answers.")
+    class_names: tuple[str, ...] = Field(
+        default=(), description="Names in the order of the logits; empty where nobody knows them."
+    )
+    image_size: int = Field(
+        default=0,
+        description="Height and width of the input, in pixels; 0 until the file is opened.",
+    )
+    short_side: int = Field(
+        default=0,
+        description="Pixels of the shorter side when the middle is cut out; 0: image_size.",
+    )
+    temperature: float = Field(
+        default=1.0, gt=0, description="What logits are divided by for calibrated probabilities."
+    )
+    dataset_digest: str = Field(
+        default="", description="Digest of the dataset that it was judged on."
+    )
+    golden: tuple[Golden, ...] = Field(default=(), description="Images with the right answers.")
 
     @property
     def model_path(self) -> Path:
@@ -81,40 +99,53 @@ class Release(BaseModel):
 
 
 @dataclass(frozen=True)
-class GoldenPicture:
-    """A picture file's bytes, its right class, and float32 [classes] logits of the model."""
+class GoldenImage:
+    """An image file's bytes, its right class, and float32 [classes] logits of the model."""
 
     encoded: bytes
     label: int
     logits: Any
 
 
-def write_package(release: Release, model: Path, pictures: Sequence[GoldenPicture], directory: Path) -> Release:
-    """Write a release into an empty folder and return it with its golden pictures; equal input gives equal files.
+def write_package(
+    release: Release, model: Path, images: Sequence[GoldenImage], directory: Path
+) -> Release:
+    """Write a release into an empty folder and return it with its golden images.
+
+    Equal input gives equal files.
 
     Args:
-        release: without golden pictures.
+        release: without golden images.
         model: the `.keras` file, copied.
-        pictures: those that every copy is tried with.
+        images: those that every copy is tried with.
         directory: made if it is not there.
     """
     golden = []
     (directory / "golden").mkdir(parents=True, exist_ok=True)
     (directory / "data").mkdir(exist_ok=True)
-    for place, picture in enumerate(pictures):
+    for place, image in enumerate(images):
         path = directory / "golden" / f"{place:02d}"
-        path.write_bytes(picture.encoded)
-        logits = tuple(float(value) for value in picture.logits)
+        path.write_bytes(image.encoded)
+        logits = tuple(float(value) for value in image.logits)
         golden.append(
-            Golden(file=f"golden/{path.name}", sha256=hashlib.sha256(picture.encoded).hexdigest(), label=picture.label, logits=logits)
+            Golden(
+                file=f"golden/{path.name}",
+                sha256=hashlib.sha256(image.encoded).hexdigest(),
+                label=image.label,
+                logits=logits,
+            )
         )
     shutil.copyfile(model, directory / Release.MODEL_FILE)
-    written = release.model_copy(update={"golden": tuple(golden), "directory": directory, "model_file": Release.MODEL_FILE})
+    written = release.model_copy(
+        update={"golden": tuple(golden), "directory": directory, "model_file": Release.MODEL_FILE}
+    )
     write_atomically(directory / Release.FILE, written.text())
     return written
 
 
-def read_package(directory: Path, sha256: str = "", *, name: str = "", version: str = "") -> Release:
+def read_package(
+    directory: Path, sha256: str = "", *, name: str = "", version: str = ""
+) -> Release:
     """Read a release after comparing every file with its digest.
 
     Args:
@@ -134,21 +165,27 @@ def read_package(directory: Path, sha256: str = "", *, name: str = "", version: 
         release = Release.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, ValidationError) as error:
         raise CheckpointError(
-            f"{directory} holds no release that can be read ({' '.join(str(error).split())[:150]}). Expected release.json as `alexnet "
-            "promote` writes it. Name another model with --model."
+            f"{directory} holds no release that can be read ({' '.join(str(error).split())[:150]})."
+            " Expected release.json as `alexnet promote` writes it. Name another model with"
+            " --model."
         ) from error
-    promised = {Release.MODEL_FILE: release.model_sha256} | {picture.file: picture.sha256 for picture in release.golden}
+    promised = {Release.MODEL_FILE: release.model_sha256} | {
+        image.file: image.sha256 for image in release.golden
+    }
     for file, digest in promised.items():
         own = file_sha256(directory / file) if (directory / file).is_file() else "no file"
         if own != digest:
             raise _damaged(directory / file, digest, own)
-    return release.model_copy(update={"directory": directory, "name": name or directory.name, "version": version})
+    return release.model_copy(
+        update={"directory": directory, "name": name or directory.name, "version": version}
+    )
 
 
 def _damaged(path: Path, expected: str, received: str) -> CheckpointError:
     return CheckpointError(
-        f"The released file {path} is damaged. Expected SHA-256 {expected[:12]}..., received {received[:12]}. Nothing was opened: promote "
-        "the model again, or go back with `alexnet rollback`."
+        f"The released file {path} is damaged. Expected SHA-256 {expected[:12]}..., received"
+        f" {received[:12]}. Nothing was opened: promote the model again, or go back with `alexnet"
+        " rollback`."
     )
 
 
@@ -156,8 +193,8 @@ def open_release(reference: str, config: TrackingConfig, workdir: Path) -> Relea
     """Return the model that somebody names, every file of it compared with its digest before anything is opened.
 
     Args:
-        reference: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, a `.keras` file, the folder of a release, or the id of an MLflow run that
-            trained one.
+        reference: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, a `.keras` file, the folder of a
+            release, or the id of an MLflow run that trained one.
         config: the tracking store, whose registry is asked.
         workdir: the work directory, where files from elsewhere are kept.
 
@@ -174,10 +211,10 @@ def open_release(reference: str, config: TrackingConfig, workdir: Path) -> Relea
     if path.suffix != ".keras":
         if path.exists():
             raise ConfigError(
-                f"{path} is no model. Expected a .keras file, the folder of a release, models:/NAME@ALIAS or the id of an MLflow run. "
-                "Check --model."
+                f"{path} is no model. Expected a .keras file, the folder of a release,"
+                " models:/NAME@ALIAS or the id of an MLflow run. Check --model."
             )
-        path = tracking.model_file(reference, config, workdir)
+        path = journal.model_file(reference, config, workdir)
     return _of_file(path, workdir)
 
 
@@ -185,14 +222,19 @@ def open_version(version: registry.Version, config: TrackingConfig, workdir: Pat
     """Return a version of the registry, fetched if its files lie elsewhere, and verified."""
     if not version.release_sha256:
         raise CheckpointError(
-            f"Version {version.number} of {version.name} cannot be verified: it was not registered by `alexnet promote`. Expected a "
-            "version with the tag release_sha256. Nothing was opened: name another version, or promote a model."
+            f"Version {version.number} of {version.name} cannot be verified: it was not registered"
+            " by `alexnet promote`. Expected a version with the tag release_sha256. Nothing was"
+            " opened: name another version, or promote a model."
         )
     known = {"name": version.name, "version": version.number}
     try:
-        return read_package(registry.fetch(version, config, workdir), version.release_sha256, **known)
+        return read_package(
+            registry.fetch(version, config, workdir), version.release_sha256, **known
+        )
     except CheckpointError:  # perhaps only a copy that was kept here
-        return read_package(registry.fetch(version, config, workdir, again=True), version.release_sha256, **known)
+        return read_package(
+            registry.fetch(version, config, workdir, again=True), version.release_sha256, **known
+        )
 
 
 def _of_file(path: Path, workdir: Path) -> Release:
@@ -213,7 +255,11 @@ def _of_file(path: Path, workdir: Path) -> Release:
 
 def _evaluation_of(model_sha256: str, workdir: Path) -> EvaluationReport | None:
     """Return the last evaluation of a model that lies in a work directory, for its temperature."""
-    records = sorted(workdir.glob(f"stages/evaluate*/{EvaluationReport.FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    records = sorted(
+        workdir.glob(f"stages/evaluate*/{EvaluationReport.FILE}"),
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
+    )
     for path in records:
         with contextlib.suppress(OSError, ValueError):
             report = EvaluationReport.read(path.parent)
@@ -223,7 +269,9 @@ def _evaluation_of(model_sha256: str, workdir: Path) -> EvaluationReport | None:
 
 
 def settings_digest(config: Config) -> str:
-    """Return the SHA-256 of the settings that decide, with the pictures and the champion, what is trained and what the gate says of it."""
+    """Return the SHA-256 of the settings that decide, with the images and the champion, what is trained and what the gate says of it."""
     train = config.train.model_dump(mode="json", exclude=set(config.train.WITHOUT_EFFECT))
     gate = config.release.model_dump(mode="json", exclude={"approve", "dry_run"})
-    return digest_of({"model": config.model.model_dump(mode="json"), "train": train, "release": gate})
+    return digest_of(
+        {"model": config.model.model_dump(mode="json"), "train": train, "release": gate}
+    )

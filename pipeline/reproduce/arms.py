@@ -17,23 +17,27 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from pipeline.artifacts import DatasetArtifact
-from pipeline.config import Config, ModelConfig, TrainConfig
-from pipeline.engine import Context, write_atomically
+from pipeline.config.model import ModelConfig
+from pipeline.config.settings import Config
+from pipeline.config.train import TrainConfig
+from pipeline.engine.stage import Context
 from pipeline.errors import ConfigError, TrainingDivergedError
+from pipeline.files import write_atomically
 from pipeline.reproduce.measurement import Measurement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.data.loader import Images
+    from pipeline.data.loader import LoadedSplit
 
-# The rate of a seed is chosen by trainings with a seed that is not measured, so that no measured training was picked for its luck.
+# The rate of a seed is chosen by trainings with a seed that is not measured, so that no measured
+# training was picked for its luck.
 _TUNING_SEEDS = 1000
-# Neighbouring rates that are tried; the first one is the recipe's.
+# Neighboring rates that are tried; the first one is the recipe's.
 _RATE_STEP = 10**0.5
-_MOST_RATES = 7
-# Training pictures that the training error is measured on, cut as the test pictures are.
-_SCORED_TRAINING_PICTURES = 5000
+_MAX_RATES = 7
+# Training images that the training error is measured on, cut as the test images are.
+_SCORED_TRAINING_IMAGES = 5000
 _SCORING_BATCH = 256
 
 
@@ -41,10 +45,12 @@ _SCORING_BATCH = 256
 class Arm:
     """One way to train, which differs from another in what the claim is about and in nothing else.
 
-    `model` and `train` are settings that differ from the recipe's. `images` are training pictures, 0 for all; `depth`, where it is not 0,
-    asks for a plain network of so many layers instead; `goal`, where it is not 0, ends the training once the training error is as low.
-    The learning rate is, for each seed anew, the one of those tried around the settings' with the lowest `criterion` after
-    `tuning_epochs`. What luck there is in that choice differs from seed to seed, and so is in the interval of what is measured.
+    `model` and `train` are settings that differ from the recipe's. `images` are training images, 0
+    for all; `depth`, where it is not 0, asks for a plain network of so many layers instead; `goal`,
+    where it is not 0, ends the training once the training error is as low. The learning rate is,
+    for each seed anew, the one of those tried around the settings' with the lowest `criterion`
+    after `tuning_epochs`. What luck there is in that choice differs from seed to seed, and so is in
+    the interval of what is measured.
     """
 
     name: str
@@ -65,17 +71,30 @@ class Arm:
         """
         sections = config.model_dump()
         sections["model"] |= {**self.model, "seed": seed}
-        sections["train"] |= {**self.train, "seed": seed} | ({} if rate is None else {"learning_rate": rate})
+        sections["train"] |= {**self.train, "seed": seed} | (
+            {} if rate is None else {"learning_rate": rate}
+        )
         try:
             own = Config.model_validate(sections)
         except ValidationError as error:
-            why = "; ".join(str(item["msg"]).removeprefix("Value error, ") for item in error.errors())
-            raise ConfigError(f"The arm {self.name} cannot be made of these settings: {why}.") from error
+            why = "; ".join(
+                str(item["msg"]).removeprefix("Value error, ") for item in error.errors()
+            )
+            raise ConfigError(
+                f"The arm {self.name} cannot be made of these settings: {why}."
+            ) from error
         kept = {"images": self.images, "depth": self.depth, "goal": self.goal}
-        return {"model": own.model.model_dump(mode="json"), "train": own.train.model_dump(mode="json"), **kept}
+        return {
+            "model": own.model.model_dump(mode="json"),
+            "train": own.train.model_dump(mode="json"),
+            **kept,
+        }
 
     def tuning_spec(self, config: Config, seed: int) -> dict[str, Any]:
-        """Return everything that decides the choice of a seed's rate: a training of the same kind, its schedule among it, but short."""
+        """Return everything that decides the choice of a seed's rate.
+
+        A training of the same kind, its schedule among it, but short.
+        """
         spec = self.spec(config, _TUNING_SEEDS + seed)
         spec["train"] |= {"epochs": self.tuning_epochs}
         return spec | {"criterion": self.criterion, "goal": 0.0}
@@ -83,14 +102,26 @@ class Arm:
 
 def baseline(config: Config) -> Arm:
     """Return the network of the recipe as it is: what every ablation is compared with."""
-    return Arm("baseline", "as in 2012", images=config.reproduce.images, tuning_epochs=config.reproduce.tuning_epochs)
+    return Arm(
+        "baseline",
+        "as in 2012",
+        images=config.reproduce.images,
+        tuning_epochs=config.reproduce.tuning_epochs,
+    )
 
 
 def without(
-    config: Config, name: str, label: str, *, model: Mapping[str, Any] | None = None, train: Mapping[str, Any] | None = None
+    config: Config,
+    name: str,
+    label: str,
+    *,
+    model: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
 ) -> Arm:
     """Return the baseline with some settings changed."""
-    return dataclasses.replace(baseline(config), name=name, label=label, model=model or {}, train=train or {})
+    return dataclasses.replace(
+        baseline(config), name=name, label=label, model=model or {}, train=train or {}
+    )
 
 
 def choose_rate(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Context) -> Measurement:
@@ -101,19 +132,29 @@ def choose_rate(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Cont
     tried = context.scratch_directory / "rates.json"
     scores: dict[int, float] = {}
     if tried.exists():
-        scores = {int(step): score for step, score in json.loads(tried.read_text(encoding="utf-8")).items()}
-    while (step := next_step(scores)) is not None and len(scores) < _MOST_RATES:
+        scores = {
+            int(step): score
+            for step, score in json.loads(tried.read_text(encoding="utf-8")).items()
+        }
+    while (step := next_step(scores)) is not None and len(scores) < _MAX_RATES:
         rate = rate_at(spec, step)
         scores[step] = _short_training(spec, rate, dataset, context, f"tries rate {rate:.2g}")
         write_atomically(tried, json.dumps(scores))
     best = min(scores, key=lambda step: (scores[step], abs(step)))
     numbers = {"learning_rate": rate_at(spec, best)}
-    numbers |= {f"{spec['criterion']}/{rate_at(spec, step):.2g}": score for step, score in sorted(scores.items()) if math.isfinite(score)}
+    numbers |= {
+        f"{spec['criterion']}/{rate_at(spec, step):.2g}": score
+        for step, score in sorted(scores.items())
+        if math.isfinite(score)
+    }
     return Measurement(directory=context.directory, name="rate", numbers=numbers)
 
 
 def next_step(scores: Mapping[int, float]) -> int | None:
-    """Return which rate to try next, in steps from the first; None where the best has neighbours on both sides."""
+    """Return which rate to try next, in steps from the first.
+
+    None where the best has neighbors on both sides.
+    """
     for step in (0, 1, -1):
         if step not in scores:
             return step
@@ -128,7 +169,9 @@ def rate_at(spec: Mapping[str, Any], step: int) -> float:
     return float(f"{spec['train']['learning_rate'] * _RATE_STEP**step:.2g}")
 
 
-def _short_training(spec: Mapping[str, Any], rate: float, dataset: DatasetArtifact, context: Context, detail: str) -> float:
+def _short_training(
+    spec: Mapping[str, Any], rate: float, dataset: DatasetArtifact, context: Context, detail: str
+) -> float:
     own = {**spec, "train": {**spec["train"], "learning_rate": rate}}
     try:
         *_, last = _epochs(own, dataset, context, f"rate-{rate:.2g}.npz", detail)[1]
@@ -138,7 +181,9 @@ def _short_training(spec: Mapping[str, Any], rate: float, dataset: DatasetArtifa
 
 
 def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Context) -> Measurement:
-    """Train one arm with one seed and score it: on the test split, and on training pictures without dropout and random cuts.
+    """Train one arm with one seed and score it.
+
+    On the test split, and on training images without dropout and random cuts.
 
     The weights that are scored are those of the epoch with the lowest validation error.
     """
@@ -152,7 +197,10 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
     with contextlib.closing(epochs):
         for epoch in epochs:
             curve.append(epoch)
-            context.run.metrics({name: value for name, value in epoch.items() if name not in ("epoch", "time")}, step=int(epoch["epoch"]))
+            context.run.metrics(
+                {name: value for name, value in epoch.items() if name not in ("epoch", "time")},
+                step=int(epoch["epoch"]),
+            )
             if spec["goal"] and epoch["train_top1_error"] <= spec["goal"]:
                 break
     network, train = built.network(), some(split_of(dataset.directory, "train"), spec["images"])
@@ -163,7 +211,9 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
     write_atomically(context.directory / Measurement.CURVE_FILE, json.dumps(curve))
     numbers = {
         "test_top1_error": float(wrong.mean()),
-        "train_top1_error": float(wrong_answers(network, some(train, _SCORED_TRAINING_PICTURES)).mean()),
+        "train_top1_error": float(
+            wrong_answers(network, some(train, _SCORED_TRAINING_IMAGES)).mean()
+        ),
         "validation_top1_error": best_epoch(curve)["validation_top1_error"],
         "last_train_top1_error": curve[-1]["train_top1_error"],
         "learning_rate": spec["train"]["learning_rate"],
@@ -175,7 +225,10 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
     }
     numbers |= _gradients(built, train) if spec["depth"] else {}
     context.run.metrics(numbers)
-    known = (Measurement.MODEL_FILE, Measurement.WRONG_FILE)  # the curve has readings of the clock in it
+    known = (
+        Measurement.MODEL_FILE,
+        Measurement.WRONG_FILE,
+    )  # the curve has readings of the clock in it
     return Measurement(
         directory=context.directory,
         name="training",
@@ -185,14 +238,19 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
     )
 
 
-def _gradients(built: _Built, images: Images) -> dict[str, float]:
-    """Return the norm of the loss's gradient by each layer's output in the network with fresh weights, mean over a batch of pictures."""
+def _gradients(built: _Built, images: LoadedSplit) -> dict[str, float]:
+    """Return the norm of the loss's gradient by each layer's output in the network with fresh weights, mean over a batch of images."""
     from pipeline.data.loader import evaluation_batches
     from pipeline.model.signal import IMAGES, measure_signal
 
     network = built.network()
-    pixels, labels = next(iter(evaluation_batches(images, image_size=network.input_shape[1], batch_size=IMAGES)))
-    return {f"gradient/{layer.layer}": layer.arriving for layer in measure_signal(network, pixels, labels).layers}
+    pixels, labels = next(
+        iter(evaluation_batches(images, image_size=network.input_shape[1], batch_size=IMAGES))
+    )
+    return {
+        f"gradient/{layer.layer}": layer.arriving
+        for layer in measure_signal(network, pixels, labels).layers
+    }
 
 
 def digest_of_files(folder: Path, files: tuple[str, ...]) -> str:
@@ -204,8 +262,10 @@ def digest_of_files(folder: Path, files: tuple[str, ...]) -> str:
 
 
 @functools.lru_cache(maxsize=3)
-def split_of(directory: Path, split: str) -> Images:
-    """Return a split of a prepared dataset, read once a process: TensorFlow keeps whatever batches were ever cut from.
+def split_of(directory: Path, split: str) -> LoadedSplit:
+    """Return a split of a prepared dataset, read once a process.
+
+    TensorFlow keeps whatever batches were ever cut from.
 
     Args:
         directory: of the record of the ingest stage.
@@ -216,10 +276,13 @@ def split_of(directory: Path, split: str) -> Images:
     return load_split(DatasetArtifact.read(directory), split)
 
 
-def some(images: Images, count: int) -> Images:
-    """Return the first pictures of the training split, in stored order, which is a random one; all for 0.
+def some(images: LoadedSplit, count: int) -> LoadedSplit:
+    """Return the first images of the training split, in stored order, which is a random one.
 
-    Smaller sets are parts of larger ones. The split must begin where its shards do, as training splits do.
+    All for 0.
+
+    Smaller sets are parts of larger ones. The split must begin where its shards do, as training
+    splits do.
     """
     if not 0 < count < len(images):
         return images
@@ -227,11 +290,17 @@ def some(images: Images, count: int) -> Images:
     reads = dict(images.dataset.reads)
     reads[images.split] = f"{reads[images.split].partition('[')[0]}[:{count}]"
     dataset = images.dataset.model_copy(update={"reads": reads})
-    return dataclasses.replace(images, dataset=dataset, labels=images.labels[:count], keys=images.keys[:count], pixels=pixels)
+    return dataclasses.replace(
+        images,
+        dataset=dataset,
+        labels=images.labels[:count],
+        keys=images.keys[:count],
+        pixels=pixels,
+    )
 
 
-def wrong_answers(network: Any, images: Images, view: Any = "center") -> Any:
-    """Return which pictures of a split a network answers wrongly, bool [pictures] in stored order.
+def wrong_answers(network: Any, images: LoadedSplit, view: Any = "center") -> Any:
+    """Return which images of a split a network answers wrongly, bool [images] in stored order.
 
     Args:
         network: takes uint8 [batch, size, size, 3] in [0, 255], gives logits.
@@ -245,7 +314,13 @@ def wrong_answers(network: Any, images: Images, view: Any = "center") -> Any:
 
     size = network.input_shape[1]
     batches = evaluation_batches(images, image_size=size, batch_size=_SCORING_BATCH, view=view)
-    chunks = score(Network(network), batches, images.keys, batch_size=_SCORING_BATCH, progress=lambda _done, _wrong: None)
+    chunks = score(
+        Network(network),
+        batches,
+        images.keys,
+        batch_size=_SCORING_BATCH,
+        progress=lambda _done, _wrong: None,
+    )
     return np.concatenate([chunk.logits.argmax(axis=1) != chunk.labels for chunk in chunks])
 
 
@@ -260,16 +335,27 @@ class _Built:
     def network(self) -> Any:
         """Return the network with its fresh weights."""
         from pipeline.model.alexnet import build_network
-        from pipeline.reproduce.plain import plain_network
+        from pipeline.reproduce.claims.plain import plain_network
 
-        model, classes = ModelConfig.model_validate(self.spec["model"]), len(self.dataset.class_names)
+        model, classes = (
+            ModelConfig.model_validate(self.spec["model"]),
+            len(self.dataset.class_names),
+        )
         mean, std = self.dataset.channel_mean, self.dataset.channel_std
         if depth := self.spec["depth"]:
-            return plain_network(depth, model, num_classes=classes, channel_mean=mean, channel_std=std)
+            return plain_network(
+                depth, model, num_classes=classes, channel_mean=mean, channel_std=std
+            )
         return build_network(model, num_classes=classes, channel_mean=mean, channel_std=std)
 
 
-def _epochs(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Context, checkpoint: str, detail: str) -> tuple[_Built, Any]:
+def _epochs(
+    spec: Mapping[str, Any],
+    dataset: DatasetArtifact,
+    context: Context,
+    checkpoint: str,
+    detail: str,
+) -> tuple[_Built, Any]:
     """Return the network and its training's epochs, which go on from a checkpoint in the scratch folder if there is one."""
     from pipeline.train.loop import Training, fit
     from pipeline.train.stage import as_fidelity_says
@@ -278,19 +364,35 @@ def _epochs(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Context,
 
     config = as_fidelity_says(TrainConfig.model_validate(spec["train"]), spec["model"]["fidelity"])
     train, devices = some(split_of(dataset.directory, "train"), spec["images"]), make_devices()
-    config = config.model_copy(update={"global_batch_size": min(config.global_batch_size, len(train))})
+    config = config.model_copy(
+        update={"global_batch_size": min(config.global_batch_size, len(train))}
+    )
     built = _Built(spec, dataset)
     built = dataclasses.replace(built, state=prepare(built.network, config, devices))
 
     def progress(done: int, total: int, text: str) -> None:
         batch = config.global_batch_size
-        context.progress(done * batch, total * batch, "images", f"{detail}  {text}" if detail else text)
+        context.progress(
+            done * batch, total * batch, "images", f"{detail}  {text}" if detail else text
+        )
 
     path = context.scratch_directory / checkpoint
-    training = Training(train, split_of(dataset.directory, "validation"), config, devices, path, None, progress, context.say)
+    training = Training(
+        train,
+        split_of(dataset.directory, "validation"),
+        config,
+        devices,
+        path,
+        None,
+        progress,
+        context.say,
+    )
     return built, fit(built.state, training)
 
 
 def every_seed(arms: tuple[Arm, ...], seeds: int) -> Iterator[tuple[Arm, int]]:
-    """Yield the trainings in the order in which they are done: all arms with one seed, then with the next."""
+    """Yield the trainings in the order in which they are done.
+
+    All arms with one seed, then with the next.
+    """
     return ((arm, seed) for seed, arm in itertools.product(range(seeds), arms))

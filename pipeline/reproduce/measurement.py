@@ -1,4 +1,7 @@
-"""What one experiment leaves behind. Apart from the verdicts, so that another rule is no reason to train again."""
+"""What one experiment leaves behind.
+
+Apart from the verdicts, so that another rule is no reason to train again.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,13 @@ class Measurement(Artifact):
     MODEL_FILE: ClassVar[str] = "model.keras"
 
     name: str = Field(description="Which experiment.")
-    numbers: dict[str, float] = Field(description="What was measured; errors are fractions in [0, 1], durations in seconds.")
+    numbers: dict[str, float] = Field(
+        description="What was measured; errors are fractions in [0, 1], durations in seconds."
+    )
     files: tuple[str, ...] = Field(default=(), description="Files beside the record.")
-    sha256: str = Field(default="", description="SHA-256 over those of the files that are the same each time.")
+    sha256: str = Field(
+        default="", description="SHA-256 over those of the files that are the same each time."
+    )
 
     def headline(self) -> str:
         """Name some numbers."""
@@ -33,11 +40,13 @@ class Measurement(Artifact):
 
     def curve(self) -> list[dict[str, float]]:
         """Return the numbers of every epoch."""
-        found: list[dict[str, float]] = json.loads((self.directory / self.CURVE_FILE).read_text(encoding="utf-8"))
+        found: list[dict[str, float]] = json.loads(
+            (self.directory / self.CURVE_FILE).read_text(encoding="utf-8")
+        )
         return found
 
     def wrong(self) -> Any:
-        """Return which test pictures were answered wrongly, bool [pictures] in stored order."""
+        """Return which test images were answered wrongly, bool [images] in stored order."""
         import numpy as np
 
         return np.load(self.directory / self.WRONG_FILE)

@@ -16,14 +16,18 @@ class Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     arm: str = Field(description="For people.")
-    setting: str = Field(default="", description="What was chosen for it, such as its learning rate.")
+    setting: str = Field(
+        default="", description="What was chosen for it, such as its learning rate."
+    )
     values: dict[str, tuple[float, ...]] = Field(
-        description="By what was measured: one number a seed. Names ending in `error` are shares in [0, 1]."
+        description=(
+            "By what was measured: one number a seed. Names ending in `error` are shares in [0, 1]."
+        )
     )
 
 
 class Figure(BaseModel):
-    """A picture of a claim."""
+    """An image of a claim."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,17 +45,29 @@ class Claim(BaseModel):
     name: str = Field(description="Short name, as the command line takes it.")
     title: str = Field(description="What is claimed, in a few words.")
     text: str = Field(description="What the paper says and where, and what was done here.")
-    findings: tuple[Finding, ...] = Field(description="The first decides the verdict; others are told beside it.")
+    findings: tuple[Finding, ...] = Field(
+        description="The first decides the verdict; others are told beside it."
+    )
     rows: tuple[Row, ...] = Field(default=(), description="The arms.")
     figures: tuple[Figure, ...] = ()
-    notes: tuple[str, ...] = Field(default=(), description="What one should know before believing it.")
+    notes: tuple[str, ...] = Field(
+        default=(), description="What one should know before believing it."
+    )
     seeds: int = Field(description="Seeds an arm.")
     profile: str = Field(description="`quick`, `paper` or a recipe.")
-    dataset: str = Field(description="Name, and pictures of each split.")
-    size: str = Field(default="", description="The network, the training pictures and the epochs of its arms.")
+    dataset: str = Field(description="Name, and images of each split.")
+    size: str = Field(
+        default="", description="The network, the training images and the epochs of its arms."
+    )
     command: str = Field(description="What measures it again.")
-    seconds: float = Field(description="Time that its experiments took, also those it shares with other claims.")
-    measured: str = Field(description="SHA-256 over everything that was measured and the rule; the same means nothing new.")
+    seconds: float = Field(
+        description="Time that its experiments took, also those it shares with other claims."
+    )
+    measured: str = Field(
+        description=(
+            "SHA-256 over everything that was measured and the rule; the same means nothing new."
+        )
+    )
 
     @property
     def main(self) -> Finding:
@@ -90,7 +106,7 @@ class Claim(BaseModel):
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a claim's own code makes of the measurements: findings, table, pictures and notes."""
+    """What a claim's own code makes of the measurements: findings, table, images and notes."""
 
     findings: tuple[Finding, ...]
     rows: tuple[Row, ...] = ()

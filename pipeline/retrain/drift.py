@@ -1,19 +1,26 @@
-"""Whether new pictures look like those that the champion was made for.
+"""Whether new images look like those that the champion was made for.
 
-    pick        some pictures of both sides, however many there are: at most 1,000 new ones and 2,000 of the reference
-    measure     class, brightness, contrast, size and embedding of these (elsewhere: here are arrays alone)
-    compare     how far are the new ones from as many of the reference? A distance between 0 and 1 or 2 for each thing that was measured
-    calibrate   the same distance between pictures of the reference alone, 999 times drawn at random, in groups of the same sizes
-    decide      drift is a distance that so few of these draws reach that all tests together cry wolf in `level` of the cases (Holm 1979)
+    pick        some images of both sides, however many there are: at most 1,000 new ones and 2,000
+    of the reference
+    measure     class, brightness, contrast, size and embedding of these (elsewhere: here are arrays
+    alone)
+    compare     how far are the new ones from as many of the reference? A distance between 0 and 1
+    or 2 for each thing that was measured
+    calibrate   the same distance between images of the reference alone, 999 times drawn at random,
+    in groups of the same sizes
+    decide      drift is a distance that so few of these draws reach that all tests together cry
+    wolf in `level` of the cases (Holm 1979)
 
-No threshold is a magic number: each is what the reference's own pictures make by chance. Distances, unlike a test's statistic, do not grow
-with the pictures, and 1,000 of them are the floor under what counts: a drift that cannot be seen between 1,000 pictures is no reason to
-train again, however certain it would be with a million. Without a drift, 3.6 to 4.9 of 100 comparisons see one where the level is 5 %
-(simulated, with 20 to 300 pictures: `pytest -m slow tests/retrain/test_drift.py`).
+No threshold is a magic number: each is what the reference's own images make by chance. Distances,
+unlike a test's statistic, do not grow with the images, and 1,000 of them are the floor under what
+counts: a drift that cannot be seen between 1,000 images is no reason to train again, however
+certain it would be with a million. Without a drift, 3.6 to 4.9 of 100 comparisons see one where the
+level is 5 % (simulated, with 20 to 300 images: `pytest -m slow tests/retrain/test_drift.py`).
 
-The reference should be pictures of the champion's dataset that it was *not* trained on, such as its validation and test splits. A network
-that has learned pictures by heart embeds these otherwise than any others: compared with the training split of one with errors of 0 % in
-training and 66 % in the test, held-out pictures had drifted in 15 of 100 samples of 300, and in 27 of 40 of 1,000.
+The reference should be images of the champion's dataset that it was *not* trained on, such as its
+validation and test splits. A network that has learned images by heart embeds these otherwise than
+any others: compared with the training split of one with errors of 0 % in training and 66 % in the
+test, held-out images had drifted in 15 of 100 samples of 300, and in 27 of 40 of 1,000.
 """
 
 from __future__ import annotations
@@ -28,21 +35,26 @@ from scipy import sparse
 
 from pipeline.evaluate.metrics import Floats, Integers
 
-MOST_PICTURES = 1000  # of each kind
-LEAST_PICTURES = 20  # so few show a change of half the pictures, hardly more
-DRAWS = 999  # the least p-value is then 1 in 1,000, an eighth of what six tests at 5 % together ask of one
-_DIGITS = 9  # of a distance: equal ones must compare as equal in whatever order their parts were summed
+MAX_IMAGES = 1000  # of each kind
+MIN_IMAGES = 20  # so few show a change of half the images, hardly more
+# The least p-value is then 1 in 1,000, an eighth of what six tests at 5 % together ask of one
+DRAWS = 999
+_DIGITS = (
+    9  # of a distance: equal ones must compare as equal in whatever order their parts were summed
+)
 _Labels = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Look:
-    """What was measured of some pictures, in the same order everywhere.
+    """What was measured of some images, in the same order everywhere.
 
     Attributes:
-        scalars: name -> float [pictures], finite, in any unit, such as `brightness`.
-        labels: [pictures], class numbers or names that mean the same on both sides. None: not labelled.
-        embeddings: float32 [pictures, features], finite, unbounded, by the same network on both sides. None: not measured.
+        scalars: name -> float [images], finite, in any unit, such as `brightness`.
+        labels: [images], class numbers or names that mean the same on both sides. None: not
+            labeled.
+        embeddings: float32 [images, features], finite, unbounded, by the same network on both
+            sides. None: not measured.
     """
 
     scalars: Mapping[str, Floats] = field(default_factory=dict)
@@ -50,11 +62,11 @@ class Look:
     embeddings: Floats | None = None
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return next((len(values) for values in self.parts().values()), 0)
 
     def parts(self) -> dict[str, NDArray[Any]]:
-        """Return what was measured, by name: arrays whose first axis is the pictures."""
+        """Return what was measured, by name: arrays whose first axis is the images."""
         named = {"class_balance": self.labels, **self.scalars, "embeddings": self.embeddings}
         return {name: values for name, values in named.items() if values is not None}
 
@@ -65,11 +77,14 @@ class Finding:
 
     Attributes:
         name: `class_balance`, `embeddings` or a scalar's name.
-        distance: of the new pictures from the reference. A scalar: Kolmogorov's and Smirnov's distance, in [0, 1]. Class balance: root of
-            the sum over classes of the shares' squared difference by the share in both, in [0, 2] between groups of one size.
-            Embeddings: squared MMD, at most 2 and without bias, so that it may be below 0.
-        threshold: a distance above this is drift, whatever else was found; below it, it may be where other things have drifted for sure.
-        p_value: share of draws of the reference that are as far, the new pictures counted as one, in (0, 1].
+        distance: of the new images from the reference. A scalar: Kolmogorov's and Smirnov's
+            distance, in [0, 1]. Class balance: root of the sum over classes of the shares' squared
+            difference by the share in both, in [0, 2] between groups of one size. Embeddings:
+            squared MMD, at most 2 and without bias, so that it may be below 0.
+        threshold: a distance above this is drift, whatever else was found; below it, it may be
+            where other things have drifted for sure.
+        p_value: share of draws of the reference that are as far, the new images counted as one, in
+            (0, 1].
         drifted: whether it is drift, beyond chance.
         note: what changed, such as `median 0.52, was 0.47`; empty for embeddings.
     """
@@ -84,84 +99,132 @@ class Finding:
 
 @dataclass(frozen=True)
 class Drift:
-    """What was found: `pictures` new ones were compared with `reference` others; `level` is the chance of any alarm without a drift."""
+    """What was found: `images` new ones were compared with `reference` others.
+
+    `level` is the chance of any alarm without a drift.
+    """
 
     findings: tuple[Finding, ...]
-    pictures: int
+    images: int
     reference: int
     level: float
 
     @property
     def drifted(self) -> tuple[Finding, ...]:
         """What has drifted, the least likely first."""
-        return tuple(sorted((finding for finding in self.findings if finding.drifted), key=lambda finding: finding.p_value))
+        return tuple(
+            sorted(
+                (finding for finding in self.findings if finding.drifted),
+                key=lambda finding: finding.p_value,
+            )
+        )
 
 
 def pick(new: int, reference: int, seed: int = 0) -> tuple[Integers, Integers] | None:
-    """Choose the pictures to be measured, so that the cost has a bound: int64 places, ascending, in both; None where there are too few.
+    """Choose the images to be measured, so that the cost has a bound.
 
-    As many new pictures as there are, but 1,000 at most and half of the reference; of the reference so many and up to 1,000 more.
+    Int64 places, ascending, in both; None where there are too few.
+
+    As many new images as there are, but 1,000 at most and half of the reference; of the reference
+    so many and up to 1,000 more.
 
     Args:
-        new: how many new pictures there are.
+        new: how many new images there are.
         reference: how many others there are.
         seed: of the choice.
     """
-    count = min(new, MOST_PICTURES, reference // 2)
-    if count < LEAST_PICTURES:
+    count = min(new, MAX_IMAGES, reference // 2)
+    if count < MIN_IMAGES:
         return None
     rng = np.random.default_rng(seed)
-    chosen = (rng.choice(every, some, replace=False) for every, some in ((new, count), (reference, min(reference, count + MOST_PICTURES))))
+    chosen = (
+        rng.choice(every, some, replace=False)
+        for every, some in ((new, count), (reference, min(reference, count + MAX_IMAGES)))
+    )
     mine, theirs = map(np.sort, chosen)
     return mine, theirs
 
 
 def compare(new: Look, reference: Look, *, level: float, seed: int = 0) -> Drift:
-    """Compare new pictures with a reference in everything that was measured of both.
+    """Compare new images with a reference in everything that was measured of both.
 
     Args:
-        new: n pictures.
-        reference: n + m pictures, of which m are compared with, and from which draws of n and m are made to learn what chance does.
+        new: n images.
+        reference: n + m images, of which m are compared with, and from which draws of n and m are
+            made to learn what chance does.
         level: chance of an alarm without a drift, for all things together, in (0, 1).
         seed: of the draws.
 
     Raises:
-        ValueError: the two do not fit, something is not finite, or the level is too low for so few draws.
+        ValueError: the two do not fit, something is not finite, or the level is too low for so few
+            draws.
     """
     parts, others = new.parts(), reference.parts()
     names = [name for name in parts if name in others]
     _require_comparable([*parts.values()], [*others.values()], level / max(1, len(names)))
     weights = draw_weights(len(new), len(reference) - len(new), np.random.default_rng(seed))
-    distances = {name: np.round(_distances(name, parts[name], others[name], weights), _DIGITS) for name in names}
+    distances = {
+        name: np.round(_distances(name, parts[name], others[name], weights), _DIGITS)
+        for name in names
+    }
     p_values = {name: float(np.mean(found >= found[0])) for name, found in distances.items()}
     certain = holm(p_values, level)
     findings = tuple(
-        Finding(name, float(found[0]), _threshold(found[1:], level / len(names)), p_values[name], name in certain, note)
-        for (name, found), note in zip(distances.items(), _notes(new, reference, names), strict=True)
+        Finding(
+            name,
+            float(found[0]),
+            _threshold(found[1:], level / len(names)),
+            p_values[name],
+            name in certain,
+            note,
+        )
+        for (name, found), note in zip(
+            distances.items(), _notes(new, reference, names), strict=True
+        )
     )
     return Drift(findings, len(new), len(reference) - len(new), level)
 
 
-def _require_comparable(parts: list[NDArray[Any]], others: list[NDArray[Any]], level: float) -> None:
+def _require_comparable(
+    parts: list[NDArray[Any]], others: list[NDArray[Any]], level: float
+) -> None:
     """Raise a ValueError for looks that cannot be compared at this level of one test."""
     sizes, reference_sizes = {len(values) for values in parts}, {len(values) for values in others}
-    if len(sizes) != 1 or len(reference_sizes) != 1 or not 2 <= min(sizes) <= min(reference_sizes) - 2:
-        raise ValueError(f"Expected n new pictures and at least n + 2 of the reference, 2 <= n. Received {sizes} and {reference_sizes}.")
-    if not all(np.isfinite(values).all() for values in (*parts, *others) if values.dtype.kind == "f"):
-        raise ValueError("Expected finite measurements of every picture. Received some that are NaN or infinite.")
+    if (
+        len(sizes) != 1
+        or len(reference_sizes) != 1
+        or not 2 <= min(sizes) <= min(reference_sizes) - 2
+    ):
+        raise ValueError(
+            f"Expected n new images and at least n + 2 of the reference, 2 <= n. Received {sizes}"
+            f" and {reference_sizes}."
+        )
+    if not all(
+        np.isfinite(values).all() for values in (*parts, *others) if values.dtype.kind == "f"
+    ):
+        raise ValueError(
+            "Expected finite measurements of every image. Received some that are NaN or infinite."
+        )
     if not level * (DRAWS + 1) >= 1:
-        raise ValueError(f"Expected a level of at least {1 / (DRAWS + 1)} a test, which {DRAWS} draws can show. Received {level}.")
+        raise ValueError(
+            f"Expected a level of at least {1 / (DRAWS + 1)} a test, which {DRAWS} draws can show."
+            f" Received {level}."
+        )
 
 
-# -- draws ------------------------------------------------------------------------------------------------------------------
+# -- draws -----------------------------------------------------------------------------------------
 
 
 def draw_weights(count: int, rest: int, rng: np.random.Generator) -> Floats:
-    """Return who is compared with whom, float64 [1 + draws, count + (count + rest)]: new pictures stand before the reference.
+    """Return who is compared with whom, float64 [1 + draws, count + (count + rest)].
 
-    In each row `count` pictures weigh 1 / count and `rest` others -1 / rest, so that a row's product with anything is the difference of two
-    means; all others weigh 0. In row 0 the new pictures are compared, in the others the reference with itself. Both groups of a draw are
-    as large as those of row 0 and have no picture in common: then its distance varies as much as that of new pictures without a drift.
+    New images stand before the reference.
+
+    In each row `count` images weigh 1 / count and `rest` others -1 / rest, so that a row's product
+    with anything is the difference of two means; all others weigh 0. In row 0 the new images are
+    compared, in the others the reference with itself. Both groups of a draw are as large as those
+    of row 0 and have no image in common: then its distance varies as much as that of new images
+    without a drift.
     """
     row = np.repeat([1 / count, -1 / rest], [count, rest])
     drawn = rng.permuted(np.tile(row, (1 + DRAWS, 1)), axis=1)
@@ -179,27 +242,33 @@ def holm(p_values: Mapping[str, float], level: float) -> frozenset[str]:
 
 
 def _threshold(drawn: Floats, level: float) -> float:
-    """Return the distance above which new pictures are, where at most a share `level` of them and the draws together is as far."""
+    """Return the distance above which new images are, where at most a share `level` of them and the draws together is as far."""
     return float(np.sort(drawn)[-int(level * (DRAWS + 1) + 1e-9)])
 
 
-# -- distances --------------------------------------------------------------------------------------------------------------
+# -- distances -------------------------------------------------------------------------------------
 
 
 def _distances(name: str, new: NDArray[Any], reference: NDArray[Any], weights: Floats) -> Floats:
-    """Return float64 [1 + draws] of what was measured of new pictures and reference; `weights` are those of `draw_weights`."""
+    """Return float64 [1 + draws] of what was measured of new images and reference.
+
+    `weights` are those of `draw_weights`.
+    """
     values = np.concatenate([new, reference])
     if name == "class_balance":
         return balance_distances(values, weights)
-    return squared_mmd(values, weights) if name == "embeddings" else smirnov_distances(values, weights)
+    return (
+        squared_mmd(values, weights) if name == "embeddings" else smirnov_distances(values, weights)
+    )
 
 
 def smirnov_distances(values: Floats, weights: Floats) -> Floats:
     """Return the largest difference of two distribution functions, float64 [rows] in [0, 1].
 
     Args:
-        values: float [pictures].
-        weights: float64 [rows, pictures], in each row those of one group positive, with sum 1, those of the other negative, with sum -1.
+        values: float [images].
+        weights: float64 [rows, images], in each row those of one group positive, with sum 1, those
+            of the other negative, with sum -1.
     """
     order = np.argsort(values, kind="stable")
     last_of_equals = np.append(np.diff(values[order]) > 0, True)
@@ -209,15 +278,16 @@ def smirnov_distances(values: Floats, weights: Floats) -> Floats:
 def balance_distances(labels: _Labels, weights: Floats) -> Floats:
     """Return the root of the sum over classes of (difference of shares)^2 / share in both groups, float64 [rows].
 
-    With the groups' sizes, its square is the chi-square statistic of their table: chi^2 = n m / (n + m) distance^2.
+    With the groups' sizes, its square is the chi-square statistic of their table: chi^2 = n m / (n
+    + m) distance^2.
 
     Args:
-        labels: [pictures].
+        labels: [images].
         weights: as those of `smirnov_distances`.
     """
     _, classes = np.unique(labels, return_inverse=True)
     places = np.arange(len(labels))
-    members = sparse.csr_array((np.ones(len(labels)), (places, classes)))  # [pictures, classes]
+    members = sparse.csr_array((np.ones(len(labels)), (places, classes)))  # [images, classes]
     count, rest = _sizes(weights)
     shares = np.maximum(weights, 0) @ members
     differences = weights @ members
@@ -230,14 +300,19 @@ def squared_mmd(embeddings: Floats, weights: Floats) -> Floats:
     """Return the unbiased square of the maximum mean discrepancy, float64 [rows] in [-1, 2] (Gretton and others 2012, lemma 6).
 
     Args:
-        embeddings: float32 [pictures, features].
-        weights: as those of `smirnov_distances`; pictures that only row 0 compares stand first.
+        embeddings: float32 [images, features].
+        weights: as those of `smirnov_distances`; images that only row 0 compares stand first.
     """
     count, _ = _sizes(weights)
     kernel = _kernel(embeddings, count)
-    np.fill_diagonal(kernel, 0)  # a picture's likeness to itself is what the bias consists of
-    # In draws new pictures weigh nothing, and the products are half as large without them.
-    return np.concatenate([_mean_differences(weights[:1], kernel), _mean_differences(weights[1:, count:], kernel[count:, count:])])
+    np.fill_diagonal(kernel, 0)  # an image's likeness to itself is what the bias consists of
+    # In draws new images weigh nothing, and the products are half as large without them.
+    return np.concatenate(
+        [
+            _mean_differences(weights[:1], kernel),
+            _mean_differences(weights[1:, count:], kernel[count:, count:]),
+        ]
+    )
 
 
 def _mean_differences(weights: Floats, kernel: Floats) -> Floats:
@@ -251,27 +326,31 @@ def _mean_differences(weights: Floats, kernel: Floats) -> Floats:
 
 
 def _kernel(embeddings: Floats, new: int) -> Floats:
-    """Return exp(-|x - y|^2 / (2 b^2)), float64 [pictures, pictures], with b the root of the reference's median squared distance.
+    """Return exp(-|x - y|^2 / (2 b^2)), float64 [images, images], with b the root of the reference's median squared distance.
 
     Args:
-        embeddings: float32 [pictures, features].
+        embeddings: float32 [images, features].
         new: how many of them, from the first on, are not the reference's.
     """
     # Around their mean, the squares are as small as the differences that they leave.
-    centred = np.asarray(embeddings, np.float32) - embeddings[new:].mean(axis=0, dtype=np.float64).astype(np.float32)
-    squares = np.einsum("ij,ij->i", centred, centred)
-    distances = np.maximum(squares[:, None] + squares - 2 * (centred @ centred.T), 0).astype(np.float64)
+    centered = np.asarray(embeddings, np.float32) - embeddings[new:].mean(
+        axis=0, dtype=np.float64
+    ).astype(np.float32)
+    squares = np.einsum("ij,ij->i", centered, centered)
+    distances = np.maximum(squares[:, None] + squares - 2 * (centered @ centered.T), 0).astype(
+        np.float64
+    )
     own = distances[new:, new:][~np.eye(len(embeddings) - new, dtype=bool)]
     width = float(np.median(own)) or float(np.mean(own)) or 1.0  # most of them may be equal, or all
     return np.asarray(np.exp(distances / (-2 * width)))
 
 
 def _sizes(weights: Floats) -> tuple[int, int]:
-    """Return how many pictures are in the two groups of each row."""
+    """Return how many images are in the two groups of each row."""
     return int(np.count_nonzero(weights[0] > 0)), int(np.count_nonzero(weights[0] < 0))
 
 
-# -- words ------------------------------------------------------------------------------------------------------------------
+# -- words -----------------------------------------------------------------------------------------
 
 
 def _notes(new: Look, reference: Look, names: list[str]) -> Iterator[str]:
@@ -282,12 +361,21 @@ def _notes(new: Look, reference: Look, names: list[str]) -> Iterator[str]:
         elif name == "embeddings":
             yield ""
         else:
-            yield f"median {np.median(new.scalars[name]):.4g}, was {np.median(reference.scalars[name]):.4g}"
+            yield (
+                f"median {np.median(new.scalars[name]):.4g}, was"
+                f" {np.median(reference.scalars[name]):.4g}"
+            )
 
 
 def _class_note(labels: _Labels, others: _Labels) -> str:
     """Name the class whose share changed most."""
     classes = np.unique(np.concatenate([labels, others]))
-    shares, were = (np.bincount(np.searchsorted(classes, side), minlength=len(classes)) / len(side) for side in (labels, others))
+    shares, were = (
+        np.bincount(np.searchsorted(classes, side), minlength=len(classes)) / len(side)
+        for side in (labels, others)
+    )
     most = int(np.argmax(np.abs(shares - were)))
-    return f"class {classes[most]}: {100 * shares[most]:.1f} % of the pictures, were {100 * were[most]:.1f} %"
+    return (
+        f"class {classes[most]}: {100 * shares[most]:.1f} % of the images, were"
+        f" {100 * were[most]:.1f} %"
+    )

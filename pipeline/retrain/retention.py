@@ -2,17 +2,23 @@
 
 What stays, whatever its age:
 
-    versions       those that an alias names, those that wait for approval, the best one, those of the last retrainings, and those that
+    versions       those that an alias names, those that wait for approval, the best one, those of
+    the last retrainings, and those that
                    somebody else than this program registered
-    stage folders  what the last command selected, those of the last retrainings, the pictures that the champion and the version before
+    stage folders  what the last command selected, those of the last retrainings, the images that
+    the champion and the version before
                    it were released by, and the evaluations of the versions that stay
-    MLflow runs    those behind what stays; and a person's, always: they are a history, and no retraining made them
-    the result     of every retraining, which is small and says what became of a slot; the pages of the last 40 times as many
+    MLflow runs    those behind what stays; and a person's, always: they are a history, and no
+    retraining made them
+    the result     of every retraining, which is small and says what became of a slot; the pages of
+    the last 40 times as many
 
-"The last" are, of each schedule, so many retrainings that trained, so many that saw no reason to, and so many that did not come to an end.
+"The last" are, of each schedule, so many retrainings that trained, so many that saw no reason to,
+and so many that did not come to an end.
 
-A look (`plan`) comes before the work (`apply`). A version goes before its files, and a folder is renamed before it is removed: killed
-anywhere, the next look finds the rest. A shard folder outside of a stage's own is never touched, as several stages may read it.
+A look (`plan`) comes before the work (`apply`). A version goes before its files, and a folder is
+renamed before it is removed: killed anywhere, the next look finds the rest. A shard folder outside
+of a stage's own is never touched, as several stages may read it.
 """
 
 from __future__ import annotations
@@ -29,12 +35,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import tracking
 from pipeline.artifacts import Artifact
-from pipeline.config import Config
-from pipeline.engine import write_atomically
-from pipeline.registry import CHAMPION, PREVIOUS, RELEASE_TAG, SLOT_TAG, Registry, Version, files_in_use, released_models
-from pipeline.tracking import REMOVED, StoredModel, StoredRun
+from pipeline.config.settings import Config
+from pipeline.files import write_atomically
+from pipeline.tracking import journal
+from pipeline.tracking.journal import REMOVED, StoredModel, StoredRun
+from pipeline.tracking.registry import (
+    CHAMPION,
+    PREVIOUS,
+    RELEASE_TAG,
+    SLOT_TAG,
+    Registry,
+    Version,
+    files_in_use,
+    released_models,
+)
 
 Kind = Literal[
     "model version",
@@ -49,16 +64,25 @@ Kind = Literal[
     "export",
     "rest",
 ]
-LEAST_AGE_SECONDS = 3600.0  # what is younger may be in the hands of a command that does not hold the work directory
+MIN_AGE_SECONDS = (
+    3600.0  # what is younger may be in the hands of a command that does not hold the work directory
+)
 PRUNED_FILE = "pruned.json"  # in the folder of a retraining of which nothing else is left
-_LOGS = 4  # times as many logs as retrainings are kept: they are small, and the last thing that explains a failure
-_PAGES = 40  # times as many pages: a tenth of a megabyte each, which hourly retrainings would make gigabytes of in years
+# Times as many logs as retrainings are kept: they are small, and the last thing that explains a
+# failure
+_LOGS = 4
+# Times as many pages: a tenth of a megabyte each, which hourly retrainings would make gigabytes of
+# in years
+_PAGES = 40
 _HEX_DIGITS = 64
 
 
 @dataclass(frozen=True)
 class Removal:
-    """Something that may go: what it is, the bytes of its files, and why; and what `apply` needs to know of it."""
+    """Something that may go: what it is, the bytes of its files, and why.
+
+    And what `apply` needs to know of it.
+    """
 
     kind: Kind
     what: str
@@ -82,7 +106,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Plan:
-    """What goes, in the order in which it does, and what stays; `pruned` are folders of retrainings of which nothing is left then."""
+    """What goes, in the order in which it does, and what stays.
+
+    `pruned` are folders of retrainings of which nothing is left then.
+    """
 
     workdir: Path
     config: Config
@@ -96,7 +123,7 @@ class Plan:
         return sum(removal.bytes for removal in self.removals)
 
 
-# -- what there is --------------------------------------------------------------------------------------------------------
+# -- what there is ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -127,7 +154,7 @@ class _Scene:
     config: Config
     keep: int
     retrainings_only: bool
-    least_age_seconds: float
+    min_age_seconds: float
     slots: tuple[_Slot, ...] = ()
     versions: tuple[Version, ...] = ()
     models: Mapping[str, StoredModel] = field(default_factory=dict)
@@ -144,8 +171,15 @@ class _Scene:
         groups = dict[tuple[str, str], list[_Slot]]()
         for slot in self.slots:
             groups.setdefault(slot.group, []).append(slot)
-        last = {slot.name for group in groups.values() for slot in sorted(group, key=lambda slot: slot.folder.name)[-self.keep :]}
-        return frozenset(last | {slot.name for slot in self.slots if not slot.result and self.is_young(slot.folder)})
+        last = {
+            slot.name
+            for group in groups.values()
+            for slot in sorted(group, key=lambda slot: slot.folder.name)[-self.keep :]
+        }
+        return frozenset(
+            last
+            | {slot.name for slot in self.slots if not slot.result and self.is_young(slot.folder)}
+        )
 
     @cached_property
     def best(self) -> dict[str, Version]:
@@ -160,7 +194,11 @@ class _Scene:
     def newest(self) -> set[tuple[str, str]]:
         """The names and numbers of the last versions of each model."""
         of_each = itertools.groupby(self.versions, key=lambda version: version.name)
-        return {(name, version.number) for name, versions in of_each for version in itertools.islice(versions, self.keep)}
+        return {
+            (name, version.number)
+            for name, versions in of_each
+            for version in itertools.islice(versions, self.keep)
+        }
 
     @cached_property
     def slot_of_run(self) -> dict[str, _Slot]:
@@ -169,17 +207,24 @@ class _Scene:
 
     @cached_property
     def run_of_key(self) -> dict[str, str]:
-        return {key: ids["run_id"] for key, ids in tracking.known_runs(self.workdir).items()}
+        return {key: ids["run_id"] for key, ids in journal.known_runs(self.workdir).items()}
 
     @cached_property
     def stages_of_last(self) -> frozenset[str]:
         named = (slot.result.get("stages") for slot in self.slots if slot.name in self.last)
-        return frozenset(str(folder) for stages in named if isinstance(stages, dict) for folder in stages.values())
+        return frozenset(
+            str(folder)
+            for stages in named
+            if isinstance(stages, dict)
+            for folder in stages.values()
+        )
 
     def is_young(self, path: Path, seconds: float | None = None) -> bool:
         """Whether a folder was changed so lately that somebody may be at work in it."""
         with contextlib.suppress(FileNotFoundError):
-            return self.now - path.stat().st_mtime < (self.least_age_seconds if seconds is None else seconds)
+            return self.now - path.stat().st_mtime < (
+                self.min_age_seconds if seconds is None else seconds
+            )
         return False
 
     def account(self, folder: Path) -> dict[str, Any]:
@@ -187,16 +232,31 @@ class _Scene:
         return _read(folder / "run.json") or _read(folder / "attempt.json")
 
     def maker(self, folder: Path) -> _Slot | None:
-        """Return the retraining that made a stage's folder; None where a person did, or nobody knows who."""
+        """Return the retraining that made a stage's folder.
+
+        None where a person did, or nobody knows who.
+        """
         account = self.account(folder)
-        earlier = [self.run_of_key[key] for key in account.get("earlier_run_keys", []) if key in self.run_of_key]
-        by_hand = any(run_id not in self.slot_of_run for run_id in earlier)  # who made the same before, and wanted it
-        return None if by_hand else self.slot_of_run.get(self.run_of_key.get(account.get("run_key", ""), ""))
+        earlier = [
+            self.run_of_key[key]
+            for key in account.get("earlier_run_keys", [])
+            if key in self.run_of_key
+        ]
+        by_hand = any(
+            run_id not in self.slot_of_run for run_id in earlier
+        )  # who made the same before, and wanted it
+        return (
+            None
+            if by_hand
+            else self.slot_of_run.get(self.run_of_key.get(account.get("run_key", ""), ""))
+        )
 
     def bytes_of(self, *paths: Path | None) -> int:
         """Return the sizes of files, and of all files in folders, none of them twice."""
         total = 0
-        for file in itertools.chain.from_iterable(_files(path) for path in paths if path is not None):
+        for file in itertools.chain.from_iterable(
+            _files(path) for path in paths if path is not None
+        ):
             with contextlib.suppress(FileNotFoundError):
                 found = file.lstat()
                 if (found.st_dev, found.st_ino) not in self.seen:
@@ -227,11 +287,20 @@ def _slots(workdir: Path) -> Iterator[_Slot]:
             yield _Slot(folder, _read(folder / "result.json"))
 
 
-# -- the look -------------------------------------------------------------------------------------------------------------
+# -- the look --------------------------------------------------------------------------------------
 
 
-def plan(workdir: Path, config: Config, *, keep: int, retrainings_only: bool, least_age_seconds: float = LEAST_AGE_SECONDS) -> Plan:
-    """Look at a work directory and say what may go; nothing is changed. The caller holds the work directory.
+def plan(
+    workdir: Path,
+    config: Config,
+    *,
+    keep: int,
+    retrainings_only: bool,
+    min_age_seconds: float = MIN_AGE_SECONDS,
+) -> Plan:
+    """Look at a work directory and say what may go.
+
+    Nothing is changed. The caller holds the work directory.
 
     Runs in MLflow that no retraining made are a person's history and are never removed.
 
@@ -239,17 +308,20 @@ def plan(workdir: Path, config: Config, *, keep: int, retrainings_only: bool, le
         workdir: the work directory.
         config: where MLflow is, and what the model is called there.
         keep: how many retrainings of each kind and schedule stay.
-        retrainings_only: only what retrainings made; else also stage folders that nothing selects, versions beyond the last `keep`, and
-            copies and exports of versions that are gone.
-        least_age_seconds: what is younger stays, unless a retraining that came to its end made it. What commands make that do not hold a
-            work directory is never removed within an hour.
+        retrainings_only: only what retrainings made; else also stage folders that nothing selects,
+            versions beyond the last `keep`, and copies and exports of versions that are gone.
+        min_age_seconds: what is younger stays, unless a retraining that came to its end made it.
+            What commands make that do not hold a work directory is never removed within an hour.
 
     Raises:
         TrackingError: the store does not answer.
     """
-    scene = _scene(_Scene(workdir, config, keep, retrainings_only, least_age_seconds))
+    scene = _scene(_Scene(workdir, config, keep, retrainings_only, min_age_seconds))
     reasons = [(version, _why_version(version, scene)) for version in scene.versions]
-    stay, go = [version for version, why in reasons if why], [version for version, why in reasons if not why]
+    stay, go = (
+        [version for version, why in reasons if why],
+        [version for version, why in reasons if not why],
+    )
     folders = _needed_folders(scene, stay)
     used = _used(scene, stay, go, folders)
     found = list[Removal | Kept]()
@@ -273,24 +345,51 @@ def plan(workdir: Path, config: Config, *, keep: int, retrainings_only: bool, le
 
 
 def _scene(scene: _Scene) -> _Scene:
-    """Return a scene with what lies in the work directory and in MLflow; where there is no store yet, asking must not make one."""
+    """Return a scene with what lies in the work directory and in MLflow.
+
+    Where there is no store yet, asking must not make one.
+    """
     slots, tracked, workdir = tuple(_slots(scene.workdir)), scene.config.tracking, scene.workdir
     if not tracked.uri and not (workdir / "mlflow.db").exists():
         return replace(scene, slots=slots)
     names = sorted({scene.config.release.name, *released_models(tracked, workdir)})
-    versions = [version for name in names for version in Registry(name, tracked, workdir).versions()]
-    models = {model.model_id: model for name in names for model in tracking.stored_models(tracked, workdir, name)}
+    versions = [
+        version for name in names for version in Registry(name, tracked, workdir).versions()
+    ]
+    models = {
+        model.model_id: model
+        for name in names
+        for model in journal.stored_models(tracked, workdir, name)
+    }
     with_runs = (
-        replace(slot, runs=tracking.stored_runs(tracked, workdir, SLOT_TAG, slot.name, str(slot.result.get("run_id", ""))))
+        replace(
+            slot,
+            runs=journal.stored_runs(
+                tracked, workdir, SLOT_TAG, slot.name, str(slot.result.get("run_id", ""))
+            ),
+        )
         for slot in slots
     )
-    return replace(scene, slots=tuple(with_runs), versions=tuple(versions), models=models, in_use=files_in_use(tracked, workdir))
+    return replace(
+        scene,
+        slots=tuple(with_runs),
+        versions=tuple(versions),
+        models=models,
+        in_use=files_in_use(tracked, workdir),
+    )
 
 
 def _error(version: Version) -> float:
-    """Return the test error, in [0, 1], of a version that passed and that nobody went back from; infinite for others."""
+    """Return the test error, in [0, 1], of a version that passed and that nobody went back from.
+
+    Infinite for others.
+    """
     with contextlib.suppress(KeyError, ValueError):
-        return float(version.tags["top1_error"]) if version.gate == "passed" and not version.withdrawn else math.inf
+        return (
+            float(version.tags["top1_error"])
+            if version.gate == "passed" and not version.withdrawn
+            else math.inf
+        )
     return math.inf
 
 
@@ -298,8 +397,15 @@ def _why_version(version: Version, scene: _Scene) -> str:
     """Return why a version stays, or nothing."""
     slot = version.tags.get(SLOT_TAG, "")
     results = [item.result for item in scene.slots if item.name in scene.last]
-    named = any((result.get("name"), result.get("version")) == (version.name, version.number) for result in results)
-    ours = (scene.workdir / "retrainings" / slot).is_dir() if slot else version.tags.get("run_key", "") in scene.run_of_key
+    named = any(
+        (result.get("name"), result.get("version")) == (version.name, version.number)
+        for result in results
+    )
+    ours = (
+        (scene.workdir / "retrainings" / slot).is_dir()
+        if slot
+        else version.tags.get("run_key", "") in scene.run_of_key
+    )
     unfinished = any(item.name == slot and not item.result for item in scene.slots)
     reasons = {
         f"it is the {' and the '.join(version.aliases)}": bool(version.aliases),
@@ -309,21 +415,33 @@ def _why_version(version: Version, scene: _Scene) -> str:
         f"it is of one of the last {scene.keep} retrainings": slot in scene.last or named,
         "it was made in another work directory": not ours,
         "a person made it": scene.retrainings_only and not slot,
-        f"it is one of the last {scene.keep} versions": not slot and (version.name, version.number) in scene.newest,
-        "it is young": (not slot or unfinished) and scene.now - version.created < scene.least_age_seconds,
+        f"it is one of the last {scene.keep} versions": (
+            not slot and (version.name, version.number) in scene.newest
+        ),
+        "it is young": (
+            (not slot or unfinished) and scene.now - version.created < scene.min_age_seconds
+        ),
     }
     return next((why for why, holds in reasons.items() if holds), "")
 
 
 def _needed_folders(scene: _Scene, stay: list[Version]) -> dict[Path, str]:
-    """Return why each folder below `stages` stays, an empty text where it does not; interrupted ones among them."""
+    """Return why each folder below `stages` stays, an empty text where it does not.
+
+    Interrupted ones among them.
+    """
     selected = [scene.workdir / "stages" / name for name in _selected(scene.workdir)]
-    drawn = [scene.workdir / "networks" / "stages" / name for name in _selected(scene.workdir / "networks")]
+    drawn = [
+        scene.workdir / "networks" / "stages" / name
+        for name in _selected(scene.workdir / "networks")
+    ]
     reasons = dict.fromkeys([*selected, *drawn], "the last command here selected it")
     for folder in _stage_folders(scene.workdir):
-        if folder not in reasons and (folder.name in scene.stages_of_last or _is_of_last(scene.maker(folder), scene)):
+        if folder not in reasons and (
+            folder.name in scene.stages_of_last or _is_of_last(scene.maker(folder), scene)
+        ):
             reasons[folder] = f"one of the last {scene.keep} retrainings made it"
-    _keep_pictures(reasons, scene, stay)
+    _keep_images(reasons, scene, stay)
     models = {version.tags.get("model_sha256"): version for version in stay}
     for folder in _stage_folders(scene.workdir):
         if folder not in reasons:
@@ -340,7 +458,10 @@ def _stage_folders(workdir: Path) -> list[Path]:
 def _selected(workdir: Path) -> set[str]:
     """Return the names of the folders that the last command selected, with those that it may have been interrupted in."""
     current = _read(workdir / "current.json")
-    stages, last = (found if isinstance(found, dict) else {} for found in (current.get("stages"), current.get("last")))
+    stages, last = (
+        found if isinstance(found, dict) else {}
+        for found in (current.get("stages"), current.get("last"))
+    )
     entries = [entry.get("directory") for entry in stages.values() if isinstance(entry, dict)]
     names = {str(name) for name in [*entries, *last.values()] if name}
     return names | {f"{name}.partial" for name in names}
@@ -350,15 +471,24 @@ def _is_of_last(slot: _Slot | None, scene: _Scene) -> bool:
     return slot is not None and slot.name in scene.last
 
 
-def _keep_pictures(reasons: dict[Path, str], scene: _Scene, stay: list[Version]) -> None:
+def _keep_images(reasons: dict[Path, str], scene: _Scene, stay: list[Version]) -> None:
     """Keep the dataset that the champion and the version before it were released by, and the folder that its shards are in."""
-    datasets = [(folder, _read(folder / Artifact.FILE)) for folder in scene.workdir.glob("stages/ingest-*")]
+    datasets = [
+        (folder, _read(folder / Artifact.FILE)) for folder in scene.workdir.glob("stages/ingest-*")
+    ]
     for version in stay:
-        digest, role = version.tags.get("dataset_digest"), next((a for a in (CHAMPION, PREVIOUS) if a in version.aliases), "")
-        same = [folder for folder, record in datasets if digest and record.get("digest") == digest and folder.suffix == ""]
+        digest, role = (
+            version.tags.get("dataset_digest"),
+            next((a for a in (CHAMPION, PREVIOUS) if a in version.aliases), ""),
+        )
+        same = [
+            folder
+            for folder, record in datasets
+            if digest and record.get("digest") == digest and folder.suffix == ""
+        ]
         if role and same and not any(folder in reasons for folder in same):
             newest = max(same, key=lambda folder: folder.stat().st_mtime)
-            reasons[newest] = f"version {version.number}, the {role}, was released by its pictures"
+            reasons[newest] = f"version {version.number}, the {role}, was released by its images"
     for folder, record in datasets:
         if folder in reasons and record.get("builder_directory"):
             shards = (folder / record["builder_directory"]).resolve()
@@ -372,17 +502,27 @@ def _why_folder(folder: Path, scene: _Scene, models: Mapping[str | None, Version
     maker, left = scene.maker(folder), folder.suffix in (".partial", ".old")
     if folder.suffix == ".old":
         return ""
-    if folder.name.startswith("evaluate-") and not left and (version := models.get(_read(folder / Artifact.FILE).get("model_sha256"))):
+    if (
+        folder.name.startswith("evaluate-")
+        and not left
+        and (version := models.get(_read(folder / Artifact.FILE).get("model_sha256")))
+    ):
         return f"it is the evaluation of version {version.number}"
     if not (maker and maker.result) and scene.is_young(folder):
         return "it is young"
     return "a person made it" if scene.retrainings_only and maker is None else ""
 
 
-def _used(scene: _Scene, stay: list[Version], go: list[Version], folders: Mapping[Path, str]) -> dict[str, str]:
+def _used(
+    scene: _Scene, stay: list[Version], go: list[Version], folders: Mapping[Path, str]
+) -> dict[str, str]:
     """Return the ids of MLflow's runs and models that are behind what stays, and what that is."""
     going = {f"{version.name} {version.number}" for version in go}
-    used = {name: f"{', '.join(sorted(titles - going))} is made of it" for name, titles in scene.in_use.items() if titles - going}
+    used = {
+        name: f"{', '.join(sorted(titles - going))} is made of it"
+        for name, titles in scene.in_use.items()
+        if titles - going
+    }
     for version in stay:
         if run_id := scene.run_of_key.get(version.tags.get("run_key", "")):
             used.setdefault(run_id, f"{version.name} {version.number} was judged in it")
@@ -397,10 +537,15 @@ def _used(scene: _Scene, stay: list[Version], go: list[Version], folders: Mappin
     return used
 
 
-def _sorted_versions(scene: _Scene, reasons: Sequence[tuple[Version, str]]) -> Iterator[Removal | Kept]:
+def _sorted_versions(
+    scene: _Scene, reasons: Sequence[tuple[Version, str]]
+) -> Iterator[Removal | Kept]:
     for version, why in reasons:
         model = scene.models.get(version.source.removeprefix("models:/"))
-        what, size = f"{version.name} {version.number}", scene.bytes_of(model.place if model else None)
+        what, size = (
+            f"{version.name} {version.number}",
+            scene.bytes_of(model.place if model else None),
+        )
         if why:
             yield Kept("model version", what, size, why)
         else:
@@ -412,42 +557,79 @@ def _sorted_runs(scene: _Scene, used: Mapping[str, str]) -> Iterator[Removal | K
     for slot in scene.slots:
         for run in slot.runs:
             what = f"{run.name} {run.run_id}"
-            why = f"it is of {slot.name}, one of the last {scene.keep}" if slot.name in scene.last else used.get(run.run_id, "")
+            why = (
+                f"it is of {slot.name}, one of the last {scene.keep}"
+                if slot.name in scene.last
+                else used.get(run.run_id, "")
+            )
             size = scene.bytes_of(run.place, *(model.place for model in run.models))
             if why:
                 yield Kept("MLflow run", what, size, why)
             else:
-                yield Removal("MLflow run", what, size, f"{slot.name} is none of the last {scene.keep} of its kind", run=run)
+                yield Removal(
+                    "MLflow run",
+                    what,
+                    size,
+                    f"{slot.name} is none of the last {scene.keep} of its kind",
+                    run=run,
+                )
 
 
 def _lost_models(scene: _Scene) -> Iterator[Removal]:
     """Yield releases' files that were stored and whose version never came, or went in a `clean` that was killed."""
     for model in scene.models.values():
-        if RELEASE_TAG in model.tags and model.model_id not in scene.in_use and scene.now - model.created > LEAST_AGE_SECONDS:
-            yield Removal("MLflow model", model.model_id, scene.bytes_of(model.place), "it is the files of no version", model=model)
+        if (
+            RELEASE_TAG in model.tags
+            and model.model_id not in scene.in_use
+            and scene.now - model.created > MIN_AGE_SECONDS
+        ):
+            yield Removal(
+                "MLflow model",
+                model.model_id,
+                scene.bytes_of(model.place),
+                "it is the files of no version",
+                model=model,
+            )
 
 
 def _sorted_folders(scene: _Scene, folders: Mapping[Path, str]) -> Iterator[Removal | Kept]:
     for folder, why in sorted(folders.items()):
-        kind: Kind = "interrupted stage" if folder.suffix in (".partial", ".old") else "stage folder"
+        kind: Kind = (
+            "interrupted stage" if folder.suffix in (".partial", ".old") else "stage folder"
+        )
         if not folder.exists():
             continue
         if why:
             yield Kept(kind, folder.name, scene.bytes_of(folder), why)
         else:
             maker = scene.maker(folder)
-            gone = f"{maker.name} made it, none of the last {scene.keep} of its kind" if maker else "nothing selects it"
+            gone = (
+                f"{maker.name} made it, none of the last {scene.keep} of its kind"
+                if maker
+                else "nothing selects it"
+            )
             yield Removal(kind, folder.name, scene.bytes_of(folder), gone, path=folder)
 
 
 def _logs(scene: _Scene) -> Iterator[Removal]:
     """Yield the logs and pages of old retrainings, and the folders of those that never came to an end."""
     for schedule in sorted(scene.workdir.glob("retrainings/*/")):
-        folders = sorted(folder for folder in schedule.glob("*/") if not folder.name.startswith("."))
+        folders = sorted(
+            folder for folder in schedule.glob("*/") if not folder.name.startswith(".")
+        )
         for folder in folders[: -_LOGS * scene.keep]:
-            what, why = f"{schedule.name}/{folder.name}", f"it is none of the last {_LOGS * scene.keep} of {schedule.name}"
+            what, why = (
+                f"{schedule.name}/{folder.name}",
+                f"it is none of the last {_LOGS * scene.keep} of {schedule.name}",
+            )
             if not (folder / "result.json").exists() and (folder / PRUNED_FILE).exists():
-                yield Removal("retraining", what, scene.bytes_of(folder), f"{why}, and did not come to an end", path=folder)
+                yield Removal(
+                    "retraining",
+                    what,
+                    scene.bytes_of(folder),
+                    f"{why}, and did not come to an end",
+                    path=folder,
+                )
             elif what not in scene.last:
                 for log in sorted(folder.glob("output.log*")):
                     yield Removal("log", f"{what}/{log.name}", scene.bytes_of(log), why, path=log)
@@ -459,33 +641,78 @@ def _logs(scene: _Scene) -> Iterator[Removal]:
 
 
 def _copies(scene: _Scene, stay: list[Version]) -> Iterator[Removal]:
-    """Yield what was fetched or exported of versions that are gone; and, of what was fetched otherwise, all: it is fetched each time."""
+    """Yield what was fetched or exported of versions that are gone.
+
+    And, of what was fetched otherwise, all: it is fetched each time.
+    """
     releases = {version.release_sha256 for version in stay}
     for folder in sorted(scene.workdir.glob("fetched/*")):
         ours = len(folder.name) == _HEX_DIGITS
-        if folder.name not in releases and not scene.is_young(folder, LEAST_AGE_SECONDS) and (ours or not scene.retrainings_only):
-            yield Removal("copy", f"fetched/{folder.name}", scene.bytes_of(folder), "no version has these files", path=folder)
-    titles, names = {f"{version.name} {version.number}" for version in stay}, {version.name for version in scene.versions}
+        if (
+            folder.name not in releases
+            and not scene.is_young(folder, MIN_AGE_SECONDS)
+            and (ours or not scene.retrainings_only)
+        ):
+            yield Removal(
+                "copy",
+                f"fetched/{folder.name}",
+                scene.bytes_of(folder),
+                "no version has these files",
+                path=folder,
+            )
+    titles, names = (
+        {f"{version.name} {version.number}" for version in stay},
+        {version.name for version in scene.versions},
+    )
     for folder in sorted(scene.workdir.glob("exports/*/")) if not scene.retrainings_only else ():
         title = str(_read(folder / "parity.json").get("model", ""))
-        if title.rpartition(" ")[0] in names and title not in titles and not scene.is_young(folder, LEAST_AGE_SECONDS):
-            yield Removal("export", f"exports/{folder.name}", scene.bytes_of(folder), f"{title} is gone", path=folder)
+        if (
+            title.rpartition(" ")[0] in names
+            and title not in titles
+            and not scene.is_young(folder, MIN_AGE_SECONDS)
+        ):
+            yield Removal(
+                "export",
+                f"exports/{folder.name}",
+                scene.bytes_of(folder),
+                f"{title} is gone",
+                path=folder,
+            )
 
 
 def _rests(scene: _Scene) -> Iterator[Removal]:
     """Yield what a `clean` that was killed had begun to remove."""
-    places = ("stages", "networks/stages", "artifacts", "artifacts/models", "fetched", "exports", "retrainings/*", "retrainings/*/*")
-    for path in itertools.chain.from_iterable(sorted(scene.workdir.glob(f"{place}/{REMOVED}*")) for place in places):
-        yield Removal("rest", str(path.relative_to(scene.workdir)), scene.bytes_of(path), "its removal was interrupted", path=path)
+    places = (
+        "stages",
+        "networks/stages",
+        "artifacts",
+        "artifacts/models",
+        "fetched",
+        "exports",
+        "retrainings/*",
+        "retrainings/*/*",
+    )
+    for path in itertools.chain.from_iterable(
+        sorted(scene.workdir.glob(f"{place}/{REMOVED}*")) for place in places
+    ):
+        yield Removal(
+            "rest",
+            str(path.relative_to(scene.workdir)),
+            scene.bytes_of(path),
+            "its removal was interrupted",
+            path=path,
+        )
 
 
 def _is_over(slot: _Slot, scene: _Scene, used: Mapping[str, str], stay: list[Version]) -> bool:
     """Return whether nothing but its result is left of a retraining once the plan is done."""
-    named = any(version.tags.get(SLOT_TAG) == slot.name for version in stay) or any(run.run_id in used for run in slot.runs)
-    return slot.name not in scene.last and not named and not tracking.undelivered(scene.workdir)
+    named = any(version.tags.get(SLOT_TAG) == slot.name for version in stay) or any(
+        run.run_id in used for run in slot.runs
+    )
+    return slot.name not in scene.last and not named and not journal.undelivered(scene.workdir)
 
 
-# -- the work -------------------------------------------------------------------------------------------------------------
+# -- the work --------------------------------------------------------------------------------------
 
 
 def apply(plan: Plan, removed: Callable[[Removal], None] = lambda _: None) -> tuple[Removal, ...]:
@@ -498,33 +725,42 @@ def apply(plan: Plan, removed: Callable[[Removal], None] = lambda _: None) -> tu
         removed: told of each removal once it is done.
 
     Raises:
-        TrackingError: the store does not answer; what went before is gone, and the next look finds the rest.
+        TrackingError: the store does not answer; what went before is gone, and the next look finds
+            the rest.
     """
     config, workdir, done = plan.config.tracking, plan.workdir, list[Removal]()
     for removal in plan.removals:
         if removal.run or (removal.version and not _is_deleted(removal.version, plan)):
             continue
         if removal.path is not None:
-            tracking.remove_folder(removal.path)
-        elif removal.model is not None and removal.model.model_id not in files_in_use(config, workdir):
-            tracking.delete_model(config, workdir, removal.model)
+            journal.remove_folder(removal.path)
+        elif removal.model is not None and removal.model.model_id not in files_in_use(
+            config, workdir
+        ):
+            journal.delete_model(config, workdir, removal.model)
         done.append(removal)
         removed(removal)
     runs = _free_runs(plan)  # last, as they say who made a stage's folder
-    tracking.forget_runs(workdir, [run.run_id for _, run in runs])
+    journal.forget_runs(workdir, [run.run_id for _, run in runs])
     for removal, run in runs:
-        tracking.delete_run(config, workdir, run)
+        journal.delete_run(config, workdir, run)
         done.append(removal)
         removed(removal)
     if len(done) == len(plan.removals):
         for folder in plan.pruned:
             if folder.exists():
-                write_atomically(folder / PRUNED_FILE, json.dumps({"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}))
+                write_atomically(
+                    folder / PRUNED_FILE,
+                    json.dumps({"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}),
+                )
     return tuple(done)
 
 
 def _free_runs(plan: Plan) -> list[tuple[Removal, StoredRun]]:
-    """Return the runs that may still go: neither they, nor their models, nor the runs below them are behind a version."""
+    """Return the runs that may still go.
+
+    Neither they, nor their models, nor the runs below them are behind a version.
+    """
     planned = [(removal, removal.run) for removal in plan.removals if removal.run]
     held = set(files_in_use(plan.config.tracking, plan.workdir)) if planned else set()
     held |= {run.parent_id for _, run in planned if _ids(run) & held}

@@ -1,6 +1,9 @@
-"""What became of one slot of the schedule, and where that is written: `<workdir>/retrainings/<schedule>/<due>/result.json`.
+"""What became of one slot of the schedule, and where that is written.
 
-The file is written last, by rename: where it is, the slot was gone through to its end, and is not done again.
+`<workdir>/retrainings/<schedule>/<due>/result.json`.
+
+The file is written last, by rename: where it is, the slot was gone through to its end, and is not
+done again.
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 from pipeline.artifacts import Decision, Review
-from pipeline.engine import Outcome, write_atomically
-from pipeline.registry import SLOT_TAG, Registry, Version
-from pipeline.retrain.ledger import key_of, read_key
+from pipeline.engine.stage import Outcome
+from pipeline.files import write_atomically
+from pipeline.schedule.ledger import key_of, read_key
+from pipeline.tracking.registry import SLOT_TAG, Registry, Version
 
 Became = Literal["promoted", "refused", "unchanged", "waiting", "would promote", "skipped"]
 RESULT_FILE, RETRAINING_FILE = "result.json", "retraining.html"
@@ -22,9 +26,9 @@ TRIGGER_WORDS = {
     "first": "a first model",
     "tried": "the same was tried",
     "always": "every slot",
-    "new_data": "new pictures",
+    "new_data": "new images",
     "drift": "drift",
-    "champion_fall": "fall of the champion",
+    "degraded_champion": "fall of the champion",
     "age": "age",
 }
 _BECAME = {
@@ -73,10 +77,21 @@ class Retraining:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, slot: str, outcomes: Mapping[str, Outcome], *, name: str, page: Path, seconds: float, **run: str) -> Self:
+    def of(
+        cls,
+        slot: str,
+        outcomes: Mapping[str, Outcome],
+        *,
+        name: str,
+        page: Path,
+        seconds: float,
+        **run: str,
+    ) -> Self:
         """Return what became of a slot whose stages ended so."""
         review = cast(Review, outcomes["review"].artifact)
-        decision = cast("Decision | None", outcomes["promote"].artifact if "promote" in outcomes else None)
+        decision = cast(
+            "Decision | None", outcomes["promote"].artifact if "promote" in outcomes else None
+        )
         return cls(
             slot=slot,
             outcome=decision.outcome if decision else "skipped",
@@ -94,18 +109,30 @@ class Retraining:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
-        return asdict(self) | {"schedule": self.slot.partition("/")[0], "numbers": dict(self.numbers), "stages": dict(self.stages)}
+        return asdict(self) | {
+            "schedule": self.slot.partition("/")[0],
+            "numbers": dict(self.numbers),
+            "stages": dict(self.stages),
+        }
 
 
 def verdict(review: Review, decision: Decision | None) -> str:
     """Say in a sentence or two what became of a slot, and why."""
     if decision is None:
         return f"No reason to train again: {review.brief}."
-    became = _BECAME[decision.outcome].format(version=decision.version, champion=decision.champion or decision.version)
+    became = _BECAME[decision.outcome].format(
+        version=decision.version, champion=decision.champion or decision.version
+    )
     if decision.outcome == "refused" and not decision.champion:
         became = "Trained again, and refused: there is still no champion"
     failed = ", ".join(check.name for check in decision.checks if not check.passed)
-    reason = f"; what does not hold: {failed}" if failed else "" if decision.outcome == "promoted" else f": {decision.reason.rstrip('.')}"
+    reason = (
+        f"; what does not hold: {failed}"
+        if failed
+        else ""
+        if decision.outcome == "promoted"
+        else f": {decision.reason.rstrip('.')}"
+    )
     return f"{became}{reason}. Trained because: {review.brief}."
 
 
@@ -141,12 +168,28 @@ def settled(registry: Registry, slot: str) -> Retraining | None:
         if version.tags.get(SLOT_TAG) == slot and (outcome := _became(version)) is not None:
             judged_against = version.tags.get("judged_against", "none").removeprefix("none")
             why = version.tags.get("decision_reason", "")
-            return Retraining(slot, outcome, why, name=version.name, version=version.number, champion=judged_against)
+            return Retraining(
+                slot,
+                outcome,
+                why,
+                name=version.name,
+                version=version.number,
+                champion=judged_against,
+            )
     return None
 
 
 def _became(version: Version) -> Became | None:
-    """Return the decision on a version, or None where none was made to its end: the alias is what is moved last."""
+    """Return the decision on a version, or None where none was made to its end.
+
+    The alias is what is moved last.
+    """
     if version.gate == "passed":
-        return "promoted" if {"champion", "previous"} & set(version.aliases) or version.withdrawn else None
-    return "refused" if version.gate == "refused" else "waiting" if version.gate == "waiting" else None
+        return (
+            "promoted"
+            if {"champion", "previous"} & set(version.aliases) or version.withdrawn
+            else None
+        )
+    return (
+        "refused" if version.gate == "refused" else "waiting" if version.gate == "waiting" else None
+    )

@@ -6,9 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from pipeline.artifacts import DatasetArtifact, Review
-from pipeline.config import RetrainConfig
-from pipeline.engine import Context, stage
-from pipeline.registry import SETTINGS_TAG, Registry, Version
+from pipeline.config.retrain import RetrainConfig
+from pipeline.engine.stage import Context, stage
+from pipeline.tracking.registry import SETTINGS_TAG, Registry, Version
 
 if TYPE_CHECKING:
     from pipeline.retrain.triggers import Verdict
@@ -16,18 +16,22 @@ if TYPE_CHECKING:
 
 @stage(always=True)  # the champion may be another one each time, and it grows older
 def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) -> Review:
-    """Look at the new pictures and at the champion, and say whether to train again and why."""
+    """Look at the new images and at the champion, and say whether to train again and why."""
     from pipeline.release.package import settings_digest
-    from pipeline.retrain.facts import measure
-    from pipeline.retrain.page import write_review
+    from pipeline.reports.retraining import write_review
+    from pipeline.retrain.signals import measure
     from pipeline.retrain.triggers import decide
 
     registry = Registry(context.config.release.name, context.tracking, context.workdir)
     champion = registry.version(registry.aliases().champion)
-    facts, notes = measure(dataset, champion, config, context.tracking, context.workdir, context.progress)
+    facts, notes = measure(
+        dataset, champion, config, context.tracking, context.workdir, context.progress
+    )
     verdict = decide(facts, config)
     if verdict.retrain and champion is not None and "always" not in config.triggers:
-        verdict = _unless_tried(verdict, registry, champion, dataset.digest, settings_digest(context.config))
+        verdict = _unless_tried(
+            verdict, registry, champion, dataset.digest, settings_digest(context.config)
+        )
     found = Review(
         directory=context.directory,
         retrain=verdict.retrain,
@@ -43,22 +47,49 @@ def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) ->
     )
     write_review(found, context.report_directory)
     context.run.metrics(found.numbers)
-    context.run.tags({"retrain": "yes" if found.retrain else "no", "trigger": ", ".join(found.triggers) or "none"}, summary=True)
+    context.run.tags(
+        {
+            "retrain": "yes" if found.retrain else "no",
+            "trigger": ", ".join(found.triggers) or "none",
+        },
+        summary=True,
+    )
     return found
 
 
-def _unless_tried(verdict: Verdict, registry: Registry, champion: Version, dataset_digest: str, settings: str) -> Verdict:
-    """Keep the champion where the same pictures and settings gave a candidate before: the same bits would come out again."""
+def _unless_tried(
+    verdict: Verdict, registry: Registry, champion: Version, dataset_digest: str, settings: str
+) -> Verdict:
+    """Keep the champion where the same images and settings gave a candidate before.
+
+    The same bits would come out again.
+    """
     from pipeline.retrain.triggers import Reason, Verdict
 
     for version in registry.versions():
-        same = version.tags.get("dataset_digest") == dataset_digest and version.tags.get(SETTINGS_TAG) == settings
-        if same and version.number != champion.number and (version.gate in ("refused", "waiting") or version.withdrawn):
-            became = "was withdrawn" if version.withdrawn else "was refused" if version.gate == "refused" else "waits for approval"
+        same = (
+            version.tags.get("dataset_digest") == dataset_digest
+            and version.tags.get(SETTINGS_TAG) == settings
+        )
+        if (
+            same
+            and version.number != champion.number
+            and (version.gate in ("refused", "waiting") or version.withdrawn)
+        ):
+            became = (
+                "was withdrawn"
+                if version.withdrawn
+                else "was refused"
+                if version.gate == "refused"
+                else "waits for approval"
+            )
             text = (
-                f"The same pictures and settings were tried: version {version.number} {became}; other pictures or settings are another try."
+                f"The same images and settings were tried: version {version.number} {became};"
+                " other images or settings are another try."
             )
             others = tuple(dataclasses.replace(reason, fired=False) for reason in verdict.reasons)
             brief = f"the same was tried, and version {version.number} {became}"
-            return Verdict((Reason("tried", fired=False, numbers={}, text=text, brief=brief), *others))
+            return Verdict(
+                (Reason("tried", fired=False, numbers={}, text=text, brief=brief), *others)
+            )
     return verdict

@@ -1,13 +1,17 @@
-"""Why a slot retrains, or why it does not: every trigger answers with a sentence and with its numbers, whether it fired or not.
+"""Why a slot retrains, or why it does not.
+
+Every trigger answers with a sentence and with its numbers, whether it fired or not.
 
     always          the schedule alone decides
-    new_data        enough pictures are new, gone or labelled otherwise since the champion's data
-    drift           new pictures do not look like those that the champion was made for: `pipeline.retrain.drift`
-    champion_fall   the champion errs more on newly labelled pictures than on its test pictures, beyond chance and by more than a margin
+    new_data        enough images are new, gone or labeled otherwise since the champion's data
+    drift           new images do not look like those that the champion was made for:
+    `pipeline.retrain.drift`
+    degraded_champion   the champion errs more on newly labeled images than on its test images, beyond
+    chance and by more than a margin
     age             the champion is old
 
-One that fires is enough. What is not known fires nothing: no evidence, no retraining for it. Without a champion there is nothing to
-compare with, and the slot retrains.
+One that fires is enough. What is not known fires nothing: no evidence, no retraining for it.
+Without a champion there is nothing to compare with, and the slot retrains.
 """
 
 from __future__ import annotations
@@ -19,16 +23,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipeline.config import RetrainConfig
+from pipeline.config.retrain import RetrainConfig
 from pipeline.evaluate.metrics import Integers
 from pipeline.retrain.drift import Drift, Finding
 
-# -- what is known ----------------------------------------------------------------------------------------------------------
+# -- what is known ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Index:
-    """The pictures of a dataset, of all its splits: the files' SHA-256, S32 [pictures], and class numbers, int [pictures]."""
+    """The images of a dataset, of all its splits.
+
+    The files' SHA-256, S32 [images], and class numbers, int [images].
+    """
 
     sha256: NDArray[np.bytes_]
     labels: Integers
@@ -36,39 +43,47 @@ class Index:
 
 @dataclass(frozen=True)
 class Changes:
-    """What is different from the champion's data: pictures of each class, by content, copies under one label counted once.
+    """What is different from the champion's data.
+
+    Images of each class, by content, copies under one label counted once.
 
     Attributes:
         before: of the champion's data.
         new: of a content that was not there.
         removed: whose content is gone, or has lost this label and got no other.
-        relabelled: of a content that was there and now has this label, which it had not.
+        relabeled: of a content that was there and now has this label, which it had not.
     """
 
     before: tuple[int, ...]
     new: tuple[int, ...]
     removed: tuple[int, ...]
-    relabelled: tuple[int, ...]
+    relabeled: tuple[int, ...]
 
     @property
     def images(self) -> int:
-        """How many pictures are different; one that was replaced is new and removed, and counts once."""
-        return max(sum(self.new), sum(self.removed)) + sum(self.relabelled)
+        """How many images are different.
+
+        One that was replaced is new and removed, and counts once.
+        """
+        return max(sum(self.new), sum(self.removed)) + sum(self.relabeled)
 
     @property
     def share(self) -> float:
-        """The same as a share of the champion's pictures, from 0 on."""
+        """The same as a share of the champion's images, from 0 on."""
         return self.images / max(sum(self.before), 1)
 
     @property
     def unknown(self) -> int:
-        """New pictures of classes that the champion's data had none of."""
+        """New images of classes that the champion's data had none of."""
         return sum(new for new, before in zip(self.new, self.before, strict=True) if not before)
 
 
 @dataclass(frozen=True)
 class Score:
-    """How many of some pictures the champion gets wrong; one of a class that it does not know is wrong."""
+    """How many of some images the champion gets wrong.
+
+    One of a class that it does not know is wrong.
+    """
 
     wrong: int
     images: int
@@ -86,9 +101,9 @@ class Facts:
     Attributes:
         has_champion: whether there is a model to keep.
         changes: since the champion's data.
-        drift: of new pictures.
-        new_score: the champion's, on pictures that were labelled since and that it was not trained on.
-        test_score: the champion's, on its test pictures.
+        drift: of new images.
+        new_score: the champion's, on images that were labeled since and that it was not trained on.
+        test_score: the champion's, on its test images.
         champion_age_days: since the champion was trained.
     """
 
@@ -100,8 +115,8 @@ class Facts:
     champion_age_days: float | None = None
 
 
-def changed_pictures(old: Index, new: Index, classes: int) -> Changes:
-    """Compare two datasets by the contents of their pictures; a million take some seconds.
+def changed_images(old: Index, new: Index, classes: int) -> Changes:
+    """Compare two datasets by the contents of their images; a million take some seconds.
 
     Args:
         old: the champion's data.
@@ -110,24 +125,39 @@ def changed_pictures(old: Index, new: Index, classes: int) -> Changes:
     """
     contents = np.concatenate([np.asarray(index.sha256, "S32") for index in (old, new)])
     _, content = np.unique(contents, return_inverse=True)
-    pairs = content * classes + np.concatenate([np.asarray(index.labels, np.int64) for index in (old, new)])
+    pairs = content * classes + np.concatenate(
+        [np.asarray(index.labels, np.int64) for index in (old, new)]
+    )
     before, now = np.unique(pairs[: len(old.labels)]), np.unique(pairs[len(old.labels) :])
-    gone, come = np.setdiff1d(before, now, assume_unique=True), np.setdiff1d(now, before, assume_unique=True)
+    gone, come = (
+        np.setdiff1d(before, now, assume_unique=True),
+        np.setdiff1d(now, before, assume_unique=True),
+    )
     known = np.isin(come // classes, before // classes)
-    replaced = np.isin(gone // classes, come[known] // classes)  # a label that another one has taken the place of
+    replaced = np.isin(
+        gone // classes, come[known] // classes
+    )  # a label that another one has taken the place of
 
     def of_each_class(some: Integers) -> tuple[int, ...]:
         return tuple(np.bincount(some % classes, minlength=classes).tolist())
 
-    return Changes(of_each_class(before), of_each_class(come[~known]), of_each_class(gone[~replaced]), of_each_class(come[known]))
+    return Changes(
+        of_each_class(before),
+        of_each_class(come[~known]),
+        of_each_class(gone[~replaced]),
+        of_each_class(come[known]),
+    )
 
 
-# -- what follows -----------------------------------------------------------------------------------------------------------
+# -- what follows ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Reason:
-    """What one trigger says: `text` in sentences with the numbers, `brief` in a few words; `numbers` are those for a chart."""
+    """What one trigger says: `text` in sentences with the numbers, `brief` in a few words.
+
+    `numbers` are those for a chart.
+    """
 
     name: str
     fired: bool
@@ -157,7 +187,9 @@ class Verdict:
     @property
     def brief(self) -> str:
         """The same in a few words, without what is done."""
-        return "; ".join(reason.brief for reason in self.reasons if reason.fired or not self.retrain)
+        return "; ".join(
+            reason.brief for reason in self.reasons if reason.fired or not self.retrain
+        )
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -172,8 +204,24 @@ class Verdict:
 def decide(facts: Facts, config: RetrainConfig) -> Verdict:
     """Ask each trigger of the settings, in their order."""
     if not facts.has_champion:
-        return Verdict((Reason("first", fired=True, numbers={}, text="There is no champion yet.", brief="there was no champion"),))
-    triggers = {"always": _always, "new_data": _new_data, "drift": _drift, "champion_fall": _champion_fall, "age": _age}
+        return Verdict(
+            (
+                Reason(
+                    "first",
+                    fired=True,
+                    numbers={},
+                    text="There is no champion yet.",
+                    brief="there was no champion",
+                ),
+            )
+        )
+    triggers = {
+        "always": _always,
+        "new_data": _new_data,
+        "drift": _drift,
+        "degraded_champion": _champion_fall,
+        "age": _age,
+    }
     return Verdict(tuple(triggers[name](facts, config) for name in config.triggers))
 
 
@@ -182,46 +230,79 @@ def _not_known(name: str, what: str, brief: str) -> Reason:
 
 
 def _always(_facts: Facts, _config: RetrainConfig) -> Reason:
-    return Reason("always", fired=True, numbers={}, text="Every slot retrains.", brief="every slot does")
+    return Reason(
+        "always", fired=True, numbers={}, text="Every slot retrains.", brief="every slot does"
+    )
 
 
 def _new_data(facts: Facts, config: RetrainConfig) -> Reason:
     changes = facts.changes
     if changes is None:
-        return _not_known("new_data", "What changed since the champion's data is not known", "changes not known")
-    numbers = {name: float(sum(getattr(changes, name))) for name in ("before", "new", "removed", "relabelled")}
-    numbers |= {"images": float(changes.images), "share": changes.share, "of_unknown_classes": float(changes.unknown)}
-    limits = ((config.least_new_images, f"{config.least_new_images:,}"), (config.least_new_share, _percent(config.least_new_share)))
+        return _not_known(
+            "new_data", "What changed since the champion's data is not known", "changes not known"
+        )
+    numbers = {
+        name: float(sum(getattr(changes, name)))
+        for name in ("before", "new", "removed", "relabeled")
+    }
+    numbers |= {
+        "images": float(changes.images),
+        "share": changes.share,
+        "of_unknown_classes": float(changes.unknown),
+    }
+    limits = (
+        (config.min_new_images, f"{config.min_new_images:,}"),
+        (config.min_new_fraction, _percent(config.min_new_fraction)),
+    )
     enough = " or ".join(words for limit, words in limits if limit)
     text = (
-        f"Since the champion's {sum(changes.before):,} pictures, {changes.images:,} changed, {_percent(changes.share)}: "
-        f"{sum(changes.new):,} new, {sum(changes.removed):,} removed, {sum(changes.relabelled):,} labelled otherwise; "
-        f"{enough} is enough."
+        f"Since the champion's {sum(changes.before):,} images, {changes.images:,} changed,"
+        f" {_percent(changes.share)}: {sum(changes.new):,} new, {sum(changes.removed):,} removed,"
+        f" {sum(changes.relabeled):,} labeled otherwise; {enough} is enough."
     )
-    unknown = f" {changes.unknown:,} are of classes that the champion does not know." if changes.unknown else ""
-    many = 0 < config.least_new_images <= changes.images or 0 < config.least_new_share <= changes.share
-    brief = f"{changes.images:,} pictures changed ({_percent(changes.share)})"
+    unknown = (
+        f" {changes.unknown:,} are of classes that the champion does not know."
+        if changes.unknown
+        else ""
+    )
+    many = (
+        0 < config.min_new_images <= changes.images or 0 < config.min_new_fraction <= changes.share
+    )
+    brief = f"{changes.images:,} images changed ({_percent(changes.share)})"
     return Reason("new_data", many, numbers, text + unknown, brief)
 
 
 def _drift(facts: Facts, _config: RetrainConfig) -> Reason:
     drift = facts.drift
     if drift is None or not drift.findings:
-        what = "Drift was not measured: there are too few new pictures, or their reference is not known"
+        what = (
+            "Drift was not measured: there are too few new images, or their reference is not known"
+        )
         return _not_known("drift", what, "drift not measured")
     compared = (
-        f"{drift.pictures:,} new pictures with {drift.reference:,} that the champion was made for ({len(drift.findings)} comparisons, "
-        f"together wrong in {_percent(drift.level)} of slots without a drift)"
+        f"{drift.images:,} new images with {drift.reference:,} that the champion was made for"
+        f" ({len(drift.findings)} comparisons, together wrong in {_percent(drift.level)} of slots"
+        " without a drift)"
     )
     if drift.drifted:
         text = f"Drift, comparing {compared}: {'; '.join(map(_finding_text, drift.drifted))}."
     else:
         nearest = min(drift.findings, key=lambda finding: finding.p_value)
-        text = f"No drift, comparing {compared}; the nearest to it is {_finding_text(nearest)}, and above {nearest.threshold:.3g} is drift."
-    numbers = {"pictures": float(drift.pictures), "reference": float(drift.reference)}
+        text = (
+            f"No drift, comparing {compared}; the nearest to it is {_finding_text(nearest)}, and"
+            f" above {nearest.threshold:.3g} is drift."
+        )
+    numbers = {"images": float(drift.images), "reference": float(drift.reference)}
     for finding in drift.findings:
-        numbers |= {f"{finding.name}.{key}": getattr(finding, key) for key in ("distance", "threshold", "p_value")}
-    brief = f"drift in {', '.join(_words(finding) for finding in drift.drifted)}" if drift.drifted else "no drift"
+        numbers |= {
+            f"{finding.name}.{key}": getattr(finding, key)
+            for key in ("distance", "threshold", "p_value")
+        }
+    brief = (
+        f"drift in {', '.join(_words(finding) for finding in drift.drifted)}"
+        if drift.drifted
+        else "no drift"
+    )
     return Reason("drift", bool(drift.drifted), numbers, text, brief)
 
 
@@ -237,32 +318,56 @@ def _words(finding: Finding) -> str:
 def _champion_fall(facts: Facts, config: RetrainConfig) -> Reason:
     new, test = facts.new_score, facts.test_score
     if new is None or test is None or not new.images or not test.images:
-        what = "The champion was not scored: no picture that it can be asked about was labelled since"
-        return _not_known("champion_fall", what, "champion not scored")
-    fall, p_value = round(new.error - test.error, 12), chance_of_fall(new, test)  # 0.06 - 0.04 is below 0.02
-    fired = fall >= config.fall_margin and p_value <= config.level
+        what = "The champion was not scored: no image that it can be asked about was labeled since"
+        return _not_known("degraded_champion", what, "champion not scored")
+    fall, p_value = (
+        round(new.error - test.error, 12),
+        chance_of_fall(new, test),
+    )  # 0.06 - 0.04 is below 0.02
+    fired = fall >= config.degradation_margin and p_value <= config.level
     numbers = {"error": new.error, "test_error": test.error, "fall": fall, "p_value": p_value}
-    numbers |= {"wrong": new.wrong, "images": new.images, "test_wrong": test.wrong, "test_images": test.images}
+    numbers |= {
+        "wrong": new.wrong,
+        "images": new.images,
+        "test_wrong": test.wrong,
+        "test_images": test.images,
+    }
     text = (
-        f"The champion is wrong on {new.wrong:,} of {new.images:,} newly labelled pictures, {_percent(new.error)}, and on {test.wrong:,} "
-        f"of {test.images:,} test pictures, {_percent(test.error)}: {100 * fall:+.2f} points, p = {p_value:.2g}; at least "
-        f"{100 * config.fall_margin:.2f} points with p of at most {config.level:g} is a fall."
+        f"The champion is wrong on {new.wrong:,} of {new.images:,} newly labeled images,"
+        f" {_percent(new.error)}, and on {test.wrong:,} of {test.images:,} test images,"
+        f" {_percent(test.error)}: {100 * fall:+.2f} points, p = {p_value:.2g}; at least"
+        f" {100 * config.degradation_margin:.2f} points with p of at most {config.level:g} is a fall."
     )
-    brief = f"the champion errs on {_percent(new.error)} of the newly labelled, and on {_percent(test.error)} of its test"
-    return Reason("champion_fall", fired, {name: float(value) for name, value in numbers.items()}, text, brief)
+    brief = (
+        f"the champion errs on {_percent(new.error)} of the newly labeled, and on"
+        f" {_percent(test.error)} of its test"
+    )
+    return Reason(
+        "degraded_champion",
+        fired,
+        {name: float(value) for name, value in numbers.items()},
+        text,
+        brief,
+    )
 
 
 def chance_of_fall(new: Score, test: Score) -> float:
-    """Return how often so many wrong answers, or more, would be among the new pictures if both were equally hard (Fisher's exact test)."""
-    return float(stats.hypergeom.sf(new.wrong - 1, new.images + test.images, new.wrong + test.wrong, new.images))
+    """Return how often so many wrong answers, or more, would be among the new images if both were equally hard (Fisher's exact test)."""
+    return float(
+        stats.hypergeom.sf(
+            new.wrong - 1, new.images + test.images, new.wrong + test.wrong, new.images
+        )
+    )
 
 
 def _age(facts: Facts, config: RetrainConfig) -> Reason:
     age = facts.champion_age_days
     if age is None:
         return _not_known("age", "The champion's age is not known", "age not known")
-    text = f"The champion is {age:,.1f} days old; more than {config.most_age_days:,.6g} is too old."
-    return Reason("age", age > config.most_age_days, {"days": float(age)}, text, f"{age:,.1f} days old")
+    text = f"The champion is {age:,.1f} days old; more than {config.max_age_days:,.6g} is too old."
+    return Reason(
+        "age", age > config.max_age_days, {"days": float(age)}, text, f"{age:,.1f} days old"
+    )
 
 
 def _percent(share: float) -> str:

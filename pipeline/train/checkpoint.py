@@ -16,8 +16,12 @@ from pipeline.errors import CheckpointError, TrainingDivergedError
 _RECORD = "record"
 
 
-def save_checkpoint(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], record: Mapping[str, Any]) -> None:
-    """Write every array and the record, read them back, and only then put the file in place; the one before becomes `previous_of` it.
+def save_checkpoint(
+    path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], record: Mapping[str, Any]
+) -> None:
+    """Write every array and the record, read them back, and only then put the file in place.
+
+    The one before becomes `previous_of` it.
 
     A kill or a full disk at any moment leaves one of the two.
 
@@ -31,15 +35,25 @@ def save_checkpoint(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], reco
     """
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise TrainingDivergedError(f"The state of the training holds a number that is not finite ({name}); it was not saved.")
+            raise TrainingDivergedError(
+                f"The state of the training holds a number that is not finite ({name}); it was not"
+                " saved."
+            )
     temporary = path.with_name(f".{path.name}.partial")
     with temporary.open("wb") as file:
-        np.savez(file, **{_RECORD: np.frombuffer(json.dumps(record).encode(), dtype=np.uint8)}, **arrays)  # type: ignore[arg-type]
+        np.savez(
+            file,
+            **{_RECORD: np.frombuffer(json.dumps(record).encode(), dtype=np.uint8)},  # type: ignore[arg-type]
+            **arrays,  # type: ignore[arg-type]
+        )
         file.flush()
         os.fsync(file.fileno())
     with zipfile.ZipFile(temporary) as archive:
         if damaged := archive.testzip():
-            raise CheckpointError(f"The disk did not keep what was written to {temporary} ({damaged}). Expected a disk that does.")
+            raise CheckpointError(
+                f"The disk did not keep what was written to {temporary} ({damaged}). Expected a"
+                " disk that does."
+            )
     if path.exists():
         path.replace(previous_of(path))
     temporary.replace(path)
@@ -55,7 +69,9 @@ def previous_of(path: Path) -> Path:
     return path.with_name(f"previous-{path.name}")
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any], str] | None:
+def read_checkpoint(
+    path: Path,
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any], str] | None:
     """Return the arrays, the record, and what was wrong with the last file if the one before it had to be taken; None without a file.
 
     Every byte is checked by the archive's CRC.
@@ -73,8 +89,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], dict[s
             problem = problem or f"the checkpoint {path} is damaged ({error})"
     if problem:
         raise CheckpointError(
-            f"{problem[0].upper()}{problem[1:]}, and so is the one before it. Expected a file that training wrote. Delete "
-            f"{path.parent} to train from the beginning."
+            f"{problem[0].upper()}{problem[1:]}, and so is the one before it. Expected a file that"
+            f" training wrote. Delete {path.parent} to train from the beginning."
         )
     return None
 

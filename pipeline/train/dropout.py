@@ -1,8 +1,9 @@
 """Dropout whose masks follow from the seed, the step and the place of an image in the batch, and from nothing else.
 
-Keras's own layer counts its calls in a state that no checkpoint keeps, and draws the same mask on every replica. Here a mask is drawn for
-the whole global batch and each device takes the rows of its images: several replicas, or parts of a batch one after the other, train as
-one device does, and nothing need be saved.
+Keras's own layer counts its calls in a state that no checkpoint keeps, and draws the same mask on
+every replica. Here a mask is drawn for the whole global batch and each device takes the rows of its
+images: several replicas, or parts of a batch one after the other, train as one device does, and
+nothing need be saved.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import tensorflow as tf
 class Place:
     """Which images of the training each replica works on, as tensors of the graph that is being traced.
 
-    `first` is the row of the global batch with which a replica's images begin, by the replica's number: where replicas exchange sums in
-    the middle of a network, TensorFlow traces them in turns.
+    `first` is the row of the global batch with which a replica's images begin, by the replica's
+    number: where replicas exchange sums in the middle of a network, TensorFlow traces them in
+    turns.
     """
 
     seed: int
@@ -56,19 +58,26 @@ class PlacedDropout(keras.layers.Layer):
             return inputs
         place, rows = self._place, tf.shape(inputs)[0]
         first = place.first[replica_number()]
-        seed = tf.stack([tf.constant(place.seed * 64 + self._index, tf.int64), tf.cast(place.step, tf.int64)])
+        seed = tf.stack(
+            [tf.constant(place.seed * 64 + self._index, tf.int64), tf.cast(place.step, tf.int64)]
+        )
         drawn = tf.random.stateless_uniform([place.batch, *inputs.shape[1:]], seed)
         kept = drawn[first : first + rows] >= self.rate
         return tf.where(kept, inputs / tf.cast(1 - self.rate, inputs.dtype), tf.zeros_like(inputs))
 
 
 def with_placed_dropout(network: Any, place: Place) -> Any:
-    """Return a copy of a network, weights and all, whose dropout is placed; variables are made in the scope that is active."""
+    """Return a copy of a network, weights and all, whose dropout is placed.
+
+    Variables are made in the scope that is active.
+    """
     index = iter(range(64))
 
     def copied(layer: Any) -> Any:
         if isinstance(layer, keras.layers.Dropout):
-            return PlacedDropout(layer.rate, place, next(index), name=layer.name, dtype=layer.dtype_policy)
+            return PlacedDropout(
+                layer.rate, place, next(index), name=layer.name, dtype=layer.dtype_policy
+            )
         return layer.__class__.from_config(layer.get_config())
 
     copy = keras.models.clone_model(network, clone_function=copied)

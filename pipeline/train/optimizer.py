@@ -6,26 +6,32 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 
 _MAX_DROPS = 3  # "reduced three times prior to termination" (paper, section 5)
 
 History = Sequence[Mapping[str, float]]
 
 
-# -- decisions: pure functions of the settings and the recorded epochs, so that a resumed training decides as an uninterrupted one ----
+# -- decisions: pure functions of the settings and the recorded epochs, so that a resumed training decides as an uninterrupted one
 
 
-def learning_rate(config: TrainConfig, history: History, setbacks: int = 0) -> float:
+def learning_rate(config: TrainConfig, history: History, nan_restarts: int = 0) -> float:
     """Return the learning rate of the next epoch.
 
     Args:
         config: the schedule and its numbers.
-        history: the finished epochs, each with `validation_top1_error`, a fraction in [0, 1], and `seconds`.
-        setbacks: how often the training went back from a loss that was not finite; each halves the rate.
+        history: the finished epochs, each with `validation_top1_error`, a fraction in [0, 1], and
+            `seconds`.
+        nan_restarts: how often the training went back from a loss that was not finite; each halves the
+            rate.
     """
     epoch, warmup = len(history), config.warmup_epochs
-    peak = config.learning_rate * (config.global_batch_size / config.base_batch_size if config.base_batch_size else 1) / 2**setbacks
+    peak = (
+        config.learning_rate
+        * (config.global_batch_size / config.base_batch_size if config.base_batch_size else 1)
+        / 2**nan_restarts
+    )
     if epoch < warmup:
         return peak * (epoch + 1) / (warmup + 1)
     if config.schedule == "cosine":
@@ -40,23 +46,35 @@ def learning_rate(config: TrainConfig, history: History, setbacks: int = 0) -> f
 
 
 def planned_epochs(config: TrainConfig, history: History) -> int:
-    """Return how many epochs the training will have: those of the settings, or as many as the minutes allow at the speed so far."""
-    if not (config.minutes and history):
+    """Return how many epochs the training will have.
+
+    Those of the settings, or as many as the minutes allow at the speed so far.
+    """
+    if not (config.max_minutes and history):
         return config.epochs
     mean = sum(entry["seconds"] for entry in history) / len(history)
-    return max(len(history), min(config.epochs, int(60 * config.minutes / mean)))
+    return max(len(history), min(config.epochs, int(60 * config.max_minutes / mean)))
 
 
 def is_finished(config: TrainConfig, history: History) -> bool:
-    """Return whether the training is over: its epochs are done, its time is spent, or it has long ceased to get better."""
+    """Return whether the training is over.
+
+    Its epochs are done, its time is spent, or it has long ceased to get better.
+    """
     if history and len(history) >= planned_epochs(config, history):
         return True
     errors = [entry["validation_top1_error"] for entry in history]
-    return bool(config.early_stopping and errors) and len(errors) - 1 - errors.index(min(errors)) >= config.early_stopping
+    return (
+        bool(config.early_stopping and errors)
+        and len(errors) - 1 - errors.index(min(errors)) >= config.early_stopping
+    )
 
 
 def _drops(errors: Sequence[float], patience: int) -> int:
-    """Count how often `patience` epochs in a row brought no better error; each drop starts a new count."""
+    """Count how often `patience` epochs in a row brought no better error.
+
+    Each drop starts a new count.
+    """
     best, waited, drops = math.inf, 0, 0
     for error in errors:
         best, waited = (error, 0) if error < best else (best, waited + 1)
@@ -65,39 +83,60 @@ def _drops(errors: Sequence[float], patience: int) -> int:
     return drops
 
 
-# -- update rules -------------------------------------------------------------------------------------------------------
+# -- update rules ----------------------------------------------------------------------------------
 
 
 def make_optimizer(config: TrainConfig, variables: Sequence[Any]) -> Any:
-    """Return the optimiser, built for the variables. SGD with momentum is: v <- momentum v - rate g; w <- w + v.
+    """Return the optimizer, built for the variables.
 
-    For SGD Keras's own `weight_decay` is not used: it acts outside the velocity and is about ten times weaker than the paper's;
-    `apply_update` adds the decay to the gradient g. AdamW and LAMB are published with decoupled decay, which Keras has.
+    SGD with momentum is: v <- momentum v - rate g; w <- w + v.
+
+    For SGD Keras's own `weight_decay` is not used: it acts outside the velocity and is about ten
+    times weaker than the paper's; `apply_update` adds the decay to the gradient g. AdamW and LAMB
+    are published with decoupled decay, which Keras has.
     """
     import keras
 
     if config.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(learning_rate=config.learning_rate, momentum=config.momentum)
+        optimizer = keras.optimizers.SGD(
+            learning_rate=config.learning_rate, momentum=config.momentum
+        )
     else:
         kind = {"adamw": keras.optimizers.AdamW, "lamb": keras.optimizers.Lamb}[config.optimizer]
         optimizer = kind(learning_rate=config.learning_rate, weight_decay=config.weight_decay)
-        optimizer.exclude_from_weight_decay(var_list=[variable for variable in variables if not decayed(variable)])
+        optimizer.exclude_from_weight_decay(
+            var_list=[variable for variable in variables if not decayed(variable)]
+        )
     if config.precision == "float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)  # leaves out steps whose gradients overflow, and scales less then
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            optimizer
+        )  # leaves out steps whose gradients overflow, and scales less then
     optimizer.build(variables)
     return optimizer
 
 
 def loss_scale(optimizer: Any) -> Any:
-    """Return what the optimiser wants the loss, and so the gradients, to be multiplied with: 1, or a variable in float16."""
+    """Return what the optimizer wants the loss, and so the gradients, to be multiplied with.
+
+    1, or a variable in float16.
+    """
     return getattr(optimizer, "dynamic_scale", 1.0)
 
 
-def apply_update(optimizer: Any, variables: Sequence[Any], gradients: Sequence[Any], config: TrainConfig, replicas: int) -> None:
-    """Change the weights; with SGD by the rule of 2012: v <- momentum v - rate (g + decay w); w <- w + v (paper, section 5).
+def apply_update(
+    optimizer: Any,
+    variables: Sequence[Any],
+    gradients: Sequence[Any],
+    config: TrainConfig,
+    replicas: int,
+) -> None:
+    """Change the weights; with SGD by the rule of 2012: v <- momentum v - rate (g + decay w).
 
-    SGD on one device is one program of XLA, which passes over the weights once instead of five times: 61 million of them in a third of
-    Keras's time. Under a strategy Keras applies it, and sums the gradients over the replicas.
+    W <- w + v (paper, section 5).
+
+    SGD on one device is one program of XLA, which passes over the weights once instead of five
+    times: 61 million of them in a third of Keras's time. Under a strategy Keras applies it, and
+    sums the gradients over the replicas.
 
     Args:
         optimizer: of `make_optimizer`.
@@ -110,7 +149,8 @@ def apply_update(optimizer: Any, variables: Sequence[Any], gradients: Sequence[A
 
     scale = loss_scale(optimizer)
     if replicas > 1 and (config.clip_norm or config.precision == "float16"):
-        # Before Keras's own sum: of short parts the whole may be long, and all replicas must see an overflow of one of them.
+        # Before Keras's own sum: of short parts the whole may be long, and all replicas must see an
+        # overflow of one of them.
         gradients = _shares_of_the_sum(gradients, replicas)
     if config.clip_norm:
         gradients, _ = tf.clip_by_global_norm(list(gradients), config.clip_norm * scale / replicas)
@@ -122,15 +162,25 @@ def apply_update(optimizer: Any, variables: Sequence[Any], gradients: Sequence[A
     double = [config.bias_rate == "double" and not decayed(variable) for variable in variables]
     if replicas > 1 or config.precision == "float16":
         triples = zip(gradients, variables, decay, strict=True)
-        terms = [gradient + share * scale / replicas * variable if share else gradient for gradient, variable, share in triples]
-        optimizer.apply([2 * term if twice else term for term, twice in zip(terms, double, strict=True)], variables)
+        terms = [
+            gradient + share * scale / replicas * variable if share else gradient
+            for gradient, variable, share in triples
+        ]
+        optimizer.apply(
+            [2 * term if twice else term for term, twice in zip(terms, double, strict=True)],
+            variables,
+        )
         return
 
     @tf.function(jit_compile=True)
     def fused(rate: Any, gradients: Sequence[Any]) -> None:
         slots = optimizer.momentums if config.momentum else [None] * len(variables)
-        for variable, slot, gradient, share, twice in zip(variables, slots, gradients, decay, double, strict=True):
-            step = (-2 * rate if twice else -rate) * (gradient + share * variable if share else gradient)
+        for variable, slot, gradient, share, twice in zip(
+            variables, slots, gradients, decay, double, strict=True
+        ):
+            step = (-2 * rate if twice else -rate) * (
+                gradient + share * variable if share else gradient
+            )
             if slot is not None:
                 step += config.momentum * slot
                 slot.assign(step)
@@ -144,7 +194,9 @@ def _shares_of_the_sum(gradients: Sequence[Any], replicas: int) -> Sequence[Any]
     """Return, on every replica, its equal share of the gradients summed over all."""
     import tensorflow as tf
 
-    totals = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(gradients))
+    totals = tf.distribute.get_replica_context().all_reduce(
+        tf.distribute.ReduceOp.SUM, list(gradients)
+    )
     return [total / replicas for total in totals]
 
 

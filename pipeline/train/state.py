@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.train.checkpoint import read_checkpoint, save_checkpoint
 from pipeline.train.dropout import Place, with_placed_dropout
@@ -23,10 +23,12 @@ from pipeline.train.strategy import Devices
 class State:
     """What training changes.
 
-    `network` and `optimizer`; `judged`, the network that is scored and kept, another one where weights are averaged; `place` of the next
-    step; `steps` done since the beginning, int64; `sums` over the current epoch, float64 [4] as `step.sums_of` gives them; the finished
-    epochs; the weights of the best of them; seconds spent on the current one; the epochs, from 1, from which training went back; and the
-    parts that a device takes its images in, 0 as long as that is open. Of several workers only the chief `writes`.
+    `network` and `optimizer`; `judged`, the network that is scored and kept, another one where
+    weights are averaged; `place` of the next step; `steps` done since the beginning, int64; `sums`
+    over the current epoch, float64 [4] as `step.sums_of` gives them; the finished epochs; the
+    weights of the best of them; seconds spent on the current one; the epochs, from 1, from which
+    training went back; and the parts that a device takes its images in, 0 as long as that is open.
+    Of several workers only the chief `writes`.
     """
 
     network: Any
@@ -38,33 +40,58 @@ class State:
     best: list[np.ndarray[Any, Any]]
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
-    setbacks: list[int] = field(default_factory=list)
+    nan_restarts: list[int] = field(default_factory=list)
     parts: int = 0
     writes: bool = True
 
     def variables(self) -> dict[str, Any]:
-        """Return every variable by a stable name: weights, averaged weights, optimiser slots, counts."""
-        groups = {"model": self.network.variables, "optimizer": self.optimizer.variables, "count": [self.steps, self.sums]}
+        """Return every variable by a stable name.
+
+        Weights, averaged weights, optimizer slots, counts.
+        """
+        groups = {
+            "model": self.network.variables,
+            "optimizer": self.optimizer.variables,
+            "count": [self.steps, self.sums],
+        }
         if self.judged is not self.network:
             groups["judged"] = self.judged.weights
-        return {f"{group}/{i}": variable for group, variables in groups.items() for i, variable in enumerate(variables)}
+        return {
+            f"{group}/{i}": variable
+            for group, variables in groups.items()
+            for i, variable in enumerate(variables)
+        }
 
     def save(self, path: Path) -> None:
         """Write everything into one file."""
         if self.writes:
-            arrays = {name: np.asarray(variable.numpy()) for name, variable in self.variables().items()}
+            arrays = {
+                name: np.asarray(variable.numpy()) for name, variable in self.variables().items()
+            }
             arrays |= {f"best/{i}": weights for i, weights in enumerate(self.best)}
-            kept = {"history": self.history, "seconds": self.seconds, "setbacks": self.setbacks, "parts": self.parts}
+            kept = {
+                "history": self.history,
+                "seconds": self.seconds,
+                "nan_restarts": self.nan_restarts,
+                "parts": self.parts,
+            }
             save_checkpoint(path, arrays, kept)
 
     def restore(self, path: Path) -> str:
-        """Take up what a training left, if it left anything; say what was wrong with its last file if the one before it was taken."""
+        """Take up what a training left, if it left anything.
+
+        Say what was wrong with its last file if the one before it was taken.
+        """
         found = read_checkpoint(path)
         if found is None:
             return ""
         arrays, record, problem = found
         self._require_own(arrays, path)
-        self.history, self.seconds, self.setbacks = record["history"], record["seconds"], record["setbacks"]
+        self.history, self.seconds, self.nan_restarts = (
+            record["history"],
+            record["seconds"],
+            record["nan_restarts"],
+        )
         self.parts = record["parts"]
         for name, variable in self.variables().items():
             variable.assign(arrays[name])
@@ -72,13 +99,14 @@ class State:
         return problem
 
     def _require_own(self, arrays: Mapping[str, Any], path: Path) -> None:
-        """Refuse the state of another network or optimiser, before anything of this one is changed."""
+        """Refuse the state of another network or optimizer, before anything of this one is changed."""
         for name, variable in self.variables().items():
             found = arrays[name].shape if name in arrays else "nothing"
             if found != tuple(variable.shape):
                 raise CheckpointError(
-                    f"The checkpoint {path} belongs to another training: for {name} it holds {found}, expected {tuple(variable.shape)}. "
-                    f"Delete {path.parent} to train from the beginning."
+                    f"The checkpoint {path} belongs to another training: for {name} it holds"
+                    f" {found}, expected {tuple(variable.shape)}. Delete {path.parent} to train"
+                    " from the beginning."
                 )
 
 
@@ -87,7 +115,7 @@ def prepare(load_network: Callable[[], Any], config: TrainConfig, devices: Devic
 
     Args:
         load_network: returns the uncompiled network.
-        config: seed, precision, what is frozen, and the optimiser's settings.
+        config: seed, precision, what is frozen, and the optimizer's settings.
         devices: what the training runs on.
     """
     loaded = load_network()
@@ -101,26 +129,38 @@ def prepare(load_network: Callable[[], Any], config: TrainConfig, devices: Devic
     return State(
         network,
         optimizer,
-        judged=loaded if config.ema else network,
+        judged=loaded if config.ema_decay else network,
         place=place,
         steps=tf.Variable(0, dtype=tf.int64, trainable=False),
         sums=tf.Variable(tf.zeros(4, tf.float64), trainable=False),
         best=[np.asarray(value) for value in loaded.get_weights()],
-        parts=0 if config.accumulate == "auto" else config.accumulate,
+        parts=0
+        if config.gradient_accumulation_steps == "auto"
+        else config.gradient_accumulation_steps,
         writes=devices.cluster.is_chief,
     )
 
 
 def _freeze(network: Any, last: str) -> None:
-    """Make the layers up to and including `last` and its normalisation keep their weights and statistics."""
+    """Make the layers up to and including `last` and its normalization keep their weights and statistics."""
     names = [layer.name for layer in network.layers]
     if last not in ("none", *names):
         known = ", ".join(layer.name for layer in network.layers[:-1] if layer.weights)
-        raise ConfigError(f"The network has no layer {last} to freeze. Expected train.freeze to be none or one of {known}.")
+        raise ConfigError(
+            f"The network has no layer {last} to freeze. Expected train.freeze to be none or one of"
+            f" {known}."
+        )
     if last == "none":
         return
     place = names.index(last)
-    end = next((index for index, layer in enumerate(network.layers) if index > place and hasattr(layer, "kernel")), len(names))
+    end = next(
+        (
+            index
+            for index, layer in enumerate(network.layers)
+            if index > place and hasattr(layer, "kernel")
+        ),
+        len(names),
+    )
     for layer in network.layers[:end]:
         layer.trainable = False
 

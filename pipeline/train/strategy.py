@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config import TrainConfig, why_unit
+from pipeline.config.train import TrainConfig, why_unit
 from pipeline.errors import ConfigError
 from pipeline.train.cluster import Cluster, read_cluster
 
@@ -33,7 +33,9 @@ class Devices:
         return self.strategy.scope() if self.strategy is not None else contextlib.nullcontext()
 
     def spread(self, batches: Any) -> Iterator[Any]:
-        """Return an iterator of this worker's batches in which each of its devices has its share; a share is made of neighbours.
+        """Return an iterator of this worker's batches in which each of its devices has its share.
+
+        A share is made of neighbors.
 
         Args:
             batches: a tf.data.Dataset of what the worker takes in a step, or in a scoring step.
@@ -46,12 +48,18 @@ class Devices:
         rows = next(iter(batches.element_spec.values())).shape[0]
         shares = batches.rebatch(rows // local, drop_remainder=True) if local > 1 else batches
         if self.cluster.workers > 1:
-            # Else the workers ask each other before every batch whether all have one; here they know how many there are.
-            shares = shares.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+            # Else the workers ask each other before every batch whether all have one; here they
+            # know how many there are.
+            shares = shares.apply(
+                tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+            )
         return iter(self.strategy.distribute_datasets_from_function(lambda _: shares))
 
     def total(self, values: Any) -> Any:
-        """Return the sum, over the workers, of numbers that each of them has, float64 [n]; all of them must ask for it."""
+        """Return the sum, over the workers, of numbers that each of them has, float64 [n].
+
+        All of them must ask for it.
+        """
         return self._total(values).numpy() if self.cluster.workers > 1 else values
 
     def chiefs(self, value: float) -> float:
@@ -71,7 +79,9 @@ class Devices:
             def once() -> Any:
                 return values if replica_number() % local == 0 else tf.zeros_like(values)
 
-            return self.strategy.reduce(tf.distribute.ReduceOp.SUM, self.strategy.run(once), axis=None)
+            return self.strategy.reduce(
+                tf.distribute.ReduceOp.SUM, self.strategy.run(once), axis=None
+            )
 
         return total
 
@@ -79,15 +89,18 @@ class Devices:
 def configure_runtime(config: TrainConfig, *, join: bool = False) -> None:
     """Import TensorFlow with the devices and threads of the settings, and with deterministic operations.
 
-    Must come before anything else uses TensorFlow in this process. Thread counts are pinned to the processors that this process may
-    use (or to TF_NUM_INTRAOP_THREADS), because a sum's last bits depend on how many threads share it.
+    Must come before anything else uses TensorFlow in this process. Thread counts are pinned to the
+    processors that this process may use (or to TF_NUM_INTRAOP_THREADS), because a sum's last bits
+    depend on how many threads share it.
 
     Args:
         config: devices, batch and precision.
-        join: meet the other workers that TF_CONFIG names, which TensorFlow must do before anything else.
+        join: meet the other workers that TF_CONFIG names, which TensorFlow must do before anything
+            else.
 
     Raises:
-        ConfigError: a device that was asked for is not there, replicas do not divide the batch, or TensorFlow already runs otherwise.
+        ConfigError: a device that was asked for is not there, replicas do not divide the batch, or
+            TensorFlow already runs otherwise.
         HungError: the other workers did not come in time.
     """
     tf = _imported()
@@ -101,17 +114,21 @@ def configure_runtime(config: TrainConfig, *, join: bool = False) -> None:
         require_divisible(config, workers, gpus or (int(which) if kind == "cpu" and which else 1))
         _require_fast(config, gpus)
         if workers > 1 and not _join_workers.cache_info().currsize:
-            read_cluster().meet(config.hang_seconds)
+            read_cluster().meet(config.watchdog_seconds)
             _join_workers()
     except RuntimeError as error:
         raise ConfigError(
-            f"TensorFlow already runs in this process with other devices or threads ({error}). Expected a fresh process for "
-            f"train.devices={config.devices}. Restart the notebook's kernel or use the command line."
+            f"TensorFlow already runs in this process with other devices or threads ({error})."
+            f" Expected a fresh process for train.devices={config.devices}. Restart the notebook's"
+            " kernel or use the command line."
         ) from error
 
 
 def configure_answers() -> None:
-    """Import TensorFlow for a model that answers, as evaluation had it but on one device; one that runs already stays as it is."""
+    """Import TensorFlow for a model that answers, as evaluation had it but on one device.
+
+    One that runs already stays as it is.
+    """
     tf = _imported()
     with contextlib.suppress(RuntimeError):
         _be_deterministic(tf)
@@ -122,7 +139,9 @@ def configure_answers() -> None:
 
 def _imported() -> Any:
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a CPU machine need not be told that it has no GPU
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "3"
+    )  # a CPU machine need not be told that it has no GPU
     with _quiet_stderr():
         import tensorflow as tf
 
@@ -149,15 +168,21 @@ def require_divisible(config: TrainConfig, workers: int, devices: int) -> None:
     """
     if workers > 1 and devices > 1 and config.devices.startswith("cpu"):
         raise ConfigError(
-            f"train.devices={config.devices} makes several devices of one processor, and there are {workers} workers, who are several by "
-            "themselves. Expected one of the two. Type --devices cpu."
+            f"train.devices={config.devices} makes several devices of one processor, and there are"
+            f" {workers} workers, who are several by themselves. Expected one of the two. Type"
+            " --devices cpu."
         )
     unit = workers * devices * config.unit
     if config.global_batch_size % unit:
-        shared = f"{workers} workers with {devices} device{'s' if devices > 1 else ''} each" if workers > 1 else f"{devices} devices"
+        shared = (
+            f"{workers} workers with {devices} device{'s' if devices > 1 else ''} each"
+            if workers > 1
+            else f"{devices} devices"
+        )
         raise ConfigError(
-            f"train.global_batch_size must be a multiple of {unit}: {shared} share it{why_unit(config)}. Received "
-            f"{config.global_batch_size}. Type --set train.global_batch_size={-(-config.global_batch_size // unit) * unit}."
+            f"train.global_batch_size must be a multiple of {unit}: {shared} share"
+            f" it{why_unit(config)}. Received {config.global_batch_size}. Type --set"
+            f" train.global_batch_size={-(-config.global_batch_size // unit) * unit}."
         )
 
 
@@ -167,8 +192,13 @@ def _join_workers() -> Any:
     import tensorflow as tf
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    if threading.current_thread() is threading.main_thread() and (handler := signal.getsignal(signal.SIGTERM)) is not None:
-        signal.signal(signal.SIGTERM, handler)  # TensorFlow has put its own, of its preemption watcher, in this one's place
+    if (
+        threading.current_thread() is threading.main_thread()
+        and (handler := signal.getsignal(signal.SIGTERM)) is not None
+    ):
+        signal.signal(
+            signal.SIGTERM, handler
+        )  # TensorFlow has put its own, of its preemption watcher, in this one's place
     return strategy
 
 
@@ -188,18 +218,25 @@ def _quiet_stderr() -> Iterator[None]:
 def _choose_gpus(tf: Any, kind: str, which: str) -> None:
     """Show TensorFlow only the GPUs that were asked for."""
     present = tf.config.list_physical_devices("GPU")
-    numbers = [int(number) for number in which.split(",")] if kind == "gpu" and which else list(range(len(present)))
+    numbers = (
+        [int(number) for number in which.split(",")]
+        if kind == "gpu" and which
+        else list(range(len(present)))
+    )
     if kind == "gpu" and (not present or max(numbers) >= len(present)):
         raise ConfigError(
-            f"train.devices={kind}{':' if which else ''}{which} asks for a GPU that is not there. TensorFlow sees {len(present)}. "
-            "Type --devices auto, or install the `gpu` extra and look at `nvidia-smi`."
+            f"train.devices={kind}{':' if which else ''}{which} asks for a GPU that is not there."
+            f" TensorFlow sees {len(present)}. Type --devices auto, or install the `gpu` extra and"
+            " look at `nvidia-smi`."
         )
-    tf.config.set_visible_devices([] if kind == "cpu" else [present[number] for number in numbers], "GPU")
+    tf.config.set_visible_devices(
+        [] if kind == "cpu" else [present[number] for number in numbers], "GPU"
+    )
 
 
 def _split_cpu(tf: Any, count: int) -> None:
     """Make `count` logical devices of the CPU, to try several replicas on one machine."""
-    (cpu, *_) = tf.config.list_physical_devices("CPU")
+    cpu, *_ = tf.config.list_physical_devices("CPU")
     wanted = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
     if len(tf.config.get_logical_device_configuration(cpu) or [None]) != count:
         tf.config.set_logical_device_configuration(cpu, wanted)
@@ -207,10 +244,15 @@ def _split_cpu(tf: Any, count: int) -> None:
 
 def _require_fast(config: TrainConfig, gpus: int) -> None:
     """Refuse bfloat16 on a processor without oneDNN, whose kernels are the ones that know it."""
-    if config.precision == "bfloat16" and not gpus and os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
+    if (
+        config.precision == "bfloat16"
+        and not gpus
+        and os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0"
+    ):
         raise ConfigError(
-            "train.precision=bfloat16 needs oneDNN on a processor; without it a step takes some fifteen times as long. Expected "
-            "TF_ENABLE_ONEDNN_OPTS unset or 1, received 0. Unset it, or type --set train.precision=float32."
+            "train.precision=bfloat16 needs oneDNN on a processor; without it a step takes some"
+            " fifteen times as long. Expected TF_ENABLE_ONEDNN_OPTS unset or 1, received 0. Unset"
+            " it, or type --set train.precision=float32."
         )
 
 
@@ -223,7 +265,10 @@ def device_names() -> list[str]:
 
 
 def make_devices() -> Devices:
-    """Return what to train on: the workers that have met, or all devices of this process; a strategy only for more than one."""
+    """Return what to train on: the workers that have met, or all devices of this process.
+
+    A strategy only for more than one.
+    """
     import tensorflow as tf
 
     cluster = read_cluster()
@@ -234,7 +279,10 @@ def make_devices() -> Devices:
 
 
 def describe_runtime() -> dict[str, Any]:
-    """Return what decides the last bits of a result besides the settings: devices, threads, oneDNN."""
+    """Return what decides the last bits of a result besides the settings.
+
+    Devices, threads, oneDNN.
+    """
     import tensorflow as tf
 
     return {

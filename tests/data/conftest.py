@@ -1,4 +1,4 @@
-"""A context that records nothing, and small folders of pictures."""
+"""A context that records nothing, and small folders of images."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config import DataConfig
+from pipeline.config.data import DataConfig
 from pipeline.data.stage import ingest
-from pipeline.engine import Context
+from pipeline.engine.stage import Context
 
 
 @pytest.fixture
 def make_dataset(tmp_path):
-    """Return a function that runs the ingest stage with some settings, in a fresh work directory unless one is given."""
+    """Return a function that runs the ingest stage with some settings, in a fresh work directory
+    unless one is given."""
     runs = []
 
     def make(workdir=None, **settings):
-        directory = (workdir or tmp_path / f"work{len(runs)}") / "stages" / f"ingest-{len(runs)}.partial"
+        directory = (
+            (workdir or tmp_path / f"work{len(runs)}") / "stages" / f"ingest-{len(runs)}.partial"
+        )
         directory.mkdir(parents=True)
         runs.append(directory)
         return ingest.function(DataConfig(**settings), _context_in(directory))
@@ -44,11 +47,11 @@ def digits(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path):
-    return _write_folder(tmp_path / "pictures")
+    return _write_folder(tmp_path / "images")
 
 
 def _write_folder(root: Path, classes=("1", "2", "10"), per_class=30, seed=0):
-    """Write classes of random pictures, each another size; JPEG, PNG and BMP in turn."""
+    """Write classes of random images, each another size; JPEG, PNG and BMP in turn."""
     rng = np.random.default_rng(seed)
     for name in classes:
         (root / name).mkdir(parents=True)

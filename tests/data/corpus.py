@@ -1,4 +1,5 @@
-"""Odd and broken picture files, each with the verdict that the audit must give: nothing where it is accepted, else words of the reason."""
+"""Odd and broken image files, each with the verdict that the audit must give: nothing where it is
+accepted, else words of the reason."""
 
 import io
 import struct
@@ -12,7 +13,7 @@ PIXELS = np.kron(RNG.integers(0, 256, (6, 8, 3), np.uint8), np.ones((8, 8, 1), n
 
 
 def saved(kind, mode="RGB", **how):
-    """Return the bytes of a picture as Pillow writes them."""
+    """Return the bytes of an image as Pillow writes them."""
     file = io.BytesIO()
     Image.fromarray(PIXELS).convert(mode).save(file, kind, **how)
     return file.getvalue()
@@ -37,14 +38,24 @@ def sixteen_bits():
     return file.getvalue()
 
 
-def png(width, height, rows=b"", colour_type=2):
+def png(width, height, rows=b"", color_type=2):
     """Return a PNG with any header."""
 
     def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
 
-    header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def transparent():
@@ -58,7 +69,13 @@ def with_alpha(kind, **how):
     return file.getvalue()
 
 
-JPEG, PNG, BMP, GIF, WEBP = saved("JPEG", quality=90), saved("PNG"), saved("BMP"), saved("GIF"), saved("WEBP", lossless=True)
+JPEG, PNG, BMP, GIF, WEBP = (
+    saved("JPEG", quality=90),
+    saved("PNG"),
+    saved("BMP"),
+    saved("GIF"),
+    saved("WEBP", lossless=True),
+)
 
 
 def flipped(data, at):
@@ -101,9 +118,12 @@ CORPUS = {
     "only_magic.png": (b"\x89PNG\r\n\x1a\n", "header is cut off"),
     "only_magic.gif": (b"GIF89a", "header is cut off"),
     "only_magic.webp": (b"RIFF\x10\0\0\0WEBPVP8 ", "header is damaged"),
-    "text.jpg": (b"not a picture\n", "text, not a picture"),
+    "text.jpg": (b"not an image\n", "text, not an image"),
     "page.jpg": (b"<!DOCTYPE html><html><body>404</body></html>", "an HTML page"),
-    "drawing.svg": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG or XML file"),
+    "drawing.svg": (
+        b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>',
+        "an SVG or XML file",
+    ),
     "drawing.png": (b"<svg/>", "an SVG or XML file"),
     "scan.tif": (saved("TIFF"), "a TIFF file"),
     "photo.avif": (b"\0\0\0\x1cftypavif" + bytes(16), "an AVIF or HEIF file"),

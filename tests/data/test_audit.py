@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from pipeline.config import DataConfig
+from pipeline.config.data import DataConfig
 from pipeline.data import audit as audit_module
 from pipeline.data.audit import audit, examine
 from pipeline.data.duplicates import LOOK
@@ -58,10 +58,18 @@ def test_every_file_of_the_corpus_is_counted_once(tmp_path, make_dataset, write_
     card = json.loads((dataset.directory / "report" / "dataset_card.json").read_text())
     bad = {f"odd/{name}" for name, (_, verdict) in corpus.CORPUS.items() if verdict}
     assert {item["file"] for item in card["quarantined"]} == bad
-    assert card["found"] == card["accepted"] + len(bad) + sum(card["excluded"].values()) == 60 + len(corpus.CORPUS) + 2
+    assert (
+        card["found"]
+        == card["accepted"] + len(bad) + sum(card["excluded"].values())
+        == 60 + len(corpus.CORPUS) + 2
+    )
     assert card["excluded"] == {"broken links": 1, "not a file": 1}
     kept = [
-        key for split in dataset.reads for key in parquet.read_table(dataset.directory / "index" / f"{split}.parquet")["key"].to_pylist()
+        key
+        for split in dataset.reads
+        for key in parquet.read_table(dataset.directory / "index" / f"{split}.parquet")[
+            "key"
+        ].to_pylist()
     ]
     assert len(kept) == len(set(kept)) == card["accepted"]
     assert not bad & set(kept)
@@ -69,14 +77,32 @@ def test_every_file_of_the_corpus_is_counted_once(tmp_path, make_dataset, write_
 
 def test_limits_are_known_from_the_header():
     assert examine(corpus.PNG, CONFIG.model_copy(update={"max_pixels": 48 * 64})).problem == ""
-    assert examine(corpus.PNG, CONFIG.model_copy(update={"max_pixels": 48 * 64 - 1})).problem == "64 x 48 pixels are more than 3,071"
-    assert "a side of 64 pixels" in examine(corpus.PNG, CONFIG.model_copy(update={"max_side": 63})).problem
+    assert (
+        examine(corpus.PNG, CONFIG.model_copy(update={"max_pixels": 48 * 64 - 1})).problem
+        == "64 x 48 pixels are more than 3,071"
+    )
+    assert (
+        "a side of 64 pixels"
+        in examine(corpus.PNG, CONFIG.model_copy(update={"max_side": 63})).problem
+    )
 
 
-def test_facts_are_those_of_the_upright_picture():
-    facts = {name: examine(corpus.CORPUS[name][0], CONFIG) for name in ("plain.png", "plain.bmp", "turned.jpg", "plain.webp")}
-    assert (facts["turned.jpg"].height, facts["turned.jpg"].width, facts["turned.jpg"].orientation) == (64, 48, 6)
-    assert facts["plain.png"].pixels == facts["plain.bmp"].pixels == facts["plain.webp"].pixels != facts["turned.jpg"].pixels
+def test_facts_are_those_of_the_upright_image():
+    facts = {
+        name: examine(corpus.CORPUS[name][0], CONFIG)
+        for name in ("plain.png", "plain.bmp", "turned.jpg", "plain.webp")
+    }
+    assert (
+        facts["turned.jpg"].height,
+        facts["turned.jpg"].width,
+        facts["turned.jpg"].orientation,
+    ) == (64, 48, 6)
+    assert (
+        facts["plain.png"].pixels
+        == facts["plain.bmp"].pixels
+        == facts["plain.webp"].pixels
+        != facts["turned.jpg"].pixels
+    )
     (look,) = np.frombuffer(facts["plain.png"].look, LOOK)
     assert np.abs(look["color"] - corpus.PIXELS.mean((0, 1))).max() < 1.5
 
@@ -85,7 +111,10 @@ def test_shape_counts_as_well_as_pixels():
     flat = np.full((4, 8, 3), 9, np.uint8)
     import tensorflow as tf
 
-    found = {examine(tf.io.encode_png(flat.reshape(shape)).numpy(), CONFIG).pixels for shape in ((4, 8, 3), (8, 4, 3), (2, 16, 3))}
+    found = {
+        examine(tf.io.encode_png(flat.reshape(shape)).numpy(), CONFIG).pixels
+        for shape in ((4, 8, 3), (8, 4, 3), (2, 16, 3))
+    }
     assert len(found) == 3
 
 
@@ -99,12 +128,21 @@ def test_second_look_reads_only_what_changed(tmp_path, monkeypatch):
     os.utime(changed, ns=(before[changed], before[changed]))  # same size, same time
     read = []
     read_file = audit_module._read
-    monkeypatch.setattr(audit_module, "_read", lambda file, config: (read.append(file.entry.name), read_file(file, config))[1])
+    monkeypatch.setattr(
+        audit_module,
+        "_read",
+        lambda file, config: (read.append(file.entry.name), read_file(file, config))[1],
+    )
     second = look(root, memory)
     assert sorted(read) == ["odd/new.png", "odd/plain.bmp"]
     same = {item.entry.key: item.facts for item in second}
-    assert all(same[item.entry.key] == item.facts for item in first if item.entry.name != "odd/plain.bmp")
-    assert same["odd/plain.bmp"].pixels != {item.entry.key: item.facts for item in first}["odd/plain.bmp"].pixels
+    assert all(
+        same[item.entry.key] == item.facts for item in first if item.entry.name != "odd/plain.bmp"
+    )
+    assert (
+        same["odd/plain.bmp"].pixels
+        != {item.entry.key: item.facts for item in first}["odd/plain.bmp"].pixels
+    )
     read.clear()
     look(root, memory, CONFIG.model_copy(update={"max_side": 64}))
     assert len(read) == len(second)
@@ -112,7 +150,8 @@ def test_second_look_reads_only_what_changed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("files", "size"), [(256, 64_000_000), (7, 64_000_000), (256, 1500)])
 def test_windows_do_not_change_what_is_found(tmp_path, monkeypatch, files, size):
-    """Together with others, alone, or behind files that fail: each has the facts that it has by itself."""
+    """Together with others, alone, or behind files that fail: each has the facts that it has by
+    itself."""
     root = write_corpus(tmp_path / "p")
     monkeypatch.setattr(audit_module, "_WINDOW", files)
     monkeypatch.setattr(audit_module, "_WINDOW_BYTES", size)
@@ -128,7 +167,9 @@ def test_an_audit_that_was_stopped_carries_on(tmp_path, monkeypatch):
     root, memory = tmp_path / "p", tmp_path / "x.sqlite"
     (root / "a").mkdir(parents=True)
     for index in range(600):
-        (root / "a" / f"{index:03}.png").write_bytes(corpus.PNG + bytes([index % 256, index // 256]))
+        (root / "a" / f"{index:03}.png").write_bytes(
+            corpus.PNG + bytes([index % 256, index // 256])
+        )
 
     def stop(done, total, text):
         if done >= 512:
@@ -158,7 +199,12 @@ def test_what_cannot_be_read_is_said(tmp_path, monkeypatch):
     (root / "a" / "large.jpg").write_bytes(bytes(5000))
     entries = list_folder(root).entries
     (root / "a" / "gone.jpg").unlink()
-    found = audit(entries, tmp_path / "x.sqlite", CONFIG.model_copy(update={"max_file_bytes": 4000}), lambda *_: None)
+    found = audit(
+        entries,
+        tmp_path / "x.sqlite",
+        CONFIG.model_copy(update={"max_file_bytes": 4000}),
+        lambda *_: None,
+    )
     assert {item.entry.key: item.problem for item in found} == {
         "a/gone.jpg": "No such file or directory",
         "a/good.png": "",
@@ -171,7 +217,15 @@ def mutations(count, seed):
     rng = np.random.default_rng(seed)
     whole = [
         corpus.CORPUS[f"{name}"][0]
-        for name in ("plain.jpg", "plain.png", "plain.bmp", "still.gif", "plain.webp", "turned.jpg", "alpha.png")
+        for name in (
+            "plain.jpg",
+            "plain.png",
+            "plain.bmp",
+            "still.gif",
+            "plain.webp",
+            "turned.jpg",
+            "alpha.png",
+        )
     ]
     for index in range(count):
         data = bytearray(whole[index % len(whole)])

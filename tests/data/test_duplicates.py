@@ -4,48 +4,52 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config import DataConfig
+from pipeline.config.data import DataConfig
 from pipeline.data.audit import examine
 from pipeline.data.duplicates import LOOK, conflicts, describe, groups, near_pairs, settle
 
 
 def noise(count, seed, sides=(64, 128)):
-    """Return pictures with the 1/f spectrum of photographs, each another size and colour."""
+    """Return images with the 1/f spectrum of photographs, each another size and color."""
     rng = np.random.default_rng(seed)
-    pictures = []
+    images = []
     for _ in range(count):
         height, width = rng.integers(*sides, 2)
-        frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]) + 1 / max(height, width)
+        frequency = np.hypot(
+            np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
+        ) + 1 / max(height, width)
         pixels = np.fft.ifft2(np.fft.fft2(rng.normal(size=(3, height, width))) / frequency).real
         pixels = rng.uniform(60, 190, (3, 1, 1)) + 40 * (pixels - pixels.mean()) / pixels.std()
-        pictures.append(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8).transpose(1, 2, 0)))
-    return pictures
+        images.append(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8).transpose(1, 2, 0)))
+    return images
 
 
-def thumbnails(pictures):
-    return np.stack([np.asarray(picture.resize((64, 64), Image.Resampling.BOX)) for picture in pictures])
+def thumbnails(images):
+    return np.stack([np.asarray(image.resize((64, 64), Image.Resampling.BOX)) for image in images])
 
 
-def encoded(picture, quality):
+def encoded(image, quality):
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return Image.open(file)
 
 
-def scaled(picture, factor):
-    return picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.BILINEAR)
+def scaled(image, factor):
+    return image.resize(
+        (round(image.width * factor), round(image.height * factor)), Image.Resampling.BILINEAR
+    )
 
 
-def mirrored(picture):
-    return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+def mirrored(image):
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
 CHANGES = {
-    "encoded again": lambda picture: encoded(picture, 50),
-    "half": lambda picture: scaled(picture, 0.5),
-    "double": lambda picture: scaled(picture, 2),
+    "encoded again": lambda image: encoded(image, 50),
+    "half": lambda image: scaled(image, 0.5),
+    "double": lambda image: scaled(image, 2),
     "mirrored": mirrored,
-    "all": lambda picture: encoded(mirrored(scaled(picture, 0.7)), 70),
+    "all": lambda image: encoded(mirrored(scaled(image, 0.7)), 70),
 }
 
 
@@ -55,29 +59,35 @@ def clean():
 
 
 @pytest.mark.slow
-def test_the_audit_finds_copies_of_large_pictures():
+def test_the_audit_finds_copies_of_large_images():
     """As the audit itself looks at files, of which it sees some places only."""
     large = noise(25, seed=1, sides=(500, 1100))
-    changes = [lambda picture: picture, lambda picture: picture.resize((157, 133), Image.Resampling.LANCZOS), *CHANGES.values()]
+    changes = [
+        lambda image: image,
+        lambda image: image.resize((157, 133), Image.Resampling.LANCZOS),
+        *CHANGES.values(),
+    ]
     looks = []
     for change in changes:
-        for picture in large:
+        for image in large:
             file = io.BytesIO()
-            change(picture).save(file, "JPEG", quality=92)
+            change(image).save(file, "JPEG", quality=92)
             looks.append(examine(file.getvalue(), DataConfig()).look)
-    found = groups(np.frombuffer(b"".join(looks), LOOK), np.arange(len(looks), dtype=np.uint64)).reshape(len(changes), 25)
+    found = groups(
+        np.frombuffer(b"".join(looks), LOOK), np.arange(len(looks), dtype=np.uint64)
+    ).reshape(len(changes), 25)
     assert len(set(found[0])) == 25
     assert (found == found[0]).mean(1).min() >= 0.95
 
 
-def test_clean_pictures_are_alone(clean):
+def test_clean_images_are_alone(clean):
     found = groups(describe(thumbnails(clean)), np.arange(300, dtype=np.uint64))
     assert np.mean(found != np.arange(300)) <= 0.01
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_planted_copies_are_found(clean, change):
-    both = thumbnails(clean + [CHANGES[change](picture) for picture in clean])
+    both = thumbnails(clean + [CHANGES[change](image) for image in clean])
     found = groups(describe(both), np.arange(600, dtype=np.uint64))
     assert np.mean(found[:300] == found[300:]) >= 0.95
     splits = np.random.default_rng(0).integers(0, 3, 600)
@@ -92,11 +102,15 @@ def test_equal_pixels_are_one_group_whatever_they_look_like():
     assert found.tolist() == [0, 1, 0, 3, 1, 0]
 
 
-def test_colour_tells_pictures_apart(clean):
-    picture = thumbnails(clean[:1])
-    other = np.clip(picture.astype(int) + np.asarray([40, 0, -40]), 0, 255).astype(np.uint8)
-    looks = describe(np.concatenate([picture, other, picture]))
-    assert {(int(a), int(b)) for left, right in near_pairs(looks) for a, b in zip(left, right, strict=True)} <= {(0, 2), (2, 0)}
+def test_color_tells_images_apart(clean):
+    image = thumbnails(clean[:1])
+    other = np.clip(image.astype(int) + np.asarray([40, 0, -40]), 0, 255).astype(np.uint8)
+    looks = describe(np.concatenate([image, other, image]))
+    assert {
+        (int(a), int(b))
+        for left, right in near_pairs(looks)
+        for a, b in zip(left, right, strict=True)
+    } <= {(0, 2), (2, 0)}
     assert groups(looks, np.arange(3, dtype=np.uint64)).tolist() == [0, 1, 0]
 
 
@@ -121,7 +135,10 @@ def test_a_crowd_of_look_alikes_takes_no_square(clean):
 )
 def test_a_group_stays_in_one_split(splits, given, aside):
     found = np.asarray([4, 4, 4, 9])
-    assert settle(found, np.asarray([*splits, 2]), np.asarray([*given, 0], bool)).tolist() == [*aside, 0]
+    assert settle(found, np.asarray([*splits, 2]), np.asarray([*given, 0], bool)).tolist() == [
+        *aside,
+        0,
+    ]
 
 
 def test_conflicts_are_equal_pixels_with_other_labels():
@@ -129,7 +146,7 @@ def test_conflicts_are_equal_pixels_with_other_labels():
 
 
 @pytest.mark.slow
-def test_a_million_pictures():
+def test_a_million_images():
     """Random looks, ten of them planted twice: all found, in minutes and within a gigabyte."""
     import resource
 

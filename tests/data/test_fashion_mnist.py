@@ -30,27 +30,41 @@ def test_files_are_whole_or_absent_and_the_source_is_only_read(tmp_path, monkeyp
     names = list(fashion_mnist.SHA256)
     for name in names:
         (source / name).write_bytes(stripped(name.encode()))
-    good = {name: hashlib.sha256(with_header(stripped(name.encode()), name)).hexdigest() for name in names}
+    good = {
+        name: hashlib.sha256(with_header(stripped(name.encode()), name)).hexdigest()
+        for name in names
+    }
     monkeypatch.setattr(fashion_mnist, "SHA256", good | {names[-1]: "0" * 64})
     with pytest.raises(DatasetError, match=rf"{names[-1]} is not the file that was published"):
         restore(source, manual)
     assert sorted(path.name for path in manual.iterdir()) == sorted(names[:-1])
     monkeypatch.setattr(fashion_mnist, "SHA256", good)
     assert restore(source, manual) == [manual / name for name in names]
-    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in manual.iterdir()} == good
-    assert {path.name: path.read_bytes() for path in source.iterdir()} == {name: stripped(name.encode()) for name in names}
+    assert {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in manual.iterdir()
+    } == good
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == {
+        name: stripped(name.encode()) for name in names
+    }
 
 
 def test_a_missing_package_is_named(tmp_path):
-    with pytest.raises(DatasetError, match=r"There is no .*t10k-images-idx3-ubyte.gz.* apt-get install dataset-fashion-mnist"):
+    with pytest.raises(
+        DatasetError,
+        match=r"There is no .*t10k-images-idx3-ubyte.gz.* apt-get install dataset-fashion-mnist",
+    ):
         restore(tmp_path, tmp_path / "manual")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
-def test_seventy_thousand_pictures_without_the_network(make_dataset, monkeypatch, tmp_path):
+def test_seventy_thousand_images_without_the_network(make_dataset, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     restore(DEBIAN, tmp_path / "tfds" / "downloads" / "manual")
     dataset = make_dataset(dataset="fashion_mnist")
-    assert {split: dataset.images(split) for split in dataset.reads} == {"train": 54_000, "validation": 6_000, "test": 10_000}
+    assert {split: dataset.images(split) for split in dataset.reads} == {
+        "train": 54_000,
+        "validation": 6_000,
+        "test": 10_000,
+    }
     assert dataset.class_counts["test"] == (1000,) * 10

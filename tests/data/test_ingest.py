@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from pyarrow import parquet
 
-from pipeline.config import DataConfig
+from pipeline.config.data import DataConfig
 from pipeline.data.listing import kind_of, list_folder, source_stamp
 from pipeline.data.loader import load_split
 from pipeline.data.source import _tfds_reads
@@ -31,13 +31,28 @@ def write_manifest(path, *lines):
     return str(path)
 
 
-# -- digits -------------------------------------------------------------------------------------------------------------
+# -- digits ----------------------------------------------------------------------------------------
 
 
 def test_digits_are_split_by_their_pixels(digits):
-    assert {split: digits.images(split) for split in digits.reads} == {"train": 1265, "validation": 147, "test": 385}
+    assert {split: digits.images(split) for split in digits.reads} == {
+        "train": 1265,
+        "validation": 147,
+        "test": 385,
+    }
     assert digits.class_names == tuple("0123456789")
-    assert [sum(counts) for counts in zip(*digits.class_counts.values(), strict=True)] == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert [sum(counts) for counts in zip(*digits.class_counts.values(), strict=True)] == [
+        178,
+        182,
+        177,
+        183,
+        181,
+        182,
+        181,
+        179,
+        174,
+        180,
+    ]
 
 
 def test_digits_keep_their_pixels(digits):
@@ -53,16 +68,22 @@ def test_digits_keep_their_pixels(digits):
 
 
 def test_statistics_are_those_of_the_training_pixels(digits):
-    channels = np.moveaxis(load_split(digits, "train").pixels.astype(np.float64), -1, 0).reshape(3, -1)
-    np.testing.assert_allclose(digits.channel_mean, [channel.mean() for channel in channels], rtol=1e-12)
-    np.testing.assert_allclose(digits.channel_std, [channel.std() for channel in channels], rtol=1e-12)
+    channels = np.moveaxis(load_split(digits, "train").pixels.astype(np.float64), -1, 0).reshape(
+        3, -1
+    )
+    np.testing.assert_allclose(
+        digits.channel_mean, [channel.mean() for channel in channels], rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        digits.channel_std, [channel.std() for channel in channels], rtol=1e-12
+    )
 
 
 def test_digits_twice_give_the_same_record_and_files(digits, make_dataset):
     again = make_dataset()
     assert again.identity() == digits.identity()
     names = ("report/samples.png", "report/dataset_card.html", "index/train.parquet")
-    for name in (*names, f"{digits.builder_directory}/pictures-train.tfrecord-00000-of-00001"):
+    for name in (*names, f"{digits.builder_directory}/images-train.tfrecord-00000-of-00001"):
         assert (again.directory / name).read_bytes() == (digits.directory / name).read_bytes(), name
 
 
@@ -74,7 +95,7 @@ def test_a_renamed_stage_folder_is_still_usable(digits, tmp_path):
     assert len(load_split(moved, "test").pixels) == 385
 
 
-# -- folders ------------------------------------------------------------------------------------------------------------
+# -- folders ---------------------------------------------------------------------------------------
 
 
 def test_folder_has_natural_order_and_counts_what_it_leaves_out(folder, make_dataset):
@@ -90,9 +111,19 @@ def test_folder_has_natural_order_and_counts_what_it_leaves_out(folder, make_dat
     dataset = make_dataset(dataset=str(folder))
     card = card_of(dataset)
     assert dataset.class_names == ("1", "2", "10")
-    assert dataset.name == "pictures"
-    assert card["excluded"] == {"hidden": 2, "links in a loop": 1, "broken links": 1, "other extension": 1, "outside the class folders": 1}
-    assert card["found"] == card["accepted"] + len(card["quarantined"]) + sum(card["excluded"].values()) == 96
+    assert dataset.name == "images"
+    assert card["excluded"] == {
+        "hidden": 2,
+        "links in a loop": 1,
+        "broken links": 1,
+        "other extension": 1,
+        "outside the class folders": 1,
+    }
+    assert (
+        card["found"]
+        == card["accepted"] + len(card["quarantined"]) + sum(card["excluded"].values())
+        == 96
+    )
     assert (card["accepted"], card["empty_folders"]) == (90, 1)
     assert sorted((path, path.lstat().st_mtime_ns) for path in folder.rglob("*")) == before
 
@@ -108,7 +139,7 @@ def test_shards_hold_the_files_as_they_are(folder, make_dataset):
             assert key.startswith(f"{dataset.class_names[label]}/")
 
 
-def test_other_files_move_no_picture_to_another_split(folder, make_dataset, write_folder):
+def test_other_files_move_no_image_to_another_split(folder, make_dataset, write_folder):
     before = split_of(make_dataset(dataset=str(folder)))
     write_folder(folder / "more", classes=("x",), seed=1)
     shutil.move(folder / "more" / "x", folder / "20")
@@ -125,7 +156,7 @@ def test_other_files_move_no_picture_to_another_split(folder, make_dataset, writ
 def test_files_that_cannot_be_decoded_are_quarantined(folder, make_dataset):
     whole = (folder / "1" / "0.jpg").read_bytes()
     (folder / "1" / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
-    (folder / "1" / "text.jpg").write_text("not a picture")
+    (folder / "1" / "text.jpg").write_text("not an image")
     (folder / "2" / "empty.png").write_bytes(b"")
     header = bytearray((folder / "1" / "1.png").read_bytes())
     header[16:24] = (20_000).to_bytes(4, "big") * 2
@@ -133,16 +164,19 @@ def test_files_that_cannot_be_decoded_are_quarantined(folder, make_dataset):
     dataset = make_dataset(dataset=str(folder), max_quarantined_fraction=0.1)
     reasons = {item["file"]: item["reason"] for item in card_of(dataset)["quarantined"]}
     assert dataset.quarantined == 4
-    assert reasons["1/text.jpg"] == "text, not a picture"
+    assert reasons["1/text.jpg"] == "text, not an image"
     assert reasons["2/empty.png"] == "empty file"
     assert reasons["2/huge.png"].startswith("20000 x 20000 pixels")
     assert reasons["1/truncated.jpg"]
     assert not reasons.keys() & split_of(dataset).keys()
-    with pytest.raises(DatasetError, match=r"4 of 94 files cannot be used: .*text.jpg.* data.max_quarantined_fraction=0.05"):
+    with pytest.raises(
+        DatasetError,
+        match=r"4 of 94 files cannot be used: .*text.jpg.* data.max_quarantined_fraction=0.05",
+    ):
         make_dataset(dataset=str(folder))
 
 
-def test_bmp_is_a_picture(tmp_path, make_dataset, write_folder):
+def test_bmp_is_an_image(tmp_path, make_dataset, write_folder):
     from PIL import Image
 
     root = write_folder(tmp_path / "p", classes=("a", "b"))
@@ -150,7 +184,9 @@ def test_bmp_is_a_picture(tmp_path, make_dataset, write_folder):
     dataset = make_dataset(dataset=str(root))
     (split,) = (name for key, name in split_of(dataset).items() if key == "a/flat.bmp")
     images = load_split(dataset, split)
-    assert np.unique(images.pixels[images.keys.index("a/flat.bmp")].reshape(-1, 3), axis=0).tolist() == [[200, 100, 50]]
+    assert np.unique(
+        images.pixels[images.keys.index("a/flat.bmp")].reshape(-1, 3), axis=0
+    ).tolist() == [[200, 100, 50]]
 
 
 def test_given_splits_are_kept_and_missing_ones_cut(tmp_path, make_dataset, write_folder):
@@ -170,29 +206,33 @@ def test_a_class_may_be_called_train(tmp_path, make_dataset, write_folder):
     assert make_dataset(dataset=str(root)).class_names == ("bus", "train")
 
 
-def test_same_picture_in_two_splits_is_told(tmp_path, make_dataset, write_folder):
+def test_same_image_in_two_splits_is_told(tmp_path, make_dataset, write_folder):
     for split in ("train", "val", "test"):
         write_folder(tmp_path / "p" / split, classes=("a", "b"), per_class=3, seed=0)
     card = card_of(make_dataset(dataset=str(tmp_path / "p"), duplicates="report"))
     assert (card["contents_in_several_splits"], card["contents_with_several_labels"]) == (6, 0)
     assert card["copies"]["groups_in_several_splits"] == len(card["copies"]["groups"]) == 6
-    assert card["set_aside"] == []
+    assert card["excluded_duplicates"] == []
 
 
-def test_copies_of_test_pictures_are_set_aside(tmp_path, make_dataset, write_folder):
+def test_copies_of_test_images_are_set_aside(tmp_path, make_dataset, write_folder):
     write_folder(tmp_path / "p" / "train", classes=("a", "b"), per_class=10, seed=1)
     write_folder(tmp_path / "p" / "val", classes=("a", "b"), per_class=3, seed=2)
     write_folder(tmp_path / "p" / "test", classes=("a", "b"), per_class=3, seed=3)
-    shutil.copy(tmp_path / "p" / "test" / "a" / "0.jpg", tmp_path / "p" / "train" / "b" / "copy.jpg")
+    shutil.copy(
+        tmp_path / "p" / "test" / "a" / "0.jpg", tmp_path / "p" / "train" / "b" / "copy.jpg"
+    )
     shutil.copy(tmp_path / "p" / "val" / "a" / "1.png", tmp_path / "p" / "train" / "a" / "copy.png")
     dataset = make_dataset(dataset=str(tmp_path / "p"))
     card = card_of(dataset)
     assert dataset.class_counts == {"train": (10, 10), "validation": (3, 3), "test": (3, 3)}
-    assert dataset.set_aside == 2
-    assert card["set_aside"] == ["train/a/copy.png", "train/b/copy.jpg"]
-    assert card["copies"]["equal_pictures_with_several_labels"] == [["test/a/0.jpg", "train/b/copy.jpg"]]
+    assert dataset.excluded_duplicates == 2
+    assert card["excluded_duplicates"] == ["train/a/copy.png", "train/b/copy.jpg"]
+    assert card["copies"]["equal_images_with_several_labels"] == [
+        ["test/a/0.jpg", "train/b/copy.jpg"]
+    ]
     assert (card["contents_in_several_splits"], card["contents_with_several_labels"]) == (0, 0)
-    assert card["found"] == card["accepted"] + len(card["set_aside"]) == 34
+    assert card["found"] == card["accepted"] + len(card["excluded_duplicates"]) == 34
     page = (dataset.directory / "report" / "dataset_card.html").read_text()
     assert "copies set aside</td><td>2" in page
     assert page.count("<img") == 5
@@ -210,7 +250,12 @@ def test_classes_keep_their_numbers(folder, make_dataset, write_folder, tmp_path
     with pytest.raises(DatasetError, match=r"'2'.* --set data.renamed_classes=2=two"):
         make_dataset(dataset=str(folder), workdir=work)
     for settings in ({"renamed_classes": {"2": "two"}}, {}):
-        assert make_dataset(dataset=str(folder), workdir=work, **settings).class_names == ("1", "two", "10", "0")
+        assert make_dataset(dataset=str(folder), workdir=work, **settings).class_names == (
+            "1",
+            "two",
+            "10",
+            "0",
+        )
 
 
 def test_stored_pixels_are_those_of_the_decoder(folder, make_dataset):
@@ -239,14 +284,19 @@ def test_orientation_is_applied_once(tmp_path, make_dataset, write_folder):
 
 
 def test_names_are_text_on_the_page(tmp_path, make_dataset, write_folder):
-    names = ('<script>alert("1")</script>', "two\nlines $x^2$ 'quote'", "日本" + "ü" * 90, os.fsdecode(b"\xff\xfe"))
+    names = (
+        '<script>alert("1")</script>',
+        "two\nlines $x^2$ 'quote'",
+        "日本" + "ü" * 90,
+        os.fsdecode(b"\xff\xfe"),
+    )
     root = tmp_path / "p"
     for seed, name in enumerate(names):
         target = root / name.replace("/", "\u2215")
         write_folder(tmp_path / "one", classes=("x",), seed=seed)
         root.mkdir(exist_ok=True)
         (tmp_path / "one" / "x").rename(target)
-        (target / f"{name[:20]!r}.jpg".replace("/", "")).write_text("not a picture")
+        (target / f"{name[:20]!r}.jpg".replace("/", "")).write_text("not an image")
     dataset = make_dataset(dataset=str(root), max_quarantined_fraction=0.1)
     page = (dataset.directory / "report" / "dataset_card.html").read_text()
     assert "<script" not in page
@@ -259,13 +309,15 @@ def test_names_are_text_on_the_page(tmp_path, make_dataset, write_folder):
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ({}, "no usable picture"),
+        ({}, "no usable image"),
         ({"a": 30}, "at least two classes. .* Received 1: 'a'"),
         ({"a": 1, "b": 1}, "split would be empty|no training image"),
         ({"train/a": 30, "train/b": 30, "test/c": 2}, "1 of 3 classes have no training image: 'c'"),
     ],
 )
-def test_what_cannot_train_a_classifier_is_refused(tmp_path, make_dataset, layout, message, write_folder):
+def test_what_cannot_train_a_classifier_is_refused(
+    tmp_path, make_dataset, layout, message, write_folder
+):
     (tmp_path / "p").mkdir()
     for seed, (name, count) in enumerate(layout.items()):
         write_folder(tmp_path / "p", classes=(name,), per_class=count, seed=seed)
@@ -301,26 +353,55 @@ def test_stage_and_stamp_need_no_heavy_library():
     import sys
 
     code = (
-        "import sys; from pipeline.data.stage import ingest; from pipeline.config import DataConfig\n"
-        "for name in ('digits', 'cifar10', '/nowhere', '/nowhere.csv'): ingest.source(DataConfig(dataset=name))\n"
-        "print([name for name in ('tensorflow', 'keras', 'numpy', 'mlflow', 'sklearn', 'tensorflow_datasets') if name in sys.modules])"
+        "import sys; from pipeline.data.stage import ingest; from pipeline.config import"
+        " DataConfig\nfor name in ('digits', 'cifar10', '/nowhere', '/nowhere.csv'):"
+        " ingest.source(DataConfig(dataset=name))\nprint([name for name in ('tensorflow', 'keras',"
+        " 'numpy', 'mlflow', 'sklearn', 'tensorflow_datasets') if name in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_kind_of(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    kinds = ("digits", "cifar10", "imagenette/320px-v2", "imagenet2012:5.1.0", "./x", "~/x", "/x", "Some Folder", "x.csv")
-    assert [kind_of(name) for name in kinds] == ["digits", "tfds", "tfds", "tfds", "folder", "folder", "folder", "folder", "manifest"]
+    kinds = (
+        "digits",
+        "cifar10",
+        "imagenette/320px-v2",
+        "imagenet2012:5.1.0",
+        "./x",
+        "~/x",
+        "/x",
+        "Some Folder",
+        "x.csv",
+    )
+    assert [kind_of(name) for name in kinds] == [
+        "digits",
+        "tfds",
+        "tfds",
+        "tfds",
+        "folder",
+        "folder",
+        "folder",
+        "folder",
+        "manifest",
+    ]
     (tmp_path / "flowers").mkdir()
     assert kind_of("flowers") == "folder"
 
 
-# -- manifests ----------------------------------------------------------------------------------------------------------
+# -- manifests -------------------------------------------------------------------------------------
 
 
-def test_manifest_names_pictures_labels_and_splits(folder, make_dataset):
-    rows = [f"{path.relative_to(folder)},class {path.parent.name},{'test' if path.stem == '7' else ''}" for path in folder.rglob("*.*")]
+def test_manifest_names_images_labels_and_splits(folder, make_dataset):
+    rows = [
+        f"{path.relative_to(folder)},class {path.parent.name},{'test' if path.stem == '7' else ''}"
+        for path in folder.rglob("*.*")
+    ]
     dataset = make_dataset(dataset=write_manifest(folder / "list.csv", *rows))
     assert dataset.class_names == ("class 1", "class 2", "class 10")
     assert dataset.class_counts["test"] == (1, 1, 1)
@@ -331,7 +412,9 @@ def test_manifest_names_pictures_labels_and_splits(folder, make_dataset):
 
 def test_what_else_a_manifest_says_is_kept_by_key(folder, make_dataset):
     paths = sorted(path.relative_to(folder) for path in folder.rglob("*.*"))
-    text = "path,label,camera\n" + "\n".join(f"{path},{path.parent.name},camera {path.stem}" for path in paths)
+    text = "path,label,camera\n" + "\n".join(
+        f"{path},{path.parent.name},camera {path.stem}" for path in paths
+    )
     (folder / "list.csv").write_text(text)
     dataset = make_dataset(dataset=str(folder / "list.csv"))
     table = parquet.read_table(dataset.directory / dataset.ATTRIBUTES_FILE)
@@ -353,7 +436,10 @@ def test_the_index_says_how_large_the_files_were(digits):
         ("path,label\na.jpg,\n", "Line 2 .* label ''"),
         ("path,label\na.jpg,x\na.jpg,y\n", "names 'a.jpg' more than once"),
         ("", "lacks the column label, path. .* Received nothing"),
-        ("path,label\na.jpg,x\n", "no usable picture.* 1 such files, 1 unusable: .a.jpg. .No such file"),
+        (
+            "path,label\na.jpg,x\n",
+            "no usable image.* 1 such files, 1 unusable: .a.jpg. .No such file",
+        ),
     ],
 )
 def test_unusable_manifests_are_refused(tmp_path, make_dataset, text, message):
@@ -362,25 +448,37 @@ def test_unusable_manifests_are_refused(tmp_path, make_dataset, text, message):
         make_dataset(dataset=str(tmp_path / "m.csv"))
 
 
-# -- TFDS ---------------------------------------------------------------------------------------------------------------
+# -- TFDS ------------------------------------------------------------------------------------------
 
 
 class TinyShapes(tfds.core.GeneratorBasedBuilder):
-    """Forty small pictures, with a validation and without a test."""
+    """Forty small images, with a validation and without a test."""
 
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
-        features = {"image": tfds.features.Image(shape=(20, 24, 3)), "label": tfds.features.ClassLabel(names=["dark", "light"])}
+        features = {
+            "image": tfds.features.Image(shape=(20, 24, 3)),
+            "label": tfds.features.ClassLabel(names=["dark", "light"]),
+        }
         return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
 
     def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples(40, 0), "validation": self._generate_examples(10, 1)}
+        return {
+            "train": self._generate_examples(40, 0),
+            "validation": self._generate_examples(10, 1),
+        }
 
     def _generate_examples(self, count, seed):
         rng = np.random.default_rng(seed)
         for index in range(count):
-            yield index, {"image": rng.integers(0, 256, (20, 24, 3), dtype=np.uint8), "label": index % 2}
+            yield (
+                index,
+                {
+                    "image": rng.integers(0, 256, (20, 24, 3), dtype=np.uint8),
+                    "label": index % 2,
+                },
+            )
 
 
 class BeamShapes(TinyShapes):
@@ -392,11 +490,13 @@ class BeamShapes(TinyShapes):
         return apache_beam.Create(list(super()._generate_examples(count, seed)))
 
 
-class NoPictures(tfds.core.GeneratorBasedBuilder):
+class NoImages(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({"number": np.int64}))
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict({"number": np.int64})
+        )
 
     def _split_generators(self, dl_manager):
         return {"train": [(0, {"number": 0})]}
@@ -408,8 +508,16 @@ class NoPictures(tfds.core.GeneratorBasedBuilder):
 def test_tfds_set_whose_validation_is_the_test(make_dataset, monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "shared"))
     dataset = make_dataset(dataset="tiny_shapes", validation_fraction=0.25)
-    assert dataset.reads == {"train": "train[:30]", "validation": "train[30:]", "test": "validation"}
-    assert {split: dataset.images(split) for split in dataset.reads} == {"train": 30, "validation": 10, "test": 10}
+    assert dataset.reads == {
+        "train": "train[:30]",
+        "validation": "train[30:]",
+        "test": "validation",
+    }
+    assert {split: dataset.images(split) for split in dataset.reads} == {
+        "train": 30,
+        "validation": 10,
+        "test": 10,
+    }
     assert dataset.class_names == ("dark", "light")
     assert dataset.builder_directory == tmp_path / "shared" / "tiny_shapes" / "1.0.0"
     assert load_split(dataset, "test").pixels.shape == (10, 36, 36, 3)
@@ -421,7 +529,10 @@ def test_tfds_set_whose_validation_is_the_test(make_dataset, monkeypatch, tmp_pa
 def test_tfds_sets_land_in_the_work_directory(make_dataset, monkeypatch):
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     dataset = make_dataset(dataset="tiny_shapes:1.0.0")
-    assert dataset.builder_directory == dataset.directory.parents[1] / "datasets" / "tiny_shapes" / "1.0.0"
+    assert (
+        dataset.builder_directory
+        == dataset.directory.parents[1] / "datasets" / "tiny_shapes" / "1.0.0"
+    )
 
 
 def test_a_set_in_another_file_format_is_refused(make_dataset, monkeypatch, tmp_path):
@@ -434,13 +545,19 @@ def test_a_set_in_another_file_format_is_refused(make_dataset, monkeypatch, tmp_
 def test_unusable_tfds_sets_are_refused(make_dataset):
     with pytest.raises(DatasetError, match=r"Did you mean `cifar10`"):
         make_dataset(dataset="cifar1")
-    with pytest.raises(DatasetError, match=r"not a dataset of pictures .* Received number"):
-        make_dataset(dataset="no_pictures")
+    with pytest.raises(DatasetError, match=r"not a dataset of images .* Received number"):
+        make_dataset(dataset="no_images")
     with pytest.raises(
-        DatasetError, match=r"could not prepare `imagenet2012` .*ILSVRC2012_img_train.tar.* into .*/datasets/downloads/manual"
+        DatasetError,
+        match=(
+            r"could not prepare `imagenet2012` .*ILSVRC2012_img_train.tar.* into"
+            r" .*/datasets/downloads/manual"
+        ),
     ):
         make_dataset(dataset="imagenet2012")
-    with pytest.raises(DatasetError, match=r"could not prepare `imagenette/nope`.*BuilderConfig nope not found"):
+    with pytest.raises(
+        DatasetError, match=r"could not prepare `imagenette/nope`.*BuilderConfig nope not found"
+    ):
         make_dataset(dataset="imagenette/nope")
 
 
@@ -449,7 +566,10 @@ def test_unusable_tfds_sets_are_refused(make_dataset):
     [
         ({"train": 100, "validation": 9, "test": 9}, ("train", "validation", "test")),
         ({"train": 101, "test": 9}, ("train[:91]", "train[91:]", "test")),
-        ({"train": 1_281_167, "validation": 50_000}, ("train[:1153050]", "train[1153050:]", "validation")),
+        (
+            {"train": 1_281_167, "validation": 50_000},
+            ("train[:1153050]", "train[1153050:]", "validation"),
+        ),
         ({"train": 100}, ("train[:72]", "train[72:80]", "train[80:]")),
     ],
 )
@@ -459,10 +579,14 @@ def test_missing_tfds_splits_are_cut_in_whole_images(sizes, reads):
 
 def test_listing_keeps_to_its_folder(folder):
     assert {entry.split for entry in list_folder(folder).entries} == {""}
-    assert [entry.key for entry in list_folder(folder).entries][:3] == ["1/0.jpg", "1/1.png", "1/10.png"]
+    assert [entry.key for entry in list_folder(folder).entries][:3] == [
+        "1/0.jpg",
+        "1/1.png",
+        "1/10.png",
+    ]
 
 
-# -- Apache Beam --------------------------------------------------------------------------------------------------------
+# -- Apache Beam -----------------------------------------------------------------------------------
 
 BEAM = "--runner=DirectRunner"
 
@@ -471,7 +595,11 @@ BEAM = "--runner=DirectRunner"
 def test_beam_makes_the_same_shards(folder, make_dataset):
     plain, beam = make_dataset(dataset=str(folder)), make_dataset(dataset=str(folder), beam=BEAM)
     assert beam.identity() == plain.identity()
-    for one, other in zip(sorted(plain.shards.glob("*.tfrecord*")), sorted(beam.shards.glob("*.tfrecord*")), strict=True):
+    for one, other in zip(
+        sorted(plain.shards.glob("*.tfrecord*")),
+        sorted(beam.shards.glob("*.tfrecord*")),
+        strict=True,
+    ):
         assert one.name == other.name
         assert one.read_bytes() == other.read_bytes()
 
@@ -479,7 +607,11 @@ def test_beam_makes_the_same_shards(folder, make_dataset):
 def test_beam_makes_the_sets_of_tfds_that_need_it(make_dataset, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "shared"))
     made = make_dataset(dataset="beam_shapes", beam=BEAM)
-    assert {split: made.images(split) for split in made.reads} == {"train": 36, "validation": 4, "test": 10}
+    assert {split: made.images(split) for split in made.reads} == {
+        "train": 36,
+        "validation": 4,
+        "test": 10,
+    }
 
 
 def test_beam_that_is_missing_is_named(folder, make_dataset, monkeypatch):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.data.loader import load_split, training_batches
 from pipeline.errors import ConfigError
 
@@ -28,7 +28,12 @@ def free_port():
 def hosts():
     ports = [free_port() for _ in range(3)]
     command = [sys.executable, "-m", "pipeline.data.input_service", "--host", "localhost", "--port"]
-    processes = [subprocess.Popen([*command, str(port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for port in ports]
+    processes = [
+        subprocess.Popen(
+            [*command, str(port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        for port in ports
+    ]
     for process in processes:
         assert process.stdout.readline().startswith("Ready.")
     yield [f"localhost:{port}" for port in ports]
@@ -38,7 +43,9 @@ def hosts():
 
 
 def epoch(images, addresses="", **how):
-    config = TrainConfig(global_batch_size=54, crop="resized", color_noise=0.1, mixup=0.2, data_services=addresses)
+    config = TrainConfig(
+        global_batch_size=54, crop="resized", color_noise=0.1, mixup=0.2, data_services=addresses
+    )
     return list(training_batches(images, config, image_size=32, epoch=1, **how).as_numpy_iterator())
 
 
@@ -57,7 +64,10 @@ def test_batches_of_other_hosts_are_those_of_this_one(hosts, digits):
 
 def test_a_host_that_does_not_answer_is_named(digits):
     address = f"localhost:{free_port()}"
-    with pytest.raises(ConfigError, match=f"Nobody answers at {address}.*python -m pipeline.data.input_service --port"):
+    with pytest.raises(
+        ConfigError,
+        match=f"Nobody answers at {address}.*python -m pipeline.data.input_service --port",
+    ):
         epoch(load_split(digits, "train", in_memory=False), address)
     with pytest.raises(ValueError, match="data_services"):
         TrainConfig(data_services="no port")

@@ -1,4 +1,5 @@
-"""Ingest when it is killed, when the disk is full and when nothing may be written: real processes, real signals, real file systems."""
+"""Ingest when it is killed, when the disk is full and when nothing may be written: real processes,
+real signals, real file systems."""
 
 import json
 import signal
@@ -17,7 +18,7 @@ ALEXNET = [sys.executable, "-m", "pipeline"]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """1,500 files of random pixels in two classes, the same each time."""
     import tensorflow as tf
 
@@ -29,7 +30,7 @@ def pictures(tmp_path_factory):
     return root
 
 
-def ingest(workdir, pictures, *words):
+def ingest(workdir, images, *words):
     command = [
         *ALEXNET,
         "--json",
@@ -37,7 +38,7 @@ def ingest(workdir, pictures, *words):
         str(workdir),
         "ingest",
         "--dataset",
-        str(pictures),
+        str(images),
         "--set",
         "tracking.enabled=false",
         *words,
@@ -63,18 +64,27 @@ def looked_at(workdir):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(pictures, tmp_path_factory):
+def undisturbed(images, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
     started = time.monotonic()
-    return artifact(ingest(workdir, pictures)), time.monotonic() - started
+    return artifact(ingest(workdir, images)), time.monotonic() - started
 
 
-def test_killed_at_many_moments_gives_the_same_dataset(pictures, undisturbed, tmp_path):
+def test_killed_at_many_moments_gives_the_same_dataset(images, undisturbed, tmp_path):
     whole, seconds = undisturbed
     reached = set()
     for moment in range(8):
         workdir = tmp_path / str(moment)
-        command = [*ALEXNET, "--workdir", str(workdir), "ingest", "--dataset", str(pictures), "--set", "tracking.enabled=false"]
+        command = [
+            *ALEXNET,
+            "--workdir",
+            str(workdir),
+            "ingest",
+            "--dataset",
+            str(images),
+            "--set",
+            "tracking.enabled=false",
+        ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(seconds * (moment + 1.5) / 9)
         process.send_signal(signal.SIGKILL)
@@ -82,14 +92,23 @@ def test_killed_at_many_moments_gives_the_same_dataset(pictures, undisturbed, tm
         partial = next(workdir.glob("stages/*.partial"), None)
         reached |= {"audit"} if list(workdir.glob("audits/*.sqlite")) else set()
         reached |= {path.name for path in partial.iterdir()} if partial else set()
-        again = artifact(ingest(workdir, pictures))
+        again = artifact(ingest(workdir, images))
         assert again == whole, moment
         assert list(workdir.glob("stages/*.partial")) == []
     assert {"audit", "shards"} <= reached
 
 
-def test_an_audit_that_was_killed_is_not_done_again(pictures, tmp_path):
-    command = [*ALEXNET, "--workdir", str(tmp_path), "ingest", "--dataset", str(pictures), "--set", "tracking.enabled=false"]
+def test_an_audit_that_was_killed_is_not_done_again(images, tmp_path):
+    command = [
+        *ALEXNET,
+        "--workdir",
+        str(tmp_path),
+        "ingest",
+        "--dataset",
+        str(images),
+        "--set",
+        "tracking.enabled=false",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while looked_at(tmp_path) < 256 and process.poll() is None:
         time.sleep(0.01)
@@ -101,7 +120,7 @@ def test_an_audit_that_was_killed_is_not_done_again(pictures, tmp_path):
         known.execute(
             "UPDATE files SET height = -7 WHERE path IN (SELECT path FROM files LIMIT 256)"
         )  # what is looked at again loses the mark
-    assert ingest(tmp_path, pictures).returncode == 0
+    assert ingest(tmp_path, images).returncode == 0
     assert looked_at(tmp_path) == 1500
     with closing(sqlite3.connect(memory)) as known:
         assert known.execute("SELECT count(*) FROM files WHERE height = -7").fetchone()[0] == 256
@@ -112,7 +131,11 @@ def disk(tmp_path):
     """Return a function that makes a small file system; needs the right to mount."""
     where = tmp_path / "disk"
     where.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", where], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", where],
+        capture_output=True,
+        check=False,
+    ).returncode:
         pytest.skip("mounting is not permitted here")
 
     def resized(how):
@@ -132,23 +155,31 @@ def refused(done, *words):
 
 
 @pytest.mark.parametrize("store", ["encoded", "pixels"])
-def test_a_full_disk_is_named_and_what_was_finished_stays(pictures, undisturbed, disk, store):
+def test_a_full_disk_is_named_and_what_was_finished_stays(images, undisturbed, disk, store):
     where = disk("size=200m")
-    before = artifact(ingest(where, pictures))
+    before = artifact(ingest(where, images))
     used = sum(path.stat().st_blocks * 512 for path in where.rglob("*") if path.is_file())
     for room in (100_000, 2_000_000, 5_000_000):
         disk(f"size={(used + room) // 1024}k")
-        refused(ingest(where, pictures, "--set", "data.short_side=64", "--set", f"data.store={store}"), str(where), "room")
-        assert artifact(ingest(where, pictures)) == before == undisturbed[0]
+        refused(
+            ingest(where, images, "--set", "data.short_side=64", "--set", f"data.store={store}"),
+            str(where),
+            "room",
+        )
+        assert artifact(ingest(where, images)) == before == undisturbed[0]
     disk("size=200m")
-    after = artifact(ingest(where, pictures, "--set", "data.short_side=64", "--set", f"data.store={store}"))
+    after = artifact(
+        ingest(where, images, "--set", "data.short_side=64", "--set", f"data.store={store}")
+    )
     assert after["digest"] == before["digest"]
 
 
-def test_a_read_only_disk_is_named_and_what_was_finished_stays(pictures, disk):
+def test_a_read_only_disk_is_named_and_what_was_finished_stays(images, disk):
     where = disk("size=200m")
-    before = artifact(ingest(where, pictures))
+    before = artifact(ingest(where, images))
     disk("ro")
-    refused(ingest(where, pictures, "--set", "data.short_side=64"), str(where), "Read-only file system")
+    refused(
+        ingest(where, images, "--set", "data.short_side=64"), str(where), "Read-only file system"
+    )
     disk("rw")
-    assert artifact(ingest(where, pictures)) == before
+    assert artifact(ingest(where, images)) == before

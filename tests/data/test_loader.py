@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.data.augment import augmented
+from pipeline.data.decoding import Known, decode, decode_and_resize, decode_window, header_size
 from pipeline.data.loader import (
     cut,
     evaluation_batches,
@@ -16,15 +17,24 @@ from pipeline.data.loader import (
     training_epochs,
     window_in,
 )
-from pipeline.data.pictures import Known, decode, decode_and_resize, decode_window, header_size
 from pipeline.errors import ConfigError, DatasetError
 
 SETTINGS = {"global_batch_size": 55, "seed": 3}
-EVERYTHING = {"color_noise": 0.1, "crop": "resized", "randaugment": 2, "erasing": 0.5, "mixup": 0.2, "cutmix": 1.0}
+EVERYTHING = {
+    "color_noise": 0.1,
+    "crop": "resized",
+    "randaugment": 2,
+    "random_erasing": 0.5,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+}
 
 
-def batches_of(images, epoch=0, image_size=32, start=0, worker=(0, 1), parallel_calls=None, **change):
-    """Return an epoch's batches as training sees them: lists of arrays, pictures first and labels second."""
+def batches_of(
+    images, epoch=0, image_size=32, start=0, worker=(0, 1), parallel_calls=None, **change
+):
+    """Return an epoch's batches as training sees them: lists of arrays, images first and labels
+    second."""
     config = TrainConfig(**SETTINGS | change)
     how = {"start": start, "worker": worker, "parallel_calls": parallel_calls}
     batches = training_batches(images, config, image_size=image_size, epoch=epoch, **how)
@@ -33,8 +43,10 @@ def batches_of(images, epoch=0, image_size=32, start=0, worker=(0, 1), parallel_
 
 
 def epoch_of(images, **how):
-    """Return all pictures of an epoch and all labels."""
-    pixels, labels, *_ = (np.concatenate(parts) for parts in zip(*batches_of(images, **how), strict=True))
+    """Return all images of an epoch and all labels."""
+    pixels, labels, *_ = (
+        np.concatenate(parts) for parts in zip(*batches_of(images, **how), strict=True)
+    )
     return pixels, labels
 
 
@@ -100,7 +112,9 @@ def test_same_bytes_for_any_parallelism_and_on_every_load(kind, change, request)
     images = request.getfixturevalue(kind)
     again = load_split(images.dataset, "train", in_memory=kind == "train")
     how = SETTINGS | {"global_batch_size": 54} | change
-    assert_same(batches_of(images, **how, parallel_calls=1), batches_of(again, **how, parallel_calls=7))
+    assert_same(
+        batches_of(images, **how, parallel_calls=1), batches_of(again, **how, parallel_calls=7)
+    )
 
 
 @pytest.mark.parametrize("change", [{}, EVERYTHING], ids=["plain", "everything"])
@@ -121,7 +135,10 @@ def test_workers_share_the_batches_of_one(kind, change, request):
     images = request.getfixturevalue(kind)
     how = {"global_batch_size": 108, "epoch": 1, "start": 4} | change
     shares = [batches_of(images, **how, worker=(index, 3)) for index in range(3)]
-    together = [[np.concatenate(parts) for parts in zip(*batches, strict=True)] for batches in zip(*shares, strict=True)]
+    together = [
+        [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+        for batches in zip(*shares, strict=True)
+    ]
     assert_same(together, batches_of(images, **how))
 
 
@@ -148,7 +165,7 @@ def test_stored_pixels_give_the_batches_of_memory(train, mapped, digits):
         assert_same(batches_of(mapped, **how, parallel_calls=5), batches_of(train, **how))
 
 
-def test_color_noise_moves_colours_and_neither_order_nor_cuts(train):
+def test_color_noise_moves_colors_and_neither_order_nor_cuts(train):
     plain, labels = epoch_of(train)
     noisy, same_labels = epoch_of(train, color_noise=0.1)
     np.testing.assert_array_equal(labels, same_labels)
@@ -156,7 +173,9 @@ def test_color_noise_moves_colours_and_neither_order_nor_cuts(train):
     moved = noisy - np.asarray(train.dataset.channel_mean) - flat / 1.1
     inside = (noisy > 0) & (noisy < 255)
     spread = np.where(inside, moved, np.nan)
-    assert np.nanmax(np.nanmax(spread, (1, 2)) - np.nanmin(spread, (1, 2))) <= 1.01  # one shift a picture, rounded
+    assert (
+        np.nanmax(np.nanmax(spread, (1, 2)) - np.nanmin(spread, (1, 2))) <= 1.01
+    )  # one shift an image, rounded
     assert np.nanstd(np.nanmean(spread, (1, 2))) > 3
 
 
@@ -180,7 +199,9 @@ def test_an_epoch_holds_every_image_once_in_its_own_order(kind, request):
     orders = []
     for change in ({}, {"epoch": 1}, {"seed": 4}):
         pixels, labels = epoch_of(images, **plain | change)
-        assert sorted(zip(rows(pixels), labels, strict=True)) == sorted(zip(rows(stored), stored_labels, strict=True))
+        assert sorted(zip(rows(pixels), labels, strict=True)) == sorted(
+            zip(rows(stored), stored_labels, strict=True)
+        )
         orders.append(rows(pixels))
     assert len({tuple(order) for order in [*orders, rows(stored)]}) == 4
 
@@ -212,7 +233,7 @@ def test_streaming_gives_the_batches_of_memory(train, streamed):
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_ten_views_are_corners_and_centre_and_their_mirrors(digits, in_memory):
+def test_ten_views_are_corners_and_center_and_their_mirrors(digits, in_memory):
     images = load_split(digits, "test", in_memory=in_memory)
     squares, _ = arrays(evaluation_batches(images, image_size=36, batch_size=100))
     views, labels = arrays(evaluation_batches(images, image_size=30, batch_size=100, view="ten"))
@@ -226,12 +247,18 @@ def test_ten_views_are_corners_and_centre_and_their_mirrors(digits, in_memory):
 
 def test_cut_takes_the_pixels_that_are_there():
     pixels = np.random.default_rng(0).integers(0, 256, (4, 9, 9, 3), np.uint8)
-    top, left, mirrored = np.array([0, 2, 1, 2], np.int32), np.array([0, 1, 2, 2], np.int32), np.array([False, True, False, True])
+    top, left, mirrored = (
+        np.array([0, 2, 1, 2], np.int32),
+        np.array([0, 1, 2, 2], np.int32),
+        np.array([False, True, False, True]),
+    )
     places = np.array([3, 0, 0, 2])
     found = cut(pixels, places, top, left, mirrored, 7)
     for index in range(4):
         expected = pixels[places[index], top[index] : top[index] + 7, left[index] : left[index] + 7]
-        np.testing.assert_array_equal(found[index], expected[:, ::-1] if mirrored[index] else expected)
+        np.testing.assert_array_equal(
+            found[index], expected[:, ::-1] if mirrored[index] else expected
+        )
 
 
 def test_cuts_cover_every_corner_evenly_and_switches_are_independent():
@@ -249,7 +276,7 @@ def test_cuts_cover_every_corner_evenly_and_switches_are_independent():
 
 
 @pytest.mark.parametrize("sides", [(60, 100), (36, 36), (20, 9), (200, 151)])
-def test_resize_is_that_of_tensorflow_and_cuts_the_centre(sides):
+def test_resize_is_that_of_tensorflow_and_cuts_the_center(sides):
     pixels = np.random.default_rng(0).integers(0, 256, (*sides, 3), np.uint8)
     side = min(sides)
     top, left = (sides[0] - side) // 2, (sides[1] - side) // 2
@@ -263,12 +290,20 @@ def test_resize_is_that_of_tensorflow_and_cuts_the_centre(sides):
 @pytest.mark.parametrize("ratio", [1, 2, 4, 8])
 def test_large_jpegs_are_reduced_while_they_are_decoded(ratio):
     """What libjpeg leaves out is what averaging pixels would take away."""
-    smooth = tf.image.resize(np.random.default_rng(0).integers(0, 256, (9, 12, 3)), (50 * ratio, 60 * ratio), method="bicubic")
+    smooth = tf.image.resize(
+        np.random.default_rng(0).integers(0, 256, (9, 12, 3)),
+        (50 * ratio, 60 * ratio),
+        method="bicubic",
+    )
     encoded = tf.io.encode_jpeg(tf.cast(tf.clip_by_value(smooth, 0, 255), tf.uint8), quality=95)
     whole = decode(encoded).numpy()[:, 5 * ratio : 55 * ratio]
     averaged = whole.reshape(50, ratio, 50, ratio, 3).mean((1, 3))
     expected = tf.image.resize(averaged, (36, 36)).numpy()
-    for known in (Known(), Known(upright_jpeg=True), Known(upright_jpeg=True, short_side=50 * ratio)):
+    for known in (
+        Known(),
+        Known(upright_jpeg=True),
+        Known(upright_jpeg=True, short_side=50 * ratio),
+    ):
         found = decode_and_resize(encoded, 36, known=known).numpy()
         assert np.abs(found - expected).mean() < 1.5
         assert np.abs(found - expected).max() < 12
@@ -291,11 +326,17 @@ def test_decoding_agrees_with_pillow():
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    smooth = tf.cast(tf.image.resize(rng.integers(0, 256, (6, 8, 3)), (60, 80), method="bicubic"), tf.uint8)
+    smooth = tf.cast(
+        tf.image.resize(rng.integers(0, 256, (6, 8, 3)), (60, 80), method="bicubic"), tf.uint8
+    )
     encoded = tf.io.encode_jpeg(smooth).numpy()
-    np.testing.assert_array_equal(decode(tf.constant(encoded)), np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")))
+    np.testing.assert_array_equal(
+        decode(tf.constant(encoded)), np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    )
     gray = tf.io.encode_png(rng.integers(0, 256, (5, 6, 1), np.uint8)).numpy()
-    np.testing.assert_array_equal(decode(tf.constant(gray)), np.asarray(Image.open(io.BytesIO(gray)).convert("RGB")))
+    np.testing.assert_array_equal(
+        decode(tf.constant(gray)), np.asarray(Image.open(io.BytesIO(gray)).convert("RGB"))
+    )
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (36, 36), (20, 1000), (3, 2), (1, 1)])
@@ -307,7 +348,9 @@ def test_windows_lie_inside_and_have_the_shapes_of_the_paper(shape):
         area = height * width / (shape[0] * shape[1])
         assert 0.079 < area.min() < 0.1
         assert 0.95 < area.max() <= 1
-        assert abs(area.mean() - 0.5) < 0.08  # windows that do not fit are drawn again, and those are large
+        assert (
+            abs(area.mean() - 0.5) < 0.08
+        )  # windows that do not fit are drawn again, and those are large
         assert np.abs(np.log(width / height)).max() < np.log(4 / 3) + 0.02
         assert len(set(top)) > 100
 
@@ -319,25 +362,39 @@ def test_only_the_window_is_decoded_and_it_is_the_same(kind, orientation):
 
     from PIL import Image
 
-    smooth = tf.cast(tf.image.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3)), (60, 80), method="bicubic"), tf.uint8).numpy()
+    smooth = tf.cast(
+        tf.image.resize(
+            np.random.default_rng(0).integers(0, 256, (6, 8, 3)), (60, 80), method="bicubic"
+        ),
+        tf.uint8,
+    ).numpy()
     file = io.BytesIO()
     Image.fromarray(smooth).save(file, kind)
     whole = decode(tf.constant(file.getvalue()), orientation).numpy()
     window = (7, 11, 30, 40)
-    found = decode_window(tf.constant(file.getvalue()), orientation, lambda sides: tf.constant(window), 24).numpy()
+    found = decode_window(
+        tf.constant(file.getvalue()), orientation, lambda sides: tf.constant(window), 24
+    ).numpy()
     expected = tf.image.resize(whole[7:37, 11:51], (24, 24)).numpy()
     assert found.shape == (24, 24, 3)
-    assert np.abs(found - expected).max() <= (3 if kind == "JPEG" else 0.51)  # chroma is interpolated across the window's edge
+    assert np.abs(found - expected).max() <= (
+        3 if kind == "JPEG" else 0.51
+    )  # chroma is interpolated across the window's edge
 
 
 @pytest.mark.parametrize("kind", ["train", "mapped"])
-def test_windows_of_prepared_pictures_are_those_of_a_resize(kind, request):
+def test_windows_of_prepared_images_are_those_of_a_resize(kind, request):
     images = request.getfixturevalue(kind)
     pixels, labels = batches_of(images, crop="resized", image_size=30)[0]
-    drawn, coins = random_windows(1265, seed=3, epoch=0), random_cuts(1265, 6, seed=3, epoch=0, random_crop=False, flip=True).mirrored
+    drawn, coins = (
+        random_windows(1265, seed=3, epoch=0),
+        random_cuts(1265, 6, seed=3, epoch=0, random_crop=False, flip=True).mirrored,
+    )
     order = np.random.default_rng([3, 0, 0]).permutation(1265)[:55]
     np.testing.assert_array_equal(labels, images.labels[order])
-    for place, (top, left, height, width) in enumerate(window_in(drawn[0][:55], drawn[1][:55], (36, 36)).numpy()):
+    for place, (top, left, height, width) in enumerate(
+        window_in(drawn[0][:55], drawn[1][:55], (36, 36)).numpy()
+    ):
         whole = np.array(images.pixels[order[place]])
         expected = tf.image.resize(whole[top : top + height, left : left + width], (30, 30)).numpy()
         found = pixels[place][:, ::-1] if coins[place] else pixels[place]
@@ -354,9 +411,18 @@ def test_an_epoch_of_windows_is_every_image_once(train, streamed):
 
 
 def test_impossible_batches_are_refused(train):
-    with pytest.raises(ConfigError, match=r"Expected at most 1265. Received 1266. Type --set train.global_batch_size=1265"):
+    with pytest.raises(
+        ConfigError,
+        match=r"Expected at most 1265. Received 1266. Type --set train.global_batch_size=1265",
+    ):
         batches_of(train, global_batch_size=1266)
-    with pytest.raises(ConfigError, match=r"multiple of the 2 workers that share it. Received 55. Type --set train.global_batch_size=56"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"multiple of the 2 workers that share it. Received 55. Type --set"
+            r" train.global_batch_size=56"
+        ),
+    ):
         batches_of(train, worker=(0, 2))
     with pytest.raises(ConfigError, match=r"Expected at most 36. Received 37"):
         evaluation_batches(train, image_size=37, batch_size=10)
@@ -377,7 +443,9 @@ def test_missing_shards_are_a_damaged_dataset(digits, tmp_path):
 @pytest.mark.parametrize("kind", ["", "progressive"])
 def test_header_size_is_that_of_the_pixels(chroma, kind):
     pixels = np.zeros((17, 300, 3), np.uint8)
-    jpeg = tf.io.encode_jpeg(pixels, format=kind and "rgb", progressive=bool(kind), chroma_downsampling=chroma).numpy()
+    jpeg = tf.io.encode_jpeg(
+        pixels, format=kind and "rgb", progressive=bool(kind), chroma_downsampling=chroma
+    ).numpy()
     assert header_size(jpeg) == header_size(tf.io.encode_png(pixels).numpy()) == (17, 300)
     with pytest.raises(ValueError, match="header is damaged"):
         header_size(jpeg[:30])
@@ -386,9 +454,17 @@ def test_header_size_is_that_of_the_pixels(chroma, kind):
 @pytest.mark.parametrize("change", [{}, EVERYTHING], ids=["plain", "everything"])
 def test_small_epochs_share_an_iterator_and_are_the_same(train, change):
     """In the first of them training goes on within an epoch, and a worker takes its share."""
-    config, how = TrainConfig(**{"epochs": 5, "global_batch_size": 54, "seed": 3} | change), {"image_size": 32, "worker": (1, 3)}
+    config, how = (
+        TrainConfig(**{"epochs": 5, "global_batch_size": 54, "seed": 3} | change),
+        {
+            "image_size": 32,
+            "worker": (1, 3),
+        },
+    )
     iterators, found = [], []
-    for epoch, batches in enumerate(training_epochs(train, config, first=1, start=20, **how), start=1):
+    for epoch, batches in enumerate(
+        training_epochs(train, config, first=1, start=20, **how), start=1
+    ):
         iterators.append(batches)
         found.append([next(batches) for _ in range(3 if epoch == 1 else 23)])
     assert len(set(map(id, iterators))) == 1

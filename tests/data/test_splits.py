@@ -4,21 +4,33 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.config import DataConfig, resolve
+from pipeline.config.data import DataConfig
+from pipeline.config.resolution import resolve
 from pipeline.data.duplicates import describe
-from pipeline.data.splits import class_order, deal, known_classes, remember_classes, split_pictures
+from pipeline.data.splits import class_order, deal, known_classes, remember_classes, split_images
 from pipeline.errors import ConfigError, DatasetError
 
 CONFIG = DataConfig(validation_fraction=0.1, test_fraction=0.2)
 
 
-def picture(number, split="", group="", label="a", look=None):
+def image(number, split="", group="", label="a", look=None):
     """Return a checked file whose thumbnail is noise of its own, or of the number `look`."""
-    thumbnail = np.random.default_rng(number if look is None else look).integers(0, 256, (4, 4, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+    thumbnail = (
+        np.random.default_rng(number if look is None else look)
+        .integers(0, 256, (4, 4, 3), np.uint8)
+        .repeat(16, 0)
+        .repeat(16, 1)
+    )
     pixels = int.from_bytes(hashlib.sha256(thumbnail.tobytes()).digest()[:8], "big")
     look = describe(thumbnail[np.newaxis]).tobytes()
-    facts = SimpleNamespace(sha256=hashlib.sha256(bytes([number % 256, number // 256])).digest(), pixels=pixels, look=look)
-    return SimpleNamespace(entry=SimpleNamespace(key=f"{number}", split=split, group=group, label=label), facts=facts)
+    facts = SimpleNamespace(
+        sha256=hashlib.sha256(bytes([number % 256, number // 256])).digest(),
+        pixels=pixels,
+        look=look,
+    )
+    return SimpleNamespace(
+        entry=SimpleNamespace(key=f"{number}", split=split, group=group, label=label), facts=facts
+    )
 
 
 def test_shares_are_those_asked_for_and_independent():
@@ -26,33 +38,44 @@ def test_shares_are_those_asked_for_and_independent():
     splits = [deal(content, "", frozenset(), CONFIG) for content in contents]
     assert abs(splits.count("test") / 20_000 - 0.2) < 0.01
     assert abs(splits.count("validation") / 20_000 - 0.08) < 0.01
-    more = [deal(content, "", frozenset(), DataConfig(validation_fraction=0.1, test_fraction=0.3)) for content in contents]
-    assert {before for before, after in zip(splits, more, strict=True) if before != after} == {"train", "validation"}
-    assert {after for before, after in zip(splits, more, strict=True) if before != after} == {"test"}
+    more = [
+        deal(content, "", frozenset(), DataConfig(validation_fraction=0.1, test_fraction=0.3))
+        for content in contents
+    ]
+    assert {before for before, after in zip(splits, more, strict=True) if before != after} == {
+        "train",
+        "validation",
+    }
+    assert {after for before, after in zip(splits, more, strict=True) if before != after} == {
+        "test"
+    }
 
 
 def test_named_splits_are_kept():
-    assert {deal(bytes(32), split, frozenset({"train", "test"}), CONFIG) for split in ("test", "validation")} == {"test", "validation"}
+    assert {
+        deal(bytes(32), split, frozenset({"train", "test"}), CONFIG)
+        for split in ("test", "validation")
+    } == {"test", "validation"}
     assert deal(bytes(32), "train", frozenset({"train", "validation", "test"}), CONFIG) == "train"
     assert deal(bytes(32), "train", frozenset({"train"}), CONFIG) == "test"
 
 
 def test_a_group_is_dealt_as_one():
-    pictures = [picture(number, group=f"patient {number % 40}") for number in range(400)]
-    placed, copies = split_pictures(pictures, CONFIG)
+    images = [image(number, group=f"patient {number % 40}") for number in range(400)]
+    placed, copies = split_images(images, CONFIG)
     assert copies.groups == []
     splits = {}
-    for item, split in zip(pictures, placed, strict=True):
+    for item, split in zip(images, placed, strict=True):
         splits.setdefault(item.entry.group, set()).add(split)
     assert all(len(found) == 1 for found in splits.values())
     assert set().union(*splits.values()) == {"train", "validation", "test"}
 
 
 def test_copies_leave_no_trace_in_another_split_and_move_nobody():
-    pictures = [picture(number) for number in range(300)]
-    before, _ = split_pictures(pictures, CONFIG)
-    copied = [*pictures, *(picture(1000 + number, look=number) for number in range(300))]
-    after, copies = split_pictures(copied, CONFIG)
+    images = [image(number) for number in range(300)]
+    before, _ = split_images(images, CONFIG)
+    copied = [*images, *(image(1000 + number, look=number) for number in range(300))]
+    after, copies = split_images(copied, CONFIG)
     moved = [(old, new) for old, new in zip(before, after, strict=False) if new not in (old, "")]
     assert moved == []
     assert len(copies.groups) == 300
@@ -60,20 +83,33 @@ def test_copies_leave_no_trace_in_another_split_and_move_nobody():
     for original, copy in zip(after[:300], after[300:], strict=True):
         assert original == copy or "" in (original, copy)
         assert original or copy
-    reported, told = split_pictures(copied, CONFIG.model_copy(update={"duplicates": "report"}))
+    reported, told = split_images(copied, CONFIG.model_copy(update={"duplicates": "report"}))
     assert "" not in reported
     assert told.straddling == copies.straddling
 
 
-def test_a_named_test_picture_is_never_set_aside():
-    pictures = [picture(1, "test"), picture(2, "train", look=1), picture(3, "train", look=1), picture(4, "validation"), picture(5, "train")]
-    placed, copies = split_pictures(pictures, CONFIG)
+def test_a_named_test_image_is_never_set_aside():
+    images = [
+        image(1, "test"),
+        image(2, "train", look=1),
+        image(3, "train", look=1),
+        image(4, "validation"),
+        image(5, "train"),
+    ]
+    placed, copies = split_images(images, CONFIG)
     assert placed == ["test", "", "", "validation", "train"]
     assert copies.groups == [[0, 1, 2]]
 
 
-def test_one_picture_under_two_labels_is_told():
-    _, copies = split_pictures([picture(1, "train", label="cat"), picture(2, "train", label="dog", look=1), picture(3, "test")], CONFIG)
+def test_one_image_under_two_labels_is_told():
+    _, copies = split_images(
+        [
+            image(1, "train", label="cat"),
+            image(2, "train", label="dog", look=1),
+            image(3, "test"),
+        ],
+        CONFIG,
+    )
     assert copies.conflicts == [[0, 1]]
 
 
@@ -84,10 +120,16 @@ def test_class_ids_stay():
     assert class_order({"b", "c"}, ("c", "b"), {"a": "c"}) == ("c", "b")
     assert class_order({"b"}, ("a", "b"), {"a": ""}) == ("b",)
     with pytest.raises(
-        DatasetError, match=r"1 classes of the last ingest .* 'a'.*new classes: 'c'.*--set data.renamed_classes=a=c; .*=a=$"
+        DatasetError,
+        match=(
+            r"1 classes of the last ingest .* 'a'.*new classes: 'c'.*--set"
+            r" data.renamed_classes=a=c; .*=a=$"
+        ),
     ):
         class_order({"b", "c"}, ("a", "b"), {})
-    with pytest.raises(DatasetError, match=r"data.renamed_classes names 'x'. .* known classes: 'a', 'b'"):
+    with pytest.raises(
+        DatasetError, match=r"data.renamed_classes names 'x'. .* known classes: 'a', 'b'"
+    ):
         class_order({"a", "b"}, ("a", "b"), {"x": "y"})
 
 

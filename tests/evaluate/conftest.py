@@ -1,4 +1,5 @@
-"""A stand-in for the loader and small records, so that these tests need neither shards nor training."""
+"""A stand-in for the loader and small records, so that these tests need neither shards nor
+training."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import tensorflow as tf
 from pyarrow import parquet
 
 from pipeline.artifacts import DatasetArtifact, TrainingResult, file_sha256
-from pipeline.engine import Context
+from pipeline.engine.stage import Context
 
 SIZE = 12
 
@@ -55,12 +56,17 @@ def context(tmp_path: Path, notes: Notes) -> Context:
 
 
 def _make_model(classes: int, size: int = SIZE, seed: int = 0) -> Any:
-    """Return an untrained network whose logits differ well between pictures."""
+    """Return an untrained network whose logits differ well between images."""
     image = keras.Input((size, size, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 64, offset=-2.0)(image)
-    x = keras.layers.Conv2D(8, 5, activation="relu", kernel_initializer=keras.initializers.HeNormal(seed), name="conv1")(x)
+    x = keras.layers.Conv2D(
+        8, 5, activation="relu", kernel_initializer=keras.initializers.HeNormal(seed), name="conv1"
+    )(x)
     x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(x))
-    return keras.Model(image, keras.layers.Dense(classes, kernel_initializer=keras.initializers.HeNormal(seed + 1))(x))
+    return keras.Model(
+        image,
+        keras.layers.Dense(classes, kernel_initializer=keras.initializers.HeNormal(seed + 1))(x),
+    )
 
 
 def _make_dataset(names, labels, directory: Path) -> DatasetArtifact:
@@ -112,8 +118,8 @@ def save_trained():
 
 
 @pytest.fixture
-def serve_pictures(monkeypatch, tmp_path):
-    """Let the judge find these pictures in every split, with an index that says how large they were."""
+def serve_images(monkeypatch, tmp_path):
+    """Let the judge find these images in every split, with an index that says how large they were."""
 
     def serve(pixels, labels, keys):
         from pipeline.evaluate import judge
@@ -121,17 +127,29 @@ def serve_pictures(monkeypatch, tmp_path):
         def evaluation_batches(images, *, image_size, batch_size, view="center"):
             assert view == "center"
             assert image_size == images.pixels.shape[1]
-            return tf.data.Dataset.from_tensor_slices((images.pixels, images.labels.astype(np.int32))).batch(batch_size)
+            return tf.data.Dataset.from_tensor_slices(
+                (images.pixels, images.labels.astype(np.int32))
+            ).batch(batch_size)
 
         def load_split(dataset, split, in_memory=None):
-            return SimpleNamespace(dataset=dataset, split=split, pixels=pixels, labels=labels, keys=names)
+            return SimpleNamespace(
+                dataset=dataset, split=split, pixels=pixels, labels=labels, keys=names
+            )
 
         names = tuple(key.decode() for key in keys)
         monkeypatch.setattr(judge, "load_split", load_split)
         monkeypatch.setattr(judge, "evaluation_batches", evaluation_batches)
         sizes = np.random.default_rng(3).integers(12, 90, (2, len(labels)))
-        contents = [picture.tobytes()[:32] for picture in pixels]
-        table = pa.table({"key": list(names), "label": labels, "sha256": contents, "height": sizes[0], "width": sizes[1]})
+        contents = [image.tobytes()[:32] for image in pixels]
+        table = pa.table(
+            {
+                "key": list(names),
+                "label": labels,
+                "sha256": contents,
+                "height": sizes[0],
+                "width": sizes[1],
+            }
+        )
         (tmp_path / "index").mkdir(exist_ok=True)
         for split in ("train", "validation", "test"):
             parquet.write_table(table, tmp_path / "index" / f"{split}.parquet")

@@ -14,9 +14,10 @@ NAMES = ("cat", "<script>alert(1)</script>", "émeu")
 
 @pytest.fixture
 def judged(tmp_path):
-    """Return what makes the record of an evaluation whose pictures are wrong where they are told to be."""
+    """Return what makes the record of an evaluation whose images are wrong where they are told to
+    be."""
 
-    def make(name, wrong, *, view="center crop", split="test", pictures="p", names=NAMES):
+    def make(name, wrong, *, view="center crop", split="test", images="p", names=NAMES):
         folder = tmp_path / name
         folder.mkdir()
         labels = np.random.default_rng(0).integers(0, 3, len(wrong)).astype(np.int32)
@@ -24,7 +25,11 @@ def judged(tmp_path):
         logits[np.arange(len(wrong)), (labels + wrong) % 3] += 3
         light = np.zeros(len(wrong), np.float32)
         keys = tuple(f"{index}.png" for index in range(len(wrong)))
-        digest = write_predictions([Chunk(keys, labels, logits, light, light)], 3, folder / EvaluationReport.PREDICTIONS_FILE)
+        digest = write_predictions(
+            [Chunk(keys, labels, logits, light, light)],
+            3,
+            folder / EvaluationReport.PREDICTIONS_FILE,
+        )
         return EvaluationReport(
             directory=folder,
             split=split,
@@ -40,7 +45,7 @@ def judged(tmp_path):
             class_names=names,
             model_sha256="a" * 64,
             dataset_digest="d" * 64,
-            pictures_sha256=pictures * 64,
+            images_sha256=images * 64,
             predictions_sha256=digest,
         )
 
@@ -53,14 +58,19 @@ def some_wrong(count, images=1000, offset=0):
     return wrong
 
 
-def test_pictures_are_counted_by_who_is_wrong(judged):
-    found = compare_reports(judged("one", some_wrong(100)), judged("two", some_wrong(60, offset=70)))
+def test_images_are_counted_by_who_is_wrong(judged):
+    found = compare_reports(
+        judged("one", some_wrong(100)), judged("two", some_wrong(60, offset=70))
+    )
     assert (found.both_wrong, found.only_first_wrong, found.only_second_wrong) == (30, 70, 30)
     assert found.top1_error.difference == pytest.approx(-0.04)
     assert found.p_value == pytest.approx(stats.binomtest(70, 100).pvalue, abs=1e-12)
     assert len(found.parted) == 40
     labels = np.random.default_rng(0).integers(0, 3, 1000)
-    recalls = [[1 - np.mean(wrong[labels == label]) for label in range(3)] for wrong in (some_wrong(100), some_wrong(60, offset=70))]
+    recalls = [
+        [1 - np.mean(wrong[labels == label]) for label in range(3)]
+        for wrong in (some_wrong(100), some_wrong(60, offset=70))
+    ]
     assert found.by_class == pytest.approx(np.subtract(*recalls[::-1]))
 
 
@@ -73,7 +83,9 @@ def test_mcnemar_equals_a_worked_example():
 
 
 def test_the_interval_is_that_of_a_paired_difference(judged):
-    found = compare_reports(judged("one", some_wrong(100)), judged("two", some_wrong(60, offset=70)))
+    found = compare_reports(
+        judged("one", some_wrong(100)), judged("two", some_wrong(60, offset=70))
+    )
     change = some_wrong(60, offset=70) - some_wrong(100)
     reach = 1.96 * change.std() / np.sqrt(1000)
     low, high = found.top1_error.interval
@@ -82,7 +94,9 @@ def test_the_interval_is_that_of_a_paired_difference(judged):
 
 def test_a_model_compared_with_itself_differs_in_nothing(judged):
     found = compare_reports(judged("one", some_wrong(100)), judged("two", some_wrong(100)))
-    assert all(item.difference == item.interval[0] == item.interval[1] == 0 for item in found.measures)
+    assert all(
+        item.difference == item.interval[0] == item.interval[1] == 0 for item in found.measures
+    )
     assert found.p_value == 1
     assert found.parted == ()
     assert verdict(found).startswith("No clear difference")
@@ -90,7 +104,9 @@ def test_a_model_compared_with_itself_differs_in_nothing(judged):
 
 def test_the_verdict_says_which_is_better(judged):
     one, two = judged("one", some_wrong(200)), judged("two", some_wrong(100))
-    assert verdict(compare_reports(one, two)).startswith("The second is better: wrong on 10.0 % against 20.0 % of 1,000 test pictures")
+    assert verdict(compare_reports(one, two)).startswith(
+        "The second is better: wrong on 10.0 % against 20.0 % of 1,000 test images"
+    )
     assert verdict(compare_reports(two, one)).startswith("The second is worse: wrong on 20.0 %")
 
 
@@ -100,8 +116,10 @@ def test_unlike_evaluations_are_refused(judged):
         compare_reports(one, judged("ten", some_wrong(10), view="mean of ten crops"))
     with pytest.raises(ConfigError, match="unlike splits"):
         compare_reports(one, judged("validation", some_wrong(10), split="validation"))
-    with pytest.raises(DatasetError, match=r"not of the same pictures.*Received 1,000 pictures with other pictures"):
-        compare_reports(one, judged("others", some_wrong(10), pictures="q"))
+    with pytest.raises(
+        DatasetError, match=r"not of the same images.*Received 1,000 images with other images"
+    ):
+        compare_reports(one, judged("others", some_wrong(10), images="q"))
     with pytest.raises(DatasetError, match="not of the same classes"):
         compare_reports(one, judged("renamed", some_wrong(10), names=("a", "b", "c")))
     gone = judged("gone", some_wrong(10))
@@ -111,7 +129,10 @@ def test_unlike_evaluations_are_refused(judged):
 
 
 def test_the_page_and_its_numbers_are_written(judged, tmp_path):
-    found = write_comparison(compare_reports(judged("one", some_wrong(100)), judged("two", some_wrong(60))), tmp_path / "comparisons")
+    found = write_comparison(
+        compare_reports(judged("one", some_wrong(100)), judged("two", some_wrong(60))),
+        tmp_path / "comparisons",
+    )
     page = found.page.read_text(encoding="utf-8")
     assert "The second is better" in page
     assert "<script>" not in page

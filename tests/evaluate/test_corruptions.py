@@ -19,16 +19,24 @@ def photos():
     image = Image.fromarray(load_sample_image("flower.jpg"))
 
     def cut(side, count=8):
-        boxes = [(40 * place, 10 * place, 40 * place + 300, 10 * place + 300) for place in range(count)]
-        pixels = np.stack([np.asarray(image.resize((side, side), Image.Resampling.BOX, box)) for box in boxes])
-        pixels.flags.writeable = False  # so every test also asks that the given pictures are not changed
+        boxes = [
+            (40 * place, 10 * place, 40 * place + 300, 10 * place + 300) for place in range(count)
+        ]
+        pixels = np.stack(
+            [np.asarray(image.resize((side, side), Image.Resampling.BOX, box)) for box in boxes]
+        )
+        pixels.flags.writeable = (
+            False  # so every test also asks that the given images are not changed
+        )
         return pixels
 
     return cut
 
 
 def change(pixels, kind, severity, *, seed=3, first=0):
-    return corrupted(pixels, kind, severity, seed=seed, positions=np.arange(first, first + len(pixels)))
+    return corrupted(
+        pixels, kind, severity, seed=seed, positions=np.arange(first, first + len(pixels))
+    )
 
 
 def plain(level, shape=(1, 28, 28, 3)):
@@ -40,9 +48,13 @@ def test_bytes_do_not_depend_on_the_batch(photos, kind):
     pixels = photos(64, 8)[np.arange(30) % 8]  # more than are computed at once
     together = change(pixels, kind, 3)
     order = np.random.default_rng(0).permutation(30)
-    np.testing.assert_array_equal(corrupted(pixels[order], kind, 3, seed=3, positions=order), together[order])
+    np.testing.assert_array_equal(
+        corrupted(pixels[order], kind, 3, seed=3, positions=order), together[order]
+    )
     for place in (0, 13, 29):
-        np.testing.assert_array_equal(change(pixels[place : place + 1], kind, 3, first=place)[0], together[place])
+        np.testing.assert_array_equal(
+            change(pixels[place : place + 1], kind, 3, first=place)[0], together[place]
+        )
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
@@ -50,12 +62,18 @@ def test_chance_is_in_seed_and_position_alone(photos, kind):
     pixels = photos(28)[:1].repeat(6, axis=0)
     usual = change(pixels, kind, 3)
     np.testing.assert_array_equal(change(pixels, kind, 3), usual)
-    for other in (change(pixels, kind, 3, seed=4), change(pixels, kind, 3, first=100), np.roll(usual, 1, axis=0)):
+    for other in (
+        change(pixels, kind, 3, seed=4),
+        change(pixels, kind, 3, first=100),
+        np.roll(usual, 1, axis=0),
+    ):
         assert (other != usual).any() == (kind in RANDOM)
 
 
 def test_kinds_and_severities_draw_from_different_streams():
-    noise = [change(plain(128), "noise", severity).astype(float).ravel() - 128 for severity in (2, 3)]
+    noise = [
+        change(plain(128), "noise", severity).astype(float).ravel() - 128 for severity in (2, 3)
+    ]
     assert abs(np.corrcoef(noise)[0, 1]) < 0.1
 
 
@@ -63,7 +81,10 @@ def test_kinds_and_severities_draw_from_different_streams():
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_each_severity_is_stronger(photos, kind, side):
     pixels = photos(side)
-    strengths = [np.abs(change(pixels, kind, severity).astype(int) - pixels).mean() for severity in range(1, 6)]
+    strengths = [
+        np.abs(change(pixels, kind, severity).astype(int) - pixels).mean()
+        for severity in range(1, 6)
+    ]
     assert strengths[0] > 1
     assert all(later > 1.04 * earlier for earlier, later in itertools.pairwise(strengths))
 
@@ -71,7 +92,9 @@ def test_each_severity_is_stronger(photos, kind, side):
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_size_hardly_matters(photos, kind):
     small, large = photos(28, 4), photos(224, 4)
-    strengths = [np.abs(change(pixels, kind, 3).astype(int) - pixels).mean() for pixels in (small, large)]
+    strengths = [
+        np.abs(change(pixels, kind, 3).astype(int) - pixels).mean() for pixels in (small, large)
+    ]
     assert max(strengths) < 3 * min(strengths)
 
 
@@ -87,7 +110,7 @@ def test_any_size_keeps_its_shape(kind, shape):
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 @pytest.mark.parametrize("level", [0, 128, 255])
-def test_plain_pictures_survive(kind, level):
+def test_plain_images_survive(kind, level):
     found = change(plain(level), kind, 5)
     if kind in ("blur", "contrast", "pixelate"):
         np.testing.assert_array_equal(found, plain(level))
@@ -101,21 +124,28 @@ def test_noise_deviates_as_much_as_said(side, deviation):
     assert abs(np.corrcoef(errors[..., 0].ravel(), errors[..., 1].ravel())[0, 1]) < 0.05
 
 
-@pytest.mark.parametrize(("severity", "deviation", "radius"), [(1, 0.7, 3), (3, 1.35, 5), (5, 2.1, 7)])
+@pytest.mark.parametrize(
+    ("severity", "deviation", "radius"), [(1, 0.7, 3), (3, 1.35, 5), (5, 2.1, 7)]
+)
 def test_blur_equals_scipy(photos, severity, deviation, radius):
     pixels = photos(56, 2)
-    expected = gaussian_filter(pixels.astype(float), (0, deviation, deviation, 0), mode="reflect", radius=(0, radius, radius, 0))
+    expected = gaussian_filter(
+        pixels.astype(float),
+        (0, deviation, deviation, 0),
+        mode="reflect",
+        radius=(0, radius, radius, 0),
+    )
     assert np.abs(change(pixels, "blur", severity) - expected).max() < 0.501
 
 
 def test_brightness_is_the_value_of_hue_and_saturation(photos):
     pixels = np.concatenate([photos(28, 2), plain(0)])
-    colours = rgb_to_hsv(pixels / 255)
-    colours[..., 2] = np.minimum(colours[..., 2] + 0.3, 1)
-    assert np.abs(change(pixels, "brightness", 3) - hsv_to_rgb(colours) * 255).max() < 0.51
+    colors = rgb_to_hsv(pixels / 255)
+    colors[..., 2] = np.minimum(colors[..., 2] + 0.3, 1)
+    assert np.abs(change(pixels, "brightness", 3) - hsv_to_rgb(colors) * 255).max() < 0.51
 
 
-def test_contrast_shrinks_towards_the_mean_colour():
+def test_contrast_shrinks_towards_the_mean_color():
     pixels = plain(0, (1, 2, 2, 3)).copy()
     pixels[0, 0, 0] = 200, 100, 40  # mean 50, 25, 10
     found = change(pixels, "contrast", 2)
@@ -123,7 +153,10 @@ def test_contrast_shrinks_towards_the_mean_colour():
     assert found[0, 1, 1].tolist() == [25, 12, 5]
 
 
-@pytest.mark.parametrize(("side", "severity", "quality"), [(224, 1, 25), (224, 5, 7), (56, 1, 50), (56, 5, 14), (28, 1, 65)])
+@pytest.mark.parametrize(
+    ("side", "severity", "quality"),
+    [(224, 1, 25), (224, 5, 7), (56, 1, 50), (56, 5, 14), (28, 1, 65)],
+)
 def test_jpeg_is_as_coarse_as_pillows(photos, side, severity, quality):
     pixels = photos(side, 1)
     file = io.BytesIO()
@@ -131,16 +164,17 @@ def test_jpeg_is_as_coarse_as_pillows(photos, side, severity, quality):
     np.testing.assert_array_equal(change(pixels, "jpeg", severity)[0], np.asarray(Image.open(file)))
 
 
-def test_blocks_have_their_mean_colour(photos):
+def test_blocks_have_their_mean_color(photos):
     pixels = photos(56, 2)
     found = change(pixels, "pixelate", 5)  # blocks of 4.5: 4 and 5 pixels by turns
     np.testing.assert_array_equal(
-        found[:, 4:9, 9:13], np.rint(pixels[:, 4:9, 9:13].mean(axis=(1, 2), keepdims=True)).repeat(5, 1).repeat(4, 2)
+        found[:, 4:9, 9:13],
+        np.rint(pixels[:, 4:9, 9:13].mean(axis=(1, 2), keepdims=True)).repeat(5, 1).repeat(4, 2),
     )
     assert len(np.unique(found[0], axis=0)) == len(np.unique(found[0], axis=1)[0]) == 13
 
 
-def test_one_grey_square_hides_a_share_anywhere():
+def test_one_gray_square_hides_a_share_anywhere():
     found = change(plain(0, (300, 40, 40, 3)), "occlusion", 5) == 128
     assert (found.sum(axis=(1, 2, 3)) == 3 * 400).all()
     rows, columns = found.any(axis=(2, 3)), found.any(axis=(1, 3))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.evaluate import explain
 from pipeline.evaluate.explain import (
     Field,
@@ -28,7 +28,9 @@ FUSED = ["conv1", "conv2", "conv3", "conv4", "conv5"]
 
 def network(size=32, classes=4, **settings):
     config = ModelConfig(image_size=size, width_multiplier=0.125, **settings)
-    return build_network(config, num_classes=classes, channel_mean=(120.0,) * 3, channel_std=(60.0,) * 3)
+    return build_network(
+        config, num_classes=classes, channel_mean=(120.0,) * 3, channel_std=(60.0,) * 3
+    )
 
 
 def noise(count, size=32):
@@ -36,7 +38,8 @@ def noise(count, size=32):
 
 
 def planted(size, kernel, dense, *, strides=1, activation="relu", bias=0.0):
-    """Return a network of one convolution, over pixels in [0, 1], and one dense layer, with these weights."""
+    """Return a network of one convolution, over pixels in [0, 1], and one dense layer, with these
+    weights."""
     image = keras.Input((size, size, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 255)(image)
     window, maps = kernel.shape[0], kernel.shape[-1]
@@ -44,17 +47,22 @@ def planted(size, kernel, dense, *, strides=1, activation="relu", bias=0.0):
     x = keras.layers.Flatten()(conv(x))
     logits = keras.layers.Dense(dense.shape[-1], use_bias=False)
     model = keras.Model(image, logits(x))
-    conv.set_weights([kernel, np.full(maps, bias, np.float32) if np.isscalar(bias) else np.asarray(bias, np.float32)])
+    conv.set_weights(
+        [
+            kernel,
+            np.full(maps, bias, np.float32) if np.isscalar(bias) else np.asarray(bias, np.float32),
+        ]
+    )
     logits.set_weights([dense])
     return model
 
 
-def colour_kernel():
+def color_kernel():
     """Return float32 [1, 1, 3, 3]: map 0 sees how red a pixel is, 1 how green, 2 how blue."""
     return np.eye(3, dtype=np.float32)[np.newaxis, np.newaxis]
 
 
-# -- layers ---------------------------------------------------------------------------------------------------------------
+# -- layers ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -63,7 +71,10 @@ def colour_kernel():
         ({}, FUSED),
         ({"variant": "cifar", "normalization": "batch"}, ["relu1", "relu2", "relu3"]),
         ({"variant": "cifar"}, ["relu1", "conv2", "conv3"]),  # it pools before it activates
-        ({"normalization": "batch", "activation": "tanh"}, ["tanh1", "tanh2", "tanh3", "tanh4", "tanh5"]),
+        (
+            {"normalization": "batch", "activation": "tanh"},
+            ["tanh1", "tanh2", "tanh3", "tanh4", "tanh5"],
+        ),
         ({"layer_order": "code"}, ["relu1", "conv2", "conv3", "conv4", "conv5"]),
         ({"remove_layer": "conv4"}, ["conv1", "conv2", "conv3", "conv5"]),
         ({"sixth_layer": True}, [*FUSED, "conv6"]),
@@ -78,24 +89,38 @@ def test_only_the_activation_of_a_convolution_is_its_output():
     x = keras.layers.Activation("linear", name="before")(keras.layers.Rescaling(1.0)(image))
     x = keras.layers.Conv2D(2, 3, activation="relu", name="fused")(x)
     x = keras.layers.Conv2D(2, 3, name="bare")(keras.layers.Activation("tanh", name="again")(x))
-    x = keras.layers.Activation("softmax", name="answer")(keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    x = keras.layers.Activation("softmax", name="answer")(
+        keras.layers.Dense(2)(keras.layers.Flatten()(x))
+    )
     assert depth_layers(keras.Model(image, x)) == ["fused", "bare"]
 
 
-@pytest.mark.parametrize(("settings", "expected"), [({}, "fc7"), ({"dropout_place": "before"}, "fc7"), ({"variant": "cifar"}, "flatten")])
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, "fc7"), ({"dropout_place": "before"}, "fc7"), ({"variant": "cifar"}, "flatten")],
+)
 def test_features_come_from_the_last_layer_before_the_logits(settings, expected):
     assert feature_layer(network(**settings)) == expected
 
 
 def test_dropout_is_no_feature_layer():
     image = keras.Input((8, 8, 3), dtype="uint8")
-    x = keras.layers.Dropout(0.5)(keras.layers.Dense(5, name="hidden")(keras.layers.Flatten()(keras.layers.Rescaling(1.0)(image))))
+    x = keras.layers.Dropout(0.5)(
+        keras.layers.Dense(5, name="hidden")(
+            keras.layers.Flatten()(keras.layers.Rescaling(1.0)(image))
+        )
+    )
     assert feature_layer(keras.Model(image, keras.layers.Dense(2)(x))) == "hidden"
 
 
 @pytest.mark.parametrize(
     ("settings", "towers"),
-    [({}, 2), ({"remove_layer": "conv2"}, 1), ({"variant": "cifar"}, 1), ({"variant": "owt", "size": 64}, 1)],
+    [
+        ({}, 2),
+        ({"remove_layer": "conv2"}, 1),
+        ({"variant": "cifar"}, 1),
+        ({"variant": "owt", "size": 64}, 1),
+    ],
 )
 def test_filters_and_their_towers(settings, towers):
     model = network(**settings)
@@ -105,7 +130,7 @@ def test_filters_and_their_towers(settings, towers):
     assert kernel.dtype == np.float32
 
 
-def test_only_chains_with_a_convolution_over_colours_are_explainable(tmp_path, make_model):
+def test_only_chains_with_a_convolution_over_colors_are_explainable(tmp_path, make_model):
     make_model(classes=3).save(tmp_path / "saved.keras")
     assert explainable(keras.saving.load_model(tmp_path / "saved.keras", compile=False))
     assert explainable(network())
@@ -116,10 +141,12 @@ def test_only_chains_with_a_convolution_over_colours_are_explainable(tmp_path, m
     without = keras.layers.Dense(2)(keras.layers.Flatten()(scaled))
     nested = keras.layers.Flatten()(keras.Sequential([keras.layers.Conv2D(3, 3)])(scaled))
     gray = keras.layers.Conv2D(3, 3)(scaled[..., :1])
-    assert not any(explainable(keras.Model(image, end)) for end in (branched, without, nested, gray))
+    assert not any(
+        explainable(keras.Model(image, end)) for end in (branched, without, nested, gray)
+    )
 
 
-# -- receptive fields -----------------------------------------------------------------------------------------------------
+# -- receptive fields ------------------------------------------------------------------------------
 
 
 def test_receptive_fields_of_the_2012_network_are_the_published_ones():
@@ -129,10 +156,13 @@ def test_receptive_fields_of_the_2012_network_are_the_published_ones():
     assert [field.start for field in fields] == [0, -16, -32, -48, -64]
 
 
-def supports(model, source, layer, unit, pictures=6):
-    """Return the first and last row and column whose pixels some map of a layer's unit moves with, for some noise."""
+def supports(model, source, layer, unit, images=6):
+    """Return the first and last row and column whose pixels some map of a layer's unit moves with,
+    for some noise."""
     part = keras.Model(model.get_layer(source).output, model.get_layer(layer).output)
-    values = tf.constant(np.random.default_rng(0).normal(size=(pictures, *part.input_shape[1:])), tf.float32)
+    values = tf.constant(
+        np.random.default_rng(0).normal(size=(images, *part.input_shape[1:])), tf.float32
+    )
     with tf.GradientTape() as tape:
         tape.watch(values)
         score = tf.reduce_sum(part(values)[:, unit[0], unit[1]])
@@ -146,9 +176,17 @@ def supports(model, source, layer, unit, pictures=6):
     [
         {"activation": "tanh"},
         {"size": 31, "activation": "tanh", "normalization": "batch"},
-        {"size": 34, "variant": "cifar", "activation": "tanh"},  # pools that fall off one edge, then off two
+        {
+            "size": 34,
+            "variant": "cifar",
+            "activation": "tanh",
+        },  # pools that fall off one edge, then off two
         {"size": 67, "variant": "owt", "activation": "tanh", "overlapping_pooling": False},
-        {"size": 96, "variant": "ungrouped", "activation": "tanh"},  # a border at the end, normalisation over positions
+        {
+            "size": 96,
+            "variant": "ungrouped",
+            "activation": "tanh",
+        },  # a border at the end, normalization over positions
     ],
 )
 def test_receptive_field_is_where_the_gradient_is(settings):
@@ -157,30 +195,38 @@ def test_receptive_field_is_where_the_gradient_is(settings):
         field, last = receptive_field(model, name), model.get_layer(name).output.shape[1] - 1
         for unit in ((0, last), (last // 2, last // 3)):
             first = [field.start + field.stride * place for place in unit]
-            ends = [(max(start, 0), min(start + field.size, model.input_shape[1]) - 1) for start in first]
+            ends = [
+                (max(start, 0), min(start + field.size, model.input_shape[1]) - 1)
+                for start in first
+            ]
             assert supports(model, "normalize", name, unit) == (*ends[0], *ends[1]), (name, unit)
 
 
-def test_normalisation_over_positions_widens_the_field():
+def test_normalization_over_positions_widens_the_field():
     image = keras.Input((20, 20, 3), dtype="uint8")
     x = keras.layers.Conv2D(2, 3, name="conv1")(keras.layers.Rescaling(1.0)(image))
     x = keras.layers.AveragePooling2D(2, 2)(SpatialResponseNormalization(name="spatial")(x))
-    model = keras.Model(image, keras.layers.Conv2D(2, 3, strides=2, padding="same", name="conv2")(x))
+    model = keras.Model(
+        image, keras.layers.Conv2D(2, 3, strides=2, padding="same", name="conv2")(x)
+    )
     assert receptive_field(model, "conv1") == Field(0, 1, 3)
     assert receptive_field(model, "spatial") == Field(-2, 1, 7)
     # 9 positions into 5, 2 apart: a border of 1 on each side.
     assert receptive_field(model, "conv2") == Field(-4, 4, 12)
 
 
-# -- maps -----------------------------------------------------------------------------------------------------------------
+# -- maps ------------------------------------------------------------------------------------------
 
 
 def test_strongest_maps_are_ordered_and_whole():
-    model = planted(4, colour_kernel(), np.zeros((48, 2), np.float32))
+    model = planted(4, color_kernel(), np.zeros((48, 2), np.float32))
     pixels = np.zeros((2, 4, 4, 3), np.uint8)
     pixels[0, ..., 2], pixels[0, 1, 2, 1], pixels[1, :, :2, 0] = 51, 255, 102
     found = strongest_maps(model, pixels, ["conv1"], 2)["conv1"]
-    assert found.indices.tolist() == [[2, 1], [0, 1]]  # of the two dark maps of the second picture, the first
+    assert found.indices.tolist() == [
+        [2, 1],
+        [0, 1],
+    ]  # of the two dark maps of the second image, the first
     assert found.values.shape == (2, 2, 4, 4)
     assert found.values.dtype == np.float32
     np.testing.assert_allclose(found.values[0, 0], 0.2)
@@ -195,20 +241,26 @@ def test_a_layer_with_few_maps_gives_all(make_model):
     assert (np.diff(means, axis=1) <= 1e-6).all()
 
 
-def test_maps_do_not_depend_on_the_pictures_beside():
+def test_maps_do_not_depend_on_the_images_beside():
     model, pixels = network(), noise(67)
     layers = depth_layers(model)
-    together, alone = strongest_maps(model, pixels, layers, 3), strongest_maps(model, pixels[66:], layers, 3)
+    together, alone = (
+        strongest_maps(model, pixels, layers, 3),
+        strongest_maps(model, pixels[66:], layers, 3),
+    )
     for name in layers:
         assert np.array_equal(together[name].indices[66:], alone[name].indices)
-        np.testing.assert_allclose(together[name].values[66:], alone[name].values, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            together[name].values[66:], alone[name].values, rtol=1e-4, atol=1e-5
+        )
 
 
-# -- patches --------------------------------------------------------------------------------------------------------------
+# -- patches ---------------------------------------------------------------------------------------
 
 
 def dot_network(size=16):
-    """Return a network of two maps with 3 x 3 windows, 2 apart: one sees the red of a window's middle, the other is always 1."""
+    """Return a network of two maps with 3 x 3 windows, 2 apart: one sees the red of a window's
+    middle, the other is always 1."""
     kernel = np.zeros((3, 3, 3, 2), np.float32)
     kernel[1, 1, 0, 0] = 1
     side = (size - 3) // 2 + 1
@@ -217,24 +269,28 @@ def dot_network(size=16):
 
 def test_patches_are_cut_around_what_excites_a_map():
     pixels = np.zeros((9, 16, 16, 3), np.uint8)
-    dots = {0: (200, 5, 7), 4: (250, 1, 1), 7: (100, 13, 3)}  # the middle of unit (y, x) is the pixel (2 y + 1, 2 x + 1)
-    for picture, (red, y, x) in dots.items():
-        pixels[picture, y, x, 0] = red
-        pixels[picture, y - 1, x + 1] = (0, 0, picture + 1)
+    dots = {
+        0: (200, 5, 7),
+        4: (250, 1, 1),
+        7: (100, 13, 3),
+    }  # the middle of unit (y, x) is the pixel (2 y + 1, 2 x + 1)
+    for image, (red, y, x) in dots.items():
+        pixels[image, y, x, 0] = red
+        pixels[image, y - 1, x + 1] = (0, 0, image + 1)
     found = top_patches(dot_network(), pixels, ["conv1"], maps=1, patches=3)["conv1"]
     assert found.maps.tolist() == [0]  # the other map is the same everywhere
-    assert found.pictures.tolist() == [[4, 0, 7]]
+    assert found.images.tolist() == [[4, 0, 7]]
     np.testing.assert_allclose(found.peaks, [[250 / 255, 200 / 255, 100 / 255]], rtol=1e-6)
     assert found.pixels.shape == (1, 3, 3, 3, 4)
     assert found.pixels.dtype == np.uint8
     assert (found.pixels[..., 3] == 255).all()
-    for patch, picture in zip(found.pixels[0], (4, 0, 7), strict=True):
+    for patch, image in zip(found.pixels[0], (4, 0, 7), strict=True):
         expected = np.zeros((3, 3, 3), np.uint8)
-        expected[1, 1, 0], expected[0, 2, 2] = dots[picture][0], picture + 1
+        expected[1, 1, 0], expected[0, 2, 2] = dots[image][0], image + 1
         assert np.array_equal(patch[..., :3], expected)
 
 
-def test_patches_are_transparent_outside_the_picture():
+def test_patches_are_transparent_outside_the_image():
     model, pixels = network(), noise(20)
     found = top_patches(model, pixels, depth_layers(model), maps=4, patches=5)
     for name, layer in found.items():
@@ -245,13 +301,15 @@ def test_patches_are_transparent_outside_the_picture():
         for place in np.ndindex(4, 5):
             inside = layer.pixels[place][..., 3] == 255
             patch = layer.pixels[place][inside.any(axis=1)][:, inside.any(axis=0), :3]
-            windows = np.lib.stride_tricks.sliding_window_view(pixels[layer.pictures[place]], patch.shape)
+            windows = np.lib.stride_tricks.sliding_window_view(
+                pixels[layer.images[place]], patch.shape
+            )
             assert (windows == patch).all(axis=(-1, -2, -3)).any()
     # A unit of conv5 sees 43 pixels of 32.
     assert (found["conv5"].pixels[..., 3] == 0).any(axis=(2, 3)).all()
 
 
-def test_patches_of_few_pictures_and_of_pictures_without_anything():
+def test_patches_of_few_images_and_of_images_without_anything():
     model = network()
     for pixels in (noise(1), np.full((3, 32, 32, 3), 128, np.uint8)):
         found = top_patches(model, pixels, ["conv1", "conv5"], maps=1000)
@@ -261,20 +319,24 @@ def test_patches_of_few_pictures_and_of_pictures_without_anything():
 
 
 def test_maps_of_patches_tell_different_things():
-    kernel = np.concatenate([colour_kernel(), 2 * colour_kernel()], axis=-1)  # maps 3-5 say what 0-2 say, twice as loud
+    kernel = np.concatenate(
+        [color_kernel(), 2 * color_kernel()], axis=-1
+    )  # maps 3-5 say what 0-2 say, twice as loud
     model = planted(4, kernel, np.zeros((96, 2), np.float32))
     pixels = np.zeros((30, 4, 4, 3), np.uint8)
     pixels[:, 0, 0] = np.random.default_rng(3).integers(0, 256, (30, 3))
     assert set(top_patches(model, pixels, ["conv1"], maps=3)["conv1"].maps.tolist()) == {3, 4, 5}
 
 
-# -- Grad-CAM -------------------------------------------------------------------------------------------------------------
+# -- Grad-CAM --------------------------------------------------------------------------------------
 
 
 def test_grad_cam_is_the_formula():
     rng = np.random.default_rng(0)
     dense = rng.normal(size=(6 * 6 * 3, 4)).astype(np.float32)
-    model = planted(6, rng.normal(size=(1, 1, 3, 3)).astype(np.float32), dense, bias=rng.normal(size=3))
+    model = planted(
+        6, rng.normal(size=(1, 1, 3, 3)).astype(np.float32), dense, bias=rng.normal(size=3)
+    )
     pixels, classes = noise(5, 6), np.array([0, 3, 1, 1, 2])
     maps = np.asarray(keras.Model(model.input, model.get_layer("conv1").output)(pixels))
     weights = dense.reshape(36, 3, 4).mean(axis=0).T[classes]
@@ -288,8 +350,11 @@ def test_grad_cam_is_the_formula():
 @pytest.mark.parametrize("corner", [(0, 0), (5, 9), (12, 12)])
 def test_grad_cam_lights_the_planted_place(corner):
     dense = np.zeros((16 * 16, 3, 2), np.float32)
-    dense[:, 0, 0], dense[:, 2, 1] = 1, 1  # class 0 is as sure as there is red, class 1 as there is blue
-    model = planted(16, colour_kernel(), dense.reshape(-1, 2))
+    dense[:, 0, 0], dense[:, 2, 1] = (
+        1,
+        1,
+    )  # class 0 is as sure as there is red, class 1 as there is blue
+    model = planted(16, color_kernel(), dense.reshape(-1, 2))
     pixels = np.zeros((2, 16, 16, 3), np.uint8)
     y, x = corner
     pixels[:, y : y + 4, x : x + 4, 0] = 200
@@ -301,7 +366,9 @@ def test_grad_cam_lights_the_planted_place(corner):
 
 def test_heat_lies_where_the_units_look_and_is_bilinear_between():
     kernel = np.full((4, 4, 3, 1), 1 / 48, np.float32)
-    model = planted(8, kernel, np.ones((4, 2), np.float32), strides=4)  # units look at the pixels around 2 and 6
+    model = planted(
+        8, kernel, np.ones((4, 2), np.float32), strides=4
+    )  # units look at the pixels around 2 and 6
     pixels = np.zeros((1, 8, 8, 3), np.uint8)
     pixels[0, :4, :4] = 90
     along = np.array([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
@@ -310,7 +377,7 @@ def test_heat_lies_where_the_units_look_and_is_bilinear_between():
 
 def test_heat_without_anything_for_the_class_is_zero():
     dense = np.stack([-np.ones(8 * 8 * 3), np.zeros(8 * 8 * 3)], axis=1).astype(np.float32)
-    model = planted(8, colour_kernel(), dense)
+    model = planted(8, color_kernel(), dense)
     pixels = np.concatenate([noise(2, 8), np.zeros((1, 8, 8, 3), np.uint8)])
     assert not grad_cam(model, pixels, [0, 1, 0]).any()
     gray = np.full((3, 32, 32, 3), [[[[0]]], [[[117]]], [[[255]]]], np.uint8)
@@ -320,7 +387,7 @@ def test_heat_without_anything_for_the_class_is_zero():
 
 
 @pytest.mark.parametrize("settings", [{}, {"variant": "cifar", "activation": "tanh"}])
-def test_heat_of_a_picture_does_not_depend_on_the_others(settings):
+def test_heat_of_an_image_does_not_depend_on_the_others(settings):
     model, pixels = network(**settings), noise(66)
     classes = np.arange(66) % 4
     heat = grad_cam(model, pixels, classes)
@@ -339,8 +406,12 @@ def test_a_frozen_network_has_the_same_heat():
 
 def test_half_precision_gives_float32():
     image = keras.Input((8, 8, 3), dtype="uint8")
-    x = keras.layers.Conv2D(4, 3, activation="relu", dtype="mixed_bfloat16", name="conv1")(keras.layers.Rescaling(1 / 255)(image))
-    model = keras.Model(image, keras.layers.Dense(2, dtype="mixed_bfloat16")(keras.layers.Flatten()(x)))
+    x = keras.layers.Conv2D(4, 3, activation="relu", dtype="mixed_bfloat16", name="conv1")(
+        keras.layers.Rescaling(1 / 255)(image)
+    )
+    model = keras.Model(
+        image, keras.layers.Dense(2, dtype="mixed_bfloat16")(keras.layers.Flatten()(x))
+    )
     pixels = noise(3, 8)
     heat = grad_cam(model, pixels, [0, 1, 0])
     found = strongest_maps(model, pixels, ["conv1"], 2)["conv1"].values
@@ -355,17 +426,24 @@ def test_a_saved_network_is_explained_as_before_and_left_as_it_was(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
     assert np.array_equal(grad_cam(loaded, pixels, [0, 1, 2]), grad_cam(model, pixels, [0, 1, 2]))
     top_patches(loaded, pixels, depth_layers(loaded))
-    assert all(np.array_equal(one, other) for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True))
+    assert all(
+        np.array_equal(one, other)
+        for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True)
+    )
 
 
-# -- features and neighbours ----------------------------------------------------------------------------------------------
+# -- features and neighbors ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [7, 64, 100])
 def test_features_are_the_layers_whatever_the_batches(size):
     model, pixels = network(), noise(100)
-    expected = np.asarray(keras.Model(model.input, model.get_layer("fc7").output)(pixels, training=False))
-    found = features(model, tf.data.Dataset.from_tensor_slices((pixels, np.zeros(100))).batch(size), "fc7")
+    expected = np.asarray(
+        keras.Model(model.input, model.get_layer("fc7").output)(pixels, training=False)
+    )
+    found = features(
+        model, tf.data.Dataset.from_tensor_slices((pixels, np.zeros(100))).batch(size), "fc7"
+    )
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert expected.std() > 0.01
@@ -390,8 +468,15 @@ def test_one_program_is_traced_for_all_batches(monkeypatch):
 
 
 def brute_force(train, queries, count):
-    distances = np.sqrt(np.square(queries[:, np.newaxis].astype(np.float64) - train.astype(np.float64)).sum(axis=2))
-    order = np.array([sorted(range(len(train)), key=lambda row, far=far: (far[row], row))[:count] for far in distances])
+    distances = np.sqrt(
+        np.square(queries[:, np.newaxis].astype(np.float64) - train.astype(np.float64)).sum(axis=2)
+    )
+    order = np.array(
+        [
+            sorted(range(len(train)), key=lambda row, far=far: (far[row], row))[:count]
+            for far in distances
+        ]
+    )
     return order, np.take_along_axis(distances, order, axis=1)
 
 

@@ -9,7 +9,8 @@ EXACT = {"rel": 0, "abs": 1e-9}
 
 
 def random_case(seed, images=200, classes=7, present=None):
-    """Logits whose label is often but not always likely; only some classes occur if `present` is given."""
+    """Logits whose label is often but not always likely; only some classes occur if `present` is
+    given."""
     rng = np.random.default_rng(seed)
     labels = rng.choice(present or classes, images)
     logits = rng.normal(0, 2, (images, classes)).astype(np.float32)
@@ -21,7 +22,7 @@ CASES = {
     "usual": random_case(0),
     "classes absent from labels": random_case(1, present=[1, 2, 5]),
     "one class": random_case(2, present=[3]),
-    "one picture": random_case(3, images=1),
+    "one image": random_case(3, images=1),
     "two classes": random_case(4, classes=2),
     "many classes": random_case(5, images=500, classes=300),
 }
@@ -37,44 +38,64 @@ def test_scores_of_classes_equal_scikit_learn(case):
     answers, classes = logits.argmax(axis=1), logits.shape[1]
     confusion = metrics.confusion_matrix(labels, answers, classes)
     assert np.array_equal(confusion, sk.confusion_matrix(labels, answers, labels=range(classes)))
-    expected = sk.precision_recall_fscore_support(labels, answers, labels=range(classes), zero_division=0)
+    expected = sk.precision_recall_fscore_support(
+        labels, answers, labels=range(classes), zero_division=0
+    )
     found = metrics.class_scores(confusion)
-    for one, other in zip((found.precision, found.recall, found.f1, found.support), expected, strict=True):
+    for one, other in zip(
+        (found.precision, found.recall, found.f1, found.support), expected, strict=True
+    ):
         assert one == pytest.approx(other, **EXACT)
 
 
-def summarised(logits, labels, temperature=1.0, **settings):
-    tally = metrics.Tally(logits.shape[1], int(np.bincount(labels).argmax()), temperature=temperature, **settings)
+def summarized(logits, labels, temperature=1.0, **settings):
+    tally = metrics.Tally(
+        logits.shape[1], int(np.bincount(labels).argmax()), temperature=temperature, **settings
+    )
     tally.add(logits, labels)
-    return metrics.summarise(tally)
+    return metrics.summarize(tally)
 
 
 @pytest.mark.parametrize("name", ["macro", "weighted"])
 def test_averages_equal_scikit_learn(case, name):
     logits, labels = case
-    expected = sk.precision_recall_fscore_support(labels, logits.argmax(axis=1), average=name, zero_division=0)[:3]
-    values = summarised(logits, labels).values
-    assert [values[f"{name}_{measure}"] for measure in ("precision", "recall", "f1")] == pytest.approx(expected, **EXACT)
+    expected = sk.precision_recall_fscore_support(
+        labels, logits.argmax(axis=1), average=name, zero_division=0
+    )[:3]
+    values = summarized(logits, labels).values
+    assert [
+        values[f"{name}_{measure}"] for measure in ("precision", "recall", "f1")
+    ] == pytest.approx(expected, **EXACT)
 
 
-@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true", "ignore:A single label was found")
+@pytest.mark.filterwarnings(
+    "ignore:y_pred contains classes not in y_true", "ignore:A single label was found"
+)
 def test_errors_and_loss_equal_scikit_learn(case):
     logits, labels = case
     classes = logits.shape[1]
-    summary = summarised(logits, labels)
-    assert summary.top1_error == pytest.approx(1 - sk.accuracy_score(labels, logits.argmax(axis=1)), **EXACT)
-    assert summary.values["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, logits.argmax(axis=1)), **EXACT)
+    summary = summarized(logits, labels)
+    assert summary.top1_error == pytest.approx(
+        1 - sk.accuracy_score(labels, logits.argmax(axis=1)), **EXACT
+    )
+    assert summary.values["balanced_accuracy"] == pytest.approx(
+        sk.balanced_accuracy_score(labels, logits.argmax(axis=1)), **EXACT
+    )
     probabilities = np.exp(metrics.log_probabilities(logits))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    assert summary.loss == pytest.approx(sk.log_loss(labels, probabilities, labels=range(classes)), **EXACT)
+    assert summary.loss == pytest.approx(
+        sk.log_loss(labels, probabilities, labels=range(classes)), **EXACT
+    )
     if classes > 5:
-        assert summary.top5_error == pytest.approx(1 - sk.top_k_accuracy_score(labels, logits, k=5, labels=range(classes)), **EXACT)
+        assert summary.top5_error == pytest.approx(
+            1 - sk.top_k_accuracy_score(labels, logits, k=5, labels=range(classes)), **EXACT
+        )
 
 
 def test_five_guesses_of_five_classes_are_never_wrong():
     logits, labels = random_case(0, classes=5)
     assert (metrics.label_ranks(logits, labels) == 4).any()
-    assert summarised(logits, labels).top5_error == 0.0
+    assert summarized(logits, labels).top5_error == 0.0
 
 
 def test_equal_logits_rank_by_class_number():
@@ -96,10 +117,12 @@ def test_nan_never_counts_as_right():
 
 
 def test_cross_entropy_survives_large_logits_and_many_rows():
-    assert metrics.losses_and_confidences(np.array([[1e4, 0]], np.float32), np.array([1]))[0] == pytest.approx(1e4, **EXACT)
+    assert metrics.losses_and_confidences(np.array([[1e4, 0]], np.float32), np.array([1]))[
+        0
+    ] == pytest.approx(1e4, **EXACT)
     logits, labels = random_case(6, images=metrics.ROWS_AT_ONCE + 3)
     own = metrics.log_probabilities(logits)[np.arange(len(labels)), labels]
-    assert summarised(logits, labels).loss == pytest.approx(-own.mean(), **EXACT)
+    assert summarized(logits, labels).loss == pytest.approx(-own.mean(), **EXACT)
     assert metrics.losses_and_confidences(logits, labels)[1] == pytest.approx(
         np.exp(metrics.log_probabilities(logits)).max(axis=1), **EXACT
     )
@@ -115,7 +138,7 @@ def test_how_many_images_come_at_a_time_changes_nothing(case):
     assert np.array_equal(parts.confusion, whole.confusion)
 
 
-# -- intervals ------------------------------------------------------------------------------------------------------------
+# -- intervals -------------------------------------------------------------------------------------
 
 
 def test_resamples_count_each_image_a_poisson_number_of_times():
@@ -131,7 +154,7 @@ def test_the_interval_of_a_mean_is_the_one_of_theory():
     logits[:, 1] = rng.normal(0, 1, 4000)
     labels = np.zeros(4000, np.int64)
     losses, _ = metrics.losses_and_confidences(logits, labels)
-    low, high = summarised(logits, labels).intervals["loss"]
+    low, high = summarized(logits, labels).intervals["loss"]
     reach = 1.96 * losses.std() / np.sqrt(4000)
     assert (high - low) / 2 == pytest.approx(reach, rel=0.08)
     assert (high + low) / 2 == pytest.approx(losses.mean(), abs=reach / 5)
@@ -149,23 +172,39 @@ def test_intervals_cover_the_truth_about_95_times_in_100():
         logits[np.arange(count), labels] += 2
         return logits, labels
 
-    truth = summarised(*world(10**6, 400_000), resamples=2).values
-    names = ("top1_error", "loss", "balanced_accuracy", "macro_f1", "weighted_f1", "calibrated_loss")
+    truth = summarized(*world(10**6, 400_000), resamples=2).values
+    names = (
+        "top1_error",
+        "loss",
+        "balanced_accuracy",
+        "macro_f1",
+        "weighted_f1",
+        "calibrated_loss",
+    )
     covered = dict.fromkeys(names, 0)
     for seed in range(splits):
-        intervals = summarised(*world(seed, images), resamples=600, seed=seed).intervals
+        intervals = summarized(*world(seed, images), resamples=600, seed=seed).intervals
         for name in names:
             covered[name] += intervals[name][0] <= truth[name] <= intervals[name][1]
     shares = {name: count / splits for name, count in covered.items()}
-    # 600 splits find a share of 95 % to within 1.8 points, 19 times in 20; hence a little more than the 94 to 96 that are wanted.
+    # 600 splits find a share of 95 % to within 1.8 points, 19 times in 20; hence a little more than
+    # the 94 to 96 that are wanted.
     assert all(0.93 <= share <= 0.97 for share in shares.values()), shares
     assert 0.94 <= np.mean(list(shares.values())) <= 0.96, shares
 
 
 @pytest.mark.slow
-def test_intervals_of_classes_with_five_pictures_are_too_narrow_but_not_by_much():
+def test_intervals_of_classes_with_five_images_are_too_narrow_but_not_by_much():
     """What docs/evaluation.md says of them."""
-    classes, covered = 50, {"macro_f1": 0, "macro_precision": 0, "weighted_precision": 0, "balanced_accuracy": 0}
+    classes, covered = (
+        50,
+        {
+            "macro_f1": 0,
+            "macro_precision": 0,
+            "weighted_precision": 0,
+            "balanced_accuracy": 0,
+        },
+    )
 
     def world(seed, images):
         rng = np.random.default_rng(seed)
@@ -174,23 +213,24 @@ def test_intervals_of_classes_with_five_pictures_are_too_narrow_but_not_by_much(
         logits[np.arange(len(labels)), labels] += 4.5
         return logits, labels
 
-    truth = summarised(*world(10**6, 600), resamples=2).values
+    truth = summarized(*world(10**6, 600), resamples=2).values
     for seed in range(300):
-        intervals = summarised(*world(seed, 5), resamples=200, seed=seed).intervals
+        intervals = summarized(*world(seed, 5), resamples=200, seed=seed).intervals
         for name in covered:
             covered[name] += intervals[name][0] <= truth[name] <= intervals[name][1]
     shares = {name: count / 300 for name, count in covered.items()}
     assert all(0.75 <= share <= 0.97 for share in shares.values()), shares
 
 
-# -- calibration ----------------------------------------------------------------------------------------------------------
+# -- calibration -----------------------------------------------------------------------------------
 
 
 def test_calibration_error_equals_a_worked_example():
-    # Five answers at a probability of 0.8, three of them right; five at 0.6, all right: (5 |0.8 - 0.6| + 5 |0.6 - 1|) / 10.
+    # Five answers at a probability of 0.8, three of them right; five at 0.6, all right: (5 |0.8 -
+    # 0.6| + 5 |0.6 - 1|) / 10.
     probabilities = np.array([[0.8, 0.2]] * 5 + [[0.6, 0.4]] * 5)
     labels = np.array([0, 0, 0, 1, 1, 0, 0, 0, 0, 0])
-    summary = summarised(np.log(probabilities), labels)
+    summary = summarized(np.log(probabilities), labels)
     assert summary.values["calibration_error"] == pytest.approx(0.3, **EXACT)
     filled = summary.reliability.images > 0
     assert summary.reliability.confidence[filled] == pytest.approx([0.6, 0.8])
@@ -205,21 +245,30 @@ def test_calibration_error_equals_a_slow_one(case):
         inside = (confidence > low) & (confidence <= low + 1 / metrics.BINS)
         if inside.any():
             expected += abs(right[inside].mean() - confidence[inside].mean()) * inside.mean()
-    assert summarised(logits, labels, 1.7).values["calibrated_calibration_error"] == pytest.approx(expected, **EXACT)
+    assert summarized(logits, labels, 1.7).values["calibrated_calibration_error"] == pytest.approx(
+        expected, **EXACT
+    )
 
 
 def test_the_fitted_temperature_is_the_best_one_and_changes_no_guess():
     rng = np.random.default_rng(5)
     logits = rng.normal(0, 2, (5000, 6))
     labels = np.array([rng.choice(6, p=row) for row in np.exp(metrics.log_probabilities(logits))])
-    assert metrics.fit_temperature(logits, labels) == pytest.approx(1, abs=0.05)  # labels were drawn with these very probabilities
+    assert metrics.fit_temperature(logits, labels) == pytest.approx(
+        1, abs=0.05
+    )  # labels were drawn with these very probabilities
     sure = 3 * logits
     found = metrics.fit_temperature(sure, labels)
     assert found == pytest.approx(3 * metrics.fit_temperature(logits, labels), rel=1e-4)
-    losses = [metrics.losses_and_confidences(sure, labels, found * factor)[0].mean() for factor in (0.98, 1, 1.02)]
+    losses = [
+        metrics.losses_and_confidences(sure, labels, found * factor)[0].mean()
+        for factor in (0.98, 1, 1.02)
+    ]
     assert min(losses) == losses[1]
-    assert np.array_equal(np.argsort(metrics.log_probabilities(sure, found), axis=1), np.argsort(sure, axis=1))
-    summary = summarised(sure, labels, found)
+    assert np.array_equal(
+        np.argsort(metrics.log_probabilities(sure, found), axis=1), np.argsort(sure, axis=1)
+    )
+    summary = summarized(sure, labels, found)
     assert summary.values["calibrated_calibration_error"] < summary.values["calibration_error"] / 4
     assert summary.values["calibrated_loss"] < summary.loss
 
@@ -229,27 +278,34 @@ def test_a_network_that_is_never_wrong_keeps_its_probabilities():
     assert metrics.fit_temperature(logits, np.arange(4)) == 1.0
 
 
-def test_a_value_lies_within_its_interval_with_few_pictures_a_class():
+def test_a_value_lies_within_its_interval_with_few_images_a_class():
     logits, labels = random_case(7, images=300, classes=100)
-    summary = summarised(logits, labels)
+    summary = summarized(logits, labels)
     for name, (low, high) in summary.intervals.items():
         assert low <= summary.values[name] <= high, name
 
 
 def test_wilson_interval_equals_a_worked_example():
     # Newcombe 1998, table I, method 3 (Wilson, no continuity correction).
-    examples = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0.0, 0.1611), (1, 29): (0.0061, 0.1718)}
+    examples = {
+        (81, 263): (0.2553, 0.3662),
+        (15, 148): (0.0624, 0.1605),
+        (0, 20): (0.0, 0.1611),
+        (1, 29): (0.0061, 0.1718),
+    }
     for (errors, images), interval in examples.items():
         assert metrics.wilson_interval(errors, images) == pytest.approx(interval, abs=5e-5)
-    assert metrics.wilson_interval(29, 29) == pytest.approx((1 - 0.1170, 1.0), abs=5e-5)  # of 0 of 29, mirrored
+    assert metrics.wilson_interval(29, 29) == pytest.approx(
+        (1 - 0.1170, 1.0), abs=5e-5
+    )  # of 0 of 29, mirrored
 
 
-def test_majority_is_chosen_on_training_pictures():
+def test_majority_is_chosen_on_training_images():
     labels, logits = np.array([0, 0, 0, 1]), np.zeros((4, 2))
     for counts, expected in (([5, 9], 0.75), ([9, 9], 0.25)):
         tally = metrics.Tally(2, metrics.majority_class(counts))
         tally.add(logits, labels)
-        assert metrics.summarise(tally).majority_error == expected
+        assert metrics.summarize(tally).majority_error == expected
 
 
 def test_most_confused_pairs():

@@ -12,26 +12,43 @@ def bright(pixels):
     return (pixels.reshape(len(pixels), -1).mean(axis=1) > 128).astype(int)
 
 
-def test_errors_are_those_of_the_corrupted_pictures():
+def test_errors_are_those_of_the_corrupted_images():
     steps = []
-    worn = wear(bright, PIXELS, LABELS, np.arange(20), seed=3, progress=lambda *step: steps.append(step))
+    worn = wear(
+        bright, PIXELS, LABELS, np.arange(20), seed=3, progress=lambda *step: steps.append(step)
+    )
     assert worn.images == 20
     assert worn.clean == pytest.approx(np.mean(bright(PIXELS) != LABELS))
     for kind in CORRUPTIONS:
         for severity in SEVERITIES:
             worse = corrupted(PIXELS, kind, severity, seed=3, positions=np.arange(20))
             assert worn.errors[kind][severity] == pytest.approx(np.mean(bright(worse) != LABELS))
-    assert steps == [(done, len(CORRUPTIONS) * len(SEVERITIES)) for done in range(1, len(CORRUPTIONS) * len(SEVERITIES) + 1)]
-    assert worn.mean.error == pytest.approx(np.mean([list(errors.values()) for errors in worn.errors.values()]))
+    assert steps == [
+        (done, len(CORRUPTIONS) * len(SEVERITIES))
+        for done in range(1, len(CORRUPTIONS) * len(SEVERITIES) + 1)
+    ]
+    assert worn.mean.error == pytest.approx(
+        np.mean([list(errors.values()) for errors in worn.errors.values()])
+    )
     assert worn.mean.relative == pytest.approx(worn.mean.error - worn.clean)
 
 
 def test_what_does_not_look_at_the_pixels_is_as_wrong_on_all():
-    worn = wear(lambda pixels: np.zeros(len(pixels), int), PIXELS, LABELS, np.arange(20), seed=0, progress=lambda *_: None)
+    worn = wear(
+        lambda pixels: np.zeros(len(pixels), int),
+        PIXELS,
+        LABELS,
+        np.arange(20),
+        seed=0,
+        progress=lambda *_: None,
+    )
     assert {error for errors in worn.errors.values() for error in errors.values()} == {worn.clean}
 
 
-def test_specimens_are_one_picture_in_every_way():
+def test_specimens_are_one_image_in_every_way():
     found = specimens(PIXELS[4], 4, seed=0)
     assert found.keys() == set(CORRUPTIONS)
-    assert np.array_equal(found["noise"][1], corrupted(PIXELS, "noise", SEVERITIES[1], seed=0, positions=np.arange(20))[4])
+    assert np.array_equal(
+        found["noise"][1],
+        corrupted(PIXELS, "noise", SEVERITIES[1], seed=0, positions=np.arange(20))[4],
+    )

@@ -7,8 +7,14 @@ import tensorflow as tf
 
 from pipeline.errors import CheckpointError, DatasetError
 from pipeline.evaluate.metrics import label_ranks
-from pipeline.evaluate.predictions import Chunk, logits_at, read_columns, read_logits, write_predictions
-from pipeline.evaluate.scoring import Network, answers, decoded, pictures_at, require_counts, score
+from pipeline.evaluate.predictions import (
+    Chunk,
+    logits_at,
+    read_columns,
+    read_logits,
+    write_predictions,
+)
+from pipeline.evaluate.scoring import Network, answers, decoded, images_at, require_counts, score
 
 
 def batched(pixels, labels, size):
@@ -17,13 +23,20 @@ def batched(pixels, labels, size):
 
 def joined(chunks):
     chunks = list(chunks)
-    arrays = (np.concatenate([getattr(chunk, name) for chunk in chunks]) for name in ("labels", "logits", "brightness", "contrast"))
+    arrays = (
+        np.concatenate([getattr(chunk, name) for chunk in chunks])
+        for name in ("labels", "logits", "brightness", "contrast")
+    )
     return Chunk(tuple(key for chunk in chunks for key in chunk.keys), *arrays)
 
 
 def scored(model, pixels, labels, size, progress=lambda done, wrong: None):
-    keys = [f"picture {index}".encode() for index in range(len(labels))]
-    return joined(score(Network(model), batched(pixels, labels, size), keys, batch_size=size, progress=progress))
+    keys = [f"image {index}".encode() for index in range(len(labels))]
+    return joined(
+        score(
+            Network(model), batched(pixels, labels, size), keys, batch_size=size, progress=progress
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +48,12 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (53, 12, 12, 3), dtype=np.uin
 LABELS = np.random.default_rng(1).integers(0, 7, 53)
 
 
-def test_scores_equal_the_model_called_on_all_pictures(network):
+def test_scores_equal_the_model_called_on_all_images(network):
     found = scored(network, PIXELS, LABELS, 16)
     assert found.logits == pytest.approx(np.asarray(network(PIXELS, training=False)), abs=1e-5)
     assert found.logits.dtype == np.float32
     assert np.array_equal(found.labels, LABELS)
-    assert found.keys[0] == "picture 0"
+    assert found.keys[0] == "image 0"
     assert len(found.keys) == 53
 
 
@@ -80,16 +93,26 @@ def test_one_program_is_traced_for_all_batches(network):
     assert traces == [(16, 12, 12, 3)]
 
 
-def test_progress_counts_each_picture_once(network):
+def test_progress_counts_each_image_once(network):
     steps = []
     found = scored(network, PIXELS, LABELS, 16, lambda *step: steps.append(step))
     assert [done for done, _ in steps] == [16, 32, 48, 53]
     assert steps[-1][1] == np.count_nonzero(found.logits.argmax(axis=1) != LABELS)
 
 
-def test_wrong_number_of_pictures_is_refused(network):
-    with pytest.raises(DatasetError, match=r"Expected 4 pictures, at least one\. Received 3\..*ingest"):
-        list(score(Network(network), batched(PIXELS[:3], LABELS[:3], 2), list("abcd"), batch_size=2, progress=lambda *_: None))
+def test_wrong_number_of_images_is_refused(network):
+    with pytest.raises(
+        DatasetError, match=r"Expected 4 images, at least one\. Received 3\..*ingest"
+    ):
+        list(
+            score(
+                Network(network),
+                batched(PIXELS[:3], LABELS[:3], 2),
+                list("abcd"),
+                batch_size=2,
+                progress=lambda *_: None,
+            )
+        )
     with pytest.raises(DatasetError, match=r"Received 0\."):
         list(score(Network(network), [], [], batch_size=1, progress=lambda *_: None))
 
@@ -98,14 +121,17 @@ def test_wrong_number_of_pictures_is_refused(network):
 def test_logits_that_are_not_numbers_are_refused(make_model, value):
     broken = make_model(classes=2)
     broken.layers[-1].bias.assign([0.0, value])
-    with pytest.raises(CheckpointError, match=r"3 of 3 pictures\. Expected finite values\. .* for 'picture 0'\. .*learning_rate"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"3 of 3 images\. Expected finite values\. .* for 'image 0'\. .*learning_rate",
+    ):
         scored(broken, PIXELS[:3], LABELS[:3] % 2, 4)
 
 
 def test_model_with_nan_weights_is_refused(make_model):
     broken = make_model(classes=3)
     broken.layers[-1].bias.assign([0.0, np.nan, 0.0])
-    with pytest.raises(CheckpointError, match=r"2 of 2 pictures.*Received nan"):
+    with pytest.raises(CheckpointError, match=r"2 of 2 images.*Received nan"):
         scored(broken, PIXELS[:5], LABELS[:5] % 3, 2)
 
 
@@ -113,13 +139,13 @@ def test_model_with_nan_weights_is_refused(make_model):
 def test_labels_outside_the_classes_are_refused(network, label):
     labels = LABELS[:4].copy()
     labels[2] = label
-    with pytest.raises(DatasetError, match=rf"Expected 0-6\. Received {label} for 'picture 2'"):
+    with pytest.raises(DatasetError, match=rf"Expected 0-6\. Received {label} for 'image 2'"):
         scored(network, PIXELS[:4], labels, 4)
 
 
-def test_other_pictures_than_promised_are_refused():
+def test_other_images_than_promised_are_refused():
     require_counts(np.array([0, 0, 1]), (2, 1), "test")
-    with pytest.raises(DatasetError, match=r"Expected 1 pictures of class 0\. Received 2\."):
+    with pytest.raises(DatasetError, match=r"Expected 1 images of class 0\. Received 2\."):
         require_counts(np.array([0, 0, 1]), (1, 2), "test")
 
 
@@ -155,19 +181,31 @@ def test_several_devices_give_the_same_digits_as_one(network, tmp_path):
     network.save(tmp_path / "model.keras")
 
     def digest(devices):
-        words = [sys.executable, "-c", SEVERAL, str(devices), str(tmp_path / "model.keras"), str(tmp_path / f"{devices}.parquet")]
+        words = [
+            sys.executable,
+            "-c",
+            SEVERAL,
+            str(devices),
+            str(tmp_path / "model.keras"),
+            str(tmp_path / f"{devices}.parquet"),
+        ]
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
     assert digest(1) == digest(3)
 
 
 def test_names_come_as_text_from_anything():
-    for keys in (["a", "é"], [b"a", "é".encode()], np.array([b"a", "é".encode()], object), tf.constant(["a", "é"])):
+    for keys in (
+        ["a", "é"],
+        [b"a", "é".encode()],
+        np.array([b"a", "é".encode()], object),
+        tf.constant(["a", "é"]),
+    ):
         assert decoded(keys) == ("a", "é")
     assert decoded([b"\xff.png"]) == ("\\xff.png",)
 
 
-def test_pictures_at_positions_and_no_further():
+def test_images_at_positions_and_no_further():
     read = []
 
     def batches():
@@ -175,18 +213,21 @@ def test_pictures_at_positions_and_no_further():
             read.append(start)
             yield PIXELS[start : start + 10], LABELS[start : start + 10]
 
-    found = pictures_at(batches(), [3, 25, 3, 20])
+    found = images_at(batches(), [3, 25, 3, 20])
     assert sorted(found) == [3, 20, 25]
     assert all(np.array_equal(found[position], PIXELS[position]) for position in found)
     assert read == [0, 10, 20]
 
 
-# -- the file -------------------------------------------------------------------------------------------------------------
+# -- the file --------------------------------------------------------------------------------------
 
 
 def chunks_of(count, size, classes=3):
     rng = np.random.default_rng(0)
-    logits, labels = rng.normal(0, 1, (count, classes)).astype(np.float32), rng.integers(0, classes, count).astype(np.int32)
+    logits, labels = (
+        rng.normal(0, 1, (count, classes)).astype(np.float32),
+        rng.integers(0, classes, count).astype(np.int32),
+    )
     keys, light = tuple(f"é\n{index}" for index in range(count)), np.arange(count, dtype=np.float32)
     for start in range(0, count, size):
         rows = slice(start, start + size)
@@ -209,6 +250,9 @@ def test_predictions_are_read_as_they_were_written(tmp_path):
 
 
 def test_their_digest_is_of_content_and_not_of_batches(tmp_path):
-    digests = {write_predictions(chunks_of(5000, size), 3, tmp_path / "p.parquet") for size in (1, 300, 5000)}
+    digests = {
+        write_predictions(chunks_of(5000, size), 3, tmp_path / "p.parquet")
+        for size in (1, 300, 5000)
+    }
     assert len(digests) == 1
     assert write_predictions(chunks_of(4999, 300), 3, tmp_path / "p.parquet") not in digests

@@ -4,7 +4,7 @@ from pipeline.evaluate.slices import folders_of, numbers_where_they_are, slices_
 
 
 def planted(images=2000):
-    """Pictures that are wrong three times as often where they are dark."""
+    """Images that are wrong three times as often where they are dark."""
     rng = np.random.default_rng(0)
     brightness, site = rng.uniform(0, 255, images), rng.choice(["north", "south"], images)
     return rng.random(images) < np.where(brightness < 60, 0.3, 0.1), brightness, site.tolist()
@@ -20,18 +20,26 @@ def test_the_planted_slice_comes_first_and_is_clearly_worse():
     assert len(found) == 2 + 4
 
 
-def test_every_picture_is_in_one_slice_of_each_attribute():
+def test_every_image_is_in_one_slice_of_each_attribute():
     wrong, brightness, site = planted()
-    for attribute, values in {"site": site, "brightness": brightness, "many equal": np.round(brightness / 100)}.items():
+    for attribute, values in {
+        "site": site,
+        "brightness": brightness,
+        "many equal": np.round(brightness / 100),
+    }.items():
         found = slices_of(wrong, {attribute: values})
         assert sum(item.images for item in found) == len(wrong)
-        assert round(sum(item.images * item.top1_error for item in found)) == np.count_nonzero(wrong)
+        assert round(sum(item.images * item.top1_error for item in found)) == np.count_nonzero(
+            wrong
+        )
         for item in found:
-            rest = (np.count_nonzero(wrong) - item.images * item.top1_error) / (len(wrong) - item.images)
+            rest = (np.count_nonzero(wrong) - item.images * item.top1_error) / (
+                len(wrong) - item.images
+            )
             assert abs(item.others - rest) < 1e-9
 
 
-def test_a_few_unlucky_pictures_do_not_come_first():
+def test_a_few_unlucky_images_do_not_come_first():
     wrong = np.array([True] * 3 + [True] * 60 + [False] * 40 + [False] * 97)
     names = ["few"] * 3 + ["many"] * 100 + ["good"] * 97
     assert [item.value for item in slices_of(wrong, {"group": names})] == ["many", "few", "good"]
@@ -41,17 +49,27 @@ def test_what_says_nothing_is_left_out():
     wrong = np.zeros(40, bool)
     wrong[3] = True
     names = [str(index) for index in range(40)]
-    assert slices_of(wrong, {"one value": ["x"] * 40, "a name each": names, "constant": np.ones(40)}) == []
+    assert (
+        slices_of(wrong, {"one value": ["x"] * 40, "a name each": names, "constant": np.ones(40)})
+        == []
+    )
 
 
 def test_columns_of_text_are_numbers_where_they_look_like_many():
     assert numbers_where_they_are([str(value) for value in range(12)]).tolist() == list(range(12))
-    for texts in (["1", "2"] * 10, ["1", "x", *map(str, range(20))], ["nan", *map(str, range(20))], ["1e308", *map(str, range(20))]):
+    for texts in (
+        ["1", "2"] * 10,
+        ["1", "x", *map(str, range(20))],
+        ["nan", *map(str, range(20))],
+        ["1e308", *map(str, range(20))],
+    ):
         assert numbers_where_they_are(texts) == texts
 
 
 def test_empty_cells_of_numbers_are_a_slice_of_their_own():
-    numbers = numbers_where_they_are(["" if index % 5 == 0 else str(20240000 + index) for index in range(100)])
+    numbers = numbers_where_they_are(
+        ["" if index % 5 == 0 else str(20240000 + index) for index in range(100)]
+    )
     found = slices_of(np.arange(100) % 5 == 0, {"day": numbers})
     assert found[0].value == "(empty)"
     assert (found[0].images, found[0].top1_error) == (20, 1.0)

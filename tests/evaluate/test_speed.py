@@ -16,7 +16,8 @@ READ_TEXT, WRITE_TEXT = Path.read_text, Path.write_text
 
 
 class Sleeper:
-    """A network that takes a known time, after a first answer that takes longer; remembers what it was asked."""
+    """A network that takes a known time, after a first answer that takes longer; remembers what it
+    was asked."""
 
     input_shape = (None, 4, 4, 3)
 
@@ -47,7 +48,10 @@ SPEED = Speed(
     device="CPU: Old Faithful",
     processors=2,
     model_bytes=12_345_678,
-    batches=(BatchSpeed(1, 1234, 0.00321, 0.0041, 0.000042, 310.4), BatchSpeed(32, 20, 0.0256, 1.5, 2.0, 1234.4)),
+    batches=(
+        BatchSpeed(1, 1234, 0.00321, 0.0041, 0.000042, 310.4),
+        BatchSpeed(32, 20, 0.0256, 1.5, 2.0, 1234.4),
+    ),
     tensor_bytes=57_500_000,
     resident_bytes=None,
 )
@@ -94,7 +98,10 @@ def test_the_first_calls_are_not_counted(file):
 def test_each_size_is_one_program_on_the_same_noise(file):
     network = Sleeper(0)
     measure_speed(network, file, seconds=0.01, batches=(1, 8, 1))
-    assert network.traced == [((8, 4, 4, 3), tf.uint8), ((1, 4, 4, 3), tf.uint8)]  # the largest first, each once
+    assert network.traced == [
+        ((8, 4, 4, 3), tf.uint8),
+        ((1, 4, 4, 3), tf.uint8),
+    ]  # the largest first, each once
     eights = [pixels for pixels in network.answered if len(pixels) == 8]
     assert all(np.array_equal(pixels, eights[0]) for pixels in eights)
     assert eights[0].min() < 20
@@ -108,7 +115,7 @@ def test_a_real_network_with_its_file_and_memory(make_model, tmp_path):
     found = measure_speed(network, path, seconds=0.05, batches=(1, 512))
     assert found.model_bytes == len(path.read_bytes())
     assert found.processors == len(os.sched_getaffinity(0))
-    # The largest tensor is that of conv1: 512 pictures, 8 x 8 places, 8 filters, float32.
+    # The largest tensor is that of conv1: 512 images, 8 x 8 places, 8 filters, float32.
     assert found.tensor_bytes is None or 512 * 8 * 8 * 8 * 4 <= found.tensor_bytes < 100 * MEGABYTE
     assert found.resident_bytes is None or 0 <= found.resident_bytes < 1000 * MEGABYTE
 
@@ -124,23 +131,31 @@ def test_json_keeps_everything(file):
 def test_table_is_for_people():
     assert table_rows(SPEED) == [
         ("device", "CPU: Old Faithful; 2 processors"),
-        ("latency, 1 picture a call: p50, p95, p99 of 1,234 calls", "3.2 ms, 4.1 ms, 0.042 ms"),
-        ("rate, 1 picture a call", "310 images/s"),
-        ("latency, 32 pictures a call: p50, p95, p99 of 20 calls", "25.6 ms, 1,500.0 ms, 2,000.0 ms"),
-        ("rate, 32 pictures a call", "1,234 images/s"),
+        ("latency, 1 image a call: p50, p95, p99 of 1,234 calls", "3.2 ms, 4.1 ms, 0.042 ms"),
+        ("rate, 1 image a call", "310 images/s"),
+        (
+            "latency, 32 images a call: p50, p95, p99 of 20 calls",
+            "25.6 ms, 1,500.0 ms, 2,000.0 ms",
+        ),
+        ("rate, 32 images a call", "1,234 images/s"),
         ("model file", "12.3 MB"),
-        ("peak memory that a call of 32 pictures adds: tensors", "57.5 MB"),
-        ("peak memory that a call of 32 pictures adds: the whole process", "not known here"),
+        ("peak memory that a call of 32 images adds: tensors", "57.5 MB"),
+        ("peak memory that a call of 32 images adds: the whole process", "not known here"),
     ]
 
 
 def test_small_numbers_are_not_rounded_to_nothing():
-    slow = replace(SPEED, processors=1, model_bytes=12_345, batches=(replace(SPEED.batches[0], images_per_second=0.834),))
+    slow = replace(
+        SPEED,
+        processors=1,
+        model_bytes=12_345,
+        batches=(replace(SPEED.batches[0], images_per_second=0.834),),
+    )
     rows = dict(table_rows(replace(slow, tensor_bytes=0)))
     assert rows["device"] == "CPU: Old Faithful; 1 processor"
-    assert rows["rate, 1 picture a call"] == "0.83 images/s"
+    assert rows["rate, 1 image a call"] == "0.83 images/s"
     assert rows["model file"] == "0.012 MB"
-    assert rows["peak memory that a call of 1 picture adds: tensors"] == "0 MB"
+    assert rows["peak memory that a call of 1 image adds: tensors"] == "0 MB"
 
 
 def test_resident_memory_counts_what_was_freed_again_and_forgets_earlier_peaks():
@@ -161,7 +176,9 @@ def test_memory_is_unknown_where_the_kernel_forbids_the_question(monkeypatch):
 
 
 @pytest.mark.parametrize("counted", [ValueError, 0])
-def test_memory_of_tensors_is_unknown_where_the_allocator_does_not_count(monkeypatch, file, counted):
+def test_memory_of_tensors_is_unknown_where_the_allocator_does_not_count(
+    monkeypatch, file, counted
+):
     def info(device):
         if counted is ValueError:
             raise ValueError
@@ -180,8 +197,14 @@ def test_device_is_named_by_the_processor_or_the_gpu(monkeypatch, file):
         ("flags: x\nmodel name\t: Fast: One\nmodel name\t: Other\n", "Fast: One"),
         ("CPU part : 0\n", platform.machine()),
     ):
-        monkeypatch.setattr(Path, "read_text", lambda path, text=text, **_: text if path == Path("/proc/cpuinfo") else READ_TEXT(path))
+        monkeypatch.setattr(
+            Path,
+            "read_text",
+            lambda path, text=text, **_: text if path == Path("/proc/cpuinfo") else READ_TEXT(path),
+        )
         assert name() == f"CPU: {expected}"
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["one", "two"])
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {"device_name": f"GPU {gpu}"})
+    monkeypatch.setattr(
+        tf.config.experimental, "get_device_details", lambda gpu: {"device_name": f"GPU {gpu}"}
+    )
     assert name() == "GPU one"

@@ -11,14 +11,14 @@ import pytest
 from pyarrow import parquet
 
 from pipeline.artifacts import EvaluationReport, file_sha256
-from pipeline.config import EvaluateConfig
+from pipeline.config.evaluate import EvaluateConfig
 from pipeline.errors import CheckpointError, ConfigError, DatasetError
-from pipeline.evaluate.judge import by_the_centre, details
-from pipeline.evaluate.metrics import Tally, fit_temperature, summarise
+from pipeline.evaluate.judge import by_the_center, details
+from pipeline.evaluate.metrics import Tally, fit_temperature, summarize
 from pipeline.evaluate.predictions import read_columns, read_logits
-from pipeline.evaluate.report import Judgement
 from pipeline.evaluate.robustness import Worn
 from pipeline.evaluate.stage import evaluate, evaluate_model
+from pipeline.reports.evaluation import Judgment
 
 NAMES = ("cat", "dog/wolf", "cat!", "émeu", "e", "f", "g")
 LABELS = np.random.default_rng(1).integers(0, 7, 30)
@@ -28,10 +28,18 @@ SHORT = EvaluateConfig(report="short")
 
 
 @pytest.fixture
-def prepared(tmp_path, serve_pictures, make_model, make_dataset, save_trained):
-    model, pixels = make_model(classes=7), np.random.default_rng(0).integers(0, 256, (30, 12, 12, 3), dtype=np.uint8)
-    serve_pictures(pixels, LABELS, [f"{index}.png".encode() for index in range(30)])
-    return model, pixels, make_dataset(NAMES, LABELS, tmp_path), save_trained(model, NAMES, tmp_path / "train")
+def prepared(tmp_path, serve_images, make_model, make_dataset, save_trained):
+    model, pixels = (
+        make_model(classes=7),
+        np.random.default_rng(0).integers(0, 256, (30, 12, 12, 3), dtype=np.uint8),
+    )
+    serve_images(pixels, LABELS, [f"{index}.png".encode() for index in range(30)])
+    return (
+        model,
+        pixels,
+        make_dataset(NAMES, LABELS, tmp_path),
+        save_trained(model, NAMES, tmp_path / "train"),
+    )
 
 
 def test_stage_scores_the_saved_file(prepared, context, notes):
@@ -41,7 +49,11 @@ def test_stage_scores_the_saved_file(prepared, context, notes):
     assert report.top1_error == pytest.approx(np.mean(answers != LABELS))
     assert report.images == 30
     assert report.majority_error == pytest.approx(1 - np.bincount(LABELS).max() / 30)
-    assert notes.summary == {"test_loss": report.loss, "test_top1_error": report.top1_error, "test_top5_error": report.top5_error}
+    assert notes.summary == {
+        "test_loss": report.loss,
+        "test_top1_error": report.top1_error,
+        "test_top5_error": report.top5_error,
+    }
     assert notes.tagged["view"] == report.view == "center crop"
     assert (30, 30, "images") in [step[:3] for step in notes.steps]
     keys, labels, said = read_columns(report.predictions_path, "key", "label", "answer")
@@ -53,15 +65,25 @@ def test_stage_scores_the_saved_file(prepared, context, notes):
     assert document["top1_error"] == report.top1_error
     assert document["view"] == "center crop"
     assert {"slices", "robustness", "reliability"} <= document.keys()
-    assert json.loads((context.report_directory / "speed.json").read_text())["batches"][0]["batch"] == 1
-    assert isinstance(EvaluationReport.model_validate_json(report.model_dump_json()), EvaluationReport)
+    assert (
+        json.loads((context.report_directory / "speed.json").read_text())["batches"][0]["batch"]
+        == 1
+    )
+    assert isinstance(
+        EvaluationReport.model_validate_json(report.model_dump_json()), EvaluationReport
+    )
     assert not (context.scratch_directory / "validation.parquet").exists()
 
 
 def test_numbers_are_recorded_under_names_that_mlflow_takes(prepared, context, notes):
     _, _, dataset, trained = prepared
     evaluate.function(SHORT, dataset, trained, context)
-    assert {"test_macro_f1", "test_balanced_accuracy", "test_recall/001_dog_wolf", "test_f1/003_meu"} <= notes.detail.keys()
+    assert {
+        "test_macro_f1",
+        "test_balanced_accuracy",
+        "test_recall/001_dog_wolf",
+        "test_f1/003_meu",
+    } <= notes.detail.keys()
     assert all(re.fullmatch(r"[/\w.\- :]{1,250}", name) for name in notes.detail)
     assert all(isinstance(value, float) for value in notes.detail.values())
 
@@ -70,7 +92,7 @@ def test_many_classes_are_not_recorded_one_by_one():
     tally = Tally(101, 0)
     tally.add(np.eye(101, dtype=np.float32), np.arange(101))
     names = [str(index) for index in range(101)]
-    judged = Judgement("test", "center crop", names, summarise(tally), (), (), (), (), "")
+    judged = Judgment("test", "center crop", names, summarize(tally), (), (), (), (), "")
     assert not [name for name in details(judged) if "/" in name]
 
 
@@ -78,7 +100,15 @@ def test_batch_size_does_not_change_the_report(prepared, context):
     _, _, dataset, trained = prepared
     configs = [SHORT.model_copy(update={"global_batch_size": size}) for size in (1, 7, 256)]
     reports = [evaluate.function(config, dataset, trained, context) for config in configs]
-    assert len({(report.top1_error, report.top5_error, report.top1_error_interval) for report in reports}) == 1
+    assert (
+        len(
+            {
+                (report.top1_error, report.top5_error, report.top1_error_interval)
+                for report in reports
+            }
+        )
+        == 1
+    )
     assert [report.loss for report in reports] == pytest.approx([reports[0].loss] * 3, abs=1e-6)
 
 
@@ -87,20 +117,32 @@ def test_the_temperature_is_fitted_on_the_validation_split(prepared, context):
     report = evaluate.function(SHORT, dataset, trained, context)
     assert report.temperature != pytest.approx(1, abs=0.05)
     logits = np.concatenate([logits for logits, _ in read_logits(report.predictions_path)])
-    assert report.temperature == pytest.approx(fit_temperature(logits, LABELS))  # this stand-in has the same pictures in every split
+    assert report.temperature == pytest.approx(
+        fit_temperature(logits, LABELS)
+    )  # this stand-in has the same images in every split
 
 
-def test_slices_are_by_everything_that_is_known_of_the_pictures(prepared, context):
+def test_slices_are_by_everything_that_is_known_of_the_images(prepared, context):
     _, _, dataset, trained = prepared
-    table = pa.table({"key": [f"{index}.png" for index in range(29, -1, -1)], "camera": ["old", "new"] * 15})
+    table = pa.table(
+        {"key": [f"{index}.png" for index in range(29, -1, -1)], "camera": ["old", "new"] * 15}
+    )
     parquet.write_table(table, dataset.directory / dataset.ATTRIBUTES_FILE)
     report = evaluate.function(SHORT, dataset, trained, context)
     slices = json.loads((context.report_directory / "metrics.json").read_text())["slices"]
     found = {item["attribute"] for item in slices}
-    assert found == {"column camera", "shorter side", "width / height", "brightness", "contrast"}  # 7 classes are too many for 30 pictures
+    assert found == {
+        "column camera",
+        "shorter side",
+        "width / height",
+        "brightness",
+        "contrast",
+    }  # 7 classes are too many for 30 images
     keys, ranks = read_columns(report.predictions_path, "key", "rank")
     old = [rank > 0 for key, rank in zip(keys, ranks, strict=True) if int(key[:-4]) % 2 == 1]
-    assert [item["top1_error"] for item in slices if item["value"] == "old"] == [pytest.approx(np.mean(old))]
+    assert [item["top1_error"] for item in slices if item["value"] == "old"] == [
+        pytest.approx(np.mean(old))
+    ]
 
 
 def test_a_given_model_is_judged_like_the_trained_one(prepared, context, notes, tmp_path):
@@ -108,27 +150,37 @@ def test_a_given_model_is_judged_like_the_trained_one(prepared, context, notes, 
     own = evaluate.function(SHORT, dataset, trained, context)
     alone = tmp_path / "alone.keras"
     shutil.copy(trained.model_path, alone)
-    given = evaluate_model.function(SHORT.model_copy(update={"model": str(alone)}), dataset, context)
+    given = evaluate_model.function(
+        SHORT.model_copy(update={"model": str(alone)}), dataset, context
+    )
     assert given == own
     assert "names no classes" in notes.words[-1]
-    assert evaluate_model.source(SHORT.model_copy(update={"model": str(alone)})) == {"model": trained.model_sha256}
+    assert evaluate_model.source(SHORT.model_copy(update={"model": str(alone)})) == {
+        "model": trained.model_sha256
+    }
 
 
 def test_a_model_that_ends_in_softmax_is_judged_by_its_logits(prepared, context, notes, tmp_path):
     model, _, dataset, trained = prepared
     own = evaluate.function(SHORT, dataset, trained, context)
-    keras.Model(model.inputs, keras.layers.Softmax()(model.outputs[0])).save(tmp_path / "soft.keras")
-    found = evaluate_model.function(SHORT.model_copy(update={"model": str(tmp_path / "soft.keras")}), dataset, context)
+    keras.Model(model.inputs, keras.layers.Softmax()(model.outputs[0])).save(
+        tmp_path / "soft.keras"
+    )
+    found = evaluate_model.function(
+        SHORT.model_copy(update={"model": str(tmp_path / "soft.keras")}), dataset, context
+    )
     assert (found.loss, found.temperature) == pytest.approx((own.loss, own.temperature), rel=1e-4)
     assert any("ends in softmax" in words for words in notes.words)
 
 
-def test_what_is_measured_by_the_centre_is_never_called_ten_crops():
+def test_what_is_measured_by_the_center_is_never_called_ten_crops():
     tally = Tally(2, 0)
     tally.add(np.eye(2, dtype=np.float32), np.arange(2))
     worn = Worn(2, 0.0, {"noise": {1: 0.5}})
-    judged = Judgement("test", "mean of ten crops", ["a", "b"], summarise(tally), (), (), (), (), "", worn=worn)
-    assert by_the_centre(judged) == {"mean_corruption_error": 0.5}
+    judged = Judgment(
+        "test", "mean of ten crops", ["a", "b"], summarize(tally), (), (), (), (), "", worn=worn
+    )
+    assert by_the_center(judged) == {"mean_corruption_error": 0.5}
     assert "mean_corruption_error" not in details(judged)
 
 
@@ -136,7 +188,9 @@ def test_a_given_model_that_cannot_be_judged_is_refused(prepared, context, tmp_p
     _, _, dataset, _ = prepared
 
     def judged(path):
-        return evaluate_model.function(SHORT.model_copy(update={"model": str(path)}), dataset, context)
+        return evaluate_model.function(
+            SHORT.model_copy(update={"model": str(path)}), dataset, context
+        )
 
     with pytest.raises(ConfigError, match=r"There is no model .*Expected a \.keras file"):
         judged(tmp_path / "gone.keras")
@@ -146,18 +200,22 @@ def test_a_given_model_that_cannot_be_judged_is_refused(prepared, context, tmp_p
         judged(broken)
     (tmp_path / "artifact.json").write_text(json.dumps({"class_names": NAMES, "short_side": 256}))
     make_model(classes=7).save(tmp_path / "larger.keras")
-    with pytest.raises(DatasetError, match=r"another scale .* shorter side of 256 pixels\. Received 12\."):
+    with pytest.raises(
+        DatasetError, match=r"another scale .* shorter side of 256 pixels\. Received 12\."
+    ):
         judged(tmp_path / "larger.keras")
     (tmp_path / "artifact.json").unlink()
     image = keras.Input((None, None, 3), dtype="uint8")
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
     keras.Model(image, keras.layers.Dense(7)(pooled)).save(tmp_path / "any.keras")
-    with pytest.raises(DatasetError, match="pictures of equal sides"):
+    with pytest.raises(DatasetError, match="images of equal sides"):
         judged(tmp_path / "any.keras")
     make_model(classes=3).save(tmp_path / "three.keras")
     with pytest.raises(DatasetError, match=r"7 logits\. Received .*3"):
         judged(tmp_path / "three.keras")
-    (tmp_path / "artifact.json").write_text(json.dumps({"model_sha256": "0" * 64, "class_names": ["a"]}))
+    (tmp_path / "artifact.json").write_text(
+        json.dumps({"model_sha256": "0" * 64, "class_names": ["a"]})
+    )
     with pytest.raises(CheckpointError, match=r"damaged\. Expected SHA-256 000000000000"):
         judged(tmp_path / "three.keras")
 
@@ -165,7 +223,9 @@ def test_a_given_model_that_cannot_be_judged_is_refused(prepared, context, tmp_p
 def test_other_classes_are_refused(prepared, context, tmp_path):
     _, _, dataset, trained = prepared
     swapped = trained.model_copy(update={"class_names": (*NAMES[:5], "g", "f")})
-    with pytest.raises(DatasetError, match=r"Expected class 5 to be 'g'\. Received 'f'\. .*alexnet train"):
+    with pytest.raises(
+        DatasetError, match=r"Expected class 5 to be 'g'\. Received 'f'\. .*alexnet train"
+    ):
         evaluate.function(SHORT, dataset, swapped, context)
     fewer = trained.model_copy(update={"class_names": NAMES[:5]})
     with pytest.raises(DatasetError, match=r"Expected 5 classes\. Received 7\."):
@@ -184,7 +244,13 @@ def test_record_that_promises_other_counts_is_refused(prepared, context):
     _, _, dataset, trained = prepared
     counts = dataset.class_counts["test"]
     other = dataset.model_copy(
-        update={"class_counts": {"train": counts, "validation": counts, "test": (counts[0] + 1, counts[1] - 1, *counts[2:])}}
+        update={
+            "class_counts": {
+                "train": counts,
+                "validation": counts,
+                "test": (counts[0] + 1, counts[1] - 1, *counts[2:]),
+            }
+        }
     )
     with pytest.raises(DatasetError, match="not what its record promises"):
         evaluate.function(SHORT, other, trained, context)
@@ -192,7 +258,12 @@ def test_record_that_promises_other_counts_is_refused(prepared, context):
 
 def test_stage_is_imported_without_heavy_libraries():
     code = (
-        "import sys, pipeline.evaluate.stage;"
-        "print(sorted({'tensorflow', 'keras', 'mlflow', 'numpy', 'matplotlib', 'sklearn'} & sys.modules.keys()))"
+        "import sys, pipeline.evaluate.stage;print(sorted({'tensorflow', 'keras', 'mlflow',"
+        " 'numpy', 'matplotlib', 'sklearn'} & sys.modules.keys()))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )

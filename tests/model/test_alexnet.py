@@ -1,15 +1,21 @@
-"""Each network has the shapes, parameters and multiplications of its source; docs/model.md names the sources."""
+"""Each network has the shapes, parameters and multiplications of its source; docs/model.md names
+the sources."""
 
 import keras
 import numpy as np
 import pytest
 
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.model.alexnet import build_network, layer_table, plan_for
 from pipeline.model.layers import LocalResponseNormalization
 
 # layer -> output, parameters; at 224 pixels and 1000 classes.
-HEAD = {"fc6": ((4096,), 37_752_832), "fc7": ((4096,), 16_781_312), "fc8": ((1000,), 4_097_000), "pool5": ((6, 6, 256), 0)}
+HEAD = {
+    "fc6": ((4096,), 37_752_832),
+    "fc7": ((4096,), 16_781_312),
+    "fc8": ((1000,), 4_097_000),
+    "pool5": ((6, 6, 256), 0),
+}
 PAPER = {
     "edge": ((227, 227, 3), 0),
     "conv1": ((55, 55, 96), 34_944),
@@ -23,7 +29,11 @@ PAPER = {
     "conv5": ((13, 13, 256), 442_624),
     **HEAD,
 }
-UNGROUPED = PAPER | {"conv2": ((27, 27, 256), 614_656), "conv4": ((13, 13, 384), 1_327_488), "conv5": ((13, 13, 256), 884_992)}
+UNGROUPED = PAPER | {
+    "conv2": ((27, 27, 256), 614_656),
+    "conv4": ((13, 13, 384), 1_327_488),
+    "conv5": ((13, 13, 256), 884_992),
+}
 SINGLE_TOWER = {
     "conv1": ((55, 55, 48), 17_472),
     "conv2": ((27, 27, 128), 153_728),
@@ -45,25 +55,45 @@ OWT = {
 }
 GOLDEN = {
     "paper": (PAPER, 60_965_224, 724_406_816),
-    "caffenet": (PAPER | {"norm1": ((27, 27, 96), 0), "norm2": ((13, 13, 256), 0)}, 60_965_224, 724_406_816),
+    "caffenet": (
+        PAPER | {"norm1": ((27, 27, 96), 0), "norm2": ((13, 13, 256), 0)},
+        60_965_224,
+        724_406_816,
+    ),
     "ungrouped": (UNGROUPED, 62_378_344, 1_135_256_096),
     "single_tower": (SINGLE_TOWER, 59_798_312, 391_514_384),
     "owt": (OWT, 61_100_840, 714_188_480),
 }
 # Figure 2 of the paper says 253,440 for the first layer, which no 55 x 55 x 96 maps have.
-NEURONS = {"conv1": 290_400, "conv2": 186_624, "conv3": 64_896, "conv4": 64_896, "conv5": 43_264, "fc6": 4096, "fc7": 4096, "fc8": 1000}
+NEURONS = {
+    "conv1": 290_400,
+    "conv2": 186_624,
+    "conv3": 64_896,
+    "conv4": 64_896,
+    "conv5": 43_264,
+    "fc6": 4096,
+    "fc7": 4096,
+    "fc8": 1000,
+}
 SMALL_INPUT = ("small", "cifar")
 
 
 def network(**settings):
     classes = settings.pop("classes", 10)
-    return build_network(ModelConfig(**settings), num_classes=classes, channel_mean=(120.0, 110.0, 100.0), channel_std=(60.0, 50.0, 40.0))
+    return build_network(
+        ModelConfig(**settings),
+        num_classes=classes,
+        channel_mean=(120.0, 110.0, 100.0),
+        channel_std=(60.0, 50.0, 40.0),
+    )
 
 
 def names(**settings):
     """Names of the layers after the first three: image, normalize, edge."""
     size = 32 if settings.get("variant", "small") in SMALL_INPUT else 64
-    return [layer.name for layer in network(image_size=size, width_multiplier=0.25, **settings).layers][3:]
+    return [
+        layer.name for layer in network(image_size=size, width_multiplier=0.25, **settings).layers
+    ][3:]
 
 
 def before_the_classifier(names):
@@ -81,14 +111,26 @@ def test_every_layer_is_the_source_s(variant):
 
 
 def test_neurons_of_the_paper():
-    sizes = {row["layer"]: int(np.prod(row["output"])) for row in layer_table(network(variant="paper", image_size=224, classes=1000))}
+    sizes = {
+        row["layer"]: int(np.prod(row["output"]))
+        for row in layer_table(network(variant="paper", image_size=224, classes=1000))
+    }
     assert {name: sizes[name] for name in NEURONS} == NEURONS
 
 
 def test_multiplications_of_each_layer():
     """In millions, 2012: 105.4, 223.9, 149.5, 112.1, 74.8, 37.7, 16.8, 4.1."""
     rows = layer_table(network(variant="paper", image_size=224, classes=1000))
-    assert [round(row["macs"] / 1e6, 1) for row in rows if row["macs"]] == [105.4, 223.9, 149.5, 112.1, 74.8, 37.7, 16.8, 4.1]
+    assert [round(row["macs"] / 1e6, 1) for row in rows if row["macs"]] == [
+        105.4,
+        223.9,
+        149.5,
+        112.1,
+        74.8,
+        37.7,
+        16.8,
+        4.1,
+    ]
 
 
 @pytest.mark.parametrize(("variant", "parameters"), [("paper", 56_909_194), ("owt", 57_044_810)])
@@ -98,13 +140,18 @@ def test_parameters_for_ten_classes(variant, parameters):
 
 @pytest.mark.parametrize("variant", GOLDEN)
 def test_227_pixels_are_the_same_network(variant):
-    """As in Caffe: no window falls off the edge, and the maps are those of 224. torchvision's border gives conv1 one position more."""
+    """As in Caffe: no window falls off the edge, and the maps are those of 224. torchvision's
+    border gives conv1 one position more."""
     rows = layer_table(network(variant=variant, image_size=227, classes=1000))
     layers, parameters, macs = GOLDEN[variant]
     found = {row["layer"]: (tuple(row["output"]), row["parameters"]) for row in rows}
     assert sum(row["parameters"] for row in rows) == parameters
     if variant == "owt":
-        assert (found["edge"], found["conv1"][0], found["pool1"]) == (((231, 231, 3), 0), (56, 56, 64), layers["pool1"])
+        assert (found["edge"], found["conv1"][0], found["pool1"]) == (
+            ((231, 231, 3), 0),
+            (56, 56, 64),
+            layers["pool1"],
+        )
     else:
         assert {name: found[name] for name in layers} == layers
         assert sum(row["macs"] for row in rows) == macs
@@ -119,16 +166,30 @@ def test_small_keeps_something_to_see(size, last_map):
 def test_cifar_is_the_four_layer_network_of_cuda_convnet():
     model = network(variant="cifar", image_size=32)
     rows = {row["layer"]: (tuple(row["output"]), row["parameters"]) for row in layer_table(model)}
-    expected = {"conv1": ((32, 32, 32), 2432), "pool1": ((16, 16, 32), 0), "conv2": ((16, 16, 32), 25_632), "pool2": ((8, 8, 32), 0)}
+    expected = {
+        "conv1": ((32, 32, 32), 2432),
+        "pool1": ((16, 16, 32), 0),
+        "conv2": ((16, 16, 32), 25_632),
+        "pool2": ((8, 8, 32), 0),
+    }
     expected |= {"conv3": ((8, 8, 64), 51_264), "pool3": ((4, 4, 64), 0), "fc4": ((10,), 10_250)}
     assert {name: rows[name] for name in expected} == expected
-    deviations = [float(np.std(model.get_layer(name).get_weights()[0])) for name in ("conv1", "conv2", "conv3", "fc4")]
+    deviations = [
+        float(np.std(model.get_layer(name).get_weights()[0]))
+        for name in ("conv1", "conv2", "conv3", "fc4")
+    ]
     assert deviations == pytest.approx([1e-4, 0.01, 0.01, 0.01], rel=0.05)
 
 
 def test_width_multiplier_scales_every_layer_but_the_last():
     rows = {row["layer"]: row["output"][-1] for row in layer_table(network(width_multiplier=0.5))}
-    assert (rows["conv1"], rows["conv2"], rows["conv3"], rows["fc6"], rows["fc8"]) == (24, 64, 96, 512, 10)
+    assert (rows["conv1"], rows["conv2"], rows["conv3"], rows["fc6"], rows["fc8"]) == (
+        24,
+        64,
+        96,
+        512,
+        10,
+    )
 
 
 def test_seed_decides_the_weights_and_no_two_layers_share_numbers():
@@ -136,11 +197,13 @@ def test_seed_decides_the_weights_and_no_two_layers_share_numbers():
     assert all(np.array_equal(a, b) for a, b in zip(first, same, strict=True))
     kernels = [index for index, weights in enumerate(first) if weights.ndim > 1]
     assert not any(np.array_equal(first[index], other[index]) for index in kernels)
-    starts = [tuple(np.round(first[index].ravel()[:4] / first[index].std(), 4)) for index in kernels]
+    starts = [
+        tuple(np.round(first[index].ravel()[:4] / first[index].std(), 4)) for index in kernels
+    ]
     assert len(set(starts)) == len(starts)
 
 
-# -- the two fidelities ---------------------------------------------------------------------------------------------
+# -- the two fidelities ----------------------------------------------------------------------------
 
 BOTH = ("lrn_alpha", "lrn_across", "layer_order", "spatial_norm", "initialization", "input_scale")
 
@@ -148,7 +211,10 @@ BOTH = ("lrn_alpha", "lrn_across", "layer_order", "spatial_norm", "initializatio
 @pytest.mark.parametrize("variant", ["paper", "ungrouped", "single_tower"])
 @pytest.mark.parametrize(
     ("fidelity", "expected"),
-    [("code", (2e-5, "tower", "code", True, "code", "levels")), ("paper", (1e-4, "maps", "paper", False, "paper", "levels"))],
+    [
+        ("code", (2e-5, "tower", "code", True, "code", "levels")),
+        ("paper", (1e-4, "maps", "paper", False, "paper", "levels")),
+    ],
 )
 def test_fidelity_decides_together(variant, fidelity, expected):
     plan = plan_for(ModelConfig(variant=variant, fidelity=fidelity, image_size=224))
@@ -158,7 +224,13 @@ def test_fidelity_decides_together(variant, fidelity, expected):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("lrn_alpha", 3e-5), ("lrn_across", "maps"), ("layer_order", "paper"), ("spatial_norm", False), ("initialization", "caffe")],
+    [
+        ("lrn_alpha", 3e-5),
+        ("lrn_across", "maps"),
+        ("layer_order", "paper"),
+        ("spatial_norm", False),
+        ("initialization", "caffe"),
+    ],
 )
 def test_each_choice_also_alone(setting, value):
     usual = plan_for(ModelConfig(variant="paper", image_size=224))
@@ -167,7 +239,7 @@ def test_each_choice_also_alone(setting, value):
     assert [name for name in BOTH if getattr(plan, name) != getattr(usual, name)] == [setting]
 
 
-def test_the_code_of_2012_normalises_before_relu_and_once_more_over_positions():
+def test_the_code_of_2012_normalizes_before_relu_and_once_more_over_positions():
     expected = "conv1 norm1 pool1 relu1 conv2 norm2 spatial2 pool2 conv3 conv4 conv5 pool5"
     assert before_the_classifier(names(variant="paper")) == expected.split()
     model = network(variant="paper", image_size=64, width_multiplier=0.25)
@@ -176,16 +248,23 @@ def test_the_code_of_2012_normalises_before_relu_and_once_more_over_positions():
     assert [model.get_layer(name).towers for name in ("norm1", "norm2")] == [2, 2]
 
 
-def test_the_paper_s_text_normalises_after_relu():
+def test_the_paper_s_text_normalizes_after_relu():
     model = network(variant="paper", fidelity="paper", image_size=64, width_multiplier=0.25)
     expected = "conv1 norm1 pool1 conv2 norm2 pool2 conv3 conv4 conv5 pool5"
     assert before_the_classifier(names(variant="paper", fidelity="paper")) == expected.split()
     assert model.get_layer("conv1").activation is keras.activations.relu
 
 
-def test_caffenet_pools_before_it_normalises():
+def test_caffenet_pools_before_it_normalizes():
     model = network(variant="caffenet", image_size=64, width_multiplier=0.25)
-    assert [layer.name for layer in model.layers][3:9] == ["conv1", "pool1", "norm1", "conv2", "pool2", "norm2"]
+    assert [layer.name for layer in model.layers][3:9] == [
+        "conv1",
+        "pool1",
+        "norm1",
+        "conv2",
+        "pool2",
+        "norm2",
+    ]
     norm = model.get_layer("norm1")
     assert (norm.bias, norm.alpha, norm.beta, norm.towers) == (1.0, 2e-5, 0.75, 1)
 
@@ -193,24 +272,51 @@ def test_caffenet_pools_before_it_normalises():
 @pytest.mark.parametrize(
     ("initialization", "deviations", "bias"),
     [
-        ("code", {"conv1": 0.01, "conv2": 0.01, "conv3": 0.03, "conv4": 0.03, "conv5": 0.03, "fc6": 0.01, "fc7": 0.01}, 1.0),
-        ("paper", dict.fromkeys(("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"), 0.01), 1.0),
+        (
+            "code",
+            {
+                "conv1": 0.01,
+                "conv2": 0.01,
+                "conv3": 0.03,
+                "conv4": 0.03,
+                "conv5": 0.03,
+                "fc6": 0.01,
+                "fc7": 0.01,
+            },
+            1.0,
+        ),
+        (
+            "paper",
+            dict.fromkeys(("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"), 0.01),
+            1.0,
+        ),
         ("caffe", {"conv1": 0.01, "conv3": 0.01, "fc6": 0.005, "fc7": 0.005}, 0.1),
         ("caffenet", {"conv1": 0.01, "conv3": 0.01, "fc6": 0.005, "fc7": 0.005}, 1.0),
     ],
 )
 def test_initial_weights(initialization, deviations, bias):
-    model = network(variant="paper", image_size=224, width_multiplier=0.5, initialization=initialization)
+    model = network(
+        variant="paper", image_size=224, width_multiplier=0.5, initialization=initialization
+    )
     found = {name: float(np.std(model.get_layer(name).get_weights()[0])) for name in deviations}
     assert found == pytest.approx(deviations, rel=0.03)
     biases = {
-        name: set(model.get_layer(name).get_weights()[1]) for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+        name: set(model.get_layer(name).get_weights()[1])
+        for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
     }
-    assert {name for name, values in biases.items() if values == {np.float32(bias)}} == {"conv2", "conv4", "conv5", "fc6", "fc7"}
-    assert all(values == {0.0} for name, values in biases.items() if name in ("conv1", "conv3", "fc8"))
+    assert {name for name, values in biases.items() if values == {np.float32(bias)}} == {
+        "conv2",
+        "conv4",
+        "conv5",
+        "fc6",
+        "fc7",
+    }
+    assert all(
+        values == {0.0} for name, values in biases.items() if name in ("conv1", "conv3", "fc8")
+    )
 
 
-# -- ablations ------------------------------------------------------------------------------------------------------
+# -- ablations -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu"])
@@ -222,34 +328,59 @@ def test_activation_is_everywhere_but_at_the_logits(activation):
 
 
 def test_pools_need_not_overlap():
-    sizes = {layer.name: layer.pool_size for layer in network(overlapping_pooling=False).layers if layer.name.startswith("pool")}
+    sizes = {
+        layer.name: layer.pool_size
+        for layer in network(overlapping_pooling=False).layers
+        if layer.name.startswith("pool")
+    }
     assert sizes == {"pool1": (2, 2), "pool2": (2, 2), "pool5": (2, 2)}
 
 
 @pytest.mark.parametrize("layer", ["conv2", "conv3", "conv4", "conv5"])
 def test_a_convolution_can_be_left_out_and_its_pool_stays(layer):
-    left = [name for name in names(variant="paper", remove_layer=layer) if name.startswith(("conv", "pool"))]
-    assert left == [name for name in names(variant="paper") if name.startswith(("conv", "pool")) and name != layer]
+    left = [
+        name
+        for name in names(variant="paper", remove_layer=layer)
+        if name.startswith(("conv", "pool"))
+    ]
+    assert left == [
+        name
+        for name in names(variant="paper")
+        if name.startswith(("conv", "pool")) and name != layer
+    ]
 
 
 def test_a_sixth_convolution_over_the_last_pool():
-    """Configuration 146 of the code: 3 x 3, 256 filters that see both towers, deviation 0.03, biases 1."""
+    """Configuration 146 of the code: 3 x 3, 256 filters that see both towers, deviation 0.03,
+    biases 1."""
     rows = {
-        row["layer"]: (row["output"], row["parameters"]) for row in layer_table(network(variant="paper", image_size=224, sixth_layer=True))
+        row["layer"]: (row["output"], row["parameters"])
+        for row in layer_table(network(variant="paper", image_size=224, sixth_layer=True))
     }
     assert list(rows)[-8:] == ["pool5", "conv6", "flatten", "fc6", "drop6", "fc7", "drop7", "fc8"]
     assert rows["conv6"] == ([6, 6, 256], 590_080)
-    kernel, bias = network(variant="paper", image_size=64, width_multiplier=0.5, sixth_layer=True).get_layer("conv6").get_weights()
+    kernel, bias = (
+        network(variant="paper", image_size=64, width_multiplier=0.5, sixth_layer=True)
+        .get_layer("conv6")
+        .get_weights()
+    )
     assert float(np.std(kernel)) == pytest.approx(0.03, rel=0.03)
     assert set(bias) == {1.0}
 
 
 def test_dropout_before_the_layers_as_in_torchvision_and_after_as_in_2012():
     assert names(variant="owt")[-6:] == ["flatten", "fc6", "drop6", "fc7", "drop7", "fc8"]
-    assert names(variant="owt", dropout_place="before")[-6:] == ["flatten", "drop6", "fc6", "drop7", "fc7", "fc8"]
+    assert names(variant="owt", dropout_place="before")[-6:] == [
+        "flatten",
+        "drop6",
+        "fc6",
+        "drop7",
+        "fc7",
+        "fc8",
+    ]
 
 
-def test_normalisation_can_be_left_out_or_be_of_batches():
+def test_normalization_can_be_left_out_or_be_of_batches():
     expected = "conv1 pool1 conv2 pool2 conv3 conv4 conv5 pool5"
     assert before_the_classifier(names(variant="paper", normalization="none")) == expected.split()
     model = network(normalization="batch", width_multiplier=0.25)
@@ -261,11 +392,18 @@ def test_normalisation_can_be_left_out_or_be_of_batches():
 
 def test_owt_with_lrn_is_the_network_of_cuda_convnet2():
     model = network(variant="owt", normalization="lrn", image_size=64, width_multiplier=0.25)
-    assert [layer.name for layer in model.layers][3:9] == ["conv1", "norm1", "pool1", "relu1", "conv2", "norm2"]
+    assert [layer.name for layer in model.layers][3:9] == [
+        "conv1",
+        "norm1",
+        "pool1",
+        "relu1",
+        "conv2",
+        "norm2",
+    ]
     assert (model.get_layer("norm1").bias, model.get_layer("norm1").alpha) == (2.0, 2e-5)
 
 
-# -- pixels ---------------------------------------------------------------------------------------------------------
+# -- pixels ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -278,7 +416,7 @@ def test_owt_with_lrn_is_the_network_of_cuda_convnet2():
         ({"initialization": "glorot"}, [60 / 60, 70 / 50, 80 / 40]),
     ],
 )
-def test_pixels_are_normalised_inside(settings, expected):
+def test_pixels_are_normalized_inside(settings, expected):
     image = np.full((1, 32, 32, 3), 180, dtype=np.uint8)
     pixels = np.asarray(network(width_multiplier=0.25, **settings).get_layer("normalize")(image))
     np.testing.assert_allclose(pixels[0, 0, 0], expected, rtol=1e-6)

@@ -1,4 +1,5 @@
-"""Every variant keeps its numbers in a file: bit for bit in `.keras`, to float rounding in SavedModel, ONNX and LiteRT."""
+"""Every variant keeps its numbers in a file: bit for bit in `.keras`, to float rounding in
+SavedModel, ONNX and LiteRT."""
 
 import io
 import os
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.model.alexnet import build_network
 from pipeline.model.weights import load_model, save_model
 
@@ -21,17 +22,21 @@ CASES = {
     "owt": {"variant": "owt", "image_size": 64},
     "small": {"variant": "small", "image_size": 32},
     "cifar": {"variant": "cifar", "image_size": 32},
-    "batch normalisation": {"variant": "small", "image_size": 32, "normalization": "batch"},
+    "batch normalization": {"variant": "small", "image_size": 32, "normalization": "batch"},
 }
 
 
 def network(case):
     config = ModelConfig(width_multiplier=0.25, **CASES[case])
-    return build_network(config, num_classes=4, channel_mean=(120, 110, 100), channel_std=(60, 50, 40))
+    return build_network(
+        config, num_classes=4, channel_mean=(120, 110, 100), channel_std=(60, 50, 40)
+    )
 
 
 def pixels(model, count=2):
-    return np.random.default_rng(0).integers(0, 256, (count, *model.input_shape[1:]), dtype=np.uint8)
+    return np.random.default_rng(0).integers(
+        0, 256, (count, *model.input_shape[1:]), dtype=np.uint8
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -39,7 +44,9 @@ def test_keras_round_trip_gives_equal_bits(case, tmp_path):
     model = network(case)
     save_model(model, tmp_path / "model.keras")
     images = pixels(model)
-    assert np.array_equal(np.asarray(model(images)), np.asarray(load_model(tmp_path / "model.keras")(images)))
+    assert np.array_equal(
+        np.asarray(model(images)), np.asarray(load_model(tmp_path / "model.keras")(images))
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -48,10 +55,15 @@ def test_saved_model(case, tmp_path):
     with redirect_stdout(io.StringIO()):
         model.export(os.fspath(tmp_path / "saved"), format="tf_saved_model", verbose=False)
     images, loaded = pixels(model), tf.saved_model.load(os.fspath(tmp_path / "saved"))
-    np.testing.assert_allclose(np.asarray(loaded.serve(images)), np.asarray(model(images)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(loaded.serve(images)), np.asarray(model(images)), rtol=1e-5, atol=1e-6
+    )
 
 
-@pytest.mark.parametrize("case", ["paper", *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "paper")])
+@pytest.mark.parametrize(
+    "case",
+    ["paper", *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "paper")],
+)
 # tf2onnx asks NumPy for a name that will get another meaning.
 @pytest.mark.filterwarnings("ignore:In the future `np.object`:FutureWarning")
 def test_onnx(case, tmp_path):
@@ -62,12 +74,17 @@ def test_onnx(case, tmp_path):
     expected = np.asarray(model(images))
     with redirect_stdout(io.StringIO()):
         model.export(os.fspath(tmp_path / "model.onnx"), format="onnx", verbose=False)
-    session = runtime.InferenceSession(os.fspath(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(
+        os.fspath(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
     (found,) = session.run(None, {session.get_inputs()[0].name: images})
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["paper", *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "paper")])
+@pytest.mark.parametrize(
+    "case",
+    ["paper", *(pytest.param(case, marks=pytest.mark.slow) for case in CASES if case != "paper")],
+)
 def test_litert(case, tmp_path):
     interpreter_of = pytest.importorskip("ai_edge_litert.interpreter")
     model = network(case)

@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.model.layers import LocalResponseNormalization, SpatialResponseNormalization, TwoTowerConv2D
+from pipeline.model.layers import (
+    LocalResponseNormalization,
+    SpatialResponseNormalization,
+    TwoTowerConv2D,
+)
 from pipeline.model.weights import load_model, save_model
 
 
@@ -21,25 +25,37 @@ def reference_lrn(a, radius=2, bias=2.0, alpha=1e-4, beta=0.75):
 @pytest.mark.parametrize("channels", [3, 5, 16])
 def test_lrn_is_the_formula(channels):
     a = np.random.default_rng(0).normal(0, 100, (2, 4, 5, channels))
-    np.testing.assert_allclose(np.asarray(LocalResponseNormalization()(a.astype(np.float32))), reference_lrn(a), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(LocalResponseNormalization()(a.astype(np.float32))), reference_lrn(a), rtol=1e-5
+    )
 
 
-@pytest.mark.parametrize(("radius", "bias", "alpha", "beta"), [(2, 1.0, 2e-5, 0.75), (4, 2.0, 1e-3, 0.5)])
+@pytest.mark.parametrize(
+    ("radius", "bias", "alpha", "beta"), [(2, 1.0, 2e-5, 0.75), (4, 2.0, 1e-3, 0.5)]
+)
 def test_lrn_is_the_formula_with_other_constants(radius, bias, alpha, beta):
     a = np.random.default_rng(0).normal(0, 100, (2, 4, 5, 16))
     layer = LocalResponseNormalization(depth_radius=radius, bias=bias, alpha=alpha, beta=beta)
-    np.testing.assert_allclose(np.asarray(layer(a.astype(np.float32))), reference_lrn(a, radius, bias, alpha, beta), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(layer(a.astype(np.float32))),
+        reference_lrn(a, radius, bias, alpha, beta),
+        rtol=1e-5,
+    )
 
 
 def test_lrn_of_two_towers_is_that_of_each():
     a = np.random.default_rng(0).normal(0, 100, (2, 4, 5, 16)).astype(np.float32)
     halves = np.concatenate([reference_lrn(a[..., :8]), reference_lrn(a[..., 8:])], axis=-1)
-    np.testing.assert_allclose(np.asarray(LocalResponseNormalization(towers=2)(a)), halves, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(LocalResponseNormalization(towers=2)(a)), halves, rtol=1e-5
+    )
 
 
 def test_lrn_has_the_gradient_of_tensorflow_s_kernel():
     rng = np.random.default_rng(0)
-    a, upstream = (tf.constant(rng.normal(0, spread, (2, 4, 5, 16)), tf.float32) for spread in (100, 1))
+    a, upstream = (
+        tf.constant(rng.normal(0, spread, (2, 4, 5, 16)), tf.float32) for spread in (100, 1)
+    )
     layer = LocalResponseNormalization()
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(a)
@@ -49,7 +65,7 @@ def test_lrn_has_the_gradient_of_tensorflow_s_kernel():
 
 
 @pytest.mark.parametrize("size", [3, 5])
-def test_spatial_normalisation_is_the_formula(size):
+def test_spatial_normalization_is_the_formula(size):
     """One position at a time: what lies beyond the border counts nothing."""
     a = np.random.default_rng(0).normal(0, 100, (2, 6, 7, 3))
     out, reach = np.empty_like(a), size // 2
@@ -57,7 +73,9 @@ def test_spatial_normalisation_is_the_formula(size):
         for x in range(7):
             window = a[:, max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
             out[:, y, x] = a[:, y, x] / (1 + 4e-5 * (window**2).sum((1, 2))) ** 0.75
-    np.testing.assert_allclose(np.asarray(SpatialResponseNormalization(size=size)(a.astype(np.float32))), out, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(SpatialResponseNormalization(size=size)(a.astype(np.float32))), out, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -105,5 +123,9 @@ def test_saved_layers_come_back_with_their_numbers(tmp_path):
     save_model(model, tmp_path / "model.keras")
     again = load_model(tmp_path / "model.keras")
     pixels = np.random.default_rng(0).normal(size=(3, 6, 6, 4)).astype(np.float32)
-    assert (again.get_layer("norm").alpha, again.get_layer("norm").towers, again.get_layer("spatial").size) == (2e-5, 2, 3)
+    assert (
+        again.get_layer("norm").alpha,
+        again.get_layer("norm").towers,
+        again.get_layer("spatial").size,
+    ) == (2e-5, 2, 3)
     assert np.array_equal(np.asarray(model(pixels)), np.asarray(again(pixels)))

@@ -1,4 +1,5 @@
-"""Weights from elsewhere: every layout lands where it belongs, the classifier is kept or not, and no file can run code."""
+"""Weights from elsewhere: every layout lands where it belongs, the classifier is kept or not, and
+no file can run code."""
 
 import os
 import pickle
@@ -8,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.model.alexnet import build_network
 from pipeline.model.pretrained import network_from, read_weights
@@ -57,16 +58,36 @@ def number(value):
 
 
 def write_pth(path, tensors, dtype="FloatStorage", more=b""):
-    """Write PyTorch's zip format by its opcodes, so that the quick tests need no PyTorch; `more` goes into the dictionary."""
+    """Write PyTorch's zip format by its opcodes, so that the quick tests need no PyTorch; `more`
+    goes into the dictionary."""
     content = b"\x80\x02}("
     with zipfile.ZipFile(path, "w") as archive:
         for index, (name, array) in enumerate(tensors.items()):
             archive.writestr(f"archive/data/{index}", array.tobytes())
             strides = [int(np.prod(array.shape[place + 1 :])) for place in range(array.ndim)]
-            storage = b"(" + text("storage") + f"ctorch\n{dtype}\n".encode() + text(str(index)) + text("cpu") + number(array.size) + b"tQ"
-            shape, stride = (b"(" + b"".join(map(number, sides)) + b"t" for sides in (array.shape, strides))
+            storage = (
+                b"("
+                + text("storage")
+                + f"ctorch\n{dtype}\n".encode()
+                + text(str(index))
+                + text("cpu")
+                + number(array.size)
+                + b"tQ"
+            )
+            shape, stride = (
+                b"(" + b"".join(map(number, sides)) + b"t" for sides in (array.shape, strides)
+            )
             hooks = b"\x89ccollections\nOrderedDict\n)R"
-            content += text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + number(0) + shape + stride + hooks + b"tR"
+            content += (
+                text(name)
+                + b"ctorch._utils\n_rebuild_tensor_v2\n("
+                + storage
+                + number(0)
+                + shape
+                + stride
+                + hooks
+                + b"tR"
+            )
         archive.writestr("archive/data.pkl", content + more + b"u.")
 
 
@@ -83,28 +104,43 @@ def write(path, tensors):
 def test_torchvision(suffix, tmp_path):
     tensors = random_arrays(TORCHVISION)
     write(tmp_path / f"alexnet{suffix}", tensors)
-    network, fresh = network_from(ModelConfig(weights=str(tmp_path / f"alexnet{suffix}"), **OWT), THOUSAND)
+    network, fresh = network_from(
+        ModelConfig(weights=str(tmp_path / f"alexnet{suffix}"), **OWT), THOUSAND
+    )
     assert fresh == ()
     conv1, fc6 = (network.get_layer(name).get_weights() for name in ("conv1", "fc6"))
     assert np.array_equal(conv1[0][3, 5, 2, 7], tensors["features.0.weight"][7, 2, 3, 5])
     # fc6 reads the maps by position there and by channel here: map 40, row 2, column 5.
-    assert np.array_equal(fc6[0][(2 * 6 + 5) * 64 + 40], tensors["classifier.1.weight"][:, 40 * 36 + 2 * 6 + 5])
+    assert np.array_equal(
+        fc6[0][(2 * 6 + 5) * 64 + 40], tensors["classifier.1.weight"][:, 40 * 36 + 2 * 6 + 5]
+    )
     assert np.array_equal(fc6[1], tensors["classifier.1.bias"])
-    grey = np.full((1, 224, 224, 3), 128, np.uint8)
+    gray = np.full((1, 224, 224, 3), 128, np.uint8)
     expected = (128 / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
-    np.testing.assert_allclose(np.asarray(network.get_layer("normalize")(grey))[0, 0, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(network.get_layer("normalize")(gray))[0, 0, 0], expected, rtol=1e-5
+    )
 
 
 def caffe_file(path, tensors):
-    """Write Caffe's blobs: as `.npz`, or as the `.npy` dictionary with the axes as TensorFlow has them."""
+    """Write Caffe's blobs: as `.npz`, or as the `.npy` dictionary with the axes as TensorFlow has
+    them."""
     if path.suffix == ".npz":
-        np.savez(path, **{name: array.reshape((1, 1, 1, -1)) if array.ndim == 1 else array for name, array in tensors.items()})
+        np.savez(
+            path,
+            **{
+                name: array.reshape((1, 1, 1, -1)) if array.ndim == 1 else array
+                for name, array in tensors.items()
+            },
+        )
         return
     layers = {}
     for name in CAFFE:
         kernel, bias = tensors[f"{name}_w"], tensors[f"{name}_b"]
         if name == "fc6":
-            kernel = kernel.reshape(len(kernel), -1, 6, 6).transpose(0, 2, 3, 1).reshape(len(kernel), -1)
+            kernel = (
+                kernel.reshape(len(kernel), -1, 6, 6).transpose(0, 2, 3, 1).reshape(len(kernel), -1)
+            )
         layers[name] = [kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T, bias]
     np.save(path, layers, allow_pickle=True)
 
@@ -116,24 +152,35 @@ def test_caffe(suffix, tmp_path):
     caffe_file(path, tensors)
     network, fresh = network_from(ModelConfig(weights=str(path), **PAPER), THOUSAND)
     assert fresh == ()
-    conv1, conv2, fc6 = (network.get_layer(name).get_weights() for name in ("conv1", "conv2", "fc6"))
-    assert np.array_equal(conv1[0][3, 5, 0, 7], tensors["conv1_w"][7, 2, 3, 5])  # Caffe's first channel is blue
+    conv1, conv2, fc6 = (
+        network.get_layer(name).get_weights() for name in ("conv1", "conv2", "fc6")
+    )
+    assert np.array_equal(
+        conv1[0][3, 5, 0, 7], tensors["conv1_w"][7, 2, 3, 5]
+    )  # Caffe's first channel is blue
     assert np.array_equal(conv2[0][1, 4, 9, 60], tensors["conv2_w"][60, 9, 1, 4])
     assert np.array_equal(fc6[0][(2 * 6 + 5) * 64 + 40], tensors["fc6_w"][:, 40 * 36 + 2 * 6 + 5])
     assert np.array_equal(network.get_layer("fc8").get_weights()[1], tensors["fc8_b"])
     norm = network.get_layer("norm1")
     assert (norm.bias, norm.alpha, norm.towers) == (1.0, 2e-5, 1)  # as Caffe trained it
-    grey = np.full((1, 227, 227, 3), 128, np.uint8)
+    gray = np.full((1, 227, 227, 3), 128, np.uint8)
     expected = 128 - np.array([122.67891434, 116.66876762, 104.00698793])
-    np.testing.assert_allclose(np.asarray(network.get_layer("normalize")(grey))[0, 0, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(network.get_layer("normalize")(gray))[0, 0, 0], expected, rtol=1e-5
+    )
 
 
 def test_half_precision_and_an_old_prefix(tmp_path):
-    tensors = {f"module.{name}": array.astype(np.float16) for name, array in random_arrays(TORCHVISION).items()}
+    tensors = {
+        f"module.{name}": array.astype(np.float16)
+        for name, array in random_arrays(TORCHVISION).items()
+    }
     write_pth(tmp_path / "half.pth", tensors, dtype="HalfStorage")
     conv1 = read_weights(tmp_path / "half.pth").layers["conv1"][0]
     assert conv1.dtype == np.float32
-    assert np.array_equal(conv1, tensors["module.features.0.weight"].astype(np.float32).transpose(2, 3, 1, 0))
+    assert np.array_equal(
+        conv1, tensors["module.features.0.weight"].astype(np.float32).transpose(2, 3, 1, 0)
+    )
 
 
 def test_the_classifier_starts_afresh_for_other_classes(tmp_path):
@@ -155,7 +202,9 @@ class TestOurOwn:
     CONFIG = ModelConfig(image_size=32, width_multiplier=0.25)
 
     def saved(self, tmp_path, config=CONFIG, names=("a", "b")):
-        network = build_network(config, num_classes=len(names), channel_mean=(101, 102, 103), channel_std=(41, 42, 43))
+        network = build_network(
+            config, num_classes=len(names), channel_mean=(101, 102, 103), channel_std=(41, 42, 43)
+        )
         save_model(network, tmp_path / "model.keras")
         return network
 
@@ -175,8 +224,12 @@ class TestOurOwn:
         other = self.CONFIG.model_copy(update={"weights": str(tmp_path / "model.keras"), "seed": 9})
         again, fresh = network_from(other, ("cat", "dog"))
         assert fresh == ("fc8",)
-        assert np.array_equal(network.get_layer("fc7").get_weights()[0], again.get_layer("fc7").get_weights()[0])
-        assert not np.array_equal(network.get_layer("fc8").get_weights()[0], again.get_layer("fc8").get_weights()[0])
+        assert np.array_equal(
+            network.get_layer("fc7").get_weights()[0], again.get_layer("fc7").get_weights()[0]
+        )
+        assert not np.array_equal(
+            network.get_layer("fc8").get_weights()[0], again.get_layer("fc8").get_weights()[0]
+        )
 
     @pytest.mark.parametrize(
         ("change", "sentence"),
@@ -191,17 +244,22 @@ class TestOurOwn:
     def test_another_network_is_refused(self, tmp_path, change, sentence):
         self.saved(tmp_path)
         with pytest.raises(ConfigError) as caught:
-            network_from(self.CONFIG.model_copy(update={"weights": str(tmp_path / "model.keras"), **change}), ("a", "b"))
+            network_from(
+                self.CONFIG.model_copy(update={"weights": str(tmp_path / "model.keras"), **change}),
+                ("a", "b"),
+            )
         assert "is another one" in str(caught.value)
         assert sentence in str(caught.value)
 
-    def test_batch_normalisation_brings_its_statistics(self, tmp_path):
+    def test_batch_normalization_brings_its_statistics(self, tmp_path):
         config = self.CONFIG.model_copy(update={"normalization": "batch"})
         network = self.saved(tmp_path, config)
         norm = network.get_layer("norm1")
         norm.set_weights([np.full_like(value, 2.5) for value in norm.get_weights()])
         save_model(network, tmp_path / "model.keras")
-        again, _ = network_from(config.model_copy(update={"weights": str(tmp_path / "model.keras")}), ("a", "b"))
+        again, _ = network_from(
+            config.model_copy(update={"weights": str(tmp_path / "model.keras")}), ("a", "b")
+        )
         assert all((value == 2.5).all() for value in again.get_layer("norm1").get_weights())
 
 
@@ -231,7 +289,10 @@ class TestRefused:
             assert "besides tensors" in self.refused(tmp_path / name), name
         assert not (tmp_path / "harm").exists()
 
-    @pytest.mark.parametrize("callable_", ["builtins\neval", "os\nsystem", "torch\nload", "numpy\nload", "collections\nChainMap"])
+    @pytest.mark.parametrize(
+        "callable_",
+        ["builtins\neval", "os\nsystem", "torch\nload", "numpy\nload", "collections\nChainMap"],
+    )
     def test_nothing_else_is_called(self, callable_, tmp_path):
         more = text("x") + f"c{callable_}\n(".encode() + text("1") + b"tR"
         write_pth(tmp_path / "a.pth", random_arrays({"features.0": (16, 3, 11, 11)}), more=more)
@@ -244,7 +305,13 @@ class TestRefused:
             members = {name: archive.read(name) for name in archive.namelist()}
         for change in (
             {"archive/data/0": members["archive/data/0"][:-8]},
-            {"archive/data.pkl": members["archive/data.pkl"].replace(number(0) + b"(" + number(16), number(4) + b"(" + number(16))},
+            {
+                "archive/data.pkl": (
+                    members["archive/data.pkl"].replace(
+                        number(0) + b"(" + number(16), number(4) + b"(" + number(16)
+                    )
+                )
+            },
         ):
             with zipfile.ZipFile(tmp_path / "bad.pth", "w") as archive:
                 for name, content in (members | change).items():
@@ -252,7 +319,9 @@ class TestRefused:
             assert "cannot be read as an AlexNet" in self.refused(tmp_path / "bad.pth")
 
     @pytest.mark.parametrize("suffix", [".keras", ".pth", ".safetensors", ".npy", ".npz"])
-    @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02}.", b"PK\x03\x04" + bytes(40), b"\x93NUMPY\x01\x00"])
+    @pytest.mark.parametrize(
+        "content", [b"", b"hello", b"\x80\x02}.", b"PK\x03\x04" + bytes(40), b"\x93NUMPY\x01\x00"]
+    )
     def test_damaged_files(self, suffix, content, tmp_path):
         path = tmp_path / f"weights{suffix}"
         path.write_bytes(content)
@@ -271,8 +340,12 @@ class TestRefused:
 
     def test_the_wrong_size_names_the_layer(self, tmp_path):
         write_pth(tmp_path / "a.pth", random_arrays(TORCHVISION))
-        assert "layer conv1 expects" in self.refused(tmp_path / "a.pth", variant="owt", image_size=224)
-        assert "layer fc6 expects" in self.refused(tmp_path / "a.pth", variant="owt", image_size=160, width_multiplier=0.25)
+        assert "layer conv1 expects" in self.refused(
+            tmp_path / "a.pth", variant="owt", image_size=224
+        )
+        assert "layer fc6 expects" in self.refused(
+            tmp_path / "a.pth", variant="owt", image_size=160, width_multiplier=0.25
+        )
 
     def test_another_scale_of_the_pixels(self, tmp_path):
         write_pth(tmp_path / "a.pth", random_arrays(TORCHVISION))

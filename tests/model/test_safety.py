@@ -1,6 +1,7 @@
 """A model file from elsewhere is opened safely, or refused with a sentence.
 
-Where a comment says what Keras does with a file, that was seen with Keras 3.15.1 and `safe_mode=True`; it refuses the others.
+Where a comment says what Keras does with a file, that was seen with Keras 3.15.1 and
+`safe_mode=True`; it refuses the others.
 """
 
 import io
@@ -19,9 +20,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.errors import CheckpointError
-from pipeline.evaluate.given import given_model
+from pipeline.evaluate.external_model import given_model
 from pipeline.model import safety, weights
 from pipeline.model.alexnet import build_network
 from pipeline.model.safety import require_safe
@@ -34,7 +35,9 @@ CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 def harmless(tmp_path_factory):
     """The members of a small network's file."""
     path = tmp_path_factory.mktemp("harmless") / "model.keras"
-    keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(3, name="last")]).save(path)
+    keras.Sequential(
+        [keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(3, name="last")]
+    ).save(path)
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -55,7 +58,8 @@ def written(harmless, tmp_path):
 
 @pytest.fixture
 def with_layer(harmless, written):
-    """Write the small network with more layers, described by what JSON holds, and return where it is."""
+    """Write the small network with more layers, described by what JSON holds, and return where it
+    is."""
 
     def write(*layers):
         config = json.loads(harmless[CONFIG])
@@ -67,7 +71,8 @@ def with_layer(harmless, written):
 
 @pytest.fixture
 def with_weights(written):
-    """Write the small network with weights that a function puts into an HDF5 file, and return where it is."""
+    """Write the small network with weights that a function puts into an HDF5 file, and return where
+    it is."""
 
     def write(fill):
         memory = io.BytesIO()
@@ -87,36 +92,74 @@ def refused(path):
     tracemalloc.stop()
     assert taken < 20 << 20
     sentence = str(caught.value)
-    assert sentence.startswith(f"The model file {path} cannot be read safely. Expected a .keras file")
-    assert "Received one that" in sentence and sentence.endswith("model.save() of Keras.") and "\n" not in sentence
+    assert sentence.startswith(
+        f"The model file {path} cannot be read safely. Expected a .keras file"
+    )
+    assert (
+        "Received one that" in sentence
+        and sentence.endswith("model.save() of Keras.")
+        and "\n" not in sentence
+    )
     return sentence.partition("Received one that ")[2]
 
 
 def layer(name, config=None, module="keras.layers", **more):
-    return {"module": module, "class_name": name, "config": {"name": "poison"} | (config or {}), "registered_name": None} | more
+    return {
+        "module": module,
+        "class_name": name,
+        "config": {"name": "poison"} | (config or {}),
+        "registered_name": None,
+    } | more
 
 
 def function(module, name):
-    return {"module": module, "class_name": "function", "config": name, "registered_name": "function"}
+    return {
+        "module": module,
+        "class_name": "function",
+        "config": name,
+        "registered_name": "function",
+    }
 
 
-# -- what must pass ------------------------------------------------------------------------------------------------------
+# -- what must pass --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"variant": name} for name in ("small", "paper", "caffenet", "owt", "ungrouped", "single_tower", "cifar")),
-        {"normalization": "batch", "activation": "leaky_relu", "initialization": "glorot", "overlapping_pooling": False},
-        {"variant": "paper", "fidelity": "paper", "sixth_layer": True, "dropout_place": "before", "remove_layer": "conv3"},
-        {"variant": "cifar", "normalization": "lrn", "input_scale": "fraction", "activation": "gelu"},
+        *(
+            {"variant": name}
+            for name in ("small", "paper", "caffenet", "owt", "ungrouped", "single_tower", "cifar")
+        ),
+        {
+            "normalization": "batch",
+            "activation": "leaky_relu",
+            "initialization": "glorot",
+            "overlapping_pooling": False,
+        },
+        {
+            "variant": "paper",
+            "fidelity": "paper",
+            "sixth_layer": True,
+            "dropout_place": "before",
+            "remove_layer": "conv3",
+        },
+        {
+            "variant": "cifar",
+            "normalization": "lrn",
+            "input_scale": "fraction",
+            "activation": "gelu",
+        },
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
 def test_every_network_of_this_package_passes(settings, tmp_path):
     size = 32 if settings.get("variant", "small") in ("small", "cifar") else 64
     config = ModelConfig(image_size=size, width_multiplier=0.05, **settings)
-    save_model(build_network(config, num_classes=3, channel_mean=(1, 2, 3), channel_std=(4, 5, 6)), tmp_path / "built.keras")
+    save_model(
+        build_network(config, num_classes=3, channel_mean=(1, 2, 3), channel_std=(4, 5, 6)),
+        tmp_path / "built.keras",
+    )
     kept = load_model(tmp_path / "built.keras")
     kept.set_weights([array + 1 for array in kept.get_weights()])  # as training ends
     save_model(kept, tmp_path / "trained.keras")
@@ -124,7 +167,8 @@ def test_every_network_of_this_package_passes(settings, tmp_path):
 
 
 def stock_network():
-    """What Keras's own users build: preparation in the network, a network in a network, arithmetic between layers, compiled, trained."""
+    """What Keras's own users build: preparation in the network, a network in a network, arithmetic
+    between layers, compiled, trained."""
     layers = keras.layers
     image = keras.Input((16, 16, 3))
     x = layers.RandomFlip("horizontal")(layers.Rescaling(1 / 255)(image))
@@ -133,7 +177,11 @@ def stock_network():
     block = keras.Sequential(
         [
             layers.Conv2D(
-                4, 3, kernel_regularizer="l2", kernel_constraint="max_norm", kernel_initializer=keras.initializers.HeNormal(seed)
+                4,
+                3,
+                kernel_regularizer="l2",
+                kernel_constraint="max_norm",
+                kernel_initializer=keras.initializers.HeNormal(seed),
             ),
             layers.BatchNormalization(),
             layers.Activation(keras.activations.gelu),
@@ -142,7 +190,9 @@ def stock_network():
     )
     inner = keras.Model(image, block(image))
     x = keras.ops.relu(inner(x) * 2.0 + np.ones(4, "float32"))[:, 1:, ...]
-    x = layers.Dense(3, dtype="mixed_bfloat16")(layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(x)))
+    x = layers.Dense(3, dtype="mixed_bfloat16")(
+        layers.Dropout(0.5)(layers.GlobalAveragePooling2D()(x))
+    )
     network = keras.Model(image, layers.Dense(3, dtype="bfloat16")(x))
     network.compile(
         keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, 10)),
@@ -156,20 +206,28 @@ def stock_network():
 def test_a_stock_network_of_keras_passes_and_is_read(tmp_path):
     network = stock_network()
     network.save(tmp_path / "stock.keras")
-    again, images = load_model(tmp_path / "stock.keras"), np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3))
+    again, images = (
+        load_model(tmp_path / "stock.keras"),
+        np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)),
+    )
     assert np.array_equal(
-        keras.ops.convert_to_numpy(again(images, training=False)), keras.ops.convert_to_numpy(network(images, training=False))
+        keras.ops.convert_to_numpy(again(images, training=False)),
+        keras.ops.convert_to_numpy(network(images, training=False)),
     )
 
 
 def test_a_network_of_keras_applications_passes(tmp_path):
-    keras.applications.MobileNetV3Small(weights=None, classes=3, input_shape=(32, 32, 3), alpha=0.35).save(tmp_path / "stock.keras")
+    keras.applications.MobileNetV3Small(
+        weights=None, classes=3, input_shape=(32, 32, 3), alpha=0.35
+    ).save(tmp_path / "stock.keras")
     require_safe(tmp_path / "stock.keras")
 
 
 def test_quantized_networks_pass(tmp_path):
     network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    with warnings.catch_warnings(action="ignore"):  # the input layer has nothing to quantize, says Keras
+    with warnings.catch_warnings(
+        action="ignore"
+    ):  # the input layer has nothing to quantize, says Keras
         network.quantize("int8")
     network.save(tmp_path / "model.keras")
     require_safe(tmp_path / "model.keras")
@@ -184,7 +242,11 @@ NOT_SAVED = {"Layer", "Wrapper", "InputSpec"}  # what layers are made of
 
 def test_of_keras_own_layers_those_that_run_code_or_read_files_are_refused(with_layer):
     """A layer that a new Keras brings fails here, so that somebody thinks about it."""
-    known = {name for name, value in vars(keras.layers).items() if isinstance(value, type) and name == value.__name__}
+    known = {
+        name
+        for name, value in vars(keras.layers).items()
+        if isinstance(value, type) and name == value.__name__
+    }
     no = RUN_CODE | READ_FILES | NOT_SAVED
     assert len(known - no) > 120
     require_safe(with_layer(*(layer(name) for name in known - no)))
@@ -198,11 +260,13 @@ def test_neither_tensorflow_nor_keras_is_imported(written):
         "before = set(sys.modules); require_safe(Path(sys.argv[1])); "
         "print({'h5py', 'numpy'} & before, {'tensorflow', 'keras'} & sys.modules.keys())"
     )
-    found = subprocess.run([sys.executable, "-c", code, written()], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code, written()], capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == "set() set()"
 
 
-# -- code ----------------------------------------------------------------------------------------------------------------
+# -- code ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -210,7 +274,9 @@ def lambda_file(tmp_path):
     """A network whose Lambda layer makes a file, and the file that it makes."""
     marker, path = tmp_path / "marker", tmp_path / "lambda.keras"
     touch = eval(f"lambda x: (open({str(marker)!r}, 'w').close(), x)[1]")  # noqa: S307 - a lambda with a path in it
-    keras.Sequential([keras.Input((4,)), keras.layers.Lambda(touch), keras.layers.Dense(3)]).save(path)
+    keras.Sequential([keras.Input((4,)), keras.layers.Lambda(touch), keras.layers.Dense(3)]).save(
+        path
+    )
     marker.unlink()
     return path, marker
 
@@ -228,7 +294,9 @@ def test_a_lambda_layer_is_refused(lambda_file):
 
 def test_keras_safe_mode_is_on_whatever_was_called_before(lambda_file, monkeypatch):
     path, marker = lambda_file
-    monkeypatch.setattr(weights, "require_safe", lambda _path: None)  # the second line of defence alone
+    monkeypatch.setattr(
+        weights, "require_safe", lambda _path: None
+    )  # the second line of defence alone
 
     def after_enabling():
         keras.config.enable_unsafe_deserialization()
@@ -239,7 +307,9 @@ def test_keras_safe_mode_is_on_whatever_was_called_before(lambda_file, monkeypat
             load_model(path)
         return defeated, marker.exists()
 
-    with ThreadPoolExecutor(1) as thread:  # Keras keeps the switch by thread, so that no other test sees it
+    with ThreadPoolExecutor(
+        1
+    ) as thread:  # Keras keeps the switch by thread, so that no other test sees it
         assert thread.submit(after_enabling).result() == (True, False)
 
 
@@ -258,7 +328,12 @@ def saved_model(folder):
 
 
 def test_a_saved_model_beside_is_not_loaded(with_layer, tmp_path):
-    config = {"filepath": str(saved_model(tmp_path)), "call_endpoint": "serve", "call_training_endpoint": None, "trainable": True}
+    config = {
+        "filepath": str(saved_model(tmp_path)),
+        "call_endpoint": "serve",
+        "call_training_endpoint": None,
+        "trainable": True,
+    }
     path = with_layer(layer("TFSMLayer", config))
     keras.saving.load_model(path, safe_mode=False)(np.zeros((1, 4, 4, 3)))
     assert (tmp_path / "marker").exists()
@@ -267,41 +342,74 @@ def test_a_saved_model_beside_is_not_loaded(with_layer, tmp_path):
     assert not (tmp_path / "marker").exists()
 
 
-MARKED = {"class_name": "__lambda__", "config": {"code": "", "defaults": None, "closure": None, "value": ""}}
+MARKED = {
+    "class_name": "__lambda__",
+    "config": {"code": "", "defaults": None, "closure": None, "value": ""},
+}
 POISONS = {
     "a module of Python": layer("system", {"command": "touch {marker}"}, "os"),
-    "a function of Python": layer("Activation", {"activation": function("subprocess", "getoutput")}),
+    "a function of Python": layer(
+        "Activation", {"activation": function("subprocess", "getoutput")}
+    ),
     "a builtin of Python": layer("Activation", {"activation": function("builtins", "__import__")}),
-    # Keras opens it, calls the function as it does so, and that fetches a file from the network. Some functions of Keras cannot be named
-    # in a file; this one, and many others, can.
+    # Keras opens it, calls the function as it does so, and that fetches a file from the network.
+    # Some functions of Keras cannot be named in a file; this one, and many others, can.
     "a function of Keras that downloads": layer(
         "Lambda", {"function": function("keras.applications.imagenet_utils", "decode_predictions")}
     ),
     # Keras opens it, and fetches the file when the network is first asked.
-    "the same as an activation": layer("Activation", {"activation": function("keras.applications.imagenet_utils", "decode_predictions")}),
+    "the same as an activation": layer(
+        "Activation",
+        {"activation": function("keras.applications.imagenet_utils", "decode_predictions")},
+    ),
     # Keras opens it: a Lambda layer is refused for its bytecode, not for being one.
     "a Lambda layer without bytecode": layer("Lambda", {"function": function("keras.ops", "relu")}),
     # Keras opens it: a class of its own may be named by where it is defined as well.
-    "a Lambda layer by its other name": layer("Lambda", {"function": function("keras.ops", "relu")}, "keras.src.layers.core.lambda_layer"),
-    # Keras opens it as it reads the files of Keras 2, where any name in its module of layers is taken.
-    "an object without a module": {"class_name": "Lambda", "config": {"name": "poison", "function": function("keras.ops", "relu")}},
-    "bytecode": layer("Activation", {"activation": MARKED}),
-    "bytecode in a layer's arguments": layer("Dense", {"units": 3, "kernel_initializer": {"deep": [{"er": MARKED}]}}),
-    "bytecode in the settings of a training": layer("Sequential", {"layers": []}, "keras", compile_config={"loss": MARKED}),
-    "a pickle of PyTorch": layer("TorchModuleWrapper", {"module": {"class_name": "__bytes__", "config": {"value": "x"}}}),
-    "a function of JAX": layer("JaxLayer", {"call_fn": function("keras.ops", "relu"), "init_fn": None, "params": None, "state": None}),
-    "a file of words": layer("StringLookup", keras.layers.StringLookup(vocabulary=["a"]).get_config() | {"vocabulary": "/etc/hostname"}),
-    "a file of text": layer(
-        "TextVectorization", keras.layers.TextVectorization(vocabulary=["a"]).get_config() | {"vocabulary": "/etc/hostname"}
+    "a Lambda layer by its other name": layer(
+        "Lambda", {"function": function("keras.ops", "relu")}, "keras.src.layers.core.lambda_layer"
     ),
-    # Keras looks such a name up before the layer's own, among all that any library has registered in this process.
+    # Keras opens it as it reads the files of Keras 2, where any name in its module of layers is
+    # taken.
+    "an object without a module": {
+        "class_name": "Lambda",
+        "config": {"name": "poison", "function": function("keras.ops", "relu")},
+    },
+    "bytecode": layer("Activation", {"activation": MARKED}),
+    "bytecode in a layer's arguments": layer(
+        "Dense", {"units": 3, "kernel_initializer": {"deep": [{"er": MARKED}]}}
+    ),
+    "bytecode in the settings of a training": layer(
+        "Sequential", {"layers": []}, "keras", compile_config={"loss": MARKED}
+    ),
+    "a pickle of PyTorch": layer(
+        "TorchModuleWrapper", {"module": {"class_name": "__bytes__", "config": {"value": "x"}}}
+    ),
+    "a function of JAX": layer(
+        "JaxLayer",
+        {"call_fn": function("keras.ops", "relu"), "init_fn": None, "params": None, "state": None},
+    ),
+    "a file of words": layer(
+        "StringLookup",
+        keras.layers.StringLookup(vocabulary=["a"]).get_config() | {"vocabulary": "/etc/hostname"},
+    ),
+    "a file of text": layer(
+        "TextVectorization",
+        keras.layers.TextVectorization(vocabulary=["a"]).get_config()
+        | {"vocabulary": "/etc/hostname"},
+    ),
+    # Keras looks such a name up before the layer's own, among all that any library has registered
+    # in this process.
     "another's registered class": layer("Dense", {"units": 3}, registered_name="other>Layer"),
-    "another package's class under our name": layer("Lambda", module="os", registered_name="alexnet>Lambda"),
+    "another package's class under our name": layer(
+        "Lambda", module="os", registered_name="alexnet>Lambda"
+    ),
     "our module with a name that means something": layer(
         "__lambda__", module="pipeline.model.layers", registered_name="alexnet>__lambda__"
     ),
     # Keras opens it.
-    "what makes objects of names": layer("Activation", {"activation": function("builtins", "deserialize")}),
+    "what makes objects of names": layer(
+        "Activation", {"activation": function("builtins", "deserialize")}
+    ),
     "what throws Keras's switch": layer("enable_unsafe_deserialization", module="keras.config"),
     "a type of TensorFlow": {
         "class_name": "__typespec__",
@@ -312,7 +420,13 @@ POISONS = {
     },
     # Keras makes it, before it sees that it is no activation.
     "a letter that is four gigabytes long": layer(
-        "Activation", {"activation": {"class_name": "__numpy__", "config": {"value": ["a"], "dtype": "U999999999"}}}
+        "Activation",
+        {
+            "activation": {
+                "class_name": "__numpy__",
+                "config": {"value": ["a"], "dtype": "U999999999"},
+            }
+        },
     ),
     "a name that is none": layer(["Lambda"]),
 }
@@ -326,11 +440,17 @@ def test_a_description_of_anything_but_layers_is_refused(poison, with_layer, tmp
 
 
 def test_the_sentence_names_what_was_found_and_nothing_else(with_layer):
-    assert "names 'keras.ops' '\\x1b[31mred\\n'," in refused(with_layer(function("keras.ops", "\x1b[31mred\n")))
+    assert "names 'keras.ops' '\\x1b[31mred\\n'," in refused(
+        with_layer(function("keras.ops", "\x1b[31mred\n"))
+    )
     assert len(refused(with_layer(layer("A" * 100_000)))) < 400
 
 
-@pytest.mark.parametrize("content", ["", "{", "[" * 200_000, '{"class_name": "A"}', "9" * 10_000, b"\xff\xfe\x00"], ids=range(6))
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[" * 200_000, '{"class_name": "A"}', "9" * 10_000, b"\xff\xfe\x00"],
+    ids=range(6),
+)
 def test_a_description_that_is_none_is_refused(content, written):
     refused(written({CONFIG: content}))
 
@@ -339,7 +459,7 @@ def test_a_description_that_is_too_long_is_refused(written):
     assert "more than 16777216" in refused(written({CONFIG: b" " * (17 << 20)}))
 
 
-# -- the archive ---------------------------------------------------------------------------------------------------------
+# -- the archive -----------------------------------------------------------------------------------
 
 
 def test_what_is_no_archive_is_refused(tmp_path):
@@ -382,7 +502,9 @@ def test_weights_that_were_exchanged_are_known_by_the_digest_alone(written, harm
     memory = io.BytesIO(harmless[WEIGHTS])
     with h5py.File(memory, "a") as file:
         file["layers/dense/vars/0"][...] = 0
-    (tmp_path / "artifact.json").write_text(json.dumps({"model_sha256": given_model(written()).sha256}))
+    (tmp_path / "artifact.json").write_text(
+        json.dumps({"model_sha256": given_model(written()).sha256})
+    )
     path = written({WEIGHTS: memory.getvalue()})
     require_safe(path)
     with pytest.raises(CheckpointError, match=r"damaged\. Expected SHA-256"):
@@ -396,7 +518,9 @@ def test_compressed_members_are_refused(size, written):
     assert "compressed" in refused(path)
 
 
-@pytest.mark.parametrize(("inside", "outside"), [(None, 2**31), (2**31, 2**31), (2**32 - 2, 2**32 - 2), (None, 0)])
+@pytest.mark.parametrize(
+    ("inside", "outside"), [(None, 2**31), (2**31, 2**31), (2**32 - 2, 2**32 - 2), (None, 0)]
+)
 def test_members_that_lie_about_their_size_are_refused(inside, outside, written, harmless):
     path = written()
     real = len(harmless[WEIGHTS])
@@ -407,7 +531,16 @@ def test_members_that_lie_about_their_size_are_refused(inside, outside, written,
 
 @pytest.mark.parametrize(
     "more",
-    ["assets/", "assets/layers/vocabulary.txt", "../evil", "/etc/evil", "model.weights.npz", "Config.json", "config.json\0.txt", CONFIG],
+    [
+        "assets/",
+        "assets/layers/vocabulary.txt",
+        "../evil",
+        "/etc/evil",
+        "model.weights.npz",
+        "Config.json",
+        "config.json\0.txt",
+        CONFIG,
+    ],
 )
 def test_other_members_are_refused(more, written):
     path = written()
@@ -439,7 +572,7 @@ def test_a_list_of_very_many_members_is_not_read(tmp_path):
     assert "lists its members in 1120000 bytes" in refused(path)
 
 
-# -- the weights ---------------------------------------------------------------------------------------------------------
+# -- the weights -----------------------------------------------------------------------------------
 
 
 def linked_outside(file):
@@ -471,7 +604,8 @@ def virtual(file):
 
 
 def compressed(file):
-    """Keras reads it, with four times the 3 GB that it declares, and only then compares its shape; it refuses from 4 GiB on."""
+    """Keras reads it, with four times the 3 GB that it declares, and only then compares its shape;
+    it refuses from 4 GiB on."""
     file.create_dataset("a", (3 << 28,), "f4", chunks=(1 << 20,), compression="gzip")
 
 
@@ -527,7 +661,8 @@ def test_very_many_arrays_are_refused(with_weights):
 
 
 def test_weights_that_would_take_all_memory_are_refused(harmless, written):
-    """Keras takes memory until the system ends its process: a list of free places, each of which names the next, is a circle."""
+    """Keras takes memory until the system ends its process: a list of free places, each of which
+    names the next, is a circle."""
     content = bytearray(harmless[WEIGHTS])
     heap = content.index(b"HEAP")
     first, places = struct.unpack("<QQ", content[heap + 16 : heap + 32])
@@ -536,8 +671,11 @@ def test_weights_that_would_take_all_memory_are_refused(harmless, written):
 
 
 def test_weights_that_break_hdf5_down_or_keep_it_busy_are_refused(written, monkeypatch):
-    for code, why in (("import os; os.abort()", "on which HDF5 breaks down"), ("while True: pass", "take more than 1 seconds")):
-        monkeypatch.setattr(safety, "_MOST_SECONDS", 1)
+    for code, why in (
+        ("import os; os.abort()", "on which HDF5 breaks down"),
+        ("while True: pass", "take more than 1 seconds"),
+    ):
+        monkeypatch.setattr(safety, "_MAX_SECONDS", 1)
         monkeypatch.setattr(safety, "_APART", code)
         assert why in refused(written())
 

@@ -1,13 +1,15 @@
-"""The signal check tells networks that can learn from those that cannot, and leaves them as they were."""
+"""The signal check tells networks that can learn from those that cannot, and leaves them as they
+were."""
 
 import numpy as np
 import pytest
 
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.model.alexnet import build_network
 from pipeline.model.signal import measure_signal, synthetic_images, verdict
 
-# Section 9 of the facts this is built on: deviation of the logits across images in the two-tower network, 1000 classes, 16 images.
+# Section 9 of the facts this is built on: deviation of the logits across images in the two-tower
+# network, 1000 classes, 16 images.
 PUBLISHED = {
     ("paper", "fraction"): 5.3e-5,
     ("paper", "unit"): 2.1e-4,
@@ -24,7 +26,12 @@ FLAT = [("paper", "fraction"), ("paper", "unit"), ("glorot", "fraction")]
 
 def images_of(size, count=16):
     images = synthetic_images(count, size)
-    return images, np.arange(count, dtype=np.int32) % 10, images.mean((0, 1, 2)), images.std((0, 1, 2))
+    return (
+        images,
+        np.arange(count, dtype=np.int32) % 10,
+        images.mean((0, 1, 2)),
+        images.std((0, 1, 2)),
+    )
 
 
 def signal_of(classes=10, count=16, **settings):
@@ -37,14 +44,23 @@ def signal_of(classes=10, count=16, **settings):
 @pytest.mark.slow
 def test_the_published_table_in_its_order():
     found = {
-        pair: signal_of(1000, variant="paper", fidelity="paper", image_size=224, initialization=pair[0], input_scale=pair[1])[0]
+        pair: signal_of(
+            1000,
+            variant="paper",
+            fidelity="paper",
+            image_size=224,
+            initialization=pair[0],
+            input_scale=pair[1],
+        )[0]
         for pair in PUBLISHED
     }
     spreads = {pair: signal.spread for pair, signal in found.items()}
     assert sorted(spreads, key=spreads.__getitem__) == list(PUBLISHED)
     assert all(0.5 < spreads[pair] / PUBLISHED[pair] < 2 for pair in PUBLISHED), spreads
     assert [pair for pair, signal in found.items() if signal.state == "vanished"] == FLAT
-    assert [pair for pair, signal in found.items() if signal.state == "exploded"] == [("he", "levels")]
+    assert [pair for pair, signal in found.items() if signal.state == "exploded"] == [
+        ("he", "levels")
+    ]
     assert found["code", "levels"].state == found["he", "unit"].state == "alive"
 
 
@@ -68,7 +84,10 @@ def test_state_and_remedy(settings, state):
     if state == "alive":
         assert "--set" not in sentence
     else:
-        assert f"initialization={config.initialization if config.initialization != 'auto' else 'he'}" in sentence
+        assert (
+            f"initialization={config.initialization if config.initialization != 'auto' else 'he'}"
+            in sentence
+        )
         assert "--set model." in sentence
 
 
@@ -81,7 +100,8 @@ def test_the_remedy_is_one():
 
 def test_the_gradient_arrives_with_relu_and_fades_with_sigmoid():
     arriving = {
-        name: [layer.arriving for layer in signal_of(image_size=32, activation=name)[0].layers] for name in ("relu", "tanh", "sigmoid")
+        name: [layer.arriving for layer in signal_of(image_size=32, activation=name)[0].layers]
+        for name in ("relu", "tanh", "sigmoid")
     }
     assert arriving["relu"][0] > 0.3 * arriving["relu"][-1]
     assert arriving["tanh"][0] > 0.1 * arriving["tanh"][-1]
@@ -92,7 +112,10 @@ def test_dead_and_saturated_neurons_are_counted():
     images, labels, mean, std = images_of(32)
     for activation, push in (("relu", -1e4), ("tanh", 1e4), ("sigmoid", -1e4)):
         network = build_network(
-            ModelConfig(activation=activation, width_multiplier=0.25), num_classes=10, channel_mean=mean, channel_std=std
+            ModelConfig(activation=activation, width_multiplier=0.25),
+            num_classes=10,
+            channel_mean=mean,
+            channel_std=std,
         )
         kernel, bias = network.get_layer("conv3").get_weights()
         bias[: len(bias) // 4] = push
@@ -107,7 +130,9 @@ def test_numbers_are_those_of_plain_tensorflow():
     import tensorflow as tf
 
     images, labels, mean, std = images_of(32)
-    network = build_network(ModelConfig(width_multiplier=0.25), num_classes=10, channel_mean=mean, channel_std=std)
+    network = build_network(
+        ModelConfig(width_multiplier=0.25), num_classes=10, channel_mean=mean, channel_std=std
+    )
     signal = measure_signal(network, images, labels, learning_rate=0.1)
     with tf.GradientTape() as tape:
         logits = network(images, training=False)
@@ -117,13 +142,17 @@ def test_numbers_are_those_of_plain_tensorflow():
     assert signal.loss == pytest.approx(float(loss), rel=1e-6)
     assert signal.spread == pytest.approx(float(np.std(logits, axis=0).mean()), rel=1e-5)
     assert signal.layers[0].gradient == pytest.approx(float(np.linalg.norm(gradient)), rel=1e-5)
-    assert signal.layers[0].update_ratio == pytest.approx(0.1 * float(np.linalg.norm(gradient)) / weight, rel=1e-5)
+    assert signal.layers[0].update_ratio == pytest.approx(
+        0.1 * float(np.linalg.norm(gradient)) / weight, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("normalization", ["lrn", "batch"])
 def test_a_network_is_left_as_it_was(normalization):
     images, labels, mean, std = images_of(32)
-    network = build_network(ModelConfig(normalization=normalization), num_classes=10, channel_mean=mean, channel_std=std)
+    network = build_network(
+        ModelConfig(normalization=normalization), num_classes=10, channel_mean=mean, channel_std=std
+    )
     before = [np.array(variable) for variable in network.variables]
     first = measure_signal(network, images, labels)
     assert all(np.array_equal(old, new) for old, new in zip(before, network.variables, strict=True))

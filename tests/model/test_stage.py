@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.config import ModelConfig
-from pipeline.engine import Context
+from pipeline.config.model import ModelConfig
+from pipeline.engine.stage import Context
 from pipeline.errors import ConfigError
 from pipeline.model.stage import build, look
 from pipeline.model.weights import load_model
@@ -31,9 +31,15 @@ def context(folder):
 
 
 def dataset(folder, pixels):
-    np.savez(folder / "sample.npz", pixels=pixels, labels=np.arange(len(pixels), dtype=np.int32) % 2)
+    np.savez(
+        folder / "sample.npz", pixels=pixels, labels=np.arange(len(pixels), dtype=np.int32) % 2
+    )
     return SimpleNamespace(
-        sample_path=folder / "sample.npz", short_side=36, class_names=("a", "b"), channel_mean=(100, 110, 120), channel_std=(50, 60, 70)
+        sample_path=folder / "sample.npz",
+        short_side=36,
+        class_names=("a", "b"),
+        channel_mean=(100, 110, 120),
+        channel_std=(50, 60, 70),
     )
 
 
@@ -42,14 +48,24 @@ NOISE = np.random.default_rng(0).integers(0, 256, (16, 36, 36, 3), dtype=np.uint
 
 def test_record_page_and_file_say_the_same(tmp_path):
     where = context(tmp_path)
-    made = build.function(ModelConfig(width_multiplier=0.25), dataset=dataset(tmp_path, NOISE), context=where)
+    made = build.function(
+        ModelConfig(width_multiplier=0.25), dataset=dataset(tmp_path, NOISE), context=where
+    )
     network = load_model(made.verified_model_path())
     assert network.output_shape == (None, 2)
-    assert made.parameters == network.count_params() == sum(layer.parameters for layer in made.layers)
+    assert (
+        made.parameters == network.count_params() == sum(layer.parameters for layer in made.layers)
+    )
     assert (made.signal, made.class_names) == ("alive", ("a", "b"))
     facts = json.loads((tmp_path / "report" / "network.json").read_text())
-    assert (facts["parameters"], facts["macs"], len(facts["layers"])) == (made.parameters, made.macs, len(made.layers))
-    assert facts["signal"]["this network"]["layers"][-1]["spread"] == pytest.approx(made.logit_spread, rel=0.01)
+    assert (facts["parameters"], facts["macs"], len(facts["layers"])) == (
+        made.parameters,
+        made.macs,
+        len(made.layers),
+    )
+    assert facts["signal"]["this network"]["layers"][-1]["spread"] == pytest.approx(
+        made.logit_spread, rel=0.01
+    )
     assert {"relu", "tanh", "sigmoid"} < facts["signal"].keys()
     page = (tmp_path / "report" / "network.html").read_text()
     assert f"{made.parameters:,}" in page
@@ -61,25 +77,45 @@ def test_record_page_and_file_say_the_same(tmp_path):
 def test_the_check_stops_warns_or_is_off(tmp_path):
     flat = {"initialization": "paper", "width_multiplier": 0.25}
     with pytest.raises(ConfigError, match="The signal vanishes"):
-        build.function(ModelConfig(**flat), dataset=dataset(tmp_path, NOISE), context=context(tmp_path))
+        build.function(
+            ModelConfig(**flat), dataset=dataset(tmp_path, NOISE), context=context(tmp_path)
+        )
     assert not (tmp_path / "model.keras").exists()
-    warned = build.function(ModelConfig(signal_check="warn", **flat), dataset=dataset(tmp_path, NOISE), context=context(tmp_path))
+    warned = build.function(
+        ModelConfig(signal_check="warn", **flat),
+        dataset=dataset(tmp_path, NOISE),
+        context=context(tmp_path),
+    )
     assert (warned.signal, "signal vanished" in warned.headline()) == ("vanished", True)
-    off = build.function(ModelConfig(signal_check="off", **flat), dataset=dataset(tmp_path, NOISE), context=context(tmp_path))
+    off = build.function(
+        ModelConfig(signal_check="off", **flat),
+        dataset=dataset(tmp_path, NOISE),
+        context=context(tmp_path),
+    )
     assert (off.signal, off.logit_spread) == ("not checked", None)
-    assert "Not checked: model.signal_check=off" in (tmp_path / "report" / "network.html").read_text()
+    assert (
+        "Not checked: model.signal_check=off" in (tmp_path / "report" / "network.html").read_text()
+    )
 
 
-@pytest.mark.parametrize("pixels", [NOISE[:1], np.repeat(NOISE[:1], 8, axis=0), np.zeros_like(NOISE)])
-def test_pictures_that_are_alike_say_nothing_of_the_network(pixels, tmp_path):
-    made = build.function(ModelConfig(width_multiplier=0.25), dataset=dataset(tmp_path, pixels), context=context(tmp_path))
+@pytest.mark.parametrize(
+    "pixels", [NOISE[:1], np.repeat(NOISE[:1], 8, axis=0), np.zeros_like(NOISE)]
+)
+def test_images_that_are_alike_say_nothing_of_the_network(pixels, tmp_path):
+    made = build.function(
+        ModelConfig(width_multiplier=0.25),
+        dataset=dataset(tmp_path, pixels),
+        context=context(tmp_path),
+    )
     assert made.signal == "not checked"
     assert "all alike" in (tmp_path / "report" / "network.html").read_text()
 
 
 @pytest.mark.parametrize("classes", [1, 2, 1000])
 def test_a_look_without_a_dataset(classes, tmp_path):
-    made = look.function(ModelConfig(width_multiplier=0.25, classes=classes), context=context(tmp_path))
+    made = look.function(
+        ModelConfig(width_multiplier=0.25, classes=classes), context=context(tmp_path)
+    )
     assert len(made.class_names) == classes
     assert made.layers[-1].output == (classes,)
     assert made.activation_bytes(3) == 3 * made.activation_bytes(1) > 0

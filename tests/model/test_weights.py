@@ -8,14 +8,14 @@ import zipfile
 import numpy as np
 import pytest
 
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.model.alexnet import build_network
 from pipeline.model.weights import load_model, save_model
 
 BUILD = """
 import sys
 from pathlib import Path
-from pipeline.config import ModelConfig
+from pipeline.config.model import ModelConfig
 from pipeline.model.alexnet import build_network
 from pipeline.model.weights import save_model
 network = build_network(ModelConfig(width_multiplier=0.25), num_classes=3, channel_mean=(1, 2, 3), channel_std=(4, 5, 6))
@@ -30,9 +30,21 @@ def sha256(path):
 @pytest.mark.slow
 def test_two_processes_write_the_same_bytes(tmp_path):
     here = tmp_path / "here.keras"
-    build_network(ModelConfig(), num_classes=3, channel_mean=(9, 9, 9), channel_std=(9, 9, 9))  # an earlier network must not matter
-    save_model(build_network(ModelConfig(width_multiplier=0.25), num_classes=3, channel_mean=(1, 2, 3), channel_std=(4, 5, 6)), here)
-    subprocess.run([sys.executable, "-c", BUILD, tmp_path / "there.keras"], check=True, capture_output=True)
+    build_network(
+        ModelConfig(), num_classes=3, channel_mean=(9, 9, 9), channel_std=(9, 9, 9)
+    )  # an earlier network must not matter
+    save_model(
+        build_network(
+            ModelConfig(width_multiplier=0.25),
+            num_classes=3,
+            channel_mean=(1, 2, 3),
+            channel_std=(4, 5, 6),
+        ),
+        here,
+    )
+    subprocess.run(
+        [sys.executable, "-c", BUILD, tmp_path / "there.keras"], check=True, capture_output=True
+    )
     assert sha256(here) == sha256(tmp_path / "there.keras")
 
 
@@ -40,16 +52,29 @@ def test_two_processes_write_the_same_bytes(tmp_path):
 def test_round_trip_gives_equal_bits(variant, tmp_path):
     size = 32 if variant == "small" else 224
     model = build_network(
-        ModelConfig(variant=variant, image_size=size, width_multiplier=0.25), num_classes=4, channel_mean=(1, 2, 3), channel_std=(4, 5, 6)
+        ModelConfig(variant=variant, image_size=size, width_multiplier=0.25),
+        num_classes=4,
+        channel_mean=(1, 2, 3),
+        channel_std=(4, 5, 6),
     )
     save_model(model, tmp_path / "model.keras")
     images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
-    assert np.array_equal(np.asarray(model(images)), np.asarray(load_model(tmp_path / "model.keras")(images)))
+    assert np.array_equal(
+        np.asarray(model(images)), np.asarray(load_model(tmp_path / "model.keras")(images))
+    )
 
 
 def test_saving_leaves_one_file_and_replaces_it_whole(tmp_path):
     path = tmp_path / "model.keras"
     path.write_bytes(b"an older file")
-    save_model(build_network(ModelConfig(width_multiplier=0.25), num_classes=3, channel_mean=(1, 2, 3), channel_std=(4, 5, 6)), path)
+    save_model(
+        build_network(
+            ModelConfig(width_multiplier=0.25),
+            num_classes=3,
+            channel_mean=(1, 2, 3),
+            channel_std=(4, 5, 6),
+        ),
+        path,
+    )
     assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]
     assert zipfile.ZipFile(path).testzip() is None

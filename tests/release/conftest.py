@@ -11,26 +11,33 @@ from PIL import Image
 from pipeline.artifacts import file_sha256
 from pipeline.model.weights import save_model
 from pipeline.release.classify import load_classifier
-from pipeline.release.package import GoldenPicture, Release, read_package, write_package
+from pipeline.release.package import GoldenImage, Release, read_package, write_package
 
 SIZE, SIDE = 24, 28
 NAMES = ("cat", "dog", "owl")
 
 
 def _make_model(classes=3, size=SIZE, seed=0):
-    """An untrained network whose logits differ well between pictures."""
+    """An untrained network whose logits differ well between images."""
     image = keras.Input((size, size, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 64, offset=-2.0)(image)
-    x = keras.layers.Conv2D(4, 5, activation="relu", kernel_initializer=keras.initializers.HeNormal(seed))(x)
+    x = keras.layers.Conv2D(
+        4, 5, activation="relu", kernel_initializer=keras.initializers.HeNormal(seed)
+    )(x)
     x = keras.layers.Flatten()(x)
-    return keras.Model(image, keras.layers.Dense(classes, kernel_initializer=keras.initializers.HeNormal(seed + 1))(x))
+    return keras.Model(
+        image,
+        keras.layers.Dense(classes, kernel_initializer=keras.initializers.HeNormal(seed + 1))(x),
+    )
 
 
-def _picture(seed=0, kind="PNG", height=40, width=50, **how):
-    """A picture file's bytes."""
+def _image(seed=0, kind="PNG", height=40, width=50, **how):
+    """An image file's bytes."""
     noise = np.random.default_rng(seed).integers(0, 256, (height // 5, width // 5, 3), np.uint8)
     file = io.BytesIO()
-    Image.fromarray(noise).resize((width, height), Image.Resampling.BILINEAR).save(file, kind, **how)
+    Image.fromarray(noise).resize((width, height), Image.Resampling.BILINEAR).save(
+        file, kind, **how
+    )
     return file.getvalue()
 
 
@@ -43,7 +50,7 @@ def model_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def release(model_file, tmp_path_factory) -> Release:
-    """A release in a folder, with golden pictures."""
+    """A release in a folder, with golden images."""
     bare = Release(
         directory=model_file.parent,
         model_file=model_file.name,
@@ -55,9 +62,9 @@ def release(model_file, tmp_path_factory) -> Release:
         temperature=1.7,
     )
     classifier = load_classifier(bare, batch=4)
-    files = [_picture(seed) for seed in range(3)]
+    files = [_image(seed) for seed in range(3)]
     logits = classifier.logits(np.stack([classifier.pixels(file) for file in files]))
-    golden = [GoldenPicture(file, 0, own) for file, own in zip(files, logits, strict=True)]
+    golden = [GoldenImage(file, 0, own) for file, own in zip(files, logits, strict=True)]
     folder = tmp_path_factory.mktemp("release") / "package"
     written = write_package(bare, model_file, golden, folder)
     return read_package(folder, written.sha256())
@@ -74,5 +81,5 @@ def make_model():
 
 
 @pytest.fixture(scope="session")
-def picture():
-    return _picture
+def image():
+    return _image

@@ -1,7 +1,9 @@
-"""Processes that promote at the same time, and kill themselves between two writes: run by test_promotion.py.
+"""Processes that promote at the same time, and kill themselves between two writes: run by
+test_promotion.py.
 
-Reads lines of JSON: a list of promoters, each `package`, `error` (its true top-1 error) and `kill_at` (before which write, or null).
-Runs them at once, each in a process of its own, and prints their exit statuses.
+Reads lines of JSON: a list of promoters, each `package`, `error` (its true top-1 error) and
+`kill_at` (before which write, or null). Runs them at once, each in a process of its own, and prints
+their exit statuses.
 """
 
 import itertools
@@ -13,21 +15,29 @@ import sys
 import traceback
 from pathlib import Path
 
-# Imported once, before the forks: each takes seconds. No client is made here, a connection must not be shared.
+# Imported once, before the forks: each takes seconds. No client is made here, a connection must not
+# be shared.
 import mlflow
 import mlflow.store.db.utils
 import mlflow.store.model_registry.sqlalchemy_store
 import mlflow.store.tracking.sqlalchemy_store
 
-from pipeline import registry as registry_module
 from pipeline.artifacts import GateCheck
-from pipeline.config import ReleaseConfig, TrackingConfig
-from pipeline.registry import MODEL_TAG, RELEASE_TAG, Registry
+from pipeline.config.release import ReleaseConfig
+from pipeline.config.tracking import TrackingConfig
+from pipeline.release.commit import Offer, Verdict, settle
 from pipeline.release.package import read_package
-from pipeline.release.settlement import Offer, Verdict, settle
+from pipeline.tracking import registry as registry_module
+from pipeline.tracking.registry import MODEL_TAG, RELEASE_TAG, Registry
 
 WRITES = (
-    *("create_logged_model", "log_model_artifacts", "finalize_logged_model", "create_registered_model", "create_model_version"),
+    *(
+        "create_logged_model",
+        "log_model_artifacts",
+        "finalize_logged_model",
+        "create_registered_model",
+        "create_model_version",
+    ),
     *("set_model_version_tag", "set_registered_model_alias", "set_registered_model_tag"),
 )
 
@@ -39,7 +49,8 @@ def without_keras(file, directory, image_size, known):
 
 
 def dying(kill_at):
-    """Return what wraps a write so that this process is killed before its write number `kill_at`; None never."""
+    """Return what wraps a write so that this process is killed before its write number `kill_at`;
+    None never."""
     counter = itertools.count()
 
     def wrap(write):
@@ -61,12 +72,27 @@ def promote(workdir, package, error, kill_at):
 
     def judged(champion):
         other = float(champion.tags["top1_error"]) if champion else 1.0
-        check = GateCheck(name="error", passed=error <= other, measured=f"{error}", required=f"{other}", text=f"{error} against {other}")
+        check = GateCheck(
+            name="error",
+            passed=error <= other,
+            measured=f"{error}",
+            required=f"{other}",
+            text=f"{error} against {other}",
+        )
         return Verdict((check,), other)
 
     release = read_package(Path(package))
-    tags = {RELEASE_TAG: release.sha256(), MODEL_TAG: release.model_sha256, "top1_error": f"{error}"}
-    return settle(Registry("alexnet", TrackingConfig(), workdir), Offer(release, tags), judged, ReleaseConfig()).outcome
+    tags = {
+        RELEASE_TAG: release.sha256(),
+        MODEL_TAG: release.model_sha256,
+        "top1_error": f"{error}",
+    }
+    return settle(
+        Registry("alexnet", TrackingConfig(), workdir),
+        Offer(release, tags),
+        judged,
+        ReleaseConfig(),
+    ).outcome
 
 
 def say(line):
@@ -84,7 +110,9 @@ def main():
             if child == 0:
                 status = 1
                 try:
-                    status = {"promoted": 10, "refused": 13, "unchanged": 11}[promote(workdir, **promoter)]
+                    status = {"promoted": 10, "refused": 13, "unchanged": 11}[
+                        promote(workdir, **promoter)
+                    ]
                 except BaseException:  # noqa: BLE001 - shown, and seen in the status
                     traceback.print_exc()
                 finally:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.artifacts import file_sha256
-from pipeline.data.pictures import decode_and_resize
+from pipeline.data.decoding import decode_and_resize
 from pipeline.errors import CheckpointError, DatasetError
 from pipeline.model.weights import save_model
 from pipeline.release.classify import UnusableError, differences, load_classifier, warm_up
@@ -17,39 +17,53 @@ from pipeline.release.package import Release
 
 
 def released(path, **known):
-    return Release(directory=path.parent, model_file=path.name, name=path.name, model_sha256=file_sha256(path), **known)
+    return Release(
+        directory=path.parent,
+        model_file=path.name,
+        name=path.name,
+        model_sha256=file_sha256(path),
+        **known,
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF"])
-def test_pixels_are_the_middle_of_what_ingest_stores(classifier, picture, kind):
-    encoded = picture(1, kind)
+def test_pixels_are_the_middle_of_what_ingest_stores(classifier, image, kind):
+    encoded = image(1, kind)
     side, size = classifier.release.short_side, classifier.release.image_size
     margin = (side - size) // 2
     square = decode_and_resize(encoded, side).numpy()
-    np.testing.assert_array_equal(classifier.pixels(encoded), square[margin : margin + size, margin : margin + size])
+    np.testing.assert_array_equal(
+        classifier.pixels(encoded), square[margin : margin + size, margin : margin + size]
+    )
 
 
-def test_a_picture_is_turned_as_its_file_says_unless_somebody_knows_better(classifier, picture):
+def test_an_image_is_turned_as_its_file_says_unless_somebody_knows_better(classifier, image):
     exif = Image.Exif()
     exif[0x0112] = 3
-    turned = picture(1, "JPEG", exif=exif.tobytes(), quality=95)
-    plain = picture(1, "JPEG", quality=95)
+    turned = image(1, "JPEG", exif=exif.tobytes(), quality=95)
+    plain = image(1, "JPEG", quality=95)
     expected = classifier.pixels(plain)[::-1, ::-1]
-    np.testing.assert_allclose(classifier.pixels(turned).astype(int), expected, atol=1)  # a half may be rounded to either side
-    np.testing.assert_array_equal(classifier.pixels(turned, orientation=1), classifier.pixels(plain))
+    np.testing.assert_allclose(
+        classifier.pixels(turned).astype(int), expected, atol=1
+    )  # a half may be rounded to either side
+    np.testing.assert_array_equal(
+        classifier.pixels(turned, orientation=1), classifier.pixels(plain)
+    )
 
 
-def test_a_number_of_pictures_at_a_time_changes_no_logit(classifier, picture):
-    pixels = np.stack([classifier.pixels(picture(seed)) for seed in range(11)])
+def test_a_number_of_images_at_a_time_changes_no_logit(classifier, image):
+    pixels = np.stack([classifier.pixels(image(seed)) for seed in range(11)])
     together = classifier.logits(pixels)
     alone = np.concatenate([classifier.logits(pixels[place : place + 1]) for place in range(11)])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(together, classifier.model(pixels, training=False), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        together, classifier.model(pixels, training=False), rtol=0, atol=1e-5
+    )
     assert classifier.logits(pixels[:0]).shape == (0, 3)
 
 
-def test_threads_get_the_answers_of_their_own_pictures(classifier, picture):
-    files = [picture(seed) for seed in range(24)]
+def test_threads_get_the_answers_of_their_own_images(classifier, image):
+    files = [image(seed) for seed in range(24)]
     expected = classifier.logits(np.stack([classifier.pixels(file) for file in files]))
 
     def ask(file):
@@ -62,7 +76,9 @@ def test_threads_get_the_answers_of_their_own_pictures(classifier, picture):
 def test_probabilities_are_those_of_the_fitted_temperature(classifier):
     logits = np.asarray([[1.0, 2.0, -3.0]], np.float32)
     powers = np.exp(np.asarray([1.0, 2.0, -3.0]) / 1.7)
-    np.testing.assert_allclose(classifier.probabilities(logits)[0], powers / powers.sum(), rtol=1e-6)
+    np.testing.assert_allclose(
+        classifier.probabilities(logits)[0], powers / powers.sum(), rtol=1e-6
+    )
 
 
 def test_guesses_come_with_the_likeliest_first_and_of_equals_the_lower_number(classifier):
@@ -83,28 +99,28 @@ def huge_png():
     ("encoded", "why"),
     [
         (b"", "empty file"),
-        (b"hello, I am no picture", "text, not a picture"),
-        (b"<html><body>404</body></html>", "an HTML page, not a picture"),
+        (b"hello, I am no image", "text, not an image"),
+        (b"<html><body>404</body></html>", "an HTML page, not an image"),
         (huge_png(), "17000 x 17000 pixels are more than"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "no pixels"),
     ],
 )
-def test_what_is_no_picture_is_named(classifier, encoded, why):
+def test_what_is_no_image_is_named(classifier, encoded, why):
     with pytest.raises(UnusableError, match=why):
         classifier.pixels(encoded)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
-def test_a_cut_file_is_refused_with_a_reason(classifier, picture, kind):
-    encoded = picture(1, kind)
+def test_a_cut_file_is_refused_with_a_reason(classifier, image, kind):
+    encoded = image(1, kind)
     with pytest.raises(UnusableError, match=r"."):
         classifier.pixels(encoded[: len(encoded) // 3])
 
 
-def test_the_limit_on_pixels_is_the_callers(classifier, picture):
+def test_the_limit_on_pixels_is_the_callers(classifier, image):
     with pytest.raises(UnusableError, match="50 x 40 pixels are more than 1,999"):
-        classifier.pixels(picture(0), most_pixels=1999)
-    assert classifier.pixels(picture(0), most_pixels=2000).dtype == np.uint8
+        classifier.pixels(image(0), max_pixels=1999)
+    assert classifier.pixels(image(0), max_pixels=2000).dtype == np.uint8
 
 
 def test_a_model_for_other_classes_is_refused(release):
@@ -112,40 +128,46 @@ def test_a_model_for_other_classes_is_refused(release):
         load_classifier(release.model_copy(update={"class_names": ("a", "b", "c", "d")}))
 
 
-def test_a_model_for_pictures_of_another_size_is_refused(release):
-    with pytest.raises(CheckpointError, match=r"Expected pictures of 30 pixels. Received a network for 24"):
+def test_a_model_for_images_of_another_size_is_refused(release):
+    with pytest.raises(
+        CheckpointError, match=r"Expected images of 30 pixels. Received a network for 24"
+    ):
         load_classifier(release.model_copy(update={"image_size": 30}))
 
 
-def test_logits_that_are_no_numbers_are_no_answer(tmp_path, make_model, picture):
+def test_logits_that_are_no_numbers_are_no_answer(tmp_path, make_model, image):
     model = make_model()
     model.layers[-1].kernel.assign(np.full(model.layers[-1].kernel.shape, np.nan))
     save_model(model, tmp_path / "model.keras")
     classifier = load_classifier(released(tmp_path / "model.keras"))
     with pytest.raises(CheckpointError, match=r"Expected finite logits. Received nan"):
-        classifier.logits(classifier.pixels(picture())[np.newaxis])
+        classifier.logits(classifier.pixels(image())[np.newaxis])
 
 
-def test_a_bare_file_names_its_classes_by_number(model_file, picture):
+def test_a_bare_file_names_its_classes_by_number(model_file, image):
     classifier = load_classifier(released(model_file))
     assert classifier.release.class_names == ("class 0", "class 1", "class 2")
     assert classifier.release.short_side == classifier.release.image_size == 24
-    assert classifier.pixels(picture()).shape == (24, 24, 3)
+    assert classifier.pixels(image()).shape == (24, 24, 3)
 
 
-def test_a_model_that_ends_in_softmax_answers_with_the_same_guesses(tmp_path, make_model, picture):
+def test_a_model_that_ends_in_softmax_answers_with_the_same_guesses(tmp_path, make_model, image):
     model = make_model()
     both = [model, keras.Model(model.inputs, keras.layers.Softmax()(model.outputs[0]))]
     answers = []
     for number, one in enumerate(both):
         save_model(one, tmp_path / f"{number}.keras")
         classifier = load_classifier(released(tmp_path / f"{number}.keras"))
-        answers.append(classifier.probabilities(classifier.logits(classifier.pixels(picture(3))[np.newaxis])))
+        answers.append(
+            classifier.probabilities(classifier.logits(classifier.pixels(image(3))[np.newaxis]))
+        )
     np.testing.assert_allclose(*answers, atol=1e-6)
 
 
-def test_golden_pictures_are_answered_as_recorded(classifier, release):
-    golden = [((release.directory / item.file).read_bytes(), item.logits) for item in release.golden]
+def test_golden_images_are_answered_as_recorded(classifier, release):
+    golden = [
+        ((release.directory / item.file).read_bytes(), item.logits) for item in release.golden
+    ]
     assert differences(classifier, golden) < 1e-5
     golden[1] = (golden[1][0], [value + 0.5 for value in golden[1][1]])
     assert differences(classifier, golden) == pytest.approx(0.5, abs=1e-4)

@@ -1,4 +1,5 @@
-"""A decision from trained files to the alias, in a real registry; pictures come from memory, the rehearsal has a test of its own."""
+"""A decision from trained files to the alias, in a real registry; images come from memory, the
+rehearsal has a test of its own."""
 
 import json
 import shutil
@@ -7,44 +8,62 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.artifacts import DatasetArtifact, EvaluationReport, GateCheck, TrainingResult, file_sha256
-from pipeline.config import ReleaseConfig, TrackingConfig
-from pipeline.engine import Context, NoRun
+from pipeline.artifacts import (
+    DatasetArtifact,
+    EvaluationReport,
+    GateCheck,
+    TrainingResult,
+    file_sha256,
+)
+from pipeline.config.release import ReleaseConfig
+from pipeline.config.tracking import TrackingConfig
+from pipeline.engine.stage import Context, NoRun
 from pipeline.errors import CheckpointError
 from pipeline.evaluate.predictions import Chunk, write_predictions
 from pipeline.model.weights import save_model
-from pipeline.registry import Aliases, Registry
 from pipeline.release import promotion
 from pipeline.release.classify import load_classifier
 from pipeline.release.package import Release, open_release
-from pipeline.release.page import write_decision
-from pipeline.release.rehearsal import rehearse
-from pipeline.tracking import open_experiment
+from pipeline.release.smoke_test import rehearse
+from pipeline.reports.decision import write_decision
+from pipeline.tracking.journal import open_experiment
+from pipeline.tracking.registry import Aliases, Registry
 
-PICTURES = 300
+IMAGES = 300
 # An untrained network is not calibrated.
-MARGIN = ReleaseConfig(margin=0.03, most_calibration_error=1)
+MARGIN = ReleaseConfig(margin=0.03, max_calibration_error=1)
 
 
 class House:
-    """A dataset of pictures in memory and models that are right on a chosen share of them."""
+    """A dataset of images in memory and models that are right on a chosen share of them."""
 
-    def __init__(self, tmp_path, monkeypatch, make_model, picture, store):
+    def __init__(self, tmp_path, monkeypatch, make_model, image, store):
         self.tmp_path, self.make_model = tmp_path, make_model
         self.workdir = tmp_path / "w"
         shutil.copytree(store, self.workdir)
-        self.files = [picture(seed, height=28, width=28) for seed in range(PICTURES)]
-        self.labels = np.zeros(PICTURES, np.int64)
+        self.files = [image(seed, height=28, width=28) for seed in range(IMAGES)]
+        self.labels = np.zeros(IMAGES, np.int64)
         self.names = ("cat", "dog", "owl")
-        monkeypatch.setattr(promotion, "load_split", lambda *_, **__: range(PICTURES))
-        monkeypatch.setattr(promotion, "encoded_pictures", lambda _: ((f, 1, int(n)) for f, n in zip(self.files, self.labels, strict=True)))
-        monkeypatch.setattr(promotion, "rehearse", lambda *_: GateCheck(name="serving", passed=True, measured="", required="", text="ok"))
+        monkeypatch.setattr(promotion, "load_split", lambda *_, **__: range(IMAGES))
+        monkeypatch.setattr(
+            promotion,
+            "encoded_images",
+            lambda _: ((f, 1, int(n)) for f, n in zip(self.files, self.labels, strict=True)),
+        )
+        monkeypatch.setattr(
+            promotion,
+            "rehearse",
+            lambda *_: GateCheck(name="serving", passed=True, measured="", required="", text="ok"),
+        )
         speed = SimpleNamespace(batches=[SimpleNamespace(p95_seconds=0.005)], model_bytes=1000)
-        monkeypatch.setattr(promotion, "measure_speed", lambda *_, **__: speed)  # has tests of its own, and takes a second
+        monkeypatch.setattr(
+            promotion, "measure_speed", lambda *_, **__: speed
+        )  # has tests of its own, and takes a second
         self.registry = Registry("alexnet", TrackingConfig(), self.workdir)
 
     def trained(self, name, seed=0, bias=0.0):
-        """A model; `bias` is added to the second class's logit: a little makes another file with nearly the same answers."""
+        """A model; `bias` is added to the second class's logit: a little makes another file with
+        nearly the same answers."""
         folder = self.tmp_path / name
         folder.mkdir()
         model = self.make_model(seed=seed)
@@ -82,14 +101,32 @@ class House:
         logits = self.logits(trained)
         folder = trained.directory.with_name(f"{trained.directory.name}-evaluated")
         folder.mkdir(exist_ok=True)
-        light = np.zeros(PICTURES, np.float32)
-        keys = tuple(map(str, range(PICTURES)))
+        light = np.zeros(IMAGES, np.float32)
+        keys = tuple(map(str, range(IMAGES)))
         chunk = Chunk(keys, self.labels.astype(np.int32), logits, light, light)
         digest = write_predictions([chunk], 3, folder / EvaluationReport.PREDICTIONS_FILE)
-        numbers = dict.fromkeys(("top1_error", "top5_error", "loss", "majority_error", "calibration_error"), 0.1)
-        known = {"split": "test", "view": "center crop", "images": PICTURES, "top1_error_interval": (0.0, 0.2), "temperature": 1.5}
-        known |= {"class_names": self.names, "model_sha256": trained.model_sha256, "dataset_digest": "d" * 64}
-        return EvaluationReport(directory=folder, **numbers, **(known | changes), pictures_sha256="p", predictions_sha256=digest)
+        numbers = dict.fromkeys(
+            ("top1_error", "top5_error", "loss", "majority_error", "calibration_error"), 0.1
+        )
+        known = {
+            "split": "test",
+            "view": "center crop",
+            "images": IMAGES,
+            "top1_error_interval": (0.0, 0.2),
+            "temperature": 1.5,
+        }
+        known |= {
+            "class_names": self.names,
+            "model_sha256": trained.model_sha256,
+            "dataset_digest": "d" * 64,
+        }
+        return EvaluationReport(
+            directory=folder,
+            **numbers,
+            **(known | changes),
+            images_sha256="p",
+            predictions_sha256=digest,
+        )
 
     def dataset(self):
         counts = tuple(np.bincount(self.labels, minlength=3).tolist())
@@ -125,12 +162,12 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture
-def house(tmp_path, monkeypatch, make_model, picture, store):
-    house = House(tmp_path, monkeypatch, make_model, picture, store)
+def house(tmp_path, monkeypatch, make_model, image, store):
+    house = House(tmp_path, monkeypatch, make_model, image, store)
     first = house.trained("first")
     answers = house.logits(first).argmax(axis=1)
-    # The first model is right on 90 of 100 pictures, by definition of what is right.
-    house.labels = np.where(np.arange(PICTURES) % 10 == 0, (answers + 1) % 3, answers)
+    # The first model is right on 90 of 100 images, by definition of what is right.
+    house.labels = np.where(np.arange(IMAGES) % 10 == 0, (answers + 1) % 3, answers)
     house.first = first
     return house
 
@@ -141,20 +178,27 @@ def checks_of(decision):
 
 def test_a_first_model_passes_on_absolute_floors_alone(house):
     decision = house.decide(house.first)
-    assert (decision.outcome, decision.version, decision.champion) == ("promoted", "1", ""), decision.reason
+    assert (decision.outcome, decision.version, decision.champion) == (
+        "promoted",
+        "1",
+        "",
+    ), decision.reason
     assert decision.top1_error == pytest.approx(0.1)
     assert "against_champion" not in checks_of(decision)
     champion = open_release("models:/alexnet@champion", TrackingConfig(), house.workdir)
     assert champion.temperature == 1.5
-    assert len(champion.golden) == promotion.GOLDEN_PICTURES
+    assert len(champion.golden) == promotion.GOLDEN_IMAGES
     assert champion.model_sha256 == house.first.model_sha256
     assert "all 8 checks passed" in (decision.directory / "report" / "decision.html").read_text()
-    assert json.loads((decision.directory / "report" / "decision.json").read_text())["outcome"] == "promoted"
+    assert (
+        json.loads((decision.directory / "report" / "decision.json").read_text())["outcome"]
+        == "promoted"
+    )
     assert house.registry.version("1").tags["top1_error"] == "0.100000"
 
 
 def test_a_first_model_below_a_floor_is_refused(house):
-    decision = house.decide(house.first, config=MARGIN.model_copy(update={"most_top1_error": 0.05}))
+    decision = house.decide(house.first, config=MARGIN.model_copy(update={"max_top1_error": 0.05}))
     assert decision.outcome == "refused"
     assert [check.name for check in decision.checks if not check.passed] == ["top1_error"]
     assert house.registry.aliases().champion == ""
@@ -180,17 +224,25 @@ def test_a_worse_candidate_is_refused_and_an_equal_one_takes_over(house):
     assert house.registry.version("2").gate == "refused"
     equal = house.decide(house.trained("equal", bias=1e-3))  # nearly the same answers, another file
     assert (equal.outcome, house.registry.aliases().champion) == ("promoted", "3")
-    assert "test pictures" in equal.advice
+    assert "test images" in equal.advice
 
 
 def test_superior_asks_for_more_than_as_good(house):
     house.decide(house.first)
-    equal = house.decide(house.trained("equal", bias=1e-3), config=MARGIN.model_copy(update={"policy": "superior"}))
+    equal = house.decide(
+        house.trained("equal", bias=1e-3), config=MARGIN.model_copy(update={"policy": "superior"})
+    )
     assert equal.outcome == "refused"
 
 
 @pytest.mark.parametrize(
-    "changes", [{"split": "validation"}, {"view": "mean of ten crops"}, {"model_sha256": "x"}, {"dataset_digest": "x"}]
+    "changes",
+    [
+        {"split": "validation"},
+        {"view": "mean of ten crops"},
+        {"model_sha256": "x"},
+        {"dataset_digest": "x"},
+    ],
 )
 def test_a_candidate_that_was_judged_otherwise_is_refused(house, changes):
     decision = house.decide(house.first, house.evaluated(house.first, **changes))
@@ -227,8 +279,10 @@ def test_a_candidate_is_judged_on_the_classes_that_the_champion_knows(house):
 def test_a_clean_process_serves_the_release_as_it_was_evaluated(release, tmp_path):
     check = rehearse(release, tmp_path)
     assert check.passed, check.text
-    assert "answered 3 golden pictures" in check.text
-    assert not rehearse(release.model_copy(update={"golden": ()}), tmp_path).passed  # nothing to try it with
+    assert "answered 3 golden images" in check.text
+    assert not rehearse(
+        release.model_copy(update={"golden": ()}), tmp_path
+    ).passed  # nothing to try it with
 
 
 @pytest.mark.slow
@@ -240,4 +294,4 @@ def test_a_release_that_answers_otherwise_is_seen_by_the_rehearsal(release, tmp_
     (copy / "release.json").write_text(changed.text())
     refused = rehearse(changed, tmp_path)
     assert not refused.passed
-    assert "does not answer its golden pictures" in refused.text
+    assert "does not answer its golden images" in refused.text

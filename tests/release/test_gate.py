@@ -4,22 +4,24 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from pipeline.config import ReleaseConfig
+from pipeline.config.release import ReleaseConfig
 from pipeline.release.gate import (
     Answers,
     Measured,
     decidable_margin,
+    images_needed,
+    images_to_win,
     judge,
     lower_bound,
     needed_text,
-    pictures_needed,
-    pictures_to_win,
     upper_bound,
 )
 
 NAMES = tuple("abcdefghij")
-LEAST = 10  # pictures of one class of ten, all lost, that show a fall
-GOOD = Measured(calibration_error=0.02, majority_error=0.9, latency_p95_seconds=0.01, model_bytes=2_000_000)
+LEAST = 10  # images of one class of ten, all lost, that show a fall
+GOOD = Measured(
+    calibration_error=0.02, majority_error=0.9, latency_p95_seconds=0.01, model_bytes=2_000_000
+)
 RULES = ReleaseConfig()
 ALONE = ["top1_error", "beats_majority", "class_recall", "calibration_error", "latency", "size"]
 
@@ -29,7 +31,8 @@ def answered(labels, wrong):
 
 
 def parted(images, only_candidate, only_champion, both_wrong=0):
-    """Answers of two models on classes in turn, of which so many pictures are wrong with one alone, or with both."""
+    """Answers of two models on classes in turn, of which so many images are wrong with one alone,
+    or with both."""
     labels = np.random.default_rng(0).permutation(np.arange(images) % len(NAMES))
     place = np.arange(images)
     both = place >= images - both_wrong
@@ -39,12 +42,15 @@ def parted(images, only_candidate, only_champion, both_wrong=0):
 
 
 def drawn(rng, images, share, worse, both_wrong=0.05):
-    """Answers of two models that part on a share of the pictures, the candidate's error higher by `worse`."""
+    """Answers of two models that part on a share of the images, the candidate's error higher by
+    `worse`."""
     labels, chance = rng.integers(0, len(NAMES), images), rng.random(images)
     only_candidate = chance < (share + worse) / 2
     both = chance > 1 - both_wrong
     only_champion = (chance < share) & ~only_candidate
-    return Answers(labels, answered(labels, only_candidate | both), answered(labels, only_champion | both))
+    return Answers(
+        labels, answered(labels, only_candidate | both), answered(labels, only_champion | both)
+    )
 
 
 def passed(answers, measured=GOOD, config=RULES):
@@ -60,7 +66,7 @@ def pass_rate(trials, images, share, worse, config=RULES, seed=0):
     return np.mean([passed(drawn(rng, images, share, worse), config=config) for _ in range(trials)])
 
 
-# -- Tango's interval -------------------------------------------------------------------------------------------------------
+# -- Tango's interval ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -76,12 +82,19 @@ def pass_rate(trials, images, share, worse, config=RULES, seed=0):
         (28, 25, 618, 0.05, (-0.0148, 0.0247), 4),
     ],
 )
-def test_the_interval_equals_published_ones(only_candidate, only_champion, images, level, interval, digits):
-    found = [bound(only_candidate, only_champion, images, level) for bound in (lower_bound, upper_bound)]
+def test_the_interval_equals_published_ones(
+    only_candidate, only_champion, images, level, interval, digits
+):
+    found = [
+        bound(only_candidate, only_champion, images, level) for bound in (lower_bound, upper_bound)
+    ]
     assert found == pytest.approx(interval, abs=0.51 * 10**-digits)
 
 
-@pytest.mark.parametrize("counts", [(5, 4, 384), (0, 3, 50), (3, 0, 50), (0, 0, 30), (40, 2, 60), (2, 58, 60), (300, 310, 20_000)])
+@pytest.mark.parametrize(
+    "counts",
+    [(5, 4, 384), (0, 3, 50), (3, 0, 50), (0, 0, 30), (40, 2, 60), (2, 58, 60), (300, 310, 20_000)],
+)
 def test_a_bound_is_where_the_score_test_begins_to_reject(counts):
     """With the likeliest shares under the assumed difference looked for, not solved for."""
     only_candidate, only_champion, images = counts
@@ -89,12 +102,18 @@ def test_a_bound_is_where_the_score_test_begins_to_reject(counts):
     def statistic(assumed):
         def unlikeliness(share):
             shares = np.array([share + assumed, share, 1 - 2 * share - assumed])
-            pictures = np.array([only_candidate, only_champion, images - only_candidate - only_champion])
-            return -np.sum(pictures[pictures > 0] * np.log(np.maximum(shares[pictures > 0], 1e-300)))
+            cells = np.array(
+                [only_candidate, only_champion, images - only_candidate - only_champion]
+            )
+            return -np.sum(cells[cells > 0] * np.log(np.maximum(shares[cells > 0], 1e-300)))
 
         bounds = (max(0.0, -assumed), (1 - assumed) / 2)
-        share = optimize.minimize_scalar(unlikeliness, bounds=bounds, method="bounded", options={"xatol": 1e-12}).x
-        return (only_candidate - only_champion - images * assumed) / np.sqrt(images * (2 * share + assumed - assumed**2))
+        share = optimize.minimize_scalar(
+            unlikeliness, bounds=bounds, method="bounded", options={"xatol": 1e-12}
+        ).x
+        return (only_candidate - only_champion - images * assumed) / np.sqrt(
+            images * (2 * share + assumed - assumed**2)
+        )
 
     for level in (0.05, 0.005):
         quantile = stats.norm.isf(level)
@@ -110,7 +129,7 @@ def test_models_that_change_places_change_the_sign():
         assert lower_bound(*counts) <= (counts[0] - counts[1]) / counts[2] <= upper_bound(*counts)
 
 
-def test_without_a_picture_on_which_they_part_the_bound_is_known():
+def test_without_an_image_on_which_they_part_the_bound_is_known():
     square = stats.norm.isf(0.05) ** 2
     for images in (1, 10, 384, 10**6):
         assert upper_bound(0, 0, images) == pytest.approx(square / (images + square), rel=1e-6)
@@ -118,22 +137,28 @@ def test_without_a_picture_on_which_they_part_the_bound_is_known():
     assert upper_bound(0, 9, 9) == pytest.approx((square - 9) / (square + 9))
 
 
-def test_the_bound_rises_with_each_picture_that_the_candidate_alone_gets_wrong():
+def test_the_bound_rises_with_each_image_that_the_candidate_alone_gets_wrong():
     bounds = [upper_bound(count, 3, 40) for count in range(38)]
     assert (np.diff(bounds) > 0).all()
 
 
 def chance_that_truth_is_above(images, only_candidate, only_champion):
-    """Return how often the bound lies below the true difference, summed over every count there can be."""
+    """Return how often the bound lies below the true difference, summed over every count there can
+    be."""
     pairs = [(one, other) for one in range(images + 1) for other in range(images + 1 - one)]
     chances = stats.multinomial.pmf(
-        [(*pair, images - sum(pair)) for pair in pairs], images, (only_candidate, only_champion, 1 - only_candidate - only_champion)
+        [(*pair, images - sum(pair)) for pair in pairs],
+        images,
+        (only_candidate, only_champion, 1 - only_candidate - only_champion),
     )
     missed = [upper_bound(*pair, images) < only_candidate - only_champion for pair in pairs]
     return float(chances[missed].sum())
 
 
-@pytest.mark.parametrize(("images", "shares"), [(60, (0.1, 0.1)), (60, (0.3, 0.2)), (60, (0.15, 0.05)), (90, (0.06, 0.02))])
+@pytest.mark.parametrize(
+    ("images", "shares"),
+    [(60, (0.1, 0.1)), (60, (0.3, 0.2)), (60, (0.15, 0.05)), (90, (0.06, 0.02))],
+)
 def test_the_bound_is_below_the_truth_in_5_of_100_cases(images, shares):
     assert 0.03 <= chance_that_truth_is_above(images, *shares) <= 0.057
 
@@ -147,56 +172,71 @@ def test_the_bound_is_below_the_truth_in_6_of_100_cases_at_most():
                 assert found <= 0.06, (images, share, worse)
 
 
-# -- how many pictures ------------------------------------------------------------------------------------------------------
+# -- how many images -------------------------------------------------------------------------------
 
 
 def chance_to_pass(images, share, margin):
-    """Return how often an equally good candidate passes, by Tango's bound at every likely pair of counts."""
+    """Return how often an equally good candidate passes, by Tango's bound at every likely pair of
+    counts."""
     most = int(stats.binom.ppf(1 - 1e-6, images, share)) + 1
     pairs = [(one, other) for one in range(most + 1) for other in range(most + 1 - one)]
-    chances = stats.multinomial.pmf([(*pair, images - sum(pair)) for pair in pairs], images, (share / 2, share / 2, 1 - share))
-    return sum(chance for chance, pair in zip(chances, pairs, strict=True) if chance > 1e-9 and upper_bound(*pair, images) < margin)
+    chances = stats.multinomial.pmf(
+        [(*pair, images - sum(pair)) for pair in pairs], images, (share / 2, share / 2, 1 - share)
+    )
+    return sum(
+        chance
+        for chance, pair in zip(chances, pairs, strict=True)
+        if chance > 1e-9 and upper_bound(*pair, images) < margin
+    )
 
 
 @pytest.mark.parametrize("share", [0.0005, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02])
-def test_so_many_pictures_let_an_equally_good_candidate_pass_in_80_of_100_cases(share):
-    images = pictures_needed(share, 0.01)
+def test_so_many_images_let_an_equally_good_candidate_pass_in_80_of_100_cases(share):
+    images = images_needed(share, 0.01)
     assert 0.8 <= chance_to_pass(images, share, 0.01) < 0.99
-    assert images < 700 or chance_to_pass(int(0.9 * images), share, 0.01) < 0.8  # nor are they far too many
+    assert (
+        images < 700 or chance_to_pass(int(0.9 * images), share, 0.01) < 0.8
+    )  # nor are they far too many
 
 
-def test_with_many_pictures_the_number_is_that_of_the_simple_formula():
+def test_with_many_images_the_number_is_that_of_the_simple_formula():
     quantiles = (stats.norm.isf(0.05) + stats.norm.isf(0.2)) ** 2
-    assert pictures_needed(0.4, 0.01) == pytest.approx(0.4 * quantiles / 0.01**2, rel=1e-3)
-    assert pictures_needed(0.4, 0.01, power=0.9) == pytest.approx(0.4 * (stats.norm.isf(0.05) + stats.norm.isf(0.1)) ** 2 / 1e-4, rel=1e-3)
-    assert pictures_to_win(0.4, 0.02) == pytest.approx(0.4 * quantiles / 0.02**2, rel=1e-3)
+    assert images_needed(0.4, 0.01) == pytest.approx(0.4 * quantiles / 0.01**2, rel=1e-3)
+    assert images_needed(0.4, 0.01, power=0.9) == pytest.approx(
+        0.4 * (stats.norm.isf(0.05) + stats.norm.isf(0.1)) ** 2 / 1e-4, rel=1e-3
+    )
+    assert images_to_win(0.4, 0.02) == pytest.approx(0.4 * quantiles / 0.02**2, rel=1e-3)
 
 
 @pytest.mark.parametrize("margin", [0.002, 0.01, 0.1])
-def test_models_that_answer_alike_need_pictures_too(margin):
-    least = pictures_needed(0.0, margin)
+def test_models_that_answer_alike_need_images_too(margin):
+    least = images_needed(0.0, margin)
     assert upper_bound(0, 0, least) < margin <= upper_bound(0, 0, least - 1)
-    assert pictures_needed(margin / 100, margin) >= least
+    assert images_needed(margin / 100, margin) >= least
 
 
-@pytest.mark.parametrize(("share", "images"), [(0.0, 384), (0.01, 384), (0.05, 2000), (0.3, 10_000)])
-def test_the_margin_that_can_be_decided_is_the_least_that_needs_no_more_pictures(share, images):
+@pytest.mark.parametrize(
+    ("share", "images"), [(0.0, 384), (0.01, 384), (0.05, 2000), (0.3, 10_000)]
+)
+def test_the_margin_that_can_be_decided_is_the_least_that_needs_no_more_images(share, images):
     margin = decidable_margin(share, images)
-    assert pictures_needed(share, margin) <= images < pictures_needed(share, margin - 0.0001)
+    assert images_needed(share, margin) <= images < images_needed(share, margin - 0.0001)
 
 
-def test_one_picture_decides_no_margin():
+def test_one_image_decides_no_margin():
     assert decidable_margin(1.0, 1) == 1.0
 
 
-# -- the whole gate ---------------------------------------------------------------------------------------------------------
+# -- the whole gate --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.02, 0.05])
 def test_equally_good_candidates_pass_and_worse_ones_do_not(share):
     margin = RULES.margin
-    images = pictures_needed(share, margin)
-    assert pass_rate(1500, images, share, 0.0) > 0.78  # 0.80 to 0.81, of which 1500 trials find two points less once in 40 cases
+    images = images_needed(share, margin)
+    assert (
+        pass_rate(1500, images, share, 0.0) > 0.78
+    )  # 0.80 to 0.81, of which 1500 trials find two points less once in 40 cases
     assert pass_rate(1500, images, share, margin) <= 0.062  # 0.05, likewise
     assert pass_rate(500, images, share, 2 * margin * 0.999) < 0.01
 
@@ -204,9 +244,10 @@ def test_equally_good_candidates_pass_and_worse_ones_do_not(share):
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.005, 0.01, 0.02, 0.05, 0.1])
 def test_rates_of_the_whole_gate(share):
-    """6000 trials find a rate of 80 % to within a point, 19 times in 20, and one of 5 % to within 0.6."""
+    """6000 trials find a rate of 80 % to within a point, 19 times in 20, and one of 5 % to within
+    0.6."""
     margin = RULES.margin
-    images = pictures_needed(share, margin)
+    images = images_needed(share, margin)
     assert 0.79 < pass_rate(6000, images, share, 0.0) < 0.9
     if share >= margin:
         assert pass_rate(6000, images, share, margin) <= 0.056
@@ -217,11 +258,11 @@ def test_rates_of_the_whole_gate(share):
 def test_superior_promotes_an_equal_model_in_5_of_100_cases_and_a_better_one_in_80():
     config = RULES.model_copy(update={"policy": "superior"})
     assert pass_rate(1500, 1000, 0.05, 0.0, config) <= 0.062
-    assert 0.78 < pass_rate(1000, pictures_to_win(0.05, 0.02), 0.05, -0.02, config) < 0.87
+    assert 0.78 < pass_rate(1000, images_to_win(0.05, 0.02), 0.05, -0.02, config) < 0.87
     assert pass_rate(200, 3000, 0.05, 0.01, config) == 0
 
 
-def test_384_pictures_answered_alike_pass_and_267_do_not():
+def test_384_images_answered_alike_pass_and_267_do_not():
     assert passed(parted(384, 0, 0))
     found = check_of("against_champion", parted(384, 0, 0))
     assert found.measured == "+0.70 points"
@@ -229,42 +270,58 @@ def test_384_pictures_answered_alike_pass_and_267_do_not():
     assert passed(parted(268, 0, 0))
     refused = check_of("against_champion", parted(267, 0, 0))
     assert not refused.passed
-    assert "268 would let an equally good candidate pass in 80 % of cases; 267 can decide a release.margin of 0.0101" in refused.text
+    assert (
+        "268 would let an equally good candidate pass in 80 % of cases; 267 can decide a"
+        " release.margin of 0.0101" in refused.text
+    )
 
 
 def test_a_refusal_says_what_would_help():
     few = check_of("against_champion", parted(384, 5, 4, both_wrong=20))
     assert not few.passed
     bound = 100 * upper_bound(5, 4, 384)
-    assert f"is +0.26 points on 384 test pictures, and with 95 % confidence below +{bound:.2f} points, where +1.00 points" in few.text
-    assert "5 pictures are wrong with the candidate alone, 4 with the champion alone" in few.text
-    assert f"too few to be sure: {pictures_needed(9 / 384, 0.01):,} would" in few.text
+    assert (
+        f"is +0.26 points on 384 test images, and with 95 % confidence below +{bound:.2f} points,"
+        " where +1.00 points" in few.text
+    )
+    assert "5 images are wrong with the candidate alone, 4 with the champion alone" in few.text
+    assert f"too few to be sure: {images_needed(9 / 384, 0.01):,} would" in few.text
     assert f"release.margin of {decidable_margin(9 / 384, 384):.4g}." in few.text
     worse = check_of("against_champion", parted(384, 14, 4))
-    assert worse.text.endswith("The difference itself is not within release.margin, so more pictures are not what it lacks.")
+    assert worse.text.endswith(
+        "The difference itself is not within release.margin, so more images are not what it lacks."
+    )
     unlucky = check_of("against_champion", parted(3500, 105, 75))
     assert not unlucky.passed
-    assert f"not what it lacks: {pictures_needed(180 / 3500, 0.01):,} let an equally good" in unlucky.text
+    assert (
+        f"not what it lacks: {images_needed(180 / 3500, 0.01):,} let an equally good"
+        in unlucky.text
+    )
 
 
 def test_a_refusal_to_call_it_superior_says_what_would_help():
     config = RULES.model_copy(update={"policy": "superior"})
     lead = check_of("against_champion", parted(384, 4, 8), config=config)
     assert not lead.passed
-    assert f"{pictures_to_win(12 / 384, 4 / 384):,} would show it" in lead.text
+    assert f"{images_to_win(12 / 384, 4 / 384):,} would show it" in lead.text
     assert check_of("against_champion", parted(384, 4, 30), config=config).passed
-    assert "It errs no less than the champion" in check_of("against_champion", parted(384, 4, 4), config=config).text
+    assert (
+        "It errs no less than the champion"
+        in check_of("against_champion", parted(384, 4, 4), config=config).text
+    )
 
 
 def test_a_class_that_collapses_is_refused_although_the_error_is_lower():
     labels = np.arange(4000) % 10
     champion = answered(labels, (np.arange(4000) // 10) % 5 == 0)  # wrong on a fifth of every class
-    candidate = answered(labels, (labels == 3) & (np.arange(4000) % 20 == 3))  # wrong on half of one class, of no other
+    candidate = answered(
+        labels, (labels == 3) & (np.arange(4000) % 20 == 3)
+    )  # wrong on half of one class, of no other
     answers = Answers(labels, candidate, champion)
     assert check_of("against_champion", answers).passed
     found = check_of("classes_against_champion", answers)
     assert not found.passed
-    assert "`d` by 30.00 points of 400 pictures" in found.text
+    assert "`d` by 30.00 points of 400 images" in found.text
     assert not passed(answers)
 
 
@@ -276,20 +333,21 @@ def test_a_fall_without_evidence_is_no_reason():
     found = check_of("classes_against_champion", answers)
     assert found.passed
     assert found.measured == f"recall of `a` {-500 / LEAST:.2f} points"
-    assert "too few pictures" not in found.text
+    assert "too few images" not in found.text
 
 
-def test_classes_with_too_few_pictures_for_any_fall_are_counted():
+def test_classes_with_too_few_images_for_any_fall_are_counted():
     for images, blind in ((LEAST - 1, True), (LEAST, False)):
         labels = np.repeat(np.arange(10), [images] + [400] * 9)
         lost = Answers(labels, answered(labels, labels == 0), labels)
         assert check_of("classes_against_champion", lost).passed == blind
         text = check_of("classes_against_champion", Answers(labels, labels, labels)).text
-        assert ("Of 1 of 10 classes there are too few pictures" in text) == blind
+        assert ("Of 1 of 10 classes there are too few images" in text) == blind
 
 
 def named_rate(trials, images, share):
-    """Return how often the gate names a class, where every class fell by just the margin of a class."""
+    """Return how often the gate names a class, where every class fell by just the margin of a
+    class."""
     rng = np.random.default_rng(0)
     answers = (drawn(rng, images, share, RULES.class_margin) for _ in range(trials))
     return np.mean([not check_of("classes_against_champion", one).passed for one in answers])
@@ -306,16 +364,18 @@ def test_classes_are_named_in_5_of_100_cases_at_most(images, share):
     assert named_rate(3000, images, share) <= 0.056
 
 
-def test_pictures_of_classes_that_the_champion_does_not_know_are_left_out():
+def test_images_of_classes_that_the_champion_does_not_know_are_left_out():
     labels = np.arange(1000) % 10
     known = labels < 8
     champion = np.where(known, labels, 0)
     candidate = answered(labels, ~known & (np.arange(1000) % 3 == 0))
     answers = Answers(labels, candidate, champion, known)
     assert passed(answers)
-    assert "on 800 test pictures" in check_of("against_champion", answers).text
+    assert "on 800 test images" in check_of("against_champion", answers).text
     assert "with the candidate alone, 0 with" in check_of("against_champion", answers).text
-    assert "on 6.70 % of 1,000 test pictures" in check_of("top1_error", answers).text  # the floors count them
+    assert (
+        "on 6.70 % of 1,000 test images" in check_of("top1_error", answers).text
+    )  # the floors count them
     assert not passed(replace(answers, champion=labels, shared=None))
 
 
@@ -327,7 +387,7 @@ def test_an_answer_that_the_candidate_has_no_class_for_is_wrong():
     assert found.passed
 
 
-# -- the candidate by itself ------------------------------------------------------------------------------------------------
+# -- the candidate by itself -----------------------------------------------------------------------
 
 
 def test_a_first_model_passes_by_itself():
@@ -342,35 +402,58 @@ def test_a_model_that_gives_one_answer_is_refused():
     constant = Answers(labels, np.zeros(500, np.int64))
     found = check_of("beats_majority", constant)
     assert not found.passed
-    assert found.text.endswith("always giving the commonest class is wrong on 90.00 %, and the model cannot be told from that.")
-    assert check_of("beats_majority", Answers(labels, answered(labels, np.arange(500) % 5 < 4))).passed
+    assert found.text.endswith(
+        "always giving the commonest class is wrong on 90.00 %, and the model cannot be told from"
+        " that."
+    )
+    assert check_of(
+        "beats_majority", Answers(labels, answered(labels, np.arange(500) % 5 < 4))
+    ).passed
 
 
 @pytest.mark.parametrize(
     ("name", "rules", "words"),
     [
-        ("top1_error", {"most_top1_error": 0.0999}, "wrong on 10.00 % of 1,000 test pictures; at most 9.99 % is allowed"),
-        ("class_recall", {"least_class_recall": 0.01}, "The class found least is `c`, 0.00 % of 100 pictures; at least 1.00 % must be"),
-        ("calibration_error", {"most_calibration_error": 0.019}, "off by 2.00 % on average, beyond chance; at most 1.90 % is allowed"),
-        ("latency", {"most_latency_milliseconds": 9.9}, "within 10.0 ms in 95 of 100 cases; at most 9.9 ms is allowed"),
-        ("size", {"most_megabytes": 1.9}, "has 2.0 MB; at most 1.9 MB is allowed"),
+        (
+            "top1_error",
+            {"max_top1_error": 0.0999},
+            "wrong on 10.00 % of 1,000 test images; at most 9.99 % is allowed",
+        ),
+        (
+            "class_recall",
+            {"min_class_recall": 0.01},
+            "The class found least is `c`, 0.00 % of 100 images; at least 1.00 % must be",
+        ),
+        (
+            "calibration_error",
+            {"max_calibration_error": 0.019},
+            "off by 2.00 % on average, beyond chance; at most 1.90 % is allowed",
+        ),
+        (
+            "latency",
+            {"max_latency_milliseconds": 9.9},
+            "within 10.0 ms in 95 of 100 cases; at most 9.9 ms is allowed",
+        ),
+        ("size", {"max_megabytes": 1.9}, "has 2.0 MB; at most 1.9 MB is allowed"),
     ],
 )
 def test_each_floor_refuses_by_itself(name, rules, words):
     labels = np.arange(1000) % 10
     answers = Answers(labels, answered(labels, labels == 2))
-    exact = {"most_top1_error": 0.1, "least_class_recall": 0.0, "most_calibration_error": 0.02}
-    exact |= {"most_latency_milliseconds": 10.0, "most_megabytes": 2.0}
-    assert passed(answers, config=RULES.model_copy(update=exact))  # a number that is just at its limit passes
+    exact = {"max_top1_error": 0.1, "min_class_recall": 0.0, "max_calibration_error": 0.02}
+    exact |= {"max_latency_milliseconds": 10.0, "max_megabytes": 2.0}
+    assert passed(
+        answers, config=RULES.model_copy(update=exact)
+    )  # a number that is just at its limit passes
     checks = judge(answers, GOOD, NAMES, RULES.model_copy(update=exact | rules))
     assert [check.name for check in checks if not check.passed] == [name]
     assert words in next(check.text for check in checks if check.name == name)
 
 
-def test_the_worst_class_is_one_that_has_pictures():
+def test_the_worst_class_is_one_that_has_images():
     labels = np.array([2] * 50 + [4] * 50)
     found = check_of("class_recall", Answers(labels, answered(labels, np.arange(100) >= 90)))
-    assert found.text.startswith("The class found least is `e`, 80.00 % of 50 pictures")
+    assert found.text.startswith("The class found least is `e`, 80.00 % of 50 images")
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -1.0])
@@ -384,7 +467,13 @@ def test_the_worst_class_is_one_that_has_pictures():
     ],
 )
 def test_what_was_not_measured_never_passes(field, name, value):
-    lax = RULES.model_copy(update={"most_calibration_error": 1.0, "most_latency_milliseconds": 1e9, "most_megabytes": 1e9})
+    lax = RULES.model_copy(
+        update={
+            "max_calibration_error": 1.0,
+            "max_latency_milliseconds": 1e9,
+            "max_megabytes": 1e9,
+        }
+    )
     checks = judge(parted(384, 0, 0), replace(GOOD, **{field: value}), NAMES, lax)
     (refused,) = (check for check in checks if not check.passed)
     assert refused.name == name
@@ -392,23 +481,34 @@ def test_what_was_not_measured_never_passes(field, name, value):
     assert refused.text.endswith("no evidence, no promotion.")
 
 
-def test_without_pictures_nothing_passes():
+def test_without_images_nothing_passes():
     none = np.zeros(0, np.int64)
     checks = judge(Answers(none, none, none), GOOD, NAMES, RULES)
-    assert {check.name for check in checks if check.passed} == {"calibration_error", "latency", "size"}
+    assert {check.name for check in checks if check.passed} == {
+        "calibration_error",
+        "latency",
+        "size",
+    }
     unknown = replace(parted(384, 0, 0), shared=np.zeros(384, bool))
     refused = [check for check in judge(unknown, GOOD, NAMES, RULES) if not check.passed]
     assert [check.name for check in refused] == ["against_champion", "classes_against_champion"]
     assert all("not measured" in check.text for check in refused)
 
 
-def test_what_the_page_says_of_the_number_of_pictures():
+def test_what_the_page_says_of_the_number_of_images():
     found = needed_text(parted(384, 5, 4), RULES)
-    equal = f"an equally good candidate passes in 80 % of cases with {pictures_needed(9 / 384, 0.01):,} test pictures, "
-    assert found == f"With release.margin 0.01 {equal}where the two part on 2.34 % of them, as on the 384 here."
+    equal = (
+        f"an equally good candidate passes in 80 % of cases with {images_needed(9 / 384, 0.01):,}"
+        " test images, "
+    )
+    assert (
+        found
+        == f"With release.margin 0.01 {equal}where the two part on 2.34 % of them, as on the 384"
+        " here."
+    )
     superior = needed_text(parted(384, 5, 4), RULES.model_copy(update={"policy": "superior"}))
-    better = f"passes in 80 % of cases with {pictures_to_win(9 / 384, 0.01):,} test pictures, "
+    better = f"passes in 80 % of cases with {images_to_win(9 / 384, 0.01):,} test images, "
     assert superior.startswith(f"A candidate whose error is lower by 1.00 points {better}")
     first = needed_text(replace(parted(384, 5, 0), champion=None), RULES)
-    assert "with 268 test pictures at least; how many more depends" in first
+    assert "with 268 test images at least; how many more depends" in first
     assert first == needed_text(replace(parted(384, 5, 0), shared=np.zeros(384, bool)), RULES)

@@ -6,9 +6,15 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.artifacts import EvaluationReport, file_sha256
-from pipeline.config import TrackingConfig
+from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.release.package import GoldenPicture, Release, open_release, read_package, write_package
+from pipeline.release.package import (
+    GoldenImage,
+    Release,
+    open_release,
+    read_package,
+    write_package,
+)
 
 
 @pytest.fixture
@@ -31,7 +37,9 @@ def test_a_flipped_byte_in_any_file_is_seen(release, copy, file):
     content = bytearray((copy / file).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / file).write_bytes(content)
-    with pytest.raises(CheckpointError, match=f"{file} is damaged. Expected SHA-256 .* Nothing was opened"):
+    with pytest.raises(
+        CheckpointError, match=f"{file} is damaged. Expected SHA-256 .* Nothing was opened"
+    ):
         read_package(copy, release.sha256())
 
 
@@ -58,8 +66,13 @@ def test_a_release_that_names_files_outside_its_folder_is_refused(copy):
 
 
 def test_equal_input_gives_equal_files(release, model_file, tmp_path):
-    golden = [GoldenPicture((release.directory / item.file).read_bytes(), item.label, item.logits) for item in release.golden]
-    again = write_package(release.model_copy(update={"golden": ()}), model_file, golden, tmp_path / "again")
+    golden = [
+        GoldenImage((release.directory / item.file).read_bytes(), item.label, item.logits)
+        for item in release.golden
+    ]
+    again = write_package(
+        release.model_copy(update={"golden": ()}), model_file, golden, tmp_path / "again"
+    )
     assert again.sha256() == release.sha256() == file_sha256(tmp_path / "again" / "release.json")
 
 
@@ -70,7 +83,9 @@ def test_a_bare_file_is_a_release_of_what_is_known(model_file, tmp_path):
     assert found.temperature == 1.0
 
 
-def test_the_temperature_of_a_bare_file_is_that_of_its_evaluation(model_file, tmp_path, monkeypatch):
+def test_the_temperature_of_a_bare_file_is_that_of_its_evaluation(
+    model_file, tmp_path, monkeypatch
+):
     for number, digest in enumerate(["other", file_sha256(model_file)]):
         folder = tmp_path / "stages" / f"evaluate-{number}"
         folder.mkdir(parents=True)
@@ -85,7 +100,10 @@ def test_the_temperature_of_a_bare_file_is_that_of_its_evaluation(model_file, tm
 
 
 def test_a_folder_is_a_release_only_with_its_record(release, tmp_path):
-    assert open_release(str(release.directory), TrackingConfig(), tmp_path).class_names == release.class_names
+    assert (
+        open_release(str(release.directory), TrackingConfig(), tmp_path).class_names
+        == release.class_names
+    )
     with pytest.raises(ConfigError, match="is no model"):
         open_release(str(tmp_path), TrackingConfig(), tmp_path)
 
@@ -97,4 +115,6 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 
 def test_the_record_says_what_every_field_is():
-    assert all(field.description for name, field in Release.model_fields.items() if not field.exclude)
+    assert all(
+        field.description for name, field in Release.model_fields.items() if not field.exclude
+    )

@@ -10,15 +10,16 @@ import time
 
 import pytest
 
-from pipeline import registry as registry_module
 from pipeline.artifacts import GateCheck
-from pipeline.config import ReleaseConfig, TrackingConfig
+from pipeline.config.release import ReleaseConfig
+from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import BusyError, CheckpointError, ConfigError, GateError, TrackingError
-from pipeline.registry import GATE_TAG, MODEL_TAG, RELEASE_TAG, Aliases, Registry
-from pipeline.release import settlement
+from pipeline.release import commit
+from pipeline.release.commit import Offer, Verdict, go_back, settle
 from pipeline.release.package import open_release
-from pipeline.release.settlement import Offer, Verdict, go_back, settle
-from pipeline.tracking import open_experiment
+from pipeline.tracking import registry as registry_module
+from pipeline.tracking.journal import open_experiment
+from pipeline.tracking.registry import GATE_TAG, MODEL_TAG, RELEASE_TAG, Aliases, Registry
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,16 @@ def registry(store, tmp_path):
 
 
 def registered(registry, release, **tags):
-    known = {"class_names": list(release.class_names), "sha256": release.model_sha256, "short_side": release.short_side}
-    tags = {RELEASE_TAG: release.sha256(), MODEL_TAG: release.model_sha256, GATE_TAG: "passed"} | tags
+    known = {
+        "class_names": list(release.class_names),
+        "sha256": release.model_sha256,
+        "short_side": release.short_side,
+    }
+    tags = {
+        RELEASE_TAG: release.sha256(),
+        MODEL_TAG: release.model_sha256,
+        GATE_TAG: "passed",
+    } | tags
     with registry.lock():
         return registry.register(release.directory, release.image_size, known, tags, None)
 
@@ -47,13 +56,19 @@ def test_nothing_is_registered_at_first(registry):
     assert registry.aliases() == Aliases()
     assert registry.versions() == []
     assert registry.version("1") is None
-    with pytest.raises(ConfigError, match=r"There is no model models:/alexnet@champion .* none yet. Type `alexnet run promote`"):
+    with pytest.raises(
+        ConfigError,
+        match=r"There is no model models:/alexnet@champion .* none yet. Type `alexnet run promote`",
+    ):
         open_release("models:/alexnet@champion", registry.config, registry.workdir)
 
 
 def test_a_release_is_registered_once_and_read_back_verified(registry, release):
     for outcome in ("promoted", "unchanged"):
-        assert settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig()).outcome == outcome
+        assert (
+            settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig()).outcome
+            == outcome
+        )
     assert [version.number for version in registry.versions()] == ["1"]
     for reference in ("models:/alexnet@champion", "models:/alexnet/1"):
         found = open_release(reference, registry.config, registry.workdir)
@@ -71,20 +86,34 @@ def test_a_champion_whose_files_are_damaged_is_mended_by_promoting_it_again(regi
     damaged = open_release("models:/alexnet@champion", registry.config, registry.workdir)
     damaged.model_path.write_bytes(b"no model")
     against = []
-    settled = settle(registry, offered(release), lambda champion: against.append(champion) or verdict(True), ReleaseConfig())
+    settled = settle(
+        registry,
+        offered(release),
+        lambda champion: against.append(champion) or verdict(True),
+        ReleaseConfig(),
+    )
     assert (settled.outcome, settled.version, against) == ("promoted", "2", [None])
-    assert open_release("models:/alexnet@champion", registry.config, registry.workdir).sha256() == release.sha256()
+    assert (
+        open_release("models:/alexnet@champion", registry.config, registry.workdir).sha256()
+        == release.sha256()
+    )
 
 
 def test_a_version_that_somebody_else_registered_is_not_opened(registry, release, tmp_path):
     marker = tmp_path / "marker"
     loader = tmp_path / "foreign"
     (loader / "code").mkdir(parents=True)
-    (loader / "code" / "evil.py").write_text(f"open({str(marker)!r}, 'w')\ndef _load_pyfunc(path): pass\n")
-    (loader / "MLmodel").write_text("flavors:\n  python_function:\n    loader_module: evil\n    code: code\n")
+    (loader / "code" / "evil.py").write_text(
+        f"open({str(marker)!r}, 'w')\ndef _load_pyfunc(path): pass\n"
+    )
+    (loader / "MLmodel").write_text(
+        "flavors:\n  python_function:\n    loader_module: evil\n    code: code\n"
+    )
     registered(registry, release)
     registry.client().create_model_version("alexnet", loader.as_uri())
-    with pytest.raises(CheckpointError, match=r"Version 2 of alexnet cannot be verified.*Nothing was opened"):
+    with pytest.raises(
+        CheckpointError, match=r"Version 2 of alexnet cannot be verified.*Nothing was opened"
+    ):
         open_release("models:/alexnet/2", registry.config, registry.workdir)
     assert not marker.exists()
 
@@ -93,7 +122,9 @@ def test_the_champion_moves_only_from_the_expected_one(registry, release):
     registered(registry, release)
     assert registry.move_champion("1", expected="")
     assert registry.aliases() == Aliases(champion="1")
-    registry.client().create_model_version("alexnet", registry.version("1").source, tags={GATE_TAG: "passed", RELEASE_TAG: "2" * 64})
+    registry.client().create_model_version(
+        "alexnet", registry.version("1").source, tags={GATE_TAG: "passed", RELEASE_TAG: "2" * 64}
+    )
     assert not registry.move_champion("2", expected="")
     assert registry.aliases() == Aliases(champion="1")
     assert registry.move_champion("2", expected="1")
@@ -103,13 +134,22 @@ def test_the_champion_moves_only_from_the_expected_one(registry, release):
 
 def another(registry, release, gate="passed", digest=None):
     """A further version with the same files."""
-    source, tags = registry.version("1").source, {GATE_TAG: gate, RELEASE_TAG: digest or release.sha256()}
+    source, tags = (
+        registry.version("1").source,
+        {
+            GATE_TAG: gate,
+            RELEASE_TAG: digest or release.sha256(),
+        },
+    )
     return str(registry.client().create_model_version("alexnet", source, tags=tags).version)
 
 
-def test_a_way_back_is_verified_marks_what_was_left_and_does_not_lead_forward_again(registry, release, monkeypatch):
-    # The files of all are those of the first; that each has a digest of its own is what counts here.
-    monkeypatch.setattr(settlement, "open_version", lambda *_: None)
+def test_a_way_back_is_verified_marks_what_was_left_and_does_not_lead_forward_again(
+    registry, release, monkeypatch
+):
+    # The files of all are those of the first; that each has a digest of its own is what counts
+    # here.
+    monkeypatch.setattr(commit, "open_version", lambda *_: None)
     registered(registry, release)
     registry.move_champion("1", expected="")
     with pytest.raises(ConfigError, match="There is no version to go back to"):
@@ -138,8 +178,10 @@ def test_a_way_back_is_verified_marks_what_was_left_and_does_not_lead_forward_ag
     assert registry.aliases() == Aliases(champion="2", previous="1")
 
 
-def test_a_withdrawn_version_before_is_gone_back_to_only_by_its_number(registry, release, monkeypatch):
-    monkeypatch.setattr(settlement, "open_version", lambda *_: None)
+def test_a_withdrawn_version_before_is_gone_back_to_only_by_its_number(
+    registry, release, monkeypatch
+):
+    monkeypatch.setattr(commit, "open_version", lambda *_: None)
     registered(registry, release)
     another(registry, release, digest="2" * 64)
     registry.set_alias("champion", "2")
@@ -174,13 +216,18 @@ def test_a_damaged_copy_of_what_lies_elsewhere_is_fetched_again(registry, releas
     monkeypatch.setattr(registry_module, "fetch", fetch)
     fetch()
     (kept / "data" / "model.keras").write_bytes(b"half of it")
-    assert open_release("models:/alexnet/1", registry.config, registry.workdir).sha256() == release.sha256()
+    assert (
+        open_release("models:/alexnet/1", registry.config, registry.workdir).sha256()
+        == release.sha256()
+    )
     assert fetched == [False, False, True]
 
 
 def test_a_database_that_is_none_is_one_sentence(tmp_path):
     (tmp_path / "mlflow.db").write_text("junk")
-    with pytest.raises(TrackingError, match=r"The registry in sqlite:.* does not answer \(.*not a database"):
+    with pytest.raises(
+        TrackingError, match=r"The registry in sqlite:.* does not answer \(.*not a database"
+    ):
         Registry("alexnet", TrackingConfig(), tmp_path).versions()
 
 
@@ -188,14 +235,26 @@ def test_nobody_goes_back_to_a_damaged_version(registry, release):
     registered(registry, release)
     registry.move_champion("1", expected="")
     source = registry.version("1").source
-    registry.client().create_model_version("alexnet", source, tags={GATE_TAG: "passed", RELEASE_TAG: "0" * 64})
+    registry.client().create_model_version(
+        "alexnet", source, tags={GATE_TAG: "passed", RELEASE_TAG: "0" * 64}
+    )
     with pytest.raises(CheckpointError, match="damaged"):
         go_back(registry, "2")
     assert registry.aliases().champion == "1"
 
 
 def verdict(passed):
-    return Verdict((GateCheck(name="test", passed=passed, measured="", required="", text="good" if passed else "bad"),))
+    return Verdict(
+        (
+            GateCheck(
+                name="test",
+                passed=passed,
+                measured="",
+                required="",
+                text="good" if passed else "bad",
+            ),
+        )
+    )
 
 
 def offered(release):
@@ -203,9 +262,16 @@ def offered(release):
 
 
 def test_a_dry_run_writes_nothing(registry, release):
-    settled = settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig(dry_run=True))
+    settled = settle(
+        registry, offered(release), lambda _: verdict(True), ReleaseConfig(dry_run=True)
+    )
     assert settled.outcome == "would promote"
-    assert settle(registry, offered(release), lambda _: verdict(False), ReleaseConfig(dry_run=True)).outcome == "refused"
+    assert (
+        settle(
+            registry, offered(release), lambda _: verdict(False), ReleaseConfig(dry_run=True)
+        ).outcome
+        == "refused"
+    )
     assert registry.versions() == []
 
 
@@ -220,28 +286,43 @@ def test_a_person_is_waited_for_where_that_is_asked_for(registry, release):
     assert settle(registry, offered(release), lambda _: verdict(True), waits).outcome == "waiting"
     assert registry.aliases() == Aliases(candidate="1")
     approved = waits.model_copy(update={"approve": True})
-    assert settle(registry, offered(release), lambda _: verdict(False), approved).outcome == "refused"  # approval is no way around the gate
-    assert settle(registry, offered(release), lambda _: verdict(True), approved).outcome == "promoted"
+    assert (
+        settle(registry, offered(release), lambda _: verdict(False), approved).outcome == "refused"
+    )  # approval is no way around the gate
+    assert (
+        settle(registry, offered(release), lambda _: verdict(True), approved).outcome == "promoted"
+    )
     assert registry.aliases() == Aliases(champion="1", candidate="1")
-    assert settle(registry, offered(release), lambda _: verdict(True), approved).outcome == "unchanged"
+    assert (
+        settle(registry, offered(release), lambda _: verdict(True), approved).outcome == "unchanged"
+    )
 
 
 def test_what_somebody_went_back_from_is_not_released_again_by_itself(registry, release):
     registered(registry, release)
-    registry.client().create_model_version("alexnet", registry.version("1").source, tags={GATE_TAG: "passed", RELEASE_TAG: "5" * 64})
+    registry.client().create_model_version(
+        "alexnet", registry.version("1").source, tags={GATE_TAG: "passed", RELEASE_TAG: "5" * 64}
+    )
     registry.set_alias("champion", "2")
     registry.tag("1", {"withdrawn": "yes"})
     settled = settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig())
     assert (settled.outcome, registry.aliases().champion) == ("refused", "2")
     assert "Somebody went back from version 1" in settled.reason
     assert registry.version("1").gate == "passed"  # one that passed may still be gone back to
-    assert settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig(approve=True)).outcome == "promoted"
+    assert (
+        settle(
+            registry, offered(release), lambda _: verdict(True), ReleaseConfig(approve=True)
+        ).outcome
+        == "promoted"
+    )
 
 
 def test_a_champion_that_comes_meanwhile_is_judged_against(registry, release):
     registered(registry, release)
     source = registry.version("1").source
-    registry.client().create_model_version("alexnet", source, tags={GATE_TAG: "passed", RELEASE_TAG: "5" * 64})
+    registry.client().create_model_version(
+        "alexnet", source, tags={GATE_TAG: "passed", RELEASE_TAG: "5" * 64}
+    )
     against = []
 
     def judged(champion):
@@ -278,15 +359,31 @@ def test_the_lease_of_a_store_elsewhere_lets_one_in_and_outlives_no_owner(regist
     monkeypatch.setattr(registry_module, "_LOCK_SECONDS", 0.5)
     client = registry.client()
     with registry._lease():
-        assert json.loads(client.get_registered_model("alexnet.lock").tags["owner"])["pid"] == os.getpid()
+        assert (
+            json.loads(client.get_registered_model("alexnet.lock").tags["owner"])["pid"]
+            == os.getpid()
+        )
         with pytest.raises(BusyError, match=f"is held by process {os.getpid()}"), registry._lease():
             pass
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
-    owner = {"token": "x", "host": os.uname().nodename, "pid": int(gone.stdout), "since": time.time()}
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    owner = {
+        "token": "x",
+        "host": os.uname().nodename,
+        "pid": int(gone.stdout),
+        "since": time.time(),
+    }
     client.create_registered_model("alexnet.lock", tags={"owner": json.dumps(owner)})
     with registry._lease():
         pass
-    client.create_registered_model("alexnet.lock", tags={"owner": json.dumps({**owner, "host": "elsewhere", "since": time.time() - 3600})})
+    client.create_registered_model(
+        "alexnet.lock",
+        tags={"owner": json.dumps({**owner, "host": "elsewhere", "since": time.time() - 3600})},
+    )
     with registry._lease():
         pass
     assert [model.name for model in client.search_registered_models()] == []

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import api, tracking
-from pipeline.config import TrackingConfig
-from pipeline.reproduce.claims import experiment as experiment_of
-from pipeline.reproduce.pages import BEGIN, END
+from pipeline import api
+from pipeline.config.tracking import TrackingConfig
+from pipeline.reports.claims import BEGIN, END
+from pipeline.reproduce.catalog import experiment as experiment_of
 from pipeline.reproduce.records import Claim
 from pipeline.reproduce.verdict import Question, find
+from pipeline.tracking import journal
 
 TINY = {
     "data.dataset": "digits",
@@ -61,8 +62,19 @@ WORDS = [word for key, value in TINY.items() for word in ("--set", f"{key}={valu
 
 @pytest.fixture(scope="module")
 def told(workdir):
-    """The command's own output: in a process of its own, as another test may have started TensorFlow otherwise in this one."""
-    words = [sys.executable, "-m", "pipeline", "--json", "reproduce", *CLAIMS, "--workdir", str(workdir), *WORDS]
+    """The command's own output: in a process of its own, as another test may have started
+    TensorFlow otherwise in this one."""
+    words = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "--json",
+        "reproduce",
+        *CLAIMS,
+        "--workdir",
+        str(workdir),
+        *WORDS,
+    ]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
@@ -74,7 +86,7 @@ def found(workdir, told):
 
 def stored(workdir):
     """Return every run of the store by its id."""
-    client = tracking.connect(TrackingConfig(), workdir)
+    client = journal.connect(TrackingConfig(), workdir)
     experiment = client.get_experiment_by_name("alexnet")
     return {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
 
@@ -92,18 +104,29 @@ def families(workdir):
 
 def test_a_claim_is_a_run_with_a_child_for_each_arm_and_seed(workdir, found):
     children = families(workdir)
-    assert children["pooling"] >= {f"{arm}-seed{seed}" for arm in ("baseline", "no-overlap") for seed in (0, 1)}
-    assert children["tencrop"] >= {"baseline-seed0", "baseline-seed1", "ten-crops-seed0", "ten-crops-seed1"}
+    assert children["pooling"] >= {
+        f"{arm}-seed{seed}" for arm in ("baseline", "no-overlap") for seed in (0, 1)
+    }
+    assert children["tencrop"] >= {
+        "baseline-seed0",
+        "baseline-seed1",
+        "ten-crops-seed0",
+        "ten-crops-seed1",
+    }
 
 
 def test_a_child_says_what_its_arm_changes_and_what_came_out(workdir, found):
-    runs = {run.info.run_name: run for run in stored(workdir).values() if run.data.tags.get("stage")}
+    runs = {
+        run.info.run_name: run for run in stored(workdir).values() if run.data.tags.get("stage")
+    }
     control = runs["no-overlap-seed1"]
     assert control.data.params["arm.model.overlapping_pooling"] == "False"
     assert control.data.params["arm.model.seed"] == control.data.params["arm.train.seed"] == "1"
     assert control.data.params["arm.images"] == "96"
     row = next(row for row in found.claims[0].rows if row.arm == "pools of 2 x 2")
-    assert control.data.metrics["test_top1_error"] == pytest.approx(row.values["test_top1_error"][1])
+    assert control.data.metrics["test_top1_error"] == pytest.approx(
+        row.values["test_top1_error"][1]
+    )
     assert control.info.status == "FINISHED"
 
 
@@ -112,7 +135,7 @@ def test_a_claims_run_bears_its_verdict_and_its_page(workdir, found):
     assert parent.info.run_name == f"pooling: {found.claims[0].main.verdict}"
     assert parent.data.tags["verdict"] == found.claims[0].main.verdict
     assert parent.data.metrics["ours"] == pytest.approx(found.claims[0].main.ours)
-    client = tracking.connect(TrackingConfig(), workdir)
+    client = journal.connect(TrackingConfig(), workdir)
     files = {file.path for file in client.list_artifacts(parent.info.run_id, "report")}
     assert {"report/claim.json", "report/arms.png"} <= files
 
@@ -122,22 +145,37 @@ def test_an_arm_of_two_claims_is_trained_once_and_the_second_says_where(workdir,
     twins = [run for run in runs.values() if run.info.run_name == "baseline-seed0"]
     assert len(twins) == 2
     (copy,) = (run for run in twins if "measured_by" in run.data.tags)
-    assert copy.data.metrics["test_top1_error"] == next(run for run in twins if run is not copy).data.metrics["test_top1_error"]
+    assert (
+        copy.data.metrics["test_top1_error"]
+        == next(run for run in twins if run is not copy).data.metrics["test_top1_error"]
+    )
 
 
 def test_the_effect_is_the_difference_of_the_arms_seed_by_seed(found):
     claim = found.claims[0]
     whole, control = (row.values["test_top1_error"] for row in claim.rows)
-    assert claim.main.effects == pytest.approx([100 * (one - other) for one, other in zip(control, whole, strict=True)])
+    assert claim.main.effects == pytest.approx(
+        [100 * (one - other) for one, other in zip(control, whole, strict=True)]
+    )
     question = {name: getattr(claim.main, name) for name in Question.model_fields}
-    assert find(Question(**question), claim.main.effects, picture_deviation=claim.main.picture_deviation) == claim.main
+    assert (
+        find(Question(**question), claim.main.effects, image_deviation=claim.main.image_deviation)
+        == claim.main
+    )
 
 
 def test_json_ends_with_an_object_for_each_claim(found, told):
     objects = [json.loads(line) for line in told[-2:]]
     assert objects == json.loads(json.dumps(found.as_dicts()))
-    assert all({"claim", "published", "ours", "interval", "seeds", "verdict"} <= object_.keys() for object_ in objects)
-    assert (objects[1]["claim"], objects[1]["published"], objects[1]["seeds"]) == ("tencrop", 1.55, 2)
+    assert all(
+        {"claim", "published", "ours", "interval", "seeds", "verdict"} <= object_.keys()
+        for object_ in objects
+    )
+    assert (objects[1]["claim"], objects[1]["published"], objects[1]["seeds"]) == (
+        "tencrop",
+        1.55,
+        2,
+    )
 
 
 def test_the_page_shows_every_claim(found):
@@ -147,10 +185,14 @@ def test_the_page_shows_every_claim(found):
 
 
 def test_the_whole_is_a_run_of_its_own_with_the_page(workdir, found):
-    (whole,) = (run for run in stored(workdir).values() if run.data.tags.get("claims") == "pooling, tencrop")
+    (whole,) = (
+        run for run in stored(workdir).values() if run.data.tags.get("claims") == "pooling, tencrop"
+    )
     assert whole.info.run_name.endswith("of 2 claims reproduced")
-    client = tracking.connect(TrackingConfig(), workdir)
-    assert "report/claims.html" in {file.path for file in client.list_artifacts(whole.info.run_id, "report")}
+    client = journal.connect(TrackingConfig(), workdir)
+    assert "report/claims.html" in {
+        file.path for file in client.list_artifacts(whole.info.run_id, "report")
+    }
 
 
 def test_the_same_command_again_trains_nothing_and_records_nothing(workdir, found):
@@ -164,7 +206,9 @@ def test_the_same_command_again_trains_nothing_and_records_nothing(workdir, foun
 def test_a_budget_that_is_spent_begins_nothing_and_says_what_is_left(workdir, found):
     notes = Notes()
     settings = {**TINY, "reproduce.budget_minutes": 1e-9}
-    spent = api.reproduce(("pooling", "lrn", "color"), settings=settings, workdir=workdir, observer=notes)
+    spent = api.reproduce(
+        ("pooling", "lrn", "color"), settings=settings, workdir=workdir, observer=notes
+    )
     assert [claim.name for claim in spent.claims] == ["pooling"]
     assert spent.unfinished == ("lrn", "color")
     assert [(told["claim"], told["verdict"]) for told in spent.as_dicts()] == [
@@ -179,24 +223,30 @@ def test_a_claim_says_under_which_settings_it_was_measured(found):
     command = found.claims[0].command
     assert command.startswith("alexnet reproduce pooling --profile quick --data digits --seeds 2 ")
     assert "--set reproduce.images=96" in command
-    assert "96 training pictures, 1 epochs" in found.claims[0].size
+    assert "96 training images, 1 epochs" in found.claims[0].size
 
 
 def test_claims_under_other_settings_are_kept_apart(workdir, found):
-    other = api.reproduce(("color",), settings={**TINY, "train.epochs": 2, "reproduce.budget_minutes": 1e-9}, workdir=workdir)
+    other = api.reproduce(
+        ("color",),
+        settings={**TINY, "train.epochs": 2, "reproduce.budget_minutes": 1e-9},
+        workdir=workdir,
+    )
     assert other.folder != found.folder
     assert other.claims == ()
 
 
 def test_a_claim_whose_arm_is_lost_is_told_and_the_others_go_on(workdir, found, monkeypatch):
     from pipeline.errors import TrainingDivergedError
-    from pipeline.reproduce import claims
+    from pipeline.reproduce import catalog
 
     def lost(_lab, _measured):
         raise TrainingDivergedError("the loss became nan")
 
-    broken = dataclasses.replace(claims.experiment("tencrop"), conclude=lost)
-    monkeypatch.setattr(claims, "experiment", lambda name: broken if name == "tencrop" else experiment_of(name))
+    broken = dataclasses.replace(catalog.experiment("tencrop"), conclude=lost)
+    monkeypatch.setattr(
+        catalog, "experiment", lambda name: broken if name == "tencrop" else experiment_of(name)
+    )
     after = api.reproduce(CLAIMS, settings=TINY, workdir=workdir)
     assert [claim.name for claim in after.claims] == ["pooling"]
     assert after.failed == {"tencrop": "the loss became nan"}
@@ -204,18 +254,39 @@ def test_a_claim_whose_arm_is_lost_is_told_and_the_others_go_on(workdir, found, 
 
 
 @pytest.mark.parametrize("text", [f"{BEGIN}\n", f"{END}\n{BEGIN}\n"])
-def test_a_document_with_marks_that_are_no_pair_is_refused_before_anything_is_measured(tmp_path, text):
+def test_a_document_with_marks_that_are_no_pair_is_refused_before_anything_is_measured(
+    tmp_path, text
+):
     (tmp_path / "results.md").write_text(text, encoding="utf-8")
-    words = [sys.executable, "-m", "pipeline", "reproduce", "all", "--data", "digits", "--workdir", "w", "--results", "results.md"]
+    words = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "reproduce",
+        "all",
+        "--data",
+        "digits",
+        "--workdir",
+        "w",
+        "--results",
+        "results.md",
+    ]
     done = subprocess.run(
-        words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, capture_output=True, text=True, check=False
+        words,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 2
     assert "not one pair" in done.stderr
     assert not (tmp_path / "w").exists()
 
 
-def test_results_are_put_between_the_marks_of_a_document_and_can_be_judged_again(workdir, found, tmp_path):
+def test_results_are_put_between_the_marks_of_a_document_and_can_be_judged_again(
+    workdir, found, tmp_path
+):
     document = tmp_path / "results.md"
     document.write_text(f"# Mine\n\n{BEGIN}\nold\n{END}\n\nkept\n", encoding="utf-8")
     api.put_results(found, document)
@@ -225,7 +296,11 @@ def test_results_are_put_between_the_marks_of_a_document_and_can_be_judged_again
     assert "old" not in text
     records = json.loads((tmp_path / "results" / "claims.json").read_text(encoding="utf-8"))
     assert [Claim.model_validate(record) for record in records["claims"]] == list(found.claims)
-    assert all((tmp_path / "results" / f"{claim.name}-{figure.file}").exists() for claim in found.claims for figure in claim.figures)
+    assert all(
+        (tmp_path / "results" / f"{claim.name}-{figure.file}").exists()
+        for claim in found.claims
+        for figure in claim.figures
+    )
 
 
 COMMAND = [sys.executable, "-m", "pipeline", "--json", "reproduce", "pooling", "crops"]
@@ -234,10 +309,19 @@ COMMAND = [sys.executable, "-m", "pipeline", "--json", "reproduce", "pooling", "
 @pytest.mark.slow
 def test_killed_again_and_again_it_comes_to_the_same_claims(tmp_path):
     words = [*WORDS, "--set", "train.epochs=3", "--set", "train.checkpoint_steps=1"]
-    whole = subprocess.run([*COMMAND, "--workdir", tmp_path / "whole", *words], capture_output=True, text=True, check=True)
+    whole = subprocess.run(
+        [*COMMAND, "--workdir", tmp_path / "whole", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     kills = 0
     for seconds in (6, 9, 12, 15, 18, 21, 30, 60, 300):
-        process = subprocess.Popen([*COMMAND, "--workdir", tmp_path / "killed", *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*COMMAND, "--workdir", tmp_path / "killed", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             output, _ = process.communicate(timeout=seconds)
             break
@@ -248,6 +332,11 @@ def test_killed_again_and_again_it_comes_to_the_same_claims(tmp_path):
             time.sleep(0.2)
     assert kills >= 2
     assert process.returncode == 0
-    told = [[json.loads(line) for line in text.splitlines()[-2:]] for text in (whole.stdout, output.decode())]
+    told = [
+        [json.loads(line) for line in text.splitlines()[-2:]]
+        for text in (whole.stdout, output.decode())
+    ]
     for one, other in zip(*told, strict=True):
-        assert {name: one[name] for name in one if name != "seconds"} == {name: other[name] for name in other if name != "seconds"}
+        assert {name: one[name] for name in one if name != "seconds"} == {
+            name: other[name] for name in other if name != "seconds"
+        }

@@ -8,25 +8,37 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.reproduce.claims import NAMES
-from pipeline.reproduce.pages import BEGIN, END, results_markdown
+from pipeline.reports.claims import BEGIN, END, results_markdown
+from pipeline.reproduce.catalog import NAMES
 from pipeline.reproduce.records import Claim
 from pipeline.reproduce.verdict import Question, find
 
 DOCS = Path(__file__).parents[2] / "docs"
 RECORDS = json.loads((DOCS / "results" / "claims.json").read_text(encoding="utf-8"))
 CLAIMS = [Claim.model_validate(record) for record in RECORDS["claims"]]
-MEASURED = [(claim.name, finding) for claim in CLAIMS for finding in claim.findings if finding.verdict != "not measured"]
+MEASURED = [
+    (claim.name, finding)
+    for claim in CLAIMS
+    for finding in claim.findings
+    if finding.verdict != "not measured"
+]
 
 
 def test_every_claim_is_there_in_order():
     assert tuple(claim.name for claim in CLAIMS) == NAMES
 
 
-@pytest.mark.parametrize(("name", "finding"), MEASURED, ids=[f"{name}-{finding.what[:30]}" for name, finding in MEASURED])
+@pytest.mark.parametrize(
+    ("name", "finding"), MEASURED, ids=[f"{name}-{finding.what[:30]}" for name, finding in MEASURED]
+)
 def test_a_published_verdict_is_the_rules(name, finding):
     question = Question(**{field: getattr(finding, field) for field in Question.model_fields})
-    again = find(question, finding.effects, picture_deviation=finding.picture_deviation, at_least=finding.at_least)
+    again = find(
+        question,
+        finding.effects,
+        image_deviation=finding.image_deviation,
+        at_least=finding.at_least,
+    )
     assert (again.verdict, again.why) == (finding.verdict, finding.why)
     assert again.interval == pytest.approx(finding.interval)
 
@@ -43,7 +55,7 @@ def test_the_race_has_three_seeds_an_arm_at_least_and_an_interval():
     assert race.main.interval is not None
 
 
-def test_pictures_are_there_and_of_moderate_size():
+def test_images_are_there_and_of_moderate_size():
     text = (DOCS / "results.md").read_text(encoding="utf-8")
     shown = re.findall(r"!\[[^]]*\]\((results/[^)]+)\)", text)
     assert len(shown) == sum(len(claim.figures) for claim in CLAIMS)

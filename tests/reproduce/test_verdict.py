@@ -10,9 +10,17 @@ from scipy import stats
 
 from pipeline.reproduce.verdict import Question, find, interval_of, not_measured
 
-POINTS = Question(what="error without less that with", unit="points", published=1.4, source="paper", least=0.0)
+POINTS = Question(
+    what="error without less that with", unit="points", published=1.4, source="paper", least=0.0
+)
 QUALITATIVE = POINTS.model_copy(update={"published": None})
-TIMES = Question(what="epochs with tanh over those with ReLU", unit="times", published=6.0, source="figure 1", least=2.0)
+TIMES = Question(
+    what="epochs with tanh over those with ReLU",
+    unit="times",
+    published=6.0,
+    source="figure 1",
+    least=2.0,
+)
 # Of shapes unlike each other: the t interval is exact for the first alone.
 NOISES = {
     "normal": lambda rng, shape: rng.normal(size=shape),
@@ -27,13 +35,15 @@ def test_the_interval_is_students():
     assert (low, high) == pytest.approx((7 / 3 - half, 7 / 3 + half))
 
 
-def test_the_choice_of_test_pictures_widens_the_interval_as_variances_add():
+def test_the_choice_of_test_images_widens_the_interval_as_variances_add():
     alone, both = interval_of([1.0, 2.0, 4.0]), interval_of([1.0, 2.0, 4.0], 0.5)
-    assert (both[1] - both[0]) / 2 == pytest.approx(math.hypot((alone[1] - alone[0]) / 2, 0.5 * stats.norm.ppf(0.975)))
+    assert (both[1] - both[0]) / 2 == pytest.approx(
+        math.hypot((alone[1] - alone[0]) / 2, 0.5 * stats.norm.ppf(0.975))
+    )
 
 
-def test_equal_seeds_do_not_hide_the_chance_of_the_pictures():
-    assert find(POINTS, [1.0, 1.0, 1.0], picture_deviation=0.6).verdict == "not decidable"
+def test_equal_seeds_do_not_hide_the_chance_of_the_images():
+    assert find(POINTS, [1.0, 1.0, 1.0], image_deviation=0.6).verdict == "not decidable"
 
 
 @pytest.mark.parametrize(
@@ -98,9 +108,9 @@ def test_how_many_seeds_would_do_is_told_and_they_would():
     assert 0.7 < found < 0.9  # four times in five
 
 
-def test_where_the_test_pictures_are_too_few_no_number_of_seeds_is_named():
-    assert "more test pictures would" in find(POINTS, [1.0, 1.05, 0.95], picture_deviation=0.8).why
-    why = find(POINTS, [-1.0, 0.5, 2.0], picture_deviation=0.3).why
+def test_where_the_test_images_are_too_few_no_number_of_seeds_is_named():
+    assert "more test images would" in find(POINTS, [1.0, 1.05, 0.95], image_deviation=0.8).why
+    why = find(POINTS, [-1.0, 0.5, 2.0], image_deviation=0.3).why
     assert int(why.partition("about ")[2].partition(" seeds")[0]) > int(
         find(POINTS, [-1.0, 0.5, 2.0]).why.partition("about ")[2].partition(" seeds")[0]
     )
@@ -108,7 +118,13 @@ def test_where_the_test_pictures_are_too_few_no_number_of_seeds_is_named():
 
 def test_what_was_not_measured_says_why_and_has_no_numbers():
     found = not_measured(POINTS, "no GPU here")
-    assert (found.verdict, found.why, found.ours, found.interval, found.seeds) == ("not measured", "no GPU here", None, None, 0)
+    assert (found.verdict, found.why, found.ours, found.interval, found.seeds) == (
+        "not measured",
+        "no GPU here",
+        None,
+        None,
+        0,
+    )
 
 
 def share_of(verdict: str, question: Question, effects) -> float:
@@ -141,33 +157,52 @@ def test_a_clear_effect_is_found():
     assert share_of("reproduced", POINTS, effects) > 0.95
 
 
-def test_networks_that_differ_by_chance_alone_are_not_told_apart_by_their_pictures():
-    """The whole way, from the wrong answers of two arms that are equally good on all the pictures there could be."""
-    from pipeline.reproduce.ablation import picture_deviation
+def test_networks_that_differ_by_chance_alone_are_not_told_apart_by_their_images():
+    """The whole way, from the wrong answers of two arms that are equally good on all the images
+    there could be."""
+    from pipeline.reproduce.claims.ablation import image_deviation
 
-    rng, trials, seeds, pictures, reproduced = np.random.default_rng(5), 300, 6, 300, np.zeros(2)
+    rng, trials, seeds, images, reproduced = np.random.default_rng(5), 300, 6, 300, np.zeros(2)
     for _ in range(trials):
-        hard = rng.beta(0.4, 1.0, pictures)
-        tilt = rng.normal(0, 0.4, pictures)  # on a single picture the arms do differ, whatever the seed
-        first = [rng.random(pictures) < np.clip(hard + tilt, 0, 1) for _ in range(seeds)]
-        second = [rng.random(pictures) < np.clip(hard - tilt, 0, 1) for _ in range(seeds)]
-        effects = [100 * (one.mean() - other.mean()) for one, other in zip(first, second, strict=True)]
-        deviations = (picture_deviation(first, second), 0.0)
-        reproduced += [find(QUALITATIVE, effects, picture_deviation=deviation).verdict == "reproduced" for deviation in deviations]
+        hard = rng.beta(0.4, 1.0, images)
+        tilt = rng.normal(0, 0.4, images)  # on a single image the arms do differ, whatever the seed
+        first = [rng.random(images) < np.clip(hard + tilt, 0, 1) for _ in range(seeds)]
+        second = [rng.random(images) < np.clip(hard - tilt, 0, 1) for _ in range(seeds)]
+        effects = [
+            100 * (one.mean() - other.mean()) for one, other in zip(first, second, strict=True)
+        ]
+        deviations = (image_deviation(first, second), 0.0)
+        reproduced += [
+            find(QUALITATIVE, effects, image_deviation=deviation).verdict == "reproduced"
+            for deviation in deviations
+        ]
     assert reproduced[0] / trials <= 0.05
     assert reproduced[1] / trials > 0.1  # seeds alone would have said so of one in four
 
 
 def test_the_luck_in_choosing_a_rate_is_in_the_interval_when_each_seed_chooses_anew():
-    """Two arms that are equal, each trained at the rate that a noisy short training preferred, which costs points where it is wrong."""
-    rng, trials, seeds, costs, noise = np.random.default_rng(6), 1500, 3, np.array([2.0, 0.0, 2.0]), 0.05
-    short = np.array([1.02, 1.0, 1.02])  # what the short trainings differ by is less than their noise
+    """Two arms that are equal, each trained at the rate that a noisy short training preferred,
+    which costs points where it is wrong."""
+    rng, trials, seeds, costs, noise = (
+        np.random.default_rng(6),
+        1500,
+        3,
+        np.array([2.0, 0.0, 2.0]),
+        0.05,
+    )
+    short = np.array(
+        [1.02, 1.0, 1.02]
+    )  # what the short trainings differ by is less than their noise
 
     def trained(shape):
         chosen = (short + noise * rng.normal(size=(*shape, 3))).argmin(axis=-1)
         return costs[chosen]
 
-    anew = trained((trials, seeds)) - trained((trials, seeds)) + 0.5 * rng.normal(size=(trials, seeds))
+    anew = (
+        trained((trials, seeds)) - trained((trials, seeds)) + 0.5 * rng.normal(size=(trials, seeds))
+    )
     once = (trained((trials, 1)) - trained((trials, 1))) + 0.5 * rng.normal(size=(trials, seeds))
     assert share_of("reproduced", QUALITATIVE, anew) <= 0.05
-    assert share_of("reproduced", QUALITATIVE, once) > 0.1  # one choice for all seeds would look like an effect
+    assert (
+        share_of("reproduced", QUALITATIVE, once) > 0.1
+    )  # one choice for all seeds would look like an effect

@@ -8,8 +8,8 @@ from scipy.spatial import distance
 
 from pipeline.retrain.drift import (
     DRAWS,
-    LEAST_PICTURES,
-    MOST_PICTURES,
+    MAX_IMAGES,
+    MIN_IMAGES,
     Drift,
     Look,
     balance_distances,
@@ -26,25 +26,28 @@ MIX = np.random.default_rng(7).normal(size=(FACTORS, FEATURES)) / np.sqrt(FACTOR
 TWO_TO_ONE = np.repeat([2, 1], CLASSES // 2) / (3 * CLASSES / 2)
 
 
-def embedded(rng, pictures):
+def embedded(rng, images):
     """Embeddings as a ReLU makes them of twenty independent causes and some noise."""
-    return np.maximum(rng.normal(size=(pictures, FACTORS)) @ MIX + 0.3 * rng.normal(size=(pictures, FEATURES)), 0)
+    return np.maximum(
+        rng.normal(size=(images, FACTORS)) @ MIX + 0.3 * rng.normal(size=(images, FEATURES)), 0
+    )
 
 
 DEVIATIONS = embedded(np.random.default_rng(8), 10_000).std(axis=0)
 
 
-def look(rng, pictures, *, brightness=1.0, balance=None, shift=0.0):
-    """Pictures of ten classes; brightness as a share of white, moved by a factor; every feature moved by so many of its deviations."""
+def look(rng, images, *, brightness=1.0, balance=None, shift=0.0):
+    """Images of ten classes; brightness as a share of white, moved by a factor; every feature moved
+    by so many of its deviations."""
     return Look(
         {
-            "brightness": np.clip(rng.normal(0.47, 0.13, pictures), 0, 1) * brightness,
-            "contrast": rng.gamma(16, 0.0125, pictures),
-            "short_side": rng.choice([240.0, 375, 480, 500], pictures),
-            "aspect": rng.choice([0.75, 4 / 3, 1.5], pictures),
+            "brightness": np.clip(rng.normal(0.47, 0.13, images), 0, 1) * brightness,
+            "contrast": rng.gamma(16, 0.0125, images),
+            "short_side": rng.choice([240.0, 375, 480, 500], images),
+            "aspect": rng.choice([0.75, 4 / 3, 1.5], images),
         },
-        rng.choice(CLASSES, pictures, p=balance),
-        (embedded(rng, pictures) + shift * DEVIATIONS).astype(np.float32),
+        rng.choice(CLASSES, images, p=balance),
+        (embedded(rng, images) + shift * DEVIATIONS).astype(np.float32),
     )
 
 
@@ -64,29 +67,42 @@ def finding_of(drift, name):
 def alarms(trials, new, rest, **drift):
     """How often anything had drifted, and how often each thing by itself at 5 %."""
     drifts = [found(seed, new, rest, **drift) for seed in range(trials)]
-    alone = {finding.name: np.mean([finding_of(drift, finding.name).p_value <= 0.05 for drift in drifts]) for finding in drifts[0].findings}
+    alone = {
+        finding.name: np.mean([finding_of(drift, finding.name).p_value <= 0.05 for drift in drifts])
+        for finding in drifts[0].findings
+    }
     return np.mean([bool(drift.drifted) for drift in drifts]), alone
 
 
-# -- distances --------------------------------------------------------------------------------------------------------------
+# -- distances -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rounded", [8, 1])  # with few and with many equal values
 def test_the_distance_of_scalars_is_that_of_kolmogorov_and_smirnov(rounded):
     rng = np.random.default_rng(0)
-    new, reference = np.round(rng.normal(0.3, 1, 40), rounded), np.round(rng.normal(size=110), rounded)
+    new, reference = (
+        np.round(rng.normal(0.3, 1, 40), rounded),
+        np.round(rng.normal(size=110), rounded),
+    )
     weights = draw_weights(40, 70, rng)
     distances = smirnov_distances(np.concatenate([new, reference]), weights)
-    assert distances[0] == pytest.approx(stats.ks_2samp(new, reference[weights[0, 40:] < 0]).statistic)
+    assert distances[0] == pytest.approx(
+        stats.ks_2samp(new, reference[weights[0, 40:] < 0]).statistic
+    )
     drawn = weights[5, 40:] > 0
-    assert distances[5] == pytest.approx(stats.ks_2samp(reference[drawn], reference[~drawn]).statistic)
+    assert distances[5] == pytest.approx(
+        stats.ks_2samp(reference[drawn], reference[~drawn]).statistic
+    )
 
 
 def test_the_distance_of_balances_is_that_of_the_chi_square_test():
     rng = np.random.default_rng(1)
     new, reference = rng.choice(4, 40), rng.choice(4, 110)
     weights = draw_weights(40, 70, rng)
-    table = [np.bincount(new, minlength=4), np.bincount(reference[weights[0, 40:] < 0], minlength=4)]
+    table = [
+        np.bincount(new, minlength=4),
+        np.bincount(reference[weights[0, 40:] < 0], minlength=4),
+    ]
     found = balance_distances(np.concatenate([new, reference]), weights)[0]
     assert 40 * 70 / 110 * found**2 == pytest.approx(stats.chi2_contingency(table).statistic)
 
@@ -99,7 +115,8 @@ def test_classes_may_have_names_and_one_side_may_lack_them():
 
 
 def test_the_distance_of_embeddings_is_the_unbiased_squared_mmd():
-    """By its definition: means over pairs of different pictures, with the reference's median distance as the kernel's width."""
+    """By its definition: means over pairs of different images, with the reference's median distance
+    as the kernel's width."""
     rng = np.random.default_rng(2)
     embeddings = rng.normal(5, 2, (35, 6)).astype(np.float32)
     weights = draw_weights(10, 15, rng)
@@ -108,11 +125,16 @@ def test_the_distance_of_embeddings_is_the_unbiased_squared_mmd():
     distances = squared_mmd(embeddings, weights)
     for row in (0, 3):
         one, other = np.flatnonzero(weights[row] > 0), np.flatnonzero(weights[row] < 0)
-        within = [(kernel[np.ix_(some, some)].sum() - len(some)) / (len(some) * (len(some) - 1)) for some in (one, other)]
-        assert distances[row] == pytest.approx(sum(within) - 2 * kernel[np.ix_(one, other)].mean(), abs=1e-7)
+        within = [
+            (kernel[np.ix_(some, some)].sum() - len(some)) / (len(some) * (len(some) - 1))
+            for some in (one, other)
+        ]
+        assert distances[row] == pytest.approx(
+            sum(within) - 2 * kernel[np.ix_(one, other)].mean(), abs=1e-7
+        )
 
 
-def test_draws_have_the_groups_sizes_and_share_no_picture():
+def test_draws_have_the_groups_sizes_and_share_no_image():
     weights = draw_weights(30, 50, np.random.default_rng(3))
     assert weights.shape == (1 + DRAWS, 30 + 80)
     assert ((weights > 0).sum(axis=1) == 30).all()
@@ -120,10 +142,12 @@ def test_draws_have_the_groups_sizes_and_share_no_picture():
     assert weights.sum(axis=1) == pytest.approx(0)
     assert (weights[0, :30] > 0).all()
     assert not weights[1:, :30].any()
-    assert np.corrcoef(weights[1:, 30], weights[1:, 31])[0, 1] < 0.1  # drawn anew in each row, not one split again and again
+    assert (
+        np.corrcoef(weights[1:, 30], weights[1:, 31])[0, 1] < 0.1
+    )  # drawn anew in each row, not one split again and again
 
 
-# -- decisions --------------------------------------------------------------------------------------------------------------
+# -- decisions -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -143,9 +167,13 @@ def test_holm_steps_down_and_stops_at_the_first_that_does_not_reject(p_values, r
 def test_a_distance_above_the_threshold_is_drift_and_none_below_it_where_it_is_alone():
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        new, reference = (Look({"contrast": rng.normal(mean, 1, size)}) for mean, size in ((0.3, 60), (0, 160)))
+        new, reference = (
+            Look({"contrast": rng.normal(mean, 1, size)}) for mean, size in ((0.3, 60), (0, 160))
+        )
         (finding,) = compare(new, reference, level=0.05, seed=seed).findings
-        assert finding.drifted == (finding.distance > finding.threshold) == (finding.p_value <= 0.05)
+        assert (
+            finding.drifted == (finding.distance > finding.threshold) == (finding.p_value <= 0.05)
+        )
         assert finding.p_value * (DRAWS + 1) == pytest.approx(round(finding.p_value * (DRAWS + 1)))
 
 
@@ -156,27 +184,42 @@ def test_the_worst_drift_has_the_least_p_value_that_draws_can_show():
     assert drift.drifted[0].p_value == min(finding.p_value for finding in drift.findings)
 
 
-def test_equal_pictures_are_no_drift():
+def test_equal_images_are_no_drift():
     same = Look({"short_side": np.full(50, 32.0)}, np.zeros(50, int), np.ones((50, 8), np.float32))
-    drift = compare(same, Look({"short_side": np.full(150, 32.0)}, np.zeros(150, int), np.ones((150, 8), np.float32)), level=0.05)
+    drift = compare(
+        same,
+        Look({"short_side": np.full(150, 32.0)}, np.zeros(150, int), np.ones((150, 8), np.float32)),
+        level=0.05,
+    )
     assert [(finding.distance, finding.p_value) for finding in drift.findings] == [(0, 1)] * 3
 
 
 def test_notes_say_what_changed():
     rng = np.random.default_rng(4)
     new, reference = look(rng, 100), look(rng, 300)
-    drift = compare(replace(new, labels=np.full(100, 10), scalars={"brightness": np.ones(100)}), reference, level=0.05)
-    assert finding_of(drift, "class_balance").note == "class 10: 100.0 % of the pictures, were 0.0 %"
-    assert finding_of(drift, "brightness").note == f"median 1, was {np.median(reference.scalars['brightness']):.4g}"
+    drift = compare(
+        replace(new, labels=np.full(100, 10), scalars={"brightness": np.ones(100)}),
+        reference,
+        level=0.05,
+    )
+    assert finding_of(drift, "class_balance").note == "class 10: 100.0 % of the images, were 0.0 %"
+    assert (
+        finding_of(drift, "brightness").note
+        == f"median 1, was {np.median(reference.scalars['brightness']):.4g}"
+    )
     assert names(drift) == {"class_balance", "brightness"}
-    assert (drift.pictures, drift.reference) == (100, 200)
+    assert (drift.images, drift.reference) == (100, 200)
 
 
 def test_the_same_seed_gives_the_same_numbers():
     rng = np.random.default_rng(5)
     new, reference = look(rng, 50), look(rng, 150)
-    assert compare(new, reference, level=0.05, seed=1) == compare(new, reference, level=0.05, seed=1)
-    assert compare(new, reference, level=0.05, seed=1) != compare(new, reference, level=0.05, seed=2)
+    assert compare(new, reference, level=0.05, seed=1) == compare(
+        new, reference, level=0.05, seed=1
+    )
+    assert compare(new, reference, level=0.05, seed=1) != compare(
+        new, reference, level=0.05, seed=2
+    )
 
 
 def test_only_what_was_measured_of_both_is_compared():
@@ -184,16 +227,23 @@ def test_only_what_was_measured_of_both_is_compared():
     new, reference = look(rng, 50), look(rng, 150)
     drift = compare(replace(new, labels=None), replace(reference, embeddings=None), level=0.05)
     assert {finding.name for finding in drift.findings} == set(new.scalars)
-    assert compare(Look(labels=new.labels), Look(reference.scalars), level=0.05) == Drift((), 50, 100, 0.05)
+    assert compare(Look(labels=new.labels), Look(reference.scalars), level=0.05) == Drift(
+        (), 50, 100, 0.05
+    )
 
 
 @pytest.mark.parametrize(
     ("new", "reference", "level", "sentence"),
     [
-        (Look(), Look(), 0.05, "n new pictures"),
+        (Look(), Look(), 0.05, "n new images"),
         (Look({"a": np.zeros(1)}), Look({"a": np.zeros(50)}), 0.05, "2 <= n"),
         (Look({"a": np.zeros(30)}), Look({"a": np.zeros(31)}), 0.05, "at least n"),
-        (Look({"a": np.zeros(30), "b": np.zeros(29)}), Look({"a": np.zeros(90)}), 0.05, "n new pictures"),
+        (
+            Look({"a": np.zeros(30), "b": np.zeros(29)}),
+            Look({"a": np.zeros(90)}),
+            0.05,
+            "n new images",
+        ),
         (Look({"a": np.array([0, np.nan, 1])}), Look({"a": np.zeros(50)}), 0.05, "finite"),
         (Look({"a": np.zeros(30)}), Look({"a": np.full(90, np.inf)}), 0.05, "finite"),
         (Look({"a": np.zeros(30)}), Look({"a": np.zeros(90)}), 0.0009, "level"),
@@ -204,14 +254,20 @@ def test_what_cannot_be_compared_is_refused(new, reference, level, sentence):
         compare(new, reference, level=level)
 
 
-# -- which pictures ---------------------------------------------------------------------------------------------------------
+# -- which images ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("new", "reference", "sizes"),
-    [(10**6, 10**6, (1000, 2000)), (50, 500, (50, 500)), (50, 10**6, (50, 1050)), (400, 500, (250, 500)), (10**6, 40, (20, 40))],
+    [
+        (10**6, 10**6, (1000, 2000)),
+        (50, 500, (50, 500)),
+        (50, 10**6, (50, 1050)),
+        (400, 500, (250, 500)),
+        (10**6, 40, (20, 40)),
+    ],
 )
-def test_few_pictures_are_measured_of_however_many(new, reference, sizes):
+def test_few_images_are_measured_of_however_many(new, reference, sizes):
     chosen = pick(new, reference, seed=1)
     assert tuple(map(len, chosen)) == sizes
     for places, every in zip(chosen, (new, reference), strict=True):
@@ -219,25 +275,30 @@ def test_few_pictures_are_measured_of_however_many(new, reference, sizes):
         assert 0 <= places[0] <= places[-1] < every
 
 
-def test_too_few_pictures_are_no_evidence():
-    assert pick(LEAST_PICTURES - 1, 10**6) is None
-    assert pick(10**6, 2 * LEAST_PICTURES - 1) is None
-    assert pick(LEAST_PICTURES, 2 * LEAST_PICTURES) is not None
+def test_too_few_images_are_no_evidence():
+    assert pick(MIN_IMAGES - 1, 10**6) is None
+    assert pick(10**6, 2 * MIN_IMAGES - 1) is None
+    assert pick(MIN_IMAGES, 2 * MIN_IMAGES) is not None
 
 
-def test_a_drift_that_is_certain_in_many_pictures_and_tiny_is_none():
+def test_a_drift_that_is_certain_in_many_images_and_tiny_is_none():
     rng = np.random.default_rng(9)
     new, reference = rng.normal(0.03, 1, 200_000), rng.normal(size=200_000)
     assert stats.ks_2samp(new, reference).pvalue < 1e-10
     alarms = []
     for seed in range(12):
         mine, theirs = pick(len(new), len(reference), seed)
-        drift = compare(Look({"brightness": new[mine]}), Look({"brightness": reference[theirs]}), level=0.05, seed=seed)
+        drift = compare(
+            Look({"brightness": new[mine]}),
+            Look({"brightness": reference[theirs]}),
+            level=0.05,
+            seed=seed,
+        )
         alarms.append(bool(drift.drifted))
     assert sum(alarms) <= 3  # 0.03 deviations add 1 % to the 5 % of chance
 
 
-# -- how often, simulated ---------------------------------------------------------------------------------------------------
+# -- how often, simulated --------------------------------------------------------------------------
 
 
 def test_without_a_drift_5_slots_of_100_see_one_at_most():
@@ -248,18 +309,24 @@ def test_without_a_drift_5_slots_of_100_see_one_at_most():
 
 
 @pytest.mark.parametrize(
-    ("drift", "name", "pictures"),
-    [({"brightness": 1.1}, "brightness", 400), ({"balance": TWO_TO_ONE}, "class_balance", 400), ({"shift": 0.3}, "embeddings", 40)],
+    ("drift", "name", "images"),
+    [
+        ({"brightness": 1.1}, "brightness", 400),
+        ({"balance": TWO_TO_ONE}, "class_balance", 400),
+        ({"shift": 0.3}, "embeddings", 40),
+    ],
 )
-def test_planted_drifts_are_found_and_named(drift, name, pictures):
-    drifts = [found(seed, pictures, pictures, **drift) for seed in range(10)]
+def test_planted_drifts_are_found_and_named(drift, name, images):
+    drifts = [found(seed, images, images, **drift) for seed in range(10)]
     assert sum(name in names(drift) for drift in drifts) >= 8
     others = [len(names(drift) - {name}) for drift in drifts]
     assert sum(others) <= 3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("new", "rest", "trials"), [(20, 20, 2000), (20, 200, 1000), (100, 100, 1000), (300, 300, 200)])
+@pytest.mark.parametrize(
+    ("new", "rest", "trials"), [(20, 20, 2000), (20, 200, 1000), (100, 100, 1000), (300, 300, 200)]
+)
 def test_rates_of_false_alarms(new, rest, trials):
     """1000 trials find a rate of 5 % to within 1.4 points, 19 times in 20."""
     allowed = 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
@@ -277,17 +344,21 @@ def test_rates_of_false_alarms(new, rest, trials):
         ({"shift": 0.1}, {50: 0.17, 100: 0.4, 200: 0.88, 500: 1.0}),
     ],
 )
-def test_chances_to_find_a_drift_by_the_number_of_pictures(drift, chances):
-    for pictures, chance in chances.items():
-        rate, _ = alarms(100, pictures, max(400, pictures), **drift)
-        assert rate == pytest.approx(chance, abs=0.15), pictures
+def test_chances_to_find_a_drift_by_the_number_of_images(drift, chances):
+    for images, chance in chances.items():
+        rate, _ = alarms(100, images, max(400, images), **drift)
+        assert rate == pytest.approx(chance, abs=0.15), images
 
 
 @pytest.mark.slow
 def test_cost_has_a_bound():
-    """The largest comparison there is, with AlexNet's fc7: 1.5 s on two cores, and another process may hold them."""
+    """The largest comparison there is, with AlexNet's fc7: 1.5 s on two cores, and another process
+    may hold them."""
     rng = np.random.default_rng(0)
-    new, reference = (Look(embeddings=rng.normal(size=(size, 4096)).astype(np.float32)) for size in (MOST_PICTURES, 2 * MOST_PICTURES))
+    new, reference = (
+        Look(embeddings=rng.normal(size=(size, 4096)).astype(np.float32))
+        for size in (MAX_IMAGES, 2 * MAX_IMAGES)
+    )
     begun = time.process_time()
     compare(new, reference, level=0.05)
     assert time.process_time() - begun < 20

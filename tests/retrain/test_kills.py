@@ -1,4 +1,5 @@
-"""Real retrainings whose processes are killed: a slot ends with one final state, one version and one decision."""
+"""Real retrainings whose processes are killed: a slot ends with one final state, one version and
+one decision."""
 
 import json
 import os
@@ -14,9 +15,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline import api
-from pipeline.config import TrackingConfig
-from pipeline.registry import Registry
-from pipeline.retrain.ledger import Ledger
+from pipeline.config.tracking import TrackingConfig
+from pipeline.schedule.ledger import Ledger
+from pipeline.tracking.registry import Registry
 
 pytestmark = pytest.mark.slow
 SETTINGS = {
@@ -27,9 +28,10 @@ SETTINGS = {
     "train.flip": "no",
     "evaluate.report": "short",
     "train.checkpoint_seconds": "0",
-    "release.most_calibration_error": "1",
+    "release.max_calibration_error": "1",
 }
-# Kills its own process where the last word on the slot would be written: the registry has been told everything.
+# Kills its own process where the last word on the slot would be written: the registry has been told
+# everything.
 BEFORE_THE_RESULT = """
 import json, os, signal, sys
 from pipeline import api
@@ -44,15 +46,25 @@ def place(tmp_path, monkeypatch):
     for index in range(800):
         folder = tmp_path / "photos" / str(digits.target[index])
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((digits.images[index] * 15).astype(np.uint8)).resize((32, 32)).save(folder / f"{index}.png")
+        Image.fromarray((digits.images[index] * 15).astype(np.uint8)).resize((32, 32)).save(
+            folder / f"{index}.png"
+        )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def process(*words, cwd):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
+    }
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    return subprocess.Popen([sys.executable, *words], cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def versions(place):
@@ -62,7 +74,8 @@ def versions(place):
 def test_killed_every_few_seconds_a_slot_comes_to_one_end(place):
     api.schedule(every="366d", settings={"data.dataset": "photos", **SETTINGS})
     ledger, kills = Ledger(place / "mlruns" / "schedule.db"), 0
-    # Longer and longer, so that each start comes further than the one before, and the last one to the end.
+    # Longer and longer, so that each start comes further than the one before, and the last one to
+    # the end.
     for seconds in (3, 8, 12, 16, 20, 25, 30, 40, 300):
         started = process("-m", "pipeline", "now", cwd=place)
         try:
@@ -74,11 +87,22 @@ def test_killed_every_few_seconds_a_slot_comes_to_one_end(place):
             started.wait()
     assert kills >= 3
     (slot,) = ledger.history()
-    assert (slot.state, slot.outcome, slot.version, slot.attempts) == ("ran", "promoted", "1", kills + 1)
+    assert (slot.state, slot.outcome, slot.version, slot.attempts) == (
+        "ran",
+        "promoted",
+        "1",
+        kills + 1,
+    )
     (version,) = versions(place)
-    assert (version.gate, set(version.aliases), version.tags["slot"]) == ("passed", {"champion", "candidate"}, slot.key)
+    assert (version.gate, set(version.aliases), version.tags["slot"]) == (
+        "passed",
+        {"champion", "candidate"},
+        slot.key,
+    )
     log = (place / "mlruns" / "retrainings" / slot.key / "output.log").read_text()
-    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]  # TensorFlow writes others
+    lines = [
+        json.loads(line) for line in log.splitlines() if line.startswith("{")
+    ]  # TensorFlow writes others
     states = [(told["stage"]["name"], told["stage"]["state"]) for told in lines if "stage" in told]
     assert states.count(("ingest", "ran")) == 1  # what was finished is not done again
     assert states.count(("promote", "ran")) == 1

@@ -1,4 +1,5 @@
-"""What a clean-up removes and what stays, in work directories beside a real MLflow store; and real runs that go on working after it."""
+"""What a clean-up removes and what stays, in work directories beside a real MLflow store; and real
+runs that go on working after it."""
 
 import contextlib
 import json
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import tracking
-from pipeline.config import Config, TrackingConfig
+from pipeline.config.settings import Config
+from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import TrackingError
-from pipeline.registry import RELEASE_TAG, Registry
 from pipeline.retrain import retention
 from pipeline.retrain.retention import apply, plan
+from pipeline.tracking import journal
+from pipeline.tracking.registry import RELEASE_TAG, Registry
 
 LONG_AGO = time.time() - 100_000
 
@@ -27,12 +29,13 @@ LONG_AGO = time.time() - 100_000
 def empty_store(tmp_path_factory):
     """A database that is migrated: that takes seconds."""
     workdir = tmp_path_factory.mktemp("store")
-    tracking.connect(TrackingConfig(), workdir)
+    journal.connect(TrackingConfig(), workdir)
     return workdir / "mlflow.db"
 
 
 class World:
-    """A work directory in which retrainings have been, with all that they leave: folders, runs, models, versions."""
+    """A work directory in which retrainings have been, with all that they leave: folders, runs,
+    models, versions."""
 
     def __init__(self, workdir, empty_store):
         for file in empty_store.parent.glob("mlflow.db*"):
@@ -41,9 +44,11 @@ class World:
         self.registry = Registry("alexnet", self.config, workdir)
         import mlflow
 
-        self.client = tracking.connect(self.config, workdir)
-        mlflow.set_tracking_uri(tracking.store_uri(self.config, workdir))  # a registry in a database looks a logged model up there
-        self.experiment = tracking.experiment_of(self.client, self.config, workdir)
+        self.client = journal.connect(self.config, workdir)
+        mlflow.set_tracking_uri(
+            journal.store_uri(self.config, workdir)
+        )  # a registry in a database looks a logged model up there
+        self.experiment = journal.experiment_of(self.client, self.config, workdir)
 
     def stage(self, name, run_key="", **record):
         folder = self.workdir / "stages" / name
@@ -55,22 +60,31 @@ class World:
         return folder
 
     def runs(self, key, names, **tags):
-        """Make a pipeline's run and those of some stages, with a report each, and return their ids by name."""
+        """Make a pipeline's run and those of some stages, with a report each, and return their ids
+        by name."""
         ids = {}
         for name in ("", *names):
-            own = {"alexnet.run_key": f"{key}-{name}"} | ({"mlflow.parentRunId": ids[""]} if name else tags)
-            ids[name] = self.client.create_run(self.experiment, tags=own, run_name=name or "digits").info.run_id
+            own = {"alexnet.run_key": f"{key}-{name}"} | (
+                {"mlflow.parentRunId": ids[""]} if name else tags
+            )
+            ids[name] = self.client.create_run(
+                self.experiment, tags=own, run_name=name or "digits"
+            ).info.run_id
             self.client.log_text(ids[name], "x" * 100, "report/page.html")
             self.client.set_terminated(ids[name])
         known = {f"{key}-{name}".removesuffix("-"): run_id for name, run_id in ids.items()}
         with (self.workdir / "journal" / "runs.index").open("a") as index:
-            index.write(json.dumps({"offset": 1, "experiment_id": self.experiment, "run_ids": known}) + "\n")
+            index.write(
+                json.dumps({"offset": 1, "experiment_id": self.experiment, "run_ids": known}) + "\n"
+            )
         return ids
 
     def model(self, name, run_id, files, **tags):
         files.mkdir(parents=True, exist_ok=True)
         (files / "model.keras").write_bytes(b"x" * 10_000)
-        logged = self.client.create_logged_model(self.experiment, name=name, source_run_id=run_id, tags=tags)
+        logged = self.client.create_logged_model(
+            self.experiment, name=name, source_run_id=run_id, tags=tags
+        )
         self.client.log_model_artifacts(logged.model_id, str(files))
         self.client.finalize_logged_model(logged.model_id, "READY")
         return logged.model_id
@@ -80,25 +94,50 @@ class World:
         model = self.model("alexnet", run_id, self.workdir / "scratch", **{RELEASE_TAG: digest})
         if number == 1:
             self.client.create_registered_model("alexnet")
-        tags = {RELEASE_TAG: digest, "model_sha256": f"m{number}", "run_key": f"{key}-promote"} | tags
-        made = self.client.create_model_version("alexnet", f"models:/{model}", run_id, tags=tags, model_id=model)
+        tags = {
+            RELEASE_TAG: digest,
+            "model_sha256": f"m{number}",
+            "run_key": f"{key}-promote",
+        } | tags
+        made = self.client.create_model_version(
+            "alexnet", f"models:/{model}", run_id, tags=tags, model_id=model
+        )
         assert made.version == number
         return str(number)
 
-    def training(self, number, *, gate="passed", error=0.5, data=None, outcome="promoted", slot="", **tags):
+    def training(
+        self, number, *, gate="passed", error=0.5, data=None, outcome="promoted", slot="", **tags
+    ):
         """Make what one run of every stage leaves, by hand or of a slot."""
         key, data = f"2026-{number}", data or f"d{number}"
-        ids = self.runs(key, ("ingest", "train", "evaluate", "promote"), **({"slot": slot} if slot else {}))
+        ids = self.runs(
+            key, ("ingest", "train", "evaluate", "promote"), **({"slot": slot} if slot else {})
+        )
         self.model("model", ids["train"], self.workdir / "scratch")
-        stages = {name: f"{name}-{number}" for name in ("train", "evaluate", "promote")} | {"ingest": f"ingest-{data}"}
+        stages = {name: f"{name}-{number}" for name in ("train", "evaluate", "promote")} | {
+            "ingest": f"ingest-{data}"
+        }
         for name, folder in stages.items():
             if not (self.workdir / "stages" / folder).exists():
-                record = {"digest": data, "builder_directory": "data"} if name == "ingest" else {"model_sha256": f"m{number}"}
+                record = (
+                    {"digest": data, "builder_directory": "data"}
+                    if name == "ingest"
+                    else {"model_sha256": f"m{number}"}
+                )
                 self.stage(folder, f"{key}-{name}", **record)
-        tags |= {"gate": gate, "top1_error": f"{error}", "dataset_digest": data} | ({"slot": slot} if slot else {})
+        tags |= {"gate": gate, "top1_error": f"{error}", "dataset_digest": data} | (
+            {"slot": slot} if slot else {}
+        )
         version = self.version(key, ids["train"], number, tags)
         if slot:
-            self.result(slot, outcome=outcome, name="alexnet", version=version, run_id=ids[""], stages=stages)
+            self.result(
+                slot,
+                outcome=outcome,
+                name="alexnet",
+                version=version,
+                run_id=ids[""],
+                stages=stages,
+            )
         return ids
 
     def retraining(self, number, **how):
@@ -115,7 +154,9 @@ class World:
 
     def select(self, **stages):
         entries = {name: {"directory": folder, "settings": {}} for name, folder in stages.items()}
-        (self.workdir / "current.json").write_text(json.dumps({"recipe": "digits", "stages": entries, "last": stages}))
+        (self.workdir / "current.json").write_text(
+            json.dumps({"recipe": "digits", "stages": entries, "last": stages})
+        )
 
     def alias(self, **aliases):
         for alias, number in aliases.items():
@@ -123,7 +164,10 @@ class World:
 
     def plan(self, keep=1, retrainings_only=True, **how):
         with contextlib.closing(sqlite3.connect(self.workdir / "mlflow.db")) as database, database:
-            for table, column in (("model_versions", "creation_time"), ("logged_models", "creation_timestamp_ms")):
+            for table, column in (
+                ("model_versions", "creation_time"),
+                ("logged_models", "creation_timestamp_ms"),
+            ):
                 database.execute(f"UPDATE {table} SET {column} = ?", (int(LONG_AGO * 1000),))  # noqa: S608 - our own words
         return plan(self.workdir, Config(), keep=keep, retrainings_only=retrainings_only, **how)
 
@@ -141,7 +185,10 @@ class World:
     def run_ids(self):
         from mlflow.entities import ViewType
 
-        return {run.info.run_id for run in self.client.search_runs([self.experiment], run_view_type=ViewType.ALL)}
+        return {
+            run.info.run_id
+            for run in self.client.search_runs([self.experiment], run_view_type=ViewType.ALL)
+        }
 
     def models(self):
         """The folders of models' files, which are the bulk."""
@@ -171,7 +218,10 @@ def test_nothing_there_nothing_to_remove(tmp_path):
 
 
 def test_champion_previous_best_and_the_last_stay_and_the_rest_goes_whole(world):
-    ids = [world.retraining(number, error=error) for number, error in enumerate((0.1, 0.5, 0.4, 0.3, 0.3), 1)]
+    ids = [
+        world.retraining(number, error=error)
+        for number, error in enumerate((0.1, 0.5, 0.4, 0.3, 0.3), 1)
+    ]
     world.alias(previous="3", champion="4", candidate="4")
     world.select(train="train-5", ingest="ingest-d5")
     made = world.clean()
@@ -183,19 +233,29 @@ def test_champion_previous_best_and_the_last_stay_and_the_rest_goes_whole(world)
         "alexnet 3": "it is the previous",
         "alexnet 1": "it has the lowest test error",
     }
-    pictures = {"ingest-d3", "ingest-d4", "ingest-d5"}  # that the gate scores on
-    assert world.folders() == pictures | {"evaluate-1", "evaluate-3", "evaluate-4", "evaluate-5", "train-5", "promote-5"}
+    images = {"ingest-d3", "ingest-d4", "ingest-d5"}  # that the gate scores on
+    assert world.folders() == images | {
+        "evaluate-1",
+        "evaluate-3",
+        "evaluate-4",
+        "evaluate-5",
+        "train-5",
+        "promote-5",
+    }
     gone = set(ids[1].values())  # of the retraining of which nothing is left
     assert not gone & world.run_ids()
     assert {ids[0]["train"], ids[0]["promote"], ids[0][""], *ids[4].values()} <= world.run_ids()
-    assert len(world.models()) == 8  # of each of four trainings, what it logged and what was released
+    assert (
+        len(world.models()) == 8
+    )  # of each of four trainings, what it logged and what was released
     assert not [path for path in (world.workdir / "artifacts").iterdir() if path.name in gone]
-    assert not gone & {known["run_id"] for known in tracking.known_runs(world.workdir).values()}
+    assert not gone & {known["run_id"] for known in journal.known_runs(world.workdir).values()}
     for number in range(1, 6):
         folder = world.workdir / "retrainings" / "main" / f"202601{number:02d}T030000Z"
-        assert {path.name for path in folder.iterdir()} - {"pruned.json"} == {"result.json", "report"} | (
-            {"output.log"} if number > 1 else set()
-        )
+        assert {path.name for path in folder.iterdir()} - {"pruned.json"} == {
+            "result.json",
+            "report",
+        } | ({"output.log"} if number > 1 else set())
         assert (folder / "pruned.json").exists() == (number == 2)
     assert world.plan().removals == ()
 
@@ -208,11 +268,17 @@ def test_what_is_freed_is_what_was_said(world):
     made = world.clean()
     assert removed(made, "model version") == {"alexnet 1", "alexnet 2"}
     assert made.bytes > 20_000
-    assert 0 <= before - size(world.workdir) - made.bytes < 100_000 - made.bytes  # what the database and the marks changed
+    assert (
+        0 <= before - size(world.workdir) - made.bytes < 100_000 - made.bytes
+    )  # what the database and the marks changed
 
 
 def size(folder):
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and "mlflow.db" not in file.name)
+    return sum(
+        file.stat().st_size
+        for file in folder.rglob("*")
+        if file.is_file() and "mlflow.db" not in file.name
+    )
 
 
 def test_what_a_person_made_stays_when_the_scheduler_cleans(world):
@@ -220,7 +286,7 @@ def test_what_a_person_made_stays_when_the_scheduler_cleans(world):
     world.stage("train-9", "unknown-train")
     kept = world.folders()
     ids = world.retraining(2)
-    world.training(3, data="d2")  # on the pictures that the retraining prepared
+    world.training(3, data="d2")  # on the images that the retraining prepared
     world.retraining(4)
     world.alias(champion="4")
     world.clean()
@@ -248,7 +314,9 @@ def test_waiting_stays_and_so_does_what_others_registered(world):
     world.retraining(3, gate="refused", outcome="refused")
     world.retraining(4)
     world.alias(champion="4", beta="2")
-    (logged,) = world.client.search_logged_models([world.experiment], f"source_run_id = '{ids['train']}' AND name = 'model'")
+    (logged,) = world.client.search_logged_models(
+        [world.experiment], f"source_run_id = '{ids['train']}' AND name = 'model'"
+    )
     world.client.create_registered_model("theirs")
     theirs = world.client.create_model_version("theirs", f"models:/{logged.model_id}", ids["train"])
     world.client.delete_registered_model_alias("alexnet", "beta")
@@ -256,7 +324,10 @@ def test_waiting_stays_and_so_does_what_others_registered(world):
     assert world.versions() == ["4", "1"]
     assert ids["train"] in world.run_ids()
     assert logged.model_id in world.models()
-    assert world.client.get_model_version("theirs", theirs.version).source == f"models:/{logged.model_id}"
+    assert (
+        world.client.get_model_version("theirs", theirs.version).source
+        == f"models:/{logged.model_id}"
+    )
     assert "theirs 1 is made of it" in {kept.why for kept in made.kept}
 
 
@@ -267,12 +338,20 @@ def test_slots_without_a_reason_do_not_push_out_those_that_trained(world):
         key, slot = f"look-{day}", f"main/202601{day:02d}T030000Z"
         ids = world.runs(key, ("review",), slot=slot)
         world.stage(f"review-{day}", f"{key}-review")
-        world.result(slot, outcome="skipped", run_id=ids[""], stages={"ingest": "ingest-d1", "review": f"review-{day}"})
+        world.result(
+            slot,
+            outcome="skipped",
+            run_id=ids[""],
+            stages={"ingest": "ingest-d1", "review": f"review-{day}"},
+        )
     made = world.clean()
     assert {name for name in world.folders() if name.startswith("review")} == {"review-7"}
     assert world.folders() >= {"train-1", "evaluate-1", "promote-1", "ingest-d1"}
     assert len(removed(made, "MLflow run")) == 2 * 5
-    assert removed(made, "log") == {"main/20260102T030000Z/output.log", "main/20260103T030000Z/output.log"}
+    assert removed(made, "log") == {
+        "main/20260102T030000Z/output.log",
+        "main/20260103T030000Z/output.log",
+    }
 
 
 def test_the_pages_of_the_last_ones_stay(world, monkeypatch):
@@ -285,12 +364,17 @@ def test_the_pages_of_the_last_ones_stay(world, monkeypatch):
     made = world.clean()
     assert removed(made, "page") == {"main/20260101T030000Z/report", "main/20260102T030000Z/report"}
     left = sorted(world.workdir.glob("retrainings/*/*/report/retraining.html"))
-    assert [page.parts[-3] for page in left] == ["20260103T030000Z", "20260104T030000Z", "20260105T030000Z"]
+    assert [page.parts[-3] for page in left] == [
+        "20260103T030000Z",
+        "20260104T030000Z",
+        "20260105T030000Z",
+    ]
     assert len(list(world.workdir.glob("retrainings/*/*/result.json"))) == 5
 
 
 def test_a_retraining_that_was_killed_goes_with_all_its_attempts(world):
-    """Its result was never written: the tag of its runs says whose they are. The newest such one may be carried on and stays."""
+    """Its result was never written: the tag of its runs says whose they are. The newest such one
+    may be carried on and stays."""
     for day in (1, 2):
         slot = f"main/202601{day:02d}T030000Z"
         world.result(slot)
@@ -317,7 +401,11 @@ def test_shards_that_lie_elsewhere_are_never_removed(world):
     age(world.workdir / "datasets")
     world.stage("ingest-far", digest="far", builder_directory=str(datasets))
     world.stage("ingest-owner", digest="other", builder_directory="shards")
-    world.stage("ingest-reader", digest="reader", builder_directory=str(world.workdir / "stages" / "ingest-owner" / "shards"))
+    world.stage(
+        "ingest-reader",
+        digest="reader",
+        builder_directory=str(world.workdir / "stages" / "ingest-owner" / "shards"),
+    )
     world.select(ingest="ingest-reader")
     world.clean(retrainings_only=False)
     assert world.folders() == {"ingest-owner", "ingest-reader"}
@@ -331,7 +419,10 @@ def test_of_one_dataset_prepared_twice_one_is_enough(world):
     world.retraining(2)
     os.utime(newer, (LONG_AGO + 10, LONG_AGO + 10))
     world.clean(retrainings_only=False)
-    assert {name for name in world.folders() if name.startswith("ingest")} == {"ingest-again", "ingest-d2"}
+    assert {name for name in world.folders() if name.startswith("ingest")} == {
+        "ingest-again",
+        "ingest-d2",
+    }
 
 
 def test_an_alias_that_comes_after_the_look_saves_a_version_and_all_behind_it(world):
@@ -353,8 +444,8 @@ def test_an_alias_that_comes_after_the_look_saves_a_version_and_all_behind_it(wo
 CLEAN = """
 import os, signal, sys
 from pathlib import Path
-from pipeline import tracking
-from pipeline.config import Config
+from pipeline.tracking import journal
+from pipeline.config.settings import Config
 from pipeline.retrain import retention
 left = int(sys.argv[2])
 def counted(module, name):
@@ -372,8 +463,8 @@ for name in ("delete_run", "delete_logged_model", "delete_model_version"):
     counted(mlflow.MlflowClient, name)
 for name in ("_hard_delete_run", "_hard_delete_logged_model"):
     counted(SqlAlchemyStore, name)
-counted(tracking.shutil, "rmtree")
-counted(tracking, "forget_runs")
+counted(journal.shutil, "rmtree")
+counted(journal, "forget_runs")
 counted(retention, "write_atomically")
 retention.apply(retention.plan(Path(sys.argv[1]), Config(), keep=1, retrainings_only=True))
 """
@@ -381,13 +472,19 @@ retention.apply(retention.plan(Path(sys.argv[1]), Config(), keep=1, retrainings_
 
 @pytest.mark.slow
 def test_killed_before_any_write_the_next_clean_does_the_rest(world):
-    """Each pass is killed one write later than the one before, until one comes through; nothing of what stays is ever hurt."""
+    """Each pass is killed one write later than the one before, until one comes through; nothing of
+    what stays is ever hurt."""
     for number in (1, 2, 3):
         world.retraining(number, error=0.5 - number / 10)
     world.alias(champion="3")
     passes = 0
     while passes < 60:
-        done = subprocess.run([sys.executable, "-c", CLEAN, world.workdir, str(passes % 7)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", CLEAN, world.workdir, str(passes % 7)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         passes += 1
         assert done.returncode in (0, -9), done.stderr
         assert "3" in world.versions()
@@ -468,8 +565,10 @@ def test_behind_a_server_entries_are_marked_as_deleted_and_files_are_the_servers
     world.alias(champion="2")
     models, config = world.models(), Config(tracking=TrackingConfig(uri=f"http://127.0.0.1:{port}"))
     world.plan()  # makes all look old
-    command, environment = tracking.server_command(TrackingConfig(), world.workdir, port)
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    command, environment = journal.server_command(TrackingConfig(), world.workdir, port)
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
         try:
             wait_for(port)
             made = plan(world.workdir, config, keep=1, retrainings_only=True)
@@ -496,19 +595,23 @@ def test_runs_are_forgotten_and_nothing_else_of_the_index(tmp_path):
     """A line that a full disk cut short, and state files of an earlier version, are no harm."""
     journals = tmp_path / "journal"
     journals.mkdir()
-    tracking.forget_runs(tmp_path, ["x"])
+    journal.forget_runs(tmp_path, ["x"])
     assert list(journals.iterdir()) == []
     for name in "abc":
-        state = {"offset": 1, "experiment_id": "1", "run_ids": {name: f"run-{name}", f"{name}-train": f"run-{name}-train"}}
+        state = {
+            "offset": 1,
+            "experiment_id": "1",
+            "run_ids": {name: f"run-{name}", f"{name}-train": f"run-{name}-train"},
+        }
         (journals / f"{name}.state.json").write_text(json.dumps(state))
     (journals / "runs.index").write_bytes(b'{"offset": 1, "experi\xff')
     (journals / "c.jsonl").touch()  # not delivered yet
     (journals / "b.state.json").write_bytes(b"\xff")
-    tracking.forget(journals / "a.jsonl")
+    journal.forget(journals / "a.jsonl")
     assert {path.name for path in journals.iterdir()} == {"runs.index", "c.jsonl", "c.state.json"}
-    assert set(tracking.known_runs(tmp_path)) == {"a", "a-train", "c", "c-train"}
-    tracking.forget_runs(tmp_path, ["run-a-train"])
-    assert set(tracking.known_runs(tmp_path)) == {"a", "c", "c-train"}
+    assert set(journal.known_runs(tmp_path)) == {"a", "a-train", "c", "c-train"}
+    journal.forget_runs(tmp_path, ["run-a-train"])
+    assert set(journal.known_runs(tmp_path)) == {"a", "c", "c-train"}
     assert len((journals / "runs.index").read_text().splitlines()) == 1
 
 
@@ -517,8 +620,8 @@ def test_a_folder_is_never_half_there(tmp_path):
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "file").touch()
     (tmp_path / ".removed-train-1" / "rest").mkdir(parents=True)  # of a clean that was killed
-    tracking.remove_folder(folder)
-    tracking.remove_folder(folder)
+    journal.remove_folder(folder)
+    journal.remove_folder(folder)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -531,12 +634,26 @@ def test_a_file_with_two_names_counts_once(tmp_path):
 
 PROGRAM = (sys.executable, "-m", "pipeline")
 TINY = ("--epochs", "3", "--set", "model.width_multiplier=0.2", "--set", "evaluate.report=short")
-LENIENT = ("margin=0.9", "class_margin=1", "most_calibration_error=1")  # the gate is not what is tried here
+LENIENT = (
+    "margin=0.9",
+    "class_margin=1",
+    "max_calibration_error=1",
+)  # the gate is not what is tried here
 
 
 def alexnet(*words, cwd):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
-    done = subprocess.run([*PROGRAM, *words], check=False, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
+    }
+    done = subprocess.run(
+        [*PROGRAM, *words],
+        check=False,
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -555,7 +672,7 @@ def test_after_a_clean_every_command_goes_on(tmp_path):
     workdir = tmp_path / "mlruns"
     for seed in (1, 2, 3):
         result = promoted(seed, tmp_path)
-        client = tracking.connect(TrackingConfig(), workdir)
+        client = journal.connect(TrackingConfig(), workdir)
         if seed > 2:
             continue
         slot = f"main/2026010{seed}T030000Z"
@@ -565,23 +682,39 @@ def test_after_a_clean_every_command_goes_on(tmp_path):
         folder = workdir / "retrainings" / slot
         folder.mkdir(parents=True)
         stages = {stage["name"]: Path(stage["directory"]).name for stage in result["stages"]}
-        told = {"slot": slot, "outcome": "promoted", "name": "alexnet", "version": str(seed), "run_id": run_id, "stages": stages}
+        told = {
+            "slot": slot,
+            "outcome": "promoted",
+            "name": "alexnet",
+            "version": str(seed),
+            "run_id": run_id,
+            "stages": stages,
+        }
         (folder / "result.json").write_text(json.dumps(told))
     for version in ("1", "2"):
-        client.set_model_version_tag("alexnet", version, "top1_error", "0.9")  # so that neither is the best
+        client.set_model_version_tag(
+            "alexnet", version, "top1_error", "0.9"
+        )  # so that neither is the best
     before = size(workdir)
     made = plan(workdir, Config(), keep=1, retrainings_only=True)
     assert apply(made) == made.removals
     assert removed(made, "model version") == {"alexnet 1"}
     assert before - size(workdir) == pytest.approx(made.bytes, abs=20_000)
-    assert {name.partition("-")[0] for name in removed(made, "stage folder")} == {"build", "train", "evaluate", "promote"}
-    assert plan(workdir, Config(), keep=1, retrainings_only=False, least_age_seconds=0).removals == ()
+    assert {name.partition("-")[0] for name in removed(made, "stage folder")} == {
+        "build",
+        "train",
+        "evaluate",
+        "promote",
+    }
+    assert plan(workdir, Config(), keep=1, retrainings_only=False, min_age_seconds=0).removals == ()
 
     assert "stale" not in alexnet("status", cwd=tmp_path).stdout
-    versions = [json.loads(line) for line in alexnet("--json", "models", cwd=tmp_path).stdout.splitlines()]
+    versions = [
+        json.loads(line) for line in alexnet("--json", "models", cwd=tmp_path).stdout.splitlines()
+    ]
     assert "champion" in json.dumps(versions)
-    picture = next(iter((workdir / "artifacts" / "models").rglob("golden/00")))
-    shutil.copy(picture, tmp_path / "digit.png")
+    image = next(iter((workdir / "artifacts" / "models").rglob("golden/00")))
+    shutil.copy(image, tmp_path / "digit.png")
     assert "digit.png" in alexnet("predict", "digit.png", cwd=tmp_path).stdout
     alexnet("rollback", cwd=tmp_path)
     registry = Registry("alexnet", TrackingConfig(), workdir)

@@ -7,13 +7,20 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.artifacts import Decision, GateCheck, Review
-from pipeline.engine import Outcome
+from pipeline.engine.stage import Outcome
 from pipeline.errors import ConfigError
-from pipeline.registry import SETTINGS_TAG, Registry, Version
-from pipeline.retrain.page import write_retraining, write_review
-from pipeline.retrain.retraining import Retraining, folder_of, read_result, settled, verdict, write_result
+from pipeline.reports.retraining import write_retraining, write_review
+from pipeline.retrain.retraining import (
+    Retraining,
+    folder_of,
+    read_result,
+    settled,
+    verdict,
+    write_result,
+)
 from pipeline.retrain.stage import _unless_tried
 from pipeline.retrain.triggers import Reason, Verdict
+from pipeline.tracking.registry import SETTINGS_TAG, Registry, Version
 
 SLOT = "main/20261127T030000Z"
 
@@ -27,26 +34,55 @@ def make_review(**changes):
         "reasons": {"new_data": "30 changed."},
     }
     known |= {"numbers": {"new_data.images": 30.0}, "notes": (), "champion": "2"}
-    return Review(**known | {"champion_dataset_digest": "a" * 64, "dataset_digest": "b" * 64} | changes)
+    return Review(
+        **known | {"champion_dataset_digest": "a" * 64, "dataset_digest": "b" * 64} | changes
+    )
 
 
 def make_decision(outcome="promoted", **changes):
-    check = GateCheck(name="latency", passed=True, measured="1 ms", required="at most 2 ms", text="It is quick.")
-    known = {"outcome": outcome, "reason": "all 10 checks passed", "name": "alexnet", "version": "3", "champion": "2", "policy": "superior"}
-    known |= {"checks": (check,), "images": 200, "top1_error": 0.05, "champion_top1_error": 0.06, "advice": "", "pictures": "The old ones."}
-    return Decision(**known | {"model_sha256": "m", "release_sha256": "", "dataset_digest": "b" * 64} | changes)
+    check = GateCheck(
+        name="latency", passed=True, measured="1 ms", required="at most 2 ms", text="It is quick."
+    )
+    known = {
+        "outcome": outcome,
+        "reason": "all 10 checks passed",
+        "name": "alexnet",
+        "version": "3",
+        "champion": "2",
+        "policy": "superior",
+    }
+    known |= {
+        "checks": (check,),
+        "images": 200,
+        "top1_error": 0.05,
+        "champion_top1_error": 0.06,
+        "advice": "",
+        "test_images_note": "The old ones.",
+    }
+    return Decision(
+        **known | {"model_sha256": "m", "release_sha256": "", "dataset_digest": "b" * 64} | changes
+    )
 
 
 def of(review, decision=None):
     outcomes = {"review": Outcome("review", "ran", 1.0, Path("w/stages/review-1"), "k", review)}
     if decision:
-        outcomes["promote"] = Outcome("promote", "ran", 1.0, Path("w/stages/promote-1"), "k", decision)
-    return Retraining.of(SLOT, outcomes, name="alexnet", page=Path("page.html"), seconds=2.0, run_id="r")
+        outcomes["promote"] = Outcome(
+            "promote", "ran", 1.0, Path("w/stages/promote-1"), "k", decision
+        )
+    return Retraining.of(
+        SLOT, outcomes, name="alexnet", page=Path("page.html"), seconds=2.0, run_id="r"
+    )
 
 
 def test_a_slot_without_a_reason_is_skipped_and_says_why():
     result = of(make_review(retrain=False, brief="0 changed", triggers=()))
-    assert (result.outcome, result.why, result.champion, result.version) == ("skipped", "No reason to train again: 0 changed.", "2", "")
+    assert (result.outcome, result.why, result.champion, result.version) == (
+        "skipped",
+        "No reason to train again: 0 changed.",
+        "2",
+        "",
+    )
     assert result.stages == {"review": "review-1"}
 
 
@@ -54,7 +90,10 @@ def test_a_slot_without_a_reason_is_skipped_and_says_why():
     ("outcome", "begin"),
     [
         ("promoted", "Trained again, and version 3 is the champion now."),
-        ("refused", "Trained again, and refused: the champion, version 2, stays: all 10 checks passed."),
+        (
+            "refused",
+            "Trained again, and refused: the champion, version 2, stays: all 10 checks passed.",
+        ),
         ("unchanged", "Trained again, and the result is the champion itself, version 2: "),
         ("waiting", "Trained again, and version 3 waits for approval: "),
     ],
@@ -66,10 +105,19 @@ def test_the_verdict_says_what_became_of_it_and_what_for(outcome, begin):
 
 
 def test_a_refusal_names_the_checks_that_do_not_hold():
-    failed = GateCheck(name="against_champion", passed=False, measured="", required="", text="Worse, in many words.")
-    text = verdict(make_review(), make_decision("refused", checks=(failed,), reason="Worse, in many words."))
+    failed = GateCheck(
+        name="against_champion",
+        passed=False,
+        measured="",
+        required="",
+        text="Worse, in many words.",
+    )
+    text = verdict(
+        make_review(), make_decision("refused", checks=(failed,), reason="Worse, in many words.")
+    )
     assert text.startswith(
-        "Trained again, and refused: the champion, version 2, stays; what does not hold: against_champion. Trained because"
+        "Trained again, and refused: the champion, version 2, stays; what does not hold:"
+        " against_champion. Trained because"
     )
 
 
@@ -81,11 +129,23 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
     write_result(result, folder)
     assert read_result(folder) == result
     told = json.loads((folder / "result.json").read_text())
-    assert (told["schedule"], told["slot"], told["outcome"], told["version"]) == ("main", SLOT, "promoted", "3")
+    assert (told["schedule"], told["slot"], told["outcome"], told["version"]) == (
+        "main",
+        SLOT,
+        "promoted",
+        "3",
+    )
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"slot": "x"}', '{"slot": "x", "outcome": "promoted", "why": "", "triggers": [], "more": 1}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"slot": "x"}',
+        '{"slot": "x", "outcome": "promoted", "why": "", "triggers": [], "more": 1}',
+    ],
 )
 def test_a_result_that_cannot_be_read_is_none(tmp_path, text):
     (tmp_path / "result.json").write_text(text)
@@ -93,7 +153,16 @@ def test_a_result_that_cannot_be_read_is_none(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "slot", ["", "main", "../x/20261127T030000Z", "main/../../x", "main/2026", "a b/20261127T030000Z", "/20261127T030000Z"]
+    "slot",
+    [
+        "",
+        "main",
+        "../x/20261127T030000Z",
+        "main/../../x",
+        "main/2026",
+        "a b/20261127T030000Z",
+        "/20261127T030000Z",
+    ],
 )
 def test_a_slot_cannot_name_another_folder(tmp_path, slot):
     with pytest.raises(ConfigError, match="names no slot"):
@@ -104,7 +173,10 @@ class Versions(Registry):
     """A registry that holds what a test says."""
 
     def versions(self):
-        return [Version("alexnet", str(9 - place), "", "", "", 0.0, aliases, tags) for place, (aliases, tags) in enumerate(self.config)]
+        return [
+            Version("alexnet", str(9 - place), "", "", "", 0.0, aliases, tags)
+            for place, (aliases, tags) in enumerate(self.config)
+        ]
 
 
 def registry_of(*versions):
@@ -117,7 +189,11 @@ def registry_of(*versions):
         (("champion",), {"gate": "passed"}, "promoted"),
         (("previous",), {"gate": "passed"}, "promoted"),
         ((), {"gate": "passed", "withdrawn": "yes"}, "promoted"),
-        ((), {"gate": "passed"}, None),  # killed before the alias moved: the decision is not made to its end
+        (
+            (),
+            {"gate": "passed"},
+            None,
+        ),  # killed before the alias moved: the decision is not made to its end
         (("candidate",), {}, None),  # killed before the word was written
         (("candidate",), {"gate": "refused"}, "refused"),
         (("candidate",), {"gate": "waiting"}, "waiting"),
@@ -125,13 +201,20 @@ def registry_of(*versions):
 )
 def test_a_decision_that_the_registry_knows_is_not_made_again(aliases, tags, outcome):
     known = {"slot": SLOT, "decision_reason": "because", "judged_against": "none"}
-    found = settled(registry_of((("x",), {"slot": "main/20200101T000000Z", "gate": "refused"}), (aliases, known | tags)), SLOT)
+    found = settled(
+        registry_of(
+            (("x",), {"slot": "main/20200101T000000Z", "gate": "refused"}), (aliases, known | tags)
+        ),
+        SLOT,
+    )
     assert (found and found.outcome) == outcome
     if found:
         assert (found.why, found.version, found.champion) == ("because", "8", "")
 
 
-FIRED = Verdict((Reason("new_data", fired=True, numbers={"images": 30.0}, text="30 changed.", brief="30"),))
+FIRED = Verdict(
+    (Reason("new_data", fired=True, numbers={"images": 30.0}, text="30 changed.", brief="30"),)
+)
 TRIED = {"dataset_digest": "d", SETTINGS_TAG: "t"}
 
 
@@ -144,7 +227,9 @@ TRIED = {"dataset_digest": "d", SETTINGS_TAG: "t"}
     ],
 )
 def test_what_was_tried_is_not_tried_again(tags, word):
-    found = _unless_tried(FIRED, registry_of(((), tags)), Version("alexnet", "1", "", "", "", 0.0), "d", "t")
+    found = _unless_tried(
+        FIRED, registry_of(((), tags)), Version("alexnet", "1", "", "", "", 0.0), "d", "t"
+    )
     assert not found.retrain
     assert f"version 9 {word}" in found.text
     assert found.numbers["new_data.images"] == 30.0
@@ -159,17 +244,30 @@ def test_what_was_tried_is_not_tried_again(tags, word):
         {"gate": "refused"},
     ],
 )
-def test_other_pictures_or_settings_are_another_try(tags):
-    assert _unless_tried(FIRED, registry_of(((), tags)), Version("alexnet", "1", "", "", "", 0.0), "d", "t") is FIRED
+def test_other_images_or_settings_are_another_try(tags):
+    assert (
+        _unless_tried(
+            FIRED, registry_of(((), tags)), Version("alexnet", "1", "", "", "", 0.0), "d", "t"
+        )
+        is FIRED
+    )
 
 
 def test_the_page_tells_everything_and_escapes_what_others_wrote(tmp_path):
-    review = make_review(directory=tmp_path, reasons={"new_data": "<b>30</b> changed."}, notes=("No drift was measured.",))
-    write_retraining("Retraining main", {"review": review, "promote": make_decision(directory=tmp_path)}, tmp_path / "report")
+    review = make_review(
+        directory=tmp_path,
+        reasons={"new_data": "<b>30</b> changed."},
+        notes=("No drift was measured.",),
+    )
+    write_retraining(
+        "Retraining main",
+        {"review": review, "promote": make_decision(directory=tmp_path)},
+        tmp_path / "report",
+    )
     page = (tmp_path / "report" / "retraining.html").read_text()
     for words in (
         "version 3 is the champion now",
-        "new pictures",
+        "new images",
         "&lt;b&gt;30",
         "5.00 %",
         "6.00 %",
@@ -187,5 +285,12 @@ def test_a_slot_that_did_not_retrain_has_a_page_too(tmp_path):
     review = make_review(directory=tmp_path, retrain=False, brief="0 changed", triggers=())
     assert review.is_last
     assert not make_review().is_last
-    write_retraining("Retraining main", {"ingest": SimpleNamespace(directory=tmp_path), "review": review}, tmp_path / "report")
-    assert "No reason to train again: 0 changed." in (tmp_path / "report" / "retraining.html").read_text()
+    write_retraining(
+        "Retraining main",
+        {"ingest": SimpleNamespace(directory=tmp_path), "review": review},
+        tmp_path / "report",
+    )
+    assert (
+        "No reason to train again: 0 changed."
+        in (tmp_path / "report" / "retraining.html").read_text()
+    )

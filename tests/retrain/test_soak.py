@@ -1,7 +1,7 @@
 """Fifty retrainings in a row, by one scheduler: it stays as it was, and the disk stays bounded.
 
-A slot comes every second, so there is always one to be run, and many that are missed. Each finds a new picture. The number is that of
-retrainings that were done: `ALEXNET_SOAK=5` for a shorter look.
+A slot comes every second, so there is always one to be run, and many that are missed. Each finds a
+new image. The number is that of retrainings that were done: `ALEXNET_SOAK=5` for a shorter look.
 """
 
 import json
@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline.retrain.ledger import Ledger
+from pipeline.schedule.ledger import Ledger
 
 RETRAININGS = int(os.environ.get("ALEXNET_SOAK", "50"))
 SETTINGS = {
@@ -29,14 +29,21 @@ SETTINGS = {
     "evaluate.report": "short",
     "release.margin": 0.9,
     "release.class_margin": 1,
-    "release.most_calibration_error": 1,
+    "release.max_calibration_error": 1,
     "retrain.triggers": "always",
     "retrain.keep": 3,
 }
 
 
 def megabytes_below(folder):
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() or path.is_symlink()) / 1e6
+    return (
+        sum(
+            path.lstat().st_size
+            for path in folder.rglob("*")
+            if path.is_file() or path.is_symlink()
+        )
+        / 1e6
+    )
 
 
 def resident_megabytes(pid):
@@ -68,11 +75,23 @@ def test_fifty_retrainings_leave_the_scheduler_as_it_was(tmp_path):
     for index in range(400):
         add(index)
     words = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
+    }
     ledger, seen = Ledger(tmp_path / "mlruns" / "schedule.db"), []
     with (tmp_path / "log").open("w") as log:
         scheduler = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", "schedule", "--every", "1s", "--dataset", "photos", *words],
+            [
+                sys.executable,
+                "-m",
+                "pipeline",
+                "schedule",
+                "--every",
+                "1s",
+                "--dataset",
+                "photos",
+                *words,
+            ],
             cwd=tmp_path,
             env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
             stderr=log,
@@ -81,7 +100,11 @@ def test_fifty_retrainings_leave_the_scheduler_as_it_was(tmp_path):
             while len(seen) < RETRAININGS:
                 time.sleep(0.5)
                 assert scheduler.poll() is None, (tmp_path / "log").read_text()
-                done = [slot for slot in ledger.history(limit=1_000_000) if slot.state in ("ran", "failed")]
+                done = [
+                    slot
+                    for slot in ledger.history(limit=1_000_000)
+                    if slot.state in ("ran", "failed")
+                ]
                 if len(done) > len(seen):
                     add(400 + len(done))
                     time.sleep(0.5)
@@ -98,13 +121,23 @@ def test_fifty_retrainings_leave_the_scheduler_as_it_was(tmp_path):
             scheduler.send_signal(signal.SIGTERM)
             assert scheduler.wait(timeout=120) == 0
     slots = ledger.history(limit=1_000_000)
-    assert {slot.state for slot in slots} <= {"ran", "coalesced", "due"}, [slot.why for slot in slots if slot.state == "failed"]
-    # One epoch makes worse ones, too, and a slot that comes before the next picture makes the same again.
-    assert {slot.outcome for slot in slots if slot.state == "ran"} <= {"promoted", "refused", "unchanged"}
-    sys.stdout.write(json.dumps({"first": seen[0], "second": seen[min(4, len(seen) - 1)], "last": seen[-1]}))
+    assert {slot.state for slot in slots} <= {"ran", "coalesced", "due"}, [
+        slot.why for slot in slots if slot.state == "failed"
+    ]
+    # One epoch makes worse ones, too, and a slot that comes before the next image makes the same
+    # again.
+    assert {slot.outcome for slot in slots if slot.state == "ran"} <= {
+        "promoted",
+        "refused",
+        "unchanged",
+    }
+    sys.stdout.write(
+        json.dumps({"first": seen[0], "second": seen[min(4, len(seen) - 1)], "last": seen[-1]})
+    )
     early, last = seen[min(4, len(seen) - 1)], seen[-1]
     assert last["resident"] - seen[0]["resident"] <= 20
     assert last["descriptors"] <= early["descriptors"]
     assert last["threads"] <= early["threads"]
-    # The disk after five is what keep=3, the champion and the one before need; the rest is MLflow's and the ledger's history.
+    # The disk after five is what keep=3, the champion and the one before need; the rest is MLflow's
+    # and the ledger's history.
     assert last["disk"] <= 1.5 * early["disk"] + 10

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import api
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 from pipeline.errors import ConfigError, WorkersFailedError
 from pipeline.train.cluster import Cluster, launch, read_cluster
 from pipeline.train.strategy import require_divisible
@@ -24,13 +24,20 @@ def told(cluster, kind="worker", index=0):
 
 
 def test_one_process_alone_without_tf_config():
-    assert read_cluster({}) == read_cluster({"TF_CONFIG": " "}) == read_cluster({"TF_CONFIG": "{}"}) == Cluster()
+    assert (
+        read_cluster({})
+        == read_cluster({"TF_CONFIG": " "})
+        == read_cluster({"TF_CONFIG": "{}"})
+        == Cluster()
+    )
     assert (Cluster().workers, Cluster().is_chief) == (1, True)
 
 
 def test_workers_are_counted_from_the_chief_on():
     assert read_cluster(told({"worker": TWO}, index=1)) == Cluster(("a:1", "b:2"), 1)
-    assert read_cluster(told({"chief": ["c:3"], "worker": TWO}, index=1)) == Cluster(("c:3", "a:1", "b:2"), 2)
+    assert read_cluster(told({"chief": ["c:3"], "worker": TWO}, index=1)) == Cluster(
+        ("c:3", "a:1", "b:2"), 2
+    )
     chief = read_cluster(told({"chief": ["c:3"], "worker": TWO}, "chief"))
     assert (chief.index, chief.is_chief, chief.workers) == (0, True, 3)
 
@@ -56,9 +63,17 @@ def test_a_tf_config_that_does_not_name_workers_is_refused_in_one_sentence(envir
 
 def test_a_batch_that_workers_cannot_share_is_refused_with_one_that_they_can():
     require_divisible(TrainConfig(global_batch_size=128), 2, 4)
-    with pytest.raises(ConfigError, match=r"multiple of 24: 3 workers with 8 devices each .*Received 128.*global_batch_size=144"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r"multiple of 24: 3 workers with 8 devices each .*Received 128.*global_batch_size=144"
+        ),
+    ):
         require_divisible(TrainConfig(global_batch_size=128), 3, 8)
-    with pytest.raises(ConfigError, match=r"multiple of 6: 3 workers with 1 device each .*MixUp.*global_batch_size=132"):
+    with pytest.raises(
+        ConfigError,
+        match=r"multiple of 6: 3 workers with 1 device each .*MixUp.*global_batch_size=132",
+    ):
         require_divisible(TrainConfig(global_batch_size=128, mixup=0.2), 3, 1)
     with pytest.raises(ConfigError, match="Type --devices cpu"):
         require_divisible(TrainConfig(global_batch_size=128, devices="cpu:2"), 2, 2)
@@ -75,7 +90,9 @@ def test_before_anything_starts(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_launcher_ends_with_the_code_of_the_worker_that_failed_by_itself(tmp_path, monkeypatch, capfd):
+def test_the_launcher_ends_with_the_code_of_the_worker_that_failed_by_itself(
+    tmp_path, monkeypatch, capfd
+):
     monkeypatch.chdir(tmp_path)
     heard = []
     assert launch(["train", "--epochs", "none"], 2, heard.append) == 2
@@ -85,22 +102,41 @@ def test_the_launcher_ends_with_the_code_of_the_worker_that_failed_by_itself(tmp
     with pytest.raises(ConfigError, match="epochs"):
         api.run(settings={"train.epochs": "none"}, workers=2)
     begun = time.monotonic()
-    with pytest.raises(WorkersFailedError) as found:  # nothing to train with: the chief says so, and the other is not waited for
+    with pytest.raises(
+        WorkersFailedError
+    ) as found:  # nothing to train with: the chief says so, and the other is not waited for
         api.run(["train"], settings={"tracking.enabled": False}, workers=2)
     assert found.value.exit_code == 1
     assert time.monotonic() - begun < 20
     assert "Type `alexnet ingest` first" in capfd.readouterr().err
 
 
-# -- real workers --------------------------------------------------------------------------------------------------------
+# -- real workers ----------------------------------------------------------------------------------
 
 PROGRAM = (sys.executable, "-m", "pipeline")
-WORDS = ["--set", "model.width_multiplier=0.2", "--set", "train.global_batch_size=128", "--set", "tracking.enabled=no", "--quiet"]
+WORDS = [
+    "--set",
+    "model.width_multiplier=0.2",
+    "--set",
+    "train.global_batch_size=128",
+    "--set",
+    "tracking.enabled=no",
+    "--quiet",
+]
 
 
 def started(words, cwd):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
-    return subprocess.Popen([*PROGRAM, *words], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
+    }
+    return subprocess.Popen(
+        [*PROGRAM, *words],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def workers_of(launcher):
@@ -108,13 +144,20 @@ def workers_of(launcher):
     children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     found = {}
     for child in children:
-        settings = dict(word.partition("=")[::2] for word in Path(f"/proc/{child}/environ").read_text().split("\0") if word)
+        settings = dict(
+            word.partition("=")[::2]
+            for word in Path(f"/proc/{child}/environ").read_text().split("\0")
+            if word
+        )
         found[json.loads(settings["TF_CONFIG"])["task"]["index"]] = int(child)
     return found
 
 
 def checkpointed(cwd):
-    return [path.stat().st_mtime_ns for path in cwd.glob("mlruns/stages/train-*.partial/scratch/checkpoint.npz")]
+    return [
+        path.stat().st_mtime_ns
+        for path in cwd.glob("mlruns/stages/train-*.partial/scratch/checkpoint.npz")
+    ]
 
 
 def until(condition, seconds=120):
@@ -135,17 +178,21 @@ def made(cwd):
 
 
 def assert_same_but_for_rounded_sums(one, other):
-    """Equal weights and decisions; the losses of an epoch are sums, which workers and devices add up in another order."""
+    """Equal weights and decisions; the losses of an epoch are sums, which workers and devices add
+    up in another order."""
     assert one[0] == other[0]
     for first, second in zip(one[1], other[1], strict=True):
         assert first.pop("train_loss") == pytest.approx(second.pop("train_loss"), abs=1e-12)
-        assert first.pop("validation_loss") == pytest.approx(second.pop("validation_loss"), abs=1e-6)
+        assert first.pop("validation_loss") == pytest.approx(
+            second.pop("validation_loss"), abs=1e-6
+        )
         assert first == second
 
 
 @pytest.mark.slow
 def test_two_workers_train_as_two_devices_and_one_killed_in_the_middle_changes_nothing(tmp_path):
-    """Bit for bit: undisturbed, with worker 1 killed, with the chief killed, and two devices of one process."""
+    """Bit for bit: undisturbed, with worker 1 killed, with the chief killed, and two devices of one
+    process."""
     words = ["run", "--epochs", "40", *WORDS]
     for name in ("undisturbed", "replicas", "worker killed", "chief killed"):
         (tmp_path / name).mkdir()
@@ -166,7 +213,10 @@ def test_two_workers_train_as_two_devices_and_one_killed_in_the_middle_changes_n
         os.kill(workers_of(launcher)[victim], signal.SIGKILL)
         output, errors = launcher.communicate(timeout=300)
         assert launcher.returncode == 0, errors
-        assert f"worker {victim} ended by signal 9; all start again from the last checkpoint (1 of 3 times)" in errors
+        assert (
+            f"worker {victim} ended by signal 9; all start again from the last checkpoint (1 of 3"
+            " times)" in errors
+        )
         assert "Traceback" not in errors
         if victim == 1:
             assert "Another worker of this training is gone" in errors  # the chief's one sentence
@@ -195,7 +245,7 @@ def test_a_signal_to_the_launcher_saves_and_ends_all_and_the_same_command_goes_o
 @pytest.mark.slow
 def test_workers_of_a_killed_launcher_do_not_stay_behind(tmp_path):
     launcher = started(["run", "--epochs", "1000", *WORDS, "--workers", "2"], tmp_path)
-    until(lambda: any(tmp_path.glob("mlruns/stages/train-*.partial/report/training_pictures.png")))
+    until(lambda: any(tmp_path.glob("mlruns/stages/train-*.partial/report/training_images.png")))
     workers = workers_of(launcher)
     launcher.kill()
     launcher.communicate()
@@ -203,14 +253,30 @@ def test_workers_of_a_killed_launcher_do_not_stay_behind(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_never_comes_is_told_in_one_sentence_and_a_signal_is_heard_meanwhile(tmp_path):
+def test_a_worker_that_never_comes_is_told_in_one_sentence_and_a_signal_is_heard_meanwhile(
+    tmp_path,
+):
     environment = os.environ | told({"worker": ["127.0.0.1:29471", "127.0.0.1:29472"]})
-    words = [*PROGRAM, "run", *WORDS, "--set", "train.hang_seconds=3"]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    words = [*PROGRAM, "run", *WORDS, "--set", "train.watchdog_seconds=3"]
+    done = subprocess.run(
+        words,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
     assert done.returncode == 1
     assert "did not meet within 3 s" in done.stderr
     assert "127.0.0.1:29472 did not answer worker 0" in done.stderr
-    waiting = subprocess.Popen([*words[:-1], "train.hang_seconds=300"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    waiting = subprocess.Popen(
+        [*words[:-1], "train.watchdog_seconds=300"],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     time.sleep(12)
     waiting.send_signal(signal.SIGTERM)
     _, errors = waiting.communicate(timeout=15)

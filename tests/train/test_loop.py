@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config import ModelConfig, TrainConfig
+from pipeline.config.model import ModelConfig
+from pipeline.config.train import TrainConfig
 from pipeline.data.augment import class_weights
-from pipeline.data.loader import Images, training_batches
+from pipeline.data.loader import LoadedSplit, training_batches
 from pipeline.errors import ConfigError, TrainingDivergedError
 from pipeline.model.alexnet import build_network
 from pipeline.train import loop
@@ -32,37 +33,47 @@ COVARIANCE = ((4000.0, 3500.0, 3000.0), (3500.0, 3900.0, 3400.0), (3000.0, 3400.
 
 
 def split(count, seed=0, name="train", side=SIDE):
-    """Pictures of two classes that can be told apart: bright and dark, with noise."""
+    """Images of two classes that can be told apart: bright and dark, with noise."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count).astype(np.int32)
-    pixels = np.clip(rng.normal(90 + 70 * labels[:, None, None, None], 30, (count, side, side, 3)), 0, 255).astype(np.uint8)
+    pixels = np.clip(
+        rng.normal(90 + 70 * labels[:, None, None, None], 30, (count, side, side, 3)), 0, 255
+    ).astype(np.uint8)
     counts = {name: tuple(np.bincount(labels))}
     dataset = SimpleNamespace(
-        short_side=side, images=lambda _split: count, channel_mean=(125, 125, 125), channel_covariance=COVARIANCE, class_counts=counts
+        short_side=side,
+        images=lambda _split: count,
+        channel_mean=(125, 125, 125),
+        channel_covariance=COVARIANCE,
+        class_counts=counts,
     )
-    return Images(dataset, name, labels, tuple(str(i) for i in range(count)), pixels)
+    return LoadedSplit(dataset, name, labels, tuple(str(i) for i in range(count)), pixels)
 
 
 def network(dropout=0.5):
     config = ModelConfig(image_size=SIZE, width_multiplier=0.1, dropout=dropout)
-    return build_network(config, num_classes=2, channel_mean=(125, 125, 125), channel_std=(50, 50, 50))
+    return build_network(
+        config, num_classes=2, channel_mean=(125, 125, 125), channel_std=(50, 50, 50)
+    )
 
 
 ONE = Devices()
 
 
 def given(config, checkpoint, devices=ONE, **more):
-    """What the loop is given: 96 pictures to train on, and 40."""
+    """What the loop is given: 96 images to train on, and 40."""
     return loop.Training(split(96), split(40, 1, "validation"), config, devices, checkpoint, **more)
 
 
 def score(judged):
     config = TrainConfig(global_batch_size=32)
-    return loop._Epochs(prepare(lambda: judged, config, ONE), given(config, None), lambda call, *words: call(*words)).scored()
+    return loop._Epochs(
+        prepare(lambda: judged, config, ONE), given(config, None), lambda call, *words: call(*words)
+    ).scored()
 
 
 def train(config, checkpoint, dropout=0.5, stop_after=None, devices=ONE, say=NOBODY):
-    """Train on 96 pictures; return the state at the end, or after some epochs."""
+    """Train on 96 images; return the state at the end, or after some epochs."""
     state = prepare(lambda: network(dropout), config, devices)
     with contextlib.closing(loop.fit(state, given(config, checkpoint, devices, say=say))) as epochs:
         for epoch in epochs:
@@ -73,11 +84,18 @@ def train(config, checkpoint, dropout=0.5, stop_after=None, devices=ONE, say=NOB
 
 def every_number(state):
     history = [loop.without_clock(entry) for entry in state.history]
-    return {name: variable.numpy() for name, variable in state.variables().items()}, state.best, history
+    return (
+        {name: variable.numpy() for name, variable in state.variables().items()},
+        state.best,
+        history,
+    )
 
 
 def assert_same_bits(one, other):
-    (variables, best, history), (variables2, best2, history2) = every_number(one), every_number(other)
+    (variables, best, history), (variables2, best2, history2) = (
+        every_number(one),
+        every_number(other),
+    )
     assert history == history2
     assert variables.keys() == variables2.keys()
     assert all(np.array_equal(variables[name], variables2[name]) for name in variables)
@@ -85,8 +103,16 @@ def assert_same_bits(one, other):
 
 
 def test_three_steps_are_the_rule_of_2012(tmp_path):
-    """v <- 0.9 v - rate (gradient + decay w); w <- w + v; decay on kernels alone; computed here with plain pieces, one step an epoch."""
-    config = TrainConfig(epochs=3, global_batch_size=96, learning_rate=0.02, weight_decay=0.01, schedule="cosine", flip=False)
+    """v <- 0.9 v - rate (gradient + decay w); w <- w + v; decay on kernels alone; computed here
+    with plain pieces, one step an epoch."""
+    config = TrainConfig(
+        epochs=3,
+        global_batch_size=96,
+        learning_rate=0.02,
+        weight_decay=0.01,
+        schedule="cosine",
+        flip=False,
+    )
     plain = network(dropout=0)
     velocities = [np.zeros(variable.shape, np.float32) for variable in plain.trainable_variables]
     losses = []
@@ -94,27 +120,42 @@ def test_three_steps_are_the_rule_of_2012(tmp_path):
         batch = next(iter(training_batches(split(96), config, image_size=SIZE, epoch=epoch)))
         images, labels = batch["pixels"], batch["labels"]
         with tf.GradientTape() as tape:
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, plain(images, training=True))
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(
+                labels, plain(images, training=True)
+            )
         losses.append(float(loss))
         rate = 0.02 * 0.5 * (1 + np.cos(np.pi * epoch / 3))
         for i, (variable, gradient) in enumerate(
-            zip(plain.trainable_variables, tape.gradient(loss, plain.trainable_variables), strict=True)
+            zip(
+                plain.trainable_variables,
+                tape.gradient(loss, plain.trainable_variables),
+                strict=True,
+            )
         ):
             decay = 0.01 * variable.numpy() if len(variable.shape) > 1 else 0.0
             velocities[i] = 0.9 * velocities[i] - rate * (gradient.numpy() + decay)
             variable.assign(variable.numpy() + velocities[i])
     state = train(config, tmp_path / "c.npz", dropout=0)
     assert [entry["train_loss"] for entry in state.history] == pytest.approx(losses, rel=1e-4)
-    for variable, trained in zip(plain.trainable_variables, state.network.trainable_variables, strict=True):
-        np.testing.assert_allclose(trained.numpy(), variable.numpy(), atol=1e-5, err_msg=variable.path)
+    for variable, trained in zip(
+        plain.trainable_variables, state.network.trainable_variables, strict=True
+    ):
+        np.testing.assert_allclose(
+            trained.numpy(), variable.numpy(), atol=1e-5, err_msg=variable.path
+        )
 
 
 def test_it_learns_and_keeps_the_best_epoch(tmp_path):
-    state = train(TrainConfig(epochs=6, global_batch_size=32, schedule="cosine", learning_rate=0.02), tmp_path / "c.npz")
+    state = train(
+        TrainConfig(epochs=6, global_batch_size=32, schedule="cosine", learning_rate=0.02),
+        tmp_path / "c.npz",
+    )
     losses = [entry["validation_loss"] for entry in state.history]
     assert state.history[-1]["validation_top1_error"] < 0.1
     best = loop.best_epoch(state.history)
-    assert best["validation_top1_error"] == min(entry["validation_top1_error"] for entry in state.history)
+    assert best["validation_top1_error"] == min(
+        entry["validation_top1_error"] for entry in state.history
+    )
     again = network()
     again.set_weights(state.best)
     scored = score(again)
@@ -131,8 +172,8 @@ EVERYTHING = {
     "early_stopping": 3,
     "color_noise": 0.1,
     "mixup": 0.4,
-    "ema": 0.9,
-    "accumulate": 2,
+    "ema_decay": 0.9,
+    "gradient_accumulation_steps": 2,
     "clip_norm": 1.0,
     "label_smoothing": 0.1,
     "bias_rate": "double",
@@ -160,7 +201,11 @@ def cut_short(config, checkpoint, after, end):
 ADAM = {"epochs": 3, "global_batch_size": 16, "optimizer": "adamw", "learning_rate": 0.002}
 
 
-@pytest.mark.parametrize(("settings", "end"), [(EVERYTHING, DeathError()), (ADAM, KeyboardInterrupt())], ids=["killed", "interrupted"])
+@pytest.mark.parametrize(
+    ("settings", "end"),
+    [(EVERYTHING, DeathError()), (ADAM, KeyboardInterrupt())],
+    ids=["killed", "interrupted"],
+)
 def test_taken_up_again_is_the_same_training_bit_for_bit(tmp_path, monkeypatch, settings, end):
     """At the first step, within an epoch, at an epoch's last step and twice in a row."""
     monkeypatch.setattr(loop, "_MAX_STEPS_PER_CALL", 2)
@@ -178,7 +223,9 @@ def test_taken_up_again_is_the_same_training_bit_for_bit(tmp_path, monkeypatch, 
 
 
 def test_a_finished_training_taken_up_again_trains_no_more(tmp_path):
-    config = TrainConfig(epochs=4, global_batch_size=32, checkpoint_seconds=0, early_stopping=1, learning_rate=1e-6)
+    config = TrainConfig(
+        epochs=4, global_batch_size=32, checkpoint_seconds=0, early_stopping=1, learning_rate=1e-6
+    )
     first = train(config, tmp_path / "c.npz")
     assert len(first.history) == 2  # at this rate nothing gets better
     again = train(config, tmp_path / "c.npz")
@@ -187,7 +234,8 @@ def test_a_finished_training_taken_up_again_trains_no_more(tmp_path):
 
 
 def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
-    """One that takes 0.1 s makes the next wait for 4 s, whatever `checkpoint_seconds` below that says."""
+    """One that takes 0.1 s makes the next wait for 4 s, whatever `checkpoint_seconds` below that
+    says."""
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
     saved = []
@@ -196,7 +244,10 @@ def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
         saved.append(now[0])
         now[0] += 0.1
 
-    keeper = loop._Keeper(SimpleNamespace(save=save, steps=tf.Variable(0)), given(TrainConfig(checkpoint_seconds=2), tmp_path))
+    keeper = loop._Keeper(
+        SimpleNamespace(save=save, steps=tf.Variable(0)),
+        given(TrainConfig(checkpoint_seconds=2), tmp_path),
+    )
     for now[0] in (1.9, 2.0, 5.0, 6.0, 6.2):
         keeper.save_if_due()
     assert saved == [2.0, 6.2]
@@ -217,9 +268,20 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch)
 def test_accumulated_parts_are_the_large_batch(tmp_path):
     """With dropout, whose masks belong to the images and not to the parts."""
     states = [
-        train(TrainConfig(epochs=1, global_batch_size=32, accumulate=parts, learning_rate=0.02), tmp_path / f"{parts}") for parts in (1, 4)
+        train(
+            TrainConfig(
+                epochs=1,
+                global_batch_size=32,
+                gradient_accumulation_steps=parts,
+                learning_rate=0.02,
+            ),
+            tmp_path / f"{parts}",
+        )
+        for parts in (1, 4)
     ]
-    assert states[0].history[0]["train_loss"] == pytest.approx(states[1].history[0]["train_loss"], rel=1e-6)
+    assert states[0].history[0]["train_loss"] == pytest.approx(
+        states[1].history[0]["train_loss"], rel=1e-6
+    )
     for one, other in zip(*(state.network.trainable_variables for state in states), strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
 
@@ -227,19 +289,27 @@ def test_accumulated_parts_are_the_large_batch(tmp_path):
 def test_a_smoothed_label_is_kerass(tmp_path):
     logits = tf.constant(np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32))
     labels = tf.constant([0, 1, 2, 3, 4, 0, 1, 2])
-    wanted = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1, reduction="none")(tf.one_hot(labels, 5), logits)
+    wanted = keras.losses.CategoricalCrossentropy(
+        from_logits=True, label_smoothing=0.1, reduction="none"
+    )(tf.one_hot(labels, 5), logits)
     np.testing.assert_allclose(losses_of(labels, logits, None, 0.1), wanted, rtol=1e-5)
 
 
 def test_averaged_weights_are_judged_and_kept(tmp_path, monkeypatch):
-    """The mean is computed here again from the weights after each step: one step an epoch, constant rate."""
-    config = TrainConfig(epochs=4, global_batch_size=96, learning_rate=0.02, schedule="constant", ema=0.5)
+    """The mean is computed here again from the weights after each step: one step an epoch, constant
+    rate."""
+    config = TrainConfig(
+        epochs=4, global_batch_size=96, learning_rate=0.02, schedule="constant", ema_decay=0.5
+    )
     state = prepare(network, config, ONE)
     average = [variable.numpy() for variable in state.network.trainable_variables]
     epochs = loop.fit(state, given(config, tmp_path / "c"))
     for steps, entry in enumerate(epochs, 1):
         share = min(0.5, (1 + steps) / (10 + steps))
-        average = [share * old + (1 - share) * new.numpy() for old, new in zip(average, state.network.trainable_variables, strict=True)]
+        average = [
+            share * old + (1 - share) * new.numpy()
+            for old, new in zip(average, state.network.trainable_variables, strict=True)
+        ]
         for mean, judged in zip(average, state.judged.trainable_variables, strict=True):
             np.testing.assert_allclose(judged.numpy(), mean, atol=1e-6)
         scored = score(state.judged)
@@ -273,23 +343,35 @@ class TestDropout:
 
 
 def test_training_goes_back_to_the_last_epoch_at_half_the_rate(tmp_path):
-    """A rate that is lost in the first epochs; the setbacks are counted, bounded, recorded and taken up again."""
-    config = TrainConfig(epochs=3, global_batch_size=16, learning_rate=4, schedule="constant", setbacks=10, checkpoint_seconds=0)
+    """A rate that is lost in the first epochs; the nan_restarts are counted, bounded, recorded and
+    taken up again."""
+    config = TrainConfig(
+        epochs=3,
+        global_batch_size=16,
+        learning_rate=4,
+        schedule="constant",
+        nan_restarts=10,
+        checkpoint_seconds=0,
+    )
     told = []
     state = train(config, tmp_path / "c.npz", say=told.append)
-    assert 1 <= len(state.setbacks) == len(told) <= 10
+    assert 1 <= len(state.nan_restarts) == len(told) <= 10
     assert "goes back to the end of epoch" in told[0]
     assert len(state.history) == 3
-    assert state.history[-1]["learning_rate"] == 4 / 2 ** len(state.setbacks)
-    assert state.history[-1]["setbacks"] == len(state.setbacks)
+    assert state.history[-1]["learning_rate"] == 4 / 2 ** len(state.nan_restarts)
+    assert state.history[-1]["nan_restarts"] == len(state.nan_restarts)
     assert_same_bits(state, train(config, tmp_path / "c.npz"))
     with pytest.raises(TrainingDivergedError):
-        train(config.model_copy(update={"setbacks": len(state.setbacks) - 1}), tmp_path / "d.npz")
+        train(
+            config.model_copy(update={"nan_restarts": len(state.nan_restarts) - 1}),
+            tmp_path / "d.npz",
+        )
 
 
 @pytest.mark.slow
 def test_rare_classes_count_as_much_with_class_weights(tmp_path):
-    """A network that says the same of both classes has the loss that the classes' own mean has, however many pictures each has."""
+    """A network that says the same of both classes has the loss that the classes' own mean has,
+    however many images each has."""
     images = split(96)
     counts = np.bincount(images.labels)
     weights = class_weights(images.dataset)
@@ -298,26 +380,39 @@ def test_rare_classes_count_as_much_with_class_weights(tmp_path):
     losses = losses_of(tf.constant(images.labels), logits, weights).numpy()
     each = np.log(1 + np.exp([-1.0, 1.0]))
     assert losses.mean() == pytest.approx(each.mean(), rel=1e-6)
-    plain, weighted = (train(TrainConfig(epochs=1, global_batch_size=32, class_weights=on), tmp_path / f"{on}") for on in (False, True))
+    plain, weighted = (
+        train(TrainConfig(epochs=1, global_batch_size=32, class_weights=on), tmp_path / f"{on}")
+        for on in (False, True)
+    )
     assert plain.history[0]["train_loss"] != weighted.history[0]["train_loss"]
 
 
 @pytest.mark.slow
-def test_mixed_pictures_are_learnt_as_both(tmp_path):
-    """The loss of a mixture is that of both labels in proportion; here a network of zeros, whose loss is ln 2 for any mixture."""
-    config = TrainConfig(epochs=3, global_batch_size=32, mixup=0.4, cutmix=1.0, schedule="cosine", learning_rate=1e-6)
+def test_mixed_images_are_learnt_as_both(tmp_path):
+    """The loss of a mixture is that of both labels in proportion; here a network of zeros, whose
+    loss is ln 2 for any mixture."""
+    config = TrainConfig(
+        epochs=3, global_batch_size=32, mixup=0.4, cutmix=1.0, schedule="cosine", learning_rate=1e-6
+    )
     state = prepare(lambda: network(0), config, ONE)
     for variable in state.network.trainable_variables:
         variable.assign(tf.zeros_like(variable))
     first = next(iter(loop.fit(state, given(config, tmp_path / "c.npz"))))
     assert first["train_loss"] == pytest.approx(np.log(2), rel=1e-4)
-    learnt = train(config.model_copy(update={"learning_rate": 0.02, "epochs": 8}), tmp_path / "d.npz", dropout=0)
-    assert learnt.history[-1]["validation_top1_error"] < 0.1
-    assert learnt.history[-1]["train_loss"] > 0.1  # nobody can be sure of a mixture
+    learned = train(
+        config.model_copy(update={"learning_rate": 0.02, "epochs": 8}),
+        tmp_path / "d.npz",
+        dropout=0,
+    )
+    assert learned.history[-1]["validation_top1_error"] < 0.1
+    assert learned.history[-1]["train_loss"] > 0.1  # nobody can be sure of a mixture
 
 
 def test_another_seed_is_another_training(tmp_path):
-    first, other = (train(TrainConfig(epochs=1, global_batch_size=32, seed=seed), tmp_path / f"{seed}.npz") for seed in (0, 1))
+    first, other = (
+        train(TrainConfig(epochs=1, global_batch_size=32, seed=seed), tmp_path / f"{seed}.npz")
+        for seed in (0, 1)
+    )
     assert first.history[0]["train_loss"] != other.history[0]["train_loss"]
 
 
@@ -330,7 +425,8 @@ def test_the_numbers_do_not_depend_on_how_many_steps_a_call_does(tmp_path, monke
 
 
 def test_ties_are_not_forgiven():
-    """A network that gives every class the same logit knows only the first one, in training as in evaluation."""
+    """A network that gives every class the same logit knows only the first one, in training as in
+    evaluation."""
     _, numbers = sums_of(tf.constant([0, 1, 3, 9]), tf.zeros((4, 10)))
     assert numbers.numpy()[1:].tolist() == [3, 1, 4]
     _, numbers = sums_of(tf.constant([1, 0]), tf.constant([[0.0, 2.0], [1.0, 2.0]]))
@@ -344,15 +440,19 @@ def test_divergence_stops_at_its_step_with_a_remedy(tmp_path):
     assert next(epochs)["epoch"] == 1
     state.network.trainable_variables[-1].assign([np.nan, 0])
     with pytest.raises(
-        TrainingDivergedError, match=r"The loss became nan in epoch 2, at step 1 of 6\. .* train.learning_rate=0.002,"
+        TrainingDivergedError,
+        match=r"The loss became nan in epoch 2, at step 1 of 6\. .* train.learning_rate=0.002,",
     ) as found:
         next(epochs)
-    assert "--set train.setbacks=3" in str(found.value)
+    assert "--set train.nan_restarts=3" in str(found.value)
 
 
 def test_whoever_stops_reading_the_epochs_finds_the_last_step_saved(tmp_path):
-    """A signal that arrives where the numbers are written down, and not where they are made, loses nothing either."""
-    config = TrainConfig(epochs=3, global_batch_size=16, learning_rate=0.02, checkpoint_seconds=1000)
+    """A signal that arrives where the numbers are written down, and not where they are made, loses
+    nothing either."""
+    config = TrainConfig(
+        epochs=3, global_batch_size=16, learning_rate=0.02, checkpoint_seconds=1000
+    )
     whole = train(config, tmp_path / "whole.npz")
     assert len(train(config, tmp_path / "c.npz", stop_after=2).history) == 2
     assert len(read_checkpoint(tmp_path / "c.npz")[1]["history"]) == 2
@@ -360,17 +460,22 @@ def test_whoever_stops_reading_the_epochs_finds_the_last_step_saved(tmp_path):
 
 
 def test_a_rate_that_is_far_too_high_ends_in_one_sentence(tmp_path):
-    with pytest.raises(TrainingDivergedError, match=r"The loss became (nan|inf) .* try --set train.learning_rate=1"):
-        train(TrainConfig(epochs=20, global_batch_size=32, learning_rate=10, schedule="cosine"), tmp_path / "c.npz")
+    with pytest.raises(
+        TrainingDivergedError, match=r"The loss became (nan|inf) .* try --set train.learning_rate=1"
+    ):
+        train(
+            TrainConfig(epochs=20, global_batch_size=32, learning_rate=10, schedule="cosine"),
+            tmp_path / "c.npz",
+        )
 
 
 REPLICAS = """
 import sys
 from pathlib import Path
 import numpy as np
-from pipeline.config import TrainConfig
-more = dict(clip_norm=1, accumulate=2, ema=0.9, label_smoothing=0.1)
-more |= dict(color_noise=0.1, mixup=0.4, cutmix=1.0, randaugment=2, erasing=0.5, class_weights=True)
+from pipeline.config.train import TrainConfig
+more = dict(clip_norm=1, gradient_accumulation_steps=2, ema_decay=0.9, label_smoothing=0.1)
+more |= dict(color_noise=0.1, mixup=0.4, cutmix=1.0, randaugment=2, random_erasing=0.5, class_weights=True)
 more = more if sys.argv[4] == "everything" else {}
 config = TrainConfig(epochs=1, global_batch_size=32, learning_rate=0.01, schedule="cosine", devices=sys.argv[1], **more)
 from pipeline.train.strategy import configure_runtime, device_names, make_devices
@@ -387,7 +492,15 @@ np.savez(sys.argv[2], len(device_names()), *[variable.numpy() for variable in we
 @pytest.mark.parametrize("how", ["plain", "everything"])
 def test_two_replicas_train_as_one(tmp_path, how):
     for devices in ("cpu", "cpu:2"):
-        words = [sys.executable, "-c", REPLICAS, devices, str(tmp_path / f"{devices}.npz"), str(Path(__file__).parent), how]
+        words = [
+            sys.executable,
+            "-c",
+            REPLICAS,
+            devices,
+            str(tmp_path / f"{devices}.npz"),
+            str(Path(__file__).parent),
+            how,
+        ]
         subprocess.run(words, check=True, capture_output=True)
     one, two = (list(np.load(tmp_path / f"{devices}.npz").values()) for devices in ("cpu", "cpu:2"))
     assert (one[0], two[0]) == (1, 2)
@@ -399,27 +512,42 @@ class TestFrozen:
     def state(self, freeze, **settings):
         config = TrainConfig(epochs=1, global_batch_size=32, freeze=freeze)
         model = ModelConfig(image_size=SIZE, width_multiplier=0.1, **settings)
-        load = lambda: build_network(model, num_classes=2, channel_mean=(125,) * 3, channel_std=(50,) * 3)  # noqa: E731
+        load = lambda: build_network(  # noqa: E731
+            model, num_classes=2, channel_mean=(125,) * 3, channel_std=(50,) * 3
+        )
         return prepare(load, config, ONE), config
 
     @pytest.mark.parametrize(
-        ("freeze", "kept", "normalization"), [("none", 0, "lrn"), ("conv1", 1, "batch"), ("conv5", 5, "batch"), ("fc7", 7, "lrn")]
+        ("freeze", "kept", "normalization"),
+        [("none", 0, "lrn"), ("conv1", 1, "batch"), ("conv5", 5, "batch"), ("fc7", 7, "lrn")],
     )
     def test_keeps_its_numbers_and_the_rest_learns(self, freeze, kept, normalization, tmp_path):
         state, config = self.state(freeze, normalization=normalization)
-        before = {layer.name: layer.get_weights() for layer in state.network.layers if layer.weights}
+        before = {
+            layer.name: layer.get_weights() for layer in state.network.layers if layer.weights
+        }
         (entry,) = loop.fit(state, given(config, tmp_path / "c"))
         weighted = [layer.name for layer in state.network.layers if hasattr(layer, "kernel")]
-        same = [np.array_equal(before[name][0], state.network.get_layer(name).get_weights()[0]) for name in weighted]
+        same = [
+            np.array_equal(before[name][0], state.network.get_layer(name).get_weights()[0])
+            for name in weighted
+        ]
         assert same == [True] * kept + [False] * (8 - kept)
         ratios = [entry[f"signal/update_ratio/{name}"] for name in weighted]
         assert [ratio == 0 for ratio in ratios] == [True] * kept + [False] * (8 - kept)
         if normalization == "batch" and kept:
-            norms = [np.array_equal(before[f"norm{n}"][2], state.network.get_layer(f"norm{n}").get_weights()[2]) for n in range(1, 6)]
+            norms = [
+                np.array_equal(
+                    before[f"norm{n}"][2], state.network.get_layer(f"norm{n}").get_weights()[2]
+                )
+                for n in range(1, 6)
+            ]
             assert norms == [n <= kept for n in range(1, 6)]
 
     def test_a_layer_that_is_not_there(self):
-        with pytest.raises(ConfigError, match=r"has no layer fc6 to freeze. Expected .* one of conv1, conv2, conv3"):
+        with pytest.raises(
+            ConfigError, match=r"has no layer fc6 to freeze. Expected .* one of conv1, conv2, conv3"
+        ):
             self.state("fc6", variant="cifar")
 
 
@@ -458,7 +586,10 @@ def test_what_passes_through_each_layer_is_recorded_after_every_epoch(tmp_path):
     state = train(TrainConfig(epochs=2, global_batch_size=32, learning_rate=0.02), tmp_path / "c")
     for entry in state.history:
         for what in ("spread", "gradient", "update_ratio", "idle"):
-            values = [entry[f"signal/{what}/{layer}"] for layer in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")]
+            values = [
+                entry[f"signal/{what}/{layer}"]
+                for layer in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+            ]
             assert all(np.isfinite(values))
             assert all(value >= 0 for value in values)
         assert entry["signal/update_ratio/conv1"] > 0
@@ -467,7 +598,9 @@ def test_what_passes_through_each_layer_is_recorded_after_every_epoch(tmp_path):
 
 def test_checkpoints_by_steps_come_after_exactly_so_many(tmp_path, monkeypatch):
     """24 steps, 6 an epoch: after each fifth, whatever one call would do at a time."""
-    config = TrainConfig(epochs=4, global_batch_size=16, checkpoint_seconds=1000, checkpoint_steps=5)
+    config = TrainConfig(
+        epochs=4, global_batch_size=16, checkpoint_seconds=1000, checkpoint_steps=5
+    )
     saved, save = [], State.save
 
     def noted(state, path):
@@ -477,11 +610,13 @@ def test_checkpoints_by_steps_come_after_exactly_so_many(tmp_path, monkeypatch):
     monkeypatch.setattr(State, "save", noted)
     whole = train(config, tmp_path / "c.npz")
     assert saved == [5, 10, 15, 20]
-    assert_same_bits(whole, train(config.model_copy(update={"checkpoint_steps": 0}), tmp_path / "c.npz"))
+    assert_same_bits(
+        whole, train(config.model_copy(update={"checkpoint_steps": 0}), tmp_path / "c.npz")
+    )
 
 
 def test_a_profile_is_written_for_tensorboard_and_changes_nothing(tmp_path):
-    config = TrainConfig(epochs=2, global_batch_size=16, profile=3)
+    config = TrainConfig(epochs=2, global_batch_size=16, profile_steps=3)
     traced, plain = (prepare(network, config, ONE) for _ in range(2))
     list(loop.fit(traced, given(config, tmp_path / "c.npz", traces=tmp_path / "profile")))
     (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
@@ -493,16 +628,23 @@ def test_a_profile_is_written_for_tensorboard_and_changes_nothing(tmp_path):
 def test_progress_says_how_it_goes_and_what_it_takes_of_the_machine(tmp_path):
     told = []
     config = TrainConfig(epochs=2, global_batch_size=32)
-    list(loop.fit(prepare(network, config, ONE), given(config, tmp_path / "c.npz", progress=lambda *words: told.append(words))))
+    list(
+        loop.fit(
+            prepare(network, config, ONE),
+            given(config, tmp_path / "c.npz", progress=lambda *words: told.append(words)),
+        )
+    )
     assert told[-1][:2] == (6, 6)
-    assert re.fullmatch(r"epoch 2/2  loss \d\.\d{3}  error \d+\.\d%  \d+\.\d of \d+ cores", told[-1][2])
+    assert re.fullmatch(
+        r"epoch 2/2  loss \d\.\d{3}  error \d+\.\d%  \d+\.\d of \d+ cores", told[-1][2]
+    )
 
 
 BOUNDARY = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from pipeline.config import TrainConfig
+from pipeline.config.train import TrainConfig
 config = TrainConfig(**eval(sys.argv[4]), devices=sys.argv[1])
 from pipeline.train.strategy import configure_runtime, make_devices
 configure_runtime(config)
@@ -527,7 +669,16 @@ np.savez(path.with_suffix(".end"), history=repr(history), **variables, **{f"best
 @pytest.mark.parametrize("devices", ["cpu", "cpu:2"])
 def test_killed_at_every_epoch_boundary_is_the_same_training(tmp_path, devices):
     def run(name, *words):
-        command = [sys.executable, "-c", BOUNDARY, devices, str(tmp_path / name), str(Path(__file__).parent), repr(EVERYTHING), *words]
+        command = [
+            sys.executable,
+            "-c",
+            BOUNDARY,
+            devices,
+            str(tmp_path / name),
+            str(Path(__file__).parent),
+            repr(EVERYTHING),
+            *words,
+        ]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     whole = run("whole.npz")

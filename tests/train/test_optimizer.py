@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config import TrainConfig
-from pipeline.train.optimizer import apply_update, decayed, is_finished, learning_rate, make_optimizer, planned_epochs
+from pipeline.config.train import TrainConfig
+from pipeline.train.optimizer import (
+    apply_update,
+    decayed,
+    is_finished,
+    learning_rate,
+    make_optimizer,
+    planned_epochs,
+)
 
 
 def errors(*values):
@@ -15,7 +22,8 @@ def errors(*values):
 
 
 def test_decay_goes_through_the_momentum():
-    """After 50 steps without gradient at rate 0.01, the paper's rule leaves 0.997949 of a weight (Keras's own decay 0.999750)."""
+    """After 50 steps without gradient at rate 0.01, the paper's rule leaves 0.997949 of a weight
+    (Keras's own decay 0.999750)."""
     import keras
 
     config = TrainConfig(learning_rate=0.01, momentum=0.9, weight_decay=5e-4)
@@ -28,14 +36,19 @@ def test_decay_goes_through_the_momentum():
 
 
 def test_biases_at_twice_the_rate():
-    """One step of SGD: the kernel by rate x gradient, the bias by twice that, as in the code of 2012."""
+    """One step of SGD: the kernel by rate x gradient, the bias by twice that, as in the code of
+    2012."""
     import keras
 
     for rule, factor in (("double", 2), ("same", 1)):
         config = TrainConfig(learning_rate=0.1, weight_decay=0, bias_rate=rule)
         weights = [keras.Variable(np.zeros(shape, np.float32)) for shape in ((2, 2), (2,))]
         optimizer = make_optimizer(config, weights)
-        tf.function(functools.partial(apply_update, optimizer, weights, [tf.ones((2, 2)), tf.ones(2)], config, 1))()
+        tf.function(
+            functools.partial(
+                apply_update, optimizer, weights, [tf.ones((2, 2)), tf.ones(2)], config, 1
+            )
+        )()
         assert weights[0].numpy()[0, 0] == pytest.approx(-0.1)
         assert weights[1].numpy()[0] == pytest.approx(-0.1 * factor)
 
@@ -46,19 +59,29 @@ def test_a_gradient_is_clipped_to_the_length_of_all_weights_together():
     config = TrainConfig(learning_rate=1, weight_decay=0, clip_norm=1)
     weights = [keras.Variable(np.zeros((1, 1), np.float32)) for _ in range(2)]
     optimizer = make_optimizer(config, weights)
-    tf.function(lambda: apply_update(optimizer, weights, [tf.constant([[3.0]]), tf.constant([[4.0]])], config, 1))()
+    tf.function(
+        lambda: apply_update(
+            optimizer, weights, [tf.constant([[3.0]]), tf.constant([[4.0]])], config, 1
+        )
+    )()
     assert [float(weight.numpy()[0, 0]) for weight in weights] == pytest.approx([-0.6, -0.8])
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
 def test_decoupled_decay_leaves_biases_alone(name):
-    """Without a gradient a kernel shrinks by rate x decay a step (AdamW, section 2 of its paper), a bias not at all."""
+    """Without a gradient a kernel shrinks by rate x decay a step (AdamW, section 2 of its paper), a
+    bias not at all."""
     import keras
 
     config = TrainConfig(optimizer=name, learning_rate=0.1, weight_decay=0.5)
-    kernel, bias = keras.Variable(np.ones((2, 2), np.float32)), keras.Variable(np.ones(2, np.float32))
+    kernel, bias = (
+        keras.Variable(np.ones((2, 2), np.float32)),
+        keras.Variable(np.ones(2, np.float32)),
+    )
     optimizer = make_optimizer(config, [kernel, bias])
-    tf.function(lambda: apply_update(optimizer, [kernel, bias], [tf.zeros((2, 2)), tf.zeros(2)], config, 1))()
+    tf.function(
+        lambda: apply_update(optimizer, [kernel, bias], [tf.zeros((2, 2)), tf.zeros(2)], config, 1)
+    )()
     assert kernel.numpy()[0, 0] == pytest.approx(0.95)
     assert bias.numpy()[0] == 1
 
@@ -88,29 +111,40 @@ def test_cosine_starts_at_the_rate_and_ends_near_zero():
 
 def test_warm_up_rises_to_the_rate():
     config = TrainConfig(schedule="cosine", epochs=10, warmup_epochs=3, learning_rate=0.4)
-    assert [learning_rate(config, errors(*[0.5] * epoch)) for epoch in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert [learning_rate(config, errors(*[0.5] * epoch)) for epoch in range(4)] == pytest.approx(
+        [0.1, 0.2, 0.3, 0.4]
+    )
 
 
 def test_step_divides_by_ten_and_constant_does_not():
     step = TrainConfig(schedule="step", step_epochs=2, learning_rate=1.0)
-    assert [learning_rate(step, errors(*[0.5] * epoch)) for epoch in range(5)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
-    assert learning_rate(TrainConfig(schedule="constant", learning_rate=0.3), errors(*[0.5] * 99)) == 0.3
+    assert [learning_rate(step, errors(*[0.5] * epoch)) for epoch in range(5)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01]
+    )
+    assert (
+        learning_rate(TrainConfig(schedule="constant", learning_rate=0.3), errors(*[0.5] * 99))
+        == 0.3
+    )
 
 
 def test_the_rate_grows_with_the_batch_and_halves_with_each_setback():
-    config = TrainConfig(schedule="constant", learning_rate=0.01, base_batch_size=128, global_batch_size=512)
+    config = TrainConfig(
+        schedule="constant", learning_rate=0.01, base_batch_size=128, global_batch_size=512
+    )
     assert learning_rate(config, []) == pytest.approx(0.04)
-    assert learning_rate(config, [], setbacks=2) == pytest.approx(0.01)
+    assert learning_rate(config, [], nan_restarts=2) == pytest.approx(0.01)
 
 
 def test_minutes_end_the_training_and_bring_cosine_to_its_end():
-    config = TrainConfig(schedule="cosine", epochs=100, minutes=1, learning_rate=1.0)
+    config = TrainConfig(schedule="cosine", epochs=100, max_minutes=1, learning_rate=1.0)
     history = [{"validation_top1_error": 0.5, "seconds": 10.0}]
     assert planned_epochs(config, []) == 100
     assert planned_epochs(config, history) == 6
     assert learning_rate(config, history * 3) == pytest.approx(0.5)
     assert [is_finished(config, history * epochs) for epochs in (0, 5, 6)] == [False, False, True]
-    assert is_finished(TrainConfig(epochs=100, minutes=0.1), history)  # one epoch is trained whatever the time
+    assert is_finished(
+        TrainConfig(epochs=100, max_minutes=0.1), history
+    )  # one epoch is trained whatever the time
 
 
 def test_early_stopping_waits_so_many_epochs():

@@ -1,16 +1,19 @@
-"""Every variant trains: one step under two replicas, dropout and all, is the step of one, and a frozen part stays what it was."""
+"""Every variant trains: one step under two replicas, dropout and all, is the step of one, and a
+frozen part stays what it was."""
 
 import subprocess
 import sys
 
 import pytest
 
-# One process with two logical CPUs: a step on one of them, and the same step under a strategy over both.
+# One process with two logical CPUs: a step on one of them, and the same step under a strategy over
+# both.
 STEP = """
 import sys
 import numpy as np
 import tensorflow as tf
-from pipeline.config import ModelConfig, TrainConfig
+from pipeline.config.model import ModelConfig
+from pipeline.config.train import TrainConfig
 from pipeline.train.strategy import Devices, configure_runtime, make_devices
 config = TrainConfig(epochs=1, global_batch_size=8, learning_rate=0.01, devices="cpu:2", crop="center", flip=False)
 configure_runtime(config)
@@ -38,14 +41,22 @@ for words in sys.argv[2:]:
     moved = max(float(np.abs(one - old).max()) for one, old in zip(after[0], before))
     print(words, worst, moved)
 """
-CASES = [f"variant={name}" for name in ("paper", "caffenet", "ungrouped", "single_tower", "owt", "small", "cifar")]
+CASES = [
+    f"variant={name}"
+    for name in ("paper", "caffenet", "ungrouped", "single_tower", "owt", "small", "cifar")
+]
 CASES += ["variant=paper,fidelity=paper", "variant=small,normalization=batch"]
 
 
 @pytest.mark.slow
 def test_a_step_of_two_replicas_is_the_step_of_one():
     folder = str(__import__("pathlib").Path(__file__).parent)
-    done = subprocess.run([sys.executable, "-c", STEP, folder, *CASES], check=True, capture_output=True, text=True)
-    found = {words: (float(worst), float(moved)) for words, worst, moved in (line.split() for line in done.stdout.splitlines())}
+    done = subprocess.run(
+        [sys.executable, "-c", STEP, folder, *CASES], check=True, capture_output=True, text=True
+    )
+    found = {
+        words: (float(worst), float(moved))
+        for words, worst, moved in (line.split() for line in done.stdout.splitlines())
+    }
     assert list(found) == list(CASES)
     assert all(worst <= 1e-6 and moved > 10 * worst for worst, moved in found.values()), found

@@ -1,0 +1,1 @@
+"""Settings: one section per room, and how they are resolved."""

@@ -1,0 +1,95 @@
+"""Recipes: packaged settings, or a YAML file of sections."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config.settings import Config
+from pipeline.errors import ConfigError
+
+ANY_IMAGES = "folder"
+_SUFFIXES = (".yaml", ".yml")
+
+
+def flatten(nested: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return {section: {field: value}} as {`section.field`: value}."""
+    return {
+        f"{section}.{name}": value
+        for section, fields in nested.items()
+        for name, value in fields.items()
+    }
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Return the names of the packaged recipes."""
+    folder = resources.files("pipeline.recipes")
+    return tuple(
+        sorted(
+            Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(_SUFFIXES)
+        )
+    )
+
+
+def recipe_for(dataset: str) -> str:
+    """Return the packaged recipe that fits a dataset when none was asked for.
+
+    A recipe of the same name if there is one, else `folder`: settings for images of unknown
+    content.
+    """
+    name = dataset.partition(":")[0].partition("/")[0]
+    return name if name in recipe_names() else ANY_IMAGES
+
+
+def near_miss(word: str, known: tuple[str, ...]) -> str:
+    """Return ` Did you mean ...?`, or nothing when no known word is close."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean `{close[0]}`?" if close else ""
+
+
+def read_recipe(recipe: str) -> dict[str, Any]:
+    """Return a recipe, packaged or a YAML file, as {`section.field`: value}.
+
+    Raises:
+        ConfigError: there is no such recipe, or it is not a mapping of sections.
+    """
+    try:
+        if recipe.endswith(_SUFFIXES):
+            text = Path(recipe).expanduser().read_text(encoding="utf-8")
+        else:
+            text = (resources.files("pipeline.recipes") / f"{recipe}.yaml").read_text(
+                encoding="utf-8"
+            )
+        parsed = yaml.safe_load(text)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: `~somebody` has no home
+        known = recipe_names()
+        raise ConfigError(
+            f"There is no readable recipe `{recipe}` ({getattr(error, 'strerror', None) or error})."
+            f" Expected one of {', '.join(known)}, or a .yaml file.{near_miss(recipe, known)}"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"The recipe {recipe} is not valid YAML: {' '.join(str(error).split())}. Mend the file"
+            " and try again."
+        ) from error
+    parsed = {} if parsed is None else parsed
+    if not isinstance(parsed, dict) or not all(
+        isinstance(fields, dict) for fields in parsed.values()
+    ):
+        raise ConfigError(
+            f"The recipe {recipe} must map sections to settings, such as `train: {{epochs: 5}}`."
+            f" Received {type(parsed).__name__}: {str(parsed)[:80]!r}."
+        )
+    for section in parsed:
+        if section not in Config.model_fields:
+            known = tuple(Config.model_fields)
+            raise ConfigError(
+                f"There is no section `{section}` (from recipe {recipe}). Expected"
+                f" {', '.join(known)}.{near_miss(str(section), known)}"
+            )
+    return flatten(parsed)

@@ -1,0 +1,154 @@
+"""Which settings are in force: command line > environment > recipe > default.
+
+A setting is named `section.field`. The command line gives `--set train.epochs=5`, the environment
+`ALEXNET_TRAIN__EPOCHS=5`, a recipe is a YAML file of sections.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from pipeline.config.recipes import (
+    ANY_IMAGES,
+    flatten,
+    near_miss,
+    read_recipe,
+    recipe_for,
+)
+from pipeline.config.settings import Config
+from pipeline.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "ALEXNET_"
+DEFAULT_RECIPE = "digits"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The settings in force, and where each came from."""
+
+    config: Config
+    recipe: str
+    origins: dict[str, str]
+
+    def flat(self) -> dict[str, Any]:
+        """Return `section.field` -> value for every setting."""
+        return flatten(self.config.model_dump())
+
+
+def field_names() -> tuple[str, ...]:
+    """Return every `section.field` there is."""
+    return tuple(flatten(Config().model_dump()))
+
+
+def words_of(key: str) -> tuple[str, ...]:
+    """Return the words that a setting may be, such as `small` for `model.variant`."""
+    section, _, name = key.partition(".")
+    return tuple(
+        word
+        for word in get_args(type(getattr(Config(), section)).model_fields[name].annotation)
+        if isinstance(word, str)
+    )
+
+
+def environment_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings given as `ALEXNET_SECTION__FIELD`."""
+    return {
+        name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".", 1): value
+        for name, value in environment.items()
+        if name.startswith(ENVIRONMENT_PREFIX) and "__" in name
+    }
+
+
+def parse_assignments(assignments: tuple[str, ...]) -> dict[str, str]:
+    """Return `--set section.field=value` words as a mapping."""
+    for word in assignments:
+        if "=" not in word:
+            raise ConfigError(
+                f"--set expects section.field=value, such as train.epochs=5. Received {word!r}."
+            )
+    return dict(word.split("=", 1) for word in assignments)
+
+
+def resolve(
+    recipe: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    remembered: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Resolved:
+    """Return the settings in force.
+
+    Args:
+        recipe: name of a packaged recipe or a YAML file; by default the one that fits
+            `data.dataset`.
+        overrides: `section.field` -> value from the command line; the last word.
+        remembered: `section.field` -> value of stages already finished in the work directory; above
+            the recipe.
+        environment: variables to read `ALEXNET_SECTION__FIELD` from; `os.environ` by default.
+
+    Raises:
+        ConfigError: a setting is unknown, of the wrong type or out of range.
+    """
+    overrides = dict(overrides or {})
+    from_environment = environment_settings(os.environ if environment is None else environment)
+    dataset = overrides.get("data.dataset", from_environment.get("data.dataset"))
+    name = recipe or (recipe_for(str(dataset)) if dataset is not None else DEFAULT_RECIPE)
+    from_recipe = read_recipe(name)
+    if dataset == name and "data.dataset" in from_recipe and not Path(name).is_dir():
+        overrides.pop(
+            "data.dataset", None
+        )  # `--dataset imagenette` means what the recipe of that name says
+        from_environment.pop("data.dataset", None)
+    if name == ANY_IMAGES and dataset is None and "data.dataset" not in (remembered or {}):
+        raise ConfigError(
+            "The recipe `folder` is for images of your own. Expected a folder or a CSV manifest."
+            " Type --dataset PATH as well."
+        )
+    layers: tuple[tuple[str, Mapping[str, Any]], ...] = (
+        (f"recipe {name}", from_recipe),
+        ("last command here", remembered or {}),
+        ("environment", from_environment),
+        ("command line", overrides),
+    )
+    nested: dict[str, dict[str, Any]] = {section: {} for section in Config.model_fields}
+    origins = dict.fromkeys(field_names(), "default")
+    for origin, settings in layers:
+        for key, value in settings.items():
+            _require_known(key, origin)
+            section, _, field = key.partition(".")
+            nested[section][field] = value
+            origins[key] = origin
+    try:
+        config = Config.model_validate(nested)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, origins)) from error
+    return Resolved(config=config, recipe=name, origins=origins)
+
+
+def _require_known(key: str, origin: str) -> None:
+    """Raise a ConfigError for a setting that does not exist."""
+    known = field_names()
+    if key not in known:
+        raise ConfigError(
+            f"There is no setting `{key}` (from {origin}).{near_miss(key, known)} Type `alexnet"
+            " config` to see them all."
+        )
+
+
+def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
+    """Return pydantic's complaints as one sentence a setting."""
+    sentences = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        message = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        where = f"`{key}` " if key else ""
+        received = (
+            f" Received {item['input']!r} (from {origins.get(key, 'settings')})." if key else ""
+        )
+        sentences.append(f"{where}{message}.{received}")
+    return " ".join(sentences) + " Type `alexnet config` to see every setting."

@@ -1,0 +1,71 @@
+"""A model that somebody names: is it there, and what is known of it?"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.artifacts import Artifact, file_sha256
+from pipeline.errors import CheckpointError, ConfigError
+
+
+@dataclass(frozen=True)
+class Given:
+    """A `.keras` file, its SHA-256, and what the record beside it says, None and 0 where there is none.
+
+    `class_names` are in the order of the logits; `short_side` is that of the images that its inputs
+    were cut from, in pixels.
+    """
+
+    path: Path
+    sha256: str
+    class_names: tuple[str, ...] | None = None
+    short_side: int = 0
+
+
+def given_model(path: Path) -> Given:
+    """Return a `.keras` file after comparing it with the digest that stands beside it, if one does.
+
+    Raises:
+        ConfigError: there is no such file.
+        CheckpointError: it is another file than the one that was saved.
+    """
+    if not path.is_file() or path.suffix != ".keras":
+        raise ConfigError(
+            f"There is no model {path}. Expected a .keras file, models:/NAME@ALIAS or the id of an"
+            " MLflow run that made a model. Received"
+            f" {'another kind of file' if path.is_file() else 'a path that is no file'}. Check"
+            " --model."
+        )
+    known, found = _beside(path), file_sha256(path)
+    promised, names, side = known.get("sha256"), known.get("class_names"), known.get("short_side")
+    if promised and promised != found:
+        raise CheckpointError(
+            f"The model file {path} is damaged. Expected SHA-256 {str(promised)[:12]}..., as its"
+            f" record says. Received {found[:12]}. Fetch it again, or train again."
+        )
+    return Given(
+        path,
+        found,
+        tuple(map(str, names)) if isinstance(names, list) else None,
+        side if isinstance(side, int) else 0,
+    )
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """Return what a stage's record or MLflow's description of a logged model says, as far as either is there."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        record = json.loads((path.parent / Artifact.FILE).read_text(encoding="utf-8"))
+        return {"sha256": record.get("model_sha256")} | {
+            name: record.get(name) for name in ("class_names", "short_side")
+        }
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError, IndexError):
+        return dict(
+            yaml.safe_load((path.parents[1] / "MLmodel").read_text(encoding="utf-8"))["metadata"]
+        )
+    return {}

@@ -1,0 +1,117 @@
+"""The page of a decision: what became of the candidate first, then every check with its numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pipeline.artifacts import Decision
+from pipeline.evaluate.metrics import percent
+from pipeline.files import write_atomically
+from pipeline.reports.html import Section, Table, render
+
+_NEXT = {
+    "promoted": (
+        "`alexnet serve` answers with it from now on; a running service changes over by itself."
+        " `alexnet rollback` goes back."
+    ),
+    "waiting": (
+        "A person decides now: `alexnet promote --approve` judges it once more and makes it the"
+        " champion."
+    ),
+    "would promote": "Nothing was written. The same command without --dry-run promotes it.",
+    "unchanged": "There is nothing to do.",
+}
+_REFUSED = (
+    "The champion stays. More training images, a longer training or another network may help;"
+    " more test images make small differences visible. docs/release.md says what each check means"
+    " and which setting it reads."
+)
+_CHECKS_TEXT = (
+    "All must hold. The candidate and the champion were scored for this decision, from their saved"
+    " files, on the same images, which neither was trained on. What was not measured does not"
+    " hold."
+)
+
+
+def write_decision(decision: Decision, directory: Path) -> None:
+    """Write decision.html and decision.json into a folder."""
+    write_atomically(
+        directory / "decision.json", json.dumps(decision.model_dump(mode="json"), indent=1)
+    )
+    write_atomically(directory / Path(Decision.REPORT_FILE).name, _page(decision))
+
+
+def _page(decision: Decision) -> str:
+    sections = [
+        Section("What now", _NEXT.get(decision.outcome, _REFUSED)),
+        Section("The two", tables=[_models(decision)]),
+    ]
+    if decision.checks:
+        rows = [
+            (
+                check.name,
+                "holds" if check.passed else "does not hold",
+                check.measured,
+                check.required,
+            )
+            for check in decision.checks
+        ]
+        table = Table(("what", "", "found", "required"), rows)
+        failed = [check.text for check in decision.checks if not check.passed]
+        passed = [check.text for check in decision.checks if check.passed]
+        sections += [Section("What speaks against it", " ".join(failed))] if failed else []
+        sections += [
+            Section("Checks", _CHECKS_TEXT, [table]),
+            Section("What was found", " ".join(passed)),
+        ]
+    if decision.test_images_note:
+        sections.append(Section("Which images count", decision.test_images_note))
+    if decision.advice:
+        sections.append(Section("How many images decide what", decision.advice))
+    return render(f"Release of {decision.name}", verdict(decision), sections, _footer(decision))
+
+
+def verdict(decision: Decision) -> str:
+    """Say in a sentence what became of the candidate."""
+    what = (
+        f"Version {decision.version} of {decision.name}"
+        if decision.version
+        else f"The candidate for {decision.name}"
+    )
+    became = {
+        "promoted": "is the champion now",
+        "refused": "was refused",
+        "unchanged": "is the champion already",
+        "waiting": "waits for approval",
+        "would promote": "would become the champion",
+    }
+    return f"{what} {became[decision.outcome]}: {decision.reason}"
+
+
+def _models(decision: Decision) -> Table:
+    errors = [
+        percent(error) if error is not None else "not scored"
+        for error in (decision.top1_error, decision.champion_top1_error)
+    ]
+    champion = f"version {decision.champion}" if decision.champion else "none yet"
+    return Table(
+        ("", "version", "top-1 error", "images"),
+        [
+            (
+                "candidate",
+                f"version {decision.version}" if decision.version else "not registered",
+                errors[0],
+                f"{decision.images:,}",
+            ),
+            ("champion", champion, errors[1] if decision.champion else "", ""),
+        ],
+    )
+
+
+def _footer(decision: Decision) -> str:
+    release = f", release {decision.release_sha256[:12]}" if decision.release_sha256 else ""
+    return (
+        f"Model {decision.model_sha256[:12]}{release}, dataset {decision.dataset_digest[:12]},"
+        f" policy {decision.policy}."
+    )

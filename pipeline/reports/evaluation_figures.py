@@ -1,0 +1,293 @@
+"""The images of the report that show results, drawn with matplotlib's objects only.
+
+No pyplot, no state that another drawing could see.
+
+Names come from folders and files and may hold anything, so all text is written literally (`$`
+starts no formula), on one line, cut to its room, and as `class 12` where the font lacks a letter.
+The page beside the images has every name whole.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from matplotlib.ticker import MaxNLocator
+
+from pipeline.evaluate.metrics import Integers
+
+ANNOTATED_CLASSES = 25  # more rows than this cannot be read with a number in each square
+_OVERVIEW_SQUARES = 100  # along one side; more are thinner than a line
+_FONT = "DejaVu Sans"  # comes with matplotlib, so an image is the same everywhere
+LITERAL: dict[str, Any] = {"parse_math": False, "usetex": False, "fontfamily": _FONT}
+CENTERED: dict[str, Any] = {"ha": "center", "va": "center"}
+DPI = 150
+INK, FAINT, EDGE = "#1d2330", "#69707d", "#c9cdd5"
+_RIGHT, _WRONG, _OTHER = (
+    "#8db8f5",
+    "#f7b877",
+    "#dde1e8",
+)  # blue and orange also differ for the color-blind
+_RIGHTS = LinearSegmentedColormap.from_list("rights", ["#ffffff", "#2460c8"])
+_WRONGS = LinearSegmentedColormap.from_list("wrongs", ["#ffffff", "#f2a154", "#a63c06"])
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """An image with its first guesses, the likeliest first.
+
+    `pixels` are uint8 [size, size, 3] in [0, 255], `probabilities` in [0, 1].
+    """
+
+    key: str
+    pixels: Any
+    label: int
+    answers: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+
+def draw_confusion(
+    confusion: Integers, names: Sequence[str], path: Path, classes: Sequence[int] | None = None
+) -> None:
+    """Draw a square of counts a class pair, with right answers blue and wrong ones orange by their share of the row.
+
+    Args:
+        confusion: int [all classes, all classes], rows the right class, columns the answer.
+        names: of all classes.
+        path: the PNG file to write.
+        classes: draw only these, in this order; by default all.
+    """
+    shown = list(range(len(names))) if classes is None else list(classes)
+    counts = confusion[np.ix_(shown, shown)]
+    shares = counts / np.maximum(confusion[shown].sum(axis=1, keepdims=True), 1)
+    labels = [fitting(names, index, 1.8 * 72, 9) for index in shown]
+    cell = max(2.6 / len(shown), 0.44 if len(shown) <= 12 else 0.38)
+    longest = max(_text_points(_font(False), label, 9) for label in labels) / 72
+    flat = longest < 0.9 * cell
+    axes, figure = _square(
+        side=cell * len(shown), left=longest + 0.5, bottom=0.7 if flat else longest + 0.5
+    )
+    axes.imshow(_shares_in_color(shares), aspect="equal", interpolation="nearest")
+    number = min(10.0, 0.85 * cell * 72 / (0.62 * max(len(str(counts.max())), 2)))
+    for row, column in np.argwhere(counts > 0):
+        dark = shares[row, column] > (0.8 if row == column else 0.6)
+        axes.text(
+            column,
+            row,
+            str(counts[row, column]),
+            color="white" if dark else INK,
+            fontsize=number,
+            ha="center",
+            va="center_baseline",
+            **LITERAL,
+        )
+    axes.set_yticks(range(len(shown)), labels, fontsize=9, color=INK, **LITERAL)
+    axes.set_xticks(
+        range(len(shown)), labels, fontsize=9, color=INK, rotation=0 if flat else 90, **LITERAL
+    )
+    axes.set_ylabel("correct class", fontsize=9, color=FAINT, **LITERAL)
+    axes.set_xlabel("answer", fontsize=9, color=FAINT, **LITERAL)
+    axes.set_xticks(np.arange(len(shown) - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(len(shown) - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="#e6e8ec", linewidth=0.6)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_color(EDGE)
+    save_figure(figure, path)
+
+
+def draw_confusion_overview(confusion: Integers, path: Path) -> int:
+    """Draw where the wrong answers of many classes lie, and return how many classes share a square's side.
+
+    Args:
+        confusion: int [classes, classes], rows the right class, columns the answer.
+        path: the PNG file to write.
+    """
+    classes = len(confusion)
+    step = -(-classes // _OVERVIEW_SQUARES)
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    edges = np.arange(0, classes, step)
+    squares = np.add.reduceat(np.add.reduceat(wrong, edges, axis=0), edges, axis=1)
+    figure = Figure((7.0, 6.0))
+    axes = figure.add_axes((0.1, 0.1, 0.72, 0.84))
+    extent = (-0.5, len(edges) * step - 0.5, len(edges) * step - 0.5, -0.5)
+    drawn = axes.imshow(
+        squares,
+        cmap=_WRONGS,
+        norm=PowerNorm(0.5, 0, max(1, squares.max())),
+        extent=extent,
+        interpolation="nearest",
+    )
+    axes.set_xlim(-0.5, classes - 0.5)
+    axes.set_ylim(classes - 0.5, -0.5)
+    axes.set_xlabel("answer, by class number", color=INK, **LITERAL)
+    axes.set_ylabel("correct class number", color=INK, **LITERAL)
+    if not squares.any():
+        axes.text(
+            0.5,
+            0.5,
+            "no wrong answer",
+            transform=axes.transAxes,
+            fontsize=14,
+            color=FAINT,
+            **CENTERED,
+            **LITERAL,
+        )
+    bar = figure.colorbar(drawn, cax=figure.add_axes((0.85, 0.1, 0.025, 0.84)))
+    bar.locator = MaxNLocator(nbins=6, integer=True)
+    bar.set_label("images answered wrong", color=INK, **LITERAL)
+    for part in (axes, bar.ax):
+        part.spines[:].set_color(EDGE)
+        part.tick_params(color=EDGE, labelcolor=INK, labelsize=9, labelfontfamily=_FONT)
+    save_figure(figure, path)
+    return step
+
+
+def draw_guesses(images: Sequence[Guesses], names: Sequence[str], path: Path) -> None:
+    """Draw each image over its first guesses as bars, as the paper's figure 4.
+
+    The correct one blue, bold and ticked.
+
+    Args:
+        images: at least one.
+        names: of all classes.
+        path: the PNG file to write.
+    """
+    columns = min(4, len(images))
+    rows = -(-len(images) // columns)
+    cell_width, image_height, bar, gap = 2.5, 2.0, 0.235, 0.16
+    bars = max(len(image.answers) for image in images)
+    cell_height = image_height + 0.34 + bars * bar + gap
+    width, height = columns * (cell_width + gap) + gap, rows * cell_height + gap
+    figure = Figure((width, height))
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        left, top = gap + column * (cell_width + gap), height - gap - row * cell_height
+        frame = figure.add_axes(
+            (left / width, (top - image_height) / height, cell_width / width, image_height / height)
+        )
+        frame.imshow(
+            image.pixels, interpolation="nearest" if len(image.pixels) < 128 else "antialiased"
+        )
+        frame.axis("off")
+        title = fitting(names, image.label, cell_width * 72, 10, bold=True)
+        x, y = (left + cell_width / 2) / width, (top - image_height - 0.17) / height
+        figure.text(x, y, title, fontsize=10, fontweight="bold", color=INK, **CENTERED, **LITERAL)
+        box = (
+            left / width,
+            (top - image_height - 0.34 - bars * bar) / height,
+            cell_width / width,
+            bars * bar / height,
+        )
+        _draw_bars(figure.add_axes(box), image, names, cell_width, bars)
+    save_figure(figure, path)
+
+
+def fitting(
+    names: Sequence[str], index: int, points: float, size: float, *, bold: bool = False
+) -> str:
+    """Return a class name on one line no wider than `points`, its middle left out if need be, or `class 12` if it cannot be written.
+
+    Args:
+        names: of all classes.
+        index: which one.
+        points: room, in 1/72 inch.
+        size: of the letters, in points.
+        bold: measure bold letters.
+    """
+    font = _font(bold)
+    text = " ".join(names[index].split())
+    if (
+        not text
+        or any(font.get_char_index(ord(letter)) == 0 for letter in text)
+        or not text.isprintable()
+    ):
+        return f"class {index}"
+    if _text_points(font, text, size) <= points:
+        return text
+    kept = bisect.bisect_right(
+        range(1, len(text)),
+        points,
+        key=lambda letters: _text_points(font, _shortened(text, letters), size),
+    )
+    return _shortened(text, kept)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a PNG whose bytes depend on the drawing only: no version, no time."""
+    figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": None})
+
+
+def _shortened(text: str, kept: int) -> str:
+    """Return the text with `kept` of its letters, two thirds of them from its start, around an ellipsis."""
+    tail = kept // 3
+    return f"{text[: kept - tail].rstrip()}…{text[len(text) - tail :].lstrip()}"
+
+
+def _draw_bars(axes: Any, image: Guesses, names: Sequence[str], inches: float, bars: int) -> None:
+    """Draw one image's guesses: a bar as long as the probability, the name over it, the number at the right."""
+    track = 0.79  # a probability of 1; the number stands to its right
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bars, 0)
+    axes.axis("off")
+    for place, (answer, probability) in enumerate(
+        zip(image.answers, image.probabilities, strict=True)
+    ):
+        correct = answer == image.label
+        color = _RIGHT if correct else _WRONG if place == 0 else _OTHER
+        axes.barh(place + 0.5, track, height=0.84, color="#f5f6f8")
+        axes.barh(place + 0.5, track * max(probability, 0.006), height=0.84, color=color)
+        mark = "✓ " if correct else "✗ " if place == 0 else ""
+        name = mark + fitting(names, answer, (inches * track - 0.3) * 72, 8.5, bold=correct)
+        style = {
+            "fontsize": 8.5,
+            "va": "center",
+            "color": INK,
+            "fontweight": "bold" if correct else "normal",
+        }
+        axes.text(0.02, place + 0.52, name, **style, **LITERAL)
+        axes.text(1.0, place + 0.52, f"{100 * probability:.1f} %", ha="right", **style, **LITERAL)
+
+
+@functools.cache
+def _font(bold: bool) -> FT2Font:
+    return FT2Font(
+        font_manager.findfont(
+            font_manager.FontProperties(family=_FONT, weight="bold" if bold else "normal")
+        )
+    )
+
+
+def _text_points(font: FT2Font, text: str, size: float) -> float:
+    """Return how wide a text is, in points."""
+    font.set_size(size, 72)
+    font.set_text(text)
+    return float(font.get_width_height()[0]) / 64
+
+
+def _square(side: float, left: float, bottom: float) -> tuple[Any, Any]:
+    """Return axes of `side` inches with room for labels, in inches, and their figure."""
+    width, height = left + side + 0.1, bottom + side + 0.1
+    figure = Figure((width, height))
+    return figure.add_axes((left / width, bottom / height, side / width, side / height)), figure
+
+
+def _shares_in_color(shares: Any) -> Any:
+    """Return float [n, n, 4] RGBA.
+
+    Blue on the diagonal, orange elsewhere, deeper for larger shares in [0, 1].
+
+    Wrong shares are drawn by their square root, because one wrong answer in a hundred must not look
+    like none.
+    """
+    diagonal = np.eye(len(shares), dtype=bool)[..., None]
+    return np.where(diagonal, _RIGHTS(shares), _WRONGS(np.sqrt(shares)))

@@ -1,0 +1,311 @@
+"""The network's own page: its drawing, its layers, where parameters and work are, and whether a signal passes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
+
+from pipeline.artifacts import LayerRecord
+from pipeline.config.model import ModelConfig
+from pipeline.model.signal import Signal
+from pipeline.reports.html import PageImage, Section, Table, render
+
+_BATCHES = (1, 32, 64, 128, 256, 512, 1024)
+_COLORS = {
+    "convolution": "#2f6fde",
+    "pool": "#9db7e4",
+    "fully connected": "#e08a1e",
+    "pixels": "#8a8a8a",
+}
+_ACTIVATION_COLORS = {
+    "relu": "#2f6fde",
+    "tanh": "#3a9d5d",
+    "sigmoid": "#d1495b",
+    "this network": "#222222",
+}
+_DRAWING_NOTE = (
+    "Each block is a layer's output: its height the side of the map, its depth the number of"
+    " channels, both by their logarithm. Two rows are two towers, which meet at conv3 and in the"
+    " fully connected layers. Below: each layer's share of parameters and multiplications."
+)
+_SIGNAL_NOTE = (
+    "How much of the error's gradient arrives at each layer's output, from the logits on the right"
+    " back to the first layer, and how far the outputs differ between images, in the same network"
+    " with each activation. Sigmoid loses a factor at every layer, ReLU does not: that let the"
+    " networks of 2012 be deep."
+)
+
+
+def write_card(
+    layers: Sequence[LayerRecord],
+    signals: Mapping[str, Signal],
+    found: str,
+    config: ModelConfig,
+    directory: Path,
+) -> None:
+    """Write network.html, network.json and the page's images.
+
+    Args:
+        layers: in order.
+        signals: of `this network` and of others to compare, by name; empty where nothing was
+            checked.
+        found: what the signal check says.
+        config: what the network was built from.
+        directory: where to.
+    """
+    total, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
+    facts = {
+        "variant": config.variant,
+        "fidelity": config.fidelity,
+        "parameters": total,
+        "macs": macs,
+        "layers": [layer.model_dump() for layer in layers],
+        "signal": {name: asdict(signal) for name, signal in signals.items()},
+    }
+    (directory / "network.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    drawn = PageImage(directory / "network.png", _DRAWING_NOTE)
+    draw_network(layers).savefig(drawn.path, dpi=130, metadata={"Software": None})
+    sections = [
+        Section("The network", images=[drawn]),
+        Section(
+            "Layers",
+            text="Multiplications and bytes are those of one image.",
+            tables=[_layer_table(layers)],
+        ),
+        Section("Memory of the activations", text=_MEMORY, tables=[_memory_table(layers)]),
+    ]
+    if signals:
+        curves = PageImage(directory / "signal.png", _SIGNAL_NOTE)
+        draw_signals(signals).savefig(curves.path, dpi=130, metadata={"Software": None})
+        sections.append(
+            Section(
+                "Signal",
+                text=found,
+                tables=[_signal_table(signals["this network"])],
+                images=[curves],
+            )
+        )
+    else:
+        sections.append(Section("Signal", text=found))
+    words = (
+        f"{total:,} parameters and {macs / 1e6:,.1f} million multiplications an image of"
+        f" {config.image_size} x {config.image_size} pixels."
+    )
+    differing = {
+        name: value
+        for name, value in config.model_dump().items()
+        if value != ModelConfig.model_fields[name].default and name != "variant"
+    }
+    footer = "Input: uint8 RGB; output: logits. " + (
+        "Settings: " + ", ".join(f"{name}={value}" for name, value in differing.items())
+        if differing
+        else "Every other setting is the default."
+    )
+    fidelity = (
+        f", as the {config.fidelity} of 2012"
+        if config.variant in ("paper", "ungrouped", "single_tower")
+        else ""
+    )
+    page = render(f"AlexNet, variant {config.variant}{fidelity}", words, sections, footer=footer)
+    (directory / "network.html").write_text(page, encoding="utf-8")
+
+
+_MEMORY = (
+    "What the outputs of all layers take for a batch, in float32; their gradients take as much"
+    " again while training."
+)
+
+
+def _layer_table(layers: Sequence[LayerRecord]) -> Table:
+    total, work = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
+    rows = [
+        (
+            layer.layer,
+            layer.kind,
+            " x ".join(str(side) for side in layer.output),
+            f"{layer.parameters:,}" if layer.parameters else "",
+            f"{layer.macs / 1e6:,.1f} M" if layer.macs else "",
+            f"{layer.bytes / 1e3:,.0f} kB",
+        )
+        for layer in layers
+    ]
+    summed = (
+        "total",
+        "",
+        "",
+        f"{total:,}",
+        f"{work / 1e6:,.1f} M",
+        f"{sum(layer.bytes for layer in layers) / 1e3:,.0f} kB",
+    )
+    return Table(
+        ("layer", "what", "output", "parameters", "multiplications", "memory"), [*rows, summed]
+    )
+
+
+def _memory_table(layers: Sequence[LayerRecord]) -> Table:
+    image = sum(layer.bytes for layer in layers)
+    return Table(
+        ("images a step and device", "memory"),
+        [(f"{batch:,}", f"{batch * image / 1e6:,.1f} MB") for batch in _BATCHES],
+    )
+
+
+def _signal_table(signal: Signal) -> Table:
+    rows = [
+        (
+            layer.layer,
+            f"{layer.spread:.1e}",
+            f"{layer.gradient:.1e}",
+            f"{layer.update_ratio:.1e}",
+            f"{layer.idle:.1%}",
+        )
+        for layer in signal.layers
+    ]
+    return Table(
+        (
+            "layer",
+            "spread of the outputs between images",
+            "gradient norm",
+            "update / weight",
+            "dead or saturated",
+        ),
+        rows,
+    )
+
+
+def draw_network(layers: Sequence[LayerRecord]) -> Figure:
+    """Return the network as blocks, the pixels on the left, with the shares of parameters and multiplications below."""
+    shown = [layer for layer in layers if _color(layer)]
+    figure = Figure(figsize=(14, 6.6), layout="constrained")
+    image, parameters, work = figure.subplots(3, 1, sharex=True, height_ratios=[5, 1, 1])
+    before: Sequence[float] = ()
+    for place, layer in enumerate(shown):
+        rows = (0.55, -0.55) if _in_towers(shown, place) else (0.0,)
+        joined = len(rows) != len(before) or (
+            len(rows) == 2 and layer.kind.startswith("convolution") and "towers" not in layer.kind
+        )
+        for start in before:
+            for end in rows:
+                if joined or start == end:
+                    image.plot(
+                        [place - 0.68, place - 0.36],
+                        [start, end],
+                        color="0.75",
+                        linewidth=1,
+                        zorder=0,
+                    )
+        _draw_block(image, place, layer, rows)
+        before = rows
+    image.set_ylim(-1.65, 1.15)
+    image.set_axis_off()
+    for axes, name in ((parameters, "parameters"), (work, "macs")):
+        values = [getattr(layer, name) for layer in shown]
+        shares = [value / max(sum(values), 1) for value in values]
+        axes.bar(range(len(shown)), shares, color=[_color(layer) for layer in shown], width=0.6)
+        for place, share in enumerate(shares):
+            if share:
+                axes.annotate(f"{share:.1%}", (place, share), ha="center", va="bottom", fontsize=9)
+        axes.set_ylabel({"macs": "multiplications"}.get(name, name), fontsize=9)
+        axes.set_ylim(0, 1.3 * max(shares))
+        axes.set_yticks([])
+        axes.set_xticks(range(len(shown)), [layer.layer for layer in shown], fontsize=10)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure
+
+
+def _in_towers(shown: Sequence[LayerRecord], place: int) -> bool:
+    """Say whether a layer's maps belong to two towers: a tower made them, or a tower reads them."""
+    convolutions = [
+        index for index, layer in enumerate(shown) if layer.kind.startswith("convolution")
+    ]
+    made = [index for index in convolutions if index <= place]
+    read = [index for index in convolutions if index > place]
+    if len(shown[place].output) == 1 or not made:
+        return False
+    return "towers" in shown[made[-1]].kind or bool(read and "towers" in shown[read[0]].kind)
+
+
+def _draw_block(axes: Any, place: int, layer: LayerRecord, rows: Sequence[float]) -> None:
+    """Draw one block, or two above each other, with its shape and kind below."""
+    flat = len(layer.output) == 1
+    channels = layer.output[-1] / len(rows)
+    height = 0.95 * (
+        math.log1p(channels) / math.log1p(4096)
+        if flat
+        else math.log1p(layer.output[0]) / math.log1p(224)
+    )
+    height = height if len(rows) == 1 else 0.75 * height
+    width = 0.14 if flat else 0.1 + 0.38 * math.log1p(channels) / math.log1p(384)
+    left, right, over, up = place - width / 2 - 0.08, place + width / 2 - 0.08, 0.16, 0.09
+    for middle in rows:
+        low, high = middle - height / 2, middle + height / 2
+        faces = (
+            ([(left, low), (right, low), (right, high), (left, high)], 1.0),
+            (
+                [(left, high), (right, high), (right + over, high + up), (left + over, high + up)],
+                0.55,
+            ),
+            (
+                [(right, low), (right + over, low + up), (right + over, high + up), (right, high)],
+                0.75,
+            ),
+        )
+        for corners, strength in faces:
+            axes.add_patch(Polygon(corners, facecolor="white", edgecolor="none"))
+            axes.add_patch(
+                Polygon(corners, facecolor=_color(layer), edgecolor="white", alpha=strength)
+            )
+    axes.annotate(
+        " x ".join(str(number) for number in layer.output), (place, -1.34), ha="center", fontsize=9
+    )
+    words = (
+        layer.kind.replace("convolution", "conv")
+        .replace("fully connected", "dense")
+        .replace(", two towers", "")
+    )
+    axes.annotate(words, (place, -1.55), ha="center", fontsize=8, color="0.4")
+
+
+def _color(layer: LayerRecord) -> str:
+    return next((color for word, color in _COLORS.items() if word in layer.kind), "")
+
+
+def draw_signals(signals: Mapping[str, Signal]) -> Figure:
+    """Return two panels over the layers with weights.
+
+    The gradient that arrives, and the spread of the outputs between images.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    curves = {name: signal for name, signal in signals.items() if name in _ACTIVATION_COLORS}
+    for axes, field, title in (
+        (panels[0], "arriving", "Gradient norm at each layer's output, an image"),
+        (panels[1], "spread", "Deviation of the outputs between images"),
+    ):
+        for name, signal in curves.items():
+            values = [max(getattr(layer, field), 1e-12) for layer in signal.layers]
+            style = (
+                {"linestyle": ":", "linewidth": 3, "alpha": 0.6}
+                if name == "this network"
+                else {"linewidth": 1.8, "marker": "o"}
+            )
+            axes.plot(
+                [layer.layer for layer in signal.layers],
+                values,
+                label=name,
+                color=_ACTIVATION_COLORS[name],
+                **style,
+            )
+        axes.set_yscale("log")
+        axes.set_title(title, fontsize=10)
+        axes.grid(axis="y", alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=9)
+    return figure

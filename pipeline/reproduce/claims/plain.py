@@ -1,0 +1,60 @@
+"""Plain deep networks, which differ in depth and activation alone.
+
+What the vanishing gradient is shown with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.config.model import ModelConfig
+from pipeline.model.alexnet import Triple
+
+# Units of each hidden layer: enough that chance among them says little, few enough for seconds a
+# training.
+_UNITS = 128
+
+
+def plain_network(
+    depth: int, config: ModelConfig, *, num_classes: int, channel_mean: Triple, channel_std: Triple
+) -> Any:
+    """Return an uncompiled network of fully connected layers with fresh weights.
+
+    `depth` layers, the logits among them.
+
+    Each activation has the initial weights that are usual for it: Glorot's for sigmoid and tanh,
+    He's for ReLU. Pixels have mean 0 and deviation 1.
+
+    Args:
+        depth: layers with weights, at least 2.
+        config: image size, activation and seed.
+        num_classes: number of logits.
+        channel_mean: RGB mean of the training pixels, 0-255.
+        channel_std: RGB standard deviation of the training pixels, 0-255.
+    """
+    import keras
+
+    from pipeline.model.layers import PixelNormalization
+
+    start = (
+        keras.initializers.HeNormal
+        if config.activation == "relu"
+        else keras.initializers.GlorotUniform
+    )
+    image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
+    x = PixelNormalization(
+        channel_mean, [max(value, 1.0) for value in channel_std], name="normalize"
+    )(image)
+    x = keras.layers.Flatten(name="flatten")(x)
+    for layer in range(1, depth):
+        seed = config.seed * 64 + layer  # each layer its own, or the numbers would repeat
+        x = keras.layers.Dense(
+            _UNITS,
+            activation=config.activation,
+            kernel_initializer=start(seed=seed),
+            name=f"layer{layer}",
+        )(x)
+    logits = keras.layers.Dense(
+        num_classes, kernel_initializer=start(seed=config.seed * 64), name=f"layer{depth}"
+    )
+    return keras.Model(image, logits(x), name=f"plain_{config.activation}_{depth}")
