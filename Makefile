@@ -12,7 +12,7 @@ INPUTS := setup.cfg pyproject.toml constraints.txt
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check bench ui clean
+.PHONY: help run test test-slow check bench house ui clean
 .NOTPARALLEL:
 
 help: ## this list
@@ -35,6 +35,9 @@ check: $(VENV)/.installed-dev ## style, types and who may import whom
 
 bench: $(VENV)/.installed ## the quick benchmarks, one JSON object a line
 	@$(BIN)/python benchmarks/run.py --quick $(ARGS)
+
+house: $(VENV)/.installed-dev ## figures of the code: functions, names, types, duplicates, fingerprints; no gate
+	@$(BIN)/python benchmarks/house.py $(ARGS)
 
 ui: $(VENV)/.installed ## MLflow's pages of the runs in mlruns/
 	@$(BIN)/alexnet ui $(ARGS)
