@@ -1,16 +1,83 @@
-"""Atomic and durable writing of files: the one place that knows fsync."""
+"""Atomic and durable writing of files and folders: the one place that knows fsync.
+
+A file or folder is written beside its final place under another name, flushed to the disk and then
+renamed, so that its name holds the old content or the new one and nothing between, whatever killed
+the process or the power. Everything here raises OSError as the system says it.
+
+    write_text, write_bytes     a small file at once
+    writing                     a file that a library writes by itself
+    publish_folder              a folder that is complete
+    flush                       a file or folder that is not renamed
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file so that it is either the old one or the new one, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8 so that it is either the old one or the new one."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that it is either the old one or the new one."""
+    with writing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def writing(path: Path, *, keep_previous_as: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; what is written there replaces `path` at the end.
+
+    An exception inside leaves `path` as it was and removes the temporary file.
+
+    Args:
+        path: the final name.
+        keep_previous_as: a name for the file that is replaced; removed without one.
+    """
+    # The suffix stays, as some libraries choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        flush(temporary)
+        if keep_previous_as is not None and path.exists():
+            path.replace(keep_previous_as)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush(path.parent)
+
+
+def publish_folder(partial: Path, folder: Path) -> None:
+    """Flush every file of a complete folder and rename it to `folder`.
+
+    An earlier folder of that name is removed only then; `<folder>.old` holds it meanwhile.
+    """
+    for parent, _, names in os.walk(partial):
+        for name in names:
+            flush(Path(parent, name))
+        flush(Path(parent))
+    old = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
+    if path.is_symlink():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

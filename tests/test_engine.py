@@ -26,12 +26,12 @@ from pipeline.config.resolution import resolve
 from pipeline.config.retrain import RetrainConfig
 from pipeline.config.settings import Config
 from pipeline.config.train import TrainConfig
-from pipeline.engine.fingerprint import parse_source, code_parts
+from pipeline.engine.fingerprint import code_parts, parse_source
 from pipeline.engine.runner import Runner
 from pipeline.engine.stage import Context, stage
 from pipeline.engine.workdir import work_directory
 from pipeline.errors import BusyError, ConfigError, MissingInputError, Terminated
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 
 ROOT = Path(__file__).parents[1]
 
@@ -643,7 +643,7 @@ class TestWritingAtomically:
     def test_it_replaces_and_leaves_nothing_else(self, tmp_path):
         path = tmp_path / "file.json"
         for text in ("one", "zwei ü"):
-            write_atomically(path, text)
+            write_text(path, text)
             assert path.read_text(encoding="utf-8") == text
         assert [item.name for item in tmp_path.iterdir()] == ["file.json"]
 

@@ -39,7 +39,7 @@ from pipeline.engine.stage import (
 )
 from pipeline.engine.workdir import disk_is_full, is_held
 from pipeline.errors import MissingInputError, PipelineError
-from pipeline.files import write_atomically
+from pipeline.files import publish_folder, write_text
 
 _LOOK_SECONDS = 1.0  # how often a worker looks whether the chief has made what it waits for
 
@@ -177,7 +177,7 @@ class Runner:
             self._finished(item, folder) is None
             and self._finished(item, _partial(folder)) is not None
         ):
-            _publish(_partial(folder), folder)
+            self._publish(_partial(folder), folder)
         for rest in (*folder.parent.glob(f"{item.name}-*.old"), folder / SCRATCH):
             shutil.rmtree(rest, ignore_errors=True)
 
@@ -426,7 +426,7 @@ class Runner:
             json.loads(attempt.read_text(encoding="utf-8"))["run_key"] if attempt.exists() else ""
         )
         run = tracker.stage_run(item.name, item.section, resolved, earlier)
-        write_atomically(attempt, json.dumps({"run_key": run.key}))
+        write_text(attempt, json.dumps({"run_key": run.key}))
         try:
             arguments: dict[str, Any] = {
                 name: records[self._maker(kind).name] for name, kind in item.inputs.items()
@@ -450,10 +450,10 @@ class Runner:
                 "run_key": run.key,
                 "earlier_run_keys": earlier_keys,
             }
-            write_atomically(partial / "run.json", json.dumps(account, indent=1))
+            write_text(partial / "run.json", json.dumps(account, indent=1))
             attempt.unlink()
-            write_atomically(partial / Artifact.FILE, made.model_dump_json(indent=1))
-            _publish(partial, folder)
+            write_text(partial / Artifact.FILE, made.model_dump_json(indent=1))
+            self._publish(partial, folder)
             record = item.output.read(folder)
             _log_result(run, item.name, [*arguments.values(), record])
         except BaseException as error:
@@ -474,6 +474,10 @@ class Runner:
             raise
         run.close("FINISHED")
         return Outcome(item.name, "ran", seconds, folder, run.key, record, why)
+
+    def _publish(self, partial: Path, folder: Path) -> None:
+        shutil.rmtree(partial / SCRATCH, ignore_errors=True)
+        publish_folder(partial, folder)
 
     def _fresh_partial(self, item: Stage, folder: Path) -> Path:
         partial = _partial(folder)
@@ -521,7 +525,7 @@ class Runner:
         }
         if selected != current:
             self.workdir.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._current_file, json.dumps(selected, indent=1))
+            write_text(self._current_file, json.dumps(selected, indent=1))
 
 
 def _settings(name: str, section: Section) -> dict[str, Any]:
@@ -559,14 +563,3 @@ def _log_result(run: StageRun, stage: str, records: Sequence[Any]) -> None:
 
 def _partial(folder: Path) -> Path:
     return folder.with_name(folder.name + ".partial")
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    """Rename a complete result into place; an earlier one is removed only then."""
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-    shutil.rmtree(folder / SCRATCH, ignore_errors=True)

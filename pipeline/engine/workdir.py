@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.errors import BusyError, ConfigError
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 
 
 @contextlib.contextmanager
@@ -42,7 +42,7 @@ def work_directory(path: Path, *, wait: bool = False) -> Iterator[Path]:
             " finished, or type the command with --wait."
         )
     try:
-        write_atomically(
+        write_text(
             owner,
             json.dumps(
                 {

@@ -14,7 +14,7 @@ from pipeline.artifacts import EvaluationReport
 from pipeline.errors import ConfigError, DatasetError
 from pipeline.evaluate.metrics import MEASURES, Tally, headline_numbers, percent, shifted_interval
 from pipeline.evaluate.predictions import read_columns, read_logits
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 from pipeline.reports.html import Section, Table, render
 
 _SHOWN = 40  # images on which the two part
@@ -227,10 +227,10 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
     )
     place.mkdir(parents=True, exist_ok=True)
     comparison = replace(comparison, page=place / "report.html")
-    write_atomically(
+    write_text(
         place / "comparison.json", json.dumps(comparison.as_dict(), indent=1, allow_nan=False)
     )
-    write_atomically(comparison.page, _page(comparison))
+    write_text(comparison.page, _page(comparison))
     return comparison
 
 

@@ -29,7 +29,7 @@ from pipeline.errors import ConfigError, DatasetError, GateError
 from pipeline.evaluate.metrics import Floats, percent, wilson_interval
 from pipeline.export import readback
 from pipeline.export.formats import WRITERS, answering
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 from pipeline.release.classify import TOLERANCE, Classifier, UnusableError, load_classifier
 from pipeline.release.gate import lower_bound, upper_bound
 from pipeline.release.package import Release
@@ -228,10 +228,8 @@ def export(
             else _floats(job, to, folder)
         )
         exported = replace(exported, directory=place)
-        write_atomically(
-            folder / _PARITY_FILE, json.dumps(exported.as_dict(), indent=1, allow_nan=False)
-        )
-        write_atomically(folder / _REPORT_FILE, _page(exported))
+        write_text(folder / _PARITY_FILE, json.dumps(exported.as_dict(), indent=1, allow_nan=False))
+        write_text(folder / _REPORT_FILE, _page(exported))
     return exported
 
 
@@ -286,7 +284,7 @@ def _complete_or_absent(place: Path, to: str) -> Iterator[Path]:
             " own. Name another with --output."
         ) from error
     try:
-        write_atomically(
+        write_text(
             partial / _PARITY_FILE, json.dumps({"format": to})
         )  # so that the next export knows whose it is
         yield partial

@@ -27,7 +27,7 @@ from pipeline.config.settings import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.evaluate.external_model import given_model
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 from pipeline.tracking import journal, registry
 
 
@@ -139,7 +139,7 @@ def write_package(
     written = release.model_copy(
         update={"golden": tuple(golden), "directory": directory, "model_file": Release.MODEL_FILE}
     )
-    write_atomically(directory / Release.FILE, written.text())
+    write_text(directory / Release.FILE, written.text())
     return written
 
 

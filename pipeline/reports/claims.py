@@ -20,7 +20,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from pipeline.errors import ConfigError
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 from pipeline.reports.html import PageImage, Table
 from pipeline.reproduce.records import Claim, Figure
 from pipeline.reproduce.verdict import Finding, Verdict, amount
@@ -102,7 +102,7 @@ def write_page(
         arms_caption=_ARMS_CAPTION,
         command=command,
     )
-    write_atomically(path, page)
+    write_text(path, page)
 
 
 def results_markdown(claims: Sequence[Claim], images: str, machine: str | None = None) -> str:

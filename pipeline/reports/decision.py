@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.artifacts import Decision
 from pipeline.evaluate.metrics import percent
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 from pipeline.reports.html import Section, Table, render
 
 _NEXT = {
@@ -36,10 +36,8 @@ _CHECKS_TEXT = (
 
 def write_decision(decision: Decision, directory: Path) -> None:
     """Write decision.html and decision.json into a folder."""
-    write_atomically(
-        directory / "decision.json", json.dumps(decision.model_dump(mode="json"), indent=1)
-    )
-    write_atomically(directory / Path(Decision.REPORT_FILE).name, _page(decision))
+    write_text(directory / "decision.json", json.dumps(decision.model_dump(mode="json"), indent=1))
+    write_text(directory / Path(Decision.REPORT_FILE).name, _page(decision))
 
 
 def _page(decision: Decision) -> str:

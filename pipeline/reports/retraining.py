@@ -14,18 +14,16 @@ from pipeline.artifacts import (
     Review,
     TrainingResult,
 )
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 from pipeline.reports.html import PageImage, Section, Table, render
 from pipeline.retrain.retraining import RETRAINING_FILE, TRIGGER_WORDS, verdict
 
 
 def write_review(review: Review, directory: Path) -> None:
     """Write review.html and review.json into a folder."""
-    write_atomically(
-        directory / "review.json", json.dumps(review.model_dump(mode="json"), indent=1)
-    )
+    write_text(directory / "review.json", json.dumps(review.model_dump(mode="json"), indent=1))
     title = "Train again?"
-    write_atomically(
+    write_text(
         directory / Path(Review.REPORT_FILE).name,
         render(title, review.text, _review_sections(review), _footer(review)),
     )
@@ -54,7 +52,7 @@ def write_retraining(title: str, records: Mapping[str, Artifact], directory: Pat
         sections,
         _footer(review),
     )
-    write_atomically(directory / RETRAINING_FILE, page)
+    write_text(directory / RETRAINING_FILE, page)
 
 
 def _review_sections(review: Review) -> list[Section]:

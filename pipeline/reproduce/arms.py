@@ -22,7 +22,7 @@ from pipeline.config.settings import Config
 from pipeline.config.train import TrainConfig
 from pipeline.engine.stage import Context
 from pipeline.errors import ConfigError, TrainingDivergedError
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 from pipeline.reproduce.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def choose_rate(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Cont
     while (step := next_step(scores)) is not None and len(scores) < _MAX_RATES:
         rate = rate_at(spec, step)
         scores[step] = _short_training(spec, rate, dataset, context, f"tries rate {rate:.2g}")
-        write_atomically(tried, json.dumps(scores))
+        write_text(tried, json.dumps(scores))
     best = min(scores, key=lambda step: (scores[step], abs(step)))
     numbers = {"learning_rate": rate_at(spec, best)}
     numbers |= {
@@ -208,7 +208,7 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
     save_model(network, context.directory / Measurement.MODEL_FILE)
     wrong = wrong_answers(network, split_of(dataset.directory, "test"))
     np.save(context.directory / Measurement.WRONG_FILE, wrong)
-    write_atomically(context.directory / Measurement.CURVE_FILE, json.dumps(curve))
+    write_text(context.directory / Measurement.CURVE_FILE, json.dumps(curve))
     numbers = {
         "test_top1_error": float(wrong.mean()),
         "train_top1_error": float(

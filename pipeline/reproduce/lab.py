@@ -18,7 +18,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.engine.fingerprint import code_parts
 from pipeline.engine.runner import Runner
 from pipeline.engine.stage import Context, Outcome, Stage, Tracker
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 from pipeline.reproduce.arms import Arm, choose_rate, every_seed, train_arm
 from pipeline.reproduce.measurement import Measurement
 from pipeline.reproduce.records import Claim, Conclusion
@@ -283,10 +283,10 @@ class Lab:
             and earlier.measured == claim.measured
         ):
             return earlier
-        write_atomically(self.folder / Claim.FILE, claim.model_dump_json(indent=1))
+        write_text(self.folder / Claim.FILE, claim.model_dump_json(indent=1))
         self._record(claim)
         if self._tracker.pipeline_key:  # else nothing is recorded, and a later command does it
-            write_atomically(known, claim.measured)
+            write_text(known, claim.measured)
         return claim
 
     def _record(self, claim: Claim) -> None:

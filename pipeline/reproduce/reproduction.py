@@ -20,7 +20,7 @@ from pipeline.config.resolution import Resolved
 from pipeline.engine.runner import Runner
 from pipeline.engine.stage import Tracker
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 from pipeline.reproduce.catalog import NAMES
 from pipeline.reproduce.lab import (
     BudgetSpentError,
@@ -210,8 +210,8 @@ def publish(folder: Path, document: Path) -> None:
                 folder / claim.name / figure.file, beside / f"{claim.name}-{figure.file}"
             )
     records = {"machine": machine, "claims": [claim.model_dump(mode="json") for claim in claims]}
-    write_atomically(beside / RECORDS_FILE, json.dumps(records, indent=1) + "\n")
-    write_atomically(document, put_into(before, results_markdown(claims, beside.name, machine)))
+    write_text(beside / RECORDS_FILE, json.dumps(records, indent=1) + "\n")
+    write_text(document, put_into(before, results_markdown(claims, beside.name, machine)))
 
 
 def _required(record: Artifact | None) -> DatasetArtifact:

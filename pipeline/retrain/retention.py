@@ -37,7 +37,7 @@ from typing import Any, Literal
 
 from pipeline.artifacts import Artifact
 from pipeline.config.settings import Config
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 from pipeline.tracking import journal
 from pipeline.tracking.journal import REMOVED, StoredModel, StoredRun
 from pipeline.tracking.registry import (
@@ -749,7 +749,7 @@ def apply(plan: Plan, removed: Callable[[Removal], None] = lambda _: None) -> tu
     if len(done) == len(plan.removals):
         for folder in plan.pruned:
             if folder.exists():
-                write_atomically(
+                write_text(
                     folder / PRUNED_FILE,
                     json.dumps({"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}),
                 )

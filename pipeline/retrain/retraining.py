@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, cast
 
 from pipeline.artifacts import Decision, Review
 from pipeline.engine.stage import Outcome
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 from pipeline.schedule.ledger import key_of, read_key
 from pipeline.tracking.registry import SLOT_TAG, Registry, Version
 
@@ -148,7 +148,7 @@ def folder_of(workdir: Path, slot: str) -> Path:
 def write_result(result: Retraining, folder: Path) -> Retraining:
     """Write result.json, which says that the slot came to its end."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / RESULT_FILE, json.dumps(result.as_dict(), indent=1))
+    write_text(folder / RESULT_FILE, json.dumps(result.as_dict(), indent=1))
     return result
 
 

@@ -24,7 +24,7 @@ from typing import Literal
 
 from pipeline.config.resolution import ENVIRONMENT_PREFIX
 from pipeline.config.retrain import RetrainConfig
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 from pipeline.schedule.ledger import is_alive, owner_of, owner_text
 
 BEAT_SECONDS = 60.0
@@ -97,7 +97,7 @@ def run_child(
         return Run("ended", "OSError", f"it could not be started: {error}.")
     try:
         with contextlib.suppress(OSError):  # the note is for the next scheduler alone
-            write_atomically(note, owner_of(child.pid))
+            write_text(note, owner_of(child.pid))
         how = _watch(child, config, stop, beat)
     finally:
         end_child(child)

@@ -36,7 +36,7 @@ from filelock import FileLock, Timeout
 from pipeline.config.retrain import RetrainConfig
 from pipeline.engine.workdir import unwritable
 from pipeline.errors import BusyError, PipelineError
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 from pipeline.retrain.retraining import RESULT_FILE, Became, folder_of
 from pipeline.schedule.ledger import (
     Ledger,
@@ -310,7 +310,7 @@ def _instance(workdir: Path) -> Iterator[bool]:
         return
     owner = workdir / "schedule.owner"
     try:
-        write_atomically(owner, owner_of_this_process())
+        write_text(owner, owner_of_this_process())
         yield True
     finally:
         owner.unlink(missing_ok=True)

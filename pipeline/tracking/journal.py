@@ -37,7 +37,7 @@ from pipeline.artifacts import DatasetArtifact, SavedModel, file_sha256
 from pipeline.config.resolution import Resolved
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import ConfigError, TrackingError
-from pipeline.files import write_atomically
+from pipeline.files import write_text
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 DEFAULT_UI = "http://127.0.0.1:5000"
@@ -249,9 +249,7 @@ class MlflowTracker:
         """Begin the pipeline's own run, unless it has begun, and return it."""
         if self._pipeline is None:
             self._journal.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(
-                self._journal.with_suffix(".target.json"), self._config.model_dump_json()
-            )
+            write_text(self._journal.with_suffix(".target.json"), self._config.model_dump_json())
             self._pipeline = JournalRun(self._append, self._journal.stem)
             dataset = (
                 resolved.config.data.dataset.rstrip("/").rpartition("/")[2]
@@ -426,7 +424,7 @@ class Delivery:
 
     def _advance(self, offset: int) -> None:
         self.state.offset = offset
-        write_atomically(self._state_file, json.dumps(vars(self.state)))
+        write_text(self._state_file, json.dumps(vars(self.state)))
 
     def deliver(self) -> bool:
         """Send what is in the journal and not sent yet; return whether nothing is left.
@@ -854,7 +852,7 @@ def _make_database(workdir: Path) -> None:
                 return
         else:
             _make_empty(database)
-        write_atomically(note, version)
+        write_text(note, version)
 
 
 def _noted(note: Path) -> str:
@@ -1186,7 +1184,7 @@ def forget_runs(workdir: Path, run_ids: Collection[str]) -> None:
             }
             lines += [json.dumps(state)] if state["run_ids"] else []
     if gone and index.exists():
-        write_atomically(index, "".join(f"{line}\n" for line in lines))
+        write_text(index, "".join(f"{line}\n" for line in lines))
 
 
 def remove_folder(folder: Path) -> None:

@@ -465,7 +465,7 @@ for name in ("_hard_delete_run", "_hard_delete_logged_model"):
     counted(SqlAlchemyStore, name)
 counted(journal.shutil, "rmtree")
 counted(journal, "forget_runs")
-counted(retention, "write_atomically")
+counted(retention, "write_text")
 retention.apply(retention.plan(Path(sys.argv[1]), Config(), keep=1, retrainings_only=True))
 """
 
