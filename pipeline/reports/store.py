@@ -1,0 +1,58 @@
+"""What a page is drawn from: numbers in one JSON file, arrays in one .npz, beside a stage's record.
+
+Storing it lets pages be drawn again in seconds, with other words and colors, from what was measured.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import CheckpointError
+from pipeline.files import write_text, writing
+
+if TYPE_CHECKING:
+    from pipeline.arrays import Array
+
+VALUES_FILE = "report_data.json"
+ARRAYS_FILE = "report_data.npz"
+
+
+def write_report_data(
+    directory: Path, values: Mapping[str, Any], arrays: Mapping[str, Array] | None = None
+) -> None:
+    """Store what the pages of a stage are drawn from.
+
+    Args:
+        directory: the stage's folder.
+        values: what JSON can hold.
+        arrays: name -> any shape and dtype but objects.
+    """
+    import numpy as np
+
+    write_text(directory / VALUES_FILE, json.dumps(values, indent=1))
+    with writing(directory / ARRAYS_FILE) as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, **dict(arrays or {}))  # type: ignore[arg-type]
+
+
+def read_report_data(directory: Path) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return what `write_report_data` stored in a stage's folder.
+
+    Raises:
+        CheckpointError: the files are missing or damaged.
+    """
+    import numpy as np
+
+    try:
+        values = json.loads((directory / VALUES_FILE).read_text(encoding="utf-8"))
+        with np.load(directory / ARRAYS_FILE, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"The report data in {directory} cannot be read ({error}). Expected {VALUES_FILE} and"
+            f" {ARRAYS_FILE}. Type the same command with --rerun"
+            f" {directory.name.partition('-')[0]}."
+        ) from error
+    return values, arrays
