@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from pipeline.artifacts import DatasetArtifact
 from pipeline.config.train import TrainConfig
+from pipeline.random_streams import RandomStream, open_stream
 
 ColorMode = Literal[
     "auto", "code", "paper"
@@ -58,8 +59,8 @@ def color_shifts(
     """
     deviations, directions = principal_colors(covariance)
     lengths = (deviations / 255) ** 2 * 255 if mode == "paper" else deviations
-    # An own stream: the loader's cuts of the same epoch use 0 to 3.
-    times = np.random.default_rng([seed, epoch, 4]).normal(0, noise, (count, 3))
+    stream = open_stream(RandomStream.COLOR_NOISE, seed=seed, epoch=epoch)
+    times = stream.normal(0, noise, (count, 3))
     return (times * lengths @ directions).astype(np.float32)
 
 
@@ -124,10 +125,8 @@ def draws(
     """
     count = dataset.images("train")
 
-    def stream(
-        purpose: int,
-    ) -> np.random.Generator:  # 0 to 3 and 5 are the loader's, 4 is the colors'
-        return np.random.default_rng([config.seed, epoch, purpose])
+    def opened(stream: RandomStream) -> np.random.Generator:
+        return open_stream(stream, seed=config.seed, epoch=epoch)
 
     drawn: dict[str, Any] = {}
     if config.color_noise:
@@ -137,14 +136,20 @@ def draws(
         )
     if config.randaugment:
         drawn["warp"], drawn["tone"] = _random_changes(
-            stream(6), count, size, config.randaugment, config.randaugment_magnitude / 30
+            opened(RandomStream.RANDAUGMENT),
+            count,
+            size,
+            config.randaugment,
+            config.randaugment_magnitude / 30,
         )
     if config.random_erasing:
-        drawn["erased"] = _random_boxes(stream(7), count, size) * (
-            stream(8).random((count, 1)) < config.random_erasing
+        drawn["erased"] = _random_boxes(opened(RandomStream.ERASED_BOX), count, size) * (
+            opened(RandomStream.ERASED_IMAGES).random((count, 1)) < config.random_erasing
         ).astype(np.int32)
     if config.mixup or config.cutmix:
-        drawn["mixed"], drawn["share"] = _random_mixtures(stream(9), count, size, config)
+        drawn["mixed"], drawn["share"] = _random_mixtures(
+            opened(RandomStream.MIXTURE), count, size, config
+        )
     return drawn
 
 

@@ -22,6 +22,7 @@ from pipeline.data.decoding import Known, decode_and_resize, decode_window, mirr
 from pipeline.data.input_service import from_services
 from pipeline.data.source import fixed_options, read_records
 from pipeline.errors import ConfigError, DatasetError
+from pipeline.random_streams import RandomStream, open_stream
 
 # Loading takes twice a split's size for a moment, and training needs room, too.
 _MEMORY_SHARE = 0.25
@@ -226,7 +227,10 @@ def random_cuts(
     """
     center = center_cuts(count, surplus)
     # An own stream for each purpose: switching one off does not change the others.
-    tops, lefts, coins = (np.random.default_rng([seed, epoch, purpose]) for purpose in (1, 2, 3))
+    tops, lefts, coins = (
+        open_stream(stream, seed=seed, epoch=epoch)
+        for stream in (RandomStream.CROP_TOP, RandomStream.CROP_LEFT, RandomStream.MIRRORING)
+    )
     return Cuts(
         tops.integers(0, surplus, count, np.int32, endpoint=True) if random_crop else center.top,
         lefts.integers(0, surplus, count, np.int32, endpoint=True) if random_crop else center.left,
@@ -247,7 +251,7 @@ def random_windows(count: int, *, seed: int, epoch: int) -> tuple[Any, Any]:
         seed: of the training.
         epoch: counted from 0.
     """
-    rng = np.random.default_rng([seed, epoch, 5])  # an own stream, as the cuts have
+    rng = open_stream(RandomStream.RESIZED_CROP, seed=seed, epoch=epoch)
     area, aspect = (
         rng.uniform(0.08, 1, (count, 4)),
         np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), (count, 4))),
@@ -392,7 +396,7 @@ class _Plan:
             if config.crop == "resized"
             else (cuts.top, cuts.left)
         )
-        rng = np.random.default_rng([seed, epoch, 0])
+        rng = open_stream(RandomStream.IMAGE_ORDER, seed=seed, epoch=epoch)
         # A streamed split has no order of its own: records come as they are shuffled.
         order = rng.permutation(count) if images.pixels is not None else np.arange(count)
         self.mixed = int(rng.integers(2**31))

@@ -1,0 +1,47 @@
+"""The streams of random numbers that training draws from, by number.
+
+A stream is `numpy.random.default_rng([seed, epoch, number])`: the training's seed, the epoch counted
+from 0, and the number of what is drawn. NumPy hashes the three (`SeedSequence`), so streams are
+independent of each other: switching one option off does not change what the others draw, and nothing
+depends on the order in which streams are opened. Everything of an epoch is drawn at once, one row per
+position in the epoch's order.
+
+A number is part of the result: give a new purpose a new number and never reuse one.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class RandomStream(IntEnum):
+    """What is drawn; the value is the stream's number."""
+
+    IMAGE_ORDER = 0
+    CROP_TOP = 1
+    CROP_LEFT = 2
+    MIRRORING = 3
+    COLOR_NOISE = 4
+    RESIZED_CROP = 5
+    RANDAUGMENT = 6
+    ERASED_BOX = 7
+    # Which images are erased, apart from where: another fraction moves no rectangle.
+    ERASED_IMAGES = 8
+    MIXTURE = 9
+
+
+def open_stream(stream: RandomStream, *, seed: int, epoch: int) -> np.random.Generator:
+    """Return the generator of a stream, at its beginning.
+
+    Args:
+        stream: what is drawn.
+        seed: of the training.
+        epoch: counted from 0.
+    """
+    import numpy as np
+
+    return np.random.default_rng([seed, epoch, int(stream)])
