@@ -252,9 +252,10 @@ class SavedModel(Artifact):
         found = file_sha256(self.model_path) if self.model_path.exists() else "no file"
         if found != self.model_sha256:
             raise CheckpointError(
-                f"The model file {self.model_path} is damaged. Expected SHA-256"
-                f" {self.model_sha256[:12]}..., received {found[:12]}. Type the same command with"
-                f" --rerun {self.directory.name.split('-')[0]}."
+                f"The model file {self.model_path} is damaged",
+                expected=f"SHA-256 {self.model_sha256[:12]}...",
+                received=f"{found[:12]}...",
+                hint=f"Type the same command with --rerun {self.directory.name.split('-')[0]}",
             )
         return self.model_path
 

@@ -465,7 +465,7 @@ def test_bad_settings_get_one_sentence_and_leave_nothing(name, tmp_path):
 def test_bad_recipe_file_and_environment(tmp_path):
     (tmp_path / "mine.yaml").write_text("train: [1, 2]")
     done = alexnet("run", "--recipe", "mine.yaml", cwd=tmp_path, check=False)
-    assert (done.returncode, "must map sections to settings" in done.stderr) == (2, True)
+    assert (done.returncode, "is not a mapping" in done.stderr) == (2, True)
     done = alexnet("run", cwd=tmp_path, check=False, ALEXNET_TRAIN__EPOCHS="none")
     assert (done.returncode, "(from environment)" in done.stderr) == (2, True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config.recipes import near_miss, read_recipe
+from pipeline.config.recipes import read_recipe, suggest_spelling
 from pipeline.config.resolution import environment_settings, field_names, parse_assignments, resolve
 from pipeline.config.settings import Config
 from pipeline.errors import ConfigError, PipelineError
@@ -159,36 +159,36 @@ class TestUnknown:
     )
     def test_setting(self, key, meant):
         sentence = complaint(overrides={key: "5"})
-        assert f"There is no setting `{key}` (from command line)." in sentence
+        assert f"Unknown setting `{key}` (from command line)." in sentence
         assert f"Did you mean `{meant}" in sentence
         assert "alexnet config" in sentence
 
     def test_setting_that_resembles_nothing(self):
         sentence = complaint(overrides={"xyzzy": "5"})
-        assert "There is no setting `xyzzy`" in sentence
+        assert "Unknown setting `xyzzy`" in sentence
         assert "Did you mean" not in sentence
 
     def test_section_in_a_recipe(self, recipe):
         sentence = complaint(recipe=recipe("trian: {epochs: 5}"))
-        assert "There is no section `trian` (from recipe " in sentence
+        assert "Unknown section `trian` (from recipe " in sentence
         assert "Did you mean `train`?" in sentence
 
     def test_empty_section_in_a_recipe(self, recipe):
-        assert "There is no section `trian`" in complaint(recipe=recipe("trian: {}"))
+        assert "Unknown section `trian`" in complaint(recipe=recipe("trian: {}"))
 
     def test_environment_variable(self):
         sentence = complaint(environment={"ALEXNET_TRAIN__EPOCS": "5"})
-        assert "There is no setting `train.epocs` (from environment)." in sentence
+        assert "Unknown setting `train.epocs` (from environment)." in sentence
         assert "Did you mean `train.epochs`?" in sentence
 
     def test_recipe(self):
         sentence = complaint(recipe="cifar")
-        assert "There is no readable recipe `cifar`" in sentence
+        assert "The recipe `cifar` cannot be read" in sentence
         assert "Did you mean `cifar10`?" in sentence
         assert "digits, fashion_mnist" in sentence
 
-    def test_near_miss_is_silent_when_nothing_is_near(self):
-        assert near_miss("xyzzy", ("train.epochs",)) == ""
+    def test_suggest_spelling_is_silent_when_nothing_is_near(self):
+        assert suggest_spelling("xyzzy", ("train.epochs",)) == ""
 
 
 class TestRefused:
@@ -256,7 +256,7 @@ class TestRecipeFiles:
     def test_a_file_that_is_not_there(self, tmp_path):
         sentence = complaint(recipe=str(tmp_path / "absent.yaml"))
         assert (
-            f"There is no readable recipe `{tmp_path / 'absent.yaml'}` (No such file or directory)"
+            f"The recipe `{tmp_path / 'absent.yaml'}` cannot be read (No such file or directory)"
             in sentence
         )
 
@@ -298,7 +298,7 @@ class TestRecipeFiles:
     )
     def test_not_a_mapping_of_sections(self, recipe, text, kind):
         sentence = complaint(recipe=recipe(text))
-        assert "must map sections to settings, such as `train: {epochs: 5}`." in sentence
+        assert "Expected sections with their settings, such as `train: {epochs: 5}`." in sentence
         assert f"Received {kind}: " in sentence
 
 

@@ -46,10 +46,10 @@ def recipe_for(dataset: str) -> str:
     return name if name in recipe_names() else ANY_IMAGES
 
 
-def near_miss(word: str, known: tuple[str, ...]) -> str:
-    """Return ` Did you mean ...?`, or nothing when no known word is close."""
+def suggest_spelling(word: str, known: tuple[str, ...]) -> str:
+    """Return `Did you mean ...?`, or nothing when no known word is close."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean `{close[0]}`?" if close else ""
+    return f"Did you mean `{close[0]}`?" if close else ""
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
@@ -69,27 +69,31 @@ def read_recipe(recipe: str) -> dict[str, Any]:
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: `~somebody` has no home
         known = recipe_names()
         raise ConfigError(
-            f"There is no readable recipe `{recipe}` ({getattr(error, 'strerror', None) or error})."
-            f" Expected one of {', '.join(known)}, or a .yaml file.{near_miss(recipe, known)}"
+            f"The recipe `{recipe}` cannot be read ({getattr(error, 'strerror', None) or error})",
+            expected=f"one of {', '.join(known)}, or a .yaml file",
+            hint=suggest_spelling(recipe, known),
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(
-            f"The recipe {recipe} is not valid YAML: {' '.join(str(error).split())}. Mend the file"
-            " and try again."
+            f"The recipe {recipe} is not valid YAML: {' '.join(str(error).split())}",
+            hint="Correct the file and try again",
         ) from error
     parsed = {} if parsed is None else parsed
     if not isinstance(parsed, dict) or not all(
         isinstance(fields, dict) for fields in parsed.values()
     ):
         raise ConfigError(
-            f"The recipe {recipe} must map sections to settings, such as `train: {{epochs: 5}}`."
-            f" Received {type(parsed).__name__}: {str(parsed)[:80]!r}."
+            f"The recipe {recipe} is not a mapping",
+            expected="sections with their settings, such as `train: {epochs: 5}`",
+            received=f"{type(parsed).__name__}: {str(parsed)[:80]!r}",
+            hint="Correct the file and try again",
         )
     for section in parsed:
         if section not in Config.model_fields:
             known = tuple(Config.model_fields)
             raise ConfigError(
-                f"There is no section `{section}` (from recipe {recipe}). Expected"
-                f" {', '.join(known)}.{near_miss(str(section), known)}"
+                f"Unknown section `{section}` (from recipe {recipe})",
+                expected=", ".join(known),
+                hint=suggest_spelling(str(section), known),
             )
     return flatten(parsed)

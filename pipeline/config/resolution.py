@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from pipeline.config.recipes import (
     ANY_IMAGES,
     flatten,
-    near_miss,
     read_recipe,
     recipe_for,
+    suggest_spelling,
 )
 from pipeline.config.settings import Config
 from pipeline.errors import ConfigError
@@ -70,7 +70,9 @@ def parse_assignments(assignments: tuple[str, ...]) -> dict[str, str]:
     for word in assignments:
         if "=" not in word:
             raise ConfigError(
-                f"--set expects section.field=value, such as train.epochs=5. Received {word!r}."
+                "--set names no setting",
+                expected="section.field=value, such as train.epochs=5",
+                received=repr(word),
             )
     return dict(word.split("=", 1) for word in assignments)
 
@@ -106,8 +108,9 @@ def resolve(
         from_environment.pop("data.dataset", None)
     if name == ANY_IMAGES and dataset is None and "data.dataset" not in (remembered or {}):
         raise ConfigError(
-            "The recipe `folder` is for images of your own. Expected a folder or a CSV manifest."
-            " Type --dataset PATH as well."
+            "The recipe `folder` names no images",
+            expected="a folder or a CSV manifest of your own images",
+            hint="Type --dataset PATH as well",
         )
     layers: tuple[tuple[str, Mapping[str, Any]], ...] = (
         (f"recipe {name}", from_recipe),
@@ -126,7 +129,9 @@ def resolve(
     try:
         config = Config.model_validate(nested)
     except ValidationError as error:
-        raise ConfigError(_sentence(error, origins)) from error
+        raise ConfigError(
+            _describe_problems(error, origins), hint="Type `alexnet config` to see every setting"
+        ) from error
     return Resolved(config=config, recipe=name, origins=origins)
 
 
@@ -135,13 +140,13 @@ def _require_known(key: str, origin: str) -> None:
     known = field_names()
     if key not in known:
         raise ConfigError(
-            f"There is no setting `{key}` (from {origin}).{near_miss(key, known)} Type `alexnet"
-            " config` to see them all."
+            f"Unknown setting `{key}` (from {origin})",
+            hint=f"{suggest_spelling(key, known)} Type `alexnet config` to see all settings".strip(),
         )
 
 
-def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
-    """Return pydantic's complaints as one sentence a setting."""
+def _describe_problems(error: ValidationError, origins: Mapping[str, str]) -> str:
+    """Return what pydantic found wrong, one sentence per setting."""
     sentences = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
@@ -151,4 +156,4 @@ def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
             f" Received {item['input']!r} (from {origins.get(key, 'settings')})." if key else ""
         )
         sentences.append(f"{where}{message}.{received}")
-    return " ".join(sentences) + " Type `alexnet config` to see every setting."
+    return " ".join(sentences)

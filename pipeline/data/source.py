@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.config.data import DataConfig
-from pipeline.config.recipes import near_miss
+from pipeline.config.recipes import suggest_spelling
 from pipeline.data.listing import at, kind_of, list_folder, list_manifest
 from pipeline.data.splits import (
     SPLITS,
@@ -388,9 +388,10 @@ def require_in_catalog(name: str) -> None:
     known = tuple(tfds.list_builders(with_community_datasets=False))
     if short not in known:
         raise DatasetError(
-            f"There is neither a folder nor a TFDS dataset `{name}`. Expected `digits`, a folder, a"
-            f" CSV file or a name of TFDS's catalog. Received {name!r}.{near_miss(short, known)}"
-            f" Type a folder as ./{name}."
+            f"There is neither a folder nor a TFDS dataset `{name}`",
+            expected="`digits`, a folder, a CSV file or a name of TFDS's catalog",
+            received=repr(name),
+            hint=f"{suggest_spelling(short, known)} Type a folder as ./{name}".strip(),
         )
 
 

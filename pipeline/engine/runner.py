@@ -319,9 +319,10 @@ class Runner:
         if record is None and not named:
             raise MissingInputError(
                 f"{item.name} has no result for these settings"
-                f" ({'; '.join(self._changes(item, fingerprint)[:3])}). Expected a finished"
-                f" {item.name} in {self.workdir}. Type `alexnet {item.name}` first, with the same"
-                " options, or name both in one command."
+                f" ({'; '.join(self._changes(item, fingerprint)[:3])})",
+                expected=f"a finished {item.name} in {self.workdir}",
+                hint=f"Type `alexnet {item.name}` first, with the same options, or name both in one"
+                " command",
             )
         if record is not None and not (named and (forced or item.always)):
             outcome = Outcome(
@@ -466,10 +467,11 @@ class Runner:
             )
             if disk_is_full(error):
                 raise PipelineError(
-                    f"There is no room for {partial}. Expected free space on its disk. Received"
-                    f" {shutil.disk_usage(partial).free:,} free bytes. Nothing that was finished is"
-                    " lost: make room, or type --workdir with another folder, and the command"
-                    " again."
+                    f"The disk is full: {partial} cannot be written",
+                    expected="free space on its disk",
+                    received=f"{shutil.disk_usage(partial).free:,} free bytes",
+                    hint="Finished results are kept: free some space, or type --workdir with a"
+                    " folder on another disk, and the command again",
                 ) from error
             raise
         run.close("FINISHED")

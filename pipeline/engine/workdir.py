@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -38,8 +39,8 @@ def work_directory(path: Path, *, wait: bool = False) -> Iterator[Path]:
     owner = path / "owner.json"
     if not lock.is_locked:
         raise BusyError(
-            f"Another process is working in {path}: {_owner_text(owner)}. Wait until it has"
-            " finished, or type the command with --wait."
+            f"Another process is working in {path}: {_owner_text(owner)}",
+            hint="Wait until it has finished, or type the command with --wait",
         )
     try:
         write_text(
@@ -60,11 +61,15 @@ def work_directory(path: Path, *, wait: bool = False) -> Iterator[Path]:
 
 
 def disk_is_full(error: BaseException | None) -> bool:
-    """Return whether an exception, or what caused it, says that a disk is full, in whichever words of the libraries below."""
+    """Return whether an exception, or one that caused it, means that a disk is full.
+
+    `OSError` has a number for it. TensorFlow, HDF5 and SQLite have none and are known by their texts.
+    """
     while error is not None:
-        if "No space left" in str(error) or "ResourceExhaustedError: Failed to finalize" in str(
-            error
-        ):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        text = str(error)
+        if "No space left" in text or "ResourceExhaustedError: Failed to finalize" in text:
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -73,8 +78,9 @@ def disk_is_full(error: BaseException | None) -> bool:
 def unwritable(path: Path, error: OSError) -> ConfigError:
     """Return the error for a work directory that cannot be made or written."""
     return ConfigError(
-        f"The work directory {path} cannot be written ({error.strerror}). Expected a folder of your"
-        " own. Name another with --workdir."
+        f"The work directory {path} cannot be written ({error.strerror})",
+        expected="a folder of your own",
+        hint="Name another with --workdir",
     )
 
 

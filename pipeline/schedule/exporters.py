@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.recipes import near_miss
+from pipeline.config.recipes import suggest_spelling
 from pipeline.errors import BusyError, ConfigError, GateError
 from pipeline.schedule.timing import Cron, Timing, describe, parse_cron
 
@@ -91,8 +91,9 @@ def emit(
     """
     if kind not in _EMITTERS:
         raise ConfigError(
-            f"Nothing is known of the engine {kind[:80]!r}. Expected one of"
-            f" {', '.join(KINDS)}.{near_miss(kind, KINDS)} Check --emit."
+            f"Unknown engine {kind[:80]!r}",
+            expected=f"one of {', '.join(KINDS)}",
+            hint=f"{suggest_spelling(kind, KINDS)} Check --emit".strip(),
         )
     place = workdir.absolute()
     job = _Job(

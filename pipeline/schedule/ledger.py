@@ -29,7 +29,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.config.recipes import near_miss
+from pipeline.config.recipes import suggest_spelling
 from pipeline.engine.workdir import unwritable
 from pipeline.errors import BusyError, ConfigError, PipelineError
 from pipeline.schedule.timing import Timing, due_between, start_of
@@ -732,8 +732,9 @@ def _known(file: sqlite3.Connection | None, name: str) -> Schedule:
         return known[name]
     listed = ", ".join(list(known)[:10]) or "there is none yet"
     raise ConfigError(
-        f"There is no schedule {name[:80]!r}. Expected one of this work directory:"
-        f" {listed}.{near_miss(name, tuple(known))} `alexnet schedules` shows them."
+        f"There is no schedule {name[:80]!r}",
+        expected=f"one of this work directory: {listed}",
+        hint=f"{suggest_spelling(name, tuple(known))} `alexnet schedules` shows them".strip(),
     )
 
 

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from pipeline.config.recipes import near_miss
+from pipeline.config.recipes import suggest_spelling
 from pipeline.errors import ConfigError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -145,10 +145,11 @@ def _check_zone(timezone: str) -> None:
     try:
         ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        guess = near_miss(timezone, tuple(sorted(available_timezones())))
+        guess = suggest_spelling(timezone, tuple(sorted(available_timezones())))
         raise ConfigError(
-            f"There is no time zone {timezone[:80]!r}. Expected an IANA name, such as"
-            f" Europe/Madrid, or UTC.{guess} Check --timezone."
+            f"There is no time zone {timezone[:80]!r}",
+            expected="an IANA name, such as Europe/Madrid, or UTC",
+            hint=f"{guess} Check --timezone".strip(),
         ) from error
 
 
@@ -157,8 +158,10 @@ def _seconds(words: str, option: str, least: int = 1) -> int:
     seconds = int(match[1]) * _UNITS.get(match[2], -1) if match else -1
     if not least <= seconds <= _LONGEST_SECONDS:
         raise ConfigError(
-            f"{option} is not understood. Expected a whole number and a unit, s, m, h, d or w, such"
-            f" as 6h or 90m, from {least}s to 366d. Received {words[:80]!r}."
+            f"{option} is not understood",
+            expected="a whole number and a unit, s, m, h, d or w, such as 6h or 90m, from"
+            f" {least}s to 366d",
+            received=repr(words[:80]),
         )
     return seconds
 
@@ -170,10 +173,11 @@ def parse_cron(cron: str) -> Cron:
         ConfigError: it is none.
     """
     if cron.startswith("@") and cron not in _NICKNAMES:
-        guess = near_miss(cron, tuple(_NICKNAMES))
+        guess = suggest_spelling(cron, tuple(_NICKNAMES))
         raise ConfigError(
-            f"There is no cron word {cron[:80]!r}. Expected one of {', '.join(_NICKNAMES)}.{guess}"
-            " Check --cron."
+            f"There is no cron word {cron[:80]!r}",
+            expected=f"one of {', '.join(_NICKNAMES)}",
+            hint=f"{guess} Check --cron".strip(),
         )
     fields = _NICKNAMES.get(cron, cron).split()
     if len(fields) != 5:

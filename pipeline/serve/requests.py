@@ -28,7 +28,7 @@ _GONE = 499  # nginx's number for a client that did not wait; nobody receives it
 _LONGEST_NAME = 255  # bytes of a file's name in the usual file systems
 
 
-class RefusedError(Exception):
+class RefusedRequestError(Exception):
     """A request that is not answered, with its status and a sentence.
 
     `retry` says that the same request may be answered later.
@@ -84,7 +84,7 @@ async def read_body(
         take: told how many bytes are held from now on; may refuse.
 
     Raises:
-        RefusedError: it is too large (413) or comes too slowly (408), or the client is gone.
+        RefusedRequestError: it is too large (413) or comes too slowly (408), or the client is gone.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
@@ -98,18 +98,18 @@ async def read_body(
                 take(len(chunk))
                 body += chunk
     except TimeoutError as error:
-        raise RefusedError(
+        raise RefusedRequestError(
             HTTPStatus.REQUEST_TIMEOUT,
             f"The request came in too slowly. Expected all of it within {seconds:g} seconds."
             f" Received {len(body):,} bytes. Send it again.",
         ) from error
     except ClientDisconnect as error:
-        raise RefusedError(_GONE, "The client is gone.") from error
+        raise RefusedRequestError(_GONE, "The client is gone.") from error
     return bytes(body)
 
 
-def _too_large(max_bytes: int, received: str) -> RefusedError:
-    return RefusedError(
+def _too_large(max_bytes: int, received: str) -> RefusedRequestError:
+    return RefusedRequestError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         f"The request is too large. Expected at most {max_bytes:,} bytes. Received {received}."
         " Send fewer or smaller images.",
@@ -120,7 +120,7 @@ def kind_of(content_type: str) -> str:
     """Return the media type of a request, in lower case; a missing one counts as that of any file.
 
     Raises:
-        RefusedError: it is none that an image comes in (415).
+        RefusedRequestError: it is none that an image comes in (415).
     """
     kind = content_type.partition(";")[0].strip().lower() or "application/octet-stream"
     if kind in (_FORM, _JSON, _URLENCODED, "application/octet-stream") or kind.startswith("image/"):
@@ -128,8 +128,8 @@ def kind_of(content_type: str) -> str:
     raise _other_kind(kind)
 
 
-def _other_kind(kind: str) -> RefusedError:
-    return RefusedError(
+def _other_kind(kind: str) -> RefusedRequestError:
+    return RefusedRequestError(
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         f"No image comes as {kind[:100]}. Expected a Content-Type of image/*,"
         f" application/octet-stream, {_FORM} or {_JSON}. With curl type -F image=@FILE.",
@@ -151,7 +151,7 @@ def parse(
         most: images in a request.
 
     Raises:
-        RefusedError: it is not what it says it is (400), or asks for what is not there (422), or
+        RefusedRequestError: it is not what it says it is (400), or asks for what is not there (422), or
             holds too many images (413).
     """
     kind = kind_of(content_type)
@@ -195,7 +195,7 @@ def _question(body: bytes, most: int) -> Question:
     try:
         found = from_json(body)
     except ValueError as error:
-        raise RefusedError(
+        raise RefusedRequestError(
             HTTPStatus.BAD_REQUEST,
             f'The request is no JSON ({error}). Expected {{"images": ["<base64>"], "top": 5}}. Send'
             " it again.",
@@ -224,25 +224,25 @@ def _from_base64(text: str, place: int) -> bytes:
         ) from error
 
 
-def _invalid(error: ValidationError) -> RefusedError:
+def _invalid(error: ValidationError) -> RefusedRequestError:
     """Return the first complaint of pydantic as a refusal."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return RefusedError(
+    return RefusedRequestError(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         f"The request's {'.'.join(map(str, first['loc']))[:100]} cannot be used: {first['msg']}."
         " Expected images, top (from 1) and logits (true or false). Send it again.",
     )
 
 
-def _unclear(what: str, expected: str, received: str) -> RefusedError:
-    return RefusedError(
+def _unclear(what: str, expected: str, received: str) -> RefusedRequestError:
+    return RefusedRequestError(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         f"There is no use for the {what}. Expected {expected}. Received {received}. Send it again.",
     )
 
 
-def _too_many(most: int, received: str) -> RefusedError:
-    return RefusedError(
+def _too_many(most: int, received: str) -> RefusedRequestError:
+    return RefusedRequestError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         f"The request holds too many images. Expected at most {most:,}. Received {received}. Send"
         " them in several requests.",
@@ -320,8 +320,8 @@ def _files(body: bytes, content_type: str, most: int) -> list[Sent]:
     return form.files
 
 
-def _broken_form(reason: str) -> RefusedError:
-    return RefusedError(
+def _broken_form(reason: str) -> RefusedRequestError:
+    return RefusedRequestError(
         HTTPStatus.BAD_REQUEST,
         f"The form cannot be read ({reason[:150]}). Expected {_FORM} with a boundary, as curl's -F"
         " image=@FILE sends it. Send it again.",

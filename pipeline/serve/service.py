@@ -36,7 +36,7 @@ from pipeline.serve.batching import Batcher
 from pipeline.serve.metrics import Counters, make_counters
 from pipeline.serve.page import PAGE, PAGE_POLICY
 from pipeline.serve.reload import Changeover, Serving
-from pipeline.serve.requests import RefusedError, Sent, Wishes, kind_of, parse, read_body
+from pipeline.serve.requests import RefusedRequestError, Sent, Wishes, kind_of, parse, read_body
 from pipeline.serve.server import Server, guarded, listen, names_of
 
 _TOP = 5
@@ -134,7 +134,7 @@ def make_app(answers: Answers) -> FastAPI:
     for path, endpoint in answers.endpoints().items():
         app.add_route(path, endpoint, methods=["POST" if path == "/predict" else "GET"])
     for kind, handler in (
-        (RefusedError, _refused),
+        (RefusedRequestError, _refused),
         (HTTPException, _no_such),
         (PipelineError, _failed),
         (Exception, _failed),
@@ -178,8 +178,8 @@ def _error(status: int, sentence: str, headers: Any = None) -> JSONResponse:
     return JSONResponse({"error": sentence}, status, headers)
 
 
-def _not_ready(sentence: str) -> RefusedError:
-    return RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, sentence, retry=True)
+def _not_ready(sentence: str) -> RefusedRequestError:
+    return RefusedRequestError(HTTPStatus.SERVICE_UNAVAILABLE, sentence, retry=True)
 
 
 class Answers:
@@ -318,9 +318,9 @@ class Answers:
         finally:
             self._images -= count
 
-    def _busy(self, reason: str, received: str) -> RefusedError:
+    def _busy(self, reason: str, received: str) -> RefusedRequestError:
         self._counters.rejected.labels(reason).inc()
-        return RefusedError(
+        return RefusedRequestError(
             HTTPStatus.TOO_MANY_REQUESTS,
             f"The service has no room. Expected at most {self._config.queue:,} images at a time."
             f" Received more: {received}. Send it again in a second.",
@@ -390,7 +390,7 @@ class Answers:
             predictions.append(prediction)
             self._counters.images.labels("unusable" if "error" in prediction else "answered").inc()
         if len(predictions) == 1 and "error" in predictions[0]:
-            raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, predictions[0]["error"])
+            raise RefusedRequestError(HTTPStatus.UNPROCESSABLE_ENTITY, predictions[0]["error"])
         return JSONResponse({"model": serving.model, "predictions": predictions})
 
     def _unusable(self, reason: str) -> str:
@@ -406,7 +406,7 @@ def _top(wishes: Wishes, classes: int) -> int:
     if wishes.top is None:
         return min(_TOP, classes)
     if wishes.top > classes:
-        raise RefusedError(
+        raise RefusedRequestError(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             f"The model has not so many classes. Expected top=1 to {classes}. Received"
             f" {wishes.top}. Send it again.",

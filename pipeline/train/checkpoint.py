@@ -37,7 +37,7 @@ def save_checkpoint(
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise TrainingDivergedError(
                 f"The state of the training holds a number that is not finite ({name}); it was not"
-                " saved."
+                " saved"
             )
     temporary = path.with_name(f".{path.name}.partial")
     with temporary.open("wb") as file:

@@ -202,7 +202,7 @@ def _with_ways_back(
                 f"the training goes back to the end of epoch {len(state.history)}, at half the rate"
             )
             training.say(
-                f"{str(error).partition('.')[0]}: {place} ({len(state.nan_restarts)} of"
+                f"{error.what}: {place} ({len(state.nan_restarts)} of"
                 f" {training.config.nan_restarts} times)"
             )
         else:
@@ -304,7 +304,9 @@ class _Epochs:
         ):  # ReLU can turn them into zeros, and the loss stays finite
             cause = trouble.likely_cause(state, config, rate)
             raise TrainingDivergedError(
-                f"A weight was not finite after epoch {epoch}. Expected finite numbers. {cause}"
+                f"A weight was not finite after epoch {epoch}",
+                expected="finite numbers",
+                hint=cause,
             )
         if best_epoch([*state.history, entry]) is entry:
             state.best = weights
@@ -523,7 +525,7 @@ def _require_finite(loss: float, where: str, state: State, config: TrainConfig) 
     if not math.isfinite(loss):
         cause = trouble.likely_cause(state, config, float(state.optimizer.learning_rate))
         raise TrainingDivergedError(
-            f"The loss became {loss} {where}. Expected a finite number. {cause}"
+            f"The loss became {loss} {where}", expected="a finite number", hint=cause
         )
 
 
