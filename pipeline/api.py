@@ -33,7 +33,7 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data.listing import at, kind_of, require_source
 from pipeline.data.stage import ingest
-from pipeline.engine.runner import Finding, Runner
+from pipeline.engine.runner import Runner, StageStatus
 from pipeline.engine.stage import Observer, Outcome, Stage, Tracker
 from pipeline.engine.workdir import unwritable, work_directory
 from pipeline.errors import ConfigError, LostWorkerError, PipelineError, WorkersFailedError
@@ -222,7 +222,7 @@ def settings(
     if recipe is None and str(given.get("model.classes", 0)) != "0":
         recipe = "network"  # no dataset, so none to fit
     elif recipe is None and workdir is not None and "data.dataset" not in given:
-        recipe, remembered = _runner(workdir).remembered(stages)
+        recipe, remembered = _runner(workdir).selection.recall_settings(stages)
         # Which model is meant is said each time: a trial under another name must not move what
         # serves.
         remembered = {
@@ -872,7 +872,7 @@ def last_settings(
     given = {**environment_settings(os.environ), **(settings or {})}
     if recipe is not None or "data.dataset" in given:
         return recipe, dict(settings or {})
-    found, remembered = _runner(workdir).remembered()
+    found, remembered = _runner(workdir).selection.recall_settings()
     remembered |= (
         {"release.approve": False, "release.dry_run": False} if remembered else {}
     )  # a person's word for that one time
@@ -1261,7 +1261,7 @@ def _store_settings(
 
     What the last stages were made with is no matter of its.
     """
-    last, remembered = _runner(workdir).remembered()
+    last, remembered = _runner(workdir).selection.recall_settings()
     return resolve(
         recipe or last,
         settings,
@@ -1343,7 +1343,7 @@ def export(
 
 def _prepared(workdir: Path, release: Release) -> DatasetArtifact | None:
     """Return the dataset that the last command in a work directory used, if there is one and it has the model's classes."""
-    entry = _runner(workdir).current()["stages"].get("ingest", {})
+    entry = _runner(workdir).selection.read()["stages"].get("ingest", {})
     with contextlib.suppress(OSError, ValueError):
         dataset = DatasetArtifact.read(workdir / "stages" / str(entry.get("directory")))
         return (
@@ -1489,7 +1489,7 @@ def status(
     recipe: str | None = None,
     settings: Mapping[str, Any] | None = None,
     workdir: Path | str = DEFAULT_WORKDIR,
-) -> tuple[Resolved, list[Finding], dict[str, str]]:
+) -> tuple[Resolved, list[StageStatus], dict[str, str]]:
     """Look at every stage without running any.
 
     The settings looked at, what was found, and the page of each stage's run by its key.
@@ -1500,7 +1500,7 @@ def status(
     resolved = _settings(recipe, settings, workdir, ())
     known = journal.known_runs(workdir)
     pages = {key: journal.run_url(resolved.config.tracking, **ids) for key, ids in known.items()}
-    return resolved, _runner(workdir).look(resolved.config, STAGE_NAMES), pages
+    return resolved, _runner(workdir).inspect_stages(resolved.config, STAGE_NAMES), pages
 
 
 def sync(workdir: Path | str = DEFAULT_WORKDIR, wait: bool = False) -> tuple[int, dict[str, str]]:

@@ -36,6 +36,8 @@ class Artifact(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     FILE: ClassVar[str] = "artifact.json"
+    # How the tracking store knows it besides its files: as a dataset, as a model, or not at all.
+    TRACKED_AS: ClassVar[Literal["dataset", "model", ""]] = ""
 
     directory: Path = Field(
         default=Path(),
@@ -51,8 +53,8 @@ class Artifact(BaseModel):
         return digest_of(self.model_dump(mode="json", exclude=paths))
 
     @property
-    def is_last(self) -> bool:
-        """Whether no stage after it is wanted."""
+    def ends_chain(self) -> bool:
+        """Whether the stages after it are not wanted."""
         return False
 
     def promised_files(self) -> tuple[Path, ...]:
@@ -80,6 +82,7 @@ class DatasetArtifact(Artifact):
     # What a manifest says of its images besides their labels: a column `key` and others, all text.
     # Only where it says something.
     ATTRIBUTES_FILE: ClassVar[str] = "index/attributes.parquet"
+    TRACKED_AS: ClassVar[Literal["dataset", "model", ""]] = "dataset"
 
     name: str = Field(description="What --dataset was called, without its folders.")
     digest: str = Field(description="SHA-256 over every split's (key, label, image bytes).")
@@ -284,6 +287,8 @@ class ModelArtifact(SavedModel):
 class TrainingResult(SavedModel):
     """The trained network, uncompiled: the weights of the best epoch on the validation split."""
 
+    TRACKED_AS: ClassVar[Literal["dataset", "model", ""]] = "model"
+
     best_epoch: int = Field(description="Epoch, counted from 1, whose weights are kept.")
     epochs: int = Field(description="Epochs trained.")
     validation_top1_error: float = Field(
@@ -320,7 +325,7 @@ class Review(Artifact):
     dataset_digest: str = Field(description="Digest of the dataset as it is now.")
 
     @property
-    def is_last(self) -> bool:
+    def ends_chain(self) -> bool:
         """Whether the champion stays as it is."""
         return not self.retrain
 

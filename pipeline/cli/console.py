@@ -28,7 +28,7 @@ from rich.text import Text
 from pipeline.api import PipelineResult, stage_dict
 from pipeline.artifacts import Decision, ModelArtifact
 from pipeline.config.resolution import Resolved
-from pipeline.engine.runner import Finding
+from pipeline.engine.runner import StageStatus
 from pipeline.engine.stage import Outcome
 
 if TYPE_CHECKING:
@@ -593,7 +593,7 @@ def _show_place(output: Console, name: str, place: str) -> None:
 
 
 def show_status(
-    output: Console, resolved: Resolved, findings: Iterable[Finding], pages: dict[str, str]
+    output: Console, resolved: Resolved, findings: Iterable[StageStatus], pages: dict[str, str]
 ) -> None:
     """Print a table of the stages: state, age, size, run, and what changed."""
     table = Table(
@@ -614,7 +614,7 @@ def show_status(
     output.print(table)
 
 
-def status_dict(finding: Finding, pages: dict[str, str]) -> dict[str, Any]:
+def status_dict(finding: StageStatus, pages: dict[str, str]) -> dict[str, Any]:
     """Return what was found of a stage as JSON can hold it: ages in seconds, sizes in bytes."""
     folder = (
         finding.directory if finding.directory and finding.directory.exists() else None

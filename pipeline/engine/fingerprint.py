@@ -49,6 +49,12 @@ class Fingerprint:
             if earlier.get(name) != self.parts.get(name)
         )
 
+    def differs_in_code_alone(self, earlier: Mapping[str, Any]) -> bool:
+        """Return whether all that differs from an earlier fingerprint is code or a library."""
+        names = self.parts.keys() | earlier.keys()
+        changed = {name for name in names if earlier.get(name) != self.parts.get(name)}
+        return all(name.partition(" ")[0] in ("code", "package") for name in changed)
+
 
 def _difference(name: str, before: Any, now: Any) -> str:
     kind, _, what = name.partition(" ")

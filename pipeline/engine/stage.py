@@ -14,7 +14,7 @@ from pipeline.config.settings import Config
 from pipeline.config.tracking import TrackingConfig
 
 State = Literal["ran", "skipped", "failed"]
-SCRATCH = "scratch"
+REPORT, SCRATCH = "report", "scratch"  # folders of a result
 
 
 class StageRun(Protocol):
@@ -94,7 +94,7 @@ class Observer(Protocol):
     def waiting(self, what: str) -> None: ...
 
 
-class NoRun:
+class UnrecordedRun:
     """A stage's run that is recorded nowhere: that of a worker beside the chief."""
 
     key = ""
@@ -145,7 +145,7 @@ class Context:
     @property
     def report_directory(self) -> Path:
         """The folder of pages and images, made when first asked for."""
-        folder = self.directory / "report"
+        folder = self.directory / REPORT
         folder.mkdir(exist_ok=True)
         return folder
 

@@ -17,7 +17,7 @@ from pipeline.artifacts import (
 )
 from pipeline.config.release import ReleaseConfig
 from pipeline.config.tracking import TrackingConfig
-from pipeline.engine.stage import Context, NoRun
+from pipeline.engine.stage import Context, UnrecordedRun
 from pipeline.errors import CheckpointError
 from pipeline.evaluate.predictions import Chunk, write_predictions
 from pipeline.model.weights import save_model
@@ -147,7 +147,7 @@ class House:
         folder = self.tmp_path / f"promote-{len(list(self.tmp_path.glob('promote-*')))}"
         folder.mkdir()
         observer = SimpleNamespace(progressed=lambda *_: None, said=lambda _: None)
-        context = Context(folder, NoRun(), observer, self.workdir)
+        context = Context(folder, UnrecordedRun(), observer, self.workdir)
         report = report or self.evaluated(trained)
         decision = promotion.decide(config, self.dataset(), trained, report, self.registry, context)
         write_decision(decision, context.report_directory)

@@ -283,8 +283,8 @@ def test_the_page_tells_everything_and_escapes_what_others_wrote(tmp_path):
 
 def test_a_slot_that_did_not_retrain_has_a_page_too(tmp_path):
     review = make_review(directory=tmp_path, retrain=False, brief="0 changed", triggers=())
-    assert review.is_last
-    assert not make_review().is_last
+    assert review.ends_chain
+    assert not make_review().ends_chain
     write_retraining(
         "Retraining main",
         {"ingest": SimpleNamespace(directory=tmp_path), "review": review},

@@ -24,7 +24,7 @@ from pipeline.artifacts import DatasetArtifact
 from pipeline.config.data import DataConfig
 from pipeline.config.retrain import RetrainConfig
 from pipeline.config.tracking import TrackingConfig
-from pipeline.engine.stage import Context, NoRun
+from pipeline.engine.stage import Context, UnrecordedRun
 from pipeline.errors import CheckpointError, DatasetError
 from pipeline.retrain import signals
 from pipeline.retrain.drift import Look, compare
@@ -520,7 +520,9 @@ def ingested(folder, directory, **settings):
     (directory / "stage").mkdir(parents=True)
     observer = SimpleNamespace(progressed=lambda *_: None, said=lambda _: None)
     config = DataConfig(dataset=str(folder), short_side=32, **settings)
-    return ingest.function(config, Context(directory / "stage", NoRun(), observer, directory))
+    return ingest.function(
+        config, Context(directory / "stage", UnrecordedRun(), observer, directory)
+    )
 
 
 @pytest.fixture(scope="module")

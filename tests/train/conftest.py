@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from pipeline.config.data import DataConfig
 from pipeline.data.stage import ingest
-from pipeline.engine.stage import Context, NoRun
+from pipeline.engine.stage import Context, UnrecordedRun
 
 
 @pytest.fixture
@@ -26,5 +26,5 @@ def prepared_jpegs(tmp_path):
     observer = SimpleNamespace(progressed=lambda *_: None, said=lambda _: None)
     return ingest.function(
         DataConfig(dataset=str(tmp_path / "images"), short_side=32),
-        Context(directory, NoRun(), observer),
+        Context(directory, UnrecordedRun(), observer),
     )

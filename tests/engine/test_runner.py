@@ -30,10 +30,10 @@ from pipeline.engine.fingerprint import code_parts, parse_source
 from pipeline.engine.runner import Runner
 from pipeline.engine.stage import Context, stage
 from pipeline.engine.workdir import work_directory
-from pipeline.errors import BusyError, ConfigError, MissingInputError, Terminated
+from pipeline.errors import BusyError, CheckpointError, ConfigError, MissingInputError, Terminated
 from pipeline.files import write_text
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Words(Artifact):
@@ -88,6 +88,9 @@ class Fake:
 
     def progressed(self, *_):
         pass
+
+    def said(self, text):
+        self.told.append(("said", text))
 
     def waiting(self, what):
         pass
@@ -147,7 +150,7 @@ class House:
     def states(self, **settings) -> dict[str, str]:
         return {
             finding.stage: finding.state
-            for finding in self.runner().look(resolved(**settings).config)
+            for finding in self.runner().inspect_stages(resolved(**settings).config)
         }
 
     def folders(self) -> list[str]:
@@ -322,19 +325,19 @@ class TestOneStageAlone:
 
     def test_it_can_take_the_settings_of_the_last_command(self, house):
         house.run(data__dataset="abc", model__seed=3, train__epochs=5)
-        recipe, settings = house.runner().remembered(["train"])
+        recipe, settings = house.runner().selection.recall_settings(["train"])
         assert recipe == "digits"
         assert (settings["data.dataset"], settings["model.seed"]) == ("abc", 3)
         assert not any(key.startswith("train.") for key in settings)
 
     def test_the_first_stage_remembers_nothing(self, house):
         house.run(data__dataset="abc")
-        assert house.runner().remembered(["ingest", "build"]) == (None, {})
+        assert house.runner().selection.recall_settings(["ingest", "build"]) == (None, {})
 
     def test_nothing_is_remembered_from_below_a_stage_that_made_something_else(self, house):
         house.run(model__seed=3)
         house.run("ingest", data__dataset="abcd")
-        assert "build" not in house.runner().current()["stages"]
+        assert "build" not in house.runner().selection.read()["stages"]
 
 
 class TestStopping:
@@ -453,7 +456,7 @@ class TestLooking:
 
     def test_all_done(self, house):
         house.run()
-        findings = house.runner().look(resolved().config)
+        findings = house.runner().inspect_stages(resolved().config)
         assert [finding.state for finding in findings] == ["done", "done", "done"]
         assert [finding.run_key for finding in findings] == [
             "run of ingest",
@@ -469,7 +472,7 @@ class TestLooking:
             "build": "stale",
             "train": "waiting",
         }
-        findings = house.runner().look(resolved(model__image_size=16).config)
+        findings = house.runner().inspect_stages(resolved(model__image_size=16).config)
         assert findings[1].why == ("setting model.image_size 32 -> 16",)
         assert findings[2].why == ("build comes first",)
 
@@ -662,7 +665,7 @@ def test_a_stage_that_always_runs_is_never_skipped(house):
 
 
 def test_nothing_runs_after_a_record_that_says_it_is_the_last(house, monkeypatch):
-    monkeypatch.setattr(Shape, "is_last", property(lambda record: record.area < 1000))
+    monkeypatch.setattr(Shape, "ends_chain", property(lambda record: record.area < 1000))
     states, _, fake = house.run(**{"data.dataset": "digits"})
     assert list(states) == ["ingest", "build"]
     assert fake.told[-1] == ("close", "FINISHED")
@@ -740,16 +743,110 @@ def test_a_stage_that_nothing_is_made_from_leaves_the_others_selected(house):
         return Artifact(directory=context.directory)
 
     house.run()
-    before = house.runner().current()["stages"]
+    before = house.runner().selection.read()["stages"]
     fake = Fake()
     list(
         Runner([house.stages[0], look, *house.stages[1:]], house.workdir, fake).run(
             resolved(), ["ingest", "look"], fake
         )
     )
-    after = house.runner().current()["stages"]
+    after = house.runner().selection.read()["stages"]
     assert {name: after[name] for name in before} == before
     assert "look" in after
     house.run("build", **{"model.image_size": 24})
-    assert set(house.runner().current()["stages"]) >= {"ingest", "build"}
-    assert "train" not in house.runner().current()["stages"]
+    assert set(house.runner().selection.read()["stages"]) >= {"ingest", "build"}
+    assert "train" not in house.runner().selection.read()["stages"]
+
+
+# -- code that changed, and pages that are drawn again ---------------------------------------------
+
+
+def change_code(monkeypatch):
+    """Give every stage's module another digest, as an edit between two commands does."""
+    from pipeline.engine import runner
+
+    real = runner.code_parts
+    monkeypatch.setattr(
+        runner,
+        "code_parts",
+        lambda *arguments: real(*arguments) | {"code pipeline.data.splits": "another digest"},
+    )
+
+
+class TestAccepting:
+    def test_a_result_is_kept_with_a_note_of_the_code_that_changed(self, house, monkeypatch):
+        house.run()
+        before = house.folders()
+        change_code(monkeypatch)
+        assert set(house.states().values()) == {"stale", "waiting"}
+        accepted = house.runner().accept_stages(resolved(), ["ingest", "build", "train"])
+        assert [name for name, _ in accepted] == ["ingest", "build", "train"]
+        assert {changes for _, changes in accepted} == {("code pipeline.data.splits is new",)}
+        assert set(house.states().values()) == {"done"}
+        assert house.run()[0] == SKIPPED
+        assert set(before) < set(house.folders())  # what is kept is there under both names
+        for finding in house.runner().inspect_stages(resolved().config):
+            ((note,),) = (finding.accepted,)
+            assert note["changes"]
+            assert note["when"].startswith("20")
+
+    def test_accept_code_runs_nothing(self, house, monkeypatch):
+        house.run()
+        change_code(monkeypatch)
+        fake = Fake()
+        names = ["ingest", "build", "train"]
+        list(house.runner(fake).run(resolved(), names, fake, accept_code=True))
+        assert {item.stage: item.state for item in fake.outcomes} == SKIPPED
+        assert "kept although code changed" in str(fake.told)
+
+    def test_a_changed_setting_is_not_accepted(self, house, monkeypatch):
+        house.run()
+        change_code(monkeypatch)
+        with pytest.raises(ConfigError, match=r"train cannot be accepted.*train.epochs 30 -> 2"):
+            house.runner().accept_stages(resolved(train__epochs=2), ["ingest", "build", "train"])
+        fake = Fake()
+        names = ["ingest", "build", "train"]
+        list(house.runner(fake).run(resolved(train__epochs=2), names, fake, accept_code=True))
+        assert [item.state for item in fake.outcomes] == ["skipped", "skipped", "ran"]
+
+    def test_nothing_earlier_is_nothing_to_accept(self, house):
+        with pytest.raises(ConfigError, match="no earlier result"):
+            house.runner().accept_stages(resolved(), ["ingest"])
+
+
+class TestDrawing:
+    def test_pages_are_drawn_by_the_run_and_again_later(self, house):
+        drawn = []
+
+        def draw(record, folder):
+            drawn.append((record.area, record.directory.name))
+            (folder / "page.html").write_text(f"drawn {len(drawn)} times")
+
+        ingest, build, train = house.stages
+        house.stages = (ingest, replace(build, draw=draw), train)
+        house.run()
+        (folder,) = (house.workdir / "stages").glob("build-*")
+        assert (folder / "report" / "page.html").read_text() == "drawn 1 times"
+        ((name, pages),) = house.runner().redraw_pages(resolved().config, ["build", "train"])
+        assert (name, pages) == ("build", folder / "report")
+        assert (pages / "page.html").read_text() == "drawn 2 times"
+        assert (pages / "shape.txt").read_text() == "square"  # what the stage itself wrote stays
+        assert drawn[1][1] == folder.name
+        assert house.run()[0] == SKIPPED
+
+    def test_a_page_that_cannot_be_drawn_leaves_the_old_one(self, house):
+        def draw(record, folder):
+            (folder / "page.html").write_text("new")
+            if record.directory.name.endswith("partial"):
+                return
+            raise CheckpointError("what it is drawn from is damaged")
+
+        ingest, build, train = house.stages
+        house.stages = (ingest, replace(build, draw=draw), train)
+        house.run()
+        (folder,) = (house.workdir / "stages").glob("build-*")
+        (folder / "report" / "page.html").write_text("old")
+        with pytest.raises(CheckpointError):
+            house.runner().redraw_pages(resolved().config, ["build"])
+        assert (folder / "report" / "page.html").read_text() == "old"
+        assert house.states()["build"] == "done"
