@@ -23,7 +23,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from pipeline import api
 from pipeline.config.tracking import TrackingConfig
-from pipeline.reports.html import PageImage, Section, Table, render
+from pipeline.reports.html import PageImage, PageSection, Table, render_page
 from pipeline.tracking import journal
 
 CHROMIUM = next(
@@ -280,14 +280,14 @@ def test_names_that_bite_are_shown_whole_wherever_they_stand(browser, tmp_path):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
     every = " | ".join(NAMES)
     rows = [(name, name, f"{number}.5 %", name) for number, name in enumerate(NAMES)]
-    section = Section(
+    section = PageSection(
         every,
         every,
         [Table(NAMES, [NAMES]), Table(("a", "b", "c", every), rows)],
         [PageImage(tmp_path / "red.png", every)],
     )
     file = tmp_path / "<b> #1 100%.html"
-    file.write_text(render(every, every, [section], every), encoding="utf-8")
+    file.write_text(render_page(every, every, [section], every), encoding="utf-8")
     for width in WIDTHS:
         with our_page(browser, file, **viewport(width)) as page:
             page.screenshot(path=tmp_path / f"names-{width}.png", full_page=True)

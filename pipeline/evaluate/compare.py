@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError, DatasetError
 from pipeline.evaluate.metrics import MEASURES, Tally, headline_numbers, percent, shifted_interval
 from pipeline.evaluate.predictions import read_columns, read_logits
 from pipeline.files import write_text
-from pipeline.reports.html import Section, Table, render
+from pipeline.reports.html import PageSection, Table, render_page
 
 _SHOWN = 40  # images on which the two part
 _LIKELY = 0.05
@@ -262,18 +262,18 @@ def _page(comparison: Comparison) -> str:
         [(name, report.model_sha256[:12], report.directory.name) for name, report in both],
     )
     sections = [
-        Section("The two", tables=[models]),
-        Section("In numbers", _NUMBERS_TEXT, [measure_table(comparison)]),
-        Section("Right and wrong", _COUNTS_TEXT, [counts]),
-        Section("Classes, the largest loss first", tables=[classes]),
+        PageSection("The two", tables=[models]),
+        PageSection("In numbers", _NUMBERS_TEXT, [measure_table(comparison)]),
+        PageSection("Right and wrong", _COUNTS_TEXT, [counts]),
+        PageSection("Classes, the largest loss first", tables=[classes]),
     ]
     if comparison.parted:
         sections.append(
-            Section(
+            PageSection(
                 f"Where they part: {len(comparison.parted):,} of {many:,} images", tables=[parted]
             )
         )
-    return render(
+    return render_page(
         "Two models on the same images",
         verdict(comparison),
         sections,

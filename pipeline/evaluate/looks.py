@@ -17,13 +17,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.evaluate.metrics import Floats, Integers
-from pipeline.reports.evaluation_figures import (
+from pipeline.reports.figures import (
     CENTERED,
     DPI,
     FAINT,
     INK,
     LITERAL,
-    fitting,
+    fit_class_name,
     save_figure,
 )
 
@@ -171,12 +171,12 @@ def draw_grad_cam(
             figure,
             x + mark,
             y + tile + 0.11,
-            fitting(names, answer, (pair - mark) * 72, 9, bold=True),
+            fit_class_name(names, answer, (pair - mark) * 72, 9, bold=True),
             ha="left",
             weight="bold",
         )
         if label != answer:
-            truth = fitting(names, label, (pair - mark - 0.55) * 72, 8)
+            truth = fit_class_name(names, label, (pair - mark - 0.55) * 72, 8)
             _word(
                 figure,
                 x + mark,
@@ -221,7 +221,7 @@ def draw_neighbors(
             figure,
             tile / 2,
             y + tile + 0.11,
-            fitting(names, int(label), tile * 72, 8, bold=True),
+            fit_class_name(names, int(label), tile * 72, 8, bold=True),
             size=8,
             weight="bold",
         )
@@ -237,7 +237,7 @@ def draw_neighbors(
                     figure,
                     x + tile / 2,
                     y + tile + 0.11,
-                    fitting(names, int(other), tile * 72, 8),
+                    fit_class_name(names, int(other), tile * 72, 8),
                     size=8,
                 )
     save_figure(figure, path)
@@ -335,12 +335,18 @@ def _layer(figure: Any, left: float, middle: float, name: str, note: str) -> Non
         figure,
         left,
         middle - 0.08,
-        fitting([name], 0, room, 9, bold=True),
+        fit_class_name([name], 0, room, 9, bold=True),
         ha="left",
         weight="bold",
     )
     _word(
-        figure, left, middle + 0.08, fitting([note], 0, room, 7.5), size=7.5, color=FAINT, ha="left"
+        figure,
+        left,
+        middle + 0.08,
+        fit_class_name([note], 0, room, 7.5),
+        size=7.5,
+        color=FAINT,
+        ha="left",
     )
 
 

@@ -33,7 +33,7 @@ from pipeline.files import write_text
 from pipeline.release.classify import TOLERANCE, Classifier, UnusableError, load_classifier
 from pipeline.release.gate import lower_bound, upper_bound
 from pipeline.release.package import Release
-from pipeline.reports.html import Section, Table, render
+from pipeline.reports.html import PageSection, Table, render_page
 
 FORMATS = ("savedmodel", "onnx", "litert")
 MAX_ERROR_RISE = 0.05
@@ -703,14 +703,16 @@ def _page(exported: Exported) -> str:
         "same best five",
     )
     sections = [
-        Section("What it is", _pixels_text(release), [Table(("", ""), what)]),
-        Section("Compared with the released model", _PARITY_TEXT, [Table(headings, rows)]),
+        PageSection("What it is", _pixels_text(release), [Table(("", ""), what)]),
+        PageSection("Compared with the released model", _PARITY_TEXT, [Table(headings, rows)]),
     ]
     if exported.cost:
         sections.append(
-            Section("What 8-bit integers cost", _COST_TEXT, [_cost_table(exported, exported.cost)])
+            PageSection(
+                "What 8-bit integers cost", _COST_TEXT, [_cost_table(exported, exported.cost)]
+            )
         )
-    return render(
+    return render_page(
         f"{release.title} as {exported.kind}",
         f"{exported.headline()}.",
         sections,

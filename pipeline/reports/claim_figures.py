@@ -2,7 +2,7 @@
 
 White ground, thin axes, colors that also differ for the color-blind.
 
-As in `pipeline.reports.evaluation_figures` they are made of matplotlib's objects only, without
+As in `pipeline.reports.figures` they are made of matplotlib's objects only, without
 pyplot, and all text is written literally. Errors are shares in [0, 1] and are written in %.
 Whatever has more than one seed shows each of them.
 """
@@ -22,13 +22,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image
 
-from pipeline.reports.evaluation_figures import (
+from pipeline.reports.figures import (
     CENTERED,
     EDGE,
     FAINT,
     INK,
     LITERAL,
-    fitting,
+    fit_class_name,
     save_figure,
 )
 from pipeline.reproduce.records import Claim, Row
@@ -40,7 +40,7 @@ _FAMILY = [
     "DejaVu Sans",
 ]  # both come with matplotlib; the second has the letters that the first lacks
 _WORDS: dict[str, Any] = {**LITERAL, "fontfamily": _FAMILY}
-_SERIF_WIDTH = 1.08  # of a text, against the sans-serif letters that `fitting` measures
+_SERIF_WIDTH = 1.08  # of a text, against the sans-serif letters that `fit_class_name` measures
 _BLUE, _ORANGE, _GRAY, _GREEN = "#2460c8", "#d9772b", "#69707d", "#2a8f6a"
 _COLORS, _DASHES = (
     (_BLUE, _ORANGE, _GREEN, _GRAY, INK),
@@ -600,7 +600,7 @@ def _epochs(values: Sequence[float] | Any) -> list[int]:
 
 def _short(text: str, inches: float = 3.2, size: float = 8) -> str:
     """Return a text on one line, no wider than there is room."""
-    return fitting([text], 0, 72 * inches / _SERIF_WIDTH, size)
+    return fit_class_name([text], 0, 72 * inches / _SERIF_WIDTH, size)
 
 
 def _lines(text: str, inches: float, size: float) -> str:

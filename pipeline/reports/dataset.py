@@ -17,7 +17,7 @@ from pipeline.data.augment import color_scale, color_shifts, principal_colors, s
 from pipeline.data.loader import center_cuts, cut, random_cuts
 from pipeline.data.source import Prepared
 from pipeline.data.statistics import MEASURED_IMAGES, Statistics
-from pipeline.reports.html import PageImage, Section, Table, render
+from pipeline.reports.html import PageImage, PageSection, Table, render_page
 
 _ROWS_SHOWN = 50
 _GROUPS_SHOWN = 12  # the image says more; dataset_card.json has them all
@@ -100,22 +100,22 @@ def _page(facts: Mapping[str, Any], images: Mapping[str, PageImage]) -> str:
         f"{sum(values):,} {split}" for split, values in counts.items()
     )
     sections = [
-        Section("Images", images=[images["samples"]]),
-        Section("Files", tables=[Table(("files", "number"), _file_rows(facts))]),
-        Section("Splits", text=f"{facts['how_split']}.", tables=[_split_table(facts)]),
-        Section("Classes", tables=[_class_table(facts)], images=[images["classes"]]),
-        Section("Pixels", tables=[_pixel_table(facts)], images=[images["mean_image"]]),
+        PageSection("Images", images=[images["samples"]]),
+        PageSection("Files", tables=[Table(("files", "number"), _file_rows(facts))]),
+        PageSection("Splits", text=f"{facts['how_split']}.", tables=[_split_table(facts)]),
+        PageSection("Classes", tables=[_class_table(facts)], images=[images["classes"]]),
+        PageSection("Pixels", tables=[_pixel_table(facts)], images=[images["mean_image"]]),
     ]
-    sections.append(Section("Augmentation", images=[images["augmentation"]]))
+    sections.append(PageSection("Augmentation", images=[images["augmentation"]]))
     if facts["copies"]["groups"]:
         shown = [images["copies"]] if "copies" in images else []
         sections.insert(
-            2, Section("Copies", text=_COPIES, tables=_copy_tables(facts), images=shown)
+            2, PageSection("Copies", text=_COPIES, tables=_copy_tables(facts), images=shown)
         )
     if facts["quarantined"]:
         sections.insert(
             2,
-            Section(
+            PageSection(
                 "Left out", text="These files cannot be used.", tables=[_quarantine_table(facts)]
             ),
         )
@@ -123,7 +123,7 @@ def _page(facts: Mapping[str, Any], images: Mapping[str, PageImage]) -> str:
         f"SHA-256 over every key, label and image: {facts['digest']}. The same numbers are in"
         " dataset_card.json."
     )
-    return render(f"Dataset {facts['name']}", f"{verdict}.", sections, footer=footer)
+    return render_page(f"Dataset {facts['name']}", f"{verdict}.", sections, footer=footer)
 
 
 def _file_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

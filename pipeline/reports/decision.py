@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.artifacts import Decision
 from pipeline.evaluate.metrics import percent
 from pipeline.files import write_text
-from pipeline.reports.html import Section, Table, render
+from pipeline.reports.html import PageSection, Table, render_page
 
 _NEXT = {
     "promoted": (
@@ -42,8 +42,8 @@ def write_decision(decision: Decision, directory: Path) -> None:
 
 def _page(decision: Decision) -> str:
     sections = [
-        Section("What now", _NEXT.get(decision.outcome, _REFUSED)),
-        Section("The two", tables=[_models(decision)]),
+        PageSection("What now", _NEXT.get(decision.outcome, _REFUSED)),
+        PageSection("The two", tables=[_models(decision)]),
     ]
     if decision.checks:
         rows = [
@@ -58,16 +58,18 @@ def _page(decision: Decision) -> str:
         table = Table(("what", "", "found", "required"), rows)
         failed = [check.text for check in decision.checks if not check.passed]
         passed = [check.text for check in decision.checks if check.passed]
-        sections += [Section("What speaks against it", " ".join(failed))] if failed else []
+        sections += [PageSection("What speaks against it", " ".join(failed))] if failed else []
         sections += [
-            Section("Checks", _CHECKS_TEXT, [table]),
-            Section("What was found", " ".join(passed)),
+            PageSection("Checks", _CHECKS_TEXT, [table]),
+            PageSection("What was found", " ".join(passed)),
         ]
     if decision.test_images_note:
-        sections.append(Section("Which images count", decision.test_images_note))
+        sections.append(PageSection("Which images count", decision.test_images_note))
     if decision.advice:
-        sections.append(Section("How many images decide what", decision.advice))
-    return render(f"Release of {decision.name}", verdict(decision), sections, _footer(decision))
+        sections.append(PageSection("How many images decide what", decision.advice))
+    return render_page(
+        f"Release of {decision.name}", verdict(decision), sections, _footer(decision)
+    )
 
 
 def verdict(decision: Decision) -> str:

@@ -39,7 +39,7 @@ from pipeline.reports.evaluation_figures import (
     draw_confusion_overview,
     draw_guesses,
 )
-from pipeline.reports.html import PageImage, Section, Table, render
+from pipeline.reports.html import PageImage, PageSection, Table, render_page
 
 IMAGES = 8  # as in the paper's figure 4
 NEIGHBORS = 6  # likewise
@@ -97,13 +97,13 @@ class Judgment:
 def write_report(directory: Path, judged: Judgment) -> None:
     """Write report.html and the PNG files that it shows into an existing folder."""
     sections = [
-        Section(
+        PageSection(
             "In numbers",
             f"By the {judged.view}, every image once.",
             tables=[headline_table(judged)],
         ),
         _confusion_section(directory, judged.summary, judged.names),
-        Section("Classes, the worst first", tables=[class_table(judged.summary, judged.names)]),
+        PageSection("Classes, the worst first", tables=[class_table(judged.summary, judged.names)]),
         *_slice_sections(directory, judged),
         _calibration_section(directory, judged.summary, judged.split),
         _guess_section(
@@ -137,18 +137,18 @@ def write_report(directory: Path, judged: Judgment) -> None:
     if judged.looks is not None and explain.explainable(judged.looks.model):
         sections += _look_sections(directory, judged, judged.looks)
     elif judged.looks is not None:
-        sections.append(Section("What it looks at", _NO_LOOKS_TEXT))
+        sections.append(PageSection("What it looks at", _NO_LOOKS_TEXT))
     if judged.worn is not None:
         sections.append(_robustness_section(directory, judged.samples[0], judged.worn))
     if judged.speed is not None:
         sections.append(
-            Section(
+            PageSection(
                 "How fast it answers",
                 _SPEED_TEXT,
                 [Table(("measure", "value"), table_rows(judged.speed))],
             )
         )
-    page = render(
+    page = render_page(
         f"Evaluation on the {judged.split} split", verdict(judged), sections, judged.footer
     )
     (directory / "report.html").write_text(page, encoding="utf-8")
@@ -412,7 +412,7 @@ _SPEED_TEXT = (
 
 def _guess_section(
     path: Path, heading: str, text: str, images: Sequence[Chosen], names: Sequence[str]
-) -> Section:
+) -> PageSection:
     """Return images with their guesses, drawn and as a table that has every name whole."""
     guesses = guesses_of(images)
     draw_guesses(guesses, names, path)
@@ -421,7 +421,7 @@ def _guess_section(
         for item in guesses
     ]
     table = Table(("image", "correct class", "first guess", "its probability"), rows)
-    return Section(
+    return PageSection(
         heading,
         text,
         [table],
@@ -429,7 +429,7 @@ def _guess_section(
     )
 
 
-def _confusion_section(directory: Path, summary: Summary, names: Sequence[str]) -> Section:
+def _confusion_section(directory: Path, summary: Summary, names: Sequence[str]) -> PageSection:
     """Return who is taken for whom.
 
     All classes in one square if they can be read, else an overview and the worst of them.
@@ -448,7 +448,7 @@ def _confusion_section(directory: Path, summary: Summary, names: Sequence[str]) 
             "Images by correct class and answer: right answers blue, wrong ones orange, deeper"
             " for a larger share of the row."
         )
-        return Section("What is taken for what", text, tables, [PageImage(path, caption)])
+        return PageSection("What is taken for what", text, tables, [PageImage(path, caption)])
     step = draw_confusion_overview(summary.confusion, path)
     size = "one class" if step == 1 else f"{step} classes"
     images = [
@@ -466,7 +466,7 @@ def _confusion_section(directory: Path, summary: Summary, names: Sequence[str]) 
             " orange by their share of the whole row."
         )
         images.append(PageImage(worst, caption))
-    return Section("What is taken for what", text, tables, images)
+    return PageSection("What is taken for what", text, tables, images)
 
 
 def _classes_of(pairs: Sequence[Confusion]) -> list[int]:
@@ -478,7 +478,7 @@ def _classes_of(pairs: Sequence[Confusion]) -> list[int]:
     return sorted(classes)
 
 
-def _slice_sections(directory: Path, judged: Judgment) -> list[Section]:
+def _slice_sections(directory: Path, judged: Judgment) -> list[PageSection]:
     if not judged.slices:
         return []
     path = directory / "slices.png"
@@ -490,7 +490,7 @@ def _slice_sections(directory: Path, judged: Judgment) -> list[Section]:
     more = len(judged.slices) - _SLICES
     text = _SLICE_TEXT + (f" {more:,} more are in metrics.json." if more > 0 else "")
     return [
-        Section(
+        PageSection(
             "Where it is worse",
             text,
             [slice_table(judged.slices[:_SLICES])],
@@ -499,7 +499,7 @@ def _slice_sections(directory: Path, judged: Judgment) -> list[Section]:
     ]
 
 
-def _calibration_section(directory: Path, summary: Summary, split: str) -> Section:
+def _calibration_section(directory: Path, summary: Summary, split: str) -> PageSection:
     path = directory / "reliability.png"
     draw_reliability(summary.reliability, summary.calibrated_reliability, path)
     before, after = (
@@ -518,14 +518,14 @@ def _calibration_section(directory: Path, summary: Summary, split: str) -> Secti
             f" changes no guess; it takes the calibration error from {before} to {after}."
         )
     text = f"{_CALIBRATION_TEXT} {fitted}"
-    return Section(
+    return PageSection(
         "How far its probabilities can be trusted",
         text,
         images=[PageImage(path, "Above: right answers by probability. Below: how many.")],
     )
 
 
-def _look_sections(directory: Path, judged: Judgment, given: Looks) -> list[Section]:
+def _look_sections(directory: Path, judged: Judgment, given: Looks) -> list[PageSection]:
     """Return what the network looks at, from the pixels to the last hidden layer."""
     model, samples = given.model, judged.samples
     pixels, labels = (
@@ -566,24 +566,24 @@ def _look_sections(directory: Path, judged: Judgment, given: Looks) -> list[Sect
     )
     of = f"{len(given.pixels):,} training images"
     return [
-        Section(
+        PageSection(
             "Where it looks",
             _GRAD_CAM_TEXT,
             images=[
                 PageImage(paths["grad_cam"], "The sample images, and what argues for the answer.")
             ],
         ),
-        Section(
+        PageSection(
             "What it takes for alike",
             _NEIGHBOR_TEXT,
             images=[PageImage(paths["neighbors"], f"The nearest of {of}.")],
         ),
-        Section(
+        PageSection(
             "What the first layer looks for",
             _FILTERS_TEXT,
             images=[PageImage(paths["filters"], "Gray is zero. Compare the paper's figure 3.")],
         ),
-        Section(
+        PageSection(
             "From edges to objects",
             _PATCHES_TEXT,
             images=[
@@ -592,7 +592,7 @@ def _look_sections(directory: Path, judged: Judgment, given: Looks) -> list[Sect
                 )
             ],
         ),
-        Section(
+        PageSection(
             "What each layer sees",
             _MAPS_TEXT,
             images=[
@@ -602,7 +602,7 @@ def _look_sections(directory: Path, judged: Judgment, given: Looks) -> list[Sect
     ]
 
 
-def _robustness_section(directory: Path, sample: Chosen, worn: Worn) -> Section:
+def _robustness_section(directory: Path, sample: Chosen, worn: Worn) -> PageSection:
     curves, examples = directory / "robustness.png", directory / "corruptions.png"
     draw_robustness(worn.clean, worn.errors, curves)
     draw_corrupted(specimens(sample.pixels, sample.position, seed=0), examples)
@@ -622,4 +622,4 @@ def _robustness_section(directory: Path, sample: Chosen, worn: Worn) -> Section:
             f"An image at severities {', '.join(map(str, SEVERITIES))}, from top to bottom.",
         ),
     ]
-    return Section("When images are worse", text, [table], images)
+    return PageSection("When images are worse", text, [table], images)

@@ -1,6 +1,6 @@
 """The charts of the report, drawn as its images are.
 
-`pipeline.reports.evaluation_figures` says how.
+`pipeline.reports.figures` says how.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 
 from pipeline.evaluate.metrics import Reliability
 from pipeline.evaluate.slices import Slice
-from pipeline.reports.evaluation_figures import (
+from pipeline.reports.figures import (
     CENTERED,
     EDGE,
     FAINT,
     INK,
     LITERAL,
-    fitting,
+    fit_class_name,
     save_figure,
 )
 
@@ -98,7 +98,7 @@ def draw_slices(slices: Sequence[Slice], overall: float, path: Path) -> None:
     words = [f"{item.attribute}: {item.value}  ({item.images:,})" for item in slices]
     axes.set_yticks(
         places,
-        [fitting(words, index, 2.9 * 72, 9) for index in range(len(words))],
+        [fit_class_name(words, index, 2.9 * 72, 9) for index in range(len(words))],
         fontsize=9,
         color=INK,
         **LITERAL,

@@ -9,29 +9,31 @@ The page beside the images has every name whole.
 
 from __future__ import annotations
 
-import bisect
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.evaluate.metrics import Integers
+from pipeline.reports.figures import (
+    CENTERED,
+    EDGE,
+    FAINT,
+    INK,
+    LITERAL,
+    fit_class_name,
+    load_font,
+    measure_text,
+    save_figure,
+)
 
 ANNOTATED_CLASSES = 25  # more rows than this cannot be read with a number in each square
 _OVERVIEW_SQUARES = 100  # along one side; more are thinner than a line
-_FONT = "DejaVu Sans"  # comes with matplotlib, so an image is the same everywhere
-LITERAL: dict[str, Any] = {"parse_math": False, "usetex": False, "fontfamily": _FONT}
-CENTERED: dict[str, Any] = {"ha": "center", "va": "center"}
-DPI = 150
-INK, FAINT, EDGE = "#1d2330", "#69707d", "#c9cdd5"
 _RIGHT, _WRONG, _OTHER = (
     "#8db8f5",
     "#f7b877",
@@ -69,9 +71,9 @@ def draw_confusion(
     shown = list(range(len(names))) if classes is None else list(classes)
     counts = confusion[np.ix_(shown, shown)]
     shares = counts / np.maximum(confusion[shown].sum(axis=1, keepdims=True), 1)
-    labels = [fitting(names, index, 1.8 * 72, 9) for index in shown]
+    labels = [fit_class_name(names, index, 1.8 * 72, 9) for index in shown]
     cell = max(2.6 / len(shown), 0.44 if len(shown) <= 12 else 0.38)
-    longest = max(_text_points(_font(False), label, 9) for label in labels) / 72
+    longest = max(measure_text(load_font(), label, 9) for label in labels) / 72
     flat = longest < 0.9 * cell
     axes, figure = _square(
         side=cell * len(shown), left=longest + 0.5, bottom=0.7 if flat else longest + 0.5
@@ -147,7 +149,7 @@ def draw_confusion_overview(confusion: Integers, path: Path) -> int:
     bar.set_label("images answered wrong", color=INK, **LITERAL)
     for part in (axes, bar.ax):
         part.spines[:].set_color(EDGE)
-        part.tick_params(color=EDGE, labelcolor=INK, labelsize=9, labelfontfamily=_FONT)
+        part.tick_params(color=EDGE, labelcolor=INK, labelsize=9, labelfontfamily=LITERAL["fontfamily"])
     save_figure(figure, path)
     return step
 
@@ -179,7 +181,7 @@ def draw_guesses(images: Sequence[Guesses], names: Sequence[str], path: Path) ->
             image.pixels, interpolation="nearest" if len(image.pixels) < 128 else "antialiased"
         )
         frame.axis("off")
-        title = fitting(names, image.label, cell_width * 72, 10, bold=True)
+        title = fit_class_name(names, image.label, cell_width * 72, 10, bold=True)
         x, y = (left + cell_width / 2) / width, (top - image_height - 0.17) / height
         figure.text(x, y, title, fontsize=10, fontweight="bold", color=INK, **CENTERED, **LITERAL)
         box = (
@@ -190,47 +192,6 @@ def draw_guesses(images: Sequence[Guesses], names: Sequence[str], path: Path) ->
         )
         _draw_bars(figure.add_axes(box), image, names, cell_width, bars)
     save_figure(figure, path)
-
-
-def fitting(
-    names: Sequence[str], index: int, points: float, size: float, *, bold: bool = False
-) -> str:
-    """Return a class name on one line no wider than `points`, its middle left out if need be, or `class 12` if it cannot be written.
-
-    Args:
-        names: of all classes.
-        index: which one.
-        points: room, in 1/72 inch.
-        size: of the letters, in points.
-        bold: measure bold letters.
-    """
-    font = _font(bold)
-    text = " ".join(names[index].split())
-    if (
-        not text
-        or any(font.get_char_index(ord(letter)) == 0 for letter in text)
-        or not text.isprintable()
-    ):
-        return f"class {index}"
-    if _text_points(font, text, size) <= points:
-        return text
-    kept = bisect.bisect_right(
-        range(1, len(text)),
-        points,
-        key=lambda letters: _text_points(font, _shortened(text, letters), size),
-    )
-    return _shortened(text, kept)
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a PNG whose bytes depend on the drawing only: no version, no time."""
-    figure.savefig(path, dpi=DPI, facecolor="white", metadata={"Software": None})
-
-
-def _shortened(text: str, kept: int) -> str:
-    """Return the text with `kept` of its letters, two thirds of them from its start, around an ellipsis."""
-    tail = kept // 3
-    return f"{text[: kept - tail].rstrip()}…{text[len(text) - tail :].lstrip()}"
 
 
 def _draw_bars(axes: Any, image: Guesses, names: Sequence[str], inches: float, bars: int) -> None:
@@ -247,7 +208,7 @@ def _draw_bars(axes: Any, image: Guesses, names: Sequence[str], inches: float, b
         axes.barh(place + 0.5, track, height=0.84, color="#f5f6f8")
         axes.barh(place + 0.5, track * max(probability, 0.006), height=0.84, color=color)
         mark = "✓ " if correct else "✗ " if place == 0 else ""
-        name = mark + fitting(names, answer, (inches * track - 0.3) * 72, 8.5, bold=correct)
+        name = mark + fit_class_name(names, answer, (inches * track - 0.3) * 72, 8.5, bold=correct)
         style = {
             "fontsize": 8.5,
             "va": "center",
@@ -256,22 +217,6 @@ def _draw_bars(axes: Any, image: Guesses, names: Sequence[str], inches: float, b
         }
         axes.text(0.02, place + 0.52, name, **style, **LITERAL)
         axes.text(1.0, place + 0.52, f"{100 * probability:.1f} %", ha="right", **style, **LITERAL)
-
-
-@functools.cache
-def _font(bold: bool) -> FT2Font:
-    return FT2Font(
-        font_manager.findfont(
-            font_manager.FontProperties(family=_FONT, weight="bold" if bold else "normal")
-        )
-    )
-
-
-def _text_points(font: FT2Font, text: str, size: float) -> float:
-    """Return how wide a text is, in points."""
-    font.set_size(size, 72)
-    font.set_text(text)
-    return float(font.get_width_height()[0]) / 64
 
 
 def _square(side: float, left: float, bottom: float) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from matplotlib.patches import Polygon
 from pipeline.artifacts import LayerRecord
 from pipeline.config.model import ModelConfig
 from pipeline.model.signal import Signal
-from pipeline.reports.html import PageImage, Section, Table, render
+from pipeline.reports.html import PageImage, PageSection, Table, render_page
 
 _BATCHES = (1, 32, 64, 128, 256, 512, 1024)
 _COLORS = {
@@ -73,19 +73,19 @@ def write_card(
     drawn = PageImage(directory / "network.png", _DRAWING_NOTE)
     draw_network(layers).savefig(drawn.path, dpi=130, metadata={"Software": None})
     sections = [
-        Section("The network", images=[drawn]),
-        Section(
+        PageSection("The network", images=[drawn]),
+        PageSection(
             "Layers",
             text="Multiplications and bytes are those of one image.",
             tables=[_layer_table(layers)],
         ),
-        Section("Memory of the activations", text=_MEMORY, tables=[_memory_table(layers)]),
+        PageSection("Memory of the activations", text=_MEMORY, tables=[_memory_table(layers)]),
     ]
     if signals:
         curves = PageImage(directory / "signal.png", _SIGNAL_NOTE)
         draw_signals(signals).savefig(curves.path, dpi=130, metadata={"Software": None})
         sections.append(
-            Section(
+            PageSection(
                 "Signal",
                 text=found,
                 tables=[_signal_table(signals["this network"])],
@@ -93,7 +93,7 @@ def write_card(
             )
         )
     else:
-        sections.append(Section("Signal", text=found))
+        sections.append(PageSection("Signal", text=found))
     words = (
         f"{total:,} parameters and {macs / 1e6:,.1f} million multiplications an image of"
         f" {config.image_size} x {config.image_size} pixels."
@@ -113,7 +113,9 @@ def write_card(
         if config.variant in ("paper", "ungrouped", "single_tower")
         else ""
     )
-    page = render(f"AlexNet, variant {config.variant}{fidelity}", words, sections, footer=footer)
+    page = render_page(
+        f"AlexNet, variant {config.variant}{fidelity}", words, sections, footer=footer
+    )
     (directory / "network.html").write_text(page, encoding="utf-8")
 
 

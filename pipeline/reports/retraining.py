@@ -15,7 +15,7 @@ from pipeline.artifacts import (
     TrainingResult,
 )
 from pipeline.files import write_text
-from pipeline.reports.html import PageImage, Section, Table, render
+from pipeline.reports.html import PageImage, PageSection, Table, render_page
 from pipeline.retrain.retraining import RETRAINING_FILE, TRIGGER_WORDS, verdict
 
 
@@ -25,7 +25,7 @@ def write_review(review: Review, directory: Path) -> None:
     title = "Train again?"
     write_text(
         directory / Path(Review.REPORT_FILE).name,
-        render(title, review.text, _review_sections(review), _footer(review)),
+        render_page(title, review.text, _review_sections(review), _footer(review)),
     )
 
 
@@ -44,9 +44,11 @@ def write_retraining(title: str, records: Mapping[str, Artifact], directory: Pat
     if isinstance(decision, Decision):
         sections += [*_decision_sections(decision), *_training_sections(records)]
     sections += _review_sections(review)
-    sections.append(Section("Where the time went and where things lie", tables=[_stages(records)]))
+    sections.append(
+        PageSection("Where the time went and where things lie", tables=[_stages(records)])
+    )
     directory.mkdir(parents=True, exist_ok=True)
-    page = render(
+    page = render_page(
         title,
         verdict(review, decision if isinstance(decision, Decision) else None),
         sections,
@@ -55,22 +57,22 @@ def write_retraining(title: str, records: Mapping[str, Artifact], directory: Pat
     write_text(directory / RETRAINING_FILE, page)
 
 
-def _review_sections(review: Review) -> list[Section]:
+def _review_sections(review: Review) -> list[PageSection]:
     rows = [
         (TRIGGER_WORDS[name], "yes" if name in review.triggers else "no", text)
         for name, text in review.reasons.items()
     ]
     sections = [
-        Section(
+        PageSection(
             "Why", "One reason is enough.", [Table(("reason", "holds", "what was found"), rows)]
         )
     ]
     if review.notes:
-        sections.append(Section("What could not be measured", " ".join(review.notes)))
+        sections.append(PageSection("What could not be measured", " ".join(review.notes)))
     return sections
 
 
-def _decision_sections(decision: Decision) -> list[Section]:
+def _decision_sections(decision: Decision) -> list[PageSection]:
     rows = [
         (check.name, "holds" if check.passed else "does not hold", check.measured, check.required)
         for check in decision.checks
@@ -85,14 +87,14 @@ def _decision_sections(decision: Decision) -> list[Section]:
     ]
     errors.append(("champion", champion, _error(decision.champion_top1_error)))
     sections = [
-        Section(
+        PageSection(
             "The two", decision.test_images_note, [Table(("", "version", "top-1 error"), errors)]
         )
     ]
     if rows:
         failed = " ".join(check.text for check in decision.checks if not check.passed)
         sections.append(
-            Section(
+            PageSection(
                 "The gate",
                 failed or "All checks hold.",
                 [Table(("check", "", "found", "required"), rows)],
@@ -101,7 +103,7 @@ def _decision_sections(decision: Decision) -> list[Section]:
     return sections
 
 
-def _training_sections(records: Mapping[str, Artifact]) -> list[Section]:
+def _training_sections(records: Mapping[str, Artifact]) -> list[PageSection]:
     dataset, trained, report = (records.get(name) for name in ("ingest", "train", "evaluate"))
     if not (
         isinstance(dataset, DatasetArtifact)
@@ -115,7 +117,7 @@ def _training_sections(records: Mapping[str, Artifact]) -> list[Section]:
         f"{dataset.headline()}. {trained.headline().capitalize()}. On its own test split:"
         f" {report.headline()}."
     )
-    return [Section("The training", text, images=images)]
+    return [PageSection("The training", text, images=images)]
 
 
 def _stages(records: Mapping[str, Artifact]) -> Table:

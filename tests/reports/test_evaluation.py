@@ -295,25 +295,3 @@ def test_guesses_are_ordered_and_add_up():
     assert guess.answers == (1, 2, 0)
     assert sum(guess.probabilities) == pytest.approx(1)
     assert guess.probabilities[0] == pytest.approx(np.exp(2) / (2 * np.exp(2) + 1))
-
-
-def test_names_in_images_are_cut_to_their_room():
-    names = [
-        "short",
-        "W" * 200,
-        "two\nlines",
-        "日本語",
-        "",
-        "a$b",
-        "kept start " + "x" * 100 + " kept end",
-    ]
-    fit = [evaluation_figures.fitting(names, index, 100, 9) for index in range(len(names))]
-    assert fit[0] == "short"
-    assert fit[2:6] == ["two lines", "class 3", "class 4", "a$b"]
-    assert re.fullmatch("W+…W+", fit[1])
-    assert fit[6].startswith("kept")
-    assert fit[6].endswith("end")
-    assert all(
-        evaluation_figures._text_points(evaluation_figures._font(False), text, 9) <= 100
-        for text in fit
-    )
