@@ -149,7 +149,9 @@ def draw_confusion_overview(confusion: Integers, path: Path) -> int:
     bar.set_label("images answered wrong", color=INK, **LITERAL)
     for part in (axes, bar.ax):
         part.spines[:].set_color(EDGE)
-        part.tick_params(color=EDGE, labelcolor=INK, labelsize=9, labelfontfamily=LITERAL["fontfamily"])
+        part.tick_params(
+            color=EDGE, labelcolor=INK, labelsize=9, labelfontfamily=LITERAL["fontfamily"]
+        )
     save_figure(figure, path)
     return step
 
