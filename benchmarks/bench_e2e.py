@@ -57,7 +57,8 @@ def trained(folder: Path, size: dict[str, Any], feed: str) -> Callable[[], int]:
     import tensorflow as tf
 
     from pipeline.config.train import TrainConfig
-    from pipeline.data.loader import load_split, training_batches, training_epochs
+    from pipeline.data.loader import load_split
+    from pipeline.data.training_batches import iterate_training_epochs, make_training_batches
     from pipeline.train.state import prepare
     from pipeline.train.step import compiled_training
     from pipeline.train.strategy import Devices
@@ -74,9 +75,9 @@ def trained(folder: Path, size: dict[str, Any], feed: str) -> Callable[[], int]:
 
     left: dict[str, Any] = {"steps": 0}
     if feed == "jpeg":
-        epochs = training_epochs(images, config, image_size=pixels, first=0)
+        epochs = iterate_training_epochs(images, config, image_size=pixels, first=0)
     elif feed == "synthetic":
-        first = next(iter(training_batches(images, config, image_size=pixels, epoch=0)))
+        first = next(iter(make_training_batches(images, config, image_size=pixels, epoch=0)))
         epochs = itertools.repeat(iter(tf.data.Dataset.from_tensors(first).repeat()))
     else:
         epochs = itertools.repeat(iter(tutorial(folder, pixels, batch)))
@@ -97,13 +98,14 @@ def gaps(folder: Path, epochs: int) -> dict[str, Any]:
     import tensorflow as tf
 
     from pipeline.config.train import TrainConfig
-    from pipeline.data.loader import load_split, training_epochs
+    from pipeline.data.loader import load_split
+    from pipeline.data.training_batches import iterate_training_epochs
 
     images = load_split(bench_input.prepared(folder, "encoded"), "train", in_memory=False)
     config = TrainConfig(global_batch_size=256, crop="resized", epochs=epochs)
     work = tf.function(lambda batch: tf.reduce_sum(tf.cast(batch["pixels"], tf.float32) ** 2))
     waited, within = [], []
-    for batches in training_epochs(images, config, image_size=64, first=0):
+    for batches in iterate_training_epochs(images, config, image_size=64, first=0):
         started = time.perf_counter()
         for number, batch in enumerate(batches):
             (within if number else waited).append(1e3 * (time.perf_counter() - started))
@@ -274,7 +276,8 @@ def keras_tutorial(folder: Path, size: dict[str, Any]) -> Callable[[], int]:
 def keras_same(folder: Path, size: dict[str, Any], precision: str = "float32") -> Callable[[], int]:
     """Return `fit` on the program's batches."""
     from pipeline.config.train import TrainConfig
-    from pipeline.data.loader import load_split, training_batches
+    from pipeline.data.loader import load_split
+    from pipeline.data.training_batches import make_training_batches
     from pipeline.train.state import _set_precision
 
     pixels = size["image_size"]
@@ -283,7 +286,7 @@ def keras_same(folder: Path, size: dict[str, Any], precision: str = "float32") -
         "train",
         in_memory=False,
     )
-    batches = training_batches(
+    batches = make_training_batches(
         images,
         TrainConfig(global_batch_size=size["batch"], crop="resized"),
         image_size=pixels,

@@ -57,14 +57,14 @@ def scored(
 def variant(name: str) -> Callable[[], int]:
     """Return one pass over the split."""
     from pipeline.config.evaluate import EvaluateConfig
-    from pipeline.data.loader import evaluation_batches
+    from pipeline.data.evaluation_batches import make_evaluation_batches
 
     network, images, batch_size = (
         bench_loop.small(),
         bench_loop.split(IMAGES, SIDE),
         EvaluateConfig().global_batch_size,
     )
-    batches = evaluation_batches(images, image_size=SIDE, batch_size=batch_size)
+    batches = make_evaluation_batches(images, image_size=SIDE, batch_size=batch_size)
     if name == "forward pass":
         return forward_pass(network, list(batches))
 

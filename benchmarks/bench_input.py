@@ -93,13 +93,14 @@ def ours(
     import tensorflow as tf
 
     from pipeline.config.train import TrainConfig
-    from pipeline.data.augment import augmented
-    from pipeline.data.loader import load_split, training_epochs
+    from pipeline.data.augment import augment_batch
+    from pipeline.data.loader import load_split
+    from pipeline.data.training_batches import iterate_training_epochs
 
     config = TrainConfig(global_batch_size=BATCH, epochs=10_000, **how)
     images = load_split(prepared(folder, store), "train", in_memory=in_memory)
-    device = tf.function(lambda batch: augmented(batch, config, images.dataset)[0])
-    epochs = training_epochs(images, config, image_size=SIZE, first=0)
+    device = tf.function(lambda batch: augment_batch(batch, config, images.dataset)[0])
+    epochs = iterate_training_epochs(images, config, image_size=SIZE, first=0)
 
     def one() -> int:
         batches = itertools.islice(
@@ -116,7 +117,7 @@ def keras_layers(folder: Path) -> Callable[[], int]:
     import tensorflow as tf
 
     from pipeline.data.loader import load_split
-    from pipeline.data.source import fixed_options
+    from pipeline.data.shards import make_deterministic_options
 
     images = load_split(prepared(folder, "encoded"), "train", in_memory=True)
     layers = keras.Sequential(
@@ -130,7 +131,7 @@ def keras_layers(folder: Path) -> Callable[[], int]:
     batches = shuffled.map(
         lambda batch: tf.cast(layers(batch, training=True), tf.uint8), num_parallel_calls=CORES
     ).prefetch(2)
-    batches = batches.with_options(fixed_options())
+    batches = batches.with_options(make_deterministic_options())
     return lambda: sum(len(batch) for batch in batches)
 
 
@@ -238,14 +239,16 @@ def copies(folder: Path) -> Callable[[], int]:  # noqa: ARG001 - every variant g
 def audited(folder: Path) -> Callable[[], int]:
     """Return one audit of every file that remembers nothing."""
     from pipeline.config.data import DataConfig
-    from pipeline.data.audit import audit
-    from pipeline.data.listing import list_folder
+    from pipeline.data.audit import audit_files
+    from pipeline.data.folders import list_folder
 
     config, entries = DataConfig(), list_folder(folder / "images").entries
 
     def one() -> int:
         with tempfile.TemporaryDirectory() as memory:
-            return len(audit(entries, Path(memory) / "memory.sqlite", config, lambda *_: None))
+            return len(
+                audit_files(entries, Path(memory) / "memory.sqlite", config, lambda *_: None)
+            )
 
     return one
 

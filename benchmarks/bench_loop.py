@@ -76,7 +76,7 @@ def epochs_of(network: Callable[[], Any], images: Any, **settings: Any) -> Calla
     import tensorflow as tf
 
     from pipeline.config.train import TrainConfig
-    from pipeline.data.loader import training_epochs
+    from pipeline.data.training_batches import iterate_training_epochs
     from pipeline.train import loop
     from pipeline.train.state import prepare
     from pipeline.train.step import compiled_training
@@ -90,7 +90,9 @@ def epochs_of(network: Callable[[], Any], images: Any, **settings: Any) -> Calla
     state = prepare(network, config, devices)
     train_steps = compiled_training(state, images, config, devices)
     size, steps = network().input_shape[1], len(images) // config.global_batch_size
-    epochs = training_epochs(images, config, image_size=size, first=0, opened=devices.spread)
+    epochs = iterate_training_epochs(
+        images, config, image_size=size, first=0, opened=devices.spread
+    )
 
     def one() -> int:
         iterator = next(epochs)

@@ -56,7 +56,7 @@ def resident_mb(*, peak: bool = True) -> float:
 
 
 def listing(folder: Path) -> dict[str, Any]:
-    from pipeline.data.listing import list_folder
+    from pipeline.data.folders import list_folder
 
     before, started = resident_mb(), time.perf_counter()
     count = len(list_folder(folder).entries)
@@ -97,13 +97,14 @@ def ingest(folder: Path) -> dict[str, Any]:
 def streamed(record: Any) -> dict[str, Any]:
     """Read the training split twice from its shards; the first time to warm up."""
     from pipeline.config.train import TrainConfig
-    from pipeline.data.loader import load_split, training_batches
+    from pipeline.data.loader import load_split
+    from pipeline.data.training_batches import make_training_batches
 
     images = load_split(record, "train", in_memory=False)
     for epoch in range(2):
         before, cpu = resident_mb(peak=False), sum(os.times()[:2])
         most = before
-        for batch in training_batches(
+        for batch in make_training_batches(
             images, TrainConfig(global_batch_size=64), image_size=28, epoch=epoch
         ):
             most = max(most, resident_mb(peak=False)) if batch["labels"][0] == 0 else most

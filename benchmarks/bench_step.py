@@ -32,7 +32,8 @@ def steps_of(network: Any, batch: int, precision: str = "float32") -> Callable[[
     import tensorflow as tf
 
     from pipeline.config.train import TrainConfig
-    from pipeline.data.loader import LoadedSplit, training_batches
+    from pipeline.data.loader import LoadedSplit
+    from pipeline.data.training_batches import make_training_batches
     from pipeline.train.state import prepare
     from pipeline.train.step import compiled_training
     from pipeline.train.strategy import Devices
@@ -51,7 +52,7 @@ def steps_of(network: Any, batch: int, precision: str = "float32") -> Callable[[
     images = LoadedSplit(dataset, "train", labels, tuple(map(str, range(batch))), pixels)
     state = prepare(lambda: network, config, Devices())
     train = compiled_training(state, images, config, Devices())
-    first = next(iter(training_batches(images, config, image_size=size, epoch=0)))
+    first = next(iter(make_training_batches(images, config, image_size=size, epoch=0)))
     again = iter(tf.data.Dataset.from_tensors(first).repeat())
 
     def run() -> int:

@@ -31,7 +31,7 @@ from pipeline.config.retrain import RetrainConfig
 from pipeline.config.settings import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.config.train import TrainConfig
-from pipeline.data.listing import at, kind_of, require_source
+from pipeline.data.reference import detect_dataset_kind, expand_home, require_source
 from pipeline.data.stage import ingest
 from pipeline.engine.runner import Runner, StageStatus
 from pipeline.engine.stage import Observer, Outcome, Stage, Tracker
@@ -212,11 +212,11 @@ def settings(
     """
     remembered: Mapping[str, Any] = {}
     overrides = dict(overrides or {})
-    model = at(str(overrides.get("evaluate.model", "")))
+    model = expand_home(str(overrides.get("evaluate.model", "")))
     if model.is_file():
         overrides["evaluate.model"] = str(model.resolve())
     if overrides.get("model.weights"):
-        overrides["model.weights"] = str(at(str(overrides["model.weights"])).resolve())
+        overrides["model.weights"] = str(expand_home(str(overrides["model.weights"])).resolve())
     overrides = _with_placed_images(overrides)
     given = {**environment_settings(os.environ), **overrides}
     if recipe is None and str(given.get("model.classes", 0)) != "0":
@@ -462,10 +462,10 @@ def reproduction_settings(
 
 def _with_placed_images(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings in which images on the disk are named so that they mean the same from another folder."""
-    dataset = at(str(overrides.get("data.dataset", "")))
+    dataset = expand_home(str(overrides.get("data.dataset", "")))
     if (
         "data.dataset" in overrides
-        and kind_of(str(dataset)) in ("folder", "manifest")
+        and detect_dataset_kind(str(dataset)) in ("folder", "manifest")
         and dataset.exists()
     ):
         return {**overrides, "data.dataset": str(dataset.resolve())}
@@ -577,8 +577,8 @@ def schedule_words(
     recipe, settings = last_settings(recipe, settings, workdir)
     names = [item.name for item in RETRAIN_STAGES]
     resolved = _checked(recipe, settings, workdir, names, (), Cluster())
-    if kind_of(resolved.config.data.dataset) == "tfds":
-        from pipeline.data.source import require_in_catalog
+    if detect_dataset_kind(resolved.config.data.dataset) == "tfds":
+        from pipeline.data.catalog import require_in_catalog
 
         require_in_catalog(resolved.config.data.dataset)
     said = (
@@ -614,9 +614,9 @@ def schedule_words(
 def _absolute_paths(config: Config) -> dict[str, str]:
     """Return the settings that name files, wherever they came from, so that they mean the same from another folder."""
     found = {"model.weights": config.model.weights} if config.model.weights else {}
-    if kind_of(config.data.dataset) in ("folder", "manifest"):
+    if detect_dataset_kind(config.data.dataset) in ("folder", "manifest"):
         found["data.dataset"] = config.data.dataset
-    return {key: str(at(path).resolve()) for key, path in found.items()}
+    return {key: str(expand_home(path).resolve()) for key, path in found.items()}
 
 
 def schedules(workdir: Path | str = DEFAULT_WORKDIR) -> list[Schedule]:
@@ -1361,9 +1361,9 @@ def _labelled(dataset: DatasetArtifact | None, split: str) -> Iterator[tuple[byt
     """
     if dataset is None:
         return
-    from pipeline.data.loader import encoded_images, load_split
+    from pipeline.data.loader import load_split, read_encoded_images
 
-    for encoded, _, label in encoded_images(load_split(dataset, split, in_memory=False)):
+    for encoded, _, label in read_encoded_images(load_split(dataset, split, in_memory=False)):
         yield encoded, label
 
 

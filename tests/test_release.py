@@ -18,7 +18,7 @@ from pyarrow import parquet
 from pipeline import api
 from pipeline.artifacts import DatasetArtifact
 from pipeline.config.tracking import TrackingConfig
-from pipeline.data.loader import encoded_images, load_split
+from pipeline.data.loader import load_split, read_encoded_images
 from pipeline.evaluate.predictions import read_logits
 from pipeline.tracking.journal import open_experiment
 from pipeline.tracking.registry import Registry
@@ -135,7 +135,7 @@ def test_the_first_model_becomes_the_champion_and_the_decision_is_in_mlflow(rele
 def images_in(cwd):
     (folder,) = (cwd / "mlruns").glob("stages/ingest-*")
     dataset = DatasetArtifact.read(folder)
-    return list(encoded_images(load_split(dataset, "test", in_memory=False)))
+    return list(read_encoded_images(load_split(dataset, "test", in_memory=False)))
 
 
 def served(cwd, files):

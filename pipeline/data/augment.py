@@ -34,7 +34,7 @@ def principal_colors(covariance: Sequence[Sequence[float]]) -> tuple[Any, Any]:
     return np.sqrt(np.maximum(variances[::-1], 0)), rows * signs[:, None]
 
 
-def color_shifts(
+def draw_color_shifts(
     count: int,
     covariance: Sequence[Sequence[float]],
     *,
@@ -64,7 +64,7 @@ def color_shifts(
     return (times * lengths @ directions).astype(np.float32)
 
 
-def color_scale(noise: float, mode: ColorMode) -> float:
+def compute_color_scale(noise: float, mode: ColorMode) -> float:
     """Return what deviations from the mean color are multiplied with.
 
     The code of 2012 takes back the spread that noise adds.
@@ -106,12 +106,12 @@ def _shift_colors_at_once(pixels: Any, shifts: Any, mean: tuple[float, ...], sca
 # -- all of it, drawn ahead and applied where the network runs -------------------------------------
 
 
-def draws(
+def draw_augmentations(
     config: TrainConfig, dataset: DatasetArtifact, *, size: int, epoch: int
 ) -> dict[str, Any]:
     """Return what is done to each place of an epoch's order.
 
-    Arrays [images, ...] for those of `augmented`'s options that are on.
+    Arrays [images, ...] for those of `augment_batch`'s options that are on.
 
     Drawn on the host and all at once, from (seed, epoch) alone: neither threads nor replicas change
     what is drawn, and every purpose has a stream of its own, so that switching one off does not
@@ -131,7 +131,7 @@ def draws(
     drawn: dict[str, Any] = {}
     if config.color_noise:
         noise, mode = config.color_noise, config.color_mode
-        drawn["shift"] = color_shifts(
+        drawn["shift"] = draw_color_shifts(
             count, dataset.channel_covariance, seed=config.seed, epoch=epoch, noise=noise, mode=mode
         )
     if config.randaugment:
@@ -220,7 +220,7 @@ def _random_mixtures(rng: Any, count: int, size: int, config: TrainConfig) -> tu
     ).astype(np.float32)
 
 
-def augmented(
+def augment_batch(
     batch: Mapping[str, Any], config: TrainConfig, dataset: DatasetArtifact
 ) -> tuple[Any, Any, Any, Any]:
     """Do to a batch what was drawn for it, on the device where the network runs.
@@ -241,7 +241,7 @@ def augmented(
     pixels, labels = batch["pixels"], batch["labels"]
     mean = tf.constant(dataset.channel_mean, tf.float32)
     if "shift" in batch:
-        scale = color_scale(config.color_noise, config.color_mode)
+        scale = compute_color_scale(config.color_noise, config.color_mode)
         pixels = _shift_colors_at_once(
             pixels, batch["shift"], mean=tuple(dataset.channel_mean), scale=scale
         )
@@ -317,7 +317,7 @@ def _neighbors(values: Any) -> Any:
     return tf.ensure_shape(tf.reshape(tf.reverse(pairs, [1]), shape), values.shape)
 
 
-def class_weights(dataset: DatasetArtifact) -> Any:
+def compute_class_weights(dataset: DatasetArtifact) -> Any:
     """Return what a training image of each class counts, float32 [classes].
 
     Images / (classes x images of the class).

@@ -37,13 +37,13 @@ _BITS = np.uint64(1) << np.arange(64, dtype=np.uint64)
 # How an image looks, 79 bytes. `signs`: one bit a frequency. `frequencies`: weighted and scaled to
 # equal length. `color`: mean RGB in [0, 255]. `contrast`: standard deviation of luminance in
 # levels.
-LOOK = np.dtype(
+DESCRIPTOR = np.dtype(
     [("signs", "<u8"), ("frequencies", "i1", 64), ("color", "u1", 3), ("contrast", "<f4")]
 )
 
 
-def describe(thumbnails: Any) -> Any:
-    """Return how images look, LOOK [n].
+def describe_images(thumbnails: Any) -> Any:
+    """Return how images look, DESCRIPTOR [n].
 
     Args:
         thumbnails: uint8 [n, 64, 64, 3] in [0, 255], each image squeezed to a square.
@@ -53,7 +53,7 @@ def describe(thumbnails: Any) -> Any:
     cosines, weights = _cosines(), _weights()
     frequencies = (cosines @ luminance @ cosines.T * weights).reshape(len(pixels), _FREQUENCIES**2)
     length = np.maximum(np.linalg.norm(frequencies, axis=1, keepdims=True), 1e-6)
-    looks = np.zeros(len(pixels), LOOK)
+    looks = np.zeros(len(pixels), DESCRIPTOR)
     looks["signs"] = (frequencies > 0) @ _BITS
     looks["frequencies"] = np.clip(np.rint(frequencies / length * 254), -127, 127)
     looks["color"] = np.rint(pixels.mean((1, 2)))
@@ -80,16 +80,16 @@ def _mirror() -> Any:
     return np.tile(np.where(np.arange(_FREQUENCIES) % 2, -1, 1), _FREQUENCIES).astype(np.int8)
 
 
-def groups(looks: Any, pixels: Any) -> Any:
+def group_duplicates(looks: Any, pixels: Any) -> Any:
     """Return int64 [n]: each image's group, named by its first member; an image alone is its own.
 
     Args:
-        looks: LOOK [n], of the images.
+        looks: DESCRIPTOR [n], of the images.
         pixels: uint64 [n], a fingerprint of each image's pixels; equal ones are in one group.
     """
     leaders = np.arange(len(pixels))
     _, first, inverse = np.unique(pixels, return_index=True, return_inverse=True)
-    for left, right in itertools.chain([(first[inverse], leaders.copy())], near_pairs(looks)):
+    for left, right in itertools.chain([(first[inverse], leaders.copy())], find_near_pairs(looks)):
         for one, other in zip(left.tolist(), right.tolist(), strict=True):
             if one != other:
                 _join(leaders, one, other)
@@ -108,7 +108,7 @@ def _join(leaders: Any, one: int, other: int) -> None:
     leaders[second] = first
 
 
-def near_pairs(looks: Any) -> Iterator[tuple[Any, Any]]:
+def find_near_pairs(looks: Any) -> Iterator[tuple[Any, Any]]:
     """Yield arrays of pairs that look the same, also mirrored.
 
     The work grows with the number of images, not with its square.
@@ -182,7 +182,7 @@ def _gathered_bits(signs: Any, bits: Any) -> Any:
     return keys
 
 
-def settle(found: Any, splits: Any, given: Any) -> Any:
+def choose_excluded_duplicates(found: Any, splits: Any, given: Any) -> Any:
     """Return bool [n]: which images to set aside so that no group is in two splits.
 
     Nobody is moved.
@@ -208,7 +208,7 @@ def settle(found: Any, splits: Any, given: Any) -> Any:
     return aside
 
 
-def conflicts(pixels: Any, labels: Sequence[str]) -> list[list[int]]:
+def find_label_conflicts(pixels: Any, labels: Sequence[str]) -> list[list[int]]:
     """Return the places of equal images that have different labels, a list for each image.
 
     Args:

@@ -4,36 +4,38 @@ from __future__ import annotations
 
 from pipeline.artifacts import DatasetArtifact
 from pipeline.config.data import DataConfig
-from pipeline.data.listing import at, attributes, kind_of, source_stamp
+from pipeline.data.manifests import read_attributes
+from pipeline.data.reference import detect_dataset_kind, expand_home
+from pipeline.data.source_stamp import stamp_source
 from pipeline.engine.stage import Context, stage
 
 
-@stage(source=source_stamp)
+@stage(source=stamp_source)
 def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
     """Prepare the images: read, check, split and store them."""
     import numpy as np
 
-    from pipeline.data.source import prepare
-    from pipeline.data.splits import require_classes
-    from pipeline.data.statistics import measure, write_attributes, write_sample
+    from pipeline.data.class_ids import require_trainable_classes
+    from pipeline.data.source import prepare_dataset
+    from pipeline.data.statistics import measure_dataset, write_attributes, write_sample
     from pipeline.reports.dataset import write_card
 
     def progress(done: int, total: int, detail: str) -> None:
         context.progress(done, total, "images", detail)
 
-    prepared = prepare(config, context.directory, progress)
-    statistics = measure(
+    prepared = prepare_dataset(config, context.directory, progress)
+    statistics = measure_dataset(
         prepared,
         config.short_side,
         context.directory,
         progress,
         store_pixels=config.store == "pixels",
     )
-    require_classes(prepared.class_names, statistics.class_counts)
+    require_trainable_classes(prepared.class_names, statistics.class_counts)
     write_card(prepared, statistics, config, context.report_directory)
     write_sample(statistics.examples, context.directory)
-    if kind_of(config.dataset) == "manifest":
-        names, rows = attributes(at(config.dataset))
+    if detect_dataset_kind(config.dataset) == "manifest":
+        names, rows = read_attributes(expand_home(config.dataset))
         if names:
             write_attributes(names, rows, context.directory / DatasetArtifact.ATTRIBUTES_FILE)
     sizes = {f"{split}_images": sum(counts) for split, counts in statistics.class_counts.items()}

@@ -21,9 +21,15 @@ import pyarrow as pa
 import tensorflow as tf
 from pyarrow import parquet
 
-from pipeline.data.decoding import decode_and_resize, format_of, header_size
-from pipeline.data.loader import index_path
-from pipeline.data.source import Prepared, fixed_options, read_split
+from pipeline.data.decoding import decode_and_resize
+from pipeline.data.headers import detect_format, read_header_size
+from pipeline.data.prepared import PreparedDataset
+from pipeline.data.shards import (
+    count_processors,
+    index_path,
+    make_deterministic_options,
+    read_examples,
+)
 from pipeline.errors import DatasetError
 
 Progress = Callable[[int, int, str], None]
@@ -48,7 +54,7 @@ _INDEX = pa.schema(
 
 
 @dataclass(frozen=True)
-class Statistics:
+class DatasetStatistics:
     """What one pass found.
 
     `heights` and `widths` are those of the files, in pixels. `mean_image` is float32 [short_side,
@@ -88,14 +94,14 @@ class _Tally:
     examples: dict[int, list[Any]] = field(default_factory=lambda: defaultdict(list))
 
 
-def measure(
-    prepared: Prepared,
+def measure_dataset(
+    prepared: PreparedDataset,
     short_side: int,
     directory: Path,
     progress: Progress,
     *,
     store_pixels: bool = False,
-) -> Statistics:
+) -> DatasetStatistics:
     """Read every image's bytes once.
 
     Write each split's index of keys, labels, SHA-256 and sizes into `directory`.
@@ -136,7 +142,7 @@ def measure(
         if stored is not None:
             stored.flush()
     measured = tally.pixels // short_side**2
-    return Statistics(
+    return DatasetStatistics(
         digest=tally.digest.hexdigest(),
         class_counts={split: tuple(counts) for split, counts in tally.counts.items()},
         channel_mean=_triple(tally.image_sum.sum((0, 1)).tolist(), tally.pixels),
@@ -189,7 +195,7 @@ def write_attributes(
             )
 
 
-def _resized(prepared: Prepared, split: str, short_side: int, every: bool) -> Any:
+def _resized(prepared: PreparedDataset, split: str, short_side: int, every: bool) -> Any:
     """Return a split's examples with `pixels` uint8 [side, side, 3] and `products` int64 [3, 3].
 
     No pixels where none are needed.
@@ -204,14 +210,14 @@ def _resized(prepared: Prepared, split: str, short_side: int, every: bool) -> An
         found = pixels() if every else tf.cond(index < limit, pixels, lambda: nothing)
         return {**example, "pixels": found, "products": _channel_products(found)}
 
-    examples = read_split(
+    examples = read_examples(
         prepared.builder_directory, prepared.reads[split], prepared.image_key, prepared.label_key
     )
     return (
         examples.enumerate()
-        .map(add, num_parallel_calls=len(os.sched_getaffinity(0)))
+        .map(add, num_parallel_calls=count_processors())
         .prefetch(64)
-        .with_options(fixed_options())
+        .with_options(make_deterministic_options())
     )
 
 
@@ -286,12 +292,12 @@ def _require_class(label: int, key: str, split: str, classes: int) -> None:
 def _count_image(
     tally: _Tally, split: str, label: int, sha256: bytes, example: Mapping[str, Any]
 ) -> None:
-    sides = header_size(example["image"])
+    sides = read_header_size(example["image"])
     height, width = (
         sides if example["orientation"] < 5 else sides[::-1]
     )  # EXIF: from 5 on the image lies on its side
     tally.upright_jpeg &= bool(
-        format_of(example["image"]) == "jpeg" and example["orientation"] == 1
+        detect_format(example["image"]) == "jpeg" and example["orientation"] == 1
     )
     tally.heights.append(height)
     tally.widths.append(width)

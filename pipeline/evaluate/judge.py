@@ -15,7 +15,9 @@ from pyarrow import parquet
 
 from pipeline.artifacts import DatasetArtifact, EvaluationReport
 from pipeline.config.evaluate import EvaluateConfig
-from pipeline.data.loader import LoadedSplit, evaluation_batches, index_path, load_split
+from pipeline.data.evaluation_batches import make_evaluation_batches
+from pipeline.data.loader import LoadedSplit, load_split
+from pipeline.data.shards import index_path
 from pipeline.engine.stage import Context
 from pipeline.evaluate.external_model import Given
 from pipeline.evaluate.metrics import (
@@ -155,7 +157,7 @@ def _examined(
         (spread_positions(len(labels), _WORN_IMAGES) if full else []),
         network.model.input_shape[1],
     )
-    batches = evaluation_batches(images, image_size=size, batch_size=config.global_batch_size)
+    batches = make_evaluation_batches(images, image_size=size, batch_size=config.global_batch_size)
     pixels = images_at(batches, sorted({*worn_at, *itertools.chain(*groups.values())}))
     # Looked into on one device, by a model that is no copy on several.
     model = network.model if network.strategy is None else load_model(given.path)
@@ -202,7 +204,7 @@ def _score(
     """Score every image of a split, write the predictions, and return their digest."""
     total, classes = len(images.labels), len(images.dataset.class_names)
     batch_size = max(1, min(config.global_batch_size // (10 if config.view == "ten" else 1), total))
-    batches = evaluation_batches(
+    batches = make_evaluation_batches(
         images, image_size=network.model.input_shape[1], batch_size=batch_size, view=config.view
     )
 
@@ -332,7 +334,7 @@ def _worn(
 def _looks(model: Any, dataset: DatasetArtifact, size: int) -> Looks:
     """Return the model with the first training images of the shards, where images lie mixed."""
     images = load_split(dataset, "train", in_memory=False)
-    batches = evaluation_batches(images, image_size=size, batch_size=100)
+    batches = make_evaluation_batches(images, image_size=size, batch_size=100)
     some = list(itertools.islice(batches, _TRAINING_IMAGES // 100))
     pixels, labels = (
         np.concatenate([np.asarray(part[index]) for part in some]) for index in range(2)

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline.data.decoding import decode_and_resize, orientation_of, reason_of, require_usable
+from pipeline.data.decoding import decode_and_resize, decoding_error_reason
+from pipeline.data.headers import read_orientation, require_decodable
 from pipeline.errors import CheckpointError
 from pipeline.evaluate.metrics import Floats
 from pipeline.evaluate.scoring import Network, load_network, logits_of
@@ -67,13 +68,13 @@ class Classifier:
                 `max_pixels`.
         """
         try:
-            require_usable(encoded, max_side=MAX_SIDE, max_pixels=max_pixels)
-            turned = orientation_of(encoded) if orientation is None else orientation
+            require_decodable(encoded, max_side=MAX_SIDE, max_pixels=max_pixels)
+            turned = read_orientation(encoded) if orientation is None else orientation
             return self._cut(tf.constant(encoded), tf.constant(turned, tf.int32)).numpy()
         except ValueError as error:
             raise UnusableError(str(error)) from error
         except tf.errors.OpError as error:
-            raise UnusableError(reason_of(error.message) or "damaged") from error
+            raise UnusableError(decoding_error_reason(error.message) or "damaged") from error
 
     def logits(self, pixels: Any) -> Floats:
         """Return float32 [images, classes] of uint8 [images, image_size, image_size, 3] in [0, 255], in batches of fixed sizes.

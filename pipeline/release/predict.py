@@ -33,7 +33,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, get_args
 
 import numpy as np
 
-from pipeline.data.listing import EXTENSIONS, at, natural, printable, scan
+from pipeline.data.folder_scan import IMAGE_SUFFIXES, scan_folder
+from pipeline.data.names import natural_sort_key, to_printable
+from pipeline.data.reference import expand_home
 from pipeline.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:  # TensorFlow is not needed to say that a file is not there
@@ -127,7 +129,7 @@ def _roots(word: str) -> list[str]:
         )
     if not word:  # which pathlib takes for the folder that one is in
         raise _nothing(word, "an empty name")
-    path = at(word)
+    path = expand_home(word)
     if _is_there(path):
         return [os.fspath(path)]
     if found := _matches(path) if _MAGIC.search(word) else []:
@@ -177,7 +179,7 @@ def _matches(pattern: Path) -> list[str]:
             f"{shown(pattern)} is no pattern. Expected `**` to stand alone between slashes, as in"
             f" 'photos/**/*.jpg'. Received {error}. Mend the pattern."
         ) from error
-    return sorted(seen, key=natural)
+    return sorted(seen, key=natural_sort_key)
 
 
 def _files_of(word: str, roots: Sequence[str]) -> Iterator[str]:
@@ -205,7 +207,7 @@ def _files_below(root: str) -> Iterator[str]:
     while waiting:
         folder, is_link, above = waiting.pop()
         try:
-            info, found = os.stat(folder), scan(folder)  # noqa: PTH116 - as in data.listing
+            info, found = os.stat(folder), scan_folder(folder)  # noqa: PTH116 - as in data.listing
         except OSError:
             yield folder
             continue
@@ -219,8 +221,8 @@ def _files_below(root: str) -> Iterator[str]:
             for name in found.files
             if found.odd.get(name) in (None, "broken links") and _is_image_name(name)
         )
-        yield from (os.path.join(folder, name) for name in sorted(usable, key=natural))  # noqa: PTH118 - a million times
-        below = sorted(found.folders, key=natural, reverse=True)
+        yield from (os.path.join(folder, name) for name in sorted(usable, key=natural_sort_key))  # noqa: PTH118 - a million times
+        below = sorted(found.folders, key=natural_sort_key, reverse=True)
         waiting += [
             (os.path.join(folder, name), found.folders[name], (*above, here))  # noqa: PTH118
             for name in below
@@ -228,7 +230,7 @@ def _files_below(root: str) -> Iterator[str]:
 
 
 def _is_image_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS  # noqa: PTH122 - a million times
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - a million times
 
 
 def _once(files: Iterable[str]) -> Iterator[str]:
@@ -391,10 +393,10 @@ def _read(path: str) -> bytes:
 
 def _is_heavy(encoded: bytes) -> bool:
     """Whether decoding a file takes so much memory that one is enough at a time."""
-    from pipeline.data.decoding import header_size
+    from pipeline.data.headers import read_header_size
 
     try:
-        height, width = header_size(encoded)
+        height, width = read_header_size(encoded)
     except ValueError:  # no image at all, as its decoding will say
         return False
     return height * width > _HEAVY_PIXELS
@@ -553,7 +555,7 @@ def _csv_lines(predictions: Iterator[Prediction], guesses: int) -> Iterator[str]
             for cell in (guess.name, f"{guess.probability:.{_DECIMALS}f}")
         ]
         yield _csv_record(
-            [printable(item.path), *cells, *[""] * (len(columns) - len(cells)), item.problem]
+            [to_printable(item.path), *cells, *[""] * (len(columns) - len(cells)), item.problem]
         )
 
 
@@ -575,7 +577,7 @@ def _json_lines(predictions: Iterator[Prediction], with_logits: bool) -> Iterato
             for guess in item.guesses
         ]
         found: dict[str, Any] = {
-            "path": printable(item.path),
+            "path": to_printable(item.path),
             "top": top,
             "error": item.problem or None,
         }
@@ -613,7 +615,7 @@ def shown(path: Path | str) -> str:
 
     Text that UTF-8 can hold, on one line, without the control characters that could command it.
     """
-    return _on_one_line(printable(path))
+    return _on_one_line(to_printable(path))
 
 
 def _on_one_line(text: str) -> str:
@@ -648,7 +650,7 @@ def _write_parquet(predictions: Iterator[Prediction], path: Path, with_logits: b
 def _columns(group: Sequence[Prediction]) -> Mapping[str, list[Any]]:
     """Return the cells of a row group by column; those that the schema lacks are not written."""
     return {
-        "path": [printable(item.path) for item in group],
+        "path": [to_printable(item.path) for item in group],
         "classes": [[guess.name for guess in item.guesses] for item in group],
         "probabilities": [
             [round(guess.probability, _DECIMALS) for guess in item.guesses] for item in group

@@ -34,8 +34,8 @@ from pipeline.artifacts import (
     TrainingResult,
 )
 from pipeline.config.release import ReleaseConfig
-from pipeline.data.decoding import orientation_of
-from pipeline.data.loader import LoadedSplit, encoded_images, load_split
+from pipeline.data.headers import read_orientation
+from pipeline.data.loader import LoadedSplit, load_split, read_encoded_images
 from pipeline.engine.stage import Context
 from pipeline.evaluate.metrics import (
     Floats,
@@ -243,10 +243,10 @@ def _packed(
     expected = dict(zip(places, logits_at(report.predictions_path, places), strict=True))
     golden = [
         GoldenImage(encoded, label, expected[place])
-        for place, (encoded, orientation, label) in enumerate(encoded_images(images))
+        for place, (encoded, orientation, label) in enumerate(read_encoded_images(images))
         # Where a published set was read without its EXIF orientation, a service that heeds it
         # answers another image.
-        if place in expected and orientation == orientation_of(encoded)
+        if place in expected and orientation == read_orientation(encoded)
     ]
     release = Release(
         model_sha256=trained.model_sha256,
@@ -268,7 +268,7 @@ def _scored(
     With `places`, int64 [images] ascending, only of the images there.
     """
     logits, labels = list[Floats](), list[int]()
-    stored, total = encoded_images(images), len(images) if places is None else len(places)
+    stored, total = read_encoded_images(images), len(images) if places is None else len(places)
     if places is not None:
         wanted = np.isin(np.arange(len(images)), places)
         stored = itertools.compress(stored, wanted)

@@ -13,10 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 from pipeline.config.data import DataConfig
-from pipeline.data.augment import color_scale, color_shifts, principal_colors, shift_colors
-from pipeline.data.loader import center_cuts, cut, random_cuts
-from pipeline.data.source import Prepared
-from pipeline.data.statistics import MEASURED_IMAGES, Statistics
+from pipeline.data.augment import (
+    compute_color_scale,
+    draw_color_shifts,
+    principal_colors,
+    shift_colors,
+)
+from pipeline.data.crops import center_crops, cut_squares, draw_crops
+from pipeline.data.prepared import PreparedDataset
+from pipeline.data.statistics import MEASURED_IMAGES, DatasetStatistics
 from pipeline.reports.html import PageImage, PageSection, Table, render_page
 
 _ROWS_SHOWN = 50
@@ -25,7 +30,7 @@ _COLORS = {"train": "#2f6fde", "validation": "#e08a1e", "test": "#3a9d5d"}
 
 
 def write_card(
-    prepared: Prepared, statistics: Statistics, config: DataConfig, directory: Path
+    prepared: PreparedDataset, statistics: DatasetStatistics, config: DataConfig, directory: Path
 ) -> None:
     """Write dataset_card.html, dataset_card.json and the card's PNG images into a folder."""
     facts = card_facts(prepared, statistics, config)
@@ -52,7 +57,9 @@ def write_card(
     (directory / "dataset_card.html").write_text(_page(facts, images), encoding="utf-8")
 
 
-def card_facts(prepared: Prepared, statistics: Statistics, config: DataConfig) -> dict[str, Any]:
+def card_facts(
+    prepared: PreparedDataset, statistics: DatasetStatistics, config: DataConfig
+) -> dict[str, Any]:
     """Return everything the card says, as values that JSON can hold.
 
     `found` = `accepted` + `quarantined` + `excluded_duplicates` + the sum of `excluded`.
@@ -333,7 +340,7 @@ def copies_grid(thumbnails: Sequence[Sequence[Any]], pairs: int = 3) -> Figure:
     return _sheet([[*row, *[blank] * (3 * pairs - len(row))][:-1] for row in rows], 64)[0]
 
 
-def mean_and_colors(statistics: Statistics, steps: int = 7) -> Figure:
+def mean_and_colors(statistics: DatasetStatistics, steps: int = 7) -> Figure:
     """Draw the mean training image, and its mean color moved along each principal direction of the colors."""
     deviations, directions = principal_colors(statistics.channel_covariance)
     figure = Figure(figsize=(9, 3), dpi=100, layout="constrained")
@@ -383,7 +390,7 @@ def class_balance(class_counts: Mapping[str, Sequence[int]], class_names: Sequen
 
 
 def augmentation_preview(
-    statistics: Statistics, short_side: int, rows: int = 4, crops: int = 3
+    statistics: DatasetStatistics, short_side: int, rows: int = 4, crops: int = 3
 ) -> Figure:
     """Draw some images as evaluation sees them beside random crops, without and with color noise, made by training's own functions."""
     pixels = np.stack(
@@ -394,23 +401,23 @@ def augmentation_preview(
         short_side * 7 // 8,
         0.1,
     )  # 224 of 256, and the noise: paper, section 4.1
-    columns = {"center": center_cuts(count, short_side - size)}
+    columns = {"center": center_crops(count, short_side - size)}
     columns |= {
-        f"crop {epoch + 1}": random_cuts(
+        f"crop {epoch + 1}": draw_crops(
             count, short_side - size, seed=0, epoch=epoch, random_crop=True, flip=True
         )
         for epoch in range(crops)
     }
     places = np.arange(count)
     shown = {
-        name: cut(pixels, places, cuts.top, cuts.left, cuts.mirrored, size)
+        name: cut_squares(pixels, places, cuts.top, cuts.left, cuts.mirrored, size)
         for name, cuts in columns.items()
     }
     for epoch in range(crops):
-        shifts = color_shifts(
+        shifts = draw_color_shifts(
             count, statistics.channel_covariance, seed=0, epoch=epoch, noise=noise, mode="code"
         )
-        scale = color_scale(noise, "code")
+        scale = compute_color_scale(noise, "code")
         shown[f"and color {epoch + 1}"] = shift_colors(
             shown[f"crop {epoch + 1}"], shifts, statistics.channel_mean, scale
         ).numpy()

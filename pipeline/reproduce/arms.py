@@ -240,12 +240,12 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
 
 def _gradients(built: _Built, images: LoadedSplit) -> dict[str, float]:
     """Return the norm of the loss's gradient by each layer's output in the network with fresh weights, mean over a batch of images."""
-    from pipeline.data.loader import evaluation_batches
+    from pipeline.data.evaluation_batches import make_evaluation_batches
     from pipeline.model.signal import IMAGES, measure_signal
 
     network = built.network()
     pixels, labels = next(
-        iter(evaluation_batches(images, image_size=network.input_shape[1], batch_size=IMAGES))
+        iter(make_evaluation_batches(images, image_size=network.input_shape[1], batch_size=IMAGES))
     )
     return {
         f"gradient/{layer.layer}": layer.arriving
@@ -309,11 +309,11 @@ def wrong_answers(network: Any, images: LoadedSplit, view: Any = "center") -> An
     """
     import numpy as np
 
-    from pipeline.data.loader import evaluation_batches
+    from pipeline.data.evaluation_batches import make_evaluation_batches
     from pipeline.evaluate.scoring import Network, score
 
     size = network.input_shape[1]
-    batches = evaluation_batches(images, image_size=size, batch_size=_SCORING_BATCH, view=view)
+    batches = make_evaluation_batches(images, image_size=size, batch_size=_SCORING_BATCH, view=view)
     chunks = score(
         Network(network),
         batches,

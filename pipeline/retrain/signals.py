@@ -450,16 +450,16 @@ def _examples(dataset: DatasetArtifact, split: str, places: Integers) -> Any:
     """Return the examples at some places of a split, int64 ascending, as a tf.data.Dataset."""
     import tensorflow as tf
 
-    from pipeline.data.source import fixed_options, read_records
+    from pipeline.data.shards import make_deterministic_options, open_records
 
-    records, parse = read_records(
+    records, parse = open_records(
         dataset.shards, dataset.reads[split], dataset.image_key, dataset.label_key
     )
     wanted = np.zeros(places[-1] + 1, np.bool_)
     wanted[places] = True
     is_wanted = tf.constant(wanted)
     picked = records(None).take(len(wanted)).enumerate().filter(lambda place, _: is_wanted[place])
-    return picked.map(lambda _, record: parse(record)).with_options(fixed_options())
+    return picked.map(lambda _, record: parse(record)).with_options(make_deterministic_options())
 
 
 def _damaged(dataset: DatasetArtifact, reason: str) -> DatasetError:

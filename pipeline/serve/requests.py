@@ -19,7 +19,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from pipeline.data.decoding import format_of, header_size
+from pipeline.data.headers import detect_format, read_header_size
 
 _FORM, _JSON = "multipart/form-data", "application/json"
 # What `curl --data-binary` says of everything; taken for an image if the body begins like one.
@@ -173,14 +173,14 @@ def parse(
         raise _invalid(error) from error
     if kind == _FORM:
         return _files(body, content_type, most), wishes
-    if kind == _URLENCODED and not format_of(body):
+    if kind == _URLENCODED and not detect_format(body):
         raise _other_kind(kind)
     return [_sent("0", body)], wishes
 
 
 def _sent(name: str, encoded: bytes) -> Sent:
     try:
-        height, width = header_size(encoded)
+        height, width = read_header_size(encoded)
     except ValueError:
         return Sent(name, encoded, 0)
     return Sent(name, encoded, height * width)

@@ -35,7 +35,9 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config.train import TrainConfig
-from pipeline.data.loader import LoadedSplit, evaluation_batches, scoring_batches, training_epochs
+from pipeline.data.evaluation_batches import make_evaluation_batches, make_scoring_batches
+from pipeline.data.loader import LoadedSplit
+from pipeline.data.training_batches import iterate_training_epochs
 from pipeline.errors import CheckpointError, LostWorkerError, TrainingDivergedError
 from pipeline.model.signal import IMAGES, named_signal, signal_numbers
 from pipeline.train import trouble
@@ -251,7 +253,7 @@ class _Epochs:
             "worker": worker,
             "opened": devices.spread,
         }
-        epochs = training_epochs(self._training.train, config, **spread)
+        epochs = iterate_training_epochs(self._training.train, config, **spread)
         self._patience.keep(epochs)
         while (batches := self._patience(next, epochs, None)) is not None:
             if is_finished(config, state.history):
@@ -378,7 +380,7 @@ class _Epochs:
         )  # no more than training has at a time
         full = devices.strategy is not None
         batches = devices.spread(
-            scoring_batches(
+            make_scoring_batches(
                 images, image_size=self._size, batch_size=batch, worker=worker, full=full
             )
         )
@@ -475,7 +477,11 @@ def best_epoch(history: list[dict[str, float]]) -> dict[str, float]:
 def _compiled_signal(network: Any, validation: LoadedSplit) -> Callable[[float], dict[str, float]]:
     """Return a function of the learning rate that says what passes through each layer, for some of the validation images."""
     images, labels = next(
-        iter(evaluation_batches(validation, image_size=network.input_shape[1], batch_size=IMAGES))
+        iter(
+            make_evaluation_batches(
+                validation, image_size=network.input_shape[1], batch_size=IMAGES
+            )
+        )
     )
     numbers = tf.function(signal_numbers(network, training=False))
     return lambda rate: named_signal(network, numbers(images, labels), rate).metrics()

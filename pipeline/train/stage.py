@@ -122,13 +122,13 @@ def as_fidelity_says(config: TrainConfig, fidelity: str) -> TrainConfig:
 
 def _shown(images: LoadedSplit, config: TrainConfig, model: ModelArtifact) -> tuple[Any, list[str]]:
     """Return the first images that training sees, uint8 [16, size, size, 3] in [0, 255], and what they are."""
-    from pipeline.data.augment import augmented
-    from pipeline.data.loader import training_batches
+    from pipeline.data.augment import augment_batch
+    from pipeline.data.training_batches import make_training_batches
 
-    batch = next(iter(training_batches(images, config, image_size=model.image_size, epoch=0)))
+    batch = next(iter(make_training_batches(images, config, image_size=model.image_size, epoch=0)))
     pixels, *found = (
         part if part is None else part.numpy()[:_SHOWN_IMAGES]
-        for part in augmented(batch, config, images.dataset)
+        for part in augment_batch(batch, config, images.dataset)
     )
     names = [
         [model.class_names[label][:18] for label in labels]

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from pipeline.config.train import TrainConfig
-from pipeline.data.augment import augmented, class_weights
+from pipeline.data.augment import augment_batch, compute_class_weights
 from pipeline.data.loader import LoadedSplit
 from pipeline.train.dropout import replica_number
 from pipeline.train.optimizer import apply_update, loss_scale
@@ -59,7 +59,7 @@ def gradient_function(
 ) -> Callable[[Sequence[Any], Any, Any], tuple[list[Any], Any]]:
     """Return a function (batch, step, first row) -> the gradients of loss sum / global batch, and the summed numbers.
 
-    A batch is what `augmented` gives; the first row is the place of its first image in the global
+    A batch is what `augment_batch` gives; the first row is the place of its first image in the global
     batch. In float16 the loss, and so each gradient, is multiplied by the optimizer's scale.
     """
     network, optimizer, variables = (
@@ -67,7 +67,7 @@ def gradient_function(
         state.optimizer,
         state.network.trainable_variables,
     )
-    weights = class_weights(train.dataset) if config.class_weights else None
+    weights = compute_class_weights(train.dataset) if config.class_weights else None
 
     def gradients_of(batch: Sequence[Any], step: Any, first: Any) -> tuple[list[Any], Any]:
         state.place.step, state.place.first[replica_number()] = step, first
@@ -121,7 +121,7 @@ def compiled_training(
 
     def step(batch: Any, number: Any) -> Any:
         first = replica_number() * share
-        given = augmented(batch, config, train.dataset)
+        given = augment_batch(batch, config, train.dataset)
         gradients, numbers = (
             gradients_of(given, number, first) if parts == 1 else in_parts(given, number, first)
         )

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config.train import TrainConfig
-from pipeline.data.loader import LoadedSplit, input_stages, memory_bytes
+from pipeline.data.input_stages import list_input_stages
+from pipeline.data.loader import LoadedSplit, usable_memory_bytes
 from pipeline.errors import OutOfMemoryError
 from pipeline.train.state import State
 from pipeline.train.step import gradient_function
@@ -94,7 +95,7 @@ def what_hangs(images: LoadedSplit, config: TrainConfig, size: int, devices: Dev
         "Nothing but the steps since the last checkpoint is lost: mend that and type the same"
         " command again."
     )
-    for name, attempt in input_stages(images, config, size):
+    for name, attempt in list_input_stages(images, config, size):
         if not answers_within(_STAGE_SECONDS, attempt):
             return (
                 f"{start} What hangs is {name}: expected an answer within {_STAGE_SECONDS:g} s,"
@@ -184,7 +185,7 @@ def _largest(attempt: Callable[[Any], Any], size: int, most: int) -> int:
     """Return the largest number of images with which an attempt succeeds, as `_fitting_rows` says."""
     fits, rows, peaks = 0, min(_FIRST_ROWS, most), [0, 0]
     while rows > fits:
-        if fits and _next_peak(peaks, rows / fits) > _MEMORY_SHARE * memory_bytes():
+        if fits and _next_peak(peaks, rows / fits) > _MEMORY_SHARE * usable_memory_bytes():
             return fits
         _forget_peak()
         try:

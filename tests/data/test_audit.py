@@ -10,9 +10,10 @@ from pyarrow import parquet
 
 from pipeline.config.data import DataConfig
 from pipeline.data import audit as audit_module
-from pipeline.data.audit import audit, examine
-from pipeline.data.duplicates import LOOK
-from pipeline.data.listing import list_folder
+from pipeline.data.audit import audit_files
+from pipeline.data.duplicates import DESCRIPTOR
+from pipeline.data.examination import examine_image
+from pipeline.data.folders import list_folder
 from pipeline.errors import DatasetError
 
 SPEC = importlib.util.spec_from_file_location("corpus", Path(__file__).with_name("corpus.py"))
@@ -30,13 +31,13 @@ def write_corpus(folder):
 
 
 def look(folder, memory, config=CONFIG):
-    return audit(list_folder(folder).entries, memory, config, lambda *_: None)
+    return audit_files(list_folder(folder).entries, memory, config, lambda *_: None)
 
 
 @pytest.mark.parametrize("name", corpus.CORPUS)
 def test_each_kind_of_file_has_its_verdict(name):
     content, verdict = corpus.CORPUS[name]
-    facts = examine(content, CONFIG)
+    facts = examine_image(content, CONFIG)
     assert facts.sha256 == hashlib.sha256(content).digest()
     if verdict:
         assert verdict in facts.problem
@@ -44,7 +45,7 @@ def test_each_kind_of_file_has_its_verdict(name):
         assert facts.look == b""
     else:
         assert facts.problem == ""
-        assert len(facts.look) == LOOK.itemsize
+        assert len(facts.look) == DESCRIPTOR.itemsize
 
 
 def test_every_file_of_the_corpus_is_counted_once(tmp_path, make_dataset, write_folder):
@@ -76,20 +77,22 @@ def test_every_file_of_the_corpus_is_counted_once(tmp_path, make_dataset, write_
 
 
 def test_limits_are_known_from_the_header():
-    assert examine(corpus.PNG, CONFIG.model_copy(update={"max_pixels": 48 * 64})).problem == ""
     assert (
-        examine(corpus.PNG, CONFIG.model_copy(update={"max_pixels": 48 * 64 - 1})).problem
+        examine_image(corpus.PNG, CONFIG.model_copy(update={"max_pixels": 48 * 64})).problem == ""
+    )
+    assert (
+        examine_image(corpus.PNG, CONFIG.model_copy(update={"max_pixels": 48 * 64 - 1})).problem
         == "64 x 48 pixels are more than 3,071"
     )
     assert (
         "a side of 64 pixels"
-        in examine(corpus.PNG, CONFIG.model_copy(update={"max_side": 63})).problem
+        in examine_image(corpus.PNG, CONFIG.model_copy(update={"max_side": 63})).problem
     )
 
 
 def test_facts_are_those_of_the_upright_image():
     facts = {
-        name: examine(corpus.CORPUS[name][0], CONFIG)
+        name: examine_image(corpus.CORPUS[name][0], CONFIG)
         for name in ("plain.png", "plain.bmp", "turned.jpg", "plain.webp")
     }
     assert (
@@ -103,7 +106,7 @@ def test_facts_are_those_of_the_upright_image():
         == facts["plain.webp"].pixels
         != facts["turned.jpg"].pixels
     )
-    (look,) = np.frombuffer(facts["plain.png"].look, LOOK)
+    (look,) = np.frombuffer(facts["plain.png"].look, DESCRIPTOR)
     assert np.abs(look["color"] - corpus.PIXELS.mean((0, 1))).max() < 1.5
 
 
@@ -112,7 +115,7 @@ def test_shape_counts_as_well_as_pixels():
     import tensorflow as tf
 
     found = {
-        examine(tf.io.encode_png(flat.reshape(shape)).numpy(), CONFIG).pixels
+        examine_image(tf.io.encode_png(flat.reshape(shape)).numpy(), CONFIG).pixels
         for shape in ((4, 8, 3), (8, 4, 3), (2, 16, 3))
     }
     assert len(found) == 3
@@ -158,7 +161,7 @@ def test_windows_do_not_change_what_is_found(tmp_path, monkeypatch, files, size)
     found = look(root, tmp_path / "x.sqlite")
     assert [item.entry for item in found] == list(list_folder(root).entries)
     assert {item.entry.name: item.facts for item in found} == {
-        item.entry.name: examine(Path(item.entry.path).read_bytes(), CONFIG) for item in found
+        item.entry.name: examine_image(Path(item.entry.path).read_bytes(), CONFIG) for item in found
     }
     assert sum(not item.problem for item in found) > 20
 
@@ -176,9 +179,9 @@ def test_an_audit_that_was_stopped_carries_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        audit(list_folder(root).entries, memory, CONFIG, stop)
+        audit_files(list_folder(root).entries, memory, CONFIG, stop)
     told = []
-    audit(list_folder(root).entries, memory, CONFIG, lambda *words: told.append(words))
+    audit_files(list_folder(root).entries, memory, CONFIG, lambda *words: told.append(words))
     assert told[-1] == (600, 600, "looking at files: 88 read, 512 known, 0 unusable")
 
 
@@ -199,7 +202,7 @@ def test_what_cannot_be_read_is_said(tmp_path, monkeypatch):
     (root / "a" / "large.jpg").write_bytes(bytes(5000))
     entries = list_folder(root).entries
     (root / "a" / "gone.jpg").unlink()
-    found = audit(
+    found = audit_files(
         entries,
         tmp_path / "x.sqlite",
         CONFIG.model_copy(update={"max_file_bytes": 4000}),
@@ -246,6 +249,6 @@ def mutations(count, seed):
 @pytest.mark.parametrize("count", [5000])
 def test_random_damage_crashes_nothing(count):
     config = CONFIG.model_copy(update={"max_pixels": 1_000_000})
-    verdicts = [examine(data, config).problem for data in mutations(count, seed=count)]
+    verdicts = [examine_image(data, config).problem for data in mutations(count, seed=count)]
     assert 0.2 * count < sum(bool(problem) for problem in verdicts) < count
     assert all("\n" not in problem and len(problem) < 200 for problem in verdicts)

@@ -8,11 +8,11 @@ from PIL import Image, ImageEnhance, ImageOps
 from pipeline.config.train import TrainConfig
 from pipeline.data import augment
 from pipeline.data.augment import (
-    augmented,
-    class_weights,
-    color_scale,
-    color_shifts,
-    draws,
+    augment_batch,
+    compute_class_weights,
+    compute_color_scale,
+    draw_augmentations,
+    draw_color_shifts,
     principal_colors,
     shift_colors,
 )
@@ -29,29 +29,29 @@ def test_principal_colors_give_the_covariance_back():
 
 
 def test_code_noise_has_the_colors_of_the_images():
-    shifts = color_shifts(200_000, COVARIANCE, seed=0, epoch=0, noise=0.1, mode="code")
+    shifts = draw_color_shifts(200_000, COVARIANCE, seed=0, epoch=0, noise=0.1, mode="code")
     np.testing.assert_allclose(np.cov(shifts.T), 0.01 * np.asarray(COVARIANCE), rtol=0.02)
     assert np.abs(shifts.mean(0)).max() < 0.1
 
 
 def test_paper_noise_is_the_formula_of_section_4_1():
     values, vectors = np.linalg.eigh(np.asarray(COVARIANCE) / 255**2)
-    one = color_shifts(1, COVARIANCE, seed=5, epoch=2, noise=0.1, mode="paper")[0] / 255
+    one = draw_color_shifts(1, COVARIANCE, seed=5, epoch=2, noise=0.1, mode="paper")[0] / 255
     times = np.random.default_rng([5, 2, 4]).normal(0, 0.1, 3)[::-1]
     signs = np.sign(vectors[0]) * np.sign(principal_colors(COVARIANCE)[1][::-1, 0])
     np.testing.assert_allclose(one, vectors @ (times * signs * values), rtol=1e-5)
 
 
 def test_shifts_depend_on_seed_epoch_and_place_alone():
-    first = color_shifts(50, COVARIANCE, seed=1, epoch=1, noise=0.1, mode="code")
+    first = draw_color_shifts(50, COVARIANCE, seed=1, epoch=1, noise=0.1, mode="code")
     np.testing.assert_array_equal(
-        first[:20], color_shifts(20, COVARIANCE, seed=1, epoch=1, noise=0.1, mode="code")
+        first[:20], draw_color_shifts(20, COVARIANCE, seed=1, epoch=1, noise=0.1, mode="code")
     )
     for change in ({"seed": 2}, {"epoch": 2}):
         assert (
             (
                 first
-                != color_shifts(
+                != draw_color_shifts(
                     50, COVARIANCE, **{"seed": 1, "epoch": 1, **change}, noise=0.1, mode="code"
                 )
             )
@@ -68,7 +68,7 @@ def test_pixels_are_moved_as_numpy_moves_them(mode):
         rng.normal(0, 40, (4, 3)).astype(np.float32),
         (130.0, 120.0, 99.5),
     )
-    scale = color_scale(0.1, mode)
+    scale = compute_color_scale(0.1, mode)
     expected = (pixels - np.asarray(mean) + shifts[:, None, None]) * scale + mean
     found = shift_colors(pixels, shifts, mean, scale).numpy()
     assert found.dtype == np.uint8
@@ -81,7 +81,7 @@ def test_without_noise_nothing_changes():
     pixels = np.arange(256, dtype=np.uint8)[None, :, None, None].repeat(3, 3)
     np.testing.assert_array_equal(
         shift_colors(
-            pixels, np.zeros((1, 3), np.float32), (1.0, 2.0, 3.0), color_scale(0.0, "code")
+            pixels, np.zeros((1, 3), np.float32), (1.0, 2.0, 3.0), compute_color_scale(0.0, "code")
         ),
         pixels,
     )
@@ -104,14 +104,14 @@ def dataset():
 def batch_of(pixels, dataset, **how):
     """Return a batch of the first places, and it augmented."""
     config = TrainConfig(**how)
-    drawn = draws(config, dataset, size=SIZE, epoch=0)
+    drawn = draw_augmentations(config, dataset, size=SIZE, epoch=0)
     batch = {
         "pixels": tf.constant(pixels),
         "labels": tf.range(len(pixels)),
         **{name: part[: len(pixels)] for name, part in drawn.items()},
     }
     return batch, [
-        part if part is None else part.numpy() for part in augmented(batch, config, dataset)
+        part if part is None else part.numpy() for part in augment_batch(batch, config, dataset)
     ]
 
 
@@ -136,7 +136,7 @@ def test_colors_move_on_the_device_as_they_do_alone(dataset):
     pixels = smooth(10)
     batch, (found, *_) = batch_of(pixels, dataset, color_noise=0.2)
     expected = shift_colors(
-        tf.constant(pixels), batch["shift"], dataset.channel_mean, color_scale(0.2, "code")
+        tf.constant(pixels), batch["shift"], dataset.channel_mean, compute_color_scale(0.2, "code")
     ).numpy()
     np.testing.assert_array_equal(found, expected)
     assert not np.array_equal(found, pixels)
@@ -144,16 +144,21 @@ def test_colors_move_on_the_device_as_they_do_alone(dataset):
 
 def test_one_option_does_not_change_what_another_draws(dataset):
     everything = {"color_noise": 0.1, "randaugment": 2, "random_erasing": 0.5, "mixup": 0.2}
-    together = draws(TrainConfig(**everything), dataset, size=SIZE, epoch=3)
+    together = draw_augmentations(TrainConfig(**everything), dataset, size=SIZE, epoch=3)
     for name, value in everything.items():
-        for key, alone in draws(TrainConfig(**{name: value}), dataset, size=SIZE, epoch=3).items():
+        for key, alone in draw_augmentations(
+            TrainConfig(**{name: value}), dataset, size=SIZE, epoch=3
+        ).items():
             np.testing.assert_array_equal(together[key], alone)
     assert not np.array_equal(
-        together["erased"], draws(TrainConfig(**everything), dataset, size=SIZE, epoch=4)["erased"]
+        together["erased"],
+        draw_augmentations(TrainConfig(**everything), dataset, size=SIZE, epoch=4)["erased"],
     )
     assert not np.array_equal(
         together["erased"],
-        draws(TrainConfig(**everything, seed=1), dataset, size=SIZE, epoch=3)["erased"],
+        draw_augmentations(TrainConfig(**everything, seed=1), dataset, size=SIZE, epoch=3)[
+            "erased"
+        ],
     )
 
 
@@ -176,7 +181,7 @@ def test_mixup_is_the_weighted_sum_with_the_neighbor(dataset):
     np.testing.assert_allclose(shares, batch["share"], atol=1e-6)
     own = shares[:, None, None, None]
     assert np.abs(found - (pixels * own + pixels[partners] * (1 - own))).max() <= 0.51
-    drawn = draws(TrainConfig(mixup=0.4), dataset, size=SIZE, epoch=0)["share"]
+    drawn = draw_augmentations(TrainConfig(mixup=0.4), dataset, size=SIZE, epoch=0)["share"]
     assert abs(drawn.mean() - 0.5) < 0.04
     assert abs(drawn.std() - np.sqrt(0.25 / 1.8)) < 0.02  # Beta(a, a): variance 1 / (4 (2 a + 1))
 
@@ -194,7 +199,7 @@ def test_cutmix_puts_a_rectangle_of_the_neighbor_in_and_counts_its_area(dataset)
 
 
 def test_mixup_and_cutmix_take_turns(dataset):
-    drawn = draws(TrainConfig(mixup=0.2, cutmix=1.0), dataset, size=SIZE, epoch=0)
+    drawn = draw_augmentations(TrainConfig(mixup=0.2, cutmix=1.0), dataset, size=SIZE, epoch=0)
     whole = (drawn["mixed"] == [0, 0, SIZE, SIZE]).all(1)
     assert abs(whole.mean() - 0.5) < 0.06
     assert (drawn["share"][~whole] == 0).all()
@@ -203,11 +208,16 @@ def test_mixup_and_cutmix_take_turns(dataset):
 def test_pairs_do_not_reach_over_even_shares_of_a_batch(dataset):
     pixels = smooth(12)
     config = TrainConfig(mixup=0.4, cutmix=1.0, randaugment=1, global_batch_size=12)
-    drawn = {name: part[:12] for name, part in draws(config, dataset, size=SIZE, epoch=0).items()}
+    drawn = {
+        name: part[:12]
+        for name, part in draw_augmentations(config, dataset, size=SIZE, epoch=0).items()
+    }
     batch = {"pixels": pixels, "labels": np.arange(12, dtype=np.int32), **drawn}
-    whole = augmented(batch, config, dataset)
+    whole = augment_batch(batch, config, dataset)
     parts = [
-        augmented({name: part[start : start + 4] for name, part in batch.items()}, config, dataset)
+        augment_batch(
+            {name: part[start : start + 4] for name, part in batch.items()}, config, dataset
+        )
         for start in (0, 4, 8)
     ]
     for together, *apart in zip(whole, *parts, strict=True):
@@ -231,7 +241,7 @@ def changed(kind, sign, pixels, dataset, magnitude=15):
         "warp": warp,
         "tone": tone,
     }
-    return augmented(batch, TrainConfig(), dataset)[0].numpy()
+    return augment_batch(batch, TrainConfig(), dataset)[0].numpy()
 
 
 def test_every_change_of_randaugment_is_what_pillow_does(dataset):
@@ -291,17 +301,17 @@ def _shifted(pixels, shift):
 
 
 def test_randaugment_draws_every_change_equally_often(dataset):
-    drawn = draws(TrainConfig(randaugment=1), dataset, size=SIZE, epoch=0)
+    drawn = draw_augmentations(TrainConfig(randaugment=1), dataset, size=SIZE, epoch=0)
     same = (drawn["warp"] == np.eye(3).reshape(9)[:8]).all(1) & (
         drawn["tone"] == [1, 1, 1, 0, 1, 256]
     ).all(1)
     assert abs(same.mean() - 1 / 12) < 0.03
     assert abs((drawn["tone"][:, 3] == 1).mean() - 1 / 12) < 0.03
-    twice = draws(TrainConfig(randaugment=2), dataset, size=SIZE, epoch=0)
+    twice = draw_augmentations(TrainConfig(randaugment=2), dataset, size=SIZE, epoch=0)
     assert not np.array_equal(drawn["tone"], twice["tone"])
 
 
 def test_class_weights_are_inverse_to_the_counts(dataset):
     np.testing.assert_allclose(
-        class_weights(dataset), [1000 / 900, 1000 / 300, 1000 / 1800], rtol=1e-6
+        compute_class_weights(dataset), [1000 / 900, 1000 / 300, 1000 / 1800], rtol=1e-6
     )

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from pipeline.data.decoding import decode, format_of, header_size, is_animated, orientation_of
+from pipeline.data.decoding import decode_image
+from pipeline.data.headers import detect_format, is_animated, read_header_size, read_orientation
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
@@ -17,7 +18,7 @@ def saved(image, kind, **how):
 
 
 def decoded(encoded, orientation=1):
-    return decode(tf.constant(encoded), orientation).numpy()
+    return decode_image(tf.constant(encoded), orientation).numpy()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -28,22 +29,22 @@ def test_images_are_turned_as_pillow_turns_them(kind, number):
     encoded = saved(
         Image.fromarray(PIXELS), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {})
     )
-    assert orientation_of(encoded) == number
+    assert read_orientation(encoded) == number
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB"))
-    np.testing.assert_array_equal(decoded(encoded, orientation_of(encoded)), expected)
+    np.testing.assert_array_equal(decoded(encoded, read_orientation(encoded)), expected)
 
 
 def test_orientation_is_upright_where_there_is_none_or_nonsense():
     plain = saved(Image.fromarray(PIXELS), "JPEG")
     assert (
-        orientation_of(plain)
-        == orientation_of(b"")
-        == orientation_of(b"\xff\xd8\xff\xe1\x00\x10Exif\0\0MM")
+        read_orientation(plain)
+        == read_orientation(b"")
+        == read_orientation(b"\xff\xd8\xff\xe1\x00\x10Exif\0\0MM")
         == 1
     )
     big_endian = b"MM\0*\0\0\0\x08" + b"\0\x01" + b"\x01\x12\0\x03\0\0\0\x01\0\x05\0\0"
     exif = b"\xff\xe1" + (len(big_endian) + 8).to_bytes(2, "big") + b"Exif\0\0" + big_endian
-    assert orientation_of(plain[:2] + exif + plain[2:]) == 5
+    assert read_orientation(plain[:2] + exif + plain[2:]) == 5
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -105,13 +106,13 @@ def test_headers_say_the_size(kind, shape):
     image = Image.fromarray(np.zeros((*shape, 3), np.uint8))
     for how in ({}, {"lossless": True}) if kind == "WEBP" else ({},):
         encoded = saved(image, kind, **how)
-        assert header_size(encoded) == shape
-        assert format_of(encoded) == kind.lower()
+        assert read_header_size(encoded) == shape
+        assert detect_format(encoded) == kind.lower()
         assert not is_animated(encoded)
         for length in range(min(len(encoded), 60)):
             try:
-                header_size(encoded[:length])
+                read_header_size(encoded[:length])
             except ValueError as error:
                 assert str(error)
             is_animated(encoded[:length])
-            orientation_of(encoded[:length])
+            read_orientation(encoded[:length])

@@ -9,9 +9,11 @@ import tensorflow_datasets as tfds
 from pyarrow import parquet
 
 from pipeline.config.data import DataConfig
-from pipeline.data.listing import kind_of, list_folder, source_stamp
+from pipeline.data.catalog import _tfds_reads
+from pipeline.data.folders import list_folder
 from pipeline.data.loader import load_split
-from pipeline.data.source import _tfds_reads
+from pipeline.data.reference import detect_dataset_kind
+from pipeline.data.source_stamp import stamp_source
 from pipeline.errors import DatasetError
 
 
@@ -327,8 +329,8 @@ def test_what_cannot_train_a_classifier_is_refused(
 
 def test_a_missing_folder_is_an_error_for_ingest_and_not_for_status(tmp_path, make_dataset):
     missing = str(tmp_path / "nowhere")
-    assert source_stamp(DataConfig(dataset=missing)) == {"folder": "missing"}
-    assert source_stamp(DataConfig(dataset=f"{missing}.csv")) == {"manifest": "missing"}
+    assert stamp_source(DataConfig(dataset=missing)) == {"folder": "missing"}
+    assert stamp_source(DataConfig(dataset=f"{missing}.csv")) == {"manifest": "missing"}
     with pytest.raises(DatasetError, match=r"There is no folder .*nowhere"):
         make_dataset(dataset=missing)
     with pytest.raises(DatasetError, match=r"There is no manifest .*nowhere.csv"):
@@ -337,15 +339,15 @@ def test_a_missing_folder_is_an_error_for_ingest_and_not_for_status(tmp_path, ma
 
 def test_stamp_changes_with_the_files(folder):
     config = DataConfig(dataset=str(folder))
-    stamps = [source_stamp(config)]
+    stamps = [stamp_source(config)]
     (folder / "1" / "new.jpg").write_text("x")
-    stamps.append(source_stamp(config))
+    stamps.append(stamp_source(config))
     (folder / "1" / "new.jpg").write_text("y2")
-    stamps.append(source_stamp(config))
+    stamps.append(stamp_source(config))
     (folder / "1" / "new.jpg").rename(folder / "2" / "new.jpg")
-    stamps.append(source_stamp(config))
+    stamps.append(stamp_source(config))
     assert len({stamp["folder"] for stamp in stamps}) == 4
-    assert source_stamp(config) == stamps[-1]
+    assert stamp_source(config) == stamps[-1]
 
 
 def test_stage_and_stamp_need_no_heavy_library():
@@ -353,7 +355,7 @@ def test_stage_and_stamp_need_no_heavy_library():
     import sys
 
     code = (
-        "import sys; from pipeline.data.stage import ingest; from pipeline.config import"
+        "import sys; from pipeline.data.stage import ingest; from pipeline.config.data import"
         " DataConfig\nfor name in ('digits', 'cifar10', '/nowhere', '/nowhere.csv'):"
         " ingest.source(DataConfig(dataset=name))\nprint([name for name in ('tensorflow', 'keras',"
         " 'numpy', 'mlflow', 'sklearn', 'tensorflow_datasets') if name in sys.modules])"
@@ -379,7 +381,7 @@ def test_kind_of(tmp_path, monkeypatch):
         "Some Folder",
         "x.csv",
     )
-    assert [kind_of(name) for name in kinds] == [
+    assert [detect_dataset_kind(name) for name in kinds] == [
         "digits",
         "tfds",
         "tfds",
@@ -391,7 +393,7 @@ def test_kind_of(tmp_path, monkeypatch):
         "manifest",
     ]
     (tmp_path / "flowers").mkdir()
-    assert kind_of("flowers") == "folder"
+    assert detect_dataset_kind("flowers") == "folder"
 
 
 # -- manifests -------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.config.train import TrainConfig
-from pipeline.data.loader import load_split, training_batches
+from pipeline.data.loader import load_split
+from pipeline.data.training_batches import make_training_batches
 from pipeline.errors import ConfigError
 
 
@@ -46,7 +47,9 @@ def epoch(images, addresses="", **how):
     config = TrainConfig(
         global_batch_size=54, crop="resized", color_noise=0.1, mixup=0.2, data_services=addresses
     )
-    return list(training_batches(images, config, image_size=32, epoch=1, **how).as_numpy_iterator())
+    return list(
+        make_training_batches(images, config, image_size=32, epoch=1, **how).as_numpy_iterator()
+    )
 
 
 @pytest.mark.slow

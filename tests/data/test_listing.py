@@ -13,7 +13,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from pipeline.data.listing import attributes, list_folder, list_manifest, natural
+from pipeline.data.folders import list_folder
+from pipeline.data.manifests import list_manifest, read_attributes
+from pipeline.data.names import natural_sort_key
 from pipeline.errors import DatasetError
 
 
@@ -229,7 +231,7 @@ def test_random_trees_are_counted_to_the_last_file(tmp_path):
 
 
 def test_numbers_in_names_sort_as_numbers():
-    assert sorted(["10", "9", "b2", "b10", "B3", "a"], key=natural) == [
+    assert sorted(["10", "9", "b2", "b10", "B3", "a"], key=natural_sort_key) == [
         "9",
         "10",
         "a",
@@ -269,10 +271,10 @@ def test_columns_may_stand_in_any_order_and_others_are_not_read(tmp_path):
 
 def test_other_columns_are_what_else_is_known_of_an_image(tmp_path):
     text = "label,camera,path,split,,camera,light\nx, A ,./a//b.jpg,,?,second,1.0\ny,,c.jpg\n"
-    names, rows = attributes(write(tmp_path / "list.csv", text))
+    names, rows = read_attributes(write(tmp_path / "list.csv", text))
     assert names == ("camera", "light")
     assert list(rows) == [("a/b.jpg", ["A", "1.0"]), ("c.jpg", ["", ""])]
-    assert attributes(write(tmp_path / "bare.csv", "path,label\na.jpg,x\n"))[0] == ()
+    assert read_attributes(write(tmp_path / "bare.csv", "path,label\na.jpg,x\n"))[0] == ()
 
 
 def test_other_columns_of_a_parquet_manifest_but_no_lists(tmp_path):
@@ -283,7 +285,7 @@ def test_other_columns_of_a_parquet_manifest_but_no_lists(tmp_path):
         "vector": [[1.0], [2.0]],
     }
     parquet.write_table(pa.table(table), tmp_path / "list.parquet")
-    names, rows = attributes(tmp_path / "list.parquet")
+    names, rows = read_attributes(tmp_path / "list.parquet")
     assert (names, list(rows)) == (("lux",), [("a.jpg", ["3"]), ("b.jpg", [""])])
 
 

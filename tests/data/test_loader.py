@@ -5,18 +5,13 @@ import pytest
 import tensorflow as tf
 
 from pipeline.config.train import TrainConfig
-from pipeline.data.augment import augmented
-from pipeline.data.decoding import Known, decode, decode_and_resize, decode_window, header_size
-from pipeline.data.loader import (
-    cut,
-    evaluation_batches,
-    load_split,
-    random_cuts,
-    random_windows,
-    training_batches,
-    training_epochs,
-    window_in,
-)
+from pipeline.data.augment import augment_batch
+from pipeline.data.crops import cut_squares, draw_crops, draw_windows, place_window
+from pipeline.data.decoding import DecodingHints, decode_and_resize, decode_image, decode_window
+from pipeline.data.evaluation_batches import make_evaluation_batches
+from pipeline.data.headers import read_header_size
+from pipeline.data.loader import load_split
+from pipeline.data.training_batches import iterate_training_epochs, make_training_batches
 from pipeline.errors import ConfigError, DatasetError
 
 SETTINGS = {"global_batch_size": 55, "seed": 3}
@@ -37,8 +32,8 @@ def batches_of(
     second."""
     config = TrainConfig(**SETTINGS | change)
     how = {"start": start, "worker": worker, "parallel_calls": parallel_calls}
-    batches = training_batches(images, config, image_size=image_size, epoch=epoch, **how)
-    found = [augmented(batch, config, images.dataset) for batch in batches]
+    batches = make_training_batches(images, config, image_size=image_size, epoch=epoch, **how)
+    found = [augment_batch(batch, config, images.dataset) for batch in batches]
     return [[part.numpy() for part in batch if part is not None] for batch in found]
 
 
@@ -88,7 +83,9 @@ def mapped(stored):
 
 
 def test_batches_are_uint8_images_and_int32_labels(train):
-    batch = next(iter(training_batches(train, TrainConfig(**SETTINGS), image_size=32, epoch=0)))
+    batch = next(
+        iter(make_training_batches(train, TrainConfig(**SETTINGS), image_size=32, epoch=0))
+    )
     assert set(batch) == {"pixels", "labels"}
     assert (batch["pixels"].dtype, batch["pixels"].shape) == (tf.uint8, (55, 32, 32, 3))
     assert (batch["labels"].dtype, batch["labels"].shape) == (tf.int32, (55,))
@@ -146,13 +143,13 @@ def test_workers_share_the_batches_of_one(kind, change, request):
 def test_epochs_that_are_made_ready_ahead_are_the_same(kind, request):
     images = request.getfixturevalue(kind)
     config = TrainConfig(epochs=4, global_batch_size=54, seed=3)
-    epochs = training_epochs(images, config, image_size=32, first=1)
+    epochs = iterate_training_epochs(images, config, image_size=32, first=1)
     ahead = [[next(batches) for _ in range(23)] for batches in epochs]
     assert len(ahead) == 3
     for epoch, batches in enumerate(ahead, start=1):
         found = [[batch[name].numpy() for name in ("pixels", "labels")] for batch in batches]
         assert_same(found, batches_of(images, global_batch_size=54, epoch=epoch))
-    assert list(training_epochs(images, config, image_size=32, first=4)) == []
+    assert list(iterate_training_epochs(images, config, image_size=32, first=4)) == []
 
 
 def test_stored_pixels_give_the_batches_of_memory(train, mapped, digits):
@@ -195,7 +192,7 @@ def test_an_epoch_holds_every_image_once_in_its_own_order(kind, request):
     images = request.getfixturevalue(kind)
     assert len(images) == 1265 == 23 * 55
     plain = {"crop": "center", "flip": False}
-    stored, stored_labels = arrays(evaluation_batches(images, image_size=32, batch_size=100))
+    stored, stored_labels = arrays(make_evaluation_batches(images, image_size=32, batch_size=100))
     orders = []
     for change in ({}, {"epoch": 1}, {"seed": 4}):
         pixels, labels = epoch_of(images, **plain | change)
@@ -213,8 +210,10 @@ def test_images_that_do_not_fill_a_batch_are_left_out(train):
 
 def test_evaluation_gives_every_image_once_in_stored_order(digits):
     images = load_split(digits, "test")
-    sizes = [len(labels) for _, labels in evaluation_batches(images, image_size=30, batch_size=100)]
-    pixels, labels = arrays(evaluation_batches(images, image_size=30, batch_size=100))
+    sizes = [
+        len(labels) for _, labels in make_evaluation_batches(images, image_size=30, batch_size=100)
+    ]
+    pixels, labels = arrays(make_evaluation_batches(images, image_size=30, batch_size=100))
     assert sizes == [100, 100, 100, 85]
     np.testing.assert_array_equal(pixels, images.pixels[:, 3:33, 3:33])
     np.testing.assert_array_equal(labels, images.labels)
@@ -225,8 +224,8 @@ def test_streaming_gives_the_batches_of_memory(train, streamed):
     assert streamed.pixels is None
     assert streamed.keys == train.keys
     for ours, theirs in zip(
-        arrays(evaluation_batches(train, image_size=32, batch_size=64)),
-        arrays(evaluation_batches(streamed, image_size=32, batch_size=64)),
+        arrays(make_evaluation_batches(train, image_size=32, batch_size=64)),
+        arrays(make_evaluation_batches(streamed, image_size=32, batch_size=64)),
         strict=True,
     ):
         np.testing.assert_array_equal(ours, theirs)
@@ -235,8 +234,10 @@ def test_streaming_gives_the_batches_of_memory(train, streamed):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_ten_views_are_corners_and_center_and_their_mirrors(digits, in_memory):
     images = load_split(digits, "test", in_memory=in_memory)
-    squares, _ = arrays(evaluation_batches(images, image_size=36, batch_size=100))
-    views, labels = arrays(evaluation_batches(images, image_size=30, batch_size=100, view="ten"))
+    squares, _ = arrays(make_evaluation_batches(images, image_size=36, batch_size=100))
+    views, labels = arrays(
+        make_evaluation_batches(images, image_size=30, batch_size=100, view="ten")
+    )
     assert views.shape == (385, 10, 30, 30, 3)
     np.testing.assert_array_equal(labels, images.labels)
     for place, (top, left) in enumerate(((0, 0), (0, 6), (6, 0), (6, 6), (3, 3))):
@@ -253,7 +254,7 @@ def test_cut_takes_the_pixels_that_are_there():
         np.array([False, True, False, True]),
     )
     places = np.array([3, 0, 0, 2])
-    found = cut(pixels, places, top, left, mirrored, 7)
+    found = cut_squares(pixels, places, top, left, mirrored, 7)
     for index in range(4):
         expected = pixels[places[index], top[index] : top[index] + 7, left[index] : left[index] + 7]
         np.testing.assert_array_equal(
@@ -262,15 +263,15 @@ def test_cut_takes_the_pixels_that_are_there():
 
 
 def test_cuts_cover_every_corner_evenly_and_switches_are_independent():
-    both = random_cuts(50_000, 4, seed=0, epoch=0, random_crop=True, flip=True)
+    both = draw_crops(50_000, 4, seed=0, epoch=0, random_crop=True, flip=True)
     assert np.bincount(both.top).size == np.bincount(both.left).size == 5
     assert np.abs(np.bincount(both.top) / 10_000 - 1).max() < 0.05
     assert abs(both.mirrored.mean() - 0.5) < 0.01
     assert abs(np.corrcoef(both.top, both.left)[0, 1]) < 0.02
-    crop_only = random_cuts(50_000, 4, seed=0, epoch=0, random_crop=True, flip=False)
+    crop_only = draw_crops(50_000, 4, seed=0, epoch=0, random_crop=True, flip=False)
     np.testing.assert_array_equal(crop_only.top, both.top)
     assert not crop_only.mirrored.any()
-    flip_only = random_cuts(50_000, 4, seed=0, epoch=0, random_crop=False, flip=True)
+    flip_only = draw_crops(50_000, 4, seed=0, epoch=0, random_crop=False, flip=True)
     assert set(flip_only.top) == set(flip_only.left) == {2}
     np.testing.assert_array_equal(flip_only.mirrored, both.mirrored)
 
@@ -296,13 +297,13 @@ def test_large_jpegs_are_reduced_while_they_are_decoded(ratio):
         method="bicubic",
     )
     encoded = tf.io.encode_jpeg(tf.cast(tf.clip_by_value(smooth, 0, 255), tf.uint8), quality=95)
-    whole = decode(encoded).numpy()[:, 5 * ratio : 55 * ratio]
+    whole = decode_image(encoded).numpy()[:, 5 * ratio : 55 * ratio]
     averaged = whole.reshape(50, ratio, 50, ratio, 3).mean((1, 3))
     expected = tf.image.resize(averaged, (36, 36)).numpy()
     for known in (
-        Known(),
-        Known(upright_jpeg=True),
-        Known(upright_jpeg=True, short_side=50 * ratio),
+        DecodingHints(),
+        DecodingHints(upright_jpeg=True),
+        DecodingHints(upright_jpeg=True, short_side=50 * ratio),
     ):
         found = decode_and_resize(encoded, 36, known=known).numpy()
         assert np.abs(found - expected).mean() < 1.5
@@ -331,17 +332,18 @@ def test_decoding_agrees_with_pillow():
     )
     encoded = tf.io.encode_jpeg(smooth).numpy()
     np.testing.assert_array_equal(
-        decode(tf.constant(encoded)), np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+        decode_image(tf.constant(encoded)),
+        np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")),
     )
     gray = tf.io.encode_png(rng.integers(0, 256, (5, 6, 1), np.uint8)).numpy()
     np.testing.assert_array_equal(
-        decode(tf.constant(gray)), np.asarray(Image.open(io.BytesIO(gray)).convert("RGB"))
+        decode_image(tf.constant(gray)), np.asarray(Image.open(io.BytesIO(gray)).convert("RGB"))
     )
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (36, 36), (20, 1000), (3, 2), (1, 1)])
 def test_windows_lie_inside_and_have_the_shapes_of_the_paper(shape):
-    top, left, height, width = window_in(*random_windows(5000, seed=1, epoch=2), shape).numpy().T
+    top, left, height, width = place_window(*draw_windows(5000, seed=1, epoch=2), shape).numpy().T
     assert (top >= 0).all() and (left >= 0).all() and (height >= 1).all() and (width >= 1).all()
     assert (top + height <= shape[0]).all() and (left + width <= shape[1]).all()
     if min(shape) > 100:
@@ -370,7 +372,7 @@ def test_only_the_window_is_decoded_and_it_is_the_same(kind, orientation):
     ).numpy()
     file = io.BytesIO()
     Image.fromarray(smooth).save(file, kind)
-    whole = decode(tf.constant(file.getvalue()), orientation).numpy()
+    whole = decode_image(tf.constant(file.getvalue()), orientation).numpy()
     window = (7, 11, 30, 40)
     found = decode_window(
         tf.constant(file.getvalue()), orientation, lambda sides: tf.constant(window), 24
@@ -387,13 +389,13 @@ def test_windows_of_prepared_images_are_those_of_a_resize(kind, request):
     images = request.getfixturevalue(kind)
     pixels, labels = batches_of(images, crop="resized", image_size=30)[0]
     drawn, coins = (
-        random_windows(1265, seed=3, epoch=0),
-        random_cuts(1265, 6, seed=3, epoch=0, random_crop=False, flip=True).mirrored,
+        draw_windows(1265, seed=3, epoch=0),
+        draw_crops(1265, 6, seed=3, epoch=0, random_crop=False, flip=True).mirrored,
     )
     order = np.random.default_rng([3, 0, 0]).permutation(1265)[:55]
     np.testing.assert_array_equal(labels, images.labels[order])
     for place, (top, left, height, width) in enumerate(
-        window_in(drawn[0][:55], drawn[1][:55], (36, 36)).numpy()
+        place_window(drawn[0][:55], drawn[1][:55], (36, 36)).numpy()
     ):
         whole = np.array(images.pixels[order[place]])
         expected = tf.image.resize(whole[top : top + height, left : left + width], (30, 30)).numpy()
@@ -425,7 +427,7 @@ def test_impossible_batches_are_refused(train):
     ):
         batches_of(train, worker=(0, 2))
     with pytest.raises(ConfigError, match=r"Expected at most 36. Received 37"):
-        evaluation_batches(train, image_size=37, batch_size=10)
+        make_evaluation_batches(train, image_size=37, batch_size=10)
 
 
 def test_missing_shards_are_a_damaged_dataset(digits, tmp_path):
@@ -446,9 +448,9 @@ def test_header_size_is_that_of_the_pixels(chroma, kind):
     jpeg = tf.io.encode_jpeg(
         pixels, format=kind and "rgb", progressive=bool(kind), chroma_downsampling=chroma
     ).numpy()
-    assert header_size(jpeg) == header_size(tf.io.encode_png(pixels).numpy()) == (17, 300)
+    assert read_header_size(jpeg) == read_header_size(tf.io.encode_png(pixels).numpy()) == (17, 300)
     with pytest.raises(ValueError, match="header is damaged"):
-        header_size(jpeg[:30])
+        read_header_size(jpeg[:30])
 
 
 @pytest.mark.parametrize("change", [{}, EVERYTHING], ids=["plain", "everything"])
@@ -463,14 +465,16 @@ def test_small_epochs_share_an_iterator_and_are_the_same(train, change):
     )
     iterators, found = [], []
     for epoch, batches in enumerate(
-        training_epochs(train, config, first=1, start=20, **how), start=1
+        iterate_training_epochs(train, config, first=1, start=20, **how), start=1
     ):
         iterators.append(batches)
         found.append([next(batches) for _ in range(3 if epoch == 1 else 23)])
     assert len(set(map(id, iterators))) == 1
     assert next(iterators[-1], None) is None
     for epoch, together in enumerate(found, start=1):
-        alone = training_batches(train, config, epoch=epoch, start=20 if epoch == 1 else 0, **how)
+        alone = make_training_batches(
+            train, config, epoch=epoch, start=20 if epoch == 1 else 0, **how
+        )
         for one, other in zip(alone, together, strict=True):
             assert one.keys() == other.keys()
             for name in one:

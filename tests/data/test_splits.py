@@ -6,8 +6,9 @@ import pytest
 
 from pipeline.config.data import DataConfig
 from pipeline.config.resolution import resolve
-from pipeline.data.duplicates import describe
-from pipeline.data.splits import class_order, deal, known_classes, remember_classes, split_images
+from pipeline.data.class_ids import order_classes, read_known_classes, write_known_classes
+from pipeline.data.duplicates import describe_images
+from pipeline.data.splits import assign_split, assign_splits
 from pipeline.errors import ConfigError, DatasetError
 
 CONFIG = DataConfig(validation_fraction=0.1, test_fraction=0.2)
@@ -22,7 +23,7 @@ def image(number, split="", group="", label="a", look=None):
         .repeat(16, 1)
     )
     pixels = int.from_bytes(hashlib.sha256(thumbnail.tobytes()).digest()[:8], "big")
-    look = describe(thumbnail[np.newaxis]).tobytes()
+    look = describe_images(thumbnail[np.newaxis]).tobytes()
     facts = SimpleNamespace(
         sha256=hashlib.sha256(bytes([number % 256, number // 256])).digest(),
         pixels=pixels,
@@ -35,11 +36,13 @@ def image(number, split="", group="", label="a", look=None):
 
 def test_shares_are_those_asked_for_and_independent():
     contents = [hashlib.sha256(bytes([i % 256, i // 256])).digest() for i in range(20_000)]
-    splits = [deal(content, "", frozenset(), CONFIG) for content in contents]
+    splits = [assign_split(content, "", frozenset(), CONFIG) for content in contents]
     assert abs(splits.count("test") / 20_000 - 0.2) < 0.01
     assert abs(splits.count("validation") / 20_000 - 0.08) < 0.01
     more = [
-        deal(content, "", frozenset(), DataConfig(validation_fraction=0.1, test_fraction=0.3))
+        assign_split(
+            content, "", frozenset(), DataConfig(validation_fraction=0.1, test_fraction=0.3)
+        )
         for content in contents
     ]
     assert {before for before, after in zip(splits, more, strict=True) if before != after} == {
@@ -53,16 +56,19 @@ def test_shares_are_those_asked_for_and_independent():
 
 def test_named_splits_are_kept():
     assert {
-        deal(bytes(32), split, frozenset({"train", "test"}), CONFIG)
+        assign_split(bytes(32), split, frozenset({"train", "test"}), CONFIG)
         for split in ("test", "validation")
     } == {"test", "validation"}
-    assert deal(bytes(32), "train", frozenset({"train", "validation", "test"}), CONFIG) == "train"
-    assert deal(bytes(32), "train", frozenset({"train"}), CONFIG) == "test"
+    assert (
+        assign_split(bytes(32), "train", frozenset({"train", "validation", "test"}), CONFIG)
+        == "train"
+    )
+    assert assign_split(bytes(32), "train", frozenset({"train"}), CONFIG) == "test"
 
 
 def test_a_group_is_dealt_as_one():
     images = [image(number, group=f"patient {number % 40}") for number in range(400)]
-    placed, copies = split_images(images, CONFIG)
+    placed, copies = assign_splits(images, CONFIG)
     assert copies.groups == []
     splits = {}
     for item, split in zip(images, placed, strict=True):
@@ -73,9 +79,9 @@ def test_a_group_is_dealt_as_one():
 
 def test_copies_leave_no_trace_in_another_split_and_move_nobody():
     images = [image(number) for number in range(300)]
-    before, _ = split_images(images, CONFIG)
+    before, _ = assign_splits(images, CONFIG)
     copied = [*images, *(image(1000 + number, look=number) for number in range(300))]
-    after, copies = split_images(copied, CONFIG)
+    after, copies = assign_splits(copied, CONFIG)
     moved = [(old, new) for old, new in zip(before, after, strict=False) if new not in (old, "")]
     assert moved == []
     assert len(copies.groups) == 300
@@ -83,7 +89,7 @@ def test_copies_leave_no_trace_in_another_split_and_move_nobody():
     for original, copy in zip(after[:300], after[300:], strict=True):
         assert original == copy or "" in (original, copy)
         assert original or copy
-    reported, told = split_images(copied, CONFIG.model_copy(update={"duplicates": "report"}))
+    reported, told = assign_splits(copied, CONFIG.model_copy(update={"duplicates": "report"}))
     assert "" not in reported
     assert told.straddling == copies.straddling
 
@@ -96,13 +102,13 @@ def test_a_named_test_image_is_never_set_aside():
         image(4, "validation"),
         image(5, "train"),
     ]
-    placed, copies = split_images(images, CONFIG)
+    placed, copies = assign_splits(images, CONFIG)
     assert placed == ["test", "", "", "validation", "train"]
     assert copies.groups == [[0, 1, 2]]
 
 
 def test_one_image_under_two_labels_is_told():
-    _, copies = split_images(
+    _, copies = assign_splits(
         [
             image(1, "train", label="cat"),
             image(2, "train", label="dog", look=1),
@@ -114,11 +120,11 @@ def test_one_image_under_two_labels_is_told():
 
 
 def test_class_ids_stay():
-    assert class_order({"10", "2"}, (), {}) == ("2", "10")
-    assert class_order({"10", "2", "1"}, ("2", "10"), {}) == ("2", "10", "1")
-    assert class_order({"b", "c"}, ("a", "b"), {"a": "c"}) == ("c", "b")
-    assert class_order({"b", "c"}, ("c", "b"), {"a": "c"}) == ("c", "b")
-    assert class_order({"b"}, ("a", "b"), {"a": ""}) == ("b",)
+    assert order_classes({"10", "2"}, (), {}) == ("2", "10")
+    assert order_classes({"10", "2", "1"}, ("2", "10"), {}) == ("2", "10", "1")
+    assert order_classes({"b", "c"}, ("a", "b"), {"a": "c"}) == ("c", "b")
+    assert order_classes({"b", "c"}, ("c", "b"), {"a": "c"}) == ("c", "b")
+    assert order_classes({"b"}, ("a", "b"), {"a": ""}) == ("b",)
     with pytest.raises(
         DatasetError,
         match=(
@@ -126,22 +132,22 @@ def test_class_ids_stay():
             r" data.renamed_classes=a=c; .*=a=$"
         ),
     ):
-        class_order({"b", "c"}, ("a", "b"), {})
+        order_classes({"b", "c"}, ("a", "b"), {})
     with pytest.raises(
         DatasetError, match=r"data.renamed_classes names 'x'. .* known classes: 'a', 'b'"
     ):
-        class_order({"a", "b"}, ("a", "b"), {"x": "y"})
+        order_classes({"a", "b"}, ("a", "b"), {"x": "y"})
 
 
 def test_classes_are_remembered_whole_or_not_at_all(tmp_path):
     path = tmp_path / "classes" / "x.json"
-    assert known_classes(path) == ()
-    remember_classes(path, ("b", "ä\n"))
-    assert known_classes(path) == ("b", "ä\n")
+    assert read_known_classes(path) == ()
+    write_known_classes(path, ("b", "ä\n"))
+    assert read_known_classes(path) == ("b", "ä\n")
     assert [file.name for file in path.parent.iterdir()] == ["x.json"]
     path.write_text("[1")
     with pytest.raises(DatasetError, match=r"x.json cannot be read .* Remove the file"):
-        known_classes(path)
+        read_known_classes(path)
 
 
 def test_renamed_classes_can_be_typed():

@@ -17,7 +17,8 @@ from sklearn.datasets import load_sample_images
 
 from pipeline.artifacts import file_sha256
 from pipeline.config.model import ModelConfig
-from pipeline.data.decoding import decode_and_resize, orientation_of
+from pipeline.data.decoding import decode_and_resize
+from pipeline.data.headers import read_orientation
 from pipeline.errors import ConfigError, DatasetError, GateError
 from pipeline.evaluate.metrics import wilson_interval
 from pipeline.export import export as module
@@ -516,7 +517,7 @@ def test_orientation_in_graph_is_that_of_python():
     graph = tf.function(orientation_in_graph, input_signature=[tf.TensorSpec((), tf.string)])
     files = plain + turned + odd + broken
     found = [int(graph(tf.constant(encoded))) for encoded in files]
-    assert found == [orientation_of(encoded) for encoded in files]
+    assert found == [read_orientation(encoded) for encoded in files]
     assert set(found) == set(range(1, 9))
 
 
@@ -530,7 +531,7 @@ def test_pixels_without_tensorflow_are_those_of_training(tmp_path):
     ]
     for encoded in [*IMAGES, *large, saved(alpha, "PNG"), saved(alpha, "WEBP", lossless=True)]:
         (tmp_path / "image").write_bytes(encoded)
-        expected = np.asarray(decode_and_resize(encoded, 48, orientation_of(encoded)))[4:44, 4:44]
+        expected = np.asarray(decode_and_resize(encoded, 48, read_orientation(encoded)))[4:44, 4:44]
         found = pixels.pixels(tmp_path / "image", short_side=48, image_size=40)
         assert (found.shape, found.dtype) == ((1, 40, 40, 3), np.uint8)
         difference = np.abs(found[0].astype(int) - expected)

@@ -16,8 +16,9 @@ import tensorflow as tf
 
 from pipeline.config.model import ModelConfig
 from pipeline.config.train import TrainConfig
-from pipeline.data.augment import class_weights
-from pipeline.data.loader import LoadedSplit, training_batches
+from pipeline.data.augment import compute_class_weights
+from pipeline.data.loader import LoadedSplit
+from pipeline.data.training_batches import make_training_batches
 from pipeline.errors import ConfigError, TrainingDivergedError
 from pipeline.model.alexnet import build_network
 from pipeline.train import loop
@@ -117,7 +118,7 @@ def test_three_steps_are_the_rule_of_2012(tmp_path):
     velocities = [np.zeros(variable.shape, np.float32) for variable in plain.trainable_variables]
     losses = []
     for epoch in range(3):
-        batch = next(iter(training_batches(split(96), config, image_size=SIZE, epoch=epoch)))
+        batch = next(iter(make_training_batches(split(96), config, image_size=SIZE, epoch=epoch)))
         images, labels = batch["pixels"], batch["labels"]
         with tf.GradientTape() as tape:
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(
@@ -374,7 +375,7 @@ def test_rare_classes_count_as_much_with_class_weights(tmp_path):
     however many images each has."""
     images = split(96)
     counts = np.bincount(images.labels)
-    weights = class_weights(images.dataset)
+    weights = compute_class_weights(images.dataset)
     np.testing.assert_allclose(weights * counts, [48, 48], rtol=1e-6)
     logits = tf.constant(np.tile([1.0, 0.0], (96, 1)).astype(np.float32))
     losses = losses_of(tf.constant(images.labels), logits, weights).numpy()

@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from pipeline.config.train import TrainConfig
-from pipeline.data.loader import input_stages, load_split
+from pipeline.data.input_stages import list_input_stages
+from pipeline.data.loader import load_split
 from pipeline.errors import HungError, OutOfMemoryError, TrainingDivergedError
 from pipeline.train import loop, trouble
 from pipeline.train.checkpoint import read_checkpoint
@@ -57,7 +58,9 @@ def test_images_that_do_not_come_are_reported_with_the_stage_that_hangs(
     monkeypatch.setattr(trouble, "_STAGE_SECONDS", 2.0)
     config = TrainConfig(global_batch_size=4, watchdog_seconds=2)
     images = load_split(prepared_jpegs, "train", in_memory=False)
-    assert [name for name, attempt in input_stages(images, config, 16) if attempt() is None] == []
+    assert [
+        name for name, attempt in list_input_stages(images, config, 16) if attempt() is None
+    ] == []
     assert "what hangs is the step itself: its device." in trouble.what_hangs(
         images, config, 16, Devices()
     )

@@ -19,7 +19,7 @@ config = TrainConfig(epochs=1, global_batch_size=8, learning_rate=0.01, devices=
 configure_runtime(config)
 sys.path.insert(0, sys.argv[1])
 from test_loop import split
-from pipeline.data.loader import training_batches
+from pipeline.data.training_batches import make_training_batches
 from pipeline.model.alexnet import build_network
 from pipeline.train.state import prepare
 from pipeline.train.step import compiled_training

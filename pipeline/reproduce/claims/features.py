@@ -354,12 +354,12 @@ def _ridge(values: Any, explained: Any, total: float, images: int) -> float:
 
 def _batches(images: LoadedSplit, size: int, count: int) -> Iterator[tuple[Any, Any]]:
     """Yield the first images of a split in their central crops, uint8 [batch, size, size, 3], with their labels."""
-    from pipeline.data.loader import evaluation_batches
+    from pipeline.data.evaluation_batches import make_evaluation_batches
 
     left = count
-    for pixels, labels in evaluation_batches(images, image_size=size, batch_size=_AT_ONCE).take(
-        -(-count // _AT_ONCE)
-    ):
+    for pixels, labels in make_evaluation_batches(
+        images, image_size=size, batch_size=_AT_ONCE
+    ).take(-(-count // _AT_ONCE)):
         yield pixels[:left], labels[:left].numpy()
         left -= len(labels)
 

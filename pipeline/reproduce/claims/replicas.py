@@ -285,7 +285,7 @@ def images_per_second(
     """
     import tensorflow as tf
 
-    from pipeline.data.loader import training_batches
+    from pipeline.data.training_batches import make_training_batches
     from pipeline.model.alexnet import build_network
     from pipeline.train.stage import as_fidelity_says
     from pipeline.train.state import prepare
@@ -305,7 +305,7 @@ def images_per_second(
         _WARM_UP_STEPS + 1 + max(steps, _MIN_STEPS)
     ) // 2 + 2  # of two steps each; some batches more, so that the last does not wait
     batches = devices.spread(
-        training_batches(images, config, image_size=model.image_size, epoch=0, epochs=epochs)
+        make_training_batches(images, config, image_size=model.image_size, epoch=0, epochs=epochs)
     )
 
     def taken(count: int) -> float:

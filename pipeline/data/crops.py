@@ -1,0 +1,138 @@
+"""What is cut from each image of an epoch, and which are mirrored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.random_streams import RandomStream, open_stream
+
+_PIXEL = np.dtype("V3")
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What is cut from each image of an epoch.
+
+    Int32 top and left corners [images], and bool mirrored [images].
+    """
+
+    top: Any
+    left: Any
+    mirrored: Any
+
+
+def center_crops(count: int, surplus: int) -> Crops:
+    """Return the central crop for every image.
+
+    Args:
+        count: images.
+        surplus: how many pixels a side is longer than the crop.
+    """
+    corner = np.full(count, surplus // 2, np.int32)
+    return Crops(corner, corner, np.zeros(count, np.bool_))
+
+
+def draw_crops(
+    count: int, surplus: int, *, seed: int, epoch: int, random_crop: bool, flip: bool
+) -> Crops:
+    """Return a crop and a mirroring for each place in an epoch's order.
+
+    They depend on (seed, epoch, place) alone.
+
+    Drawn all at once, ahead of the input threads, so that no number of them changes what is drawn.
+
+    Args:
+        count: images.
+        surplus: how many pixels a side is longer than the crop.
+        seed: of the training.
+        epoch: counted from 0.
+        random_crop: cut at random places; else at the center.
+        flip: mirror one image in two.
+    """
+    center = center_crops(count, surplus)
+    # An own stream for each purpose: switching one off does not change the others.
+    tops, lefts, coins = (
+        open_stream(stream, seed=seed, epoch=epoch)
+        for stream in (RandomStream.CROP_TOP, RandomStream.CROP_LEFT, RandomStream.MIRRORING)
+    )
+    return Crops(
+        tops.integers(0, surplus, count, np.int32, endpoint=True) if random_crop else center.top,
+        lefts.integers(0, surplus, count, np.int32, endpoint=True) if random_crop else center.left,
+        coins.random(count) < 0.5 if flip else center.mirrored,
+    )
+
+
+def draw_windows(count: int, *, seed: int, epoch: int) -> tuple[Any, Any]:
+    """Return what decides the window of a resized crop for each place in an epoch's order.
+
+    That is float32 [count, 4, 2], four tries of height and width in units of the root of the
+    image's area: a share of the area in [0.08, 1) and a width / height between 3/4 and 4/3; and
+    float32 [count, 2], where the window lies, in [0, 1) of the way it can be moved down and to the
+    right. The ranges are those of Szegedy and others, 2014, section 6.
+
+    Args:
+        count: images.
+        seed: of the training.
+        epoch: counted from 0.
+    """
+    rng = open_stream(RandomStream.RESIZED_CROP, seed=seed, epoch=epoch)
+    area, aspect = (
+        rng.uniform(0.08, 1, (count, 4)),
+        np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), (count, 4))),
+    )
+    shapes = np.sqrt(np.stack([area / aspect, area * aspect], axis=2))
+    return shapes.astype(np.float32), rng.random((count, 2), np.float32)
+
+
+def place_window(shapes: Any, corner: Any, sides: Any) -> Any:
+    """Return the window of an image, int32 [..., 4]: top, left, height and width, inside the image.
+
+    The first try that fits is taken; if none does, the largest square.
+
+    Args:
+        shapes: float32 [..., 4, 2], as `draw_windows` gives them.
+        corner: float32 [..., 2], likewise.
+        sides: int [2], height and width of the image.
+    """
+    whole = tf.cast(sides, tf.float32)
+    tries = tf.maximum(tf.round(shapes * tf.sqrt(tf.reduce_prod(whole))), 1)
+    square = tf.zeros_like(tries[..., :1, :]) + tf.reduce_min(whole)
+    tries = tf.concat([tries, square], axis=-2)
+    first = tf.argmax(tf.reduce_all(tries <= whole, axis=-1), axis=-1)
+    size = tf.gather(tries, first, axis=-2, batch_dims=tries.shape.rank - 2)
+    start = tf.minimum(tf.floor(corner * (whole - size + 1)), whole - size)
+    return tf.cast(tf.concat([start, size], axis=-1), tf.int32)
+
+
+def cut_squares(pixels: Any, places: Any, top: Any, left: Any, mirrored: Any, size: int) -> Any:
+    """Copy a square out of some images and mirror some; no pixel is changed.
+
+    In NumPy, which copies as fast as memory allows and holds no lock meanwhile; TensorFlow's
+    gathering takes seven times as long.
+
+    Args:
+        pixels: uint8 [images, side, side, 3] in [0, 255].
+        places: int [batch], which images.
+        top: int [batch] in [0, side - size].
+        left: int [batch] in [0, side - size].
+        mirrored: bool [batch].
+        size: height and width of the result.
+
+    Returns:
+        uint8 [batch, size, size, 3] in [0, 255].
+    """
+    whole = pixels.view(_PIXEL)[..., 0]
+    if size == whole.shape[1]:  # nothing is cut off
+        squares = whole[places]
+        squares[mirrored] = squares[mirrored, :, ::-1]
+        return squares.view(np.uint8).reshape(*squares.shape, 3)
+    squares = np.empty((len(places), size, size), _PIXEL)
+    for square, place, y, x, turned in zip(
+        squares, places.tolist(), top.tolist(), left.tolist(), mirrored.tolist(), strict=True
+    ):
+        square[:, :: -1 if turned else 1] = whole[place, y : y + size, x : x + size]
+    return squares.view(np.uint8).reshape(*squares.shape, 3)
