@@ -8,6 +8,7 @@ the process or the power. Everything here raises OSError as the system says it.
     writing                     a file that a library writes by itself
     publish_folder              a folder that is complete
     flush                       a file or folder that is not renamed
+    remove_folder               a folder or file, at once
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+REMOVED_PREFIX = ".removed-"  # of a name: the file or folder is being removed
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,6 +73,24 @@ def publish_folder(partial: Path, folder: Path) -> None:
     partial.rename(folder)
     flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, or a file, so that a kill leaves no half of it under its name.
+
+    What a kill leaves begins with REMOVED_PREFIX; the same call on that removes it.
+    """
+    doomed = folder
+    if not folder.name.startswith(REMOVED_PREFIX):
+        doomed = folder.with_name(f"{REMOVED_PREFIX}{folder.name}")
+    with contextlib.suppress(FileNotFoundError):
+        if doomed != folder and doomed.exists():
+            remove_folder(doomed)
+        folder.rename(doomed)
+        if doomed.is_dir() and not doomed.is_symlink():
+            shutil.rmtree(doomed)
+        else:
+            doomed.unlink()
 
 
 def flush(path: Path) -> None:

@@ -1,42 +1,67 @@
-"""What MLflow loads when it serves one of our models itself.
-
-`mlflow models serve`, `mlflow.pyfunc.load_model`.
-
-MLflow's own loader does not know our layers. The name of the function is MLflow's.
-"""
+"""A `.keras` file as the folder of an MLflow Keras model, with signature and input example."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pipeline.model.weights import load_model
-
-_BATCH = 64
+# MLflow's own loader does not know our layers.
+_LOADER = "pipeline.tracking.pyfunc_loader"
 
 
-class Logits:
-    """A network as MLflow calls it."""
+def save_keras_flavor(
+    file: Path, directory: Path, image_size: int, known: Mapping[str, Any]
+) -> None:
+    """Write a `.keras` file as the folder of an MLflow Keras model.
 
-    def __init__(self, model: Any):
-        self._model = model
-
-    def predict(self, data: Any, params: Any = None) -> Any:  # noqa: ARG002 - MLflow passes it
-        """Return float32 [batch, classes] logits of uint8 [batch, image_size, image_size, 3] in [0, 255]."""
-        (data,) = (
-            data.values() if isinstance(data, dict) else (data,)
-        )  # by the name in the signature, or bare
-        parts = [data[start : start + _BATCH] for start in range(0, len(data), _BATCH)]
-        return np.concatenate([np.asarray(self._model(part, training=False)) for part in parts])
+    Args:
+        file: the network; takes uint8 [batch, image_size, image_size, 3].
+        directory: made here.
+        image_size: height and width of the input, in pixels.
+        known: what MLflow's description holds besides; `class_names`, in the order of the logits,
+            among it.
+    """
+    write_flavor(file, directory, describe_flavor(image_size, known))
 
 
-def _load_pyfunc(path: str) -> Logits:
-    """Open the model in the folder that MLflow names, without running any code that the file carries."""
-    folder = Path(path)
-    return Logits(
-        load_model(
-            folder / "model.keras" if folder.name == "data" else folder / "data" / "model.keras"
-        )
-    )
+def describe_flavor(image_size: int, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments by which MLflow describes a network.
+
+    The requirements are named, since guessing them takes 13 s.
+    """
+    import numpy as np
+    from mlflow.models.signature import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    shape = (image_size, image_size, 3)
+    inputs = TensorSpec(np.dtype("uint8"), (-1, *shape), "image")
+    outputs = TensorSpec(np.dtype("float32"), (-1, len(known["class_names"])), "logits")
+    return {
+        "signature": ModelSignature(Schema([inputs]), Schema([outputs])),
+        "input_example": np.zeros((1, *shape), dtype=np.uint8),
+        "pip_requirements": [
+            f"{name}=={metadata.version(name)}" for name in ("tensorflow", "keras", "numpy")
+        ],
+        "metadata": dict(known),
+    }
+
+
+def write_flavor(file: Path, directory: Path, arguments: Mapping[str, Any]) -> None:
+    """Write the folder of an MLflow Keras model by the arguments of `describe_flavor`."""
+    import mlflow.keras
+
+    from pipeline.model.weights import load_model
+
+    # MLflow's Keras flavor writes the example before it makes the folder.
+    directory.mkdir(parents=True)
+    mlflow.keras.save_model(load_model(file), str(directory), **arguments)
+    # The very file, so that its digest is the recorded one.
+    shutil.copyfile(file, directory / "data" / "model.keras")
+    described = directory / "MLmodel"
+    model = mlflow.models.Model.load(str(described))
+    for known in filter(None, (model, arguments.get("mlflow_model"))):
+        known.flavors["python_function"]["loader_module"] = _LOADER
+    model.save(str(described))
