@@ -58,13 +58,13 @@ def trained(tracker: Any, images: tuple[Any, Any], folder: Path) -> tuple[float,
     state, recorded = prepare(bench_loop.small, config, Devices()), 0
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         started = time.perf_counter()
-        run = tracker.stage_run("train", "train", resolved)
+        run = tracker.start_stage_run("train", "train", resolved)
 
         def each_step(done: int, _total: int, _detail: str) -> None:
             nonlocal recorded
             loss, top1_error, _, seen = state.sums.numpy()
             for step in range(recorded + 1, done + 1):  # since the last compiled call
-                run.metrics(
+                run.log_metrics(
                     {"step_loss": loss / seen, "step_top1_error": top1_error / seen}, step=step
                 )
             recorded = done
@@ -77,7 +77,7 @@ def trained(tracker: Any, images: tuple[Any, Any], folder: Path) -> tuple[float,
                 numbers = {
                     name: value for name, value in epoch.items() if name not in ("epoch", "time")
                 }
-                run.metrics(numbers, step=int(epoch["epoch"]), at=epoch["time"])
+                run.log_metrics(numbers, step=int(epoch["epoch"]), at=epoch["time"])
         run.close("FINISHED")
         tracker.close("FINISHED")
         seconds = time.perf_counter() - started
@@ -89,11 +89,12 @@ def require_recorded(config: Any, workdir: Path, key: str) -> int:
     """Return how many numbers of a run the store has; each step's must be there."""
     import mlflow
 
-    from pipeline.tracking import journal
+    from pipeline.tracking.known_runs import read_known_runs
+    from pipeline.tracking.store import get_store_uri
 
     client, run_id = (
-        mlflow.MlflowClient(journal.store_uri(config, workdir)),
-        journal.known_runs(workdir)[key]["run_id"],
+        mlflow.MlflowClient(get_store_uri(config, workdir)),
+        read_known_runs(workdir)[key]["run_id"],
     )
     counts = {
         name: len(client.get_metric_history(run_id, name))
@@ -109,14 +110,14 @@ def server(workdir: Path) -> Iterator[str]:
     """Start an MLflow server that only this machine reaches, and give its address; an empty one if
     it does not start."""
     from pipeline.config.tracking import TrackingConfig
-    from pipeline.tracking import journal
+    from pipeline.tracking.store import build_server_command, open_experiment
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     workdir.mkdir()
-    journal.open_experiment(TrackingConfig(), workdir)
-    command, environment = journal.server_command(TrackingConfig(), workdir, port)
+    open_experiment(TrackingConfig(), workdir)
+    command, environment = build_server_command(TrackingConfig(), workdir, port)
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
     address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
@@ -186,13 +187,13 @@ def first_seconds(folder: Path) -> float:
     """Return how long importing MLflow and making its database take, beside TensorFlow that is
     there."""
     from pipeline.config.tracking import TrackingConfig
-    from pipeline.tracking import journal
+    from pipeline.tracking.store import open_experiment
 
     started = time.perf_counter()
     import mlflow.keras  # noqa: F401
 
     (folder / "T1").mkdir()
-    journal.open_experiment(TrackingConfig(), folder / "T1")
+    open_experiment(TrackingConfig(), folder / "T1")
     return time.perf_counter() - started
 
 
@@ -201,7 +202,7 @@ def in_turns(
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Return the seconds of each round with every store and with none, `off`, and how many numbers
     each store has of a training."""
-    from pipeline.tracking.journal import MlflowTracker, NoTracker
+    from pipeline.tracking.tracker import MlflowTracker, NoTracker
 
     names = ["off", *stores]
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -223,7 +224,8 @@ def in_turns(
 def through_journal(workdir: Path) -> Callable[[], int]:
     """Return numbers written into a journal, one an event, and its delivery."""
     from pipeline.config.tracking import TrackingConfig
-    from pipeline.tracking.journal import JournalRun, MlflowTracker
+    from pipeline.tracking.journal import JournalRun
+    from pipeline.tracking.tracker import MlflowTracker
 
     tracker = MlflowTracker(workdir, TrackingConfig())
     tracker._journal.parent.mkdir(parents=True)
@@ -233,7 +235,7 @@ def through_journal(workdir: Path) -> Callable[[], int]:
     def one() -> int:
         for _ in range(DELIVERIES):
             for step in itertools.islice(steps, POINTS):
-                run.metrics({"loss": 1 / (step + 1)}, step=step)
+                run.log_metrics({"loss": 1 / (step + 1)}, step=step)
             assert tracker._delivery.deliver(), tracker.problem
         return DELIVERIES * POINTS
 
@@ -245,11 +247,11 @@ def one_by_one(workdir: Path) -> Callable[[], int]:
     import mlflow
 
     from pipeline.config.tracking import TrackingConfig
-    from pipeline.tracking import journal
+    from pipeline.tracking.store import get_store_uri, open_experiment
 
     workdir.mkdir()
-    experiment, steps = journal.open_experiment(TrackingConfig(), workdir), itertools.count()
-    client = mlflow.MlflowClient(journal.store_uri(TrackingConfig(), workdir))
+    experiment, steps = open_experiment(TrackingConfig(), workdir), itertools.count()
+    client = mlflow.MlflowClient(get_store_uri(TrackingConfig(), workdir))
     run_id = client.create_run(experiment).info.run_id
 
     def one() -> int:

@@ -51,8 +51,19 @@ from pipeline.retrain.retraining import (
 )
 from pipeline.retrain.stage import review
 from pipeline.schedule.ledger import BY_HAND, Ledger, Schedule, Slot, key_of
-from pipeline.tracking import journal, registry
-from pipeline.tracking.registry import CHAMPION, SLOT_TAG, Registry, Version
+from pipeline.tracking.delivery import deliver_leftovers
+from pipeline.tracking.fetching import fetch_model_file
+from pipeline.tracking.journal import list_undelivered
+from pipeline.tracking.known_runs import read_known_runs
+from pipeline.tracking.registry import CHAMPION, SCHEDULED_RUN_TAG, Registry, Version, find_version
+from pipeline.tracking.store import (
+    build_server_command,
+    get_experiment_url,
+    get_run_url,
+    open_experiment,
+    require_nameable_workdir,
+)
+from pipeline.tracking.tracker import MlflowTracker, NoTracker
 from pipeline.train.cluster import Cluster, launch, read_cluster
 from pipeline.train.stage import train
 
@@ -275,10 +286,10 @@ def run(
     if not cluster.is_chief:
         _take_part(resolved, stages, rerun, workdir, cluster, observer or Silent())
         return PipelineResult((), resolved)
-    journal.require_nameable(config, workdir)
+    require_nameable_workdir(config, workdir)
     with work_directory(workdir, wait=wait):
         resolved = _with_model_file(resolved, workdir)
-        tracker = journal.MlflowTracker(workdir, config) if config.enabled else journal.NoTracker()
+        tracker = MlflowTracker(workdir, config) if config.enabled else NoTracker()
 
         def joins(runner: Runner) -> bool:
             return cluster.workers > 1 and _trains(runner, resolved, stages, rerun)
@@ -287,9 +298,9 @@ def run(
             workdir / "networks" if alone else workdir, observer or Silent(), resolved, joins
         )
         outcomes = tuple(runner.run(resolved, [*stages, *rerun], tracker, rerun))
-        known = journal.known_runs(workdir)
+        known = read_known_runs(workdir)
         key = tracker.pipeline_key or outcomes[-1].run_key.removesuffix(f"-{outcomes[-1].stage}")
-        url = journal.run_url(config, **known[key]) if key in known else None
+        url = get_run_url(config, **known[key]) if key in known else None
         return PipelineResult(
             outcomes,
             resolved,
@@ -334,7 +345,7 @@ def retrain(
     resolved = _checked(recipe, settings, workdir, names, (), Cluster())
     slot = slot or key_of(BY_HAND, datetime.now(UTC))
     folder = folder_of(workdir, slot)
-    journal.require_nameable(resolved.config.tracking, workdir)
+    require_nameable_workdir(resolved.config.tracking, workdir)
     with work_directory(workdir, wait=wait):
         if (done := read_result(folder)) is not None:
             return done
@@ -342,8 +353,10 @@ def retrain(
         if (before := settled(registry, slot)) is not None:
             return write_result(before, folder)
         resolved = _from_champion(resolved, registry, workdir)
-        tracker = journal.MlflowTracker(
-            workdir, resolved.config.tracking, {"schedule": slot.partition("/")[0], SLOT_TAG: slot}
+        tracker = MlflowTracker(
+            workdir,
+            resolved.config.tracking,
+            {"schedule": slot.partition("/")[0], SCHEDULED_RUN_TAG: slot},
         )
         # Weights that were put in for the champion's are no setting that later commands should go
         # on with.
@@ -357,14 +370,14 @@ def retrain(
 
             write_retraining(f"Retraining {slot}", records, folder / "report")
             decision = records.get(promote.name)
-            tracker.conclude(
+            tracker.conclude_run(
                 f"{decision.outcome if isinstance(decision, Decision) else 'skipped'}: {slot}"
             )
             return folder / "report"
 
         started = time.monotonic()
         outcomes = tuple(runner.run(resolved, names, tracker, conclude=conclude))
-        known = journal.known_runs(workdir).get(tracker.pipeline_key, {})
+        known = read_known_runs(workdir).get(tracker.pipeline_key, {})
         result = write_result(
             Retraining.of(
                 slot,
@@ -373,7 +386,7 @@ def retrain(
                 page=folder / "report" / RETRAINING_FILE,
                 seconds=time.monotonic() - started,
                 run_id=known.get("run_id", ""),
-                run_url=journal.run_url(resolved.config.tracking, **known) if known else "",
+                run_url=get_run_url(resolved.config.tracking, **known) if known else "",
                 not_recorded=tracker.problem or _unsent(workdir) or "",
             ),
             folder,
@@ -416,16 +429,12 @@ def reproduce(
     wanted, workdir = experiments(claims), Path(workdir)
     resolved = reproduction_settings(profile, recipe, settings)
     require_source(resolved.config.data)
-    journal.require_nameable(resolved.config.tracking, workdir)
+    require_nameable_workdir(resolved.config.tracking, workdir)
     with work_directory(workdir, wait=wait):
 
         def tracker(tags: Mapping[str, str]) -> Tracker:
             config = resolved.config.tracking
-            return (
-                journal.MlflowTracker(workdir, config, tags)
-                if config.enabled
-                else journal.NoTracker()
-            )
+            return MlflowTracker(workdir, config, tags) if config.enabled else NoTracker()
 
         # Timings are taken by child processes, which find no room on a GPU where this one has taken
         # all of its memory.
@@ -884,11 +893,7 @@ def last_settings(
 def _from_champion(resolved: Resolved, registry: Registry, workdir: Path) -> Resolved:
     """Return the settings with the champion's weights as those to start from, where that is wanted and there is one."""
     config = resolved.config
-    champion = (
-        registry.version(registry.aliases().champion)
-        if config.retrain.start == "champion"
-        else None
-    )
+    champion = registry.read_champion() if config.retrain.start == "champion" else None
     if champion is None:
         return resolved
     from pipeline.release.package import open_version
@@ -934,7 +939,7 @@ def _checked(
         )
     if "promote" in stages and not resolved.config.tracking.enabled:
         raise ConfigError(
-            "A release lives in MLflow's registry. Expected journal.enabled=yes. Received no;"
+            "A release lives in MLflow's registry. Expected tracking.enabled=yes. Received no;"
             " leave out that setting, or promote."
         )
     if "ingest" in stages:
@@ -961,7 +966,7 @@ def _with_model_file(resolved: Resolved, workdir: Path) -> Resolved:
         return resolved
     path = Path(config.evaluate.model)
     if path.suffix != ".keras":
-        path = journal.model_file(config.evaluate.model, config.tracking, workdir)
+        path = fetch_model_file(config.evaluate.model, config.tracking, workdir)
     side, named = (
         given_model(path).short_side,
         resolved.origins["data.short_side"]
@@ -1090,7 +1095,7 @@ def _take_part(
 
 def _unsent(workdir: Path) -> str | None:
     """Say that the tracking store still misses something of earlier runs, if it does."""
-    waiting = len(journal.undelivered(workdir))
+    waiting = len(list_undelivered(workdir))
     return (
         f"{waiting} earlier run{' is' if waiting == 1 else 's are'} still unsent"
         if waiting
@@ -1139,7 +1144,7 @@ def models(
     Raises:
         TrackingError: the registry does not answer.
     """
-    return _registry(recipe, settings, Path(workdir)).versions()
+    return _registry(recipe, settings, Path(workdir)).list_versions()
 
 
 def rollback(
@@ -1270,12 +1275,12 @@ def _store_settings(
 
 
 def _require_store(config: Config, workdir: Path) -> None:
-    journal.require_nameable(config.tracking, workdir)
+    require_nameable_workdir(config.tracking, workdir)
     if not config.tracking.uri and not (workdir / "mlflow.db").exists():
         raise ConfigError(
             f"There is no registry in {workdir}. Expected a work directory in which `alexnet run"
             " promote` has run. Name it with --workdir, or a server with --set"
-            " journal.uri=ADDRESS; or name a file with --model."
+            " tracking.uri=ADDRESS; or name a file with --model."
         )
 
 
@@ -1399,7 +1404,7 @@ def serve(
     reference = _reference(model, config, workdir)
 
     def named() -> str:
-        version = registry.find(reference, config.tracking, workdir)
+        version = find_version(reference, config.tracking, workdir)
         return f"{version.number} {version.release_sha256}"
 
     def found() -> Release:
@@ -1447,7 +1452,7 @@ def _evaluation(name: str, workdir: Path) -> Path:
     for folder in (Path(name), workdir / "stages" / name):
         if (folder / EvaluationReport.FILE).is_file():
             return folder
-    ids = {key: ids["run_id"] for key, ids in journal.known_runs(workdir).items()}
+    ids = {key: ids["run_id"] for key, ids in read_known_runs(workdir).items()}
     keys = (
         {key for key, run_id in ids.items() if run_id.startswith(name)}
         if len(name) >= _MIN_LETTERS
@@ -1498,8 +1503,8 @@ def status(
     """
     workdir = Path(workdir)
     resolved = _settings(recipe, settings, workdir, ())
-    known = journal.known_runs(workdir)
-    pages = {key: journal.run_url(resolved.config.tracking, **ids) for key, ids in known.items()}
+    known = read_known_runs(workdir)
+    pages = {key: get_run_url(resolved.config.tracking, **ids) for key, ids in known.items()}
     return resolved, _runner(workdir).inspect_stages(resolved.config, STAGE_NAMES), pages
 
 
@@ -1509,10 +1514,10 @@ def sync(workdir: Path | str = DEFAULT_WORKDIR, wait: bool = False) -> tuple[int
     Return how many were sent, and why others were not, by name.
     """
     workdir = Path(workdir)
-    if not journal.undelivered(workdir):
+    if not list_undelivered(workdir):
         return 0, {}
     with work_directory(workdir, wait=wait):
-        return journal.deliver_leftovers(workdir)
+        return deliver_leftovers(workdir)
 
 
 def ui_server(
@@ -1520,23 +1525,23 @@ def ui_server(
 ) -> tuple[list[str], dict[str, str], str]:
     """Return the command line and environment of a local MLflow server, and the page to open."""
     workdir = Path(workdir)
-    journal.require_nameable(config, workdir)
+    require_nameable_workdir(config, workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(workdir, error) from error
-    experiment = journal.open_experiment(config, workdir)
-    command, environment = journal.server_command(config, workdir, port)
+    experiment = open_experiment(config, workdir)
+    command, environment = build_server_command(config, workdir, port)
     return (
         command,
         environment,
-        journal.experiment_url(config, experiment, f"http://127.0.0.1:{port}"),
+        get_experiment_url(config, experiment, f"http://127.0.0.1:{port}"),
     )
 
 
 def known_runs(workdir: Path | str = DEFAULT_WORKDIR) -> dict[str, dict[str, str]]:
     """Return, for each of our run keys, the `run_id` and `experiment_id` that MLflow gave it."""
-    return journal.known_runs(Path(workdir))
+    return read_known_runs(Path(workdir))
 
 
 def schema() -> str:

@@ -24,7 +24,7 @@ from playwright.sync_api import expect, sync_playwright
 from pipeline import api
 from pipeline.config.tracking import TrackingConfig
 from pipeline.reports.html import PageImage, PageSection, Table, render_page
-from pipeline.tracking import journal
+from pipeline.tracking.store import DEFAULT_UI, get_run_url
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -379,7 +379,7 @@ def is_mlflows_own(server, url, text):
 def test_mlflow_shows_the_run_and_the_report_in_it(browser, finished, server, tmp_path):
     run_id = finished.result["stages"][-1]["run_id"]
     (ids,) = [ids for ids in api.known_runs(finished.workdir).values() if ids["run_id"] == run_id]
-    address = journal.run_url(TrackingConfig(), **ids).replace(journal.DEFAULT_UI, server.address)
+    address = get_run_url(TrackingConfig(), **ids).replace(DEFAULT_UI, server.address)
     wait_until_up(server)
     with watched(browser, **viewport("window")) as (page, asked, wrong):
         page.set_default_timeout(60_000)  # megabytes of script, on a machine that may be busy

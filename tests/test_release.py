@@ -20,8 +20,8 @@ from pipeline.artifacts import DatasetArtifact
 from pipeline.config.tracking import TrackingConfig
 from pipeline.data.loader import load_split, read_encoded_images
 from pipeline.evaluate.predictions import read_logits
-from pipeline.tracking.journal import open_experiment
 from pipeline.tracking.registry import Registry
+from pipeline.tracking.store import open_experiment
 
 PROGRAM = (sys.executable, "-m", "pipeline")
 TINY = ("--set", "model.width_multiplier=0.2", "--set", "evaluate.report=short")
@@ -121,9 +121,9 @@ def test_the_first_model_becomes_the_champion_and_the_decision_is_in_mlflow(rele
     }
     assert Path(cwd / decision["report"]).is_file()
     registry = Registry("alexnet", TrackingConfig(), cwd / "mlruns")
-    version = registry.version("1")
+    version = registry.read_version("1")
     assert version.aliases == ("candidate", "champion")
-    client = registry.client()
+    client = registry.connect()
     runs = client.search_runs(["1"], "tags.stage = 'promote'")
     assert runs[0].data.tags["decision"] == "promoted"
     names = [item.path for item in client.list_artifacts(runs[0].info.run_id, "report")]

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.tracking import TrackingConfig
-from pipeline.tracking.journal import connect
 from pipeline.tracking.registry import Registry
+from pipeline.tracking.store import connect_store
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, CLUSTER = (DOCS / "scaling.md").read_text(encoding="utf-8"), DOCS / "cluster"
@@ -211,7 +211,7 @@ class Server:
         return TrackingConfig(uri=self.uri, experiment=experiment)
 
     def runs(self, experiment):
-        client = connect(self.config(experiment), Path())
+        client = connect_store(self.config(experiment), Path())
         return client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
 
 
@@ -373,7 +373,7 @@ def test_two_promote_at_once_and_one_after_the_other_decides(server, tmp_path):
         ]
         decisions = [last_line(ended(process))["decision"] for process in both]
         registry = Registry("twice", server.config(), tmp_path)
-        aliases = registry.aliases()
+        aliases = registry.read_aliases()
         assert sorted(decision["version"] for decision in decisions) == ["1", "2"]
         # The margin is wide enough for both, so the second was judged against the first and took
         # its place.
@@ -382,7 +382,7 @@ def test_two_promote_at_once_and_one_after_the_other_decides(server, tmp_path):
         assert (aliases.champion, aliases.previous) == (second["version"], first["version"])
         assert [
             model.name
-            for model in registry.client().search_registered_models("name = 'twice.lock'")
+            for model in registry.connect().search_registered_models("name = 'twice.lock'")
         ] == []
 
 
@@ -420,7 +420,7 @@ def test_a_server_killed_in_the_middle_of_a_run_and_started_again_lacks_nothing(
         found = {run.data.tags.get("stage", "pipeline"): run for run in server.runs("killed")}
         assert {run.info.status for run in found.values()} == {"FINISHED"}
         assert set(found) == {"pipeline", "ingest", "build", "train", "evaluate"}
-        client = connect(server.config(), tmp_path)
+        client = connect_store(server.config(), tmp_path)
         losses = client.get_metric_history(found["train"].info.run_id, "validation_loss")
         assert sorted(point.step for point in losses) == list(range(1, epochs + 1))
         assert [item.path for item in client.list_artifacts(found["evaluate"].info.run_id)]

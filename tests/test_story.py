@@ -204,7 +204,7 @@ def test_six_days(tmp_path):
     assert "version 4 was withdrawn" in results["day 6"]["why"]
     assert [told[f"serving {day}"] for day in (1, 3, 4, 5, 6)] == ["1", "2", "2", "4", "2"]
     # Each slot has one run in MLflow, with the schedule, the slot, the triggers and the page.
-    client = api.Registry("alexnet", api.TrackingConfig(), tmp_path / "mlruns").client()
+    client = api.Registry("alexnet", api.TrackingConfig(), tmp_path / "mlruns").connect()
     runs = client.search_runs(["1"], "tags.schedule = 'main'", order_by=["attributes.start_time"])
     assert len(runs) == 6
     assert [run.data.tags["retrain"] for run in runs] == ["yes", "no", "yes", "yes", "yes", "no"]
@@ -213,7 +213,7 @@ def test_six_days(tmp_path):
     ]
     assert [run.info.status for run in runs] == ["FINISHED"] * 6
     for run, result in zip(runs, results.values(), strict=True):
-        assert run.data.tags["slot"] == result["slot"]
+        assert run.data.tags["scheduled_run"] == result["slot"]
         assert run.info.run_id == result["run_id"]
         assert "retraining.html" in [
             item.path.rpartition("/")[2]

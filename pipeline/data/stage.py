@@ -43,7 +43,9 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
         "quarantined": len(prepared.quarantined),
         "excluded_duplicates": len(prepared.aside),
     }
-    context.run.metrics({**sizes, **left_out, "classes": len(prepared.class_names)}, summary=True)
+    context.run.log_metrics(
+        {**sizes, **left_out, "classes": len(prepared.class_names)}, summary=True
+    )
     shards = prepared.builder_directory
     return DatasetArtifact(
         directory=context.directory,

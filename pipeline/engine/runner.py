@@ -254,7 +254,7 @@ class Runner:
                 if records[stage.name].ends_chain:
                     break
             if folder := conclude(records):
-                tracker.files(folder)
+                tracker.log_files(folder)
 
     @contextlib.contextmanager
     def recorded(self, tracker: Tracker) -> Iterator[None]:
@@ -301,7 +301,7 @@ class Runner:
         if record is not None and not (step.named and (step.forced or stage.always)):
             account = read_account(folder) or Account({})
             outcome = Outcome(stage.name, "skipped", 0.0, folder, account.run_key, record)
-            tracker.link(stage.name, outcome.run_key)
+            tracker.link_skipped_stage(stage.name, outcome.run_key)
         else:
             self.prepare()
             self._select(stage, folder, resolved)
@@ -507,7 +507,7 @@ def _open_run(step: _Step, partial: Path, tracker: Tracker) -> StageRun:
     """Begin the run of a stage, or go on with that of the interrupted attempt in its folder."""
     attempt = partial / _ATTEMPT_FILE
     earlier = json.loads(attempt.read_text(encoding="utf-8"))["run_key"] if attempt.exists() else ""
-    run = tracker.stage_run(step.stage.name, step.stage.section, step.resolved, earlier)
+    run = tracker.start_stage_run(step.stage.name, step.stage.section, step.resolved, earlier)
     write_text(attempt, json.dumps({"run_key": run.key}))
     return run
 
@@ -516,12 +516,12 @@ def _record_result(run: StageRun, stage: str, read: Sequence[Artifact], made: Ar
     """Record what a finished stage read and made, each record as it says of itself."""
     for record in (*read, made):
         if record.TRACKED_AS == "dataset":
-            run.dataset(cast(DatasetArtifact, record), context=stage)
+            run.log_dataset(cast(DatasetArtifact, record), context=stage)
     if made.TRACKED_AS == "model":
-        run.model(cast(SavedModel, made))
+        run.log_model(cast(SavedModel, made))
     # The description of the run, and of the pipeline's so far.
-    run.tags({"mlflow.note.content": made.headline()}, summary=True)
-    run.files(made.directory / REPORT)
+    run.set_tags({"mlflow.note.content": made.headline()}, summary=True)
+    run.log_files(made.directory / REPORT)
 
 
 def _flatten_section(name: str, section: Section) -> dict[str, Any]:

@@ -362,12 +362,12 @@ def _record(context: Context, judged: Judgment, view: View, sha256: str) -> None
         "temperature": f"{summary.temperature:.6g}",
         "model_sha256": sha256,
     }
-    context.run.tags(known, summary=True)
-    context.run.metrics(
+    context.run.set_tags(known, summary=True)
+    context.run.log_metrics(
         {f"{prefix}_{name}": value for name, value in headline.items()}, summary=True
     )
-    context.run.metrics({f"{prefix}_{name}": value for name, value in details(judged).items()})
-    context.run.metrics(
+    context.run.log_metrics({f"{prefix}_{name}": value for name, value in details(judged).items()})
+    context.run.log_metrics(
         {f"{judged.split}_{name}": value for name, value in by_the_center(judged).items()}
     )
 

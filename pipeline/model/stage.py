@@ -96,7 +96,9 @@ def _built(
 
     if config.weights:
         network, afresh = network_from(config, class_names)
-        context.run.tags({"weights": config.weights, "layers_afresh": ", ".join(afresh) or "none"})
+        context.run.set_tags(
+            {"weights": config.weights, "layers_afresh": ", ".join(afresh) or "none"}
+        )
     else:
         network = fresh(config.activation)
     signals: dict[str, Signal] = {}
@@ -136,7 +138,9 @@ def _built(
         signal="not checked" if own is None else own.state,
         logit_spread=None if own is None else float(f"{own.spread:.3g}"),
     )
-    context.run.metrics({"parameters": artifact.parameters, "macs": artifact.macs}, summary=True)
+    context.run.log_metrics(
+        {"parameters": artifact.parameters, "macs": artifact.macs}, summary=True
+    )
     if own is not None:
-        context.run.metrics(own.metrics())
+        context.run.log_metrics(own.metrics())
     return artifact

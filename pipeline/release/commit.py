@@ -103,7 +103,7 @@ def settle(
         version = _registered(registry, offer)
         registry.set_alias(CANDIDATE, version.number)
     for _ in range(_ROUNDS):
-        champion = registry.version(registry.aliases().champion)
+        champion = registry.read_champion()
         settled = _settled(champion, version, offer, judged, config)
         _write_word(registry, version, settled)
         if settled.outcome != "promoted":
@@ -120,7 +120,7 @@ def settle(
 def _registered(registry: Registry, offer: Offer) -> Version:
     """Return the version that holds a release, made if there is none or if its files are not whole any more; the caller holds the lock."""
     release = offer.release
-    existing = registry.of_release(release.sha256())
+    existing = registry.find_release(release.sha256())
     if existing is not None and whole(existing, registry):
         return existing
     known = {
@@ -176,8 +176,10 @@ def _tried(
     judged: Callable[[Version | None], Verdict],
     config: ReleaseConfig,
 ) -> Settled:
-    champion = registry.version(registry.aliases().champion)
-    settled = _settled(champion, registry.of_release(offer.release.sha256()), offer, judged, config)
+    champion = registry.read_champion()
+    settled = _settled(
+        champion, registry.find_release(offer.release.sha256()), offer, judged, config
+    )
     if settled.outcome != "promoted":
         return settled
     return Settled(
@@ -218,7 +220,7 @@ def _write_word(registry: Registry, version: Version, settled: Settled) -> None:
         "judged_against": settled.champion or "none",
         "judged_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    registry.tag(version.number, word | {"judged_by": _who()})
+    registry.set_tags(version.number, word | {"judged_by": _who()})
 
 
 def go_back(registry: Registry, to: str | None) -> tuple[str, Version]:
@@ -235,13 +237,13 @@ def go_back(registry: Registry, to: str | None) -> tuple[str, Version]:
         CheckpointError: its files are not those that were released.
     """
     with registry.lock():
-        aliases = registry.aliases()
+        aliases = registry.read_aliases()
         target = _earlier(registry, aliases, to)
         open_version(target, registry.config, registry.workdir)
         if aliases.champion and int(target.number) < int(aliases.champion):
-            registry.tag(aliases.champion, {WITHDRAWN_TAG: "yes", "withdrawn_by": _who()})
+            registry.set_tags(aliases.champion, {WITHDRAWN_TAG: "yes", "withdrawn_by": _who()})
         came = f"{_who()} went back to it from version {aliases.champion or 'none'}"
-        registry.tag(
+        registry.set_tags(
             target.number,
             {WITHDRAWN_TAG: "no", "decision": "rolled back to", "decision_reason": came},
         )
@@ -251,7 +253,7 @@ def go_back(registry: Registry, to: str | None) -> tuple[str, Version]:
 
 def _earlier(registry: Registry, aliases: Aliases, to: str | None) -> Version:
     """Return the version to go back to, if there is one that may be."""
-    target = registry.version(to or aliases.previous)
+    target = registry.read_version(to or aliases.previous)
     if target is None or target.number == aliases.champion:
         what = (
             f"Version {to} is {'the champion already' if target else 'not there'}"
@@ -260,7 +262,7 @@ def _earlier(registry: Registry, aliases: Aliases, to: str | None) -> Version:
         )
         known = ", ".join(
             item.number
-            for item in registry.versions()
+            for item in registry.list_versions()
             if item.gate == "passed" and item.number != aliases.champion
         )
         raise ConfigError(

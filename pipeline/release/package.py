@@ -28,7 +28,8 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.evaluate.external_model import given_model
 from pipeline.files import write_text
-from pipeline.tracking import journal, registry
+from pipeline.tracking.fetching import fetch_model_file, fetch_version
+from pipeline.tracking.registry import Version, find_version
 
 
 class Golden(BaseModel):
@@ -203,7 +204,7 @@ def open_release(reference: str, config: TrackingConfig, workdir: Path) -> Relea
         CheckpointError: it is not the one that was released, or that its record describes.
     """
     if reference.startswith("models:/"):
-        found = registry.find(reference, config, workdir)
+        found = find_version(reference, config, workdir)
         return open_version(found, config, workdir)
     path = Path(reference).expanduser()
     if (path / Release.FILE).is_file():
@@ -214,11 +215,11 @@ def open_release(reference: str, config: TrackingConfig, workdir: Path) -> Relea
                 f"{path} is no model. Expected a .keras file, the folder of a release,"
                 " models:/NAME@ALIAS or the id of an MLflow run. Check --model."
             )
-        path = journal.model_file(reference, config, workdir)
+        path = fetch_model_file(reference, config, workdir)
     return _of_file(path, workdir)
 
 
-def open_version(version: registry.Version, config: TrackingConfig, workdir: Path) -> Release:
+def open_version(version: Version, config: TrackingConfig, workdir: Path) -> Release:
     """Return a version of the registry, fetched if its files lie elsewhere, and verified."""
     if not version.release_sha256:
         raise CheckpointError(
@@ -229,11 +230,11 @@ def open_version(version: registry.Version, config: TrackingConfig, workdir: Pat
     known = {"name": version.name, "version": version.number}
     try:
         return read_package(
-            registry.fetch(version, config, workdir), version.release_sha256, **known
+            fetch_version(version, config, workdir), version.release_sha256, **known
         )
     except CheckpointError:  # perhaps only a copy that was kept here
         return read_package(
-            registry.fetch(version, config, workdir, again=True), version.release_sha256, **known
+            fetch_version(version, config, workdir, again=True), version.release_sha256, **known
         )
 
 

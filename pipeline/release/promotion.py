@@ -62,12 +62,12 @@ from pipeline.release.package import (
 )
 from pipeline.release.smoke_test import rehearse
 from pipeline.reports.evaluation import spread_positions
-from pipeline.tracking import journal
+from pipeline.tracking.known_runs import read_known_runs
 from pipeline.tracking.registry import (
     MODEL_TAG,
     RELEASE_TAG,
+    SCHEDULED_RUN_TAG,
     SETTINGS_TAG,
-    SLOT_TAG,
     Registry,
     Version,
 )
@@ -95,7 +95,7 @@ def decide(
         TrackingError: the registry does not answer.
         BusyError: the champion changes faster than a candidate can be judged.
     """
-    champion = registry.version(registry.aliases().champion)
+    champion = registry.read_champion()
     opened = whole(champion, registry) if champion else None
     if champion is not None and opened is not None and opened.model_sha256 == trained.model_sha256:
         found = Settled(
@@ -462,7 +462,11 @@ def _tags(candidate: Candidate, report: EvaluationReport, context: Context) -> d
         "temperature": f"{report.temperature:.6g}",
         "run_key": context.run.key,
         SETTINGS_TAG: settings_digest(context.config),
-        **({SLOT_TAG: context.tags[SLOT_TAG]} if SLOT_TAG in context.tags else {}),
+        **(
+            {SCHEDULED_RUN_TAG: context.tags[SCHEDULED_RUN_TAG]}
+            if SCHEDULED_RUN_TAG in context.tags
+            else {}
+        ),
     }
 
 
@@ -474,4 +478,4 @@ def _run_of(trained: TrainingResult, context: Context) -> str | None:
         )
     except (OSError, ValueError):
         return None
-    return journal.known_runs(context.workdir).get(key, {}).get("run_id")
+    return read_known_runs(context.workdir).get(key, {}).get("run_id")

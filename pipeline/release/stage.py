@@ -27,10 +27,10 @@ def promote(
         "top1_error": decision.top1_error,
         "champion_top1_error": decision.champion_top1_error,
     }
-    context.run.metrics(
+    context.run.log_metrics(
         {f"release_{name}": value for name, value in numbers.items() if value is not None}
     )
-    context.run.tags(
+    context.run.set_tags(
         {
             "decision": decision.outcome,
             "decision_reason": decision.reason,

@@ -197,7 +197,7 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
     with contextlib.closing(epochs):
         for epoch in epochs:
             curve.append(epoch)
-            context.run.metrics(
+            context.run.log_metrics(
                 {name: value for name, value in epoch.items() if name not in ("epoch", "time")},
                 step=int(epoch["epoch"]),
             )
@@ -224,7 +224,7 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
         "seconds": sum(epoch["seconds"] for epoch in curve),
     }
     numbers |= _gradients(built, train) if spec["depth"] else {}
-    context.run.metrics(numbers)
+    context.run.log_metrics(numbers)
     known = (
         Measurement.MODEL_FILE,
         Measurement.WRONG_FILE,

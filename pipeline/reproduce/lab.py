@@ -191,7 +191,7 @@ class Lab:
         """
 
         def function(dataset: DatasetArtifact, context: Context, **_: Any) -> Measurement:
-            context.run.params(flattened(spec, "arm."))
+            context.run.log_params(flattened(spec, "arm."))
             started = time.monotonic()
             made = work(spec, dataset, context)
             numbers = made.numbers | {"work_seconds": round(time.monotonic() - started, 3)}
@@ -292,15 +292,15 @@ class Lab:
     def _record(self, claim: Claim) -> None:
         """Record the claim, with a run for each experiment that an earlier claim or command did."""
         self.recorded = True
-        # MLflow's Keras flavour imports TensorFlow, which must have been told how to run
+        # MLflow's Keras flavor imports TensorFlow, which must have been told how to run
         self._runner.prepare()
-        self._tracker.begin(self._resolved)
+        self._tracker.start_pipeline_run(self._resolved)
         for outcome, spec in self._done:
             if outcome.state == "skipped" and isinstance(outcome.artifact, Measurement):
-                run = self._tracker.stage_run(outcome.stage, "reproduce", self._resolved)
-                run.params(flattened(spec, "arm."))
-                run.tags({"measured_by": outcome.run_key})
-                run.metrics(outcome.artifact.numbers)
+                run = self._tracker.start_stage_run(outcome.stage, "reproduce", self._resolved)
+                run.log_params(flattened(spec, "arm."))
+                run.set_tags({"measured_by": outcome.run_key})
+                run.log_metrics(outcome.artifact.numbers)
                 run.close("FINISHED")
         main = claim.main
         numbers = {"ours": main.ours, "published": main.published}
@@ -316,12 +316,12 @@ class Lab:
             "what": main.what,
             "unit": main.unit,
         }
-        self._tracker.conclude(
+        self._tracker.conclude_run(
             f"{claim.name}: {main.verdict}",
             tags,
             {name: value for name, value in numbers.items() if value is not None},
         )
-        self._tracker.files(self.folder)
+        self._tracker.log_files(self.folder)
 
 
 def read_claim(folder: Path) -> Claim | None:

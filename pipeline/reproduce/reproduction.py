@@ -112,12 +112,12 @@ def measure(
                 new = new or lab.recorded
             except BudgetSpentError as error:
                 unfinished.append(experiment.name)
-                tracker.conclude(f"{experiment.name}: unfinished", {"note": str(error)})
+                tracker.conclude_run(f"{experiment.name}: unfinished", {"note": str(error)})
             except (
                 PipelineError
             ) as error:  # one arm that is lost is no reason to lose the other claims
                 failed[experiment.name] = str(error)
-                tracker.conclude(f"{experiment.name}: failed", {"error": str(error)[:500]})
+                tracker.conclude_run(f"{experiment.name}: failed", {"error": str(error)[:500]})
                 tracker.close("FAILED")
         problems.append(tracker.problem or "")
     page = _concluded(folder, runner, resolved, trackers, new)
@@ -263,14 +263,14 @@ def _concluded(
     if new:
         tracker = trackers({"claims": ", ".join(claim.name for claim in claims)})
         with runner.recorded(tracker):
-            tracker.begin(resolved)
+            tracker.start_pipeline_run(resolved)
             verdicts = [claim.main.verdict for claim in claims]
             counts = {
                 verdict.replace(" ", "_"): float(verdicts.count(verdict))
                 for verdict in sorted(set(verdicts))
             }
-            tracker.conclude(
+            tracker.conclude_run(
                 f"{verdicts.count('reproduced')} of {len(claims)} claims reproduced", {}, counts
             )
-            tracker.files(page.parent)
+            tracker.log_files(page.parent)
     return page

@@ -37,18 +37,26 @@ from typing import Any, Literal
 
 from pipeline.artifacts import Artifact
 from pipeline.config.settings import Config
-from pipeline.files import write_text
-from pipeline.tracking import journal
-from pipeline.tracking.journal import REMOVED, StoredModel, StoredRun
+from pipeline.files import REMOVED_PREFIX, remove_folder, write_text
+from pipeline.tracking.journal import list_undelivered
+from pipeline.tracking.known_runs import forget_runs, read_known_runs
 from pipeline.tracking.registry import (
     CHAMPION,
     PREVIOUS,
     RELEASE_TAG,
-    SLOT_TAG,
+    SCHEDULED_RUN_TAG,
     Registry,
     Version,
-    files_in_use,
-    released_models,
+    list_files_in_use,
+    list_released_models,
+)
+from pipeline.tracking.stored_runs import (
+    StoredModel,
+    StoredRun,
+    delete_model,
+    delete_run,
+    list_stored_models,
+    list_stored_runs,
 )
 
 Kind = Literal[
@@ -207,7 +215,7 @@ class _Scene:
 
     @cached_property
     def run_of_key(self) -> dict[str, str]:
-        return {key: ids["run_id"] for key, ids in journal.known_runs(self.workdir).items()}
+        return {key: ids["run_id"] for key, ids in read_known_runs(self.workdir).items()}
 
     @cached_property
     def stages_of_last(self) -> frozenset[str]:
@@ -352,20 +360,20 @@ def _scene(scene: _Scene) -> _Scene:
     slots, tracked, workdir = tuple(_slots(scene.workdir)), scene.config.tracking, scene.workdir
     if not tracked.uri and not (workdir / "mlflow.db").exists():
         return replace(scene, slots=slots)
-    names = sorted({scene.config.release.name, *released_models(tracked, workdir)})
+    names = sorted({scene.config.release.name, *list_released_models(tracked, workdir)})
     versions = [
-        version for name in names for version in Registry(name, tracked, workdir).versions()
+        version for name in names for version in Registry(name, tracked, workdir).list_versions()
     ]
     models = {
         model.model_id: model
         for name in names
-        for model in journal.stored_models(tracked, workdir, name)
+        for model in list_stored_models(tracked, workdir, name)
     }
     with_runs = (
         replace(
             slot,
-            runs=journal.stored_runs(
-                tracked, workdir, SLOT_TAG, slot.name, str(slot.result.get("run_id", ""))
+            runs=list_stored_runs(
+                tracked, workdir, SCHEDULED_RUN_TAG, slot.name, str(slot.result.get("run_id", ""))
             ),
         )
         for slot in slots
@@ -375,7 +383,7 @@ def _scene(scene: _Scene) -> _Scene:
         slots=tuple(with_runs),
         versions=tuple(versions),
         models=models,
-        in_use=files_in_use(tracked, workdir),
+        in_use=list_files_in_use(tracked, workdir),
     )
 
 
@@ -395,7 +403,7 @@ def _error(version: Version) -> float:
 
 def _why_version(version: Version, scene: _Scene) -> str:
     """Return why a version stays, or nothing."""
-    slot = version.tags.get(SLOT_TAG, "")
+    slot = version.tags.get(SCHEDULED_RUN_TAG, "")
     results = [item.result for item in scene.slots if item.name in scene.last]
     named = any(
         (result.get("name"), result.get("version")) == (version.name, version.number)
@@ -452,7 +460,7 @@ def _needed_folders(scene: _Scene, stay: list[Version]) -> dict[Path, str]:
 def _stage_folders(workdir: Path) -> list[Path]:
     """Return the folders of stages, interrupted ones among them."""
     folders = (*workdir.glob("stages/*-*"), *workdir.glob("networks/stages/*-*"))
-    return sorted(folder for folder in folders if not folder.name.startswith(REMOVED))
+    return sorted(folder for folder in folders if not folder.name.startswith(REMOVED_PREFIX))
 
 
 def _selected(workdir: Path) -> set[str]:
@@ -544,7 +552,7 @@ def _sorted_versions(
         model = scene.models.get(version.source.removeprefix("models:/"))
         what, size = (
             f"{version.name} {version.number}",
-            scene.bytes_of(model.place if model else None),
+            scene.bytes_of(model.folder if model else None),
         )
         if why:
             yield Kept("model version", what, size, why)
@@ -562,7 +570,7 @@ def _sorted_runs(scene: _Scene, used: Mapping[str, str]) -> Iterator[Removal | K
                 if slot.name in scene.last
                 else used.get(run.run_id, "")
             )
-            size = scene.bytes_of(run.place, *(model.place for model in run.models))
+            size = scene.bytes_of(run.folder, *(model.folder for model in run.models))
             if why:
                 yield Kept("MLflow run", what, size, why)
             else:
@@ -586,7 +594,7 @@ def _lost_models(scene: _Scene) -> Iterator[Removal]:
             yield Removal(
                 "MLflow model",
                 model.model_id,
-                scene.bytes_of(model.place),
+                scene.bytes_of(model.folder),
                 "it is the files of no version",
                 model=model,
             )
@@ -693,7 +701,7 @@ def _rests(scene: _Scene) -> Iterator[Removal]:
         "retrainings/*/*",
     )
     for path in itertools.chain.from_iterable(
-        sorted(scene.workdir.glob(f"{place}/{REMOVED}*")) for place in places
+        sorted(scene.workdir.glob(f"{place}/{REMOVED_PREFIX}*")) for place in places
     ):
         yield Removal(
             "rest",
@@ -706,10 +714,10 @@ def _rests(scene: _Scene) -> Iterator[Removal]:
 
 def _is_over(slot: _Slot, scene: _Scene, used: Mapping[str, str], stay: list[Version]) -> bool:
     """Return whether nothing but its result is left of a retraining once the plan is done."""
-    named = any(version.tags.get(SLOT_TAG) == slot.name for version in stay) or any(
+    named = any(version.tags.get(SCHEDULED_RUN_TAG) == slot.name for version in stay) or any(
         run.run_id in used for run in slot.runs
     )
-    return slot.name not in scene.last and not named and not journal.undelivered(scene.workdir)
+    return slot.name not in scene.last and not named and not list_undelivered(scene.workdir)
 
 
 # -- the work --------------------------------------------------------------------------------------
@@ -733,17 +741,17 @@ def apply(plan: Plan, removed: Callable[[Removal], None] = lambda _: None) -> tu
         if removal.run or (removal.version and not _is_deleted(removal.version, plan)):
             continue
         if removal.path is not None:
-            journal.remove_folder(removal.path)
-        elif removal.model is not None and removal.model.model_id not in files_in_use(
+            remove_folder(removal.path)
+        elif removal.model is not None and removal.model.model_id not in list_files_in_use(
             config, workdir
         ):
-            journal.delete_model(config, workdir, removal.model)
+            delete_model(config, workdir, removal.model)
         done.append(removal)
         removed(removal)
     runs = _free_runs(plan)  # last, as they say who made a stage's folder
-    journal.forget_runs(workdir, [run.run_id for _, run in runs])
+    forget_runs(workdir, [run.run_id for _, run in runs])
     for removal, run in runs:
-        journal.delete_run(config, workdir, run)
+        delete_run(config, workdir, run)
         done.append(removal)
         removed(removal)
     if len(done) == len(plan.removals):
@@ -762,7 +770,7 @@ def _free_runs(plan: Plan) -> list[tuple[Removal, StoredRun]]:
     Neither they, nor their models, nor the runs below them are behind a version.
     """
     planned = [(removal, removal.run) for removal in plan.removals if removal.run]
-    held = set(files_in_use(plan.config.tracking, plan.workdir)) if planned else set()
+    held = set(list_files_in_use(plan.config.tracking, plan.workdir)) if planned else set()
     held |= {run.parent_id for _, run in planned if _ids(run) & held}
     return [(removal, run) for removal, run in planned if not _ids(run) & held]
 

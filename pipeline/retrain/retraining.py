@@ -18,7 +18,7 @@ from pipeline.artifacts import Decision, Review
 from pipeline.engine.stage import Outcome
 from pipeline.files import write_text
 from pipeline.schedule.ledger import key_of, read_key
-from pipeline.tracking.registry import SLOT_TAG, Registry, Version
+from pipeline.tracking.registry import SCHEDULED_RUN_TAG, Registry, Version
 
 Became = Literal["promoted", "refused", "unchanged", "waiting", "would promote", "skipped"]
 RESULT_FILE, RETRAINING_FILE = "result.json", "retraining.html"
@@ -164,8 +164,11 @@ def read_result(folder: Path) -> Retraining | None:
 
 def settled(registry: Registry, slot: str) -> Retraining | None:
     """Return what became of a slot whose process was killed between the registry's last word on it and `result.json`, or None."""
-    for version in registry.versions():
-        if version.tags.get(SLOT_TAG) == slot and (outcome := _became(version)) is not None:
+    for version in registry.list_versions():
+        if (
+            version.tags.get(SCHEDULED_RUN_TAG) == slot
+            and (outcome := _became(version)) is not None
+        ):
             judged_against = version.tags.get("judged_against", "none").removeprefix("none")
             why = version.tags.get("decision_reason", "")
             return Retraining(

@@ -23,7 +23,7 @@ def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) ->
     from pipeline.retrain.triggers import decide
 
     registry = Registry(context.config.release.name, context.tracking, context.workdir)
-    champion = registry.version(registry.aliases().champion)
+    champion = registry.read_champion()
     facts, notes = measure(
         dataset, champion, config, context.tracking, context.workdir, context.progress
     )
@@ -46,8 +46,8 @@ def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) ->
         dataset_digest=dataset.digest,
     )
     write_review(found, context.report_directory)
-    context.run.metrics(found.numbers)
-    context.run.tags(
+    context.run.log_metrics(found.numbers)
+    context.run.set_tags(
         {
             "retrain": "yes" if found.retrain else "no",
             "trigger": ", ".join(found.triggers) or "none",
@@ -66,7 +66,7 @@ def _unless_tried(
     """
     from pipeline.retrain.triggers import Reason, Verdict
 
-    for version in registry.versions():
+    for version in registry.list_versions():
         same = (
             version.tags.get("dataset_digest") == dataset_digest
             and version.tags.get(SETTINGS_TAG) == settings

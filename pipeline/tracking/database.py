@@ -85,8 +85,7 @@ def _migrate_database(database: Path, before: str, version: str) -> bool:
         output = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         reason = output[-1] if output else "no error message"
         raise TrackingError(
-            f"MLflow {version} cannot use {database}, which MLflow {before} kept"
-            f" ({reason[:150]})",
+            f"MLflow {version} cannot use {database}, which MLflow {before} kept ({reason[:150]})",
             expected="a database of the same or of an earlier version",
             hint=f"Install MLflow {before} again, or name another --workdir; the unchanged database"
             f" is in {backup}",

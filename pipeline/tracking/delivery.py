@@ -232,7 +232,9 @@ class Delivery:
         self._client.set_terminated(run_id, event["status"], event["time"])
 
 
-def deliver_leftovers(workdir: Path, except_journal: Path | None = None) -> tuple[int, dict[str, str]]:
+def deliver_leftovers(
+    workdir: Path, except_journal: Path | None = None
+) -> tuple[int, dict[str, str]]:
     """Send every journal that earlier commands left undelivered.
 
     The caller holds the work directory. A run that never ended, because its process was killed, is

@@ -32,9 +32,7 @@ Event = dict[str, Any]
 class JournalRun:
     """One executed stage, or the pipeline run itself, as events in the journal."""
 
-    def __init__(
-        self, write: Callable[[Event], None], key: str, parent: JournalRun | None = None
-    ):
+    def __init__(self, write: Callable[[Event], None], key: str, parent: JournalRun | None = None):
         self.key = key
         self.has_dataset = False
         self._write = write

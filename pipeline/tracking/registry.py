@@ -130,9 +130,15 @@ class Registry:
         with self.translate_errors():
             client = self.connect()
             found = (
-                call_or_none(lambda: client.get_model_version(self.name, number)) if number else None
+                call_or_none(lambda: client.get_model_version(self.name, number))
+                if number
+                else None
             )
-            return None if found is None else _describe_version(found, self._read_aliases_by_version(client))
+            return (
+                None
+                if found is None
+                else _describe_version(found, self._read_aliases_by_version(client))
+            )
 
     def list_versions(self) -> list[Version]:
         """Return all versions, the newest first."""
@@ -141,9 +147,13 @@ class Registry:
     def _search(self, condition: str) -> list[Version]:
         with self.translate_errors():
             client = self.connect()
-            aliases, found = self._read_aliases_by_version(client), _search_versions(client, condition)
+            aliases, found = (
+                self._read_aliases_by_version(client),
+                _search_versions(client, condition),
+            )
             return sorted(
-                (_describe_version(item, aliases) for item in found), key=lambda item: -int(item.number)
+                (_describe_version(item, aliases) for item in found),
+                key=lambda item: -int(item.number),
             )
 
     def _read_aliases_by_version(self, client: MlflowClient) -> dict[str, tuple[str, ...]]:
@@ -198,7 +208,9 @@ class Registry:
             client.log_model_artifacts(logged.model_id, str(scratch))
             client.finalize_logged_model(logged.model_id, "READY")
             shutil.rmtree(scratch)
-            call_or_none(lambda: client.create_registered_model(self.name), "RESOURCE_ALREADY_EXISTS")
+            call_or_none(
+                lambda: client.create_registered_model(self.name), "RESOURCE_ALREADY_EXISTS"
+            )
             made = client.create_model_version(
                 self.name,
                 f"models:/{logged.model_id}",

@@ -73,9 +73,7 @@ def lease_registry(name: str, config: TrackingConfig, workdir: Path) -> Iterator
             if holder and _is_gone(holder):
                 call_or_none(lambda: client.delete_registered_model(lease))
             elif time.monotonic() > until:
-                raise _make_busy_error(
-                    name, f"process {holder.get('pid')} on {holder.get('host')}"
-                )
+                raise _make_busy_error(name, f"process {holder.get('pid')} on {holder.get('host')}")
             time.sleep(_POLL_SECONDS)
     try:
         yield

@@ -101,14 +101,10 @@ def list_stored_runs(
             condition = f"source_run_id IN ({', '.join(map(repr, runs))})"
             for model in _search_models(client, experiments, condition, root):
                 models.setdefault(model.run_id, []).append(model)
-        return tuple(
-            _describe_run(run, models.get(name, ()), root) for name, run in runs.items()
-        )
+        return tuple(_describe_run(run, models.get(name, ()), root) for name, run in runs.items())
 
 
-def list_stored_models(
-    config: TrackingConfig, workdir: Path, name: str
-) -> tuple[StoredModel, ...]:
+def list_stored_models(config: TrackingConfig, workdir: Path, name: str) -> tuple[StoredModel, ...]:
     """Return the logged models of a name.
 
     Raises:

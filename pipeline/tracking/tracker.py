@@ -96,8 +96,8 @@ class MlflowTracker:
 
     def link_skipped_stage(self, stage: str, run_key: str) -> None:
         """Record that a stage was skipped, and which run made its result."""
-        self._skipped[stage] = read_known_runs(self._workdir).get(run_key, {}).get(
-            "run_id", run_key
+        self._skipped[stage] = (
+            read_known_runs(self._workdir).get(run_key, {}).get("run_id", run_key)
         )
         if self._pipeline:
             self._pipeline.set_tags({f"skipped.{stage}": self._skipped.pop(stage)})

@@ -45,16 +45,16 @@ def train(
     from pipeline.train import loop
     from pipeline.train.strategy import describe_runtime
 
-    context.run.tags({"seed": config.seed, **describe_runtime()}, summary=True)
+    context.run.set_tags({"seed": config.seed, **describe_runtime()}, summary=True)
     state, training = _begin(config, dataset, model, context)
-    context.run.tags({"training_images": training.train.where})
+    context.run.set_tags({"training_images": training.train.where})
     write_training_images(*_shown(training.train, training.config, model), context.report_directory)
     with contextlib.closing(loop.fit(state, training)) as epochs:
         for epoch in epochs:
             numbers = {
                 name: value for name, value in epoch.items() if name not in ("epoch", "time")
             }
-            context.run.metrics(numbers, step=int(epoch["epoch"]), at=epoch["time"])
+            context.run.log_metrics(numbers, step=int(epoch["epoch"]), at=epoch["time"])
 
     best = loop.best_epoch(state.history)
     kept = load_model(

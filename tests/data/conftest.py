@@ -32,7 +32,9 @@ def make_dataset(tmp_path):
 
 
 def _context_in(directory):
-    run = SimpleNamespace(key="test", metrics=lambda *_, **__: None, tags=lambda *_, **__: None)
+    run = SimpleNamespace(
+        key="test", log_metrics=lambda *_, **__: None, set_tags=lambda *_, **__: None
+    )
     observer = SimpleNamespace(progressed=lambda *_: None)
     return Context(directory, run, observer)
 

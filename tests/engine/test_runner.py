@@ -61,23 +61,23 @@ class Fake:
     outcomes: list[Any] = field(default_factory=list)
     own_tags: dict[str, str] = field(default_factory=dict)
 
-    def files(self, directory):
+    def log_files(self, directory):
         self.told.append(("files", "pipeline", directory))
 
-    def stage_run(self, name, section, resolved, earlier=""):
+    def start_stage_run(self, name, section, resolved, earlier=""):
         self.told.append(("stage", name))
         self.earlier[name] = earlier
         return SimpleNamespace(
             key=f"run of {name}",
-            tags=lambda *_, **__: None,
-            metrics=lambda *_, **__: None,
-            dataset=lambda *_, **__: None,
-            model=lambda *_, **__: None,
-            files=lambda directory: self.told.append(("files", name, directory)),
+            set_tags=lambda *_, **__: None,
+            log_metrics=lambda *_, **__: None,
+            log_dataset=lambda *_, **__: None,
+            log_model=lambda *_, **__: None,
+            log_files=lambda directory: self.told.append(("files", name, directory)),
             close=lambda status, message="": self.told.append(("close", name, status, message)),
         )
 
-    def link(self, name, run_key):
+    def link_skipped_stage(self, name, run_key):
         self.told.append(("link", name, run_key))
 
     def close(self, status):

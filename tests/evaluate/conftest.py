@@ -30,13 +30,13 @@ class Notes:
     steps: list[tuple[int, int, str, str]] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
 
-    def tags(self, values, *, summary=False):
+    def set_tags(self, values, *, summary=False):
         self.tagged.update(values)
 
     def said(self, text):
         self.words.append(text)
 
-    def metrics(self, values, *, step=0, summary=False):
+    def log_metrics(self, values, *, step=0, summary=False):
         (self.summary if summary else self.detail).update(values)
 
     def progressed(self, done, total, unit, detail):

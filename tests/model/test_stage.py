@@ -19,10 +19,10 @@ class Run:
     def __init__(self):
         self.recorded = {}
 
-    def metrics(self, values, *, step=0, summary=False):
+    def log_metrics(self, values, *, step=0, summary=False):
         self.recorded |= values
 
-    tags = metrics
+    set_tags = log_metrics
 
 
 def context(folder):

@@ -43,7 +43,7 @@ WRITES = (
 
 
 def without_keras(file, directory, image_size, known):
-    """Stand in for MLflow's Keras flavour, which would load the model: these have none."""
+    """Stand in for MLflow's Keras flavor, which would load the model: these have none."""
     (directory / "data").mkdir(parents=True)
     shutil.copyfile(file, directory / "data" / "model.keras")
 
@@ -68,7 +68,7 @@ def promote(workdir, package, error, kill_at):
     wrap = dying(kill_at)
     for name in WRITES:
         setattr(mlflow.MlflowClient, name, wrap(getattr(mlflow.MlflowClient, name)))
-    registry_module.save_keras_flavour = without_keras
+    registry_module.save_keras_flavor = without_keras
 
     def judged(champion):
         other = float(champion.tags["top1_error"]) if champion else 1.0

@@ -26,8 +26,8 @@ from pipeline.release.classify import load_classifier
 from pipeline.release.package import Release, open_release
 from pipeline.release.smoke_test import rehearse
 from pipeline.reports.decision import write_decision
-from pipeline.tracking.journal import open_experiment
 from pipeline.tracking.registry import Aliases, Registry
+from pipeline.tracking.store import open_experiment
 
 IMAGES = 300
 # An untrained network is not calibrated.
@@ -194,15 +194,15 @@ def test_a_first_model_passes_on_absolute_floors_alone(house):
         json.loads((decision.directory / "report" / "decision.json").read_text())["outcome"]
         == "promoted"
     )
-    assert house.registry.version("1").tags["top1_error"] == "0.100000"
+    assert house.registry.read_version("1").tags["top1_error"] == "0.100000"
 
 
 def test_a_first_model_below_a_floor_is_refused(house):
     decision = house.decide(house.first, config=MARGIN.model_copy(update={"max_top1_error": 0.05}))
     assert decision.outcome == "refused"
     assert [check.name for check in decision.checks if not check.passed] == ["top1_error"]
-    assert house.registry.aliases().champion == ""
-    assert house.registry.version("1").gate == "refused"
+    assert house.registry.read_aliases().champion == ""
+    assert house.registry.read_version("1").gate == "refused"
     assert "What speaks against it" in (decision.directory / "report" / "decision.html").read_text()
 
 
@@ -210,8 +210,8 @@ def test_the_champion_again_changes_nothing(house):
     house.decide(house.first)
     decision = house.decide(house.first)
     assert decision.outcome == "unchanged"
-    assert house.registry.aliases() == Aliases(champion="1", candidate="1")
-    assert len(house.registry.versions()) == 1
+    assert house.registry.read_aliases() == Aliases(champion="1", candidate="1")
+    assert len(house.registry.list_versions()) == 1
 
 
 def test_a_worse_candidate_is_refused_and_an_equal_one_takes_over(house):
@@ -220,10 +220,10 @@ def test_a_worse_candidate_is_refused_and_an_equal_one_takes_over(house):
     assert worse.outcome == "refused"
     assert worse.champion_top1_error == pytest.approx(0.1)
     assert not checks_of(worse)["against_champion"].passed
-    assert house.registry.aliases().champion == "1"
-    assert house.registry.version("2").gate == "refused"
+    assert house.registry.read_aliases().champion == "1"
+    assert house.registry.read_version("2").gate == "refused"
     equal = house.decide(house.trained("equal", bias=1e-3))  # nearly the same answers, another file
-    assert (equal.outcome, house.registry.aliases().champion) == ("promoted", "3")
+    assert (equal.outcome, house.registry.read_aliases().champion) == ("promoted", "3")
     assert "test images" in equal.advice
 
 
@@ -247,7 +247,7 @@ def test_superior_asks_for_more_than_as_good(house):
 def test_a_candidate_that_was_judged_otherwise_is_refused(house, changes):
     decision = house.decide(house.first, house.evaluated(house.first, **changes))
     assert decision.outcome == "refused"
-    assert house.registry.versions() == []
+    assert house.registry.list_versions() == []
 
 
 def test_an_evaluation_that_does_not_describe_the_file_is_no_evidence(house):
@@ -266,7 +266,7 @@ def test_a_damaged_candidate_is_not_opened(house):
     house.first.model_path.write_bytes(content)
     with pytest.raises(CheckpointError, match="is damaged"):
         house.decide(house.first, report)
-    assert house.registry.versions() == []
+    assert house.registry.list_versions() == []
 
 
 def test_a_candidate_is_judged_on_the_classes_that_the_champion_knows(house):

@@ -16,8 +16,8 @@ import pytest
 from pipeline.artifacts import file_sha256
 from pipeline.config.tracking import TrackingConfig
 from pipeline.release.package import GoldenImage, Release, open_version, write_package
-from pipeline.tracking.journal import open_experiment
 from pipeline.tracking.registry import Registry
+from pipeline.tracking.store import open_experiment
 
 SCRIPT = Path(__file__).with_name("promoters.py")
 CHAMPION = """
@@ -119,8 +119,8 @@ def check_trials(promoters, tmp_path, trials, at_once):
         statuses = promoters.run(batch)
         outcomes += statuses
         assert set(statuses) <= {10, 11, 13, -9}
-        aliases = registry.aliases()
-        champion = registry.version(aliases.champion)
+        aliases = registry.read_aliases()
+        champion = registry.read_version(aliases.champion)
         if champion is not None:
             assert champion.gate == "passed"
             open_version(
@@ -139,11 +139,11 @@ def check_trials(promoters, tmp_path, trials, at_once):
         )
         outcomes += again
         assert set(again) <= {10, 11, 13}
-        best = min(best, float(registry.version(registry.aliases().champion).tags["top1_error"]))
+        best = min(best, float(registry.read_champion().tags["top1_error"]))
         assert best == min(best, *(item["error"] for item in batch)), (
             "the best one that came must be the champion"
         )
-    versions = registry.versions()
+    versions = registry.list_versions()
     releases = [version.release_sha256 for version in versions]
     assert len(releases) == len(set(releases)), (
         "a release has one version, however often it was killed"

@@ -15,11 +15,13 @@ from pipeline.config.release import ReleaseConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import BusyError, CheckpointError, ConfigError, GateError, TrackingError
 from pipeline.release import commit
+from pipeline.release import package as package_module
 from pipeline.release.commit import Offer, Verdict, go_back, settle
 from pipeline.release.package import open_release
-from pipeline.tracking import registry as registry_module
-from pipeline.tracking.journal import open_experiment
+from pipeline.tracking import registry_lock
 from pipeline.tracking.registry import GATE_TAG, MODEL_TAG, RELEASE_TAG, Aliases, Registry
+from pipeline.tracking.registry_lock import lease_registry
+from pipeline.tracking.store import open_experiment
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +55,9 @@ def registered(registry, release, **tags):
 
 
 def test_nothing_is_registered_at_first(registry):
-    assert registry.aliases() == Aliases()
-    assert registry.versions() == []
-    assert registry.version("1") is None
+    assert registry.read_aliases() == Aliases()
+    assert registry.list_versions() == []
+    assert registry.read_version("1") is None
     with pytest.raises(
         ConfigError,
         match=r"There is no model models:/alexnet@champion .* none yet. Type `alexnet run promote`",
@@ -69,7 +71,7 @@ def test_a_release_is_registered_once_and_read_back_verified(registry, release):
             settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig()).outcome
             == outcome
         )
-    assert [version.number for version in registry.versions()] == ["1"]
+    assert [version.number for version in registry.list_versions()] == ["1"]
     for reference in ("models:/alexnet@champion", "models:/alexnet/1"):
         found = open_release(reference, registry.config, registry.workdir)
         assert (found.title, found.sha256()) == ("alexnet 1", release.sha256())
@@ -110,7 +112,7 @@ def test_a_version_that_somebody_else_registered_is_not_opened(registry, release
         "flavors:\n  python_function:\n    loader_module: evil\n    code: code\n"
     )
     registered(registry, release)
-    registry.client().create_model_version("alexnet", loader.as_uri())
+    registry.connect().create_model_version("alexnet", loader.as_uri())
     with pytest.raises(
         CheckpointError, match=r"Version 2 of alexnet cannot be verified.*Nothing was opened"
     ):
@@ -121,27 +123,29 @@ def test_a_version_that_somebody_else_registered_is_not_opened(registry, release
 def test_the_champion_moves_only_from_the_expected_one(registry, release):
     registered(registry, release)
     assert registry.move_champion("1", expected="")
-    assert registry.aliases() == Aliases(champion="1")
-    registry.client().create_model_version(
-        "alexnet", registry.version("1").source, tags={GATE_TAG: "passed", RELEASE_TAG: "2" * 64}
+    assert registry.read_aliases() == Aliases(champion="1")
+    registry.connect().create_model_version(
+        "alexnet",
+        registry.read_version("1").source,
+        tags={GATE_TAG: "passed", RELEASE_TAG: "2" * 64},
     )
     assert not registry.move_champion("2", expected="")
-    assert registry.aliases() == Aliases(champion="1")
+    assert registry.read_aliases() == Aliases(champion="1")
     assert registry.move_champion("2", expected="1")
-    assert registry.aliases() == Aliases(champion="2", previous="1")
-    assert registry.version("1").aliases == ("previous",)
+    assert registry.read_aliases() == Aliases(champion="2", previous="1")
+    assert registry.read_version("1").aliases == ("previous",)
 
 
 def another(registry, release, gate="passed", digest=None):
     """A further version with the same files."""
     source, tags = (
-        registry.version("1").source,
+        registry.read_version("1").source,
         {
             GATE_TAG: gate,
             RELEASE_TAG: digest or release.sha256(),
         },
     )
-    return str(registry.client().create_model_version("alexnet", source, tags=tags).version)
+    return str(registry.connect().create_model_version("alexnet", source, tags=tags).version)
 
 
 def test_a_way_back_is_verified_marks_what_was_left_and_does_not_lead_forward_again(
@@ -167,15 +171,15 @@ def test_a_way_back_is_verified_marks_what_was_left_and_does_not_lead_forward_ag
         go_back(registry, "9")
     before, after = go_back(registry, None)
     assert (before, after.number) == ("2", "1")
-    assert registry.aliases() == Aliases(champion="1", previous="1")
-    assert registry.version("2").withdrawn
-    assert "went back to it from version 2" in registry.version("1").tags["decision_reason"]
+    assert registry.read_aliases() == Aliases(champion="1", previous="1")
+    assert registry.read_version("2").withdrawn
+    assert "went back to it from version 2" in registry.read_version("1").tags["decision_reason"]
     with pytest.raises(ConfigError, match="There is no version to go back to"):  # typed twice
         go_back(registry, None)
     assert go_back(registry, "2")[1].number == "2"  # forward, by its number
-    assert not registry.version("2").withdrawn
-    assert not registry.version("1").withdrawn
-    assert registry.aliases() == Aliases(champion="2", previous="1")
+    assert not registry.read_version("2").withdrawn
+    assert not registry.read_version("1").withdrawn
+    assert registry.read_aliases() == Aliases(champion="2", previous="1")
 
 
 def test_a_withdrawn_version_before_is_gone_back_to_only_by_its_number(
@@ -186,7 +190,7 @@ def test_a_withdrawn_version_before_is_gone_back_to_only_by_its_number(
     another(registry, release, digest="2" * 64)
     registry.set_alias("champion", "2")
     registry.set_alias("previous", "1")
-    registry.tag("1", {"withdrawn": "yes"})
+    registry.set_tags("1", {"withdrawn": "yes"})
     with pytest.raises(ConfigError, match="Version 1, the one before, was withdrawn"):
         go_back(registry, None)
     assert go_back(registry, "1")[1].number == "1"
@@ -196,7 +200,7 @@ def test_a_withdrawn_version_before_is_gone_back_to_only_by_its_number(
 def test_a_tag_that_is_no_digest_names_no_folder(registry, release, tag):
     registered(registry, release)
     number = another(registry, release, digest=tag)
-    assert registry.version(number).release_sha256 == ""
+    assert registry.read_version(number).release_sha256 == ""
     with pytest.raises(CheckpointError, match="cannot be verified"):
         open_release(f"models:/alexnet/{number}", registry.config, registry.workdir)
 
@@ -213,7 +217,7 @@ def test_a_damaged_copy_of_what_lies_elsewhere_is_fetched_again(registry, releas
             shutil.copytree(release.directory, kept)
         return kept
 
-    monkeypatch.setattr(registry_module, "fetch", fetch)
+    monkeypatch.setattr(package_module, "fetch_version", fetch)
     fetch()
     (kept / "data" / "model.keras").write_bytes(b"half of it")
     assert (
@@ -228,19 +232,19 @@ def test_a_database_that_is_none_is_one_sentence(tmp_path):
     with pytest.raises(
         TrackingError, match=r"The registry in sqlite:.* does not answer \(.*not a database"
     ):
-        Registry("alexnet", TrackingConfig(), tmp_path).versions()
+        Registry("alexnet", TrackingConfig(), tmp_path).list_versions()
 
 
 def test_nobody_goes_back_to_a_damaged_version(registry, release):
     registered(registry, release)
     registry.move_champion("1", expected="")
-    source = registry.version("1").source
-    registry.client().create_model_version(
+    source = registry.read_version("1").source
+    registry.connect().create_model_version(
         "alexnet", source, tags={GATE_TAG: "passed", RELEASE_TAG: "0" * 64}
     )
     with pytest.raises(CheckpointError, match="damaged"):
         go_back(registry, "2")
-    assert registry.aliases().champion == "1"
+    assert registry.read_aliases().champion == "1"
 
 
 def verdict(passed):
@@ -272,19 +276,19 @@ def test_a_dry_run_writes_nothing(registry, release):
         ).outcome
         == "refused"
     )
-    assert registry.versions() == []
+    assert registry.list_versions() == []
 
 
 def test_no_evidence_is_no_promotion(registry, release):
     settled = settle(registry, offered(release), lambda _: Verdict(), ReleaseConfig())
     assert settled.outcome == "refused"
-    assert registry.aliases().champion == ""
+    assert registry.read_aliases().champion == ""
 
 
 def test_a_person_is_waited_for_where_that_is_asked_for(registry, release):
     waits = ReleaseConfig(approval="required")
     assert settle(registry, offered(release), lambda _: verdict(True), waits).outcome == "waiting"
-    assert registry.aliases() == Aliases(candidate="1")
+    assert registry.read_aliases() == Aliases(candidate="1")
     approved = waits.model_copy(update={"approve": True})
     assert (
         settle(registry, offered(release), lambda _: verdict(False), approved).outcome == "refused"
@@ -292,7 +296,7 @@ def test_a_person_is_waited_for_where_that_is_asked_for(registry, release):
     assert (
         settle(registry, offered(release), lambda _: verdict(True), approved).outcome == "promoted"
     )
-    assert registry.aliases() == Aliases(champion="1", candidate="1")
+    assert registry.read_aliases() == Aliases(champion="1", candidate="1")
     assert (
         settle(registry, offered(release), lambda _: verdict(True), approved).outcome == "unchanged"
     )
@@ -300,15 +304,17 @@ def test_a_person_is_waited_for_where_that_is_asked_for(registry, release):
 
 def test_what_somebody_went_back_from_is_not_released_again_by_itself(registry, release):
     registered(registry, release)
-    registry.client().create_model_version(
-        "alexnet", registry.version("1").source, tags={GATE_TAG: "passed", RELEASE_TAG: "5" * 64}
+    registry.connect().create_model_version(
+        "alexnet",
+        registry.read_version("1").source,
+        tags={GATE_TAG: "passed", RELEASE_TAG: "5" * 64},
     )
     registry.set_alias("champion", "2")
-    registry.tag("1", {"withdrawn": "yes"})
+    registry.set_tags("1", {"withdrawn": "yes"})
     settled = settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig())
-    assert (settled.outcome, registry.aliases().champion) == ("refused", "2")
+    assert (settled.outcome, registry.read_aliases().champion) == ("refused", "2")
     assert "Somebody went back from version 1" in settled.reason
-    assert registry.version("1").gate == "passed"  # one that passed may still be gone back to
+    assert registry.read_version("1").gate == "passed"  # one that passed may still be gone back to
     assert (
         settle(
             registry, offered(release), lambda _: verdict(True), ReleaseConfig(approve=True)
@@ -319,8 +325,8 @@ def test_what_somebody_went_back_from_is_not_released_again_by_itself(registry, 
 
 def test_a_champion_that_comes_meanwhile_is_judged_against(registry, release):
     registered(registry, release)
-    source = registry.version("1").source
-    registry.client().create_model_version(
+    source = registry.read_version("1").source
+    registry.connect().create_model_version(
         "alexnet", source, tags={GATE_TAG: "passed", RELEASE_TAG: "5" * 64}
     )
     against = []
@@ -333,7 +339,7 @@ def test_a_champion_that_comes_meanwhile_is_judged_against(registry, release):
 
     assert settle(registry, offered(release), judged, ReleaseConfig()).outcome == "promoted"
     assert against == ["", "2"]
-    assert registry.aliases().champion == "1"
+    assert registry.read_aliases().champion == "1"
 
 
 def test_the_lock_lets_one_in_at_a_time(registry):
@@ -356,14 +362,17 @@ def test_the_lock_lets_one_in_at_a_time(registry):
 
 
 def test_the_lease_of_a_store_elsewhere_lets_one_in_and_outlives_no_owner(registry, monkeypatch):
-    monkeypatch.setattr(registry_module, "_LOCK_SECONDS", 0.5)
-    client = registry.client()
-    with registry._lease():
+    monkeypatch.setattr(registry_lock, "_LOCK_SECONDS", 0.5)
+    client = registry.connect()
+    with lease_registry("alexnet", registry.config, registry.workdir):
         assert (
             json.loads(client.get_registered_model("alexnet.lock").tags["owner"])["pid"]
             == os.getpid()
         )
-        with pytest.raises(BusyError, match=f"is held by process {os.getpid()}"), registry._lease():
+        with (
+            pytest.raises(BusyError, match=f"is held by process {os.getpid()}"),
+            lease_registry("alexnet", registry.config, registry.workdir),
+        ):
             pass
     gone = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"],
@@ -378,13 +387,13 @@ def test_the_lease_of_a_store_elsewhere_lets_one_in_and_outlives_no_owner(regist
         "since": time.time(),
     }
     client.create_registered_model("alexnet.lock", tags={"owner": json.dumps(owner)})
-    with registry._lease():
+    with lease_registry("alexnet", registry.config, registry.workdir):
         pass
     client.create_registered_model(
         "alexnet.lock",
         tags={"owner": json.dumps({**owner, "host": "elsewhere", "since": time.time() - 3600})},
     )
-    with registry._lease():
+    with lease_registry("alexnet", registry.config, registry.workdir):
         pass
     assert [model.name for model in client.search_registered_models()] == []
 
@@ -392,4 +401,4 @@ def test_the_lease_of_a_store_elsewhere_lets_one_in_and_outlives_no_owner(regist
 def test_a_store_that_does_not_answer_is_one_sentence(tmp_path):
     dead = Registry("alexnet", TrackingConfig(uri="http://127.0.0.1:9"), tmp_path)
     with pytest.raises(TrackingError, match=r"The registry in http://127.0.0.1:9 does not answer"):
-        dead.aliases()
+        dead.read_aliases()

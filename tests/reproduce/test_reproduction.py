@@ -19,7 +19,7 @@ from pipeline.reports.claims import BEGIN, END
 from pipeline.reproduce.catalog import experiment as experiment_of
 from pipeline.reproduce.records import Claim
 from pipeline.reproduce.verdict import Question, find
-from pipeline.tracking import journal
+from pipeline.tracking.store import connect_store
 
 TINY = {
     "data.dataset": "digits",
@@ -86,7 +86,7 @@ def found(workdir, told):
 
 def stored(workdir):
     """Return every run of the store by its id."""
-    client = journal.connect(TrackingConfig(), workdir)
+    client = connect_store(TrackingConfig(), workdir)
     experiment = client.get_experiment_by_name("alexnet")
     return {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
 
@@ -135,7 +135,7 @@ def test_a_claims_run_bears_its_verdict_and_its_page(workdir, found):
     assert parent.info.run_name == f"pooling: {found.claims[0].main.verdict}"
     assert parent.data.tags["verdict"] == found.claims[0].main.verdict
     assert parent.data.metrics["ours"] == pytest.approx(found.claims[0].main.ours)
-    client = journal.connect(TrackingConfig(), workdir)
+    client = connect_store(TrackingConfig(), workdir)
     files = {file.path for file in client.list_artifacts(parent.info.run_id, "report")}
     assert {"report/claim.json", "report/arms.png"} <= files
 
@@ -189,7 +189,7 @@ def test_the_whole_is_a_run_of_its_own_with_the_page(workdir, found):
         run for run in stored(workdir).values() if run.data.tags.get("claims") == "pooling, tencrop"
     )
     assert whole.info.run_name.endswith("of 2 claims reproduced")
-    client = journal.connect(TrackingConfig(), workdir)
+    client = connect_store(TrackingConfig(), workdir)
     assert "report/claims.html" in {
         file.path for file in client.list_artifacts(whole.info.run_id, "report")
     }

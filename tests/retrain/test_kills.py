@@ -68,7 +68,7 @@ def process(*words, cwd):
 
 
 def versions(place):
-    return Registry("alexnet", TrackingConfig(), place / "mlruns").versions()
+    return Registry("alexnet", TrackingConfig(), place / "mlruns").list_versions()
 
 
 def test_killed_every_few_seconds_a_slot_comes_to_one_end(place):
@@ -94,7 +94,7 @@ def test_killed_every_few_seconds_a_slot_comes_to_one_end(place):
         kills + 1,
     )
     (version,) = versions(place)
-    assert (version.gate, set(version.aliases), version.tags["slot"]) == (
+    assert (version.gate, set(version.aliases), version.tags["scheduled_run"]) == (
         "passed",
         {"champion", "candidate"},
         slot.key,

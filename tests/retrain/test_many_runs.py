@@ -19,8 +19,13 @@ from pipeline.config.resolution import resolve
 from pipeline.config.settings import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.retrain.retention import plan
-from pipeline.tracking import journal
-from pipeline.tracking.registry import MODEL_TAG, RELEASE_TAG, Registry, files_in_use
+from pipeline.tracking.delivery import Delivery
+from pipeline.tracking.journal import list_undelivered
+from pipeline.tracking.known_runs import read_known_runs, remove_delivered_journal
+from pipeline.tracking.registry import MODEL_TAG, RELEASE_TAG, Registry, list_files_in_use
+from pipeline.tracking.store import connect_store, open_experiment
+from pipeline.tracking.stored_runs import list_stored_runs
+from pipeline.tracking.tracker import MlflowTracker
 
 PIPELINES, STAGES, VERSIONS = 1667, ("ingest", "build", "train", "evaluate", "promote"), 500
 PARAMS, METRICS, TAGS, STEPS, CURVES = 60, 100, 20, 30, 4
@@ -33,7 +38,7 @@ pytestmark = pytest.mark.slow
 def stores(tmp_path_factory):
     """An empty store, and one after years."""
     empty, full = (tmp_path_factory.mktemp(name) for name in ("empty", "full"))
-    journal.open_experiment(CONFIG, empty)
+    open_experiment(CONFIG, empty)
     with contextlib.closing(sqlite3.connect(empty / "mlflow.db")) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for name in ("mlflow.db", "mlflow.db.version"):
@@ -97,7 +102,7 @@ def write_run(database, workdir, pipeline, name, run_id):
     tags |= (
         {"mlflow.parentRunId": run_ids(pipeline)[""]}
         if name
-        else {"slot": f"main/{pipeline:08d}T000000Z", "schedule": "main"}
+        else {"scheduled_run": f"main/{pipeline:08d}T000000Z", "schedule": "main"}
     )
     database.executemany(
         "INSERT INTO tags VALUES (?, ?, ?)", [(tag, value, run_id) for tag, value in tags.items()]
@@ -196,26 +201,26 @@ def both(stores, call):
 
 
 def page(workdir):
-    client = journal.connect(CONFIG, workdir)
+    client = connect_store(CONFIG, workdir)
     return client.search_runs(["1"], max_results=100, order_by=["attributes.start_time DESC"])
 
 
 def record(workdir):
     """Deliver what a pipeline of five stages says, as the tracker's thread does."""
-    tracker = journal.MlflowTracker(workdir, CONFIG)
-    tracker._send = lambda: None
+    tracker = MlflowTracker(workdir, CONFIG)
+    tracker._deliver_until_closed = lambda: None
     for stage in STAGES:
-        run = tracker.stage_run(stage, "train", RESOLVED)
+        run = tracker.start_stage_run(stage, "train", RESOLVED)
         for step in range(1, 4):
-            run.metrics({f"metric_{i}": 0.5 for i in range(30)}, step=step)
-        run.tags({"devices": "CPU:0"}, summary=True)
+            run.log_metrics({f"metric_{i}": 0.5 for i in range(30)}, step=step)
+        run.set_tags({"devices": "CPU:0"}, summary=True)
         run.close("FINISHED")
     tracker.close("FINISHED")
-    (path,) = journal.undelivered(workdir)
-    delivery = journal.Delivery(path, workdir, CONFIG)
+    (path,) = list_undelivered(workdir)
+    delivery = Delivery(path, workdir, CONFIG)
     started = time.perf_counter()
     assert delivery.deliver(), delivery.problem
-    journal.forget(path)
+    remove_delivered_journal(path)
     return time.perf_counter() - started
 
 
@@ -231,19 +236,23 @@ def test_recording_a_pipeline_takes_no_longer(stores):
 @pytest.mark.parametrize(
     ("what", "call", "max_seconds"),
     [
-        ("aliases", lambda workdir: Registry("alexnet", CONFIG, workdir).aliases(), 0.2),
+        ("aliases", lambda workdir: Registry("alexnet", CONFIG, workdir).read_aliases(), 0.2),
         (
             "one version",
-            lambda workdir: Registry("alexnet", CONFIG, workdir).version(str(VERSIONS // 2)),
+            lambda workdir: Registry("alexnet", CONFIG, workdir).read_version(str(VERSIONS // 2)),
             0.2,
         ),
         (
             "the version of a release",
-            lambda workdir: Registry("alexnet", CONFIG, workdir).of_release(f"{VERSIONS:064x}"),
+            lambda workdir: Registry("alexnet", CONFIG, workdir).find_release(f"{VERSIONS:064x}"),
             0.5,
         ),
-        ("all 500 versions", lambda workdir: Registry("alexnet", CONFIG, workdir).versions(), 2),
-        ("what versions are made of", lambda workdir: files_in_use(CONFIG, workdir), 2),
+        (
+            "all 500 versions",
+            lambda workdir: Registry("alexnet", CONFIG, workdir).list_versions(),
+            2,
+        ),
+        ("what versions are made of", lambda workdir: list_files_in_use(CONFIG, workdir), 2),
         ("a page of 100 runs, as the UI asks", page, 2),
     ],
 )
@@ -256,11 +265,13 @@ def test_asking_takes_no_longer(stores, what, call, max_seconds):
 def test_the_runs_of_a_slot_are_found_quickly(stores):
     """Retention asks this for each retraining that it looks at."""
     _, workdir = stores
-    found = journal.stored_runs(CONFIG, workdir, "slot", f"main/{7:08d}T000000Z", run_ids(7)[""])
+    found = list_stored_runs(
+        CONFIG, workdir, "scheduled_run", f"main/{7:08d}T000000Z", run_ids(7)[""]
+    )
     assert {run.run_id for run in found} == set(run_ids(7).values())
     taken = seconds(
-        lambda: journal.stored_runs(
-            CONFIG, workdir, "slot", f"main/{7:08d}T000000Z", run_ids(7)[""]
+        lambda: list_stored_runs(
+            CONFIG, workdir, "scheduled_run", f"main/{7:08d}T000000Z", run_ids(7)[""]
         )
     )
     print(f"\nthe runs of one slot: {taken * 1000:.0f} ms")  # noqa: T201
@@ -300,13 +311,13 @@ def test_which_run_is_which_is_known_quickly(tmp_path, how):
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(leave, range(10_000)))
-    before = journal.known_runs(tmp_path)
+    before = read_known_runs(tmp_path)
     if how == "now":
         (journals / "20270101-000000-abc.jsonl").touch()
-        journal.forget(journals / "20270101-000000-abc.jsonl")
+        remove_delivered_journal(journals / "20270101-000000-abc.jsonl")
         assert [file.name for file in journals.iterdir()] == ["runs.index"]
-    assert journal.known_runs(tmp_path) == before
+    assert read_known_runs(tmp_path) == before
     assert len(before) == 60_000
-    taken = seconds(lambda: journal.known_runs(tmp_path))
+    taken = seconds(lambda: read_known_runs(tmp_path))
     print(f"\nwhich run is which, {how}: {taken * 1000:.0f} ms")  # noqa: T201
     assert taken < (1 if how == "now" else 10)

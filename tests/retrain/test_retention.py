@@ -17,10 +17,17 @@ import pytest
 from pipeline.config.settings import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import TrackingError
+from pipeline.files import remove_folder
 from pipeline.retrain import retention
 from pipeline.retrain.retention import apply, plan
-from pipeline.tracking import journal
+from pipeline.tracking.known_runs import forget_runs, read_known_runs, remove_delivered_journal
 from pipeline.tracking.registry import RELEASE_TAG, Registry
+from pipeline.tracking.store import (
+    build_server_command,
+    connect_store,
+    get_or_create_experiment,
+    get_store_uri,
+)
 
 LONG_AGO = time.time() - 100_000
 
@@ -29,7 +36,7 @@ LONG_AGO = time.time() - 100_000
 def empty_store(tmp_path_factory):
     """A database that is migrated: that takes seconds."""
     workdir = tmp_path_factory.mktemp("store")
-    journal.connect(TrackingConfig(), workdir)
+    connect_store(TrackingConfig(), workdir)
     return workdir / "mlflow.db"
 
 
@@ -44,11 +51,11 @@ class World:
         self.registry = Registry("alexnet", self.config, workdir)
         import mlflow
 
-        self.client = journal.connect(self.config, workdir)
+        self.client = connect_store(self.config, workdir)
         mlflow.set_tracking_uri(
-            journal.store_uri(self.config, workdir)
+            get_store_uri(self.config, workdir)
         )  # a registry in a database looks a logged model up there
-        self.experiment = journal.experiment_of(self.client, self.config, workdir)
+        self.experiment = get_or_create_experiment(self.client, self.config, workdir)
 
     def stage(self, name, run_key="", **record):
         folder = self.workdir / "stages" / name
@@ -111,7 +118,9 @@ class World:
         """Make what one run of every stage leaves, by hand or of a slot."""
         key, data = f"2026-{number}", data or f"d{number}"
         ids = self.runs(
-            key, ("ingest", "train", "evaluate", "promote"), **({"slot": slot} if slot else {})
+            key,
+            ("ingest", "train", "evaluate", "promote"),
+            **({"scheduled_run": slot} if slot else {}),
         )
         self.model("model", ids["train"], self.workdir / "scratch")
         stages = {name: f"{name}-{number}" for name in ("train", "evaluate", "promote")} | {
@@ -126,7 +135,7 @@ class World:
                 )
                 self.stage(folder, f"{key}-{name}", **record)
         tags |= {"gate": gate, "top1_error": f"{error}", "dataset_digest": data} | (
-            {"slot": slot} if slot else {}
+            {"scheduled_run": slot} if slot else {}
         )
         version = self.version(key, ids["train"], number, tags)
         if slot:
@@ -180,7 +189,7 @@ class World:
         return {path.name for path in (self.workdir / "stages").iterdir()}
 
     def versions(self):
-        return [version.number for version in self.registry.versions()]
+        return [version.number for version in self.registry.list_versions()]
 
     def run_ids(self):
         from mlflow.entities import ViewType
@@ -249,7 +258,7 @@ def test_champion_previous_best_and_the_last_stay_and_the_rest_goes_whole(world)
         len(world.models()) == 8
     )  # of each of four trainings, what it logged and what was released
     assert not [path for path in (world.workdir / "artifacts").iterdir() if path.name in gone]
-    assert not gone & {known["run_id"] for known in journal.known_runs(world.workdir).values()}
+    assert not gone & {known["run_id"] for known in read_known_runs(world.workdir).values()}
     for number in range(1, 6):
         folder = world.workdir / "retrainings" / "main" / f"202601{number:02d}T030000Z"
         assert {path.name for path in folder.iterdir()} - {"pruned.json"} == {
@@ -336,7 +345,7 @@ def test_slots_without_a_reason_do_not_push_out_those_that_trained(world):
     world.alias(champion="1")
     for day in range(2, 8):
         key, slot = f"look-{day}", f"main/202601{day:02d}T030000Z"
-        ids = world.runs(key, ("review",), slot=slot)
+        ids = world.runs(key, ("review",), scheduled_run=slot)
         world.stage(f"review-{day}", f"{key}-review")
         world.result(
             slot,
@@ -379,7 +388,7 @@ def test_a_retraining_that_was_killed_goes_with_all_its_attempts(world):
         slot = f"main/202601{day:02d}T030000Z"
         world.result(slot)
         for attempt in ("a", "b"):
-            world.runs(f"{day}{attempt}", ("ingest", "train"), slot=slot)
+            world.runs(f"{day}{attempt}", ("ingest", "train"), scheduled_run=slot)
         world.stage(f"ingest-{day}", f"{day}a-ingest")
         partial = world.stage(f"train-{day}.partial")
         (partial / "run.json").unlink()
@@ -436,7 +445,7 @@ def test_an_alias_that_comes_after_the_look_saves_a_version_and_all_behind_it(wo
     assert "alexnet 1" not in {removal.what for removal in apply(made)}
     assert world.versions() == ["3", "1"]
     assert ids["train"] in world.run_ids()
-    source = world.registry.version("1").source.removeprefix("models:/")
+    source = world.registry.read_version("1").source.removeprefix("models:/")
     assert (world.workdir / "artifacts" / "models" / source / "artifacts" / "model.keras").exists()
     assert not list(world.workdir.glob("retrainings/main/*/pruned.json"))
 
@@ -444,7 +453,7 @@ def test_an_alias_that_comes_after_the_look_saves_a_version_and_all_behind_it(wo
 CLEAN = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.tracking import journal
+from pipeline import files
 from pipeline.config.settings import Config
 from pipeline.retrain import retention
 left = int(sys.argv[2])
@@ -463,8 +472,8 @@ for name in ("delete_run", "delete_logged_model", "delete_model_version"):
     counted(mlflow.MlflowClient, name)
 for name in ("_hard_delete_run", "_hard_delete_logged_model"):
     counted(SqlAlchemyStore, name)
-counted(journal.shutil, "rmtree")
-counted(journal, "forget_runs")
+counted(files.shutil, "rmtree")
+counted(retention, "forget_runs")
 counted(retention, "write_text")
 retention.apply(retention.plan(Path(sys.argv[1]), Config(), keep=1, retrainings_only=True))
 """
@@ -565,7 +574,7 @@ def test_behind_a_server_entries_are_marked_as_deleted_and_files_are_the_servers
     world.alias(champion="2")
     models, config = world.models(), Config(tracking=TrackingConfig(uri=f"http://127.0.0.1:{port}"))
     world.plan()  # makes all look old
-    command, environment = journal.server_command(TrackingConfig(), world.workdir, port)
+    command, environment = build_server_command(TrackingConfig(), world.workdir, port)
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as server:
@@ -595,7 +604,7 @@ def test_runs_are_forgotten_and_nothing_else_of_the_index(tmp_path):
     """A line that a full disk cut short, and state files of an earlier version, are no harm."""
     journals = tmp_path / "journal"
     journals.mkdir()
-    journal.forget_runs(tmp_path, ["x"])
+    forget_runs(tmp_path, ["x"])
     assert list(journals.iterdir()) == []
     for name in "abc":
         state = {
@@ -607,11 +616,11 @@ def test_runs_are_forgotten_and_nothing_else_of_the_index(tmp_path):
     (journals / "runs.index").write_bytes(b'{"offset": 1, "experi\xff')
     (journals / "c.jsonl").touch()  # not delivered yet
     (journals / "b.state.json").write_bytes(b"\xff")
-    journal.forget(journals / "a.jsonl")
+    remove_delivered_journal(journals / "a.jsonl")
     assert {path.name for path in journals.iterdir()} == {"runs.index", "c.jsonl", "c.state.json"}
-    assert set(journal.known_runs(tmp_path)) == {"a", "a-train", "c", "c-train"}
-    journal.forget_runs(tmp_path, ["run-a-train"])
-    assert set(journal.known_runs(tmp_path)) == {"a", "c", "c-train"}
+    assert set(read_known_runs(tmp_path)) == {"a", "a-train", "c", "c-train"}
+    forget_runs(tmp_path, ["run-a-train"])
+    assert set(read_known_runs(tmp_path)) == {"a", "c", "c-train"}
     assert len((journals / "runs.index").read_text().splitlines()) == 1
 
 
@@ -620,8 +629,8 @@ def test_a_folder_is_never_half_there(tmp_path):
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "file").touch()
     (tmp_path / ".removed-train-1" / "rest").mkdir(parents=True)  # of a clean that was killed
-    journal.remove_folder(folder)
-    journal.remove_folder(folder)
+    remove_folder(folder)
+    remove_folder(folder)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -672,13 +681,13 @@ def test_after_a_clean_every_command_goes_on(tmp_path):
     workdir = tmp_path / "mlruns"
     for seed in (1, 2, 3):
         result = promoted(seed, tmp_path)
-        client = journal.connect(TrackingConfig(), workdir)
+        client = connect_store(TrackingConfig(), workdir)
         if seed > 2:
             continue
         slot = f"main/2026010{seed}T030000Z"
         run_id = result["run_url"].rpartition("/runs/")[2].partition("?")[0]
-        client.set_tag(run_id, "slot", slot)
-        client.set_model_version_tag("alexnet", str(seed), "slot", slot)
+        client.set_tag(run_id, "scheduled_run", slot)
+        client.set_model_version_tag("alexnet", str(seed), "scheduled_run", slot)
         folder = workdir / "retrainings" / slot
         folder.mkdir(parents=True)
         stages = {stage["name"]: Path(stage["directory"]).name for stage in result["stages"]}
@@ -718,7 +727,7 @@ def test_after_a_clean_every_command_goes_on(tmp_path):
     assert "digit.png" in alexnet("predict", "digit.png", cwd=tmp_path).stdout
     alexnet("rollback", cwd=tmp_path)
     registry = Registry("alexnet", TrackingConfig(), workdir)
-    assert registry.aliases().champion == "2"
+    assert registry.read_aliases().champion == "2"
     result = promoted(4, tmp_path)
     assert {stage["name"]: stage["state"] for stage in result["stages"]}["ingest"] == "skipped"
     assert result["not_recorded"] is None

@@ -172,7 +172,7 @@ def test_a_slot_cannot_name_another_folder(tmp_path, slot):
 class Versions(Registry):
     """A registry that holds what a test says."""
 
-    def versions(self):
+    def list_versions(self):
         return [
             Version("alexnet", str(9 - place), "", "", "", 0.0, aliases, tags)
             for place, (aliases, tags) in enumerate(self.config)
@@ -200,10 +200,11 @@ def registry_of(*versions):
     ],
 )
 def test_a_decision_that_the_registry_knows_is_not_made_again(aliases, tags, outcome):
-    known = {"slot": SLOT, "decision_reason": "because", "judged_against": "none"}
+    known = {"scheduled_run": SLOT, "decision_reason": "because", "judged_against": "none"}
     found = settled(
         registry_of(
-            (("x",), {"slot": "main/20200101T000000Z", "gate": "refused"}), (aliases, known | tags)
+            (("x",), {"scheduled_run": "main/20200101T000000Z", "gate": "refused"}),
+            (aliases, known | tags),
         ),
         SLOT,
     )

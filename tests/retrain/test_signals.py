@@ -556,7 +556,7 @@ def house(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     registry = Registry("alexnet", TrackingConfig(), house.workdir)
-    house.champion = registry.version(registry.aliases().champion)
+    house.champion = registry.read_champion()
     return house
 
 
@@ -827,9 +827,9 @@ def test_a_dropped_and_a_renamed_class_move_numbers_and_no_answers(house):
 
 @pytest.mark.slow
 def test_a_damaged_champion_is_no_fact(house, calm):
-    from pipeline.tracking.registry import fetch
+    from pipeline.tracking.fetching import fetch_version
 
-    model = fetch(house.champion, TrackingConfig(), house.workdir) / "data" / "model.keras"
+    model = fetch_version(house.champion, TrackingConfig(), house.workdir) / "data" / "model.keras"
     whole = model.read_bytes()
     try:
         model.write_bytes(whole[:-1] + b"x")

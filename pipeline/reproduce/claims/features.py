@@ -211,7 +211,7 @@ def read_off(
         Measurement.WRONG_FILE,
         *(_draw(network, test, context.directory) if spec["images"] else ()),
     )
-    context.run.metrics(numbers)
+    context.run.log_metrics(numbers)
     digest = digest_of_files(context.directory, files)
     return Measurement(
         directory=context.directory, name="features", numbers=numbers, files=files, sha256=digest

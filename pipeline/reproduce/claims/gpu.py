@@ -139,9 +139,9 @@ def time_on_each(
                 f"training on {device}",
             )
             found = timing({**spec, "settings": {**spec["settings"], "devices": device}}, large)
-            context.run.tags({f"hardware.{device.partition(':')[0]}": found["hardware"]})
+            context.run.set_tags({f"hardware.{device.partition(':')[0]}": found["hardware"]})
             numbers[f"{device}/{pair}"] = found["images_per_second"]["paper"]
-    context.run.metrics(numbers)
+    context.run.log_metrics(numbers)
     return Measurement(directory=context.directory, name="speed", numbers=numbers)
 
 

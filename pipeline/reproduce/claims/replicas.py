@@ -191,14 +191,16 @@ def time_in_turns(
                 },
                 dataset,
             )
-            context.run.tags({f"hardware.{'one' if devices == one else 'two'}": found["hardware"]})
+            context.run.set_tags(
+                {f"hardware.{'one' if devices == one else 'two'}": found["hardware"]}
+            )
             speeds = found["images_per_second"]
             numbers |= (
                 {f"half/{pair}": speeds["half"], f"one/{pair}": speeds["whole"]}
                 if devices == one
                 else {f"two/{pair}": speeds["whole"]}
             )
-    context.run.metrics(numbers)
+    context.run.log_metrics(numbers)
     return Measurement(directory=context.directory, name="replicas", numbers=numbers)
 
 

@@ -47,7 +47,7 @@ def by_ten(
     )
     np.save(context.directory / Measurement.WRONG_FILE, wrong)
     numbers, files = {"test_top1_error": float(wrong.mean())}, (Measurement.WRONG_FILE,)
-    context.run.metrics(numbers)
+    context.run.log_metrics(numbers)
     digest = digest_of_files(context.directory, files)
     return Measurement(
         directory=context.directory, name="ten crops", numbers=numbers, files=files, sha256=digest

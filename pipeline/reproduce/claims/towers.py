@@ -199,7 +199,7 @@ def look_at_colors(
         for name, weights in kernels.items():
             draw_filters(weights[..., order], towers, context.directory / f"{name}.png")
         files += tuple(f"{name}.png" for name in kernels)
-    context.run.metrics(numbers)
+    context.run.log_metrics(numbers)
     digest = digest_of_files(context.directory, files)
     return Measurement(
         directory=context.directory, name="towers", numbers=numbers, files=files, sha256=digest

@@ -19,7 +19,12 @@ from pipeline.config.resolution import resolve
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import ConfigError, TrackingError
 from pipeline.evaluate.external_model import Given, given_model
-from pipeline.tracking import journal
+from pipeline.tracking.delivery import Delivery, deliver_leftovers
+from pipeline.tracking.fetching import fetch_model_file
+from pipeline.tracking.journal import list_undelivered
+from pipeline.tracking.known_runs import read_known_runs
+from pipeline.tracking.store import connect_store, get_run_url, get_store_uri, open_experiment
+from pipeline.tracking.tracker import MlflowTracker
 
 RESOLVED = resolve(overrides={"train.epochs": "3"}, environment={})
 
@@ -29,7 +34,7 @@ def empty_store(tmp_path_factory):
     """A work directory whose MLflow database is migrated: making one takes seconds, copying it
     none."""
     workdir = tmp_path_factory.mktemp("store")
-    journal.open_experiment(TrackingConfig(), workdir)
+    open_experiment(TrackingConfig(), workdir)
     return workdir
 
 
@@ -41,7 +46,7 @@ def workdir(empty_store, tmp_path):
 
 
 def client(workdir):
-    return journal.connect(TrackingConfig(), workdir)
+    return connect_store(TrackingConfig(), workdir)
 
 
 def runs(workdir, experiment="alexnet"):
@@ -98,18 +103,18 @@ def trained(folder):
 
 def record_a_run(workdir, config=None):
     """Record one pipeline of one stage, as the Runner does."""
-    tracker = journal.MlflowTracker(workdir, config or TrackingConfig())
-    tracker.link("ingest", "earlier-run-ingest")
-    run = tracker.stage_run("train", "train", RESOLVED)
-    run.tags({"devices": "CPU:0"}, summary=True)
+    tracker = MlflowTracker(workdir, config or TrackingConfig())
+    tracker.link_skipped_stage("ingest", "earlier-run-ingest")
+    run = tracker.start_stage_run("train", "train", RESOLVED)
+    run.set_tags({"devices": "CPU:0"}, summary=True)
     for step in (1, 2, 3):
-        run.metrics({"train_loss": 1 / step, "validation_top1_error": 0.5 / step}, step=step)
-    run.metrics({"test_top1_error": 0.25}, summary=True)
-    run.dataset(dataset(), "train")
+        run.log_metrics({"train_loss": 1 / step, "validation_top1_error": 0.5 / step}, step=step)
+    run.log_metrics({"test_top1_error": 0.25}, summary=True)
+    run.log_dataset(dataset(), "train")
     report = workdir / "report"
     report.mkdir(exist_ok=True)
     (report / "page.html").write_text("<p>a page</p>")
-    run.files(report)
+    run.log_files(report)
     run.close("FINISHED")
     tracker.close("FINISHED")
     return tracker
@@ -118,19 +123,19 @@ def record_a_run(workdir, config=None):
 def test_an_attempt_that_is_carried_on_goes_on_in_its_run(workdir):
     """Killed after two epochs, of which the first is told again; a setting that changes nothing was
     changed meanwhile."""
-    first = journal.MlflowTracker(workdir, TrackingConfig())
-    run = first.stage_run("train", "train", RESOLVED)
+    first = MlflowTracker(workdir, TrackingConfig())
+    run = first.start_stage_run("train", "train", RESOLVED)
     for step in (1, 2):
-        run.metrics({"train_loss": 1 / step}, step=step, at=1000.0 + step)
+        run.log_metrics({"train_loss": 1 / step}, step=step, at=1000.0 + step)
     run.close("KILLED")
     first.close("KILLED")
-    again = journal.MlflowTracker(workdir, TrackingConfig())
+    again = MlflowTracker(workdir, TrackingConfig())
     settings = resolve(
         overrides={"train.epochs": 3, "train.checkpoint_seconds": 77}, environment={}
     )
-    run = again.stage_run("train", "train", settings, run.key)
+    run = again.start_stage_run("train", "train", settings, run.key)
     for step in (1, 2, 3):
-        run.metrics({"train_loss": 1 / step}, step=step, at=1000.0 + step)
+        run.log_metrics({"train_loss": 1 / step}, step=step, at=1000.0 + step)
     run.close("FINISHED")
     again.close("FINISHED")
     assert again.problem is None
@@ -138,7 +143,7 @@ def test_an_attempt_that_is_carried_on_goes_on_in_its_run(workdir):
     found = store.search_runs([store.get_experiment_by_name("alexnet").experiment_id])
     (train,) = (run for run in found if run.info.run_name == "train")
     parents = {
-        journal.known_runs(workdir)[tracker.pipeline_key]["run_id"]: tracker
+        read_known_runs(workdir)[tracker.pipeline_key]["run_id"]: tracker
         for tracker in (first, again)
     }
     assert parents[train.data.tags["mlflow.parentRunId"]] is again
@@ -179,25 +184,25 @@ def test_a_run_arrives_whole(workdir):
         "report/page.html"
     ]
     assert tracker.problem is None
-    assert journal.known_runs(workdir)[tracker.pipeline_key]["run_id"] == parent.info.run_id
-    assert journal.run_url(TrackingConfig(), "1", "abc").endswith(
+    assert read_known_runs(workdir)[tracker.pipeline_key]["run_id"] == parent.info.run_id
+    assert get_run_url(TrackingConfig(), "1", "abc").endswith(
         "/experiments/1/runs/abc?workflowType=machine_learning"
     )
-    assert journal.undelivered(workdir) == []
+    assert list_undelivered(workdir) == []
 
 
 def test_a_model_is_logged_with_signature_and_example_and_loads_again(workdir):
     network, result = trained(workdir / "trained")
-    tracker = journal.MlflowTracker(workdir, TrackingConfig())
-    run = tracker.stage_run("train", "train", RESOLVED)
-    run.model(result)
+    tracker = MlflowTracker(workdir, TrackingConfig())
+    run = tracker.start_stage_run("train", "train", RESOLVED)
+    run.log_model(result)
     run.close("FINISHED")
     tracker.close("FINISHED")
     assert tracker.problem is None
     import mlflow
 
     store = client(workdir)
-    mlflow.set_tracking_uri(journal.store_uri(TrackingConfig(), workdir))
+    mlflow.set_tracking_uri(get_store_uri(TrackingConfig(), workdir))
     (logged,) = store.search_logged_models([runs(workdir)["train"].info.experiment_id])
     info = mlflow.models.get_model_info(logged.model_uri)
     assert str(info.signature.inputs.inputs[0].type) == "uint8"
@@ -225,17 +230,17 @@ def test_a_model_is_logged_with_signature_and_example_and_loads_again(workdir):
         found["digits small"].info.run_id,
     )
     for name in names:
-        file = journal.model_file(name, TrackingConfig(), workdir)
+        file = fetch_model_file(name, TrackingConfig(), workdir)
         assert given_model(file) == Given(file, result.model_sha256, ("0", "1"), 36)
     with pytest.raises(
         ConfigError, match=r"There is no model `models:/digits@nobody`.*Check --model"
     ):
-        journal.model_file("models:/digits@nobody", TrackingConfig(), workdir)
+        fetch_model_file("models:/digits@nobody", TrackingConfig(), workdir)
 
 
 def test_the_run_of_a_model_from_elsewhere_bears_its_name_and_no_settings_of_a_training(workdir):
-    tracker = journal.MlflowTracker(workdir, TrackingConfig())
-    run = tracker.stage_run(
+    tracker = MlflowTracker(workdir, TrackingConfig())
+    run = tracker.start_stage_run(
         "evaluate_model", "evaluate", resolve("digits", {"evaluate.model": "/far/flowers.keras"})
     )
     run.close("FINISHED")
@@ -246,17 +251,17 @@ def test_the_run_of_a_model_from_elsewhere_bears_its_name_and_no_settings_of_a_t
 
 
 def test_nothing_executed_opens_no_run(workdir):
-    tracker = journal.MlflowTracker(workdir, TrackingConfig())
-    tracker.link("ingest", "x")
+    tracker = MlflowTracker(workdir, TrackingConfig())
+    tracker.link_skipped_stage("ingest", "x")
     tracker.close("FINISHED")
     assert runs(workdir) == {}
-    assert (tracker.problem, tracker.pipeline_key, journal.known_runs(workdir)) == (None, "", {})
+    assert (tracker.problem, tracker.pipeline_key, read_known_runs(workdir)) == (None, "", {})
 
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED"])
 def test_a_bad_end_is_recorded_as_such(workdir, status):
-    tracker = journal.MlflowTracker(workdir, TrackingConfig())
-    run = tracker.stage_run("train", "train", RESOLVED)
+    tracker = MlflowTracker(workdir, TrackingConfig())
+    run = tracker.start_stage_run("train", "train", RESOLVED)
     run.close(status, "DatasetError: it is gone")
     tracker.close(status)
     found = runs(workdir)
@@ -275,13 +280,13 @@ def test_an_unreachable_store_costs_seconds_and_sync_sends_it_later(tmp_path):
     tracker = record_a_run(workdir, config)
     assert time.monotonic() - started < 30
     assert tracker.problem
-    assert journal.known_runs(workdir) == {}
-    assert len(journal.undelivered(workdir)) == 1
-    sent, problems = journal.deliver_leftovers(workdir)
+    assert read_known_runs(workdir) == {}
+    assert len(list_undelivered(workdir)) == 1
+    sent, problems = deliver_leftovers(workdir)
     assert (sent, len(problems)) == (0, 1)
     share.unlink()
-    assert journal.deliver_leftovers(workdir) == (1, {})
-    store = journal.connect(config, workdir)
+    assert deliver_leftovers(workdir) == (1, {})
+    store = connect_store(config, workdir)
     found = store.search_runs([store.get_experiment_by_name("later").experiment_id])
     assert {run.info.status for run in found} == {"FINISHED"}
     stage = next(run for run in found if run.info.run_name == "train")
@@ -289,22 +294,22 @@ def test_an_unreachable_store_costs_seconds_and_sync_sends_it_later(tmp_path):
     assert (
         stage.info.end_time - stage.info.start_time < 10_000
     )  # its own times, not those of the delivery
-    assert journal.undelivered(workdir) == []
-    assert len(journal.known_runs(workdir)) == 2
+    assert list_undelivered(workdir) == []
+    assert len(read_known_runs(workdir)) == 2
 
 
 def test_a_journal_whose_target_cannot_be_read_is_kept(workdir):
     """A later version may write a setting that this one does not know."""
-    tracker = journal.MlflowTracker(workdir, TrackingConfig())
+    tracker = MlflowTracker(workdir, TrackingConfig())
     tracker._send = lambda: None
-    tracker.stage_run("train", "train", RESOLVED).close("FINISHED")
+    tracker.start_stage_run("train", "train", RESOLVED).close("FINISHED")
     tracker.close("FINISHED")
-    (path,) = journal.undelivered(workdir)
+    (path,) = list_undelivered(workdir)
     path.with_suffix(".target.json").write_text('{"uri": "", "color": "blue"}')
-    sent, problems = journal.deliver_leftovers(workdir)
+    sent, problems = deliver_leftovers(workdir)
     assert (sent, list(problems)) == (0, [path.stem])
     assert "cannot be read" in problems[path.stem]
-    assert journal.undelivered(workdir) == [path]
+    assert list_undelivered(workdir) == [path]
 
 
 @pytest.mark.slow
@@ -316,12 +321,12 @@ def test_several_leftovers_ask_a_hanging_store_once(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as hole:
         config = TrackingConfig(uri=f"http://127.0.0.1:{hole.getsockname()[1]}")
         for _ in range(3):
-            tracker = journal.MlflowTracker(tmp_path, config)
+            tracker = MlflowTracker(tmp_path, config)
             tracker._send = lambda: None
-            tracker.stage_run("train", "train", RESOLVED).close("FINISHED")
+            tracker.start_stage_run("train", "train", RESOLVED).close("FINISHED")
             tracker.close("FINISHED")
         started = time.monotonic()
-        sent, problems = journal.deliver_leftovers(tmp_path)
+        sent, problems = deliver_leftovers(tmp_path)
     assert (sent, len(problems)) == (0, 3)
     assert time.monotonic() - started < 45
 
@@ -337,12 +342,12 @@ KILLED_RUN = """
 import os, sys, time
 from importlib import metadata
 from pathlib import Path
-from pipeline.tracking import journal
+from pipeline.tracking.tracker import MlflowTracker
 from pipeline.config.tracking import TrackingConfig
 from pipeline.config.resolution import resolve
-tracker = journal.MlflowTracker(Path(sys.argv[1]), TrackingConfig())
-run = tracker.stage_run("train", "train", resolve(environment={}))
-run.metrics({"train_loss": 1.0}, step=1)
+tracker = MlflowTracker(Path(sys.argv[1]), TrackingConfig())
+run = tracker.start_stage_run("train", "train", resolve(environment={}))
+run.log_metrics({"train_loss": 1.0}, step=1)
 time.sleep(float(sys.argv[2]))
 os.kill(os.getpid(), 9)
 """
@@ -355,34 +360,34 @@ def test_a_killed_process_is_ended_as_killed_by_the_next(workdir, seconds):
     subprocess.run(
         [sys.executable, "-c", KILLED_RUN, workdir, str(seconds)], check=False, capture_output=True
     )
-    (path,) = journal.undelivered(workdir)
+    (path,) = list_undelivered(workdir)
     with path.open("ab") as file:
         file.write(
             b'garbage\n{}\n{"event": "metr'
         )  # lines that are no events, and a last one that was cut
-    assert journal.deliver_leftovers(workdir) == (1, {})
+    assert deliver_leftovers(workdir) == (1, {})
     found = runs(workdir)
     assert {name: run.info.status for name, run in found.items()} == {
         "digits small": "KILLED",
         "train": "KILLED",
     }
     assert found["train"].data.metrics == {"train_loss": 1.0}
-    assert journal.undelivered(workdir) == []
+    assert list_undelivered(workdir) == []
 
 
 def test_delivery_that_died_after_creating_a_run_does_not_create_it_again(workdir):
-    tracker = journal.MlflowTracker(workdir, TrackingConfig())
+    tracker = MlflowTracker(workdir, TrackingConfig())
     tracker._send = lambda: None  # nobody delivers: the test does, twice
-    run = tracker.stage_run("train", "train", RESOLVED)
+    run = tracker.start_stage_run("train", "train", RESOLVED)
     run.close("FINISHED")
     tracker.close("FINISHED")
-    (path,) = journal.undelivered(workdir)
+    (path,) = list_undelivered(workdir)
     state = path.with_suffix(".state.json")
-    assert journal.Delivery(path, workdir, TrackingConfig()).deliver()
+    assert Delivery(path, workdir, TrackingConfig()).deliver()
     state.write_text(
         json.dumps({"offset": 0, "experiment_id": "", "run_ids": {}})
     )  # as if it had never been written
-    assert journal.Delivery(path, workdir, TrackingConfig()).deliver()
+    assert Delivery(path, workdir, TrackingConfig()).deliver()
     store = client(workdir)
     assert len(store.search_runs([store.get_experiment_by_name("alexnet").experiment_id])) == 2
 
@@ -390,14 +395,15 @@ def test_delivery_that_died_after_creating_a_run_does_not_create_it_again(workdi
 FIRST_USE = """
 import sys
 from pathlib import Path
-from pipeline.tracking import journal
+from pipeline.tracking import tracker as tracker_module
+from pipeline.tracking.tracker import MlflowTracker
 from pipeline.config.tracking import TrackingConfig
 from pipeline.config.resolution import resolve
-journal.deliver_leftovers = lambda *_, **__: (0, {})  # only who holds the work directory sends what others left
-tracker = journal.MlflowTracker(Path(sys.argv[1]), TrackingConfig())
-run = tracker.stage_run("build", "model", resolve(environment={}))
+tracker_module.deliver_leftovers = lambda *_, **__: (0, {})  # only who holds the work directory sends what others left
+tracker = MlflowTracker(Path(sys.argv[1]), TrackingConfig())
+run = tracker.start_stage_run("build", "model", resolve(environment={}))
 for step in range(10):
-    run.metrics({"value": step}, step=step)
+    run.log_metrics({"value": step}, step=step)
 run.close("FINISHED")
 tracker.close("FINISHED")
 sys.exit(tracker.problem)
@@ -433,10 +439,10 @@ def older_store(workdir):
     from alembic.script import ScriptDirectory
     from mlflow.store.db.utils import _get_alembic_config
 
-    from pipeline.tracking.journal import _sqlite_uri
+    from pipeline.tracking.database import get_sqlite_uri
 
-    client(workdir).create_run(journal.open_experiment(TrackingConfig(), workdir), run_name="kept")
-    config = _get_alembic_config(_sqlite_uri(workdir / "mlflow.db"))
+    client(workdir).create_run(open_experiment(TrackingConfig(), workdir), run_name="kept")
+    config = _get_alembic_config(get_sqlite_uri(workdir / "mlflow.db"))
     script = ScriptDirectory.from_config(config)
     # The newest migration that can be taken back without losing a column that runs need is enough:
     # any older revision is refused.
@@ -458,14 +464,14 @@ def test_a_database_of_an_earlier_mlflow_is_migrated_and_a_copy_stays(workdir):
             revision,
         )
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (1,)
-    journal.connect(TrackingConfig(), workdir)  # and that once
+    connect_store(TrackingConfig(), workdir)  # and that once
     assert [path.name for path in workdir.glob("*.backup")] == ["mlflow.db.3.16.0.backup"]
 
 
 @pytest.mark.slow
 def test_a_database_that_needs_no_migration_leaves_no_copy(workdir):
     (workdir / "mlflow.db.version").unlink()
-    journal.connect(TrackingConfig(), workdir)
+    connect_store(TrackingConfig(), workdir)
     assert list(workdir.glob("*.backup")) == []
     assert (workdir / "mlflow.db.version").read_text() == metadata.version("mlflow")
 
@@ -476,6 +482,6 @@ def test_a_database_of_a_later_mlflow_is_refused_and_stays_as_it_was(workdir):
         connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     (workdir / "mlflow.db.version").write_text("99.0")
     with pytest.raises(TrackingError, match=r"which MLflow 99.0 kept .* Install MLflow 99.0 again"):
-        journal.connect(TrackingConfig(), workdir)
+        connect_store(TrackingConfig(), workdir)
     assert (workdir / "mlflow.db.99.0.backup").exists()
     assert (workdir / "mlflow.db.version").read_text() == "99.0"
