@@ -301,7 +301,7 @@ def test_an_unreachable_store_costs_seconds_and_sync_sends_it_later(tmp_path):
 def test_a_journal_whose_target_cannot_be_read_is_kept(workdir):
     """A later version may write a setting that this one does not know."""
     tracker = MlflowTracker(workdir, TrackingConfig())
-    tracker._send = lambda: None
+    tracker._deliver_until_closed = lambda: None
     tracker.start_stage_run("train", "train", RESOLVED).close("FINISHED")
     tracker.close("FINISHED")
     (path,) = list_undelivered(workdir)
@@ -322,7 +322,7 @@ def test_several_leftovers_ask_a_hanging_store_once(tmp_path):
         config = TrackingConfig(uri=f"http://127.0.0.1:{hole.getsockname()[1]}")
         for _ in range(3):
             tracker = MlflowTracker(tmp_path, config)
-            tracker._send = lambda: None
+            tracker._deliver_until_closed = lambda: None
             tracker.start_stage_run("train", "train", RESOLVED).close("FINISHED")
             tracker.close("FINISHED")
         started = time.monotonic()
@@ -377,7 +377,7 @@ def test_a_killed_process_is_ended_as_killed_by_the_next(workdir, seconds):
 
 def test_delivery_that_died_after_creating_a_run_does_not_create_it_again(workdir):
     tracker = MlflowTracker(workdir, TrackingConfig())
-    tracker._send = lambda: None  # nobody delivers: the test does, twice
+    tracker._deliver_until_closed = lambda: None  # nobody delivers: the test does, twice
     run = tracker.start_stage_run("train", "train", RESOLVED)
     run.close("FINISHED")
     tracker.close("FINISHED")
