@@ -134,9 +134,14 @@ def served(variant: str) -> int:
         port = free.getsockname()[1]
     ready = threading.Event()
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
-        found, config = release(variant, Path(folder)), ServeConfig(port=port, batch=BATCH[variant])
+        found, config = (
+            release(variant, Path(folder)),
+            ServeConfig(port=port, max_batch=BATCH[variant]),
+        )
         service = Service(
-            lambda: found, config, say=lambda line: ready.set() if "answers now" in line else None
+            lambda: found,
+            config,
+            log=lambda line: ready.set() if line.startswith("Serving") else None,
         )
         threading.Thread(target=service.run, daemon=True).start()
         ready.wait(300)

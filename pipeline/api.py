@@ -1415,7 +1415,10 @@ def serve(
     from pipeline.serve.service import serve as answer
 
     answer(
-        found, config.serve, say=say, changed=named if "@" in reference.partition(":/")[2] else None
+        found,
+        config.serve,
+        log=say,
+        identify_release=named if "@" in reference.partition(":/")[2] else None,
     )
 
 

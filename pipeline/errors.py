@@ -68,6 +68,11 @@ class PipelineError(Exception):
         ]
         return " ".join(_end_sentence(sentence) for sentence in sentences if sentence)
 
+    @property
+    def summary(self) -> str:
+        """The sentence of `what` alone, for an HTTP answer or a log line."""
+        return _end_sentence(self.what)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the error as `--json` shows it."""
         return {

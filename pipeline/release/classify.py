@@ -90,9 +90,10 @@ class Classifier:
         )
         if not np.isfinite(found).all():
             raise CheckpointError(
-                f"The model {self.release.title} answers with what is no number. Expected finite"
-                f" logits. Received {found[~np.isfinite(found)][0]}. Name another model with"
-                " --model."
+                f"The model {self.release.title} returned logits that are not finite",
+                expected="finite logits",
+                received=str(found[~np.isfinite(found)][0]),
+                hint="Name another model with --model",
             )
         return found
 

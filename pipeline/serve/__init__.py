@@ -1,1 +1,1 @@
-"""serve."""
+"""`alexnet serve`: the champion over HTTP. `routes.ROUTES` is the table of endpoints."""

@@ -1,4 +1,4 @@
-"""What the service counts, in the text format of Prometheus."""
+"""Metrics of the service, in the text format of Prometheus."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 @dataclass(frozen=True)
-class Counters:
-    """The numbers behind `/metrics`, in a registry of their own, so that two services in one process do not add up."""
+class ServiceMetrics:
+    """The numbers behind `/metrics`.
+
+    Their registry is their own, so that two services in one process do not add up.
+    """
 
     registry: CollectorRegistry
     requests: Counter
@@ -24,33 +27,25 @@ class Counters:
     queue: Gauge
     model: Gauge
 
-    def name_model(self, name: str, version: str, sha256: str) -> None:
-        """Say which model answers from now on."""
+    def set_model(self, name: str, version: str, sha256: str) -> None:
+        """Record which model is served from now on."""
         self.model.clear()
         self.model.labels(name, version, sha256).set(1)
 
 
-def make_counters() -> Counters:
-    """Return the counters of one service, all at 0."""
+def make_metrics() -> ServiceMetrics:
+    """Return the metrics of one service, all at 0."""
     registry = CollectorRegistry()
-    reloads = Counter(
-        "alexnet_reloads",
-        "Attempts to change over to another model.",
-        ["result"],
-        registry=registry,
-    )
+    reloads = Counter("alexnet_reloads", "Hot reloads by result.", ["result"], registry=registry)
     for result in ("ok", "failed", "no store"):
-        reloads.labels(
-            result
-        )  # there from the start: an alarm on a rise from nothing would never ring
-    return Counters(
+        # Present from the start: an alarm on an increase needs a first value.
+        reloads.labels(result)
+    return ServiceMetrics(
         registry=registry,
         requests=Counter(
             "alexnet_requests", "Requests by path and status.", ["path", "code"], registry=registry
         ),
-        images=Counter(
-            "alexnet_images", "Images by what became of them.", ["result"], registry=registry
-        ),
+        images=Counter("alexnet_images", "Images by result.", ["result"], registry=registry),
         seconds=Histogram(
             "alexnet_predict_seconds",
             "From a request of /predict to its answer, upload included.",
@@ -58,26 +53,21 @@ def make_counters() -> Counters:
             buckets=_SECONDS,
         ),
         batches=Histogram(
-            "alexnet_batch_images",
-            "Images that were answered together.",
-            registry=registry,
-            buckets=_IMAGES,
+            "alexnet_batch_images", "Images per batch.", registry=registry, buckets=_IMAGES
         ),
         rejected=Counter(
             "alexnet_rejected",
-            "Requests that found no room, by what there was too much of.",
+            "Requests rejected with 429, by the limit that was reached.",
             ["reason"],
             registry=registry,
         ),
         reloads=reloads,
         queue=Gauge(
-            "alexnet_queue_images",
-            "Images that were taken in and have no answer yet.",
-            registry=registry,
+            "alexnet_queue_images", "Images accepted and not yet answered.", registry=registry
         ),
         model=Gauge(
             "alexnet_model_info",
-            "The model that answers.",
+            "The model that is served.",
             ["name", "version", "sha256"],
             registry=registry,
         ),

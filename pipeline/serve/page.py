@@ -1,7 +1,7 @@
-"""The page of the service: drop, paste or choose an image, and see what it is taken for.
+"""The page of the service: drop, paste or choose an image, and see its likeliest classes.
 
-It needs no other file. Its script asks the service that it came from and nobody else; the policy
-lets nothing else run or load. Names of files and of classes reach the page as text only.
+It needs no other file. Its script sends requests to its own service alone, and the policy lets
+nothing else run or load. Names of files and of classes reach the page as text only.
 """
 
 from __future__ import annotations
@@ -36,50 +36,50 @@ li:first-child .line { font-weight: 600; } .wrong { color: var(--wrong); } .smal
 
 _SCRIPT = """
 "use strict";
-const part = name => document.getElementById(name);
-const made = (tag, text, kind) => {
+const byId = name => document.getElementById(name);
+const makeElement = (tag, text, kind) => {
   const element = document.createElement(tag);
   element.textContent = text ?? "";
   if (kind) element.className = kind;
   return element;
 };
-const percent = share => share > 0 && share < 0.001 ? "< 0.1 %" : (100 * share).toFixed(1) + " %";
+const percent = fraction => fraction > 0 && fraction < 0.001 ? "< 0.1 %" : (100 * fraction).toFixed(1) + " %";
 const megabytes = bytes => (bytes / 1e6).toFixed(1) + " MB";
 let limits = { bytes: Infinity };
 let waiting = Promise.resolve();
 
-async function asked(address, request) {
+async function fetchJson(address, request) {
   let response, answer;
   try {
     response = await fetch(address, request);
   } catch {
-    throw new Error("The service does not answer. Look whether it runs, and try again.");
+    throw new Error("The service does not respond; check that it is running, and try again.");
   }
   try {
     answer = await response.json();
   } catch {
-    throw new Error(`The service answers ${response.status}, which is nothing that this page understands. Try again.`);
+    throw new Error(`The service sent an unreadable answer (status ${response.status}); try again.`);
   }
-  if (!response.ok) throw new Error(answer.error || `The service answers ${response.status}. Try again.`);
+  if (!response.ok) throw new Error(answer.error || `The request failed (status ${response.status}); try again.`);
   return answer;
 }
 
 async function describe() {
-  const model = await asked("model");
+  const model = await fetchJson("model");
   limits = model.limits;
   const version = model.version ? ` ${model.version}` : "";
   document.title = model.name + version;
-  part("title").textContent = "What is in the image?";
-  part("model").textContent =
-    `${model.name}${version} (${model.sha256.slice(0, 12)}) tells ${model.class_names.length.toLocaleString("en")} classes apart, ` +
-    `since ${model.since.replace("T", " ").slice(0, 16)} UTC.`;
+  byId("title").textContent = "What is in the image?";
+  byId("model").textContent =
+    `${model.name}${version} (${model.sha256.slice(0, 12)}): ${model.class_names.length.toLocaleString("en")} classes, ` +
+    `loaded ${model.since.replace("T", " ").slice(0, 16)} UTC.`;
 }
 
-function bars(guesses) {
-  const list = made("ol");
+function makeBars(guesses) {
+  const list = makeElement("ol");
   for (const guess of guesses) {
-    const item = made("li"), line = made("div", "", "line"), bar = made("div", "", "bar"), filled = made("i");
-    line.append(made("span", guess.class), made("span", percent(guess.probability)));
+    const item = makeElement("li"), line = makeElement("div", "", "line"), bar = makeElement("div", "", "bar"), filled = makeElement("i");
+    line.append(makeElement("span", guess.class), makeElement("span", percent(guess.probability)));
     filled.style.width = `${100 * guess.probability}%`;
     bar.append(filled);
     item.append(line, bar);
@@ -91,39 +91,39 @@ function bars(guesses) {
 async function classify(file, result) {
   try {
     if (file.size > limits.bytes) {
-      throw new Error(`The image is too large. Expected at most ${megabytes(limits.bytes)}. Received ${megabytes(file.size)}.`);
+      throw new Error(`The image is too large: ${megabytes(file.size)}, at most ${megabytes(limits.bytes)} allowed.`);
     }
-    const answer = await asked("predict", { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
-    const told = `${answer.model.name} ${answer.model.version}`.trim();
-    result.replaceChildren(bars(answer.predictions[0].top), made("p", `${told}, model ${answer.model.sha256.slice(0, 12)}`, "small"));
+    const answer = await fetchJson("predict", { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
+    const served = `${answer.model.name} ${answer.model.version}`.trim();
+    result.replaceChildren(makeBars(answer.predictions[0].top), makeElement("p", `${served}, model ${answer.model.sha256.slice(0, 12)}`, "small"));
   } catch (error) {
-    result.replaceChildren(made("p", error.message, "wrong"));
+    result.replaceChildren(makeElement("p", error.message, "wrong"));
   }
 }
 
 function show(file) {
-  const card = made("article"), image = made("img"), words = made("div"), result = made("div", "Being looked at ...");
+  const card = makeElement("article"), image = makeElement("img"), text = makeElement("div"), result = makeElement("div", "Classifying ...");
   image.alt = "";
   image.onerror = () => image.remove();
   image.src = URL.createObjectURL(file);
   result.className = "result";
-  words.append(made("h2", file.name || "pasted image"), result);
-  card.append(image, words);
-  part("results").prepend(card);
+  text.append(makeElement("h2", file.name || "pasted image"), result);
+  card.append(image, text);
+  byId("results").prepend(card);
   waiting = waiting.then(() => classify(file, result));
 }
 
 const showAll = files => [...files].reverse().forEach(show);
-part("file").addEventListener("change", event => { showAll(event.target.files); event.target.value = ""; });
+byId("file").addEventListener("change", event => { showAll(event.target.files); event.target.value = ""; });
 document.addEventListener("paste", event => showAll(event.clipboardData.files));
 for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, event => {
     event.preventDefault();
-    part("drop").classList.toggle("over", name === "dragover");
+    byId("drop").classList.toggle("over", name === "dragover");
     if (name === "drop") showAll(event.dataTransfer.files);
   });
 }
-describe().catch(error => { part("model").textContent = error.message; part("model").className = "wrong"; });
+describe().catch(error => { byId("model").textContent = error.message; byId("model").className = "wrong"; });
 """
 
 PAGE = f"""<!doctype html>
@@ -140,7 +140,7 @@ PAGE = f"""<!doctype html>
 
 
 def _source(text: str) -> str:
-    """Return how a policy names a script or a style that stands in the page."""
+    """Return the source expression by which a policy allows an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

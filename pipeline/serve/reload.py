@@ -1,4 +1,4 @@
-"""Which model answers now, and how another takes over without a pause."""
+"""Hot reload: which model is served, and how another one replaces it without a pause."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ import numpy as np
 from pipeline.errors import CheckpointError
 from pipeline.release.classify import Classifier, differences, load_classifier, warm_up
 from pipeline.release.package import Release
-from pipeline.serve.metrics import Counters
+from pipeline.serve.metrics import ServiceMetrics
 
 # Of a logit, relative to the largest one, which is at least 1: other processors sum in another
 # order, a wrong model is far off.
 GOLDEN_TOLERANCE = 1e-4
-RETRY_SECONDS = 60.0  # a file that was half copied may be whole by then, and memory may be free
+# Pause before a release that failed is tried again, in seconds: a half-copied file may be whole by
+# then, and memory may be free.
+RETRY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Serving:
-    """A model that is ready to answer; `since` is when, in UTC."""
+class ServedModel:
+    """A model that is ready to answer; `since` is when it was loaded, in UTC."""
 
     classifier: Classifier
     release_sha256: str
@@ -36,36 +38,36 @@ class Serving:
         return self.classifier.release
 
     @property
-    def model(self) -> dict[str, str]:
-        """What every answer says of the model that gave it."""
+    def identity(self) -> dict[str, str]:
+        """The name, version and digests that every answer carries."""
         release = self.release
         digests = {"sha256": release.model_sha256, "release_sha256": self.release_sha256}
         return {"name": release.name, "version": release.version, **digests}
 
-    def described(self) -> dict[str, Any]:
-        """Return all that a person may ask of the model."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `GET /model` shows of the model."""
         release = self.release
         names = ("class_names", "image_size", "short_side", "temperature", "dataset_digest")
         return {
-            **self.model,
+            **self.identity,
             **{name: getattr(release, name) for name in names},
             "since": self.since,
         }
 
 
-def make_ready(release: Release, batch: int) -> Serving:
-    """Open a release that was verified, compile it, and try it with its golden images.
+def load_served_model(release: Release, max_batch: int) -> ServedModel:
+    """Open a verified release, compile it, and check it on its golden images.
 
     Args:
         release: as `open_release` gives it.
-        batch: most images that are answered together.
+        max_batch: images that are classified together.
 
     Raises:
-        CheckpointError: the file cannot be read, or does not answer its golden images as it did
-            when it was released.
-        DatasetError: it answers something else than its classes.
+        CheckpointError: the file cannot be read, or its logits for its golden images are not those
+            recorded when it was released.
+        DatasetError: its classes are not those of the network.
     """
-    classifier = load_classifier(release, batch=batch)
+    classifier = load_classifier(release, batch=max_batch)
     warm_up(classifier)
     if release.golden:
         images = [
@@ -78,105 +80,102 @@ def make_ready(release: Release, batch: int) -> Serving:
         found = differences(classifier, images)
         if not found <= allowed:
             raise CheckpointError(
-                f"The model {release.title} does not answer its golden images as it did when it"
-                f" was released. Expected logits within {allowed:.1e}. Received a difference of"
-                f" {found:.1e}. Promote it again on a machine like this one."
+                f"The model {release.title} does not answer its golden images as it did when it was"
+                " released",
+                expected=f"logits within {allowed:.1e}",
+                received=f"a difference of {found:.1e}",
+                hint="Promote it again on a machine like this one",
             )
     packed = (release.directory / Release.FILE).is_file()  # a bare file has no digest but its own
-    return Serving(
+    return ServedModel(
         classifier,
         release.sha256() if packed else "",
         datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-class Changeover:
-    """The model that answers, `now`, and the looking for another.
+class ModelReloader:
+    """The model that is served, `current`, and the search for a newer one.
 
-    Everything but `now` belongs to the thread that calls `first` and then `watch`; so the store is
-    asked by one thread alone.
+    Everything but `current` belongs to the thread that calls `load_first` and then `watch`, so that
+    one thread alone reads the store.
 
     Args:
-        find: returns the release to serve, verified.
-        changed: returns what differs whenever `find` would return another release, and is cheap;
-            None where nothing can change.
-        batch: most images that are answered together.
-        counters: of the service.
-        say: shows a person a line.
+        find_release: returns the release to serve, verified.
+        identify_release: returns a text that differs whenever `find_release` would return another
+            release, and is cheap; None where the release cannot change.
+        max_batch: images that are classified together.
+        metrics: of the service.
+        log: shows a line to the operator.
     """
 
     def __init__(
         self,
-        find: Callable[[], Release],
-        changed: Callable[[], str] | None,
-        batch: int,
-        counters: Counters,
-        say: Callable[[str], None],
+        find_release: Callable[[], Release],
+        identify_release: Callable[[], str] | None,
+        max_batch: int,
+        metrics: ServiceMetrics,
+        log: Callable[[str], None],
     ):
-        self._find, self._changed, self._batch, self._counters, self._say = (
-            find,
-            changed,
-            batch,
-            counters,
-            say,
-        )
-        self._identity = self._refused = self._said = ""
+        self._find_release, self._identify_release = find_release, identify_release
+        self._max_batch, self._metrics, self._log = max_batch, metrics, log
+        self._identity = self._failed_identity = self._last_line = ""
         self._digest = ("", "")
         self._retry_at = 0.0
-        self.now: Serving | None = None
+        self.current: ServedModel | None = None
 
-    def first(self) -> None:
-        """Open the first model; raises whatever stands against it."""
-        self._identity = self._changed() if self._changed else ""
-        self._take(self._find())
+    def load_first(self) -> None:
+        """Load the first model; raises any error of finding or opening it."""
+        self._identity = self._identify_release() if self._identify_release else ""
+        self._serve_release(self._find_release())
 
     def watch(self, stopping: threading.Event, every_seconds: float) -> None:
-        """Look for another model until somebody asks to stop."""
-        while self._changed and not stopping.wait(every_seconds):
-            self.look(self._changed)
+        """Look for another release at an interval until `stopping` is set."""
+        while self._identify_release and not stopping.wait(every_seconds):
+            self.check(self._identify_release)
 
-    def look(self, changed: Callable[[], str]) -> None:
-        """Change over if there is another model.
+    def check(self, identify_release: Callable[[], str]) -> None:
+        """Reload if there is another release.
 
-        Where that cannot be done the present one goes on, and a person is told once.
+        Where that fails the current model stays, and the reason is logged once.
         """
         try:
-            identity = changed()
-        except Exception as error:  # noqa: BLE001 - whatever the store does, the present model goes on answering
-            self._stay("no store", error)
+            identity = identify_release()
+        except Exception as error:  # noqa: BLE001 - whatever the store does, the current model stays
+            self._keep_current("no store", error)
             return
         if identity == self._identity:
-            self._said = ""
-        elif identity != self._refused or time.monotonic() >= self._retry_at:
+            self._last_line = ""
+        elif identity != self._failed_identity or time.monotonic() >= self._retry_at:
             try:
-                self._change_to(identity)
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with the new one, the present model goes on answering
-                self._refused, self._retry_at = identity, time.monotonic() + RETRY_SECONDS
-                self._stay("failed", error)
+                self._reload(identity)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with the new one, the current model stays
+                self._failed_identity = identity
+                self._retry_at = time.monotonic() + RETRY_SECONDS
+                self._keep_current("failed", error)
 
-    def _change_to(self, identity: str) -> None:
-        release = self._find()
+    def _reload(self, identity: str) -> None:
+        release = self._find_release()
         if (release.version, release.sha256()) != self._digest:
-            self._take(release)
-            self._counters.reloads.labels("ok").inc()
-        self._identity, self._refused = identity, ""
+            self._serve_release(release)
+            self._metrics.reloads.labels("ok").inc()
+        self._identity, self._failed_identity = identity, ""
 
-    def _take(self, release: Release) -> None:
-        """Let a model answer every request that begins from here on."""
-        self.now = make_ready(release, self._batch)
+    def _serve_release(self, release: Release) -> None:
+        """Load a release, which answers every request that begins from then on."""
+        self.current = load_served_model(release, self._max_batch)
         self._digest = (release.version, release.sha256())
-        self._counters.name_model(release.name, release.version, release.model_sha256)
-        self._tell(f"{release.title} answers now (SHA-256 {release.model_sha256[:12]}...).")
+        self._metrics.set_model(release.name, release.version, release.model_sha256)
+        self._log_once(f"Serving {release.title} (SHA-256 {release.model_sha256[:12]}...).")
 
-    def _stay(self, result: str, error: Exception) -> None:
-        self._counters.reloads.labels(result).inc()
-        present = self.now.release.title if self.now else "No model"
-        self._tell(
-            f"{present} goes on answering: {' '.join(str(error).split()) or type(error).__name__}"
-        )
+    def _keep_current(self, result: str, error: Exception) -> None:
+        self._metrics.reloads.labels(result).inc()
+        title = self.current.release.title if self.current else "no model"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        self._log_once(f"Still serving {title}: {reason}")
 
-    def _tell(self, line: str) -> None:
-        """Show a line unless it was the last one."""
-        if line != self._said:
-            self._said = line
-            self._say(line)
+    def _log_once(self, line: str) -> None:
+        """Log a line unless it was the last one."""
+        if line != self._last_line:
+            self._last_line = line
+            self._log(line)

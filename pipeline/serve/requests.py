@@ -1,6 +1,6 @@
-"""From an HTTP request to the images in it: read within bounds, then taken apart.
+"""From an HTTP request to the images in it: read within limits, then parsed.
 
-Three kinds are understood: an image file as it is, a form with files, and JSON with base64.
+Three kinds of body are accepted: an image file as it is, a form with files, and JSON with base64.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
@@ -22,29 +21,30 @@ from starlette.requests import ClientDisconnect, Request
 from pipeline.data.headers import detect_format, read_header_size
 
 _FORM, _JSON = "multipart/form-data", "application/json"
-# What `curl --data-binary` says of everything; taken for an image if the body begins like one.
+# The type that `curl --data-binary` sends; accepted if the body begins like an image.
 _URLENCODED = "application/x-www-form-urlencoded"
-_GONE = 499  # nginx's number for a client that did not wait; nobody receives it
-_LONGEST_NAME = 255  # bytes of a file's name in the usual file systems
+_CLIENT_CLOSED = 499  # nginx's status for a client that disconnected; it is only counted
+_MAX_NAME = 255  # bytes of a file's name in the usual file systems
+_JSON_EXAMPLE = '{"images": ["<base64>"], "top": 5}'
 
 
 class RefusedRequestError(Exception):
-    """A request that is not answered, with its status and a sentence.
+    """A request that is refused, with its HTTP status and one sentence.
 
-    `retry` says that the same request may be answered later.
+    `retryable` means that the same request may be answered later.
     """
 
-    def __init__(self, status: int, sentence: str, *, retry: bool = False):
+    def __init__(self, status: int, sentence: str, *, retryable: bool = False):
         super().__init__(sentence)
-        self.status, self.retry = status, retry
+        self.status, self.retryable = status, retryable
 
 
 @dataclass(frozen=True)
-class Sent:
-    """An image file as somebody sent it.
+class UploadedImage:
+    """An image file of a request.
 
-    `name` is its file's, or its place in the request, counted from 0. `area` is its pixels as its
-    header says, 0 where it says nothing.
+    `name` is its file's, or its index in the request from 0. `area` is its number of pixels as its
+    header gives it, 0 where it gives none.
     """
 
     name: str
@@ -52,18 +52,18 @@ class Sent:
     area: int
 
 
-class Wishes(BaseModel):
-    """How a request wants to be answered."""
+class PredictOptions(BaseModel):
+    """What a request wants in its answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     top: int | None = Field(
-        None, ge=1, description="So many of the likeliest classes; 5, or all of fewer."
+        None, ge=1, description="Number of the likeliest classes; 5, or all of fewer."
     )
     logits: bool = Field(False, description="Also the logits, as float32 numbers.")
 
 
-class Question(Wishes):
+class PredictRequest(PredictOptions):
     """A request in JSON."""
 
     images: list[str] = Field(description="Image files as base64.", min_length=1)
@@ -73,256 +73,257 @@ class Question(Wishes):
 
 
 async def read_body(
-    request: Request, max_bytes: int, seconds: float, take: Callable[[int], None]
+    request: Request, max_bytes: int, seconds: float, reserve: Callable[[int], None]
 ) -> bytes:
     """Return a request's body.
 
     Args:
-        request: whose body nobody has read.
+        request: whose body is not yet read.
         max_bytes: of the body.
-        seconds: that it may take to come in.
-        take: told how many bytes are held from now on; may refuse.
+        seconds: that it may take to arrive.
+        reserve: called with the number of bytes of each piece before it is kept; may refuse.
 
     Raises:
-        RefusedRequestError: it is too large (413) or comes too slowly (408), or the client is gone.
+        RefusedRequestError: it is too large (413) or too slow (408), or the client disconnected.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
-        raise _too_large(max_bytes, f"{int(declared):,}")
+        raise _too_large(max_bytes, f"{int(declared):,} bytes, ")
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 if len(body) + len(chunk) > max_bytes:
-                    raise _too_large(max_bytes, "more")
-                take(len(chunk))
+                    raise _too_large(max_bytes)
+                reserve(len(chunk))
                 body += chunk
     except TimeoutError as error:
         raise RefusedRequestError(
             HTTPStatus.REQUEST_TIMEOUT,
-            f"The request came in too slowly. Expected all of it within {seconds:g} seconds."
-            f" Received {len(body):,} bytes. Send it again.",
+            f"The request did not arrive within {seconds:g} seconds ({len(body):,} bytes received);"
+            " send it again.",
         ) from error
     except ClientDisconnect as error:
-        raise RefusedRequestError(_GONE, "The client is gone.") from error
+        raise RefusedRequestError(_CLIENT_CLOSED, "The client disconnected.") from error
     return bytes(body)
 
 
-def _too_large(max_bytes: int, received: str) -> RefusedRequestError:
+def _too_large(max_bytes: int, size: str = "") -> RefusedRequestError:
     return RefusedRequestError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"The request is too large. Expected at most {max_bytes:,} bytes. Received {received}."
-        " Send fewer or smaller images.",
+        f"The request is too large: {size}at most {max_bytes:,} bytes allowed.",
     )
 
 
-def kind_of(content_type: str) -> str:
-    """Return the media type of a request, in lower case; a missing one counts as that of any file.
+def parse_media_type(content_type: str) -> str:
+    """Return the media type of a request, in lower case; octet-stream where none is given.
 
     Raises:
-        RefusedRequestError: it is none that an image comes in (415).
+        RefusedRequestError: images cannot be sent as that type (415).
     """
-    kind = content_type.partition(";")[0].strip().lower() or "application/octet-stream"
-    if kind in (_FORM, _JSON, _URLENCODED, "application/octet-stream") or kind.startswith("image/"):
-        return kind
-    raise _other_kind(kind)
+    media_type = content_type.partition(";")[0].strip().lower() or "application/octet-stream"
+    accepted = (_FORM, _JSON, _URLENCODED, "application/octet-stream")
+    if media_type in accepted or media_type.startswith("image/"):
+        return media_type
+    raise _unsupported_type(media_type)
 
 
-def _other_kind(kind: str) -> RefusedRequestError:
+def _unsupported_type(media_type: str) -> RefusedRequestError:
     return RefusedRequestError(
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-        f"No image comes as {kind[:100]}. Expected a Content-Type of image/*,"
-        f" application/octet-stream, {_FORM} or {_JSON}. With curl type -F image=@FILE.",
+        f"Content-Type {media_type[:100]} is not supported; use image/*, application/octet-stream,"
+        f" {_FORM} or {_JSON}.",
     )
 
 
-# -- taking apart ----------------------------------------------------------------------------------
+# -- parsing ---------------------------------------------------------------------------------------
 
 
-def parse(
-    body: bytes, content_type: str, query: Mapping[str, str], most: int
-) -> tuple[list[Sent], Wishes]:
-    """Return the images of a request, and how it wants to be answered.
+def parse_upload(
+    body: bytes, content_type: str, query: Mapping[str, str], max_images: int
+) -> tuple[list[UploadedImage], PredictOptions]:
+    """Return the images of a request, and what it wants in its answer.
 
     Args:
         body: of the request.
-        content_type: its header, of a kind that `kind_of` knows.
-        query: what stands behind the `?`.
-        most: images in a request.
+        content_type: its header, of a type that `parse_media_type` accepts.
+        query: the parameters behind the `?`.
+        max_images: in one request.
 
     Raises:
-        RefusedRequestError: it is not what it says it is (400), or asks for what is not there (422), or
-            holds too many images (413).
+        RefusedRequestError: the body is not of its type (400), has wrong content or options (422),
+            or holds too many images (413).
     """
-    kind = kind_of(content_type)
-    if kind == _JSON:
-        question = _question(body, most)
+    media_type = parse_media_type(content_type)
+    if media_type == _JSON:
+        wanted = _parse_json(body, max_images)
         if query:
-            raise _unclear(
-                "wishes beside a request in JSON",
-                "`top` and `logits` inside it",
-                f"?{'&'.join(query)}"[:100],
+            raise _unprocessable(
+                f"Query parameters (?{'&'.join(query)[:100]}) are not allowed with JSON; put top and"
+                " logits in the JSON object."
             )
-        return [
-            _sent(str(place), _from_base64(text, place))
-            for place, text in enumerate(question.images)
-        ], question
+        images = [
+            _uploaded(str(index), _decode_base64(text, index))
+            for index, text in enumerate(wanted.images)
+        ]
+        return images, wanted
     try:
-        wishes = Wishes.model_validate(dict(query))
+        options = PredictOptions.model_validate(dict(query))
     except ValidationError as error:
         raise _invalid(error) from error
-    if kind == _FORM:
-        return _files(body, content_type, most), wishes
-    if kind == _URLENCODED and not detect_format(body):
-        raise _other_kind(kind)
-    return [_sent("0", body)], wishes
+    if media_type == _FORM:
+        return _parse_form(body, content_type, max_images), options
+    if media_type == _URLENCODED and not detect_format(body):
+        raise _unsupported_type(media_type)
+    return [_uploaded("0", body)], options
 
 
-def _sent(name: str, encoded: bytes) -> Sent:
+def _uploaded(name: str, encoded: bytes) -> UploadedImage:
     try:
         height, width = read_header_size(encoded)
     except ValueError:
-        return Sent(name, encoded, 0)
-    return Sent(name, encoded, height * width)
+        return UploadedImage(name, encoded, 0)
+    return UploadedImage(name, encoded, height * width)
 
 
-def _question(body: bytes, most: int) -> Question:
-    """Return what a request in JSON asks.
+def _parse_json(body: bytes, max_images: int) -> PredictRequest:
+    """Return a request in JSON.
 
-    How much there is of it is looked at first: pydantic notes every one of a million wrong words
-    before it complains.
+    Its size is checked before pydantic sees it, which collects the error of every one of a million
+    wrong items.
     """
     try:
         found = from_json(body)
     except ValueError as error:
         raise RefusedRequestError(
-            HTTPStatus.BAD_REQUEST,
-            f'The request is no JSON ({error}). Expected {{"images": ["<base64>"], "top": 5}}. Send'
-            " it again.",
+            HTTPStatus.BAD_REQUEST, f"The body is not valid JSON ({error}); send {_JSON_EXAMPLE}."
         ) from error
     if not isinstance(found, dict):
-        raise _unclear("JSON", '{"images": ["<base64>"], "top": 5}', type(found).__name__)
-    if unknown := next((name for name in found if name not in Question.model_fields), ""):
-        raise _unclear(f"{unknown[:100]!r} in the JSON", ", ".join(Question.model_fields), "that")
+        raise _unprocessable(
+            f"The JSON is a {type(found).__name__}; send an object such as {_JSON_EXAMPLE}."
+        )
+    known = PredictRequest.model_fields
+    if unknown := next((name for name in found if name not in known), ""):
+        raise _unprocessable(f"Unknown key {unknown[:100]!r} in the JSON; use {', '.join(known)}.")
     images = found.get("images")
-    if isinstance(images, list) and len(images) > most:
-        raise _too_many(most, f"{len(images):,}")
+    if isinstance(images, list) and len(images) > max_images:
+        raise _too_many(max_images, f"{len(images):,} images, ")
     try:
-        return Question.model_validate(found, strict=True)
+        return PredictRequest.model_validate(found, strict=True)
     except ValidationError as error:
         raise _invalid(error) from error
 
 
-def _from_base64(text: str, place: int) -> bytes:
+def _decode_base64(text: str, index: int) -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _unclear(
-            f"base64 in images[{place}]",
-            "A-Z, a-z, 0-9, + and /, and nothing before them",
-            f"{text[:40]!r}",
+        raise _unprocessable(
+            f"Invalid images[{index}]: not base64 ({text[:40]!r}); use A-Z, a-z, 0-9, + and / without a"
+            " prefix."
         ) from error
 
 
 def _invalid(error: ValidationError) -> RefusedRequestError:
-    """Return the first complaint of pydantic as a refusal."""
+    """Return the first error of pydantic as a refusal."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    return RefusedRequestError(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        f"The request's {'.'.join(map(str, first['loc']))[:100]} cannot be used: {first['msg']}."
-        " Expected images, top (from 1) and logits (true or false). Send it again.",
+    name, message = ".".join(map(str, first["loc"]))[:100], first["msg"]
+    return _unprocessable(
+        f"Invalid {name}: {message[:1].lower()}{message[1:]}; use images, top (from 1) and logits"
+        " (true or false)."
     )
 
 
-def _unclear(what: str, expected: str, received: str) -> RefusedRequestError:
-    return RefusedRequestError(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        f"There is no use for the {what}. Expected {expected}. Received {received}. Send it again.",
-    )
+def _unprocessable(sentence: str) -> RefusedRequestError:
+    return RefusedRequestError(HTTPStatus.UNPROCESSABLE_ENTITY, sentence)
 
 
-def _too_many(most: int, received: str) -> RefusedRequestError:
+def _too_many(max_images: int, count: str = "") -> RefusedRequestError:
     return RefusedRequestError(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"The request holds too many images. Expected at most {most:,}. Received {received}. Send"
-        " them in several requests.",
+        f"Too many images: {count}at most {max_images:,} per request.",
     )
 
 
 @dataclass
-class _Form:
-    """The files of a form, as the parser meets them."""
+class _FormReader:
+    """The files of a form, as the parser reports them."""
 
-    most: int
-    files: list[Sent] = field(default_factory=list)
+    max_images: int
+    files: list[UploadedImage] = field(default_factory=list)
     ended: bool = False
     _header: list[bytes] = field(default_factory=lambda: [b"", b""])
     _disposition: bytes = b""
     _content: list[bytes] = field(default_factory=list)
 
-    def callbacks(self) -> Any:
-        """Return what the parser calls, by its names."""
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": lambda data, start, end: self._more(0, data[start:end]),
-            "on_header_value": lambda data, start, end: self._more(1, data[start:end]),
-            "on_header_end": self._header_end,
-            "on_part_data": lambda data, start, end: self._content.append(data[start:end]),
-            "on_part_end": self._end,
-            "on_end": self._finish,
-        }
+    def feed(self, boundary: bytes, body: bytes) -> None:
+        """Parse a whole form."""
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin,
+                "on_header_field": lambda data, start, end: self._extend(0, data[start:end]),
+                "on_header_value": lambda data, start, end: self._extend(1, data[start:end]),
+                "on_header_end": self._end_header,
+                "on_part_data": lambda data, start, end: self._content.append(data[start:end]),
+                "on_part_end": self._end_part,
+                "on_end": self._end_form,
+            },
+        )
+        parser.write(body)
 
     def _begin(self) -> None:
-        if len(self.files) == self.most:
-            raise _too_many(self.most, "more")
+        if len(self.files) == self.max_images:
+            raise _too_many(self.max_images)
         self._disposition, self._content = b"", []
 
-    def _more(self, which: int, part: bytes) -> None:
-        self._header[which] += part
+    def _extend(self, index: int, piece: bytes) -> None:
+        self._header[index] += piece
 
-    def _header_end(self) -> None:
+    def _end_header(self) -> None:
         name, value = self._header
         if name.lower() == b"content-disposition":
             self._disposition = value
         self._header = [b"", b""]
 
-    def _end(self) -> None:
+    def _end_part(self) -> None:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"filename")
         if name is None:
-            field_name = options.get(b"name", b"").decode("utf-8", "replace")[:_LONGEST_NAME]
-            raise _unclear(
-                f"form's field {field_name!r}",
-                "files, and `top` and `logits` behind the ? of the address",
-                "a field",
+            field_name = options.get(b"name", b"").decode("utf-8", "replace")[:_MAX_NAME]
+            raise _unprocessable(
+                f"Form field {field_name!r} is not a file; send files alone, and top and logits in"
+                " the query string."
             )
-        shown = name.decode("utf-8", "replace")[:_LONGEST_NAME] or str(len(self.files))
-        self.files.append(_sent(shown, b"".join(self._content)))
+        shown = name.decode("utf-8", "replace")[:_MAX_NAME] or str(len(self.files))
+        self.files.append(_uploaded(shown, b"".join(self._content)))
 
-    def _finish(self) -> None:
+    def _end_form(self) -> None:
         self.ended = True
 
 
-def _files(body: bytes, content_type: str, most: int) -> list[Sent]:
+def _parse_form(body: bytes, content_type: str, max_images: int) -> list[UploadedImage]:
     """Return the files of a form."""
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not boundary:
         raise _broken_form("no boundary")
-    form = _Form(most)
+    form = _FormReader(max_images)
     try:
-        MultipartParser(boundary, form.callbacks()).write(body)
+        form.feed(boundary, body)
     except FormParserError as error:
         raise _broken_form(str(error)) from error
     if not form.ended:
         raise _broken_form("it is cut off")
     if not form.files:
-        raise _unclear("form", "at least one file, as curl's -F image=@FILE sends it", "none")
+        raise _unprocessable(
+            "The form holds no file; send at least one file, as curl -F image=@FILE does."
+        )
     return form.files
 
 
 def _broken_form(reason: str) -> RefusedRequestError:
     return RefusedRequestError(
         HTTPStatus.BAD_REQUEST,
-        f"The form cannot be read ({reason[:150]}). Expected {_FORM} with a boundary, as curl's -F"
-        " image=@FILE sends it. Send it again.",
+        f"The form cannot be read ({reason[:150]}); send {_FORM} with a boundary, as curl -F"
+        " image=@FILE does.",
     )
