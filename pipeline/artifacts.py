@@ -152,10 +152,12 @@ class DatasetArtifact(Artifact):
         """Images by split, and classes."""
         splits = ", ".join(f"{sum(counts):,} {name}" for name, counts in self.class_counts.items())
         left_out = f", {self.quarantined:,} files quarantined" if self.quarantined else ""
-        aside = (
-            f", {self.excluded_duplicates:,} copies set aside" if self.excluded_duplicates else ""
+        duplicates = (
+            f", {self.excluded_duplicates:,} excluded duplicates"
+            if self.excluded_duplicates
+            else ""
         )
-        return f"{self.name}: {len(self.class_names):,} classes, {splits} images{left_out}{aside}"
+        return f"{self.name}: {len(self.class_names):,} classes, {splits} images{left_out}{duplicates}"
 
     def pixels_path(self, split: str) -> Path:
         """The images of a split where `store` is `pixels`.

@@ -61,10 +61,10 @@ class DataConfig(Section):
     max_file_bytes: int = Field(
         100_000_000, ge=1, description="Files with more bytes are quarantined unread."
     )
-    duplicates: Literal["excluded_duplicates", "report"] = Field(
-        "excluded_duplicates",
+    duplicates: Literal["exclude", "report"] = Field(
+        "exclude",
         description=(
-            "Copies, exact or near, of an image of another split: `excluded_duplicates` leaves them out,"
+            "Copies, exact or near, of an image of another split: `exclude` leaves them out,"
             " `report` only tells."
         ),
     )

@@ -20,7 +20,7 @@ ColorMode = Literal[
 ]  # `auto` is the code of 2012 here; training asks the network
 
 
-def principal_colors(covariance: Sequence[Sequence[float]]) -> tuple[Any, Any]:
+def find_principal_colors(covariance: Sequence[Sequence[float]]) -> tuple[Any, Any]:
     """Return standard deviations float64 [3], the largest first, and their directions float64 [3, 3] in RGB, one a row.
 
     Of a direction and its opposite, that is taken whose largest part is positive.
@@ -57,7 +57,7 @@ def draw_color_shifts(
         noise: standard deviation of the normal distribution; 0.1 in 2012.
         mode: `code` or `paper`.
     """
-    deviations, directions = principal_colors(covariance)
+    deviations, directions = find_principal_colors(covariance)
     lengths = (deviations / 255) ** 2 * 255 if mode == "paper" else deviations
     stream = open_stream(RandomStream.COLOR_NOISE, seed=seed, epoch=epoch)
     times = stream.normal(0, noise, (count, 3))

@@ -29,8 +29,8 @@ class PreparedDataset:
     excluded: Mapping[str, int] = field(default_factory=dict)
     empty_folders: int = 0
     how_split: str = ""
-    aside: Sequence[str] = ()
-    copies: Sequence[tuple[str, ...]] = ()
-    copies_in_several_splits: int = 0
-    conflicts: Sequence[tuple[str, ...]] = ()
-    thumbnails: Sequence[Sequence[Any]] = ()
+    excluded_duplicates: Sequence[str] = ()
+    duplicate_groups: Sequence[tuple[str, ...]] = ()
+    groups_in_several_splits: int = 0
+    label_conflicts: Sequence[tuple[str, ...]] = ()
+    duplicate_thumbnails: Sequence[Sequence[Any]] = ()

@@ -128,14 +128,20 @@ def _prepare_files(config: DataConfig, directory: Path, progress: Progress) -> P
         excluded=listing.excluded,
         empty_folders=listing.empty_folders,
         how_split=_how_split(frozenset(item.entry.split for item in good)),
-        copies=[tuple(good[index].entry.key for index in group) for group in copies.groups],
-        copies_in_several_splits=copies.straddling,
-        conflicts=[tuple(good[index].entry.key for index in group) for group in copies.conflicts],
-        thumbnails=[
+        duplicate_groups=[
+            tuple(good[index].entry.key for index in group) for group in copies.groups
+        ],
+        groups_in_several_splits=copies.straddling,
+        label_conflicts=[
+            tuple(good[index].entry.key for index in group) for group in copies.conflicts
+        ],
+        duplicate_thumbnails=[
             [make_thumbnail(good[index]) for index in group[:2]]
             for group in copies.groups[:_SHOWN_COPIES]
         ],
-        aside=[item.entry.key for item, split in zip(good, placed, strict=True) if not split],
+        excluded_duplicates=[
+            item.entry.key for item, split in zip(good, placed, strict=True) if not split
+        ],
     )
 
 

@@ -57,7 +57,7 @@ def assign_splits(
         straddling=len(np.unique(found[aside])),
         conflicts=find_label_conflicts(pixels, [item.entry.label for item in good]),
     )
-    if config.duplicates == "excluded_duplicates":
+    if config.duplicates == "exclude":
         placed = ["" if left else split for split, left in zip(placed, aside, strict=True)]
     return placed, copies
 

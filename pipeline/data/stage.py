@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipeline.artifacts import DatasetArtifact
 from pipeline.config.data import DataConfig
 from pipeline.data.manifests import read_attributes
@@ -10,15 +12,22 @@ from pipeline.data.source_stamp import stamp_source
 from pipeline.engine.stage import Context, stage
 
 
-@stage(source=stamp_source)
+def _draw_pages(record: DatasetArtifact, folder: Path) -> None:
+    """Draw the dataset card; matplotlib is loaded only then."""
+    from pipeline.reports.dataset import draw_dataset_pages
+
+    draw_dataset_pages(record, folder)
+
+
+@stage(source=stamp_source, draw=_draw_pages)
 def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
     """Prepare the images: read, check, split and store them."""
     import numpy as np
 
+    from pipeline.data.card import write_card_data
     from pipeline.data.class_ids import require_trainable_classes
     from pipeline.data.source import prepare_dataset
     from pipeline.data.statistics import measure_dataset, write_attributes, write_sample
-    from pipeline.reports.dataset import write_card
 
     def progress(done: int, total: int, detail: str) -> None:
         context.progress(done, total, "images", detail)
@@ -32,7 +41,7 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
         store_pixels=config.store == "pixels",
     )
     require_trainable_classes(prepared.class_names, statistics.class_counts)
-    write_card(prepared, statistics, config, context.report_directory)
+    write_card_data(prepared, statistics, config, context.directory)
     write_sample(statistics.examples, context.directory)
     if detect_dataset_kind(config.dataset) == "manifest":
         names, rows = read_attributes(expand_home(config.dataset))
@@ -41,7 +50,7 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
     sizes = {f"{split}_images": sum(counts) for split, counts in statistics.class_counts.items()}
     left_out = {
         "quarantined": len(prepared.quarantined),
-        "excluded_duplicates": len(prepared.aside),
+        "excluded_duplicates": len(prepared.excluded_duplicates),
     }
     context.run.log_metrics(
         {**sizes, **left_out, "classes": len(prepared.class_names)}, summary=True

@@ -59,8 +59,7 @@ class DatasetStatistics:
 
     `heights` and `widths` are those of the files, in pixels. `mean_image` is float32 [short_side,
     short_side, 3] in [0, 255]. `examples` holds training images, uint8 [short_side, short_side, 3],
-    by class id. `shared` counts contents that are in more than one split, `ambiguous` contents that
-    have more than one label. `upright_jpeg`: every image is a JPEG that need not be turned.
+    by class id. Contents are counted by their SHA-256. `upright_jpeg`: every image is a JPEG that need not be turned.
     """
 
     digest: str
@@ -71,8 +70,8 @@ class DatasetStatistics:
     heights: Any
     widths: Any
     examples: Mapping[int, list[Any]]
-    shared: int
-    ambiguous: int
+    contents_in_several_splits: int
+    contents_with_several_labels: int
     upright_jpeg: bool
 
 
@@ -153,8 +152,8 @@ def measure_dataset(
         heights=np.asarray(tally.heights),
         widths=np.asarray(tally.widths),
         examples=dict(tally.examples),
-        shared=_with_several(tally, np.asarray(tally.places) % len(splits)),
-        ambiguous=_with_several(tally, np.asarray(tally.places) // len(splits)),
+        contents_in_several_splits=_with_several(tally, np.asarray(tally.places) % len(splits)),
+        contents_with_several_labels=_with_several(tally, np.asarray(tally.places) // len(splits)),
         upright_jpeg=tally.upright_jpeg,
     )
 

@@ -26,9 +26,17 @@ def make_dataset(tmp_path):
         )
         directory.mkdir(parents=True)
         runs.append(directory)
-        return ingest.function(DataConfig(**settings), _context_in(directory))
+        return _ingest_into(directory, **settings)
 
     return make
+
+
+def _ingest_into(directory, **settings):
+    """Do what the runner does: run the stage, then draw its pages."""
+    record = ingest.function(DataConfig(**settings), _context_in(directory))
+    (directory / "report").mkdir()
+    ingest.draw(record, directory / "report")
+    return record
 
 
 def _context_in(directory):
@@ -44,7 +52,7 @@ def digits(tmp_path_factory):
     """The digits, prepared once with the default settings."""
     directory = tmp_path_factory.mktemp("digits") / "stages" / "ingest-x.partial"
     directory.mkdir(parents=True)
-    return ingest.function(DataConfig(), _context_in(directory))
+    return _ingest_into(directory)
 
 
 @pytest.fixture

@@ -13,15 +13,15 @@ from pipeline.data.augment import (
     compute_color_scale,
     draw_augmentations,
     draw_color_shifts,
-    principal_colors,
+    find_principal_colors,
     shift_colors,
 )
 
 COVARIANCE = ((4000.0, 3500.0, 3000.0), (3500.0, 3900.0, 3400.0), (3000.0, 3400.0, 4500.0))
 
 
-def test_principal_colors_give_the_covariance_back():
-    deviations, directions = principal_colors(COVARIANCE)
+def test_find_principal_colors_give_the_covariance_back():
+    deviations, directions = find_principal_colors(COVARIANCE)
     assert (np.diff(deviations) <= 0).all()
     np.testing.assert_allclose(
         directions.T @ np.diag(deviations**2) @ directions, COVARIANCE, rtol=1e-12
@@ -38,7 +38,7 @@ def test_paper_noise_is_the_formula_of_section_4_1():
     values, vectors = np.linalg.eigh(np.asarray(COVARIANCE) / 255**2)
     one = draw_color_shifts(1, COVARIANCE, seed=5, epoch=2, noise=0.1, mode="paper")[0] / 255
     times = np.random.default_rng([5, 2, 4]).normal(0, 0.1, 3)[::-1]
-    signs = np.sign(vectors[0]) * np.sign(principal_colors(COVARIANCE)[1][::-1, 0])
+    signs = np.sign(vectors[0]) * np.sign(find_principal_colors(COVARIANCE)[1][::-1, 0])
     np.testing.assert_allclose(one, vectors @ (times * signs * values), rtol=1e-5)
 
 

@@ -213,11 +213,11 @@ def test_same_image_in_two_splits_is_told(tmp_path, make_dataset, write_folder):
         write_folder(tmp_path / "p" / split, classes=("a", "b"), per_class=3, seed=0)
     card = card_of(make_dataset(dataset=str(tmp_path / "p"), duplicates="report"))
     assert (card["contents_in_several_splits"], card["contents_with_several_labels"]) == (6, 0)
-    assert card["copies"]["groups_in_several_splits"] == len(card["copies"]["groups"]) == 6
+    assert card["duplicates"]["groups_in_several_splits"] == len(card["duplicates"]["groups"]) == 6
     assert card["excluded_duplicates"] == []
 
 
-def test_copies_of_test_images_are_set_aside(tmp_path, make_dataset, write_folder):
+def test_duplicates_of_test_images_are_excluded(tmp_path, make_dataset, write_folder):
     write_folder(tmp_path / "p" / "train", classes=("a", "b"), per_class=10, seed=1)
     write_folder(tmp_path / "p" / "val", classes=("a", "b"), per_class=3, seed=2)
     write_folder(tmp_path / "p" / "test", classes=("a", "b"), per_class=3, seed=3)
@@ -230,13 +230,13 @@ def test_copies_of_test_images_are_set_aside(tmp_path, make_dataset, write_folde
     assert dataset.class_counts == {"train": (10, 10), "validation": (3, 3), "test": (3, 3)}
     assert dataset.excluded_duplicates == 2
     assert card["excluded_duplicates"] == ["train/a/copy.png", "train/b/copy.jpg"]
-    assert card["copies"]["equal_images_with_several_labels"] == [
+    assert card["duplicates"]["equal_images_with_several_labels"] == [
         ["test/a/0.jpg", "train/b/copy.jpg"]
     ]
     assert (card["contents_in_several_splits"], card["contents_with_several_labels"]) == (0, 0)
     assert card["found"] == card["accepted"] + len(card["excluded_duplicates"]) == 34
     page = (dataset.directory / "report" / "dataset_card.html").read_text()
-    assert "copies set aside</td><td>2" in page
+    assert "excluded duplicates</td><td>2" in page
     assert page.count("<img") == 5
 
 
