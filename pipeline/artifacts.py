@@ -157,7 +157,9 @@ class DatasetArtifact(Artifact):
             if self.excluded_duplicates
             else ""
         )
-        return f"{self.name}: {len(self.class_names):,} classes, {splits} images{left_out}{duplicates}"
+        return (
+            f"{self.name}: {len(self.class_names):,} classes, {splits} images{left_out}{duplicates}"
+        )
 
     def pixels_path(self, split: str) -> Path:
         """The images of a split where `store` is `pixels`.
