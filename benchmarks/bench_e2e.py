@@ -4,7 +4,7 @@ programs.
 E1 and E2 train with the program's own compiled step and differ in the batches alone: none to wait
 for, or those of the usual recipe of a tf.data tutorial. E1 trains the one-tower AlexNet on 224
 pixels, 32 a step; E2 the small one on 64 pixels, 64 a step; on the images of bench_input.py. The
-other rows are whole programs, ours being `loop.fit` with all that it does besides. "E2 default" has
+other rows are whole programs, ours being `loop.train_epochs` with all that it does besides. "E2 default" has
 the split in memory, as `alexnet train` has it where it fits, decoded before the measured part
 begins; its peer is the tutorial's recipe in Keras `fit`. E3 is E1's network against `fit` on the
 same batches, E4 against PyTorch with its DataLoader; both in bfloat16, too. Either `fit` is begun
@@ -59,8 +59,8 @@ def trained(folder: Path, size: dict[str, Any], feed: str) -> Callable[[], int]:
     from pipeline.config.train import TrainConfig
     from pipeline.data.loader import load_split
     from pipeline.data.training_batches import iterate_training_epochs, make_training_batches
-    from pipeline.train.state import prepare
-    from pipeline.train.step import compiled_training
+    from pipeline.train.state import prepare_state
+    from pipeline.train.step import compile_training
     from pipeline.train.strategy import Devices
 
     pixels, batch, steps = size["image_size"], size["batch"], size["steps"]
@@ -70,8 +70,8 @@ def trained(folder: Path, size: dict[str, Any], feed: str) -> Callable[[], int]:
         in_memory=False,
     )
     config = TrainConfig(global_batch_size=batch, crop="resized", learning_rate=1e-4, epochs=10_000)
-    state = prepare(lambda: network_of(size), config, Devices())
-    train_steps = compiled_training(state, images, config, Devices())
+    state = prepare_state(lambda: network_of(size), config, Devices())
+    train_steps = compile_training(state, images, config, Devices())
 
     left: dict[str, Any] = {"steps": 0}
     if feed == "jpeg":
@@ -198,7 +198,7 @@ def ours(
     from pipeline.config.train import TrainConfig
     from pipeline.data.loader import load_split
     from pipeline.train import loop
-    from pipeline.train.state import prepare
+    from pipeline.train.state import prepare_state
     from pipeline.train.strategy import configure_runtime, make_devices
 
     settings = {} if in_memory else {"crop": "resized"}
@@ -219,7 +219,7 @@ def ours(
     )
     devices = make_devices()
     state, checkpoint = (
-        prepare(lambda: network_of(size), config, devices),
+        prepare_state(lambda: network_of(size), config, devices),
         folder / f"checkpoint {os.getpid()}.npz",
     )
 
@@ -232,7 +232,7 @@ def ours(
             checkpoint,
             progress=lambda done, _total, _detail: passed(done),
         )
-        for _ in loop.fit(state, training):
+        for _ in loop.train_epochs(state, training):
             pass
 
     turns = Turns(train)

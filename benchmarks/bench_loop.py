@@ -78,20 +78,20 @@ def epochs_of(network: Callable[[], Any], images: Any, **settings: Any) -> Calla
     from pipeline.config.train import TrainConfig
     from pipeline.data.training_batches import iterate_training_epochs
     from pipeline.train import loop
-    from pipeline.train.state import prepare
-    from pipeline.train.step import compiled_training
-    from pipeline.train.strategy import configure_runtime, device_names, make_devices
+    from pipeline.train.state import prepare_state
+    from pipeline.train.step import compile_training
+    from pipeline.train.strategy import configure_runtime, list_devices, make_devices
 
     config = TrainConfig(learning_rate=1e-4, epochs=10_000, **settings)
     configure_runtime(config)
     devices = make_devices()
-    if len(device_names()) != (2 if config.devices == "cpu:2" else 1):
-        raise SystemExit(f"expected {config.devices}, received {device_names()}")
-    state = prepare(network, config, devices)
-    train_steps = compiled_training(state, images, config, devices)
+    if len(list_devices()) != (2 if config.devices == "cpu:2" else 1):
+        raise SystemExit(f"expected {config.devices}, received {list_devices()}")
+    state = prepare_state(network, config, devices)
+    train_steps = compile_training(state, images, config, devices)
     size, steps = network().input_shape[1], len(images) // config.global_batch_size
     epochs = iterate_training_epochs(
-        images, config, image_size=size, first=0, opened=devices.spread
+        images, config, image_size=size, first=0, opened=devices.distribute_batches
     )
 
     def one() -> int:
@@ -145,7 +145,7 @@ def checkpoint(rounds: int) -> dict[str, Any]:
     from pipeline.config.model import ModelConfig
     from pipeline.config.train import TrainConfig
     from pipeline.model.alexnet import build_network
-    from pipeline.train.state import prepare
+    from pipeline.train.state import prepare_state
     from pipeline.train.strategy import Devices, configure_runtime
 
     config = TrainConfig()
@@ -154,12 +154,12 @@ def checkpoint(rounds: int) -> dict[str, Any]:
     load = lambda: build_network(  # noqa: E731
         model, num_classes=1000, channel_mean=(128,) * 3, channel_std=(60,) * 3
     )
-    state, seconds = prepare(load, config, Devices()), []
+    state, seconds = prepare_state(load, config, Devices()), []
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         path = Path(folder, "checkpoint.npz")
         for _ in range(rounds):
             started = time.perf_counter()
-            state.save(path)
+            state.save_to(path)
             seconds.append(time.perf_counter() - started)
         size = path.stat().st_size
     median = statistics.median(seconds)

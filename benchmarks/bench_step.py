@@ -34,8 +34,8 @@ def steps_of(network: Any, batch: int, precision: str = "float32") -> Callable[[
     from pipeline.config.train import TrainConfig
     from pipeline.data.loader import LoadedSplit
     from pipeline.data.training_batches import make_training_batches
-    from pipeline.train.state import prepare
-    from pipeline.train.step import compiled_training
+    from pipeline.train.state import prepare_state
+    from pipeline.train.step import compile_training
     from pipeline.train.strategy import Devices
 
     config = TrainConfig(global_batch_size=batch, learning_rate=1e-4, precision=precision)
@@ -50,8 +50,8 @@ def steps_of(network: Any, batch: int, precision: str = "float32") -> Callable[[
     pixels = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     labels = rng.integers(0, classes, batch).astype(np.int32)
     images = LoadedSplit(dataset, "train", labels, tuple(map(str, range(batch))), pixels)
-    state = prepare(lambda: network, config, Devices())
-    train = compiled_training(state, images, config, Devices())
+    state = prepare_state(lambda: network, config, Devices())
+    train = compile_training(state, images, config, Devices())
     first = next(iter(make_training_batches(images, config, image_size=size, epoch=0)))
     again = iter(tf.data.Dataset.from_tensors(first).repeat())
 

@@ -48,14 +48,14 @@ def trained(tracker: Any, images: tuple[Any, Any], folder: Path) -> tuple[float,
     from pipeline.config.resolution import resolve
     from pipeline.config.train import TrainConfig
     from pipeline.train import loop
-    from pipeline.train.state import prepare
+    from pipeline.train.state import prepare_state
     from pipeline.train.strategy import Devices
 
     config, resolved = (
         TrainConfig(epochs=EPOCHS, global_batch_size=BATCH, learning_rate=1e-4),
         resolve(environment={}),
     )
-    state, recorded = prepare(bench_loop.small, config, Devices()), 0
+    state, recorded = prepare_state(bench_loop.small, config, Devices()), 0
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         started = time.perf_counter()
         run = tracker.start_stage_run("train", "train", resolved)
@@ -72,7 +72,7 @@ def trained(tracker: Any, images: tuple[Any, Any], folder: Path) -> tuple[float,
         training = loop.Training(
             *images, config, Devices(), Path(scratch, "checkpoint.npz"), progress=each_step
         )
-        with contextlib.closing(loop.fit(state, training)) as epochs:
+        with contextlib.closing(loop.train_epochs(state, training)) as epochs:
             for epoch in epochs:
                 numbers = {
                     name: value for name, value in epoch.items() if name not in ("epoch", "time")

@@ -64,7 +64,8 @@ from pipeline.tracking.store import (
     require_nameable_workdir,
 )
 from pipeline.tracking.tracker import MlflowTracker, NoTracker
-from pipeline.train.cluster import Cluster, launch, read_cluster
+from pipeline.train.cluster import Cluster, read_cluster
+from pipeline.train.launcher import run_workers
 from pipeline.train.stage import train
 
 if TYPE_CHECKING:
@@ -1006,7 +1007,7 @@ def launch_workers(
             "Several workers were asked for in a process that is one of several already. Expected"
             " --workers or TF_CONFIG."
         )
-    if code := launch(words, workers, say):
+    if code := run_workers(words, workers, say):
         raise WorkersFailedError(code)
 
 
@@ -1081,7 +1082,7 @@ def _take_part(
         return
 
     def require_chief() -> None:
-        if not cluster.chief_answers():
+        if not cluster.is_chief_reachable():
             raise LostWorkerError(
                 f"The chief of this training, {cluster.addresses[0]}, is gone; this is {name}."
                 " Nothing but the steps since the last checkpoint is lost. Start all workers with"
@@ -1224,9 +1225,9 @@ def open_classifier(
     release = open_release(
         model, recipe=recipe, settings=settings, workdir=workdir
     )  # before TensorFlow: it may not be there
-    from pipeline.train.strategy import configure_answers
+    from pipeline.train.strategy import configure_inference
 
-    configure_answers()
+    configure_inference()
     from pipeline.release.classify import load_classifier
 
     return load_classifier(release)
@@ -1318,9 +1319,9 @@ def export(
     """
     workdir = Path(workdir)
     release = open_release(model, recipe=recipe, settings=settings, workdir=workdir)
-    from pipeline.train.strategy import configure_answers
+    from pipeline.train.strategy import configure_inference
 
-    configure_answers()
+    configure_inference()
     from pipeline.export import export as exporting
 
     dataset = _prepared(workdir, release)
@@ -1397,7 +1398,7 @@ def serve(
         PipelineError: the address cannot be listened at, or the model cannot be opened.
     """
     from pipeline.release.package import open_release
-    from pipeline.train.strategy import configure_answers
+    from pipeline.train.strategy import configure_inference
 
     workdir = Path(workdir)
     config = _store_settings(recipe, settings, workdir).config
@@ -1411,7 +1412,7 @@ def serve(
         return open_release(reference, config.tracking, workdir)
 
     found()  # what is not there is said before TensorFlow starts
-    configure_answers()
+    configure_inference()
     from pipeline.serve.service import serve as answer
 
     answer(

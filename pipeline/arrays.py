@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     Network: TypeAlias = keras.Model
     Layer: TypeAlias = keras.layers.Layer
     Optimizer: TypeAlias = keras.optimizers.Optimizer
+    # A variable of Keras or TensorFlow.
+    Variable: TypeAlias = keras.Variable | tf.Variable
     # A symbolic or eager tensor of TensorFlow.
     Tensor: TypeAlias = tf.Tensor
     Dataset: TypeAlias = tf.data.Dataset
+    # How a step is distributed over devices.
+    Strategy: TypeAlias = tf.distribute.Strategy

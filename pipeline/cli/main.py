@@ -1498,9 +1498,9 @@ def _leave(code: int) -> NoReturn:
 
     The end of an interpreter would wait for it.
     """
-    from pipeline.train.watchdog import something_hangs
+    from pipeline.train.watchdog import has_hanging_call
 
-    if something_hangs():
+    if has_hanging_call():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -13,7 +13,7 @@ from pipeline.config.retrain import RetrainConfig
 from pipeline.config.section import Section
 from pipeline.config.serve import ServeConfig
 from pipeline.config.tracking import TrackingConfig
-from pipeline.config.train import TrainConfig, why_unit
+from pipeline.config.train import TrainConfig, explain_batch_multiple
 
 # Below these, the pools of the 224-pixel networks have nothing left to see.
 _MIN_IMAGE_SIZE = {
@@ -119,12 +119,12 @@ class Config(Section):
             )
         self._network_fits()
         kind, _, replicas = self.train.devices.partition(":")
-        unit = self.train.unit * (int(replicas or 1) if kind == "cpu" else 1)
+        unit = self.train.batch_multiple * (int(replicas or 1) if kind == "cpu" else 1)
         batch = self.train.global_batch_size
         if batch % unit:
             raise ValueError(
                 f"train.global_batch_size ({batch}) must be a multiple of {unit} for its"
-                f" devices{why_unit(self.train)}; type --set"
+                f" devices{explain_batch_multiple(self.train)}; type --set"
                 f" train.global_batch_size={-(-batch // unit) * unit}"
             )
         return self

@@ -21,15 +21,14 @@ class TrainConfig(Section):
         0.0,
         ge=0,
         description=(
-            "End when these minutes of training would be exceeded, after whole epochs; 0 is no such"
-            " end."
+            "End after the last epoch that fits into so many minutes of training; 0 is no limit."
         ),
     )
     early_stopping: int = Field(
         0,
         ge=0,
         le=1000,
-        description="End after so many epochs without a better validation error; 0 is never.",
+        description="End after so many epochs without a lower validation error; 0 is never.",
     )
     optimizer: Literal["sgd", "adamw", "lamb"] = Field(
         "sgd",
@@ -46,7 +45,7 @@ class TrainConfig(Section):
         ge=0,
         le=65_536,
         description=(
-            "Images a step that learning_rate is meant for; it grows in proportion to"
+            "Images per step that learning_rate is meant for; the rate grows in proportion to"
             " global_batch_size. 0: it does not."
         ),
     )
@@ -70,28 +69,28 @@ class TrainConfig(Section):
     clip_norm: float = Field(
         0.0,
         ge=0,
-        description="Greatest length of a step's gradient, of all weights together; 0 is no bound.",
+        description="Maximum norm of a step's gradient, of all weights together; 0 is no limit.",
     )
     label_smoothing: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of each label that is spread over all classes; 0.1 is usual.",
+        description="Fraction of each label that is spread over all classes; 0.1 is usual.",
     )
     ema_decay: float = Field(
         0.0,
         ge=0,
         lt=1,
         description=(
-            "Judge and keep a running mean of the weights, of which each step keeps this share;"
+            "Score and keep an exponential moving average of the weights with this decay per step;"
             " 0.999 is usual, 0 is none."
         ),
     )
     gradient_accumulation_steps: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         1,
         description=(
-            "Parts that a device takes its images of a step in, one after the other, to need less"
-            " memory; `auto`: as few as fit."
+            "Micro-batches per step and device, one after the other, to need less memory; `auto`: as"
+            " few as fit."
         ),
     )
     schedule: Literal["plateau", "step", "cosine", "constant"] = Field(
@@ -105,7 +104,7 @@ class TrainConfig(Section):
         5,
         ge=1,
         le=1000,
-        description="Epochs without a better validation error before `plateau` divides the rate.",
+        description="Epochs without a lower validation error before `plateau` divides the rate.",
     )
     step_epochs: int = Field(
         30, ge=1, le=10_000, description="Epochs after which `step` divides the rate."
@@ -121,16 +120,15 @@ class TrainConfig(Section):
         ge=0,
         le=10,
         description=(
-            "How often training may go back to the last epoch, at half the rate, when the loss is"
-            " not finite; else it ends."
+            "Restarts from the last epoch, at half the rate, after a loss that is not finite; then"
+            " training ends."
         ),
     )
     checkpoint_seconds: float = Field(
         10.0,
         ge=0,
         description=(
-            "Least time between checkpoints; they are rarer where they would take more than 2.5 %"
-            " of the time."
+            "Minimum seconds between checkpoints; more where saving would take over 2.5 % of the time."
         ),
     )
     checkpoint_steps: int = Field(
@@ -142,8 +140,8 @@ class TrainConfig(Section):
         600.0,
         ge=0,
         description=(
-            "End when a step, or a worker, does not come for so long, and say what hangs; 0 is to"
-            " wait for ever."
+            "End, naming what hangs, when a step or a worker takes more than so many seconds; 0 waits"
+            " for ever."
         ),
     )
     profile_steps: int = Field(
@@ -151,22 +149,22 @@ class TrainConfig(Section):
         ge=0,
         le=1000,
         description=(
-            "Write a trace of about so many steps, for TensorBoard's profiler; 0 is none. With"
-            " --rerun train."
+            "Write a trace of about so many steps for TensorBoard's profiler; 0 is none. Needs --rerun"
+            " train."
         ),
     )
     freeze: Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"] = Field(
         "none",
         description=(
-            "Keep the weights of the layers up to and including this one: for `model.weights` and"
-            " few images."
+            "Last layer whose weights are kept fixed, with all before it: for `model.weights` and few"
+            " images."
         ),
     )
     crop: Literal["random", "resized", "center"] = Field(
         "random",
         description=(
-            "How training images are cut: at `random` places, as in 2012; `resized`: 8-100 % of the"
-            " area, stretched; `center`."
+            "How training images are cropped: at `random` positions, as in 2012; `resized`: 8-100 %"
+            " of the area, stretched; `center`."
         ),
     )
     flip: bool = Field(
@@ -177,8 +175,8 @@ class TrainConfig(Section):
         ge=0,
         le=1,
         description=(
-            "Spread of the noise along the principal colors of the training images; 0.1 in 2012, 0"
-            " is none."
+            "Standard deviation of the noise along the principal colors of the training images; 0.1"
+            " in 2012, 0 is none."
         ),
     )
     color_mode: Literal["auto", "code", "paper"] = Field(
@@ -193,25 +191,25 @@ class TrainConfig(Section):
         ge=0,
         le=4,
         description=(
-            "Random changes of shape and color a training image, as RandAugment draws them; 2 is"
-            " usual, 0 is none."
+            "RandAugment: random changes of shape and color per training image; 2 is usual, 0 is"
+            " none."
         ),
     )
     randaugment_magnitude: int = Field(
-        9, ge=1, le=30, description="How strong those changes are, on RandAugment's scale of 30."
+        9, ge=1, le=30, description="RandAugment: strength of those changes, 1-30."
     )
     random_erasing: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Share of the training images of which a rectangle is erased; 0.25 is usual.",
+        description="Fraction of the training images of which a rectangle is erased; 0.25 is usual.",
     )
     mixup: float = Field(
         0.0,
         ge=0,
         le=10,
         description=(
-            "MixUp: both parameters of the Beta distribution of the shares; 0.2 is usual, 0 is"
+            "MixUp: both parameters of the Beta distribution of the fractions; 0.2 is usual, 0 is"
             " none."
         ),
     )
@@ -226,7 +224,7 @@ class TrainConfig(Section):
     )
     class_weights: bool = Field(
         False,
-        description="Weigh each training image so that every class counts the same, however rare.",
+        description="Weight training images so that every class counts the same, however rare.",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",
@@ -239,7 +237,7 @@ class TrainConfig(Section):
         "",
         pattern=r"^([^\s,:]+:[0-9]+(,[^\s,:]+:[0-9]+)*)?$",
         description=(
-            "Hosts that decode a streamed training split, `host:port` with commas; see"
+            "Hosts that decode a streamed training split, `host:port` separated by commas; see"
             " docs/data.md. The result is the same."
         ),
     )
@@ -262,10 +260,10 @@ class TrainConfig(Section):
     )
 
     @property
-    def unit(self) -> int:
-        """What a device's share of a batch must be a multiple of.
+    def batch_multiple(self) -> int:
+        """The number that divides a device's images of a step.
 
-        MixUp and CutMix join pairs, and parts are equal.
+        MixUp and CutMix join pairs, and micro-batches are equal.
         """
         return math.lcm(
             2 if self.mixup or self.cutmix else 1,
@@ -273,8 +271,8 @@ class TrainConfig(Section):
         )
 
 
-def why_unit(train: TrainConfig) -> str:
-    """Say why a device's share of a batch must be a multiple of something, if it must."""
+def explain_batch_multiple(train: TrainConfig) -> str:
+    """Return why a device's images of a step must be a multiple of a number, if they must."""
     reasons = ["MixUp and CutMix work on pairs"] if train.mixup or train.cutmix else []
     reasons += (
         [f"train.gradient_accumulation_steps is {train.gradient_accumulation_steps}"]

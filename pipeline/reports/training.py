@@ -1,23 +1,48 @@
-"""What training saw and how it went: images for the stage's page, and the history as a file."""
+"""What training saw and how it went: sample images and learning curves, drawn from stored data."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from pipeline.files import write_text
+from pipeline.reports.store import read_report_data
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from pipeline.arrays import Images
+    from pipeline.artifacts import TrainingResult
+
+CURVES_FILE = "learning_curves.png"
+IMAGES_FILE = "training_images.png"
+HISTORY_FILE = "history.json"
+_MAX_NAME_LENGTH = 18
 
 
-def write_history(history: Sequence[dict[str, float]], best_epoch: int, directory: Path) -> None:
-    """Write history.json, a list with the numbers of each epoch, and learning_curves.png."""
-    (directory / "history.json").write_text(json.dumps(list(history), indent=1), encoding="utf-8")
+def draw_training_pages(record: TrainingResult, folder: Path) -> None:
+    """Draw learning_curves.png and training_images.png into a folder, and write history.json.
+
+    history.json is a list with the numbers of each epoch.
+    """
+    values, arrays = read_report_data(record.directory)
+    write_text(folder / HISTORY_FILE, json.dumps(values["history"], indent=1))
+    _draw_learning_curves(values["history"], record.best_epoch, folder / CURVES_FILE)
+    captions = _caption_images(values["labels"], values["partners"], values["fractions"])
+    _draw_training_images(arrays["images"], captions, folder / IMAGES_FILE)
+
+
+def _draw_learning_curves(history: Sequence[dict[str, float]], best_epoch: int, path: Path) -> None:
+    """Draw loss, error and learning rate of every epoch."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     loss, error, rate = figure.subplots(1, 3)
-    _curves(loss, history, "loss", "Cross-entropy (nats)")
-    _curves(error, history, "top1_error", "Top-1 error")
+    _draw_both_splits(loss, history, "loss", "Cross-entropy (nats)")
+    _draw_both_splits(error, history, "top1_error", "Top-1 error")
     error.yaxis.set_major_formatter(PercentFormatter(1))
     error.axvline(best_epoch, color="0.6", linestyle=":", linewidth=1)
     error.annotate(
@@ -43,30 +68,51 @@ def write_history(history: Sequence[dict[str, float]], best_epoch: int, director
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
-    figure.savefig(directory / "learning_curves.png", dpi=120, metadata={"Software": None})
+    figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
-def write_training_images(pixels: Any, words: Sequence[str], directory: Path) -> None:
-    """Write training_images.png: images as the network is shown them, with their classes.
+def _caption_images(
+    labels: Sequence[str], partners: Sequence[str], fractions: Sequence[float]
+) -> list[str]:
+    """Return each image's class, or of a mixed image both classes with their fractions."""
+    names = [name[:_MAX_NAME_LENGTH] for name in labels]
+    others = [name[:_MAX_NAME_LENGTH] for name in partners]
+    if not others:
+        return names
+    return [
+        f"{fraction:.0%} {name}\n{1 - fraction:.0%} {other}"
+        for name, other, fraction in zip(names, others, fractions, strict=True)
+    ]
+
+
+def _draw_training_images(pixels: Images, captions: Sequence[str], path: Path) -> None:
+    """Draw images as the network is shown them, each with its caption.
 
     Args:
-        pixels: uint8 [images, size, size, 3] in [0, 255].
-        words: what stands above each.
-        directory: of the stage's page.
+        pixels: [images, size, size, 3].
+        captions: one per image.
+        path: the file.
     """
-    columns = min(8, len(words))
-    rows = -(-len(words) // columns)
+    from matplotlib.figure import Figure
+
+    columns = min(8, len(captions))
+    rows = -(-len(captions) // columns)
     figure = Figure(figsize=(1.4 * columns, 1.75 * rows), layout="constrained")
     for axes in (panels := figure.subplots(rows, columns, squeeze=False).reshape(-1)):
         axes.set_axis_off()
-    for axes, image, word in zip(panels, pixels, words, strict=False):
+    for axes, image, caption in zip(panels, pixels, captions, strict=False):
         axes.imshow(image, interpolation="nearest")
-        axes.set_title(word.replace("$", r"\$"), fontsize=7)
-    figure.savefig(directory / "training_images.png", dpi=120, metadata={"Software": None})
+        axes.set_title(caption.replace("$", r"\$"), fontsize=7)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
-def _curves(axes: Any, history: Sequence[dict[str, float]], name: str, title: str) -> None:
-    """Draw one number of the training and of the validation split against the epoch, on a logarithmic scale where it can be."""
+def _draw_both_splits(
+    axes: Axes, history: Sequence[dict[str, float]], name: str, title: str
+) -> None:
+    """Draw a number of the training and the validation split against the epoch.
+
+    On a logarithmic scale for a loss that is never 0.
+    """
     epochs = [entry["epoch"] for entry in history]
     series = {
         split: [entry[f"{split}_{name}"] for entry in history] for split in ("train", "validation")

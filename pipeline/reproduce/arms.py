@@ -190,7 +190,7 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
     import numpy as np
 
     from pipeline.model.weights import save_model
-    from pipeline.train.loop import best_epoch
+    from pipeline.train.loop import choose_best_epoch
 
     built, epochs = _epochs(spec, dataset, context, "checkpoint.npz", "")
     curve: list[dict[str, float]] = []
@@ -204,7 +204,7 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
             if spec["goal"] and epoch["train_top1_error"] <= spec["goal"]:
                 break
     network, train = built.network(), some(split_of(dataset.directory, "train"), spec["images"])
-    network.set_weights(built.state.best)
+    network.set_weights(built.state.best_weights)
     save_model(network, context.directory / Measurement.MODEL_FILE)
     wrong = wrong_answers(network, split_of(dataset.directory, "test"))
     np.save(context.directory / Measurement.WRONG_FILE, wrong)
@@ -214,11 +214,11 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
         "train_top1_error": float(
             wrong_answers(network, some(train, _SCORED_TRAINING_IMAGES)).mean()
         ),
-        "validation_top1_error": best_epoch(curve)["validation_top1_error"],
+        "validation_top1_error": choose_best_epoch(curve)["validation_top1_error"],
         "last_train_top1_error": curve[-1]["train_top1_error"],
         "learning_rate": spec["train"]["learning_rate"],
         "epochs": float(len(curve)),
-        "best_epoch": best_epoch(curve)["epoch"],
+        "best_epoch": choose_best_epoch(curve)["epoch"],
         "images": float(len(train)),
         "images_per_second": float(np.median([epoch["images_per_second"] for epoch in curve])),
         "seconds": sum(epoch["seconds"] for epoch in curve),
@@ -357,18 +357,18 @@ def _epochs(
     detail: str,
 ) -> tuple[_Built, Any]:
     """Return the network and its training's epochs, which go on from a checkpoint in the scratch folder if there is one."""
-    from pipeline.train.loop import Training, fit
-    from pipeline.train.stage import as_fidelity_says
-    from pipeline.train.state import prepare
+    from pipeline.train.loop import Training, train_epochs
+    from pipeline.train.stage import apply_fidelity
+    from pipeline.train.state import prepare_state
     from pipeline.train.strategy import make_devices
 
-    config = as_fidelity_says(TrainConfig.model_validate(spec["train"]), spec["model"]["fidelity"])
+    config = apply_fidelity(TrainConfig.model_validate(spec["train"]), spec["model"]["fidelity"])
     train, devices = some(split_of(dataset.directory, "train"), spec["images"]), make_devices()
     config = config.model_copy(
         update={"global_batch_size": min(config.global_batch_size, len(train))}
     )
     built = _Built(spec, dataset)
-    built = dataclasses.replace(built, state=prepare(built.network, config, devices))
+    built = dataclasses.replace(built, state=prepare_state(built.network, config, devices))
 
     def progress(done: int, total: int, text: str) -> None:
         batch = config.global_batch_size
@@ -387,7 +387,7 @@ def _epochs(
         progress,
         context.say,
     )
-    return built, fit(built.state, training)
+    return built, train_epochs(built.state, training)
 
 
 def every_seed(arms: tuple[Arm, ...], seeds: int) -> Iterator[tuple[Arm, int]]:

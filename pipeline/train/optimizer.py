@@ -1,30 +1,34 @@
-"""Update rules, the 2012 one first, and the decisions between epochs as functions of what has happened so far."""
+"""Update rules, the 2012 one first, and the decisions between epochs, from the history so far."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.config.train import TrainConfig
+
+if TYPE_CHECKING:
+    from pipeline.arrays import Optimizer, Tensor, Variable
 
 _MAX_DROPS = 3  # "reduced three times prior to termination" (paper, section 5)
 
 History = Sequence[Mapping[str, float]]
 
 
-# -- decisions: pure functions of the settings and the recorded epochs, so that a resumed training decides as an uninterrupted one
+# -- decisions: pure functions of the settings and the recorded epochs, so that a resumed training
+# decides as an uninterrupted one
 
 
-def learning_rate(config: TrainConfig, history: History, nan_restarts: int = 0) -> float:
+def compute_learning_rate(config: TrainConfig, history: History, nan_restarts: int = 0) -> float:
     """Return the learning rate of the next epoch.
 
     Args:
         config: the schedule and its numbers.
         history: the finished epochs, each with `validation_top1_error`, a fraction in [0, 1], and
             `seconds`.
-        nan_restarts: how often the training went back from a loss that was not finite; each halves the
-            rate.
+        nan_restarts: how often the training was started again from the last epoch after a loss that
+            was not finite; each halves the rate.
     """
     epoch, warmup = len(history), config.warmup_epochs
     peak = (
@@ -35,20 +39,20 @@ def learning_rate(config: TrainConfig, history: History, nan_restarts: int = 0) 
     if epoch < warmup:
         return peak * (epoch + 1) / (warmup + 1)
     if config.schedule == "cosine":
-        done = (epoch - warmup) / max(1, planned_epochs(config, history) - warmup)
+        done = (epoch - warmup) / max(1, plan_epochs(config, history) - warmup)
         return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     if config.schedule == "step":
         return peak / 10 ** ((epoch - warmup) // config.step_epochs)
     if config.schedule == "constant":
         return peak
     errors = [entry["validation_top1_error"] for entry in history[warmup:]]
-    return peak / 10 ** min(_drops(errors, config.patience), _MAX_DROPS)
+    return peak / 10 ** min(_count_drops(errors, config.patience), _MAX_DROPS)
 
 
-def planned_epochs(config: TrainConfig, history: History) -> int:
+def plan_epochs(config: TrainConfig, history: History) -> int:
     """Return how many epochs the training will have.
 
-    Those of the settings, or as many as the minutes allow at the speed so far.
+    Those of the settings, or as many as `max_minutes` allow at the speed so far.
     """
     if not (config.max_minutes and history):
         return config.epochs
@@ -59,9 +63,9 @@ def planned_epochs(config: TrainConfig, history: History) -> int:
 def is_finished(config: TrainConfig, history: History) -> bool:
     """Return whether the training is over.
 
-    Its epochs are done, its time is spent, or it has long ceased to get better.
+    Its epochs are done, its time is spent, or the validation error has stopped improving.
     """
-    if history and len(history) >= planned_epochs(config, history):
+    if history and len(history) >= plan_epochs(config, history):
         return True
     errors = [entry["validation_top1_error"] for entry in history]
     return (
@@ -70,7 +74,7 @@ def is_finished(config: TrainConfig, history: History) -> bool:
     )
 
 
-def _drops(errors: Sequence[float], patience: int) -> int:
+def _count_drops(errors: Sequence[float], patience: int) -> int:
     """Count how often `patience` epochs in a row brought no better error.
 
     Each drop starts a new count.
@@ -86,7 +90,7 @@ def _drops(errors: Sequence[float], patience: int) -> int:
 # -- update rules ----------------------------------------------------------------------------------
 
 
-def make_optimizer(config: TrainConfig, variables: Sequence[Any]) -> Any:
+def make_optimizer(config: TrainConfig, variables: Sequence[Variable]) -> Optimizer:
     """Return the optimizer, built for the variables.
 
     SGD with momentum is: v <- momentum v - rate g; w <- w + v.
@@ -105,7 +109,7 @@ def make_optimizer(config: TrainConfig, variables: Sequence[Any]) -> Any:
         kind = {"adamw": keras.optimizers.AdamW, "lamb": keras.optimizers.Lamb}[config.optimizer]
         optimizer = kind(learning_rate=config.learning_rate, weight_decay=config.weight_decay)
         optimizer.exclude_from_weight_decay(
-            var_list=[variable for variable in variables if not decayed(variable)]
+            var_list=[variable for variable in variables if not is_decayed(variable)]
         )
     if config.precision == "float16":
         optimizer = keras.optimizers.LossScaleOptimizer(
@@ -115,8 +119,8 @@ def make_optimizer(config: TrainConfig, variables: Sequence[Any]) -> Any:
     return optimizer
 
 
-def loss_scale(optimizer: Any) -> Any:
-    """Return what the optimizer wants the loss, and so the gradients, to be multiplied with.
+def get_loss_scale(optimizer: Optimizer) -> Variable | float:
+    """Return the factor that the optimizer expects on the loss, and so on the gradients.
 
     1, or a variable in float16.
     """
@@ -124,15 +128,15 @@ def loss_scale(optimizer: Any) -> Any:
 
 
 def apply_update(
-    optimizer: Any,
-    variables: Sequence[Any],
-    gradients: Sequence[Any],
+    optimizer: Optimizer,
+    variables: Sequence[Variable],
+    gradients: Sequence[Tensor],
     config: TrainConfig,
     replicas: int,
 ) -> None:
-    """Change the weights; with SGD by the rule of 2012: v <- momentum v - rate (g + decay w).
+    """Update the weights, with SGD by the rule of 2012.
 
-    W <- w + v (paper, section 5).
+    v <- momentum v - rate (g + decay w); w <- w + v (paper, section 5).
 
     SGD on one device is one program of XLA, which passes over the weights once instead of five
     times: 61 million of them in a third of Keras's time. Under a strategy Keras applies it, and
@@ -141,30 +145,30 @@ def apply_update(
     Args:
         optimizer: of `make_optimizer`.
         variables: the weights.
-        gradients: of the replica's own images, divided by the images of all, times `loss_scale`.
+        gradients: of the replica's own images, divided by the images of all, times `get_loss_scale`.
         config: momentum, decay, clipping, and the rate of the biases.
-        replicas: how many call this together; each adds its share of the decay.
+        replicas: how many call this together; each adds its fraction of the decay.
     """
     import tensorflow as tf
 
-    scale = loss_scale(optimizer)
+    scale = get_loss_scale(optimizer)
     if replicas > 1 and (config.clip_norm or config.precision == "float16"):
-        # Before Keras's own sum: of short parts the whole may be long, and all replicas must see an
-        # overflow of one of them.
-        gradients = _shares_of_the_sum(gradients, replicas)
+        # Before Keras's own sum: the sum of short gradients may be long, and all replicas must see
+        # an overflow of one of them.
+        gradients = _average_gradients(gradients, replicas)
     if config.clip_norm:
         gradients, _ = tf.clip_by_global_norm(list(gradients), config.clip_norm * scale / replicas)
     if config.optimizer != "sgd":
         optimizer.apply(gradients, variables)
         return
-    decay = [config.weight_decay if decayed(variable) else 0.0 for variable in variables]
+    decay = [config.weight_decay if is_decayed(variable) else 0.0 for variable in variables]
     # In a velocity, a gradient taken twice is a rate twice as high.
-    double = [config.bias_rate == "double" and not decayed(variable) for variable in variables]
+    double = [config.bias_rate == "double" and not is_decayed(variable) for variable in variables]
     if replicas > 1 or config.precision == "float16":
         triples = zip(gradients, variables, decay, strict=True)
         terms = [
-            gradient + share * scale / replicas * variable if share else gradient
-            for gradient, variable, share in triples
+            gradient + weight_decay * scale / replicas * variable if weight_decay else gradient
+            for gradient, variable, weight_decay in triples
         ]
         optimizer.apply(
             [2 * term if twice else term for term, twice in zip(terms, double, strict=True)],
@@ -173,25 +177,25 @@ def apply_update(
         return
 
     @tf.function(jit_compile=True)
-    def fused(rate: Any, gradients: Sequence[Any]) -> None:
+    def update_fused(rate: Tensor, gradients: Sequence[Tensor]) -> None:
         slots = optimizer.momentums if config.momentum else [None] * len(variables)
-        for variable, slot, gradient, share, twice in zip(
+        for variable, slot, gradient, weight_decay, twice in zip(
             variables, slots, gradients, decay, double, strict=True
         ):
             step = (-2 * rate if twice else -rate) * (
-                gradient + share * variable if share else gradient
+                gradient + weight_decay * variable if weight_decay else gradient
             )
             if slot is not None:
                 step += config.momentum * slot
                 slot.assign(step)
             variable.assign_add(step)
 
-    fused(tf.convert_to_tensor(optimizer.learning_rate), gradients)
+    update_fused(tf.convert_to_tensor(optimizer.learning_rate), gradients)
     optimizer.iterations.assign_add(1)
 
 
-def _shares_of_the_sum(gradients: Sequence[Any], replicas: int) -> Sequence[Any]:
-    """Return, on every replica, its equal share of the gradients summed over all."""
+def _average_gradients(gradients: Sequence[Tensor], replicas: int) -> Sequence[Tensor]:
+    """Return, on every replica, the sum of all replicas' gradients divided by their number."""
     import tensorflow as tf
 
     totals = tf.distribute.get_replica_context().all_reduce(
@@ -200,6 +204,6 @@ def _shares_of_the_sum(gradients: Sequence[Any], replicas: int) -> Sequence[Any]
     return [total / replicas for total in totals]
 
 
-def decayed(variable: Any) -> bool:
+def is_decayed(variable: Variable) -> bool:
     """Return whether weight decay applies: to kernels, not to biases, as in the 2012 code."""
     return len(variable.shape) > 1

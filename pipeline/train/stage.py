@@ -14,56 +14,60 @@ from pipeline.artifacts import (
 )
 from pipeline.config.train import TrainConfig
 from pipeline.engine.stage import Context, stage
+from pipeline.reports.training import draw_training_pages
 
 if TYPE_CHECKING:
+    from pipeline.arrays import Images
     from pipeline.data.loader import LoadedSplit
     from pipeline.train.loop import Training
-    from pipeline.train.state import State
+    from pipeline.train.state import TrainingState
 
-_SHOWN_IMAGES = 16
+_SAMPLE_IMAGES = 16
 
 
-def take_part(
+def train_as_worker(
     config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, context: Context
 ) -> None:
-    """Train as one of several workers beside the chief, who alone writes anything."""
-    from pipeline.train.loop import fit
+    """Train as one of several workers beside the chief, which alone writes."""
+    from pipeline.train.loop import train_epochs
 
-    state, training = _begin(config, dataset, model, context)
-    with contextlib.closing(fit(state, training)) as epochs:
+    state, training = _prepare_training(config, dataset, model, context)
+    with contextlib.closing(train_epochs(state, training)) as epochs:
         for _ in epochs:
             pass
 
 
-@stage(resumable=True, take_part=take_part)
+@stage(resumable=True, take_part=train_as_worker, draw=draw_training_pages)
 def train(
     config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, context: Context
 ) -> TrainingResult:
     """Train the network on one device or on many, and keep the weights of its best epoch."""
     from pipeline.model.weights import load_model, save_model
-    from pipeline.reports.training import write_history, write_training_images
+    from pipeline.reports.store import write_report_data
     from pipeline.train import loop
     from pipeline.train.strategy import describe_runtime
 
     context.run.set_tags({"seed": config.seed, **describe_runtime()}, summary=True)
-    state, training = _begin(config, dataset, model, context)
+    state, training = _prepare_training(config, dataset, model, context)
     context.run.set_tags({"training_images": training.train.where})
-    write_training_images(*_shown(training.train, training.config, model), context.report_directory)
-    with contextlib.closing(loop.fit(state, training)) as epochs:
+    images, descriptions = _collect_training_sample(training.train, training.config, model)
+    with contextlib.closing(loop.train_epochs(state, training)) as epochs:
         for epoch in epochs:
             numbers = {
                 name: value for name, value in epoch.items() if name not in ("epoch", "time")
             }
             context.run.log_metrics(numbers, step=int(epoch["epoch"]), at=epoch["time"])
 
-    best = loop.best_epoch(state.history)
+    best = loop.choose_best_epoch(state.history)
     kept = load_model(
         model.model_path
-    )  # outside the strategy's scope, so that the file knows nothing of devices
-    kept.set_weights(state.best)
+    )  # outside the strategy's scope, so that the file holds nothing of devices
+    kept.set_weights(state.best_weights)
     path = context.directory / TrainingResult.MODEL_FILE
     save_model(kept, path)
-    write_history(state.history, int(best["epoch"]), context.report_directory)
+    write_report_data(
+        context.directory, {"history": state.history, **descriptions}, {"images": images}
+    )
     return TrainingResult(
         directory=context.directory,
         model_sha256=file_sha256(path),
@@ -71,24 +75,24 @@ def train(
         best_epoch=int(best["epoch"]),
         epochs=len(state.history),
         validation_top1_error=best["validation_top1_error"],
-        history_sha256=digest_of([loop.without_clock(entry) for entry in state.history]),
+        history_sha256=digest_of([loop.remove_clock_readings(entry) for entry in state.history]),
     )
 
 
-def _begin(
+def _prepare_training(
     config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, context: Context
-) -> tuple[State, Training]:
+) -> tuple[TrainingState, Training]:
     """Return the state at the first step and what the loop needs besides."""
     from pipeline.data.loader import load_split
     from pipeline.model.weights import load_model
     from pipeline.train.loop import Training
-    from pipeline.train.state import prepare
+    from pipeline.train.state import prepare_state
     from pipeline.train.strategy import make_devices
 
-    config, devices = as_fidelity_says(config, model.fidelity), make_devices()
-    state = prepare(lambda: load_model(model.verified_model_path()), config, devices)
+    config, devices = apply_fidelity(config, model.fidelity), make_devices()
+    state = prepare_state(lambda: load_model(model.verified_model_path()), config, devices)
 
-    def progress(done: int, total: int, detail: str) -> None:
+    def report_progress(done: int, total: int, detail: str) -> None:
         context.progress(
             done * config.global_batch_size, total * config.global_batch_size, "images", detail
         )
@@ -104,13 +108,13 @@ def _begin(
             if config.profile_steps and devices.cluster.is_chief
             else None
         ),
-        progress,
+        report_progress,
         context.say,
     )
 
 
-def as_fidelity_says(config: TrainConfig, fidelity: str) -> TrainConfig:
-    """Return the settings with a choice of the code or the paper of 2012 in place of `auto`."""
+def apply_fidelity(config: TrainConfig, fidelity: str) -> TrainConfig:
+    """Return the settings with a choice of the code or the paper of 2012 instead of `auto`."""
     update = {"color_mode": fidelity} if config.color_mode == "auto" else {}
     update |= (
         {"bias_rate": "double" if fidelity == "code" else "same"}
@@ -120,24 +124,25 @@ def as_fidelity_says(config: TrainConfig, fidelity: str) -> TrainConfig:
     return config.model_copy(update=update)
 
 
-def _shown(images: LoadedSplit, config: TrainConfig, model: ModelArtifact) -> tuple[Any, list[str]]:
-    """Return the first images that training sees, uint8 [16, size, size, 3] in [0, 255], and what they are."""
+def _collect_training_sample(
+    images: LoadedSplit, config: TrainConfig, model: ModelArtifact
+) -> tuple[Images, dict[str, Any]]:
+    """Return the first images that training sees, uint8 [16, size, size, 3], and their classes.
+
+    The classes as `labels` and, of mixed images, `partners` and `fractions` of the first class in
+    [0, 1]; else these are empty.
+    """
     from pipeline.data.augment import augment_batch
     from pipeline.data.training_batches import make_training_batches
 
     batch = next(iter(make_training_batches(images, config, image_size=model.image_size, epoch=0)))
-    pixels, *found = (
-        part if part is None else part.numpy()[:_SHOWN_IMAGES]
+    pixels, *classes = (
+        [] if part is None else part.numpy()[:_SAMPLE_IMAGES]
         for part in augment_batch(batch, config, images.dataset)
     )
-    names = [
-        [model.class_names[label][:18] for label in labels]
-        for labels in found[:2]
-        if labels is not None
-    ]
-    if found[2] is None:
-        return pixels, names[0]
-    return pixels, [
-        f"{share:.0%} {one}\n{1 - share:.0%} {other}"
-        for one, other, share in zip(*names, found[2], strict=True)
-    ]
+    labels, partners, fractions = classes
+    return pixels, {
+        "labels": [model.class_names[label] for label in labels],
+        "partners": [model.class_names[label] for label in partners],
+        "fractions": [float(fraction) for fraction in fractions],
+    }

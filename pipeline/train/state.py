@@ -1,11 +1,11 @@
-"""Everything that training changes: made, saved into one file, and taken up again."""
+"""Everything that training changes: made, saved into one file, and restored from it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -14,37 +14,49 @@ import tensorflow as tf
 from pipeline.config.train import TrainConfig
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.train.checkpoint import read_checkpoint, save_checkpoint
-from pipeline.train.dropout import Place, with_placed_dropout
+from pipeline.train.dropout import BatchPosition, use_stateless_dropout
 from pipeline.train.optimizer import make_optimizer
 from pipeline.train.strategy import Devices
 
+if TYPE_CHECKING:
+    from pipeline.arrays import Array, Network, Optimizer, Variable
+
 
 @dataclass
-class State:
+class TrainingState:
     """What training changes.
 
-    `network` and `optimizer`; `judged`, the network that is scored and kept, another one where
-    weights are averaged; `place` of the next step; `steps` done since the beginning, int64; `sums`
-    over the current epoch, float64 [4] as `step.sums_of` gives them; the finished epochs; the
-    weights of the best of them; seconds spent on the current one; the epochs, from 1, from which
-    training went back; and the parts that a device takes its images in, 0 as long as that is open.
-    Of several workers only the chief `writes`.
+    Attributes:
+        network: the network that is trained.
+        optimizer: of its trainable variables.
+        ema_network: the network that is scored and kept: the exponential moving average of the
+            weights, or `network` itself where weights are not averaged.
+        batch_position: of the next step, for dropout.
+        steps: optimizer steps since the beginning, int64.
+        sums: over the current epoch, float64 [4] as `step.compute_sums` gives them.
+        best_weights: those of the best epoch so far.
+        history: the numbers of each finished epoch.
+        seconds: spent on the current epoch.
+        nan_restarts: the epochs, from 1, that were started again after a loss that was not finite.
+        gradient_accumulation_steps: micro-batches that a device takes its images in; 0 until
+            `auto` has been decided.
+        writes: whether this process writes checkpoints; of several workers only the chief does.
     """
 
-    network: Any
-    optimizer: Any
-    judged: Any
-    place: Place
-    steps: Any
-    sums: Any
-    best: list[np.ndarray[Any, Any]]
+    network: Network
+    optimizer: Optimizer
+    ema_network: Network
+    batch_position: BatchPosition
+    steps: Variable
+    sums: Variable
+    best_weights: list[Array]
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     nan_restarts: list[int] = field(default_factory=list)
-    parts: int = 0
+    gradient_accumulation_steps: int = 0
     writes: bool = True
 
-    def variables(self) -> dict[str, Any]:
+    def named_variables(self) -> dict[str, Variable]:
         """Return every variable by a stable name.
 
         Weights, averaged weights, optimizer slots, counts.
@@ -54,53 +66,54 @@ class State:
             "optimizer": self.optimizer.variables,
             "count": [self.steps, self.sums],
         }
-        if self.judged is not self.network:
-            groups["judged"] = self.judged.weights
+        if self.ema_network is not self.network:
+            groups["ema"] = self.ema_network.weights
         return {
             f"{group}/{i}": variable
             for group, variables in groups.items()
             for i, variable in enumerate(variables)
         }
 
-    def save(self, path: Path) -> None:
-        """Write everything into one file."""
+    def save_to(self, path: Path) -> None:
+        """Write everything into one file, where this process writes."""
         if self.writes:
             arrays = {
-                name: np.asarray(variable.numpy()) for name, variable in self.variables().items()
+                name: np.asarray(variable.numpy())
+                for name, variable in self.named_variables().items()
             }
-            arrays |= {f"best/{i}": weights for i, weights in enumerate(self.best)}
-            kept = {
+            arrays |= {f"best/{i}": weights for i, weights in enumerate(self.best_weights)}
+            record = {
                 "history": self.history,
                 "seconds": self.seconds,
                 "nan_restarts": self.nan_restarts,
-                "parts": self.parts,
+                "gradient_accumulation_steps": self.gradient_accumulation_steps,
             }
-            save_checkpoint(path, arrays, kept)
+            save_checkpoint(path, arrays, record)
 
-    def restore(self, path: Path) -> str:
-        """Take up what a training left, if it left anything.
+    def restore_from(self, path: Path) -> str:
+        """Restore what an earlier training saved, if it saved anything.
 
-        Say what was wrong with its last file if the one before it was taken.
+        Return what was wrong with its last file if the one before it was taken, else "".
         """
         found = read_checkpoint(path)
         if found is None:
             return ""
         arrays, record, problem = found
-        self._require_own(arrays, path)
+        self._require_matching(arrays, path)
         self.history, self.seconds, self.nan_restarts = (
             record["history"],
             record["seconds"],
             record["nan_restarts"],
         )
-        self.parts = record["parts"]
-        for name, variable in self.variables().items():
+        self.gradient_accumulation_steps = record["gradient_accumulation_steps"]
+        for name, variable in self.named_variables().items():
             variable.assign(arrays[name])
-        self.best = [arrays[f"best/{i}"] for i in range(len(self.best))]
+        self.best_weights = [arrays[f"best/{i}"] for i in range(len(self.best_weights))]
         return problem
 
-    def _require_own(self, arrays: Mapping[str, Any], path: Path) -> None:
-        """Refuse the state of another network or optimizer, before anything of this one is changed."""
-        for name, variable in self.variables().items():
+    def _require_matching(self, arrays: Mapping[str, Array], path: Path) -> None:
+        """Refuse the state of another network or optimizer before anything is changed."""
+        for name, variable in self.named_variables().items():
             found = arrays[name].shape if name in arrays else "nothing"
             if found != tuple(variable.shape):
                 raise CheckpointError(
@@ -110,8 +123,10 @@ class State:
                 )
 
 
-def prepare(load_network: Callable[[], Any], config: TrainConfig, devices: Devices) -> State:
-    """Return the state at the first step, the trained variables made where the devices need them.
+def prepare_state(
+    load_network: Callable[[], Network], config: TrainConfig, devices: Devices
+) -> TrainingState:
+    """Return the state at the first step, its variables made where the devices need them.
 
     Args:
         load_network: returns the uncompiled network.
@@ -119,30 +134,30 @@ def prepare(load_network: Callable[[], Any], config: TrainConfig, devices: Devic
         devices: what the training runs on.
     """
     loaded = load_network()
-    place = Place(config.seed, config.global_batch_size)
+    position = BatchPosition(config.seed, config.global_batch_size)
     with devices.scope():
-        network = with_placed_dropout(loaded, place)
-        _freeze(network, config.freeze)
+        network = use_stateless_dropout(loaded, position)
+        _freeze_layers(network, config.freeze)
         _set_precision(network, config.precision)
         optimizer = make_optimizer(config, network.trainable_variables)
-    _freeze(loaded, config.freeze)
-    return State(
+    _freeze_layers(loaded, config.freeze)
+    return TrainingState(
         network,
         optimizer,
-        judged=loaded if config.ema_decay else network,
-        place=place,
+        ema_network=loaded if config.ema_decay else network,
+        batch_position=position,
         steps=tf.Variable(0, dtype=tf.int64, trainable=False),
         sums=tf.Variable(tf.zeros(4, tf.float64), trainable=False),
-        best=[np.asarray(value) for value in loaded.get_weights()],
-        parts=0
+        best_weights=[np.asarray(value) for value in loaded.get_weights()],
+        gradient_accumulation_steps=0
         if config.gradient_accumulation_steps == "auto"
         else config.gradient_accumulation_steps,
         writes=devices.cluster.is_chief,
     )
 
 
-def _freeze(network: Any, last: str) -> None:
-    """Make the layers up to and including `last` and its normalization keep their weights and statistics."""
+def _freeze_layers(network: Network, last: str) -> None:
+    """Freeze weights and statistics of the layers up to `last` and its normalization."""
     names = [layer.name for layer in network.layers]
     if last not in ("none", *names):
         known = ", ".join(layer.name for layer in network.layers[:-1] if layer.weights)
@@ -152,12 +167,12 @@ def _freeze(network: Any, last: str) -> None:
         )
     if last == "none":
         return
-    place = names.index(last)
+    last_index = names.index(last)
     end = next(
         (
             index
             for index, layer in enumerate(network.layers)
-            if index > place and hasattr(layer, "kernel")
+            if index > last_index and hasattr(layer, "kernel")
         ),
         len(names),
     )
@@ -165,7 +180,7 @@ def _freeze(network: Any, last: str) -> None:
         layer.trainable = False
 
 
-def _set_precision(network: Any, precision: str) -> None:
+def _set_precision(network: Network, precision: str) -> None:
     """Make the layers compute in bfloat16 or float16 and keep their weights in float32."""
     if precision != "float32":
         for layer in network.layers:

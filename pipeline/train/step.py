@@ -1,31 +1,44 @@
-"""One optimizer step, and the scoring of a batch, as TensorFlow compiles them for one device or many."""
+"""One optimizer step and the scoring of a batch, compiled by TensorFlow for one device or many."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
 from pipeline.config.train import TrainConfig
 from pipeline.data.augment import augment_batch, compute_class_weights
 from pipeline.data.loader import LoadedSplit
-from pipeline.train.dropout import replica_number
-from pipeline.train.optimizer import apply_update, loss_scale
-from pipeline.train.state import State
+from pipeline.train.dropout import get_replica_number
+from pipeline.train.optimizer import apply_update, get_loss_scale
+from pipeline.train.state import TrainingState
 from pipeline.train.strategy import Devices
 
+if TYPE_CHECKING:
+    from pipeline.arrays import Network, Tensor
 
-def sums_of(labels: Any, logits: Any, losses: Any = None) -> tuple[Any, Any]:
-    """Return the summed losses, cross-entropy unless others are given, and float64 [loss sum, top-1 errors, top-5 errors, images].
+    # Images, labels, and of mixed images the partners' labels and the fractions; else None for both.
+    AugmentedBatch = Sequence[Tensor]
+    # A batch of the loader, by name.
+    LoadedBatch = Mapping[str, Tensor]
 
-    A label below 0 stands for no image.
+
+def compute_sums(
+    labels: Tensor, logits: Tensor, losses: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the summed losses, and float64 [loss sum, top-1 errors, top-5 errors, images].
+
+    Args:
+        labels: integers [batch]; a label below 0 pads the batch and is not counted.
+        logits: float32 [batch, classes].
+        losses: float32 [batch]; the cross-entropies if None.
     """
     counted = labels >= 0
     labels = tf.maximum(labels, 0)
     if losses is None:
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-    # How many classes stand before the label; of equal logits the lower class does, as in
+    # How many classes rank before the label; of equal logits the lower class does, as in
     # evaluation. `in_top_k` would forgive ties.
     own = tf.gather(logits, labels, axis=1, batch_dims=1)[:, tf.newaxis]
     before = (logits > own) | (
@@ -41,10 +54,17 @@ def sums_of(labels: Any, logits: Any, losses: Any = None) -> tuple[Any, Any]:
     return tf.reduce_sum(losses), tf.reduce_sum(tf.where(counted, each, 0.0), axis=1)
 
 
-def losses_of(labels: Any, logits: Any, weights: Any, smoothing: float = 0.0) -> Any:
-    """Return the cross-entropies [batch], each times the weight of its class where there are weights, float32 [classes].
+def compute_losses(
+    labels: Tensor, logits: Tensor, weights: Tensor | None, smoothing: float = 0.0
+) -> Tensor:
+    """Return the cross-entropies, float32 [batch], times the weights of their classes.
 
-    Of a smoothed label a share is the same for every class (Szegedy and others, 2015, section 7).
+    Args:
+        labels: integers [batch].
+        logits: float32 [batch, classes].
+        weights: float32 [classes]; None for equal weights.
+        smoothing: fraction of each label that is spread evenly over all classes (Szegedy and
+            others, 2015, section 7).
     """
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
     if smoothing:
@@ -54,13 +74,14 @@ def losses_of(labels: Any, logits: Any, weights: Any, smoothing: float = 0.0) ->
     return losses if weights is None else losses * tf.gather(weights, labels)
 
 
-def gradient_function(
-    state: State, train: LoadedSplit, config: TrainConfig
-) -> Callable[[Sequence[Any], Any, Any], tuple[list[Any], Any]]:
-    """Return a function (batch, step, first row) -> the gradients of loss sum / global batch, and the summed numbers.
+def make_gradient_function(
+    state: TrainingState, train: LoadedSplit, config: TrainConfig
+) -> Callable[[AugmentedBatch, Tensor, Tensor | int], tuple[list[Tensor], Tensor]]:
+    """Return a function (batch, step, first row) -> gradients of loss sum / global batch, sums.
 
-    A batch is what `augment_batch` gives; the first row is the place of its first image in the global
-    batch. In float16 the loss, and so each gradient, is multiplied by the optimizer's scale.
+    The sums are those of `compute_sums`. A batch is what `augment_batch` gives; the first row is the
+    index of its first image in the global batch. In float16 the loss, and so each gradient, is
+    multiplied by the optimizer's scale.
     """
     network, optimizer, variables = (
         state.network,
@@ -69,81 +90,88 @@ def gradient_function(
     )
     weights = compute_class_weights(train.dataset) if config.class_weights else None
 
-    def gradients_of(batch: Sequence[Any], step: Any, first: Any) -> tuple[list[Any], Any]:
-        state.place.step, state.place.first[replica_number()] = step, first
-        images, labels, partners, shares = batch
+    def compute_gradients(
+        batch: AugmentedBatch, step: Tensor, first: Tensor | int
+    ) -> tuple[list[Tensor], Tensor]:
+        state.batch_position.step, state.batch_position.first[get_replica_number()] = step, first
+        images, labels, partners, fractions = batch
         with tf.GradientTape() as tape:
             logits = tf.cast(network(images, training=True), tf.float32)
-            losses = losses_of(labels, logits, weights, config.label_smoothing)
+            losses = compute_losses(labels, logits, weights, config.label_smoothing)
             if partners is not None:
-                losses = shares * losses + (1 - shares) * losses_of(
+                losses = fractions * losses + (1 - fractions) * compute_losses(
                     partners, logits, weights, config.label_smoothing
                 )
-            loss, numbers = sums_of(labels, logits, losses)
-            loss = loss / config.global_batch_size * loss_scale(optimizer)
-        return tape.gradient(loss, variables), numbers
+            loss, sums = compute_sums(labels, logits, losses)
+            loss = loss / config.global_batch_size * get_loss_scale(optimizer)
+        return tape.gradient(loss, variables), sums
 
-    return gradients_of
+    return compute_gradients
 
 
-def compiled_training(
-    state: State, train: LoadedSplit, config: TrainConfig, devices: Devices
-) -> Callable[[Any, Any, Any], Any]:
-    """Return a function (iterator, steps, fresh) -> sums that does that many optimizer steps in one call, fewer if the loss is not finite.
+def compile_training(
+    state: TrainingState, train: LoadedSplit, config: TrainConfig, devices: Devices
+) -> Callable[[Iterator[LoadedBatch], Tensor, Tensor], Tensor]:
+    """Return a function (iterator, steps, fresh) -> sums that does that many steps in one call.
 
-    It goes on adding to the epoch's sums unless they are to be fresh, so that they do not depend on
-    how many steps one call does.
+    It does fewer if the loss is not finite. It goes on adding to the epoch's sums unless they are
+    to be fresh, so that they do not depend on how many steps one call does.
     """
-    gradients_of, strategy, replicas = (
-        gradient_function(state, train, config),
+    compute_gradients, strategy, replicas = (
+        make_gradient_function(state, train, config),
         devices.strategy,
         devices.replicas,
     )
     optimizer, variables = state.optimizer, state.network.trainable_variables
-    parts, share = max(1, state.parts), config.global_batch_size // replicas
+    micro_batches = max(1, state.gradient_accumulation_steps)
+    replica_batch = config.global_batch_size // replicas
 
-    def in_parts(batch: Sequence[Any], number: Any, first: Any) -> tuple[list[Any], Any]:
-        rows = share // parts
-        total, numbers = (
+    def accumulate_gradients(
+        batch: AugmentedBatch, number: Tensor, first: int
+    ) -> tuple[list[Tensor], Tensor]:
+        rows = replica_batch // micro_batches
+        total, sums = (
             [tf.zeros(variable.shape) for variable in variables],
             tf.zeros(4, tf.float64),
         )
-        for part in tf.range(parts):
-            piece = [
-                values if values is None else values[part * rows : (part + 1) * rows]
+        for index in tf.range(micro_batches):
+            micro_batch = [
+                values if values is None else values[index * rows : (index + 1) * rows]
                 for values in batch
             ]
-            piece[0] = tf.ensure_shape(piece[0], (rows, *batch[0].shape[1:]))
-            gradients, counted = gradients_of(piece, number, first + part * rows)
+            micro_batch[0] = tf.ensure_shape(micro_batch[0], (rows, *batch[0].shape[1:]))
+            gradients, counted = compute_gradients(micro_batch, number, first + index * rows)
             total = [tf.add(one, other) for one, other in zip(total, gradients, strict=True)]
-            numbers += counted
-        return total, numbers
+            sums += counted
+        return total, sums
 
-    def step(batch: Any, number: Any) -> Any:
-        first = replica_number() * share
-        given = augment_batch(batch, config, train.dataset)
-        gradients, numbers = (
-            gradients_of(given, number, first) if parts == 1 else in_parts(given, number, first)
+    def do_step(batch: LoadedBatch, number: Tensor) -> Tensor:
+        first = get_replica_number() * replica_batch
+        ready = augment_batch(batch, config, train.dataset)
+        gradients, sums = (
+            compute_gradients(ready, number, first)
+            if micro_batches == 1
+            else accumulate_gradients(ready, number, first)
         )
         apply_update(optimizer, variables, gradients, config, replicas)
-        return numbers
+        return sums
 
     @tf.function(reduce_retracing=True)
-    def train_steps(iterator: Any, steps: Any, fresh: Any) -> Any:
+    def train_steps(iterator: Iterator[LoadedBatch], steps: Tensor, fresh: Tensor) -> Tensor:
         sums = tf.where(fresh, tf.zeros_like(state.sums), state.sums)
         done = tf.constant(0, tf.int64)
         while done < steps and tf.math.is_finite(sums[0]):
             number = state.steps + done
             if strategy is None:
-                sums += step(next(iterator), number)
+                sums += do_step(next(iterator), number)
             else:
                 sums += strategy.reduce(
                     tf.distribute.ReduceOp.SUM,
-                    strategy.run(step, args=(next(iterator), number)),
+                    strategy.run(do_step, args=(next(iterator), number)),
                     axis=None,
                 )
             if config.ema_decay:
-                _average(state, config.ema_decay, number + 1)
+                _update_ema(state, config.ema_decay, number + 1)
             done += 1
         state.sums.assign(sums)
         state.steps.assign_add(done)
@@ -152,46 +180,51 @@ def compiled_training(
     return train_steps
 
 
-def _average(state: State, share: float, steps: Any) -> None:
+def _update_ema(state: TrainingState, decay: float, steps: Tensor) -> None:
     """Move the averaged weights towards the weights.
 
     At first faster, so that the beginning does not linger (as TensorFlow's own does).
     """
     steps = tf.cast(steps, tf.float32)
-    share = tf.minimum(share, (1 + steps) / (10 + steps))
+    decay = tf.minimum(decay, (1 + steps) / (10 + steps))
     for averaged, weights in zip(
-        state.judged.trainable_variables, state.network.trainable_variables, strict=True
+        state.ema_network.trainable_variables, state.network.trainable_variables, strict=True
     ):
-        averaged.assign_sub((1 - share) * (averaged - weights))
+        averaged.assign_sub((1 - decay) * (averaged - weights))
 
 
-def finish_average(state: State) -> None:
-    """Give the judged network what is not averaged, such as the statistics of batch normalization."""
-    if state.judged is not state.network:
+def copy_ema_statistics(state: TrainingState) -> None:
+    """Copy to the EMA network what is not averaged, such as batch normalization's statistics."""
+    if state.ema_network is not state.network:
         for kept, own in zip(
-            state.judged.non_trainable_weights, state.network.non_trainable_weights, strict=True
+            state.ema_network.non_trainable_weights,
+            state.network.non_trainable_weights,
+            strict=True,
         ):
             kept.assign(own)
 
 
-def compiled_scoring(network: Any, devices: Devices) -> Callable[[Any], Any]:
-    """Return a function (iterator) -> summed numbers of this worker's next batch, without training.
+def compile_scoring(
+    network: Network, devices: Devices
+) -> Callable[[Iterator[LoadedBatch]], Tensor]:
+    """Return a function (iterator) -> sums over this worker's next batch, without training.
 
-    Batches are `evaluation_batches` as `Devices.spread` gives them.
+    Batches are `make_evaluation_batches` as `Devices.distribute_batches` gives them; the sums are those
+    of `compute_sums`.
     """
 
-    def scored(batch: Mapping[str, Any]) -> Any:
-        return sums_of(
+    def score_replica(batch: LoadedBatch) -> Tensor:
+        return compute_sums(
             batch["labels"], tf.cast(network(batch["pixels"], training=False), tf.float32)
         )[1]
 
     @tf.function(reduce_retracing=True)
-    def score(iterator: Any) -> Any:
+    def score_batch(iterator: Iterator[LoadedBatch]) -> Tensor:
         if devices.strategy is None:
-            return scored(next(iterator))
-        shares = devices.strategy.run(scored, args=(next(iterator),))
+            return score_replica(next(iterator))
+        sums = devices.strategy.run(score_replica, args=(next(iterator),))
         return tf.add_n(
-            devices.strategy.experimental_local_results(shares)
+            devices.strategy.experimental_local_results(sums)
         )  # of this worker alone: it waits for no other
 
-    return score
+    return score_batch

@@ -1,4 +1,4 @@
-"""Devices: what TensorFlow may use, decided before it starts, and how a step is spread over it."""
+"""Devices: what TensorFlow may use, decided before it starts, and how a step is distributed."""
 
 from __future__ import annotations
 
@@ -7,38 +7,47 @@ import functools
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from pipeline.config.train import TrainConfig, why_unit
+from pipeline.config.train import TrainConfig, explain_batch_multiple
 from pipeline.errors import ConfigError
 from pipeline.train.cluster import Cluster, read_cluster
+
+if TYPE_CHECKING:
+    from pipeline.arrays import Dataset, Floats, Strategy, Tensor
 
 
 @dataclass(frozen=True)
 class Devices:
-    """What a training runs on: a `tf.distribute` strategy, or None for one device, where it would only cost time; and which worker."""
+    """What a training runs on.
 
-    strategy: Any = None
+    Attributes:
+        strategy: of `tf.distribute`; None for one device, where it would only cost time.
+        cluster: the workers, and which of them this process is.
+    """
+
+    strategy: Strategy | None = None
     cluster: Cluster = field(default_factory=Cluster)
 
     @property
     def replicas(self) -> int:
-        """How many copies of the network train together, over all workers."""
+        """The number of copies of the network that train together, over all workers."""
         return int(self.strategy.num_replicas_in_sync) if self.strategy is not None else 1
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
-        """Return where the variables that are trained must be made."""
+        """Return the context in which trained variables must be made."""
         return self.strategy.scope() if self.strategy is not None else contextlib.nullcontext()
 
-    def spread(self, batches: Any) -> Iterator[Any]:
-        """Return an iterator of this worker's batches in which each of its devices has its share.
+    def distribute_batches(self, batches: Dataset) -> Iterator[Any]:
+        """Return an iterator of this worker's batches, divided among its devices.
 
-        A share is made of neighbors.
+        A device takes neighboring images.
 
         Args:
-            batches: a tf.data.Dataset of what the worker takes in a step, or in a scoring step.
+            batches: what the worker takes in a step, or in a scoring step.
         """
         import tensorflow as tf
 
@@ -46,48 +55,49 @@ class Devices:
             return iter(batches)
         local = self.replicas // self.cluster.workers
         rows = next(iter(batches.element_spec.values())).shape[0]
-        shares = batches.rebatch(rows // local, drop_remainder=True) if local > 1 else batches
+        divided = batches.rebatch(rows // local, drop_remainder=True) if local > 1 else batches
         if self.cluster.workers > 1:
             # Else the workers ask each other before every batch whether all have one; here they
             # know how many there are.
-            shares = shares.apply(
+            divided = divided.apply(
                 tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
             )
-        return iter(self.strategy.distribute_datasets_from_function(lambda _: shares))
+        return iter(self.strategy.distribute_datasets_from_function(lambda _: divided))
 
-    def total(self, values: Any) -> Any:
-        """Return the sum, over the workers, of numbers that each of them has, float64 [n].
+    def sum_over_workers(self, values: Floats) -> Floats:
+        """Return the sum over the workers of each one's numbers, float64 [n].
 
-        All of them must ask for it.
+        All of them must call this.
         """
-        return self._total(values).numpy() if self.cluster.workers > 1 else values
+        return self._compiled_total(values).numpy() if self.cluster.workers > 1 else values
 
-    def chiefs(self, value: float) -> float:
-        """Return the chief's number to every worker; all of them must ask for it."""
-        return float(self.total([value if self.cluster.is_chief else 0.0])[0])
+    def broadcast_from_chief(self, value: float) -> float:
+        """Return the chief's number to every worker; all of them must call this."""
+        import numpy as np
+
+        return float(self.sum_over_workers(np.array([value if self.cluster.is_chief else 0.0]))[0])
 
     @functools.cached_property
-    def _total(self) -> Any:
+    def _compiled_total(self) -> Callable[[Floats], Tensor]:
         import tensorflow as tf
 
-        from pipeline.train.dropout import replica_number
+        from pipeline.train.dropout import get_replica_number
 
+        strategy: Strategy = self.strategy  # which several workers always have
         local = self.replicas // self.cluster.workers
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float64)])
-        def total(values: Any) -> Any:
-            def once() -> Any:
-                return values if replica_number() % local == 0 else tf.zeros_like(values)
+        def sum_values(values: Tensor) -> Tensor:
+            def take_once() -> Tensor:
+                return values if get_replica_number() % local == 0 else tf.zeros_like(values)
 
-            return self.strategy.reduce(
-                tf.distribute.ReduceOp.SUM, self.strategy.run(once), axis=None
-            )
+            return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(take_once), axis=None)
 
-        return total
+        return sum_values
 
 
 def configure_runtime(config: TrainConfig, *, join: bool = False) -> None:
-    """Import TensorFlow with the devices and threads of the settings, and with deterministic operations.
+    """Import TensorFlow with the devices and threads of the settings, and deterministic operations.
 
     Must come before anything else uses TensorFlow in this process. Thread counts are pinned to the
     processors that this process may use (or to TF_NUM_INTRAOP_THREADS), because a sum's last bits
@@ -99,22 +109,22 @@ def configure_runtime(config: TrainConfig, *, join: bool = False) -> None:
             else.
 
     Raises:
-        ConfigError: a device that was asked for is not there, replicas do not divide the batch, or
+        ConfigError: a device that was asked for is missing, replicas do not divide the batch, or
             TensorFlow already runs otherwise.
-        HungError: the other workers did not come in time.
+        HungError: the other workers did not answer in time.
     """
-    tf = _imported()
+    tf = _import_tensorflow()
     kind, _, which = config.devices.partition(":")
     workers = read_cluster().workers if join else 1
     try:
-        _be_deterministic(tf)
+        _enable_determinism(tf)
         _choose_gpus(tf, kind, which)
         _split_cpu(tf, int(which) if kind == "cpu" and which else 1)
         gpus = len(tf.config.get_visible_devices("GPU"))
         require_divisible(config, workers, gpus or (int(which) if kind == "cpu" and which else 1))
-        _require_fast(config, gpus)
+        _require_onednn(config, gpus)
         if workers > 1 and not _join_workers.cache_info().currsize:
-            read_cluster().meet(config.watchdog_seconds)
+            read_cluster().wait_for_workers(config.watchdog_seconds)
             _join_workers()
     except RuntimeError as error:
         raise ConfigError(
@@ -124,31 +134,31 @@ def configure_runtime(config: TrainConfig, *, join: bool = False) -> None:
         ) from error
 
 
-def configure_answers() -> None:
-    """Import TensorFlow for a model that answers, as evaluation had it but on one device.
+def configure_inference() -> None:
+    """Import TensorFlow for inference, configured as for evaluation but on one device.
 
-    One that runs already stays as it is.
+    A TensorFlow that already runs stays as it is.
     """
-    tf = _imported()
+    tf = _import_tensorflow()
     with contextlib.suppress(RuntimeError):
-        _be_deterministic(tf)
+        _enable_determinism(tf)
         _choose_gpus(tf, "auto", "")
         for gpu in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(gpu, True)  # others use it too
+            tf.config.experimental.set_memory_growth(gpu, True)  # other processes use it too
 
 
-def _imported() -> Any:
+def _import_tensorflow() -> ModuleType:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault(
         "TF_CPP_MIN_LOG_LEVEL", "3"
-    )  # a CPU machine need not be told that it has no GPU
-    with _quiet_stderr():
+    )  # without a GPU TensorFlow would warn of that
+    with _silence_stderr():
         import tensorflow as tf
 
     return tf
 
 
-def _be_deterministic(tf: Any) -> None:
+def _enable_determinism(tf: ModuleType) -> None:
     threads = int(os.environ.get("TF_NUM_INTRAOP_THREADS", "0")) or len(os.sched_getaffinity(0))
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
@@ -156,10 +166,10 @@ def _be_deterministic(tf: Any) -> None:
 
 
 def require_divisible(config: TrainConfig, workers: int, devices: int) -> None:
-    """Refuse a batch that cannot be shared evenly.
+    """Refuse a batch that cannot be divided evenly.
 
     Args:
-        config: the batch, and what its parts must be multiples of.
+        config: the batch, and what each device's images must be a multiple of.
         workers: how many train together.
         devices: of each worker.
 
@@ -172,7 +182,7 @@ def require_divisible(config: TrainConfig, workers: int, devices: int) -> None:
             f" {workers} workers, who are several by themselves. Expected one of the two. Type"
             " --devices cpu."
         )
-    unit = workers * devices * config.unit
+    unit = workers * devices * config.batch_multiple
     if config.global_batch_size % unit:
         shared = (
             f"{workers} workers with {devices} device{'s' if devices > 1 else ''} each"
@@ -181,14 +191,14 @@ def require_divisible(config: TrainConfig, workers: int, devices: int) -> None:
         )
         raise ConfigError(
             f"train.global_batch_size must be a multiple of {unit}: {shared} share"
-            f" it{why_unit(config)}. Received {config.global_batch_size}. Type --set"
+            f" it{explain_batch_multiple(config)}. Received {config.global_batch_size}. Type --set"
             f" train.global_batch_size={-(-config.global_batch_size // unit) * unit}."
         )
 
 
 @functools.cache
-def _join_workers() -> Any:
-    """Return the strategy over all workers, who have met. TensorFlow can be asked for it once."""
+def _join_workers() -> Strategy:
+    """Return the strategy over all workers; TensorFlow can make it once in a process."""
     import tensorflow as tf
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
@@ -203,8 +213,11 @@ def _join_workers() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Silence what TensorFlow's libraries write to file descriptor 2 while they are loaded, before any log level counts."""
+def _silence_stderr() -> Iterator[None]:
+    """Silence what TensorFlow's libraries write to file descriptor 2 while they are loaded.
+
+    They do so before any log level counts.
+    """
     saved = os.dup(2)
     try:
         with open(os.devnull, "wb") as null:  # noqa: PTH123 - a device, not a path of ours
@@ -215,8 +228,8 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(saved)
 
 
-def _choose_gpus(tf: Any, kind: str, which: str) -> None:
-    """Show TensorFlow only the GPUs that were asked for."""
+def _choose_gpus(tf: ModuleType, kind: str, which: str) -> None:
+    """Make only the GPUs that were asked for visible to TensorFlow."""
     present = tf.config.list_physical_devices("GPU")
     numbers = (
         [int(number) for number in which.split(",")]
@@ -234,7 +247,7 @@ def _choose_gpus(tf: Any, kind: str, which: str) -> None:
     )
 
 
-def _split_cpu(tf: Any, count: int) -> None:
+def _split_cpu(tf: ModuleType, count: int) -> None:
     """Make `count` logical devices of the CPU, to try several replicas on one machine."""
     cpu, *_ = tf.config.list_physical_devices("CPU")
     wanted = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
@@ -242,8 +255,8 @@ def _split_cpu(tf: Any, count: int) -> None:
         tf.config.set_logical_device_configuration(cpu, wanted)
 
 
-def _require_fast(config: TrainConfig, gpus: int) -> None:
-    """Refuse bfloat16 on a processor without oneDNN, whose kernels are the ones that know it."""
+def _require_onednn(config: TrainConfig, gpus: int) -> None:
+    """Refuse bfloat16 on a processor without oneDNN, which has the kernels for it."""
     if (
         config.precision == "bfloat16"
         and not gpus
@@ -256,7 +269,7 @@ def _require_fast(config: TrainConfig, gpus: int) -> None:
         )
 
 
-def device_names() -> list[str]:
+def list_devices() -> list[str]:
     """Return this process's devices for training: every visible GPU, or else every logical CPU."""
     import tensorflow as tf
 
@@ -265,28 +278,28 @@ def device_names() -> list[str]:
 
 
 def make_devices() -> Devices:
-    """Return what to train on: the workers that have met, or all devices of this process.
+    """Return what to train on: the workers that were joined, or all devices of this process.
 
-    A strategy only for more than one.
+    With a strategy only for more than one.
     """
     import tensorflow as tf
 
     cluster = read_cluster()
     if cluster.workers > 1:
         return Devices(_join_workers(), cluster)
-    names = device_names()
+    names = list_devices()
     return Devices(tf.distribute.MirroredStrategy(names) if len(names) > 1 else None)
 
 
 def describe_runtime() -> dict[str, Any]:
-    """Return what decides the last bits of a result besides the settings.
+    """Return what decides the last bits of a result besides the settings, for MLflow's tags.
 
-    Devices, threads, oneDNN.
+    Devices, workers, threads, oneDNN.
     """
     import tensorflow as tf
 
     return {
-        "devices": ", ".join(device_names()),
+        "devices": ", ".join(list_devices()),
         "workers": read_cluster().workers,
         "threads.intra_op": tf.config.threading.get_intra_op_parallelism_threads(),
         "threads.inter_op": tf.config.threading.get_inter_op_parallelism_threads(),

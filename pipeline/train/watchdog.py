@@ -1,7 +1,4 @@
-"""Calls of TensorFlow that this process need not wait for.
-
-Signals are heard meanwhile, and one that hangs is given up.
-"""
+"""Calls of TensorFlow in a thread of their own: signals are heard meanwhile, and a hang ends the wait."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.errors import HungError
 
@@ -18,9 +15,11 @@ from pipeline.errors import HungError
 _SLICE_SECONDS = 0.2
 _THREAD_NAME = "calls of TensorFlow"
 
+_Result = TypeVar("_Result")
 
-class Patience:
-    """Runs calls, one at a time, in a thread of its own.
+
+class Watchdog:
+    """Runs calls, one at a time, in a thread of its own, and gives up those that take too long.
 
     A call into TensorFlow cannot be interrupted, and one whose input or device hangs never returns.
     Here the calling thread waits in slices: Ctrl-C is heard at once, and after `seconds` without an
@@ -28,18 +27,18 @@ class Patience:
 
     Args:
         seconds: how long one call may take; 0 is for ever.
-        why: says what hangs, when something does.
+        diagnose: returns what hangs, when a call does.
     """
 
-    def __init__(self, seconds: float, why: Callable[[], str]):
-        self._seconds, self._why = seconds, why
+    def __init__(self, seconds: float, diagnose: Callable[[], str]):
+        self._seconds, self._diagnose = seconds, diagnose
         self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._failed = False
-        self._kept: Any = None
-        self._thread = threading.Thread(target=self._serve, name=_THREAD_NAME, daemon=True)
+        self._kept: object = None
+        self._thread = threading.Thread(target=self._serve_calls, name=_THREAD_NAME, daemon=True)
         self._thread.start()
 
-    def _serve(self) -> None:
+    def _serve_calls(self) -> None:
         while (call := self._calls.get()) is not None:
             function, arguments, answers = call
             try:
@@ -56,7 +55,7 @@ class Patience:
                 answer,
             )  # nothing of a call is kept until the next one
 
-    def __call__(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(self, function: Callable[..., _Result], *arguments: object) -> _Result:
         """Return what the function returns, or raise what it raises.
 
         Raises:
@@ -70,25 +69,24 @@ class Patience:
                 value, error = answers.get(timeout=_SLICE_SECONDS)
             except queue.Empty:
                 if self._seconds and time.monotonic() > deadline:
-                    raise HungError(self._why()) from None
+                    raise HungError(self._diagnose()) from None
                 continue
             if error is not None:
                 raise error
             return value
 
-    def keep(self, what: Any) -> None:
+    def keep_alive(self, used: object) -> None:
         """Name what a hanging call works with, such as iterators.
 
         It is never released then, as that would wait for the call.
         """
-        self._kept = what
+        self._kept = used
 
-    def settle(self, seconds: float) -> bool:
+    def wait_until_idle(self, seconds: float) -> bool:
         """Wait for a call whose caller was interrupted.
 
-        Return whether it has ended, and it and all before it well.
-
-        A call that failed may have done half of what it should.
+        Return whether it has ended, and whether it and all before it returned: a call that failed
+        may have done half of what it should.
         """
         after: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._calls.put((lambda: None, (), after))
@@ -99,7 +97,7 @@ class Patience:
         return not self._failed
 
     def close(self) -> None:
-        """End the thread; if it hangs, leave it and what it works with to the end of the process."""
+        """End the thread; if it hangs, leave it and what it works with to the process's end."""
         self._calls.put(None)
         self._thread.join(0.5)
         if self._kept is not None and self._thread.is_alive():
@@ -107,7 +105,7 @@ class Patience:
         self._kept = None
 
 
-def something_hangs() -> bool:
+def has_hanging_call() -> bool:
     """Return whether a call was left behind in this process.
 
     The end of the interpreter would wait for it.
@@ -118,16 +116,16 @@ def something_hangs() -> bool:
     return any(thread.is_alive() for thread in left)
 
 
-def answers_within(seconds: float, function: Callable[..., Any], *arguments: Any) -> bool:
+def returns_within(seconds: float, function: Callable[..., object], *arguments: object) -> bool:
     """Return whether a function returns, or raises, within so many seconds."""
-    thread = threading.Thread(target=_quietly, args=(function, *arguments), daemon=True)
+    thread = threading.Thread(target=_call_quietly, args=(function, *arguments), daemon=True)
     thread.start()
     thread.join(seconds)
     return not thread.is_alive()
 
 
-def _quietly(function: Callable[..., Any], *arguments: Any) -> None:
+def _call_quietly(function: Callable[..., object], *arguments: object) -> None:
     try:
         function(*arguments)
-    except Exception:  # noqa: BLE001 - an answer is an answer; whose error it is the training itself says
+    except Exception:  # noqa: BLE001 - an error is an answer; training itself reports it
         return

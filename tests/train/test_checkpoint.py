@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import CheckpointError, TrainingDivergedError
-from pipeline.train.checkpoint import previous_of, read_checkpoint, save_checkpoint
+from pipeline.train.checkpoint import previous_checkpoint_path, read_checkpoint, save_checkpoint
 
 RECORD = {"history": [{"epoch": 1, "train_loss": 0.1 + 0.2}], "seconds": 1.5}
 
@@ -63,7 +63,7 @@ def test_a_damaged_file_gives_way_to_the_one_before_and_that_is_said(tmp_path):
     assert f"{path} is damaged" in problem
     path.unlink()  # a kill between the two renames
     assert read_checkpoint(path)[1:] == ({"step": 1}, "")
-    previous_of(path).write_bytes(b"")
+    previous_checkpoint_path(path).write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"and so is the one before it.*Delete"):
         read_checkpoint(path)
 

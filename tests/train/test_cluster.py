@@ -13,7 +13,8 @@ import pytest
 from pipeline import api
 from pipeline.config.train import TrainConfig
 from pipeline.errors import ConfigError, WorkersFailedError
-from pipeline.train.cluster import Cluster, launch, read_cluster
+from pipeline.train.cluster import Cluster, read_cluster
+from pipeline.train.launcher import run_workers
 from pipeline.train.strategy import require_divisible
 
 TWO = ["a:1", "b:2"]
@@ -95,7 +96,7 @@ def test_the_launcher_ends_with_the_code_of_the_worker_that_failed_by_itself(
 ):
     monkeypatch.chdir(tmp_path)
     heard = []
-    assert launch(["train", "--epochs", "none"], 2, heard.append) == 2
+    assert run_workers(["train", "--epochs", "none"], 2, heard.append) == 2
     assert "train.epochs" in capfd.readouterr().err  # the chief's own message
     assert len(heard) == 1
     assert heard[0].startswith("worker 1 ended with 2: Error: ")
@@ -170,11 +171,13 @@ def until(condition, seconds=120):
 
 def made(cwd):
     """What training left: the model's bytes and the history without the clock."""
-    from pipeline.train.loop import without_clock
+    from pipeline.train.loop import remove_clock_readings
 
     (folder,) = (path for path in cwd.glob("mlruns/stages/train-*") if path.suffix != ".partial")
     history = json.loads((folder / "report" / "history.json").read_text())
-    return (folder / "model.keras").read_bytes(), [without_clock(entry) for entry in history]
+    return (folder / "model.keras").read_bytes(), [
+        remove_clock_readings(entry) for entry in history
+    ]
 
 
 def assert_same_but_for_rounded_sums(one, other):

@@ -23,13 +23,13 @@ from pipeline.errors import ConfigError, TrainingDivergedError
 from pipeline.model.alexnet import build_network
 from pipeline.train import loop
 from pipeline.train.checkpoint import read_checkpoint
-from pipeline.train.dropout import Place, PlacedDropout
-from pipeline.train.state import State, prepare
-from pipeline.train.step import losses_of, sums_of
+from pipeline.train.dropout import BatchPosition, StatelessDropout
+from pipeline.train.state import TrainingState, prepare_state
+from pipeline.train.step import compute_losses, compute_sums
 from pipeline.train.strategy import Devices
 
 SIDE, SIZE = 32, 28
-NOBODY = [].append  # is told what happens
+IGNORED = [].append  # is told what happens
 COVARIANCE = ((4000.0, 3500.0, 3000.0), (3500.0, 3900.0, 3400.0), (3000.0, 3400.0, 4500.0))
 
 
@@ -61,22 +61,26 @@ def network(dropout=0.5):
 ONE = Devices()
 
 
-def given(config, checkpoint, devices=ONE, **more):
-    """What the loop is given: 96 images to train on, and 40."""
+def make_training(config, checkpoint, devices=ONE, **more):
+    """Return what the loop needs: 96 images to train on, and 40 to validate."""
     return loop.Training(split(96), split(40, 1, "validation"), config, devices, checkpoint, **more)
 
 
-def score(judged):
+def score(ema_network):
     config = TrainConfig(global_batch_size=32)
-    return loop._Epochs(
-        prepare(lambda: judged, config, ONE), given(config, None), lambda call, *words: call(*words)
-    ).scored()
+    return loop._EpochLoop(
+        prepare_state(lambda: ema_network, config, ONE),
+        make_training(config, None),
+        SimpleNamespace(call=lambda function, *arguments: function(*arguments)),
+    ).score_validation()
 
 
-def train(config, checkpoint, dropout=0.5, stop_after=None, devices=ONE, say=NOBODY):
+def train(config, checkpoint, dropout=0.5, stop_after=None, devices=ONE, notify=IGNORED):
     """Train on 96 images; return the state at the end, or after some epochs."""
-    state = prepare(lambda: network(dropout), config, devices)
-    with contextlib.closing(loop.fit(state, given(config, checkpoint, devices, say=say))) as epochs:
+    state = prepare_state(lambda: network(dropout), config, devices)
+    with contextlib.closing(
+        loop.train_epochs(state, make_training(config, checkpoint, devices, notify=notify))
+    ) as epochs:
         for epoch in epochs:
             if epoch["epoch"] == stop_after:
                 break
@@ -84,10 +88,10 @@ def train(config, checkpoint, dropout=0.5, stop_after=None, devices=ONE, say=NOB
 
 
 def every_number(state):
-    history = [loop.without_clock(entry) for entry in state.history]
+    history = [loop.remove_clock_readings(entry) for entry in state.history]
     return (
-        {name: variable.numpy() for name, variable in state.variables().items()},
-        state.best,
+        {name: variable.numpy() for name, variable in state.named_variables().items()},
+        state.best_weights,
         history,
     )
 
@@ -153,12 +157,12 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path):
     )
     losses = [entry["validation_loss"] for entry in state.history]
     assert state.history[-1]["validation_top1_error"] < 0.1
-    best = loop.best_epoch(state.history)
+    best = loop.choose_best_epoch(state.history)
     assert best["validation_top1_error"] == min(
         entry["validation_top1_error"] for entry in state.history
     )
     again = network()
-    again.set_weights(state.best)
+    again.set_weights(state.best_weights)
     scored = score(again)
     assert scored[0] / scored[3] == pytest.approx(best["validation_loss"], rel=1e-5)
     assert best["validation_loss"] in losses
@@ -194,9 +198,9 @@ def cut_short(config, checkpoint, after, end):
         if next(calls, None) is None:
             raise end
 
-    state = prepare(network, config, ONE)
+    state = prepare_state(network, config, ONE)
     with pytest.raises(type(end)):
-        list(loop.fit(state, given(config, checkpoint, progress=progress)))
+        list(loop.train_epochs(state, make_training(config, checkpoint, report_progress=progress)))
 
 
 ADAM = {"epochs": 3, "global_batch_size": 16, "optimizer": "adamw", "learning_rate": 0.002}
@@ -234,26 +238,6 @@ def test_a_finished_training_taken_up_again_trains_no_more(tmp_path):
     assert_same_bits(first, again)
 
 
-def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch):
-    """One that takes 0.1 s makes the next wait for 4 s, whatever `checkpoint_seconds` below that
-    says."""
-    now = [0.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    saved = []
-
-    def save(_path):
-        saved.append(now[0])
-        now[0] += 0.1
-
-    keeper = loop._Keeper(
-        SimpleNamespace(save=save, steps=tf.Variable(0)),
-        given(TrainConfig(checkpoint_seconds=2), tmp_path),
-    )
-    for now[0] in (1.9, 2.0, 5.0, 6.0, 6.2):
-        keeper.save_if_due()
-    assert saved == [2.0, 6.2]
-
-
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_MAX_STEPS_PER_CALL", 1)
     config = TrainConfig(**EVERYTHING)
@@ -261,7 +245,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch)
     cut_short(config, tmp_path / "c.npz", 4, DeathError())
     (tmp_path / "c.npz").write_bytes(b"PK damaged")
     told = []
-    resumed = train(config, tmp_path / "c.npz", say=told.append)
+    resumed = train(config, tmp_path / "c.npz", notify=told.append)
     assert_same_bits(whole, resumed)
     assert any("c.npz is damaged" in said and "goes on from step 4" in said for said in told)
 
@@ -293,7 +277,7 @@ def test_a_smoothed_label_is_kerass(tmp_path):
     wanted = keras.losses.CategoricalCrossentropy(
         from_logits=True, label_smoothing=0.1, reduction="none"
     )(tf.one_hot(labels, 5), logits)
-    np.testing.assert_allclose(losses_of(labels, logits, None, 0.1), wanted, rtol=1e-5)
+    np.testing.assert_allclose(compute_losses(labels, logits, None, 0.1), wanted, rtol=1e-5)
 
 
 def test_averaged_weights_are_judged_and_kept(tmp_path, monkeypatch):
@@ -302,27 +286,27 @@ def test_averaged_weights_are_judged_and_kept(tmp_path, monkeypatch):
     config = TrainConfig(
         epochs=4, global_batch_size=96, learning_rate=0.02, schedule="constant", ema_decay=0.5
     )
-    state = prepare(network, config, ONE)
+    state = prepare_state(network, config, ONE)
     average = [variable.numpy() for variable in state.network.trainable_variables]
-    epochs = loop.fit(state, given(config, tmp_path / "c"))
+    epochs = loop.train_epochs(state, make_training(config, tmp_path / "c"))
     for steps, entry in enumerate(epochs, 1):
         share = min(0.5, (1 + steps) / (10 + steps))
         average = [
             share * old + (1 - share) * new.numpy()
             for old, new in zip(average, state.network.trainable_variables, strict=True)
         ]
-        for mean, judged in zip(average, state.judged.trainable_variables, strict=True):
-            np.testing.assert_allclose(judged.numpy(), mean, atol=1e-6)
-        scored = score(state.judged)
+        for mean, ema_network in zip(average, state.ema_network.trainable_variables, strict=True):
+            np.testing.assert_allclose(ema_network.numpy(), mean, atol=1e-6)
+        scored = score(state.ema_network)
         assert entry["validation_loss"] == pytest.approx(scored[0] / scored[3], rel=1e-5)
-    if loop.best_epoch(state.history)["epoch"] == 4:
-        np.testing.assert_array_equal(state.best[0], state.judged.weights[0].numpy())
+    if loop.choose_best_epoch(state.history)["epoch"] == 4:
+        np.testing.assert_array_equal(state.best_weights[0], state.ema_network.weights[0].numpy())
 
 
 class TestDropout:
     def masks(self, rows, first=0, step=3, seed=1, index=0, rate=0.25):
-        place = Place(seed, 64, step, {0: first})
-        return PlacedDropout(rate, place, index)(tf.ones((rows, 512)), training=True).numpy()
+        position = BatchPosition(seed, 64, step, {0: first})
+        return StatelessDropout(rate, position, index)(tf.ones((rows, 512)), training=True).numpy()
 
     def test_drops_its_share_and_keeps_the_mean(self):
         found = self.masks(64)
@@ -340,7 +324,7 @@ class TestDropout:
 
     def test_does_nothing_while_not_training(self):
         inputs = tf.ones((2, 3))
-        assert np.array_equal(PlacedDropout(0.5, Place(0, 2), 0)(inputs), inputs)
+        assert np.array_equal(StatelessDropout(0.5, BatchPosition(0, 2), 0)(inputs), inputs)
 
 
 def test_training_goes_back_to_the_last_epoch_at_half_the_rate(tmp_path):
@@ -355,7 +339,7 @@ def test_training_goes_back_to_the_last_epoch_at_half_the_rate(tmp_path):
         checkpoint_seconds=0,
     )
     told = []
-    state = train(config, tmp_path / "c.npz", say=told.append)
+    state = train(config, tmp_path / "c.npz", notify=told.append)
     assert 1 <= len(state.nan_restarts) == len(told) <= 10
     assert "goes back to the end of epoch" in told[0]
     assert len(state.history) == 3
@@ -378,7 +362,7 @@ def test_rare_classes_count_as_much_with_class_weights(tmp_path):
     weights = compute_class_weights(images.dataset)
     np.testing.assert_allclose(weights * counts, [48, 48], rtol=1e-6)
     logits = tf.constant(np.tile([1.0, 0.0], (96, 1)).astype(np.float32))
-    losses = losses_of(tf.constant(images.labels), logits, weights).numpy()
+    losses = compute_losses(tf.constant(images.labels), logits, weights).numpy()
     each = np.log(1 + np.exp([-1.0, 1.0]))
     assert losses.mean() == pytest.approx(each.mean(), rel=1e-6)
     plain, weighted = (
@@ -395,10 +379,10 @@ def test_mixed_images_are_learnt_as_both(tmp_path):
     config = TrainConfig(
         epochs=3, global_batch_size=32, mixup=0.4, cutmix=1.0, schedule="cosine", learning_rate=1e-6
     )
-    state = prepare(lambda: network(0), config, ONE)
+    state = prepare_state(lambda: network(0), config, ONE)
     for variable in state.network.trainable_variables:
         variable.assign(tf.zeros_like(variable))
-    first = next(iter(loop.fit(state, given(config, tmp_path / "c.npz"))))
+    first = next(iter(loop.train_epochs(state, make_training(config, tmp_path / "c.npz"))))
     assert first["train_loss"] == pytest.approx(np.log(2), rel=1e-4)
     learned = train(
         config.model_copy(update={"learning_rate": 0.02, "epochs": 8}),
@@ -428,16 +412,16 @@ def test_the_numbers_do_not_depend_on_how_many_steps_a_call_does(tmp_path, monke
 def test_ties_are_not_forgiven():
     """A network that gives every class the same logit knows only the first one, in training as in
     evaluation."""
-    _, numbers = sums_of(tf.constant([0, 1, 3, 9]), tf.zeros((4, 10)))
+    _, numbers = compute_sums(tf.constant([0, 1, 3, 9]), tf.zeros((4, 10)))
     assert numbers.numpy()[1:].tolist() == [3, 1, 4]
-    _, numbers = sums_of(tf.constant([1, 0]), tf.constant([[0.0, 2.0], [1.0, 2.0]]))
+    _, numbers = compute_sums(tf.constant([1, 0]), tf.constant([[0.0, 2.0], [1.0, 2.0]]))
     assert numbers.numpy()[1:].tolist() == [1, 0, 2]
 
 
 def test_divergence_stops_at_its_step_with_a_remedy(tmp_path):
     config = TrainConfig(epochs=3, global_batch_size=16, learning_rate=0.02)
-    state = prepare(network, config, ONE)
-    epochs = loop.fit(state, given(config, tmp_path / "c.npz"))
+    state = prepare_state(network, config, ONE)
+    epochs = loop.train_epochs(state, make_training(config, tmp_path / "c.npz"))
     assert next(epochs)["epoch"] == 1
     state.network.trainable_variables[-1].assign([np.nan, 0])
     with pytest.raises(
@@ -479,13 +463,13 @@ more = dict(clip_norm=1, gradient_accumulation_steps=2, ema_decay=0.9, label_smo
 more |= dict(color_noise=0.1, mixup=0.4, cutmix=1.0, randaugment=2, random_erasing=0.5, class_weights=True)
 more = more if sys.argv[4] == "everything" else {}
 config = TrainConfig(epochs=1, global_batch_size=32, learning_rate=0.01, schedule="cosine", devices=sys.argv[1], **more)
-from pipeline.train.strategy import configure_runtime, device_names, make_devices
+from pipeline.train.strategy import configure_runtime, list_devices, make_devices
 configure_runtime(config)
 sys.path.insert(0, sys.argv[3])
 from test_loop import train
 state = train(config, Path(sys.argv[2] + ".ckpt"), devices=make_devices())
-weights = [*state.network.trainable_variables, *state.judged.trainable_variables]
-np.savez(sys.argv[2], len(device_names()), *[variable.numpy() for variable in weights])
+weights = [*state.network.trainable_variables, *state.ema_network.trainable_variables]
+np.savez(sys.argv[2], len(list_devices()), *[variable.numpy() for variable in weights])
 """
 
 
@@ -516,7 +500,7 @@ class TestFrozen:
         load = lambda: build_network(  # noqa: E731
             model, num_classes=2, channel_mean=(125,) * 3, channel_std=(50,) * 3
         )
-        return prepare(load, config, ONE), config
+        return prepare_state(load, config, ONE), config
 
     @pytest.mark.parametrize(
         ("freeze", "kept", "normalization"),
@@ -527,7 +511,7 @@ class TestFrozen:
         before = {
             layer.name: layer.get_weights() for layer in state.network.layers if layer.weights
         }
-        (entry,) = loop.fit(state, given(config, tmp_path / "c"))
+        (entry,) = loop.train_epochs(state, make_training(config, tmp_path / "c"))
         weighted = [layer.name for layer in state.network.layers if hasattr(layer, "kernel")]
         same = [
             np.array_equal(before[name][0], state.network.get_layer(name).get_weights()[0])
@@ -571,7 +555,7 @@ def test_what_an_epoch_takes_of_the_machine_is_recorded_and_no_part_of_the_resul
     assert 0.1 < entry["system/memory_gb"] < 100
     assert (
         {"train_loss", "learning_rate"}
-        < set(loop.without_clock(entry))
+        < set(loop.remove_clock_readings(entry))
         == set(entry)
         - {
             "system/processors",
@@ -602,13 +586,13 @@ def test_checkpoints_by_steps_come_after_exactly_so_many(tmp_path, monkeypatch):
     config = TrainConfig(
         epochs=4, global_batch_size=16, checkpoint_seconds=1000, checkpoint_steps=5
     )
-    saved, save = [], State.save
+    saved, save = [], TrainingState.save_to
 
     def noted(state, path):
         saved.append(int(state.steps.numpy()))
         save(state, path)
 
-    monkeypatch.setattr(State, "save", noted)
+    monkeypatch.setattr(TrainingState, "save_to", noted)
     whole = train(config, tmp_path / "c.npz")
     assert saved == [5, 10, 15, 20]
     assert_same_bits(
@@ -618,11 +602,15 @@ def test_checkpoints_by_steps_come_after_exactly_so_many(tmp_path, monkeypatch):
 
 def test_a_profile_is_written_for_tensorboard_and_changes_nothing(tmp_path):
     config = TrainConfig(epochs=2, global_batch_size=16, profile_steps=3)
-    traced, plain = (prepare(network, config, ONE) for _ in range(2))
-    list(loop.fit(traced, given(config, tmp_path / "c.npz", traces=tmp_path / "profile")))
+    traced, plain = (prepare_state(network, config, ONE) for _ in range(2))
+    list(
+        loop.train_epochs(
+            traced, make_training(config, tmp_path / "c.npz", traces=tmp_path / "profile")
+        )
+    )
     (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
     assert b"train_steps" in trace.read_bytes()
-    list(loop.fit(plain, given(config, tmp_path / "d.npz")))
+    list(loop.train_epochs(plain, make_training(config, tmp_path / "d.npz")))
     assert_same_bits(traced, plain)
 
 
@@ -630,9 +618,11 @@ def test_progress_says_how_it_goes_and_what_it_takes_of_the_machine(tmp_path):
     told = []
     config = TrainConfig(epochs=2, global_batch_size=32)
     list(
-        loop.fit(
-            prepare(network, config, ONE),
-            given(config, tmp_path / "c.npz", progress=lambda *words: told.append(words)),
+        loop.train_epochs(
+            prepare_state(network, config, ONE),
+            make_training(
+                config, tmp_path / "c.npz", report_progress=lambda *words: told.append(words)
+            ),
         )
     )
     assert told[-1][:2] == (6, 6)
@@ -650,15 +640,15 @@ config = TrainConfig(**eval(sys.argv[4]), devices=sys.argv[1])
 from pipeline.train.strategy import configure_runtime, make_devices
 configure_runtime(config)
 import numpy as np
-from test_loop import given, every_number, network
+from test_loop import make_training, every_number, network
 from pipeline.train import loop
 from pipeline.train.checkpoint import read_checkpoint
-from pipeline.train.state import State, prepare
+from pipeline.train.state import TrainingState, prepare_state
 path, devices = Path(sys.argv[2]), make_devices()
 found = read_checkpoint(path)
 before = len(found[1]["history"]) if found else 0
-state = prepare(network, config, devices)
-for epoch in loop.fit(state, given(config, path, devices)):
+state = prepare_state(network, config, devices)
+for epoch in loop.train_epochs(state, make_training(config, path, devices)):
     if epoch["epoch"] > before and len(sys.argv) > 5:
         os.kill(os.getpid(), signal.SIGKILL)
 variables, best, history = every_number(state)

@@ -9,11 +9,11 @@ import tensorflow as tf
 from pipeline.config.train import TrainConfig
 from pipeline.train.optimizer import (
     apply_update,
-    decayed,
+    compute_learning_rate,
+    is_decayed,
     is_finished,
-    learning_rate,
     make_optimizer,
-    planned_epochs,
+    plan_epochs,
 )
 
 
@@ -87,22 +87,22 @@ def test_decoupled_decay_leaves_biases_alone(name):
 
 
 def test_biases_do_not_decay():
-    assert decayed(np.zeros((3, 4)))
-    assert not decayed(np.zeros(4))
+    assert is_decayed(np.zeros((3, 4)))
+    assert not is_decayed(np.zeros(4))
 
 
 def test_plateau_divides_by_ten_after_patience_and_three_times_at_most():
     config = TrainConfig(schedule="plateau", patience=2, learning_rate=1.0)
-    assert learning_rate(config, []) == 1.0
-    assert learning_rate(config, errors(0.5, 0.5)) == 1.0
-    assert learning_rate(config, errors(0.5, 0.5, 0.5)) == pytest.approx(0.1)
-    assert learning_rate(config, errors(0.5, 0.5, 0.4, 0.4)) == 1.0
-    assert learning_rate(config, errors(0.5, *[0.5] * 20)) == pytest.approx(1e-3)
+    assert compute_learning_rate(config, []) == 1.0
+    assert compute_learning_rate(config, errors(0.5, 0.5)) == 1.0
+    assert compute_learning_rate(config, errors(0.5, 0.5, 0.5)) == pytest.approx(0.1)
+    assert compute_learning_rate(config, errors(0.5, 0.5, 0.4, 0.4)) == 1.0
+    assert compute_learning_rate(config, errors(0.5, *[0.5] * 20)) == pytest.approx(1e-3)
 
 
 def test_cosine_starts_at_the_rate_and_ends_near_zero():
     config = TrainConfig(schedule="cosine", epochs=10, learning_rate=0.2)
-    rates = [learning_rate(config, errors(*[0.5] * epoch)) for epoch in range(10)]
+    rates = [compute_learning_rate(config, errors(*[0.5] * epoch)) for epoch in range(10)]
     assert rates[0] == 0.2
     assert rates[5] == pytest.approx(0.1)
     assert rates == sorted(rates, reverse=True)
@@ -111,18 +111,20 @@ def test_cosine_starts_at_the_rate_and_ends_near_zero():
 
 def test_warm_up_rises_to_the_rate():
     config = TrainConfig(schedule="cosine", epochs=10, warmup_epochs=3, learning_rate=0.4)
-    assert [learning_rate(config, errors(*[0.5] * epoch)) for epoch in range(4)] == pytest.approx(
-        [0.1, 0.2, 0.3, 0.4]
-    )
+    assert [
+        compute_learning_rate(config, errors(*[0.5] * epoch)) for epoch in range(4)
+    ] == pytest.approx([0.1, 0.2, 0.3, 0.4])
 
 
 def test_step_divides_by_ten_and_constant_does_not():
     step = TrainConfig(schedule="step", step_epochs=2, learning_rate=1.0)
-    assert [learning_rate(step, errors(*[0.5] * epoch)) for epoch in range(5)] == pytest.approx(
-        [1, 1, 0.1, 0.1, 0.01]
-    )
+    assert [
+        compute_learning_rate(step, errors(*[0.5] * epoch)) for epoch in range(5)
+    ] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
     assert (
-        learning_rate(TrainConfig(schedule="constant", learning_rate=0.3), errors(*[0.5] * 99))
+        compute_learning_rate(
+            TrainConfig(schedule="constant", learning_rate=0.3), errors(*[0.5] * 99)
+        )
         == 0.3
     )
 
@@ -131,16 +133,16 @@ def test_the_rate_grows_with_the_batch_and_halves_with_each_setback():
     config = TrainConfig(
         schedule="constant", learning_rate=0.01, base_batch_size=128, global_batch_size=512
     )
-    assert learning_rate(config, []) == pytest.approx(0.04)
-    assert learning_rate(config, [], nan_restarts=2) == pytest.approx(0.01)
+    assert compute_learning_rate(config, []) == pytest.approx(0.04)
+    assert compute_learning_rate(config, [], nan_restarts=2) == pytest.approx(0.01)
 
 
 def test_minutes_end_the_training_and_bring_cosine_to_its_end():
     config = TrainConfig(schedule="cosine", epochs=100, max_minutes=1, learning_rate=1.0)
     history = [{"validation_top1_error": 0.5, "seconds": 10.0}]
-    assert planned_epochs(config, []) == 100
-    assert planned_epochs(config, history) == 6
-    assert learning_rate(config, history * 3) == pytest.approx(0.5)
+    assert plan_epochs(config, []) == 100
+    assert plan_epochs(config, history) == 6
+    assert compute_learning_rate(config, history * 3) == pytest.approx(0.5)
     assert [is_finished(config, history * epochs) for epochs in (0, 5, 6)] == [False, False, True]
     assert is_finished(
         TrainConfig(epochs=100, max_minutes=0.1), history

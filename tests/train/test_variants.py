@@ -21,8 +21,8 @@ sys.path.insert(0, sys.argv[1])
 from test_loop import split
 from pipeline.data.training_batches import make_training_batches
 from pipeline.model.alexnet import build_network
-from pipeline.train.state import prepare
-from pipeline.train.step import compiled_training
+from pipeline.train.state import prepare_state
+from pipeline.train.step import compile_training
 both = make_devices()
 assert both.strategy.num_replicas_in_sync == 2
 for words in sys.argv[2:]:
@@ -32,10 +32,10 @@ for words in sys.argv[2:]:
     after = []
     for where in (Devices(), both):
         load = lambda: build_network(model, num_classes=2, channel_mean=(125,) * 3, channel_std=(50,) * 3)
-        state = prepare(load, config, where)
+        state = prepare_state(load, config, where)
         before = [variable.numpy() for variable in state.network.variables]
-        batches = training_batches(images, config, image_size=model.image_size, epoch=0)
-        compiled_training(state, images, config, where)(where.spread(batches), tf.constant(1, tf.int64), tf.constant(True))
+        batches = make_training_batches(images, config, image_size=model.image_size, epoch=0)
+        compile_training(state, images, config, where)(where.distribute_batches(batches), tf.constant(1, tf.int64), tf.constant(True))
         after.append([variable.numpy() for variable in state.network.variables])
     worst = max(float(np.abs(one - two).max()) for one, two in zip(*after))
     moved = max(float(np.abs(one - old).max()) for one, old in zip(after[0], before))

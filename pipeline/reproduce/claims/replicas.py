@@ -154,7 +154,7 @@ def half_of(model: ModelConfig) -> ModelConfig:
 
 def shared_by(devices: int, config: TrainConfig) -> TrainConfig:
     """Return the settings with the nearest smaller batch that so many devices can share."""
-    unit = devices * config.unit
+    unit = devices * config.batch_multiple
     return config.model_copy(
         update={"global_batch_size": max(unit, config.global_batch_size // unit * unit)}
     )
@@ -289,24 +289,24 @@ def images_per_second(
 
     from pipeline.data.training_batches import make_training_batches
     from pipeline.model.alexnet import build_network
-    from pipeline.train.stage import as_fidelity_says
-    from pipeline.train.state import prepare
-    from pipeline.train.step import compiled_training
+    from pipeline.train.stage import apply_fidelity
+    from pipeline.train.state import prepare_state
+    from pipeline.train.step import compile_training
 
-    config = as_fidelity_says(config, model.fidelity).model_copy(update={"class_weights": False})
+    config = apply_fidelity(config, model.fidelity).model_copy(update={"class_weights": False})
     images = noise(dataset, 2 * config.global_batch_size)
     mean, std, classes = dataset.channel_mean, dataset.channel_std, len(dataset.class_names)
-    state = prepare(
+    state = prepare_state(
         lambda: build_network(model, num_classes=classes, channel_mean=mean, channel_std=std),
         config,
         devices,
     )
     state.optimizer.learning_rate.assign(_NO_STEP)
-    train_steps = compiled_training(state, images, config, devices)
+    train_steps = compile_training(state, images, config, devices)
     epochs = (
         _WARM_UP_STEPS + 1 + max(steps, _MIN_STEPS)
     ) // 2 + 2  # of two steps each; some batches more, so that the last does not wait
-    batches = devices.spread(
+    batches = devices.distribute_batches(
         make_training_batches(images, config, image_size=model.image_size, epoch=0, epochs=epochs)
     )
 

@@ -1,0 +1,67 @@
+"""Measurements behind the messages of a training that failed: lost numbers, and a step that hangs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from pipeline.config.train import TrainConfig
+from pipeline.data.input_stages import list_input_stages
+from pipeline.data.loader import LoadedSplit
+from pipeline.reports.training_advice import advise_on_divergence, advise_on_hang
+from pipeline.train.state import TrainingState
+from pipeline.train.strategy import Devices
+from pipeline.train.watchdog import returns_within
+
+# A stage of the input that gives nothing for so long, when training waits for it already, is the
+# one that hangs.
+_STAGE_SECONDS = 15.0
+
+
+def diagnose_divergence(state: TrainingState, config: TrainConfig, learning_rate: float) -> str:
+    """Return the likely cause of a loss that is not finite, and what to type.
+
+    Args:
+        state: as it was found.
+        config: the settings.
+        learning_rate: of the step.
+    """
+    ratios = (
+        entry[name]
+        for entry in state.history[-1:]
+        for name in entry
+        if name.startswith("signal/update_ratio/")
+    )
+    return advise_on_divergence(
+        steps=int(state.steps.numpy()),
+        epochs=len(state.history),
+        learning_rate=learning_rate,
+        precision=config.precision,
+        weights_finite=all(
+            np.isfinite(variable.numpy()).all() for variable in state.network.trainable_variables
+        ),
+        largest_update=max(ratios, default=math.nan),
+    )
+
+
+def diagnose_hang(images: LoadedSplit, config: TrainConfig, size: int, devices: Devices) -> str:
+    """Return what hangs, by trying each stage of the input from the disk on, and what to do.
+
+    Args:
+        images: the training split.
+        config: the settings.
+        size: pixels of the network's input, both sides.
+        devices: what the training runs on.
+    """
+    hanging = (
+        name
+        for name, attempt in list_input_stages(images, config, size)
+        if not returns_within(_STAGE_SECONDS, attempt)
+    )
+    return advise_on_hang(
+        watchdog_seconds=config.watchdog_seconds,
+        input_stage=next(hanging, ""),
+        stage_seconds=_STAGE_SECONDS,
+        workers=devices.cluster.workers,
+    )
