@@ -71,7 +71,7 @@ def test_images_that_do_not_come_are_reported_with_the_stage_that_hangs(
         images, split(8, 1, "validation"), config, Devices(), tmp_path / "c.npz"
     )
     with pytest.raises(
-        HungError, match=r"for 2 s.*What hangs is reading the shards in .*the same command again"
+        HungError, match=r"within 2 s.*What hangs is reading the shards in .*the same command again"
     ):
         next(loop.train_epochs(state, training))
     for shard in shards:  # let the readers go
