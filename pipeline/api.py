@@ -44,13 +44,15 @@ from pipeline.release.stage import promote
 from pipeline.retrain.retraining import (
     RETRAINING_FILE,
     Retraining,
-    folder_of,
-    read_result,
-    settled,
-    write_result,
+    locate_retraining,
+    read_retraining,
+    recover_retraining,
+    write_retraining,
 )
+from pipeline.retrain.scheduled_run_key import BY_HAND, format_scheduled_run_key
 from pipeline.retrain.stage import review
-from pipeline.schedule.ledger import BY_HAND, Ledger, Schedule, Slot, key_of
+from pipeline.schedule.ledger import Ledger
+from pipeline.schedule.records import Schedule, ScheduledRun
 from pipeline.tracking.delivery import deliver_leftovers
 from pipeline.tracking.fetching import fetch_model_file
 from pipeline.tracking.journal import list_undelivered
@@ -75,7 +77,7 @@ if TYPE_CHECKING:
     from pipeline.release.package import Release
     from pipeline.release.predict import Prediction
     from pipeline.reproduce.reproduction import Reproduction
-    from pipeline.retrain.retention import Plan
+    from pipeline.retrain.garbage_collection import GarbagePlan
     from pipeline.schedule.timing import Timing
 
 DEFAULT_WORKDIR = Path("mlruns")
@@ -86,7 +88,7 @@ STAGE_NAMES = tuple(item.name for item in STAGES)
 # Named only by those who want it: what is trained is not released by itself.
 ALL_STAGE_NAMES = (*STAGE_NAMES, promote.name)
 _MIN_LETTERS = 6  # of a run's id, to name it
-# What a slot of the schedule goes through; `review` may be the last.
+# What a scheduled run of the schedule goes through; `review` may be the last.
 RETRAIN_STAGES: tuple[Stage, ...] = (ingest, review, build, train, evaluate, promote)
 # With evaluate.model: a model from elsewhere is judged by a stage of its own.
 _STAGES_OF_A_MODEL: tuple[Stage, ...] = (ingest, evaluate_model)
@@ -316,13 +318,13 @@ def retrain(
     recipe: str | None = None,
     settings: Mapping[str, Any] | None = None,
     workdir: Path | str = DEFAULT_WORKDIR,
-    slot: str = "",
+    scheduled_run: str = "",
     wait: bool = False,
     observer: Observer | None = None,
 ) -> Retraining:
     """Look whether there is a reason to train again, and if so train, evaluate and promote.
 
-    What a slot of the schedule is.
+    What a scheduled run of the schedule is.
 
     The same call goes on where an interrupted one ended; one that came to its end is not done
     again, and its result is returned.
@@ -332,7 +334,7 @@ def retrain(
             the work directory.
         settings: as `run` takes them; the section `retrain` says what a reason is.
         workdir: the work directory.
-        slot: `schedule/20261127T030000Z`, which names the folder of its pages; now, by hand,
+        scheduled_run: `schedule/20261127T030000Z`, which names the folder of its pages; now, by hand,
             without it.
         wait: wait for another process that holds the work directory, instead of failing.
         observer: told what happens; nothing is shown without one.
@@ -344,20 +346,20 @@ def retrain(
     recipe, settings = last_settings(recipe, settings, workdir)
     names = [item.name for item in RETRAIN_STAGES]
     resolved = _checked(recipe, settings, workdir, names, (), Cluster())
-    slot = slot or key_of(BY_HAND, datetime.now(UTC))
-    folder = folder_of(workdir, slot)
+    scheduled_run = scheduled_run or format_scheduled_run_key(BY_HAND, datetime.now(UTC))
+    folder = locate_retraining(workdir, scheduled_run)
     require_nameable_workdir(resolved.config.tracking, workdir)
     with work_directory(workdir, wait=wait):
-        if (done := read_result(folder)) is not None:
+        if (done := read_retraining(folder)) is not None:
             return done
         registry = Registry(resolved.config.release.name, resolved.config.tracking, workdir)
-        if (before := settled(registry, slot)) is not None:
-            return write_result(before, folder)
+        if (before := recover_retraining(registry, scheduled_run)) is not None:
+            return write_retraining(before, folder)
         resolved = _from_champion(resolved, registry, workdir)
         tracker = MlflowTracker(
             workdir,
             resolved.config.tracking,
-            {"schedule": slot.partition("/")[0], SCHEDULED_RUN_TAG: slot},
+            {"schedule": scheduled_run.partition("/")[0], SCHEDULED_RUN_TAG: scheduled_run},
         )
         # Weights that were put in for the champion's are no setting that later commands should go
         # on with.
@@ -367,21 +369,21 @@ def retrain(
         )
 
         def conclude(records: Mapping[str, Artifact]) -> Path:
-            from pipeline.reports.retraining import write_retraining
+            from pipeline.reports.retraining import draw_retraining_page
 
-            write_retraining(f"Retraining {slot}", records, folder / "report")
+            draw_retraining_page(f"Retraining {scheduled_run}", records, folder / "report")
             decision = records.get(promote.name)
             tracker.conclude_run(
-                f"{decision.outcome if isinstance(decision, Decision) else 'skipped'}: {slot}"
+                f"{decision.outcome if isinstance(decision, Decision) else 'skipped'}: {scheduled_run}"
             )
             return folder / "report"
 
         started = time.monotonic()
         outcomes = tuple(runner.run(resolved, names, tracker, conclude=conclude))
         known = read_known_runs(workdir).get(tracker.pipeline_key, {})
-        result = write_result(
+        result = write_retraining(
             Retraining.of(
-                slot,
+                scheduled_run,
                 {outcome.stage: outcome for outcome in outcomes},
                 name=resolved.config.release.name,
                 page=folder / "report" / RETRAINING_FILE,
@@ -555,21 +557,21 @@ def schedule(
             settings where neither is given.
         settings: as `retrain` takes them.
         workdir: the work directory.
-        since: due times of a new schedule count from then, in UTC; from now without it.
+        since: run times of a new schedule count from then, in UTC; from now without it.
 
     Raises:
         ConfigError: the timing or a setting is not understood, or the images are not there.
     """
-    from pipeline.schedule.ledger import check_name
-    from pipeline.schedule.timing import Timing, timing_of
+    from pipeline.retrain.scheduled_run_key import check_schedule_name
+    from pipeline.schedule.timing import Timing, parse_timing
 
     workdir = Path(workdir)
-    check_name(name)
+    check_schedule_name(name)
     known = next((found for found in schedules(workdir) if found.name == name), None)
     kept = known.timing if known else Timing()
-    timing = timing_of(cron, every, timezone, jitter) if cron or every or jitter else kept
+    timing = parse_timing(cron, every, timezone, jitter) if cron or every or jitter else kept
     words = (
-        known.words
+        known.arguments
         if known and recipe is None and not settings
         else schedule_words(recipe, settings, workdir)
     )
@@ -577,7 +579,7 @@ def schedule(
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(workdir, error) from error
-    return _ledger(workdir).put(name, timing, words, since)
+    return _ledger(workdir).put_schedule(name, timing, words, since)
 
 
 def schedule_words(
@@ -631,7 +633,7 @@ def _absolute_paths(config: Config) -> dict[str, str]:
 
 def schedules(workdir: Path | str = DEFAULT_WORKDIR) -> list[Schedule]:
     """Return the schedules of a work directory, by name."""
-    return _ledger(Path(workdir)).schedules()
+    return _ledger(Path(workdir)).list_schedules()
 
 
 def find_schedule(name: str = DEFAULT_SCHEDULE, workdir: Path | str = DEFAULT_WORKDIR) -> Schedule:
@@ -640,7 +642,7 @@ def find_schedule(name: str = DEFAULT_SCHEDULE, workdir: Path | str = DEFAULT_WO
     Raises:
         ConfigError: there is none of the name.
     """
-    return _ledger(Path(workdir)).schedule(name)
+    return _ledger(Path(workdir)).find_schedule(name)
 
 
 def emit(
@@ -664,69 +666,71 @@ def emit(
     Raises:
         ConfigError: there is no such schedule, or the engine cannot say this timing.
     """
-    from pipeline.schedule.exporters import emit as write
-    from pipeline.schedule.timing import timing_of
+    from pipeline.schedule.exporters.emit import emit_schedule_files
+    from pipeline.schedule.timing import parse_timing
 
     workdir = Path(workdir)
     known = next((found for found in schedules(workdir) if found.name == name), None)
     if cron or every:
-        timing = timing_of(cron, every, timezone, jitter)
+        timing = parse_timing(cron, every, timezone, jitter)
         words = (
-            known.words
+            known.arguments
             if known and recipe is None and not settings
             else schedule_words(recipe, settings, workdir)
         )
     else:
         found = find_schedule(name, workdir)
-        timing, words = found.timing, found.words
-    return write(kind, name, timing, words, workdir.resolve(), Path(sys.executable))
+        timing, words = found.timing, found.arguments
+    return emit_schedule_files(kind, name, timing, words, workdir.resolve(), Path(sys.executable))
 
 
 def due_times(
     timing: Timing, count: int = 10, after: datetime | None = None
 ) -> list[tuple[datetime, datetime]]:
-    """Return the next due times: in the schedule's own zone and in UTC."""
-    from pipeline.schedule.timing import due_after
+    """Return the next run times: in the schedule's own zone and in UTC."""
+    from pipeline.schedule.timing import find_next_run_time
 
     zone, due, found = (
         ZoneInfo(timing.timezone),
         after or datetime.now(UTC),
         list[tuple[datetime, datetime]](),
     )
-    while len(found) < count and (following := due_after(timing, due)) is not None:
+    while len(found) < count and (following := find_next_run_time(timing, due)) is not None:
         due = following
         found.append((due.astimezone(zone), due))
     return found
 
 
 def pause(name: str = DEFAULT_SCHEDULE, workdir: Path | str = DEFAULT_WORKDIR) -> None:
-    """Let the slots of a schedule be skipped from now on."""
+    """Let the scheduled runs of a schedule be skipped from now on."""
     find_schedule(name, workdir)  # without it nothing is made
-    _ledger(Path(workdir)).pause(name)
+    _ledger(Path(workdir)).pause_schedule(name)
 
 
 def resume(name: str = DEFAULT_SCHEDULE, workdir: Path | str = DEFAULT_WORKDIR) -> None:
-    """Let a paused schedule go on with its next due time."""
+    """Let a paused schedule go on with its next run time."""
     find_schedule(name, workdir)  # without it nothing is made
-    _ledger(Path(workdir)).resume(name)
+    _ledger(Path(workdir)).resume_schedule(name)
 
 
 def unschedule(name: str = DEFAULT_SCHEDULE, workdir: Path | str = DEFAULT_WORKDIR) -> None:
     """Remove a schedule; its history stays."""
     find_schedule(name, workdir)  # without it nothing is made
-    _ledger(Path(workdir)).remove(name)
+    _ledger(Path(workdir)).remove_schedule(name)
 
 
-def history(name: str = "", limit: int = 50, workdir: Path | str = DEFAULT_WORKDIR) -> list[Slot]:
-    """Return the latest slots of a schedule, or of all, and what became of each, the newest first.
+def history(
+    name: str = "", limit: int = 50, workdir: Path | str = DEFAULT_WORKDIR
+) -> list[ScheduledRun]:
+    """Return the latest scheduled runs of a schedule, or of all, and what became of each, the newest first.
 
     Raises:
-        ConfigError: there is no such schedule, and never was a slot of it.
+        ConfigError: there is no such schedule, and never was a scheduled run of it.
     """
-    slots = _ledger(Path(workdir)).history(name, limit)
-    if name and not slots:
+    scheduled_runs = _ledger(Path(workdir)).list_latest_scheduled_runs(name, limit)
+    if name and not scheduled_runs:
         find_schedule(name, workdir)
-    return slots
+    return scheduled_runs
 
 
 def run_schedules(
@@ -748,10 +752,10 @@ def run_schedules(
     Raises:
         BusyError: another process does this already.
     """
-    from pipeline.schedule.scheduler import serve
+    from pipeline.schedule.scheduler import serve_schedules
 
     workdir = Path(workdir)
-    serve(workdir, _retrain_config, say, stop or threading.Event(), wait=wait)
+    serve_schedules(workdir, _retrain_config, say, stop or threading.Event(), wait=wait)
 
 
 def retrain_once(
@@ -761,19 +765,21 @@ def retrain_once(
     stop: threading.Event | None = None,
     wait: bool = False,
     say: Callable[[str], None] = lambda _line: None,
-) -> Slot | None:
-    """Run the one slot of a schedule that is due, and return what became of it; None where none is.
+) -> ScheduledRun | None:
+    """Run the one scheduled run of a schedule that is due, and return what became of it; None where none is.
 
-    For cron, systemd and other engines. An interrupted slot comes first; a schedule without a
+    For cron, systemd and other engines. An interrupted scheduled run comes first; a schedule without a
     timing of its own is due each time.
 
     Raises:
         BusyError: another process runs the schedules, and `wait` is False.
     """
-    from pipeline.schedule.scheduler import run_once
+    from pipeline.schedule.scheduler import run_schedule_once
 
     workdir = Path(workdir)
-    return run_once(workdir, name, _retrain_config, say, stop or threading.Event(), wait=wait)
+    return run_schedule_once(
+        workdir, name, _retrain_config, say, stop or threading.Event(), wait=wait
+    )
 
 
 def retrain_now(
@@ -782,12 +788,12 @@ def retrain_now(
     *,
     stop: threading.Event | None = None,
     say: Callable[[str], None] = lambda _line: None,
-) -> Slot:
+) -> ScheduledRun:
     """Have a schedule's retraining done now, by the process that runs the schedules or else here, and return what became of it."""
-    from pipeline.schedule.scheduler import run_now
+    from pipeline.schedule.scheduler import run_schedule_now
 
     workdir = Path(workdir)
-    return run_now(workdir, name, _retrain_config, say, stop or threading.Event())
+    return run_schedule_now(workdir, name, _retrain_config, say, stop or threading.Event())
 
 
 def clean(
@@ -798,7 +804,7 @@ def clean(
     settings: Mapping[str, Any] | None = None,
     workdir: Path | str = DEFAULT_WORKDIR,
     wait: bool = False,
-) -> Plan:
+) -> GarbagePlan:
     """Remove what nobody needs any more from a work directory, or only say what that would be.
 
     The champion, the one before, the best, what waits for approval, the last retrainings and what
@@ -815,7 +821,7 @@ def clean(
     Raises:
         BusyError: another process works in it.
     """
-    from pipeline.retrain import retention
+    from pipeline.retrain import garbage_collection
 
     workdir = Path(workdir)
     config = _store_settings(recipe, settings, workdir).config
@@ -825,14 +831,14 @@ def clean(
             " it with --workdir."
         )
     if dry_run:
-        return retention.plan(
+        return garbage_collection.plan_garbage_collection(
             workdir, config, keep=keep or config.retrain.keep, retrainings_only=False
         )
     with work_directory(workdir, wait=wait):
-        found = retention.plan(
+        found = garbage_collection.plan_garbage_collection(
             workdir, config, keep=keep or config.retrain.keep, retrainings_only=False
         )
-        retention.apply(found)
+        garbage_collection.collect_garbage(found)
         return found
 
 
@@ -841,12 +847,12 @@ def _prune(config: Config, workdir: Path, observer: Observer) -> None:
 
     What cannot be removed is no reason for a retraining to have failed.
     """
-    from pipeline.retrain import retention
+    from pipeline.retrain import garbage_collection
 
     try:
         # The last ones stay, and this process alone works here, so nothing is too young to go.
-        retention.apply(
-            retention.plan(
+        garbage_collection.collect_garbage(
+            garbage_collection.plan_garbage_collection(
                 workdir,
                 config,
                 keep=config.retrain.keep,
@@ -859,7 +865,7 @@ def _prune(config: Config, workdir: Path, observer: Observer) -> None:
 
 
 def _retrain_config(found: Schedule) -> RetrainConfig:
-    recipe, given = _given_by(found.words)
+    recipe, given = _given_by(found.arguments)
     return resolve(recipe, given, environment={}).config.retrain
 
 

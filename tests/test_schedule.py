@@ -13,15 +13,16 @@ from PIL import Image
 
 from pipeline import api
 from pipeline.errors import ConfigError
-from pipeline.schedule.ledger import Ledger, owner_of_this_process
+from pipeline.schedule.ledger import Ledger
+from pipeline.schedule.owners import identify_this_process
 
 PROGRAM = (sys.executable, "-m", "pipeline")
 
 
-def alexnet(*words, cwd, code=0, **environment):
+def alexnet(*arguments, cwd, code=0, **environment):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
     done = subprocess.run(
-        [*PROGRAM, *words],
+        [*PROGRAM, *arguments],
         check=False,
         cwd=cwd,
         env=kept | environment,
@@ -29,13 +30,13 @@ def alexnet(*words, cwd, code=0, **environment):
         text=True,
         timeout=120,
     )
-    assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
-def told(*words, cwd, code=0, **environment):
+def told(*arguments, cwd, code=0, **environment):
     return json.loads(
-        alexnet("--json", *words, cwd=cwd, code=code, **environment).stdout.splitlines()[-1]
+        alexnet("--json", *arguments, cwd=cwd, code=code, **environment).stdout.splitlines()[-1]
     )
 
 
@@ -52,11 +53,11 @@ def test_the_next_due_times_in_both_zones(tmp_path):
     found = told(
         "schedule", "--cron", "0 3 * * 1", "--timezone", "Europe/Madrid", "--dry-run", cwd=tmp_path
     )
-    assert len(found["due"]) == 10
-    for due in found["due"]:
-        local = datetime.fromisoformat(due["local"])
+    assert len(found["run_times"]) == 10
+    for run_time in found["run_times"]:
+        local = datetime.fromisoformat(run_time["local"])
         assert (local.isoweekday(), local.hour, local.minute) == (1, 3, 0)
-        assert local.astimezone(UTC) == datetime.fromisoformat(due["utc"])
+        assert local.astimezone(UTC) == datetime.fromisoformat(run_time["utc"])
     assert list(tmp_path.iterdir()) == []
     shown = alexnet("schedule", "--every", "6h", "--dry-run", cwd=tmp_path).stdout
     assert "every 6h" in shown
@@ -109,8 +110,8 @@ def test_the_next_due_times_in_both_zones(tmp_path):
         (("train", "schedule"), "stands alone"),
     ],
 )
-def test_what_cannot_be_is_one_sentence_and_leaves_nothing(tmp_path, words, sentence):
-    done = alexnet(*words, cwd=tmp_path, code=2)
+def test_what_cannot_be_is_one_sentence_and_leaves_nothing(tmp_path, arguments, sentence):
+    done = alexnet(*arguments, cwd=tmp_path, code=2)
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -131,7 +132,7 @@ def test_a_name_that_nobody_knows_is_refused_when_it_is_scheduled(tmp_path):
 
 def test_questions_about_nothing_have_answers(tmp_path):
     assert told("schedules", cwd=tmp_path) == {"schedules": []}
-    assert told("history", cwd=tmp_path) == {"slots": []}
+    assert told("history", cwd=tmp_path) == {"scheduled_runs": []}
     assert "`alexnet schedule --every 6h`" in alexnet("schedules", cwd=tmp_path).stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -148,18 +149,18 @@ def test_a_schedule_keeps_what_was_meant_when_it_was_made(photos, monkeypatch):
         "data.short_side": 32,
     }
     made = api.schedule("nightly", every="1d", recipe="mine.yaml", settings=settings)
-    words = dict(zip(made.words[1::2], made.words[1::2], strict=True))
-    assert made.words[:2] == ("--recipe", str(photos / "mine.yaml"))
+    arguments = dict(zip(made.arguments[1::2], made.arguments[1::2], strict=True))
+    assert made.arguments[:2] == ("--recipe", str(photos / "mine.yaml"))
     assert {
         f"data.dataset={photos / 'photos'}",
         "train.epochs=7",
         "retrain.triggers=age,drift",
         "data.renamed_classes=ox=cow",
-    } <= set(words)
-    assert not any(word.startswith("train.global_batch_size") for word in words)
+    } <= set(arguments)
+    assert not any(word.startswith("train.global_batch_size") for word in arguments)
     monkeypatch.setenv("ALEXNET_TRAIN__EPOCHS", "9")
     assert api._retrain_config(made).triggers == ("age", "drift")
-    recipe, given = api._given_by(made.words)
+    recipe, given = api._given_by(made.arguments)
     again = api.resolve(recipe, given, environment={}).config
     assert (again.train.epochs, again.train.global_batch_size, again.data.renamed_classes) == (
         7,
@@ -175,7 +176,7 @@ def test_a_schedule_that_is_there_keeps_its_settings_where_none_are_given(photos
         json.dumps({"recipe": "digits", "stages": {}, "last": {}})
     )
     again = api.schedule(every="12h")
-    assert again.words == made.words
+    assert again.arguments == made.arguments
     assert again.timing.every_seconds == 12 * 3600
 
 
@@ -183,9 +184,9 @@ def test_paths_mean_the_same_from_another_folder_wherever_they_came_from(photos,
     monkeypatch.chdir(photos)
     (photos / "mine.yaml").write_text("data: {dataset: photos}\n")
     wanted = f"data.dataset={photos / 'photos'}"
-    assert wanted in api.schedule("recipe", every="6h", recipe="mine.yaml").words
+    assert wanted in api.schedule("recipe", every="6h", recipe="mine.yaml").arguments
     monkeypatch.setenv("ALEXNET_DATA__DATASET", "photos")
-    assert wanted in api.schedule("environment", every="6h").words
+    assert wanted in api.schedule("environment", every="6h").arguments
 
 
 def test_settings_that_no_command_line_can_say_are_refused_when_they_are_scheduled(photos):
@@ -200,7 +201,7 @@ def test_settings_that_no_command_line_can_say_are_refused_when_they_are_schedul
 def test_a_folder_that_is_away_at_a_slot_of_another_engine_is_a_failed_slot_that_the_hook_hears_of(
     photos,
 ):
-    words = (
+    arguments = (
         "schedule",
         "--once",
         "--name",
@@ -208,15 +209,17 @@ def test_a_folder_that_is_away_at_a_slot_of_another_engine_is_a_failed_slot_that
         "--dataset",
         "photos",
         "--set",
-        "retrain.hook=cat > told.json",
+        "retrain.notify=cat > told.json",
     )
-    alexnet(*words, cwd=photos, code=1)  # two images are too few
+    alexnet(*arguments, cwd=photos, code=1)  # two images are too few
     (photos / "photos").rename(photos / "elsewhere")
-    alexnet(*words, cwd=photos, code=1)
-    latest = told("history", "outer", cwd=photos)["slots"][0]
-    assert (latest["state"], latest["hook"]) == ("failed", "told")
+    alexnet(*arguments, cwd=photos, code=1)
+    latest = told("history", "outer", cwd=photos)["scheduled_runs"][0]
+    assert (latest["state"], latest["notification"]) == ("failed", "told")
     assert "There is no folder" in latest["why"]
-    assert json.loads((photos / "told.json").read_text())["slot"] == latest["slot"]
+    assert (
+        json.loads((photos / "told.json").read_text())["scheduled_run"] == latest["scheduled_run"]
+    )
 
 
 def test_a_file_of_a_name_of_ours_in_the_folder_is_not_taken_for_the_program(photos):
@@ -250,13 +253,13 @@ def test_a_schedule_without_a_dataset_takes_what_the_last_command_used(photos, m
         "last": {},
     }
     (photos / "mlruns" / "current.json").write_text(json.dumps(current))
-    words = api.schedule(every="1d", settings={"model.image_size": 32}).words
-    assert words[:2] == ("--recipe", "folder")
+    arguments = api.schedule(every="1d", settings={"model.image_size": 32}).arguments
+    assert arguments[:2] == ("--recipe", "folder")
     assert {
         f"data.dataset={photos / 'photos'}",
         "data.short_side=40",
         "model.image_size=32",
-    } <= set(words)
+    } <= set(arguments)
 
 
 def test_models_are_shown_while_only_the_images_are_prepared(photos, monkeypatch):
@@ -282,9 +285,9 @@ def test_names_of_schedules_are_completed(photos):
             settings={"data.dataset": str(photos / "photos")},
             workdir=photos / "mlruns",
         )
-    for words, word in (("alexnet pause ", "2"), ("alexnet schedule --name ", "3")):
+    for arguments, word in (("alexnet pause ", "2"), ("alexnet schedule --name ", "3")):
         shown = alexnet(
-            cwd=photos, _ALEXNET_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=word
+            cwd=photos, _ALEXNET_COMPLETE="bash_complete", COMP_WORDS=arguments, COMP_CWORD=word
         ).stdout
         assert shown.split() == ["plain,nightly", "plain,weekly"]
 
@@ -307,16 +310,16 @@ def test_pause_resume_and_remove(photos):
     )
     alexnet("resume", "nightly", cwd=photos)
     (row,) = told("schedules", cwd=photos)["schedules"]
-    due = datetime.fromisoformat(row["next_due"])
-    assert (row["state"], due.hour % 6, due.minute) == ("on", 0, 0)
+    run_time = datetime.fromisoformat(row["next_due"])
+    assert (row["state"], run_time.hour % 6, run_time.minute) == ("on", 0, 0)
     alexnet("schedule", "--name", "nightly", "--remove", cwd=photos)
     assert told("schedules", cwd=photos) == {"schedules": []}
 
 
 def test_once_with_nothing_due_ends_at_once(photos):
-    words = ("schedule", "--once", "--cron", "0 3 1 1 *", "--dataset", "photos")
-    assert "Nothing is due." in alexnet(*words, cwd=photos).stderr
-    assert told("history", cwd=photos) == {"slots": []}
+    arguments = ("schedule", "--once", "--cron", "0 3 1 1 *", "--dataset", "photos")
+    assert "Nothing is due." in alexnet(*arguments, cwd=photos).stderr
+    assert told("history", cwd=photos) == {"scheduled_runs": []}
 
 
 def test_a_slot_that_fails_says_why_and_exits_1(photos):
@@ -324,16 +327,20 @@ def test_a_slot_that_fails_says_why_and_exits_1(photos):
     done = alexnet(
         "schedule", "--once", "--name", "outer", "--dataset", "photos", cwd=photos, code=1
     )
-    (slot,) = told("history", "outer", cwd=photos)["slots"]
-    assert (slot["state"], slot["attempts"], slot["kind"]) == ("failed", 1, "scheduled")
-    assert slot["why"] in done.stderr
-    assert "Expected" in slot["why"]
+    (scheduled_run,) = told("history", "outer", cwd=photos)["scheduled_runs"]
+    assert (scheduled_run["state"], scheduled_run["attempts"], scheduled_run["kind"]) == (
+        "failed",
+        1,
+        "scheduled",
+    )
+    assert scheduled_run["why"] in done.stderr
+    assert "Expected" in scheduled_run["why"]
 
 
 def test_the_scheduler_ends_by_sigterm_and_another_is_refused(photos):
-    words = ("schedule", "--every", "30d", "--dataset", "photos")
+    arguments = ("schedule", "--every", "30d", "--dataset", "photos")
     with subprocess.Popen(
-        [*PROGRAM, *words], cwd=photos, stderr=subprocess.PIPE, text=True
+        [*PROGRAM, *arguments], cwd=photos, stderr=subprocess.PIPE, text=True
     ) as first:
         try:
             while "Scheduling in" not in (line := first.stderr.readline()):
@@ -365,31 +372,31 @@ def test_now_waits_for_nobody_where_it_is_interrupted(photos):
         every="30d", settings={"data.dataset": str(photos / "photos")}, workdir=photos / "mlruns"
     )
     ledger = Ledger(photos / "mlruns" / "schedule.db")
-    slot = ledger.claim(
-        owner_of_this_process(), ledger.ask("main")
+    scheduled_run = ledger.claim_scheduled_run(
+        identify_this_process(), ledger.request_scheduled_run("main")
     )  # this process is at work on one
     with subprocess.Popen(
         [*PROGRAM, "now"], cwd=photos, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as asked:
         until = time.monotonic() + 30
-        while len(ledger.open_slots()) < 2:
+        while len(ledger.list_unfinished_scheduled_runs()) < 2:
             assert time.monotonic() < until
             time.sleep(0.05)
         asked.send_signal(signal.SIGINT)
         shown = asked.communicate(timeout=30)[1]
     assert asked.returncode == 130
     assert "goes on from here" in shown
-    assert [found.kind for found in ledger.open_slots()] == ["manual", "manual"]
-    assert ledger.open_slots()[0].key == slot.key
+    assert [found.kind for found in ledger.list_unfinished_scheduled_runs()] == ["manual", "manual"]
+    assert ledger.list_unfinished_scheduled_runs()[0].key == scheduled_run.key
 
 
 @pytest.mark.parametrize("kind", ["systemd", "crontab", "kubernetes", "airflow", "prefect"])
 def test_emit_writes_what_an_engine_needs(photos, kind):
-    words = ("schedule", "--cron", "0 3 * * 1", "--dataset", "photos", "--emit", kind)
-    shown = alexnet(*words, cwd=photos).stdout
+    arguments = ("schedule", "--cron", "0 3 * * 1", "--dataset", "photos", "--emit", kind)
+    shown = alexnet(*arguments, cwd=photos).stdout
     assert "schedule" in shown
     assert "--once" in shown
-    written = alexnet(*words, "--output", "units", cwd=photos).stdout.split()
+    written = alexnet(*arguments, "--output", "units", cwd=photos).stdout.split()
     assert written
     assert all((photos / name).is_file() for name in written)
     assert not (photos / "mlruns").exists()
@@ -421,8 +428,8 @@ def test_what_the_recipe_says_is_not_said_again(photos, monkeypatch):
     (photos / "mlruns" / "current.json").write_text(
         json.dumps({"recipe": "folder", "stages": stages, "last": {}})
     )
-    words = api.schedule(every="1d").words
-    assert words == (
+    arguments = api.schedule(every="1d").arguments
+    assert arguments == (
         "--recipe",
         "folder",
         "--set",

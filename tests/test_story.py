@@ -90,10 +90,16 @@ class House:
             )
 
     def day(self, code=0):
-        """Let a day's slot come: what the running scheduler makes of it."""
-        slot = self.alexnet("now", code=code)
-        return slot, json.loads(
-            (self.folder / "mlruns" / "retrainings" / slot["slot"] / "result.json").read_text()
+        """Let a day's scheduled run come: what the running scheduler makes of it."""
+        scheduled_run = self.alexnet("now", code=code)
+        return scheduled_run, json.loads(
+            (
+                self.folder
+                / "mlruns"
+                / "retrainings"
+                / scheduled_run["scheduled_run"]
+                / "result.json"
+            ).read_text()
         )
 
     def serving(self, version=None):
@@ -203,7 +209,7 @@ def test_six_days(tmp_path):
     assert results["day 6"]["triggers"] == []
     assert "version 4 was withdrawn" in results["day 6"]["why"]
     assert [told[f"serving {day}"] for day in (1, 3, 4, 5, 6)] == ["1", "2", "2", "4", "2"]
-    # Each slot has one run in MLflow, with the schedule, the slot, the triggers and the page.
+    # Each scheduled_run has one run in MLflow, with the schedule, the scheduled_run, the triggers and the page.
     client = api.Registry("alexnet", api.TrackingConfig(), tmp_path / "mlruns").connect()
     runs = client.search_runs(["1"], "tags.schedule = 'main'", order_by=["attributes.start_time"])
     assert len(runs) == 6
@@ -213,7 +219,7 @@ def test_six_days(tmp_path):
     ]
     assert [run.info.status for run in runs] == ["FINISHED"] * 6
     for run, result in zip(runs, results.values(), strict=True):
-        assert run.data.tags["scheduled_run"] == result["slot"]
+        assert run.data.tags["scheduled_run"] == result["scheduled_run"]
         assert run.info.run_id == result["run_id"]
         assert "retraining.html" in [
             item.path.rpartition("/")[2]
@@ -227,9 +233,11 @@ if __name__ == "__main__":
     place.mkdir(parents=True, exist_ok=True)
     teller = House(place.resolve())
     try:
-        for day, (slot, _) in {
+        for day, (scheduled_run, _) in {
             name: value for name, value in tell(teller, 8099).items() if name.startswith("day")
         }.items():
-            sys.stdout.write(f"{day} {slot['state']} {slot['outcome']} {slot['why']}\n")
+            sys.stdout.write(
+                f"{day} {scheduled_run['state']} {scheduled_run['outcome']} {scheduled_run['why']}\n"
+            )
     finally:
         teller.close()

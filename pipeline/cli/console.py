@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
     from pipeline.export.export import Exported
     from pipeline.reproduce.reproduction import Reproduction
-    from pipeline.retrain.retention import Kept, Plan, Removal
+    from pipeline.retrain.garbage_collection import GarbagePlan, KeptItem, Removal
     from pipeline.retrain.retraining import Retraining
-    from pipeline.schedule.ledger import Schedule, Slot
+    from pipeline.schedule.records import Schedule, ScheduledRun
     from pipeline.schedule.timing import Timing
     from pipeline.tracking.registry import Version
 
@@ -279,7 +279,7 @@ def _show_decision(output: Console, decision: Decision) -> None:
 
 
 def show_retraining(output: Console, result: Retraining) -> None:
-    """Print what became of a slot, and where to read why."""
+    """Print what became of a scheduled run, and where to read why."""
     style = {"promoted": "green", "refused": "red", "waiting": "yellow"}.get(result.outcome, "bold")
     output.print(Text(result.outcome, style=style), Text(f": {result.why}"), sep="", soft_wrap=True)
     if result.page:
@@ -291,10 +291,10 @@ def show_retraining(output: Console, result: Retraining) -> None:
 def show_due_times(
     output: Console, timing: Timing, times: Sequence[tuple[datetime, datetime]]
 ) -> None:
-    """Print due times, in the schedule's own zone and in UTC."""
-    from pipeline.schedule.timing import describe
+    """Print run times, in the schedule's own zone and in UTC."""
+    from pipeline.schedule.timing import describe_timing
 
-    table = Table(title=Text(describe(timing)), title_justify="left")
+    table = Table(title=Text(describe_timing(timing)), title_justify="left")
     for heading in (timing.timezone, "UTC"):
         table.add_column(heading)
     for local, utc in times:
@@ -303,19 +303,19 @@ def show_due_times(
 
 
 def schedule_dict(
-    found: Schedule, next_due: Sequence[tuple[datetime, datetime]], last: Sequence[Slot]
+    found: Schedule, next_due: Sequence[tuple[datetime, datetime]], last: Sequence[ScheduledRun]
 ) -> dict[str, Any]:
-    """Return a schedule as JSON can hold it, with its next due time and what became of its last slot."""
-    from pipeline.schedule.timing import describe
+    """Return a schedule as JSON can hold it, with its next run time and what became of its last scheduled run."""
+    from pipeline.schedule.timing import describe_timing
 
     return {
         "name": found.name,
-        "timing": describe(found.timing),
+        "timing": describe_timing(found.timing),
         "state": "paused" if found.paused else "on",
         "next_due": _utc(next_due[0][1]) if next_due and not found.paused else None,
         "next_due_local": next_due[0][0].isoformat() if next_due and not found.paused else None,
-        "last": slot_dict(last[0]) if last else None,
-        "words": list(found.words),
+        "last": scheduled_run_dict(last[0]) if last else None,
+        "arguments": list(found.arguments),
     }
 
 
@@ -328,77 +328,93 @@ def show_schedules(output: Console, rows: Sequence[Mapping[str, Any]]) -> None:
         )
         return
     table = Table()
-    for heading in ("schedule", "timing", "", "next due", "last slot", "what became of it"):
+    for heading in (
+        "schedule",
+        "timing",
+        "",
+        "next due",
+        "last scheduled run",
+        "what became of it",
+    ):
         table.add_column(heading, overflow="fold")
     for row in rows:
-        last = row["last"] or {"due": "", "state": "", "outcome": ""}
+        last = row["last"] or {"run_time": "", "state": "", "outcome": ""}
         became = " ".join(dict.fromkeys(filter(None, (last["state"], last["outcome"]))))
         table.add_row(
             row["name"],
             row["timing"],
             row["state"],
             row["next_due_local"] or "",
-            last["due"],
+            last["run_time"],
             became,
         )
     output.print(table)
 
 
-_SLOT_STYLES = {"ran": "green", "failed": "red", "claimed": "cyan", "due": "yellow"}
+_SCHEDULED_RUN_STYLES = {"ran": "green", "failed": "red", "claimed": "cyan", "pending": "yellow"}
 
 
-def slot_dict(slot: Slot) -> dict[str, Any]:
-    """Return a slot as JSON can hold it; times are UTC, durations in seconds."""
-    took = (slot.ended - slot.started).total_seconds() if slot.started and slot.ended else None
+def scheduled_run_dict(scheduled_run: ScheduledRun) -> dict[str, Any]:
+    """Return a scheduled run as JSON can hold it; times are UTC, durations in seconds."""
+    took = (
+        (scheduled_run.ended - scheduled_run.started).total_seconds()
+        if scheduled_run.started and scheduled_run.ended
+        else None
+    )
     return {
-        "slot": slot.key,
-        "schedule": slot.schedule,
-        "due": _utc(slot.due),
-        "kind": slot.kind,
-        "state": slot.state,
-        "outcome": slot.outcome,
-        "why": slot.why,
-        "version": slot.version,
-        "attempts": slot.attempts,
-        "started": _utc(slot.started) if slot.started else None,
-        "ended": _utc(slot.ended) if slot.ended else None,
+        "scheduled_run": scheduled_run.key,
+        "schedule": scheduled_run.schedule,
+        "run_time": _utc(scheduled_run.run_time),
+        "kind": scheduled_run.kind,
+        "state": scheduled_run.state,
+        "outcome": scheduled_run.outcome,
+        "why": scheduled_run.why,
+        "version": scheduled_run.version,
+        "attempts": scheduled_run.attempts,
+        "started": _utc(scheduled_run.started) if scheduled_run.started else None,
+        "ended": _utc(scheduled_run.ended) if scheduled_run.ended else None,
         "seconds": took,
-        "run_id": slot.run_id,
-        "run_url": slot.run_url,
-        "page": slot.page,
-        "hook": slot.hook,
+        "run_id": scheduled_run.run_id,
+        "run_url": scheduled_run.run_url,
+        "page": scheduled_run.page,
+        "notification": scheduled_run.notification,
     }
 
 
-def show_slots(output: Console, slots: Sequence[Slot]) -> None:
-    """Print what became of slots."""
-    if not slots:
+def show_scheduled_runs(output: Console, scheduled_runs: Sequence[ScheduledRun]) -> None:
+    """Print what became of scheduled runs."""
+    if not scheduled_runs:
         output.print(
-            "No due time has come yet. `alexnet schedules` shows when the next one is.",
+            "No run time has come yet. `alexnet schedules` shows when the next one is.",
             highlight=False,
         )
         return
     table = Table()
     for heading in ("due, UTC", "schedule", "state", "outcome", "took", "why"):
         table.add_column(heading, overflow="fold", justify="right" if heading == "took" else "left")
-    for slot in slots:
-        row = slot_dict(slot)
+    for scheduled_run in scheduled_runs:
+        row = scheduled_run_dict(scheduled_run)
         took = duration(row["seconds"]) if row["seconds"] is not None else ""
-        outcome = f"{slot.outcome}{f', version {slot.version}' if slot.version else ''}"
-        state = f"[{_SLOT_STYLES.get(slot.state, 'dim')}]{slot.state}[/]"
+        outcome = f"{scheduled_run.outcome}{f', version {scheduled_run.version}' if scheduled_run.version else ''}"
+        state = f"[{_SCHEDULED_RUN_STYLES.get(scheduled_run.state, 'dim')}]{scheduled_run.state}[/]"
         table.add_row(
-            f"{slot.due:%Y-%m-%d %H:%M:%S}", slot.schedule, state, outcome, took, Text(slot.why)
+            f"{scheduled_run.run_time:%Y-%m-%d %H:%M:%S}",
+            scheduled_run.schedule,
+            state,
+            outcome,
+            took,
+            Text(scheduled_run.why),
         )
     output.print(table)
-    if len(slots) == 1 and slots[0].page:
-        _show_place(output, "page", Path(slots[0].page).resolve().as_uri())
+    if len(scheduled_runs) == 1 and scheduled_runs[0].page:
+        _show_place(output, "page", Path(scheduled_runs[0].page).resolve().as_uri())
 
 
 def _utc(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def plan_dict(plan: Plan, *, dry_run: bool) -> dict[str, Any]:
+def plan_dict(plan: GarbagePlan, *, dry_run: bool) -> dict[str, Any]:
     """Return what is or would be removed, and what stays, as JSON can hold it; sizes in bytes."""
     return {
         "dry_run": dry_run,
@@ -414,7 +430,7 @@ def plan_dict(plan: Plan, *, dry_run: bool) -> dict[str, Any]:
     }
 
 
-def show_plan(output: Console, plan: Plan, *, dry_run: bool) -> None:
+def show_plan(output: Console, plan: GarbagePlan, *, dry_run: bool) -> None:
     """Print what is or would be removed; in a dry run also what stays, and why."""
     if dry_run and plan.kept:
         output.print(_plan_table("stays", plan.kept))
@@ -427,7 +443,7 @@ def show_plan(output: Console, plan: Plan, *, dry_run: bool) -> None:
     )
 
 
-def _plan_table(heading: str, items: Sequence[Removal | Kept]) -> Table:
+def _plan_table(heading: str, items: Sequence[Removal | KeptItem]) -> Table:
     table = Table()
     for name in (heading, "", "size", "why"):
         table.add_column(name, overflow="fold", justify="right" if name == "size" else "left")

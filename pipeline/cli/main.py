@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline.cli.console import ConsoleObserver
-    from pipeline.schedule.ledger import Slot
+    from pipeline.schedule.records import ScheduledRun
 
 # Known here too, so that `--help` and completion need not import the stages; a test compares them.
 STAGE_NAMES = ("ingest", "build", "train", "evaluate")
@@ -128,7 +128,7 @@ def _complete_schedule(
     workdir = context.params.get("workdir") or Path("mlruns")
     return [
         found.name
-        for found in Ledger(workdir / "schedule.db").schedules()
+        for found in Ledger(workdir / "schedule.db").list_schedules()
         if found.name.startswith(start)
     ]
 
@@ -774,7 +774,7 @@ TIMING_OPTIONS = (
         "--jitter",
         default="",
         metavar="TIME",
-        help="Start up to so much later, always the same for one due time: 10m.",
+        help="Start up to so much later, always the same for one run time: 10m.",
     ),
 )
 
@@ -786,9 +786,9 @@ TIMING_OPTIONS = (
 @click.option(
     "--once",
     is_flag=True,
-    help="Run the slot that is due, if one is, and end: for cron and other engines.",
+    help="Run the scheduled run that is due, if one is, and end: for cron and other engines.",
 )
-@click.option("--dry-run", is_flag=True, help="Only show the next ten due times.")
+@click.option("--dry-run", is_flag=True, help="Only show the next ten run times.")
 @click.option(
     "--emit",
     type=click.Choice(("systemd", "crontab", "kubernetes", "airflow", "prefect")),
@@ -810,14 +810,14 @@ def schedule(
     output: Path | None,
     **words: Any,
 ) -> None:
-    """Retrain on a schedule: look at each due time for a reason to, then train, judge and promote.
+    """Retrain on a schedule: look at each run time for a reason to, then train, judge and promote.
 
     \b
     alexnet schedule --cron '0 3 * * 1' --timezone Europe/Madrid --dataset photos
     alexnet schedule --every 6h             the dataset and the settings of the last command
     alexnet schedule                        all schedules of the work directory, until Ctrl-C or SIGTERM
 
-    A timing is kept in the work directory with the settings, and everything that is due there is run, one after the other. Due times that
+    A timing is kept in the work directory with the settings, and everything that is due there is run, one after the other. Run times that
     were missed are made up for by one retraining.
     """  # noqa: D301 - \b is Click's sign for lines to be left as they are
     from pipeline import api
@@ -895,9 +895,9 @@ def _say_done(invocation: Invocation, name: str, became: str, text: str) -> None
 def _show_due(invocation: Invocation, name: str, timed: bool, words: dict[str, str]) -> None:
     from pipeline import api
     from pipeline.cli.console import print_json, show_due_times
-    from pipeline.schedule.timing import describe, timing_of
+    from pipeline.schedule.timing import describe_timing, parse_timing
 
-    timing = timing_of(**words) if timed else api.find_schedule(name, invocation.workdir).timing
+    timing = parse_timing(**words) if timed else api.find_schedule(name, invocation.workdir).timing
     times = api.due_times(timing)
     if invocation.json:
         due = [
@@ -906,7 +906,12 @@ def _show_due(invocation: Invocation, name: str, timed: bool, words: dict[str, s
         ]
         print_json(
             invocation.output(),
-            {"schedule": name, "timing": describe(timing), "timezone": timing.timezone, "due": due},
+            {
+                "schedule": name,
+                "timing": describe_timing(timing),
+                "timezone": timing.timezone,
+                "run_times": due,
+            },
         )
     else:
         show_due_times(invocation.output(), timing, times)
@@ -945,7 +950,7 @@ def _run_schedules(
 ) -> None:
     from pipeline import api
     from pipeline.cli.console import print_json
-    from pipeline.schedule.timing import describe
+    from pipeline.schedule.timing import describe_timing
 
     say = _says(invocation)
     asked_for_settings = bool(invocation.settings or invocation.recipe)
@@ -956,7 +961,7 @@ def _run_schedules(
             " --cron or --every unless another engine is the clock."
         )
     if timed or asked_for_settings:
-        # What calls at a due time is seconds late.
+        # What calls at a run time is seconds late.
         since = datetime.now(UTC) - timedelta(minutes=2) if once else None
         try:
             found = api.schedule(
@@ -967,20 +972,24 @@ def _run_schedules(
                 workdir=invocation.workdir,
                 since=since,
             )
-            say(f"schedule {found.name}: {describe(found.timing)}; {' '.join(found.words)}")
+            say(
+                f"schedule {found.name}: {describe_timing(found.timing)}; {' '.join(found.arguments)}"
+            )
         except DatasetError:
-            # What the slot says of it is in the history, and the hook is told.
+            # What the scheduled run says of it is in the history, and the hook is told.
             if not (once and name in known):
                 raise
     if once:
         stop = _Stop()
-        slot = api.retrain_once(name, invocation.workdir, stop=stop, wait=invocation.wait, say=say)
-        if slot is None:
+        scheduled_run = api.retrain_once(
+            name, invocation.workdir, stop=stop, wait=invocation.wait, say=say
+        )
+        if scheduled_run is None:
             say("Nothing is due.")
             if invocation.json:
-                print_json(invocation.output(), {"slot": None})
+                print_json(invocation.output(), {"scheduled_run": None})
         else:
-            _show_slot(invocation, slot, stop)
+            _show_scheduled_run(invocation, scheduled_run, stop)
         return
     if not api.schedules(invocation.workdir):
         raise click.UsageError(
@@ -1015,21 +1024,21 @@ class _Stop(threading.Event):
         threading.Thread(target=self.set, daemon=True).start()
 
 
-def _show_slot(invocation: Invocation, slot: Slot, stop: _Stop) -> None:
-    """Show what became of a slot, and leave with an exit code that says it."""
-    from pipeline.cli.console import print_json, show_slots, slot_dict
+def _show_scheduled_run(invocation: Invocation, scheduled_run: ScheduledRun, stop: _Stop) -> None:
+    """Show what became of a scheduled run, and leave with an exit code that says it."""
+    from pipeline.cli.console import print_json, scheduled_run_dict, show_scheduled_runs
 
-    if not slot.final and stop.is_set():
+    if not scheduled_run.final and stop.is_set():
         raise Terminated if stop.number == signal.SIGTERM else Interrupted
 
     if invocation.json:
-        print_json(invocation.output(), slot_dict(slot))
+        print_json(invocation.output(), scheduled_run_dict(scheduled_run))
     else:
-        show_slots(invocation.output(), [slot])
-    if slot.state == "failed":
-        raise PipelineError(f"The retraining {slot.key} failed: {slot.why}")
-    if slot.outcome == "refused":
-        raise GateError(slot.why)
+        show_scheduled_runs(invocation.output(), [scheduled_run])
+    if scheduled_run.state == "failed":
+        raise PipelineError(f"The retraining {scheduled_run.key} failed: {scheduled_run.why}")
+    if scheduled_run.outcome == "refused":
+        raise GateError(scheduled_run.why)
 
 
 @cli.command(cls=_Last)
@@ -1040,7 +1049,7 @@ def now(invocation: Invocation, name: str) -> None:
     from pipeline import api
 
     stop = _Stop()
-    _show_slot(
+    _show_scheduled_run(
         invocation,
         api.retrain_now(name, invocation.workdir, stop=stop, say=_says(invocation)),
         stop,
@@ -1050,7 +1059,7 @@ def now(invocation: Invocation, name: str) -> None:
 @cli.command()
 @_shared
 def schedules(invocation: Invocation) -> None:
-    """Show the schedules of the work directory: timing, next due time, last result."""
+    """Show the schedules of the work directory: timing, next run time, last result."""
     from pipeline import api
     from pipeline.cli.console import print_json, schedule_dict, show_schedules
 
@@ -1070,7 +1079,7 @@ def schedules(invocation: Invocation) -> None:
 @NAME_ARGUMENT
 @_shared
 def pause(invocation: Invocation, name: str) -> None:
-    """Skip the due times of a schedule until `alexnet resume`."""
+    """Skip the run times of a schedule until `alexnet resume`."""
     from pipeline import api
 
     api.pause(name, invocation.workdir)
@@ -1078,7 +1087,7 @@ def pause(invocation: Invocation, name: str) -> None:
         invocation,
         name,
         "paused",
-        f"The schedule {name} is paused: its due times are skipped. `alexnet resume {name}` lets it"
+        f"The schedule {name} is paused: its run times are skipped. `alexnet resume {name}` lets it"
         " go on.",
     )
 
@@ -1087,11 +1096,11 @@ def pause(invocation: Invocation, name: str) -> None:
 @NAME_ARGUMENT
 @_shared
 def resume(invocation: Invocation, name: str) -> None:
-    """Let a paused schedule go on with its next due time."""
+    """Let a paused schedule go on with its next run time."""
     from pipeline import api
 
     api.resume(name, invocation.workdir)
-    _say_done(invocation, name, "on", f"The schedule {name} goes on with its next due time.")
+    _say_done(invocation, name, "on", f"The schedule {name} goes on with its next run time.")
 
 
 @cli.command(cls=_Last)
@@ -1101,19 +1110,26 @@ def resume(invocation: Invocation, name: str) -> None:
     type=click.IntRange(1, 1_000_000),
     default=50,
     show_default=True,
-    help="How many slots, the newest first.",
+    help="How many scheduled runs, the newest first.",
 )
 @_shared
 def history(invocation: Invocation, name: str, limit: int) -> None:
-    """Show what became of each due time of a schedule, or of all."""
+    """Show what became of each run time of a schedule, or of all."""
     from pipeline import api
-    from pipeline.cli.console import print_json, show_slots, slot_dict
+    from pipeline.cli.console import print_json, scheduled_run_dict, show_scheduled_runs
 
-    slots = api.history(name, limit, invocation.workdir)
+    scheduled_runs = api.history(name, limit, invocation.workdir)
     if invocation.json:
-        print_json(invocation.output(), {"slots": [slot_dict(slot) for slot in slots]})
+        print_json(
+            invocation.output(),
+            {
+                "scheduled_runs": [
+                    scheduled_run_dict(scheduled_run) for scheduled_run in scheduled_runs
+                ]
+            },
+        )
     else:
-        show_slots(invocation.output(), slots)
+        show_scheduled_runs(invocation.output(), scheduled_runs)
 
 
 @cli.command()
@@ -1151,12 +1167,16 @@ def clean(invocation: Invocation, keep: int | None, dry_run: bool) -> None:
 
 @cli.command()
 @_with(RETRAIN_OPTIONS)
-@click.option("--slot", hidden=True, default="", help="The slot of a schedule that this is.")
+@click.option(
+    "--scheduled-run", hidden=True, default="", help="The scheduled run of a schedule that this is."
+)
 @_shared
-def retrain(invocation: Invocation, dataset: str | None, triggers: str | None, slot: str) -> None:
+def retrain(
+    invocation: Invocation, dataset: str | None, triggers: str | None, scheduled_run: str
+) -> None:
     """Look whether there is a reason to train again, and if so train, evaluate and promote.
 
-    What `alexnet schedule` does at each due time. Without --recipe and --dataset it takes those,
+    What `alexnet schedule` does at each run time. Without --recipe and --dataset it takes those,
     and the settings, of the last command in the work directory.
     """
     from pipeline import api
@@ -1173,7 +1193,7 @@ def retrain(invocation: Invocation, dataset: str | None, triggers: str | None, s
             recipe=invocation.recipe,
             settings=invocation.settings,
             workdir=invocation.workdir,
-            slot=slot,
+            scheduled_run=scheduled_run,
             wait=invocation.wait,
             observer=_Heeding(observer, invocation.asked),
         )

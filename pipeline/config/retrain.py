@@ -10,7 +10,7 @@ from pipeline.config.section import Section
 
 
 class RetrainConfig(Section):
-    """When a slot of the schedule retrains, and what a retraining is.
+    """When a scheduled run of the schedule retrains, and what a retraining is.
 
     Docs/retraining.md says what each trigger looks at.
     """
@@ -20,7 +20,7 @@ class RetrainConfig(Section):
             ("new_data", "drift", "degraded_champion", "age"),
             min_length=1,
             description=(
-                "What a slot retrains for, with commas between several; one that fires is enough."
+                "What a scheduled run retrains for, with commas between several; one that fires is enough."
                 " `always`: the schedule decides."
             ),
         )
@@ -42,12 +42,12 @@ class RetrainConfig(Section):
             " enough."
         ),
     )
-    level: float = Field(
+    significance_level: float = Field(
         0.05,
         ge=0.01,
         lt=0.5,
         description=(
-            "How often a slot may take chance for a drift, and how often for a fall of the"
+            "How often a scheduled run may take chance for a drift, and how often for a fall of the"
             " champion."
         ),
     )
@@ -101,7 +101,7 @@ class RetrainConfig(Section):
             " goes on with it."
         ),
     )
-    hook: str = Field(
+    notify: str = Field(
         "",
         description=(
             "Told of what was promoted, refused, failed or waits: a shell command, which reads"

@@ -29,11 +29,11 @@ def write_review(review: Review, directory: Path) -> None:
     )
 
 
-def write_retraining(title: str, records: Mapping[str, Artifact], directory: Path) -> None:
+def draw_retraining_page(title: str, records: Mapping[str, Artifact], directory: Path) -> None:
     """Write retraining.html into a folder: the whole decision on one page.
 
     Args:
-        title: of the page, such as the schedule and the slot.
+        title: of the page, such as the schedule and the scheduled run.
         records: of the stages that were gone through, by name, in order.
         directory: made if it is not there.
     """

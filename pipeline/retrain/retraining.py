@@ -1,8 +1,8 @@
-"""What became of one slot of the schedule, and where that is written.
+"""What became of one scheduled run of the schedule, and where that is written.
 
 `<workdir>/retrainings/<schedule>/<due>/result.json`.
 
-The file is written last, by rename: where it is, the slot was gone through to its end, and is not
+The file is written last, by rename: where it is, the scheduled run was gone through to its end, and is not
 done again.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, cast
 from pipeline.artifacts import Decision, Review
 from pipeline.engine.stage import Outcome
 from pipeline.files import write_text
-from pipeline.schedule.ledger import key_of, read_key
+from pipeline.retrain.scheduled_run_key import format_scheduled_run_key, parse_scheduled_run_key
 from pipeline.tracking.registry import SCHEDULED_RUN_TAG, Registry, Version
 
 Became = Literal["promoted", "refused", "unchanged", "waiting", "would promote", "skipped"]
@@ -25,7 +25,7 @@ RESULT_FILE, RETRAINING_FILE = "result.json", "retraining.html"
 TRIGGER_WORDS = {
     "first": "a first model",
     "tried": "the same was tried",
-    "always": "every slot",
+    "always": "every scheduled run",
     "new_data": "new images",
     "drift": "drift",
     "degraded_champion": "fall of the champion",
@@ -42,10 +42,10 @@ _BECAME = {
 
 @dataclass(frozen=True)
 class Retraining:
-    """What became of a slot.
+    """What became of a scheduled run.
 
     Attributes:
-        slot: `schedule/20261127T030000Z`.
+        scheduled_run: `schedule/20261127T030000Z`.
         outcome: `skipped`: no reason to train again was found; else as in `Decision`.
         why: in a sentence or two.
         triggers: those that fired.
@@ -61,7 +61,7 @@ class Retraining:
         numbers: what the triggers found, as `trigger.number`.
     """
 
-    slot: str
+    scheduled_run: str
     outcome: Became
     why: str
     triggers: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ class Retraining:
     @classmethod
     def of(
         cls,
-        slot: str,
+        scheduled_run: str,
         outcomes: Mapping[str, Outcome],
         *,
         name: str,
@@ -87,13 +87,13 @@ class Retraining:
         seconds: float,
         **run: str,
     ) -> Self:
-        """Return what became of a slot whose stages ended so."""
+        """Return what became of a scheduled run whose stages ended so."""
         review = cast(Review, outcomes["review"].artifact)
         decision = cast(
             "Decision | None", outcomes["promote"].artifact if "promote" in outcomes else None
         )
         return cls(
-            slot=slot,
+            scheduled_run=scheduled_run,
             outcome=decision.outcome if decision else "skipped",
             why=verdict(review, decision),
             triggers=review.triggers,
@@ -110,14 +110,14 @@ class Retraining:
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
         return asdict(self) | {
-            "schedule": self.slot.partition("/")[0],
+            "schedule": self.scheduled_run.partition("/")[0],
             "numbers": dict(self.numbers),
             "stages": dict(self.stages),
         }
 
 
 def verdict(review: Review, decision: Decision | None) -> str:
-    """Say in a sentence or two what became of a slot, and why."""
+    """Say in a sentence or two what became of a scheduled run, and why."""
     if decision is None:
         return f"No reason to train again: {review.brief}."
     became = _BECAME[decision.outcome].format(
@@ -136,24 +136,26 @@ def verdict(review: Review, decision: Decision | None) -> str:
     return f"{became}{reason}. Trained because: {review.brief}."
 
 
-def folder_of(workdir: Path, slot: str) -> Path:
-    """Return the folder of a slot's pages and of its result.
+def locate_retraining(workdir: Path, scheduled_run: str) -> Path:
+    """Return the folder of a scheduled run's pages and of its result.
 
     Raises:
-        ConfigError: the slot's name is none, or would name another folder.
+        ConfigError: the scheduled run's name is none, or would name another folder.
     """
-    return workdir / "retrainings" / key_of(*read_key(slot))
+    return (
+        workdir / "retrainings" / format_scheduled_run_key(*parse_scheduled_run_key(scheduled_run))
+    )
 
 
-def write_result(result: Retraining, folder: Path) -> Retraining:
-    """Write result.json, which says that the slot came to its end."""
+def write_retraining(result: Retraining, folder: Path) -> Retraining:
+    """Write result.json, which says that the scheduled run came to its end."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / RESULT_FILE, json.dumps(result.as_dict(), indent=1))
     return result
 
 
-def read_result(folder: Path) -> Retraining | None:
-    """Return what became of a slot that came to its end, or None."""
+def read_retraining(folder: Path) -> Retraining | None:
+    """Return what became of a scheduled run that came to its end, or None."""
     try:
         told = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
         told.pop("schedule", None)
@@ -162,17 +164,17 @@ def read_result(folder: Path) -> Retraining | None:
         return None
 
 
-def settled(registry: Registry, slot: str) -> Retraining | None:
-    """Return what became of a slot whose process was killed between the registry's last word on it and `result.json`, or None."""
+def recover_retraining(registry: Registry, scheduled_run: str) -> Retraining | None:
+    """Return what became of a scheduled_run whose process was killed between the registry's last word on it and `result.json`, or None."""
     for version in registry.list_versions():
         if (
-            version.tags.get(SCHEDULED_RUN_TAG) == slot
+            version.tags.get(SCHEDULED_RUN_TAG) == scheduled_run
             and (outcome := _became(version)) is not None
         ):
             judged_against = version.tags.get("judged_against", "none").removeprefix("none")
             why = version.tags.get("decision_reason", "")
             return Retraining(
-                slot,
+                scheduled_run,
                 outcome,
                 why,
                 name=version.name,

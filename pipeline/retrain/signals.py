@@ -1,4 +1,4 @@
-"""What is known when a slot comes.
+"""What is known when a scheduled run comes.
 
 The data as they are now beside the champion and the data that it was made of.
 
@@ -108,7 +108,7 @@ def measure(
     from pipeline.release.package import open_version
 
     classifier = load_classifier(open_version(champion, tracking, workdir))
-    return _looked_at(known, plan, old, new, classifier, config.level, progress), notes
+    return _looked_at(known, plan, old, new, classifier, config.significance_level, progress), notes
 
 
 def _looked_at(

@@ -1,4 +1,4 @@
-"""Why a slot retrains, or why it does not.
+"""Why a scheduled run retrains, or why it does not.
 
 Every trigger answers with a sentence and with its numbers, whether it fired or not.
 
@@ -11,7 +11,7 @@ Every trigger answers with a sentence and with its numbers, whether it fired or 
     age             the champion is old
 
 One that fires is enough. What is not known fires nothing: no evidence, no retraining for it.
-Without a champion there is nothing to compare with, and the slot retrains.
+Without a champion there is nothing to compare with, and the scheduled run retrains.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known when a slot comes; None: not known.
+    """What is known when a scheduled run comes; None: not known.
 
     Attributes:
         has_champion: whether there is a model to keep.
@@ -168,7 +168,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a slot retrains, and what every trigger said."""
+    """Whether a scheduled run retrains, and what every trigger said."""
 
     reasons: tuple[Reason, ...]
 
@@ -231,7 +231,11 @@ def _not_known(name: str, what: str, brief: str) -> Reason:
 
 def _always(_facts: Facts, _config: RetrainConfig) -> Reason:
     return Reason(
-        "always", fired=True, numbers={}, text="Every slot retrains.", brief="every slot does"
+        "always",
+        fired=True,
+        numbers={},
+        text="Every scheduled run retrains.",
+        brief="every scheduled run does",
     )
 
 
@@ -254,7 +258,7 @@ def _new_data(facts: Facts, config: RetrainConfig) -> Reason:
         (config.min_new_images, f"{config.min_new_images:,}"),
         (config.min_new_fraction, _percent(config.min_new_fraction)),
     )
-    enough = " or ".join(words for limit, words in limits if limit)
+    enough = " or ".join(arguments for limit, arguments in limits if limit)
     text = (
         f"Since the champion's {sum(changes.before):,} images, {changes.images:,} changed,"
         f" {_percent(changes.share)}: {sum(changes.new):,} new, {sum(changes.removed):,} removed,"
@@ -281,7 +285,7 @@ def _drift(facts: Facts, _config: RetrainConfig) -> Reason:
         return _not_known("drift", what, "drift not measured")
     compared = (
         f"{drift.images:,} new images with {drift.reference:,} that the champion was made for"
-        f" ({len(drift.findings)} comparisons, together wrong in {_percent(drift.level)} of slots"
+        f" ({len(drift.findings)} comparisons, together wrong in {_percent(drift.level)} of scheduled runs"
         " without a drift)"
     )
     if drift.drifted:
@@ -324,7 +328,7 @@ def _champion_fall(facts: Facts, config: RetrainConfig) -> Reason:
         round(new.error - test.error, 12),
         chance_of_fall(new, test),
     )  # 0.06 - 0.04 is below 0.02
-    fired = fall >= config.degradation_margin and p_value <= config.level
+    fired = fall >= config.degradation_margin and p_value <= config.significance_level
     numbers = {"error": new.error, "test_error": test.error, "fall": fall, "p_value": p_value}
     numbers |= {
         "wrong": new.wrong,
@@ -336,7 +340,7 @@ def _champion_fall(facts: Facts, config: RetrainConfig) -> Reason:
         f"The champion is wrong on {new.wrong:,} of {new.images:,} newly labeled images,"
         f" {_percent(new.error)}, and on {test.wrong:,} of {test.images:,} test images,"
         f" {_percent(test.error)}: {100 * fall:+.2f} points, p = {p_value:.2g}; at least"
-        f" {100 * config.degradation_margin:.2f} points with p of at most {config.level:g} is a fall."
+        f" {100 * config.degradation_margin:.2f} points with p of at most {config.significance_level:g} is a fall."
     )
     brief = (
         f"the champion errs on {_percent(new.error)} of the newly labeled, and on"

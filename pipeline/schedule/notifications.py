@@ -31,7 +31,9 @@ _TAIL_BYTES = 4000
 _ADDRESS = "ALEXNET_HOOK_ADDRESS"
 
 
-def fire(hook: str, event: Mapping[str, Any], *, limit_seconds: float = 30.0) -> str:
+def send_notification(
+    notification: str, event: Mapping[str, Any], *, limit_seconds: float = 30.0
+) -> str:
     """Tell a hook of an event, three times at most.
 
     A command finds the event as JSON on its standard input, and its kind in the environment,
@@ -39,7 +41,7 @@ def fire(hook: str, event: Mapping[str, Any], *, limit_seconds: float = 30.0) ->
     POST of application/json, and an answer of 2xx is success.
 
     Args:
-        hook: a shell command, or http://... or https://...; empty for none.
+        notification: a shell command, or http://... or https://...; empty for none.
         event: of values that JSON knows; `event` is its kind.
         limit_seconds: for all tries together; a command that runs longer is killed with all that it
             started.
@@ -47,12 +49,12 @@ def fire(hook: str, event: Mapping[str, Any], *, limit_seconds: float = 30.0) ->
     Returns:
         Nothing, or why it did not succeed.
     """
-    if not hook.strip():
+    if not notification.strip():
         return ""
-    if re.match(r"https?://", hook.strip(), re.IGNORECASE):
-        words, more = [sys.executable, "-I", __file__], {_ADDRESS: hook.strip()}
+    if re.match(r"https?://", notification.strip(), re.IGNORECASE):
+        arguments, more = [sys.executable, "-I", __file__], {_ADDRESS: notification.strip()}
     else:
-        words, more = ["/bin/sh", "-c", hook], {}
+        arguments, more = ["/bin/sh", "-c", notification], {}
     environment = {**os.environ, "ALEXNET_EVENT": str(event.get("event", "")), **more}
     until, reason = time.monotonic() + limit_seconds, ""
     for again in range(_TRIES):
@@ -60,14 +62,14 @@ def fire(hook: str, event: Mapping[str, Any], *, limit_seconds: float = 30.0) ->
             time.sleep(max(0.0, min(_PAUSE_SECONDS * again, until - time.monotonic())))
         if again and time.monotonic() >= until:
             break
-        reason = _told(words, environment, json.dumps(event, default=str), until, limit_seconds)
+        reason = _told(arguments, environment, json.dumps(event, default=str), until, limit_seconds)
         if not reason:
             break
     return reason
 
 
 def _told(
-    words: Sequence[str],
+    arguments: Sequence[str],
     environment: Mapping[str, str],
     text: str,
     until: float,
@@ -81,7 +83,7 @@ def _told(
             given.write(text.encode())
             given.seek(0)
             process = subprocess.Popen(
-                words,
+                arguments,
                 stdin=given,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""One process that does the work of a slot: started, watched, ended.
+"""One process that does the work of a scheduled run: started, watched, ended.
 
 And what it said of how it ended.
 
@@ -25,9 +25,9 @@ from typing import Literal
 from pipeline.config.resolution import ENVIRONMENT_PREFIX
 from pipeline.config.retrain import RetrainConfig
 from pipeline.files import write_text
-from pipeline.schedule.ledger import is_alive, owner_of, owner_text
+from pipeline.schedule.owners import describe_owner, identify_process, is_owner_alive
 
-BEAT_SECONDS = 60.0
+HEARTBEAT_SECONDS = 60.0
 _PARENT = "ALEXNET_PARENT"
 _GRACE_SECONDS = 60.0  # for a child that was asked to end to save where it is
 _POLL_SECONDS = 0.1
@@ -46,7 +46,7 @@ class Run:
     """How one start of a child ended.
 
     Attributes:
-        how: by itself, or because it took too long, was asked to stop, or the slot is another's
+        how: by itself, or because it took too long, was asked to stop, or the scheduled run is another's
             now.
         cause: the name of its error, or "signal"; empty where it is not known.
         why: a sentence.
@@ -57,21 +57,21 @@ class Run:
     why: str = ""
 
 
-def run_child(
-    words: Sequence[str],
+def run_child_process(
+    arguments: Sequence[str],
     folder: Path,
     config: RetrainConfig,
     stop: threading.Event,
-    beat: Callable[[], bool],
+    heartbeat: Callable[[], bool],
 ) -> Run:
-    """Run the work of a slot once, in a process and a session of its own, and end whatever it leaves behind.
+    """Run the work of a scheduled run once, in a process and a session of its own, and end whatever it leaves behind.
 
     Args:
-        words: of its command line.
+        arguments: of its command line.
         folder: for its output.
         config: how long it may take, and how long it may go on when it is to stop.
         stop: set where it is to stop.
-        beat: called every minute; returns whether the slot is ours still.
+        heartbeat: called every minute; returns whether the scheduled run is ours still.
     """
     log, note = folder / "output.log", folder / "child"
     # What the schedule wants is in the words; settings of this shell are none of its.
@@ -86,7 +86,7 @@ def run_child(
         with log.open("ab") as output:
             place = output.tell()
             child = subprocess.Popen(
-                words,
+                arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -97,8 +97,8 @@ def run_child(
         return Run("ended", "OSError", f"it could not be started: {error}.")
     try:
         with contextlib.suppress(OSError):  # the note is for the next scheduler alone
-            write_text(note, owner_of(child.pid))
-        how = _watch(child, config, stop, beat)
+            write_text(note, identify_process(child.pid))
+        how = _watch(child, config, stop, heartbeat)
     finally:
         end_child(child)
         note.unlink(missing_ok=True)
@@ -110,7 +110,7 @@ def _watch(
     child: subprocess.Popen[bytes],
     config: RetrainConfig,
     stop: threading.Event,
-    beat: Callable[[], bool],
+    heartbeat: Callable[[], bool],
 ) -> Literal["ended", "too long", "stopped", "lost"]:
     """Wait for the end of a child, or for a reason to end it."""
     begin = beaten = time.monotonic()
@@ -123,9 +123,9 @@ def _watch(
             drained = drained or now + config.drain_seconds
             if now >= drained:
                 return "stopped"
-        if now - beaten > BEAT_SECONDS:
+        if now - beaten > HEARTBEAT_SECONDS:
             beaten = now
-            if not beat():
+            if not heartbeat():
                 return "lost"
         time.sleep(_POLL_SECONDS)
     return "ended"
@@ -158,20 +158,20 @@ def end_child(child: subprocess.Popen[bytes], grace_seconds: float = _GRACE_SECO
         child.wait()
 
 
-def end_orphan(folder: Path, tell: Callable[[str], None]) -> None:
+def end_orphan(folder: Path, log: Callable[[str], None]) -> None:
     """Wait for the end of a child whose scheduler was killed, which it was told of, and end it where that takes long."""
     note = folder / "child"
     with contextlib.suppress(OSError):
         owner = note.read_text(encoding="utf-8")
-        pid = int(owner.split("/")[1]) if is_alive(owner) else 0
+        pid = int(owner.split("/")[1]) if is_owner_alive(owner) else 0
         if pid:
-            tell(
-                f"{folder.parent.name}/{folder.name}: {owner_text(owner)} still works on it, and is"
+            log(
+                f"{folder.parent.name}/{folder.name}: {describe_owner(owner)} still works on it, and is"
                 " asked to end."
             )
             os.kill(pid, signal.SIGTERM)
         until = time.monotonic() + _GRACE_SECONDS
-        while is_alive(owner):
+        while is_owner_alive(owner):
             if time.monotonic() > until:
                 os.killpg(pid, signal.SIGKILL)
             time.sleep(_POLL_SECONDS)

@@ -1,15 +1,15 @@
-"""The process that carries out the schedules of a work directory, one slot at a time, for years.
+"""The process that carries out the schedules of a work directory, one scheduled run at a time, for years.
 
     hold the work directory's schedule (else: another scheduler is at work) until asked to end,
     every second and whenever a schedule is due:
         record what came due                                               the ledger
-        take over what dead processes had claimed claim a slot; is its result there already? then
+        take over what dead processes had claimed claim a scheduled run; is its result there already? then
         only record it run `alexnet retrain` in a process of its own; again, with longer and longer
         pauses, where the reason may pass record how it ended; tell the hook
 
 A killed scheduler takes its child with it (`die_with_parent`), and the next one goes on with the
-slot: the child carries on in its folder, and its result.json, written last, says that the work is
-done. APScheduler is the clock; which slots there are, and who has which, is the ledger's alone.
+scheduled run: the child carries on in its folder, and its result.json, written last, says that the work is
+done. APScheduler is the clock; which scheduled runs there are, and who has which, is the ledger's alone.
 """
 
 from __future__ import annotations
@@ -37,28 +37,22 @@ from pipeline.config.retrain import RetrainConfig
 from pipeline.engine.workdir import unwritable
 from pipeline.errors import BusyError, PipelineError
 from pipeline.files import write_text
-from pipeline.retrain.retraining import RESULT_FILE, Became, folder_of
-from pipeline.schedule.ledger import (
-    Ledger,
-    Schedule,
-    Slot,
-    State,
-    is_alive,
-    key_of,
-    owner_of_this_process,
-    owner_text,
-)
-from pipeline.schedule.notifications import fire
-from pipeline.schedule.process import BEAT_SECONDS, Run, end_orphan, run_child
-from pipeline.schedule.timing import Timing, describe, due_after, start_of
+from pipeline.retrain.retraining import RESULT_FILE, Became, locate_retraining
+from pipeline.retrain.scheduled_run_key import format_scheduled_run_key
+from pipeline.schedule.ledger import Ledger
+from pipeline.schedule.notifications import send_notification
+from pipeline.schedule.owners import describe_owner, identify_this_process, is_owner_alive
+from pipeline.schedule.process import HEARTBEAT_SECONDS, Run, end_orphan, run_child_process
+from pipeline.schedule.records import Schedule, ScheduledRun, State
+from pipeline.schedule.timing import Timing, compute_start_time, describe_timing, find_next_run_time
 
 _LOOK_SECONDS = 1.0
 _SAME_COMPLAINT_SECONDS = 600.0
 _MIN_FREE_BYTES = 500_000_000
-# Of one slot: starts that neither end nor fail take the scheduler, or the machine, with them
+# Of one scheduled run: starts that neither end nor fail take the scheduler, or the machine, with them
 _MAX_ATTEMPTS = 100
 _LOG_BYTES, _LOG_FILES = 1_000_000, 5
-_TOLD = ("promoted", "refused", "waiting")  # the last waits for a person
+_NOTIFIED_OUTCOMES = ("promoted", "refused", "waiting")  # the last waits for a person
 # Reasons that may pass, by the names of pipeline.errors; OSError is a folder or a process that
 # could not be made.
 _MAY_PASS = (
@@ -71,13 +65,13 @@ _MAY_PASS = (
     "signal",
 )
 
-Command = Callable[[Slot, Schedule], Sequence[str]]
+Command = Callable[[ScheduledRun, Schedule], Sequence[str]]
 Settings = Callable[[Schedule], RetrainConfig]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What carrying out slots needs.
+    """What carrying out scheduled runs needs.
 
     Attributes:
         workdir: the work directory, whose schedule this process holds.
@@ -85,7 +79,7 @@ class Work:
         config: returns the settings of a schedule's retrainings.
         owner: this process, as the ledger names it.
         stop: set where the process is asked to end.
-        command: the command line of a slot's work.
+        command: the command line of a scheduled run's work.
         tell: says a line, and writes it into schedule.log.
         complain: the same of an error, once where it comes again and again.
     """
@@ -96,17 +90,17 @@ class Work:
     owner: str
     stop: threading.Event
     command: Command
-    tell: Callable[[str], None]
-    complain: Callable[[Exception], None]
+    log: Callable[[str], None]
+    warn: Callable[[Exception], None]
 
 
 # -- commands --------------------------------------------------------------------------------------
 
 
-def serve(
+def serve_schedules(
     workdir: Path,
     config: Settings,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
     stop: threading.Event,
     *,
     wait: bool = False,
@@ -119,67 +113,69 @@ def serve(
     Args:
         workdir: the work directory.
         config: returns the settings of a schedule's retrainings.
-        say: takes a line for people.
+        notify: takes a line for people.
         stop: ends it.
         wait: stand by while another scheduler is at work, and take its place when it is gone.
-        command: returns the command line of a slot's work; by default that of `child_words`.
+        command: returns the command line of a scheduled run's work; by default that of `child_words`.
 
     Raises:
         BusyError: another scheduler is at work, and `wait` is False.
         ConfigError: the ledger is damaged or of a newer version, or the folder cannot be written.
     """
-    with _only_one(workdir, say, stop, wait=wait) as held:
+    with _only_one(workdir, notify, stop, wait=wait) as held:
         if held:
-            with _working(workdir, config, say, stop, command) as work:
-                _serve(work)
+            with _working(workdir, config, notify, stop, command) as work:
+                _serve_until_stopped(work)
 
 
-def _serve(work: Work) -> None:
-    known = work.ledger.schedules()
+def _serve_until_stopped(work: Work) -> None:
+    known = work.ledger.list_schedules()
     listed = "; ".join(
-        f"{schedule.name}: {describe(schedule.timing)}{', paused' if schedule.paused else ''}"
+        f"{schedule.name}: {describe_timing(schedule.timing)}{', paused' if schedule.paused else ''}"
         for schedule in known
     )
-    work.tell(f"Scheduling in {work.workdir}. {listed or 'No schedule yet'}.")
-    for slot in work.ledger.untold():
-        _tell_hook(work, slot, _settings(work, _schedule(work, slot))[0])
+    work.log(f"Scheduling in {work.workdir}. {listed or 'No schedule yet'}.")
+    for scheduled_run in work.ledger.list_unnotified_scheduled_runs():
+        _notify_and_record(
+            work, scheduled_run, _load_settings(work, _schedule(work, scheduled_run))[0]
+        )
     with _clock(work) as (clock, wake, bugs):
         while not work.stop.is_set():
             try:
-                _match_jobs(clock, work.ledger.schedules(), wake)
+                _match_jobs(clock, work.ledger.list_schedules(), wake)
                 _work_through(work)
             except PipelineError as error:  # of the ledger or the disk: everything is tried again
-                work.complain(error)
+                work.warn(error)
             if not work.stop.is_set():
                 wake.wait(_LOOK_SECONDS)
             wake.clear()
             if bugs:
                 raise bugs[0]
-    work.tell("Stopped.")
+    work.log("Stopped.")
 
 
-def run_once(
+def run_schedule_once(
     workdir: Path,
     name: str,
     config: Settings,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
     stop: threading.Event,
     *,
     wait: bool = False,
     command: Command | None = None,
-) -> Slot | None:
+) -> ScheduledRun | None:
     """Run what is due of one schedule, for cron and other engines, and return it.
 
     None where nothing is.
 
-    Its jitter is left to the engine. A slot whose work had begun comes first, then the one that
+    Its jitter is left to the engine. A scheduled run whose work had begun comes first, then the one that
     came due later; the last is returned. A schedule without a timing of its own is due each time.
 
     Args:
         workdir: the work directory.
         name: of the schedule.
         config: returns the settings of a schedule's retrainings.
-        say: takes a line for people.
+        notify: takes a line for people.
         stop: ends it.
         wait: until another scheduler has finished.
         command: as for `serve`.
@@ -189,66 +185,70 @@ def run_once(
         ConfigError: there is no such schedule.
     """
     ledger, done = Ledger(workdir / "schedule.db"), None
-    ledger.schedule(name)
-    with _only_one(workdir, say, stop, wait=wait) as held:
+    ledger.find_schedule(name)
+    with _only_one(workdir, notify, stop, wait=wait) as held:
         if held:
-            with _working(workdir, config, say, stop, command) as work:
+            with _working(workdir, config, notify, stop, command) as work:
                 done = _run_due(work, name)
     return done
 
 
-def _run_due(work: Work, name: str) -> Slot | None:
-    work.ledger.sweep()
+def _run_due(work: Work, name: str) -> ScheduledRun | None:
+    work.ledger.record_run_times()
     done = None
-    for slot in _taken_over(work):
-        if slot.schedule == name:
-            done = run_slot(work, slot)
+    for scheduled_run in _taken_over(work):
+        if scheduled_run.schedule == name:
+            done = execute_scheduled_run(work, scheduled_run)
         else:
-            _set_down(work, slot)
+            _set_down(work, scheduled_run)
     others = [
-        slot
-        for slot in work.ledger.open_slots()
-        if slot.state == "claimed" and slot.owner != work.owner
+        scheduled_run
+        for scheduled_run in work.ledger.list_unfinished_scheduled_runs()
+        if scheduled_run.state == "claimed" and scheduled_run.owner != work.owner
     ]
     if others:
         raise BusyError(
-            f"The slot {others[0].key} is claimed by {owner_text(others[0].owner)}, which was heard"
+            f"The scheduled run {others[0].key} is claimed by {describe_owner(others[0].owner)}, which was heard"
             " of lately. Expected one at a time. Type the command again when it has ended, or 15"
             " minutes after it was lost."
         )
-    schedule = work.ledger.schedule(name)
+    schedule = work.ledger.find_schedule(name)
     waiting = [
-        slot for slot in work.ledger.open_slots() if slot.schedule == name and slot.state == "due"
+        scheduled_run
+        for scheduled_run in work.ledger.list_unfinished_scheduled_runs()
+        if scheduled_run.schedule == name and scheduled_run.state == "pending"
     ]
-    if not schedule.timing.by_itself and not schedule.paused and not waiting and done is None:
-        waiting = [work.ledger.ask(name, "scheduled")]
-    for slot in waiting:
-        wanted = not (schedule.paused and slot.kind == "scheduled") and not work.stop.is_set()
-        claimed = work.ledger.claim(work.owner, slot) if wanted else None
-        done = run_slot(work, claimed) if claimed else done
+    if not schedule.timing.has_run_times and not schedule.paused and not waiting and done is None:
+        waiting = [work.ledger.request_scheduled_run(name, "scheduled")]
+    for scheduled_run in waiting:
+        wanted = (
+            not (schedule.paused and scheduled_run.kind == "scheduled") and not work.stop.is_set()
+        )
+        claimed = work.ledger.claim_scheduled_run(work.owner, scheduled_run) if wanted else None
+        done = execute_scheduled_run(work, claimed) if claimed else done
     return done
 
 
-def run_now(
+def run_schedule_now(
     workdir: Path,
     name: str,
     config: Settings,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
     stop: threading.Event,
     *,
     command: Command | None = None,
-) -> Slot:
-    """Retrain now: a manual slot, which the scheduler at work runs, or this process where there is none; one that waits already goes on.
+) -> ScheduledRun:
+    """Retrain now: a manual scheduled run, which the scheduler at work runs, or this process where there is none; one that waits already goes on.
 
     Returns:
-        The slot with its final state; without one where `stop` came first, and then the next
+        The scheduled run with its final state; without one where `stop` came first, and then the next
         scheduler goes on with it.
 
     Args:
         workdir: the work directory.
         name: of the schedule.
         config: returns the settings of a schedule's retrainings.
-        say: takes a line for people.
+        notify: takes a line for people.
         stop: ends it.
         command: as for `serve`.
 
@@ -256,39 +256,39 @@ def run_now(
         ConfigError: there is no such schedule.
     """
     ledger = Ledger(workdir / "schedule.db")
-    ledger.schedule(name)  # without it nothing is made
+    ledger.find_schedule(name)  # without it nothing is made
     waiting = (
         found
-        for found in ledger.open_slots()
+        for found in ledger.list_unfinished_scheduled_runs()
         if found.schedule == name and found.kind == "manual" and _is_left(found)
     )
-    slot, told = next(waiting, None) or ledger.ask(name), False
-    while not slot.final and not stop.is_set():
+    scheduled_run, told = next(waiting, None) or ledger.request_scheduled_run(name), False
+    while not scheduled_run.final and not stop.is_set():
         with _instance(workdir) as held:
             if held:
-                with _working(workdir, config, say, stop, command) as work:
+                with _working(workdir, config, notify, stop, command) as work:
                     for taken in _taken_over(work):
-                        if taken.key == slot.key:
-                            run_slot(work, taken)
+                        if taken.key == scheduled_run.key:
+                            execute_scheduled_run(work, taken)
                         else:
                             _set_down(work, taken)
-                    claimed = ledger.claim(work.owner, slot)
+                    claimed = ledger.claim_scheduled_run(work.owner, scheduled_run)
                     if claimed:
-                        run_slot(work, claimed)
+                        execute_scheduled_run(work, claimed)
             elif not told:
-                say(f"{slot.key} is left to the scheduler at work, {_holder(workdir)}.")
+                notify(f"{scheduled_run.key} is left to the scheduler at work, {_holder(workdir)}.")
                 told = True
-        slot = ledger.slot(slot.key) or slot
-        if not slot.final:
+        scheduled_run = ledger.find_scheduled_run(scheduled_run.key) or scheduled_run
+        if not scheduled_run.final:
             stop.wait(_LOOK_SECONDS / 2)
-    return slot
+    return scheduled_run
 
 
-def _is_left(slot: Slot) -> bool:
-    """Return whether nobody works on an open slot, as far as this machine can tell."""
-    host = owner_of_this_process().partition("/")[0]
-    return slot.state == "due" or (
-        slot.owner.partition("/")[0] == host and not is_alive(slot.owner)
+def _is_left(scheduled_run: ScheduledRun) -> bool:
+    """Return whether nobody works on an open scheduled run, as far as this machine can tell."""
+    host = identify_this_process().partition("/")[0]
+    return scheduled_run.state == "pending" or (
+        scheduled_run.owner.partition("/")[0] == host and not is_owner_alive(scheduled_run.owner)
     )
 
 
@@ -310,7 +310,7 @@ def _instance(workdir: Path) -> Iterator[bool]:
         return
     owner = workdir / "schedule.owner"
     try:
-        write_text(owner, owner_of_this_process())
+        write_text(owner, identify_this_process())
         yield True
     finally:
         owner.unlink(missing_ok=True)
@@ -319,7 +319,7 @@ def _instance(workdir: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _only_one(
-    workdir: Path, say: Callable[[str], None], stop: threading.Event, *, wait: bool
+    workdir: Path, notify: Callable[[str], None], stop: threading.Event, *, wait: bool
 ) -> Iterator[bool]:
     """Hold the schedule of a work directory, where it has to be waited for until then.
 
@@ -338,7 +338,7 @@ def _only_one(
                 " that one, or type the command with --wait to stand by."
             )
         if not told:
-            say(f"Standing by: {holder} is at work in {workdir}.")
+            notify(f"Standing by: {holder} is at work in {workdir}.")
             told = True
         stop.wait(_LOOK_SECONDS / 2)
     yield False
@@ -346,7 +346,7 @@ def _only_one(
 
 def _holder(workdir: Path) -> str:
     with contextlib.suppress(OSError):
-        return owner_text((workdir / "schedule.owner").read_text(encoding="utf-8"))
+        return describe_owner((workdir / "schedule.owner").read_text(encoding="utf-8"))
     return "a process that has not written its name yet"
 
 
@@ -354,11 +354,11 @@ def _holder(workdir: Path) -> str:
 def _working(
     workdir: Path,
     config: Settings,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
     stop: threading.Event,
     command: Command | None,
 ) -> Iterator[Work]:
-    """Make what carrying out slots needs; the log file is closed at the end."""
+    """Make what carrying out scheduled runs needs; the log file is closed at the end."""
     workdir = workdir.resolve()
     handler = _LogFile(
         workdir / "schedule.log",
@@ -371,17 +371,24 @@ def _working(
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
 
-    def tell(line: str) -> None:
+    def log(line: str) -> None:
         handler.handle(logging.LogRecord("schedule", logging.INFO, "", 0, line, None, None))
-        say(line)
+        notify(line)
 
-    ledger, words = (
+    ledger, arguments = (
         Ledger(workdir / "schedule.db"),
-        command or functools.partial(child_words, workdir),
+        command or functools.partial(build_child_arguments, workdir),
     )
     try:
         yield Work(
-            workdir, ledger, config, owner_of_this_process(), stop, words, tell, _complainer(tell)
+            workdir,
+            ledger,
+            config,
+            identify_this_process(),
+            stop,
+            arguments,
+            log,
+            _make_warner(log),
         )
     finally:
         handler.close()
@@ -394,18 +401,18 @@ class _LogFile(logging.handlers.RotatingFileHandler):
         """Go on without the line; people have seen it."""
 
 
-def _complainer(tell: Callable[[str], None]) -> Callable[[Exception], None]:
+def _make_warner(log: Callable[[str], None]) -> Callable[[Exception], None]:
     """Return what tells of errors, the same again only after a while."""
     last = ("", 0.0)
 
-    def complain(error: Exception) -> None:
+    def warn(error: Exception) -> None:
         nonlocal last
         text = f"{error}"
         if last[0] != text or time.monotonic() - last[1] > _SAME_COMPLAINT_SECONDS:
             last = (text, time.monotonic())
-            tell(f"Error: {text}")
+            log(f"Error: {text}")
 
-    return complain
+    return warn
 
 
 # -- the clock -------------------------------------------------------------------------------------
@@ -422,15 +429,19 @@ class DueTrigger(BaseTrigger):
     ) -> datetime | None:
         """Return the first start after the one before, or after now, in UTC."""
         moment = max(previous_fire_time or now, now)  # what was missed is the ledger's to know
-        due = due_after(self.timing, moment - timedelta(seconds=self.timing.jitter_seconds + 1))
-        while due is not None and start_of(self.timing, self.name, due) <= moment:
-            due = due_after(self.timing, due)
-        return None if due is None else start_of(self.timing, self.name, due)
+        run_time = find_next_run_time(
+            self.timing, moment - timedelta(seconds=self.timing.jitter_seconds + 1)
+        )
+        while (
+            run_time is not None and compute_start_time(self.timing, self.name, run_time) <= moment
+        ):
+            run_time = find_next_run_time(self.timing, run_time)
+        return None if run_time is None else compute_start_time(self.timing, self.name, run_time)
 
 
 @contextlib.contextmanager
 def _clock(work: Work) -> Iterator[tuple[Any, threading.Event, list[BaseException]]]:
-    """Run APScheduler beside: it records what came due every second, also while a slot is at work, and wakes the caller at each start.
+    """Run APScheduler beside: it records what came due every second, also while a scheduled run is at work, and wakes the caller at each start.
 
     No job calls APScheduler: it would wait for ever for a lock that `shutdown` holds.
 
@@ -458,9 +469,9 @@ def _clock(work: Work) -> Iterator[tuple[Any, threading.Event, list[BaseExceptio
 
     def look() -> None:
         try:
-            work.ledger.sweep()
+            work.ledger.record_run_times()
         except PipelineError as error:
-            work.complain(error)
+            work.warn(error)
 
     clock.add_listener(failed, EVENT_JOB_ERROR)
     clock.add_job(look, "interval", seconds=_LOOK_SECONDS, id="look")
@@ -476,7 +487,7 @@ def _match_jobs(clock: Any, schedules: Sequence[Schedule], wake: threading.Event
     wanted = {
         f"due {schedule.name}": schedule
         for schedule in schedules
-        if schedule.timing.by_itself and not schedule.paused
+        if schedule.timing.has_run_times and not schedule.paused
     }
     there = {job.id: job for job in clock.get_jobs() if job.id.startswith("due ")}
     for name, job in there.items():
@@ -488,103 +499,114 @@ def _match_jobs(clock: Any, schedules: Sequence[Schedule], wake: threading.Event
             clock.add_job(wake.set, DueTrigger(schedule.timing, schedule.name), id=name)
 
 
-# -- slots -----------------------------------------------------------------------------------------
+# -- scheduled runs -----------------------------------------------------------------------------------------
 
 
 def _work_through(work: Work) -> None:
-    """Run every slot that may start now."""
-    work.ledger.sweep()
-    for slot in _taken_over(work):
+    """Run every scheduled run that may start now."""
+    work.ledger.record_run_times()
+    for scheduled_run in _taken_over(work):
         if not work.stop.is_set():
-            run_slot(work, slot)
-    while not work.stop.is_set() and (claimed := work.ledger.claim(work.owner)) is not None:
-        run_slot(work, claimed)
-        work.ledger.sweep()
+            execute_scheduled_run(work, scheduled_run)
+    while (
+        not work.stop.is_set()
+        and (claimed := work.ledger.claim_scheduled_run(work.owner)) is not None
+    ):
+        execute_scheduled_run(work, claimed)
+        work.ledger.record_run_times()
 
 
-def _taken_over(work: Work) -> list[Slot]:
-    """Return the claimed slots that nobody works on.
+def _taken_over(work: Work) -> list[ScheduledRun]:
+    """Return the claimed scheduled runs that nobody works on.
 
     Of dead owners, and of this one where an error came between.
     """
-    for slot in work.ledger.take_over(work.owner):
-        work.tell(f"{slot.key}: its owner is gone; this scheduler goes on with it.")
+    for scheduled_run in work.ledger.take_over_scheduled_runs(work.owner):
+        work.log(f"{scheduled_run.key}: its owner is gone; this scheduler goes on with it.")
     return [
-        slot
-        for slot in work.ledger.open_slots()
-        if slot.state == "claimed" and slot.owner == work.owner
+        scheduled_run
+        for scheduled_run in work.ledger.list_unfinished_scheduled_runs()
+        if scheduled_run.state == "claimed" and scheduled_run.owner == work.owner
     ]
 
 
-def _set_down(work: Work, slot: Slot) -> None:
-    """Record a claimed slot whose work is done, and let another one wait."""
-    ending = _ending_of(read_result(slot_folder(work.workdir, slot), slot))
+def _set_down(work: Work, scheduled_run: ScheduledRun) -> None:
+    """Record a claimed scheduled run whose work is done, and let another one wait."""
+    ending = _ending_of(
+        read_result_file(locate_retraining(work.workdir, scheduled_run.key), scheduled_run)
+    )
     if ending is not None:
-        _finish(work, slot, _settings(work, _schedule(work, slot))[0], ending)
-    elif work.ledger.release(slot, "its owner is gone"):
-        work.tell(f"{slot.key}: waits for the next scheduler.")
+        _finish(
+            work, scheduled_run, _load_settings(work, _schedule(work, scheduled_run))[0], ending
+        )
+    elif work.ledger.release_scheduled_run(scheduled_run, "its owner is gone"):
+        work.log(f"{scheduled_run.key}: waits for the next scheduler.")
 
 
 @dataclass(frozen=True)
 class _Ending:
-    """What became of a slot's work; `due`: it stays open."""
+    """What became of a scheduled run's work; `due`: it stays open."""
 
     state: State
     why: str
     result: Mapping[str, Any] | None = None
 
 
-def run_slot(work: Work, slot: Slot) -> Slot:
-    """Do the work of a claimed slot, if its result is not there already, and record how it ended.
+def execute_scheduled_run(work: Work, scheduled_run: ScheduledRun) -> ScheduledRun:
+    """Do the work of a claimed scheduled run, if its result is not there already, and record how it ended.
 
     Returns:
-        The slot as it is then; still open where the process is asked to end, or where it is another
+        The scheduled run as it is then; still open where the process is asked to end, or where it is another
         owner's now.
 
     Args:
         work: what it needs.
-        slot: claimed by this process.
+        scheduled_run: claimed by this process.
 
     Raises:
         BusyError: the ledger is held by others for long.
         PipelineError: the disk refuses.
     """
-    folder = slot_folder(work.workdir, slot)
-    end_orphan(folder, work.tell)
-    schedule = _schedule(work, slot)
-    config, wrong = _settings(work, schedule)
-    ending = _ending_of(read_result(folder, slot)) or wrong or _not_to_run(schedule, slot)
+    folder = locate_retraining(work.workdir, scheduled_run.key)
+    end_orphan(folder, work.log)
+    schedule = _schedule(work, scheduled_run)
+    config, wrong = _load_settings(work, schedule)
+    ending = (
+        _ending_of(read_result_file(folder, scheduled_run))
+        or wrong
+        or _not_to_run(schedule, scheduled_run)
+    )
     if ending is None:
-        _look_at_disk(work, slot, config)
-        ending = _attempts(work, slot, config, folder)
+        _look_at_disk(work, scheduled_run, config)
+        ending = _attempts(work, scheduled_run, config, folder)
     if ending is None:
-        work.tell(f"{slot.key}: another process has it now.")
-    elif ending.state == "due":
-        work.ledger.release(slot, ending.why)
-        work.tell(f"{slot.key}: {ending.why}.")
+        work.log(f"{scheduled_run.key}: another process has it now.")
+    elif ending.state == "pending":
+        work.ledger.release_scheduled_run(scheduled_run, ending.why)
+        work.log(f"{scheduled_run.key}: {ending.why}.")
     else:
-        _finish(work, slot, config, ending)
-    return work.ledger.slot(slot.key) or slot
+        _finish(work, scheduled_run, config, ending)
+    return work.ledger.find_scheduled_run(scheduled_run.key) or scheduled_run
 
 
-def _settings(work: Work, schedule: Schedule | None) -> tuple[RetrainConfig, _Ending | None]:
+def _load_settings(work: Work, schedule: Schedule | None) -> tuple[RetrainConfig, _Ending | None]:
     """Return the settings of a schedule, or why they are not to be had, such as for a recipe that is gone; the defaults then."""
     try:
         return work.config(schedule) if schedule else RetrainConfig(), None
     except PipelineError as error:
-        hook = (
+        notification = (
             next(
                 (
                     word.partition("=")[2]
-                    for word in schedule.words
-                    if word.startswith("retrain.hook=")
+                    for word in schedule.arguments
+                    if word.startswith("retrain.notify=")
                 ),
                 "",
             )
             if schedule
             else ""
         )
-        return RetrainConfig(hook=hook), _Ending("failed", str(error))
+        return RetrainConfig(notify=notification), _Ending("failed", str(error))
 
 
 def _ending_of(result: Mapping[str, Any] | None) -> _Ending | None:
@@ -595,77 +617,87 @@ def _ending_of(result: Mapping[str, Any] | None) -> _Ending | None:
     )
 
 
-def _not_to_run(schedule: Schedule | None, slot: Slot) -> _Ending | None:
-    """Return why a claimed slot is not to be run now.
+def _not_to_run(schedule: Schedule | None, scheduled_run: ScheduledRun) -> _Ending | None:
+    """Return why a claimed scheduled run is not to be run now.
 
     Its schedule was paused or removed meanwhile.
     """
     if schedule is None:
         return _Ending("skipped", "the schedule was removed")
-    if schedule.paused and slot.kind == "scheduled":
+    if schedule.paused and scheduled_run.kind == "scheduled":
         return (
-            _Ending("due", "paused; it goes on after `alexnet resume`")
-            if slot.attempts
+            _Ending("pending", "paused; it goes on after `alexnet resume`")
+            if scheduled_run.attempts
             else _Ending("skipped", "paused")
         )
     return None
 
 
-def _schedule(work: Work, slot: Slot) -> Schedule | None:
+def _schedule(work: Work, scheduled_run: ScheduledRun) -> Schedule | None:
     return next(
-        (schedule for schedule in work.ledger.schedules() if schedule.name == slot.schedule), None
+        (
+            schedule
+            for schedule in work.ledger.list_schedules()
+            if schedule.name == scheduled_run.schedule
+        ),
+        None,
     )
 
 
-def _finish(work: Work, slot: Slot, config: RetrainConfig, ending: _Ending) -> None:
-    """Record the final state of a slot, and tell the hook of it."""
-    if not work.ledger.finish(slot, ending.state, ending.why, ending.result):
-        work.tell(f"{slot.key}: another process has recorded it.")
+def _finish(
+    work: Work, scheduled_run: ScheduledRun, config: RetrainConfig, ending: _Ending
+) -> None:
+    """Record the final state of a scheduled run, and tell the hook of it."""
+    if not work.ledger.finish_scheduled_run(scheduled_run, ending.state, ending.why, ending.result):
+        work.log(f"{scheduled_run.key}: another process has recorded it.")
         return
-    slot = work.ledger.slot(slot.key) or slot
-    work.tell(f"{slot.key}: {slot.outcome if slot.state == 'ran' else slot.state}: {slot.why}")
-    _tell_hook(work, slot, config)
+    scheduled_run = work.ledger.find_scheduled_run(scheduled_run.key) or scheduled_run
+    work.log(
+        f"{scheduled_run.key}: {scheduled_run.outcome if scheduled_run.state == 'ran' else scheduled_run.state}: {scheduled_run.why}"
+    )
+    _notify_and_record(work, scheduled_run, config)
 
 
-def _tell_hook(work: Work, slot: Slot, config: RetrainConfig) -> None:
-    """Tell the hook of a slot that got its final state, and note that.
+def _notify_and_record(work: Work, scheduled_run: ScheduledRun, config: RetrainConfig) -> None:
+    """Tell the hook of a scheduled run that got its final state, and note that.
 
     A scheduler killed between the two tells it again.
     """
-    event = "failed" if slot.state == "failed" else slot.outcome
-    if slot.state not in ("ran", "failed"):
+    event = "failed" if scheduled_run.state == "failed" else scheduled_run.outcome
+    if scheduled_run.state not in ("ran", "failed"):
         return
-    if event not in (*_TOLD, "failed") or not config.hook:
-        work.ledger.note_hook(slot, "no hook" if not config.hook else "nothing to tell")
+    if event not in (*_NOTIFIED_OUTCOMES, "failed") or not config.notify:
+        work.ledger.record_notification(
+            scheduled_run, "no hook" if not config.notify else "nothing to tell"
+        )
         return
-    reason = fire(config.hook, _event(work, slot, event))
+    reason = send_notification(config.notify, _event(work, scheduled_run, event))
     if reason:
-        work.tell(f"{slot.key}: the hook was not told: {reason}.")
-    work.ledger.note_hook(slot, f"not told: {reason}" if reason else "told")
+        work.log(f"{scheduled_run.key}: the hook was not told: {reason}.")
+    work.ledger.record_notification(scheduled_run, f"not told: {reason}" if reason else "told")
 
 
-def _event(work: Work, slot: Slot, event: str) -> dict[str, str]:
+def _event(work: Work, scheduled_run: ScheduledRun, event: str) -> dict[str, str]:
     known = {
-        name: getattr(slot, name)
+        name: getattr(scheduled_run, name)
         for name in ("schedule", "outcome", "why", "version", "run_url", "page")
     }
-    return {"event": event, "slot": slot.key, **known, "workdir": str(work.workdir)}
+    return {
+        "event": event,
+        "scheduled_run": scheduled_run.key,
+        **known,
+        "workdir": str(work.workdir),
+    }
 
 
-# -- the work of a slot ----------------------------------------------------------------------------
+# -- the work of a scheduled run ----------------------------------------------------------------------------
 
 
-def slot_folder(workdir: Path, slot: Slot) -> Path:
-    """Return the folder of a slot's work.
-
-    Output.log, result.json and what the retraining writes.
-    """
-    return folder_of(workdir, slot.key)
-
-
-def child_words(workdir: Path, slot: Slot, schedule: Schedule) -> list[str]:
-    """Return the command line of a slot's work."""
-    words = [
+def build_child_arguments(
+    workdir: Path, scheduled_run: ScheduledRun, schedule: Schedule
+) -> list[str]:
+    """Return the command line of a scheduled run's work."""
+    arguments = [
         sys.executable,
         "-P",
         "-m",
@@ -675,33 +707,39 @@ def child_words(workdir: Path, slot: Slot, schedule: Schedule) -> list[str]:
         str(workdir),
         "--json",
         "--wait",
-        "--slot",
-        slot.key,
+        "--scheduled-run",
+        scheduled_run.key,
     ]
-    return [*words, *schedule.words]
+    return [*arguments, *schedule.arguments]
 
 
-def read_result(folder: Path, slot: Slot) -> dict[str, Any] | None:
-    """Return the result.json of a slot's work.
+def read_result_file(folder: Path, scheduled_run: ScheduledRun) -> dict[str, Any] | None:
+    """Return the result.json of a scheduled run's work.
 
     None where there is none, or what is there is not its.
     """
     with contextlib.suppress(OSError, ValueError):
         result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
         if isinstance(result, dict) and result.get("outcome") in get_args(Became):
-            named = key_of(slot.schedule, slot.due).partition("/")[2]
-            return result if result.get("slot", named) in (named, slot.key) else None
+            named = format_scheduled_run_key(
+                scheduled_run.schedule, scheduled_run.run_time
+            ).partition("/")[2]
+            return (
+                result if result.get("scheduled_run", named) in (named, scheduled_run.key) else None
+            )
     return None
 
 
-def _attempts(work: Work, slot: Slot, config: RetrainConfig, folder: Path) -> _Ending | None:
-    """Start the work of a slot until it ends, or fails for a reason that does not pass.
+def _attempts(
+    work: Work, scheduled_run: ScheduledRun, config: RetrainConfig, folder: Path
+) -> _Ending | None:
+    """Start the work of a scheduled run until it ends, or fails for a reason that does not pass.
 
-    None where the slot is another's now.
+    None where the scheduled run is another's now.
     """
     failures = 0
     while True:
-        begun, schedule = work.ledger.begin_attempt(slot), _schedule(work, slot)
+        begun, schedule = work.ledger.begin_attempt(scheduled_run), _schedule(work, scheduled_run)
         if begun is None:
             return None
         if schedule is None:
@@ -710,29 +748,29 @@ def _attempts(work: Work, slot: Slot, config: RetrainConfig, folder: Path) -> _E
             return _Ending(
                 "failed", f"it was started {_MAX_ATTEMPTS} times and never came to its end"
             )
-        work.tell(f"{slot.key}: start {begun.attempts}.")
+        work.log(f"{scheduled_run.key}: start {begun.attempts}.")
         run = _run_child(work, begun, config, work.command(begun, schedule), folder)
-        ending = _ending_of(read_result(folder, slot)) or _ending_without_result(
+        ending = _ending_of(read_result_file(folder, scheduled_run)) or _ending_without_result(
             config, run, failures
         )
         if ending is not None or run.how == "lost":
             return ending
         pause = min(config.backoff_seconds * 2**failures, 86_400)
         failures += 1
-        work.tell(
-            f"{slot.key}: {run.why} Tried again in {pause:,.0f} s, {failures} of {config.retries}."
+        work.log(
+            f"{scheduled_run.key}: {run.why} Tried again in {pause:,.0f} s, {failures} of {config.retries}."
         )
-        if not _pause(work, slot, pause):
-            return _Ending("due", f"stopped while it waited to be tried again; {run.why}")
+        if not _pause(work, scheduled_run, pause):
+            return _Ending("pending", f"stopped while it waited to be tried again; {run.why}")
 
 
 def _ending_without_result(config: RetrainConfig, run: Run, failures: int) -> _Ending | None:
     """Return what follows from a start that left no result.
 
-    None: another start, or the slot is another's.
+    None: another start, or the scheduled run is another's.
     """
     if run.how == "stopped":
-        return _Ending("due", "stopped; the next start goes on with it")
+        return _Ending("pending", "stopped; the next start goes on with it")
     if run.how == "too long":
         return _Ending(
             "failed", f"it took longer than {config.timeout_hours:g} hours (retrain.timeout_hours)"
@@ -742,46 +780,59 @@ def _ending_without_result(config: RetrainConfig, run: Run, failures: int) -> _E
     return _Ending("failed", run.why)
 
 
-def _pause(work: Work, slot: Slot, seconds: float) -> bool:
+def _pause(work: Work, scheduled_run: ScheduledRun, seconds: float) -> bool:
     """Wait, with signs of life for processes on other hosts.
 
     False where the process is asked to end.
     """
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
-        if work.stop.wait(min(left, BEAT_SECONDS)):
+        if work.stop.wait(min(left, HEARTBEAT_SECONDS)):
             return False
-        _beat(work, slot)
+        _send_heartbeat(work, scheduled_run)
     return True
 
 
-def _beat(work: Work, slot: Slot) -> bool:
-    """Return whether the slot is this owner's still.
+def _send_heartbeat(work: Work, scheduled_run: ScheduledRun) -> bool:
+    """Return whether the scheduled run is this owner's still.
 
     A ledger that does not answer is no reason to end what runs.
     """
     try:
-        return work.ledger.beat(slot)
+        return work.ledger.record_heartbeat(scheduled_run)
     except PipelineError as error:
-        work.complain(error)
+        work.warn(error)
         return True
 
 
 def _run_child(
-    work: Work, slot: Slot, config: RetrainConfig, words: Sequence[str], folder: Path
+    work: Work,
+    scheduled_run: ScheduledRun,
+    config: RetrainConfig,
+    arguments: Sequence[str],
+    folder: Path,
 ) -> Run:
-    return run_child(words, folder, config, work.stop, functools.partial(_beat, work, slot))
+    return run_child_process(
+        arguments,
+        folder,
+        config,
+        work.stop,
+        functools.partial(_send_heartbeat, work, scheduled_run),
+    )
 
 
 # -- room ------------------------------------------------------------------------------------------
 
 
-def _look_at_disk(work: Work, slot: Slot, config: RetrainConfig) -> None:
+def _look_at_disk(work: Work, scheduled_run: ScheduledRun, config: RetrainConfig) -> None:
     """Say it, and tell the hook, where the disk has less room than a retraining may need.
 
     It is tried all the same.
     """
-    needed, free = room_needed(work.workdir, work.ledger), shutil.disk_usage(work.workdir).free
+    needed, free = (
+        estimate_needed_bytes(work.workdir, work.ledger),
+        shutil.disk_usage(work.workdir).free,
+    )
     if free >= needed:
         return
     why = (
@@ -789,19 +840,25 @@ def _look_at_disk(work: Work, slot: Slot, config: RetrainConfig) -> None:
         " what the last retraining takes, or 500 MB. Make room: `alexnet clean` removes what is"
         " not kept."
     )
-    work.tell(why)
-    reason = fire(config.hook, {**_event(work, slot, "disk_low"), "why": why})
+    work.log(why)
+    reason = send_notification(
+        config.notify, {**_event(work, scheduled_run, "disk_low"), "why": why}
+    )
     if reason:
-        work.tell(f"{slot.key}: the hook was not told: {reason}.")
+        work.log(f"{scheduled_run.key}: the hook was not told: {reason}.")
 
 
-def room_needed(workdir: Path, ledger: Ledger) -> int:
+def estimate_needed_bytes(workdir: Path, ledger: Ledger) -> int:
     """Return how many bytes a retraining may need.
 
     Twice the stages of the last one, and 500 MB at least.
     """
-    for slot in ledger.history(limit=100):
-        result = read_result(slot_folder(workdir, slot), slot) if slot.state == "ran" else None
+    for scheduled_run in ledger.list_latest_scheduled_runs(limit=100):
+        result = (
+            read_result_file(locate_retraining(workdir, scheduled_run.key), scheduled_run)
+            if scheduled_run.state == "ran"
+            else None
+        )
         stages = (result or {}).get("stages")
         if isinstance(stages, dict) and stages:
             taken = sum(

@@ -15,12 +15,12 @@ When clocks change:
 * An expression with an hour of its own (`30 2 * * *`) is due once for each of its wall-clock times.
   One that comes twice is due at its
   first occurrence; one that is skipped is due at the first instant after the gap. Several that fall
-  on one instant are one due time.
+  on one instant are one run time.
 * An expression for every hour (`*/15 * * * *`, `0 * * * *`) is due whenever the clock shows such a
   minute: in a repeated hour again, in a
   skipped one not at all, so that it goes on every quarter of an hour, or every hour, of real time.
 
-An interval counts its multiples from 1970-01-01T00:00Z, so that due times do not depend on when
+An interval counts its multiples from 1970-01-01T00:00Z, so that run times do not depend on when
 somebody started it: 1w comes on Thursdays.
 """
 
@@ -81,13 +81,13 @@ class Timing:
     jitter_seconds: int = 0
 
     @property
-    def by_itself(self) -> bool:
-        """Whether there are due times."""
+    def has_run_times(self) -> bool:
+        """Whether there are run times."""
         return bool(self.cron or self.every_seconds)
 
 
 @dataclass(frozen=True)
-class Cron:
+class CronExpression:
     """A cron expression: which minutes and hours, and on which dates."""
 
     minutes: tuple[int, ...]
@@ -113,7 +113,7 @@ class Cron:
 # -- from words ------------------------------------------------------------------------------------
 
 
-def timing_of(cron: str, every: str, timezone: str, jitter: str = "") -> Timing:
+def parse_timing(cron: str, every: str, timezone: str, jitter: str = "") -> Timing:
     """Return when a schedule is due, from the words of a command line.
 
     Exactly one of `cron` and `every` is given.
@@ -147,26 +147,23 @@ def _check_zone(timezone: str) -> None:
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         guess = suggest_spelling(timezone, tuple(sorted(available_timezones())))
         raise ConfigError(
-            f"There is no time zone {timezone[:80]!r}",
-            expected="an IANA name, such as Europe/Madrid, or UTC",
-            hint=f"{guess} Check --timezone".strip(),
+            f"There is no time zone {timezone[:80]!r}. Expected an IANA name, such as"
+            f" Europe/Madrid, or UTC.{guess} Check --timezone."
         ) from error
 
 
-def _seconds(words: str, option: str, least: int = 1) -> int:
-    match = re.fullmatch(r"([0-9]{1,9})([a-z])", words.strip().lower(), re.ASCII)
+def _seconds(arguments: str, option: str, least: int = 1) -> int:
+    match = re.fullmatch(r"([0-9]{1,9})([a-z])", arguments.strip().lower(), re.ASCII)
     seconds = int(match[1]) * _UNITS.get(match[2], -1) if match else -1
     if not least <= seconds <= _LONGEST_SECONDS:
         raise ConfigError(
-            f"{option} is not understood",
-            expected="a whole number and a unit, s, m, h, d or w, such as 6h or 90m, from"
-            f" {least}s to 366d",
-            received=repr(words[:80]),
+            f"{option} is not understood. Expected a whole number and a unit, s, m, h, d or w, such"
+            f" as 6h or 90m, from {least}s to 366d. Received {arguments[:80]!r}."
         )
     return seconds
 
 
-def parse_cron(cron: str) -> Cron:
+def parse_cron(cron: str) -> CronExpression:
     """Return what a cron expression in small letters means.
 
     Raises:
@@ -175,9 +172,8 @@ def parse_cron(cron: str) -> Cron:
     if cron.startswith("@") and cron not in _NICKNAMES:
         guess = suggest_spelling(cron, tuple(_NICKNAMES))
         raise ConfigError(
-            f"There is no cron word {cron[:80]!r}",
-            expected=f"one of {', '.join(_NICKNAMES)}",
-            hint=f"{guess} Check --cron".strip(),
+            f"There is no cron word {cron[:80]!r}. Expected one of {', '.join(_NICKNAMES)}.{guess}"
+            " Check --cron."
         )
     fields = _NICKNAMES.get(cron, cron).split()
     if len(fields) != 5:
@@ -202,7 +198,7 @@ def parse_cron(cron: str) -> Cron:
     )
     either = not fields[2].startswith("*") and not fields[4].startswith("*")
     weekdays = {number % 7 for number in weekdays}
-    return Cron(
+    return CronExpression(
         tuple(sorted(minutes)),
         tuple(sorted(hours)),
         frozenset(days),
@@ -252,7 +248,7 @@ def _not_a_field(
     )
 
 
-def _check_comes(parsed: Cron, cron: str) -> None:
+def _check_comes(parsed: CronExpression, cron: str) -> None:
     if not parsed.either and not any(
         min(parsed.days) <= _MAX_DAYS[month - 1] for month in parsed.months
     ):
@@ -262,11 +258,11 @@ def _check_comes(parsed: Cron, cron: str) -> None:
         )
 
 
-# -- due times -------------------------------------------------------------------------------------
+# -- run times -------------------------------------------------------------------------------------
 
 
-def due_after(timing: Timing, moment: datetime) -> datetime | None:
-    """Return the first due time after a moment, in UTC.
+def find_next_run_time(timing: Timing, moment: datetime) -> datetime | None:
+    """Return the first run time after a moment, in UTC.
 
     None where there is none, or the calendar ends before it.
 
@@ -274,11 +270,11 @@ def due_after(timing: Timing, moment: datetime) -> datetime | None:
         timing: of the schedule.
         moment: with a time zone.
     """
-    return next(_dues(timing, moment), None)
+    return next(_iterate_forever(timing, moment), None)
 
 
-def due_between(timing: Timing, after: datetime, until: datetime) -> Iterator[datetime]:
-    """Yield the due times with `after` < due <= `until`, in UTC, in order.
+def iterate_run_times(timing: Timing, after: datetime, until: datetime) -> Iterator[datetime]:
+    """Yield the run times with `after` < due <= `until`, in UTC, in order.
 
     A year of minutes takes about a second.
 
@@ -287,35 +283,35 @@ def due_between(timing: Timing, after: datetime, until: datetime) -> Iterator[da
         after: with a time zone, not itself due.
         until: with a time zone.
     """
-    for due in _dues(timing, after):
-        if due > until:
+    for run_time in _iterate_forever(timing, after):
+        if run_time > until:
             return
-        yield due
+        yield run_time
 
 
-def start_of(timing: Timing, name: str, due: datetime) -> datetime:
-    """Return when a slot starts: when it is due, or later by its jitter, which is always the same and ends before the next is due.
+def compute_start_time(timing: Timing, name: str, run_time: datetime) -> datetime:
+    """Return when a scheduled run starts: when it is due, or later by its jitter, which is always the same and ends before the next is due.
 
     Args:
         timing: of the schedule.
         name: of the schedule, so that two at the same time start at different ones.
-        due: in UTC.
+        run_time: in UTC.
     """
     if not timing.jitter_seconds:
-        return due
-    following = due_after(timing, due)
+        return run_time
+    following = find_next_run_time(timing, run_time)
     room = (
         timing.jitter_seconds
         if following is None
-        else min(timing.jitter_seconds, int((following - due).total_seconds()) - 1)
+        else min(timing.jitter_seconds, int((following - run_time).total_seconds()) - 1)
     )
-    digest = hashlib.sha256(f"{name} {due:%Y%m%dT%H%M%SZ}".encode()).digest()
-    return due + timedelta(seconds=int.from_bytes(digest[:8]) % (room + 1))
+    digest = hashlib.sha256(f"{name} {run_time:%Y%m%dT%H%M%SZ}".encode()).digest()
+    return run_time + timedelta(seconds=int.from_bytes(digest[:8]) % (room + 1))
 
 
-def describe(timing: Timing) -> str:
+def describe_timing(timing: Timing) -> str:
     """Return a timing for people, such as `cron 0 3 * * 1, Europe/Madrid` or `every 6h`."""
-    if not timing.by_itself:
+    if not timing.has_run_times:
         return "when another engine asks"
     when = (
         f"cron {timing.cron}, {timing.timezone}"
@@ -330,24 +326,24 @@ def _words(seconds: int) -> str:
     return f"{seconds // size}{unit}"
 
 
-def _dues(timing: Timing, after: datetime) -> Iterator[datetime]:
-    """Yield the due times after a moment without end, or until the calendar ends."""
+def _iterate_forever(timing: Timing, after: datetime) -> Iterator[datetime]:
+    """Yield the run times after a moment without end, or until the calendar ends."""
     after = after.astimezone(UTC)
-    if not timing.by_itself:
+    if not timing.has_run_times:
         return
     if timing.cron:
-        yield from _cron_dues(
+        yield from _iterate_cron(
             parse_cron(timing.cron), ZoneInfo(timing.timezone), after.replace(tzinfo=None)
         )
         return
     step = timedelta(seconds=timing.every_seconds)
-    due = _EPOCH + ((after - _EPOCH) // step) * step
-    while due <= datetime.max.replace(tzinfo=UTC) - step:
-        due += step
-        yield due
+    run_time = _EPOCH + ((after - _EPOCH) // step) * step
+    while run_time <= datetime.max.replace(tzinfo=UTC) - step:
+        run_time += step
+        yield run_time
 
 
-def _cron_dues(cron: Cron, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
+def _iterate_cron(cron: CronExpression, zone: ZoneInfo, after: datetime) -> Iterator[datetime]:
     """Yield in order what the dates have.
 
     Where clocks go back over midnight, a date ends after the next has begun.
@@ -359,14 +355,14 @@ def _cron_dues(cron: Cron, zone: ZoneInfo, after: datetime) -> Iterator[datetime
     """
     waiting: set[datetime] = set()
     for midnight in _midnights(cron, after - 2 * _DAY):  # no zone is a day away from UTC
-        ready = {due for due in waiting if due < midnight - _DAY}
-        yield from (due.replace(tzinfo=UTC) for due in sorted(ready) if due > after)
+        ready = {run_time for run_time in waiting if run_time < midnight - _DAY}
+        yield from (run_time.replace(tzinfo=UTC) for run_time in sorted(ready) if run_time > after)
         waiting = (waiting - ready) | set(_of_date(cron, zone, midnight))
         after = max(after, *ready) if ready else after  # what two dates share is due once
-    yield from (due.replace(tzinfo=UTC) for due in sorted(waiting) if due > after)
+    yield from (run_time.replace(tzinfo=UTC) for run_time in sorted(waiting) if run_time > after)
 
 
-def _midnights(cron: Cron, moment: datetime) -> Iterator[datetime]:
+def _midnights(cron: CronExpression, moment: datetime) -> Iterator[datetime]:
     """Yield the midnights that begin the dates of an expression, as the wall clock shows them."""
     last = date.max - 3 * _DAY
     day = max(moment.date(), date.min)
@@ -385,8 +381,8 @@ def _next_month(day: date) -> date:
     )
 
 
-def _of_date(cron: Cron, zone: ZoneInfo, midnight: datetime) -> list[datetime]:
-    """Return the due times of one date, in UTC without a time zone."""
+def _of_date(cron: CronExpression, zone: ZoneInfo, midnight: datetime) -> list[datetime]:
+    """Return the run times of one date, in UTC without a time zone."""
     walls = [
         midnight + timedelta(hours=hour, minutes=minute)
         for hour in cron.hours

@@ -1,4 +1,4 @@
-"""Real retrainings whose processes are killed: a slot ends with one final state, one version and
+"""Real retrainings whose processes are killed: a scheduled run ends with one final state, one version and
 one decision."""
 
 import json
@@ -30,13 +30,13 @@ SETTINGS = {
     "train.checkpoint_seconds": "0",
     "release.max_calibration_error": "1",
 }
-# Kills its own process where the last word on the slot would be written: the registry has been told
+# Kills its own process where the last word on the scheduled run would be written: the registry has been told
 # everything.
 BEFORE_THE_RESULT = """
 import json, os, signal, sys
 from pipeline import api
-api.write_result = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-api.retrain(settings=json.loads(sys.argv[1]), workdir="mlruns", slot=sys.argv[2])
+api.write_retraining = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+api.retrain(settings=json.loads(sys.argv[1]), workdir="mlruns", scheduled_run=sys.argv[2])
 """
 
 
@@ -53,13 +53,13 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def process(*words, cwd):
+def process(*arguments, cwd):
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
     }
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     return subprocess.Popen(
-        [sys.executable, *words],
+        [sys.executable, *arguments],
         cwd=cwd,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -86,8 +86,13 @@ def test_killed_every_few_seconds_a_slot_comes_to_one_end(place):
             started.send_signal(signal.SIGKILL)
             started.wait()
     assert kills >= 3
-    (slot,) = ledger.history()
-    assert (slot.state, slot.outcome, slot.version, slot.attempts) == (
+    (scheduled_run,) = ledger.list_latest_scheduled_runs()
+    assert (
+        scheduled_run.state,
+        scheduled_run.outcome,
+        scheduled_run.version,
+        scheduled_run.attempts,
+    ) == (
         "ran",
         "promoted",
         "1",
@@ -97,9 +102,9 @@ def test_killed_every_few_seconds_a_slot_comes_to_one_end(place):
     assert (version.gate, set(version.aliases), version.tags["scheduled_run"]) == (
         "passed",
         {"champion", "candidate"},
-        slot.key,
+        scheduled_run.key,
     )
-    log = (place / "mlruns" / "retrainings" / slot.key / "output.log").read_text()
+    log = (place / "mlruns" / "retrainings" / scheduled_run.key / "output.log").read_text()
     lines = [
         json.loads(line) for line in log.splitlines() if line.startswith("{")
     ]  # TensorFlow writes others
@@ -109,16 +114,16 @@ def test_killed_every_few_seconds_a_slot_comes_to_one_end(place):
 
 
 def test_killed_after_the_promotion_and_before_the_record_the_decision_stands(place):
-    slot = "main/20261127T030000Z"
+    scheduled_run = "main/20261127T030000Z"
     settings = {"data.dataset": str(place / "photos"), **SETTINGS}
-    killed = process("-c", BEFORE_THE_RESULT, json.dumps(settings), slot, cwd=place)
+    killed = process("-c", BEFORE_THE_RESULT, json.dumps(settings), scheduled_run, cwd=place)
     assert killed.wait(timeout=300) == -signal.SIGKILL
-    assert not (place / "mlruns" / "retrainings" / slot / "result.json").exists()
+    assert not (place / "mlruns" / "retrainings" / scheduled_run / "result.json").exists()
     assert [version.number for version in versions(place)] == ["1"]
     began = time.monotonic()
-    result = api.retrain(settings=settings, slot=slot)
+    result = api.retrain(settings=settings, scheduled_run=scheduled_run)
     assert time.monotonic() - began < 30  # nothing was trained
     assert (result.outcome, result.version) == ("promoted", "1")
-    assert api.retrain(settings=settings, slot=slot) == result
+    assert api.retrain(settings=settings, scheduled_run=scheduled_run) == result
     (version,) = versions(place)
     assert set(version.aliases) == {"champion", "candidate"}

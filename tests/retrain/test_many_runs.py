@@ -18,7 +18,7 @@ import pytest
 from pipeline.config.resolution import resolve
 from pipeline.config.settings import Config
 from pipeline.config.tracking import TrackingConfig
-from pipeline.retrain.retention import plan
+from pipeline.retrain.garbage_collection import plan_garbage_collection
 from pipeline.tracking.delivery import Delivery
 from pipeline.tracking.journal import list_undelivered
 from pipeline.tracking.known_runs import read_known_runs, remove_delivered_journal
@@ -48,7 +48,7 @@ def stores(tmp_path_factory):
     return empty, full
 
 
-def key_of(pipeline):
+def format_scheduled_run_key(pipeline):
     return f"2026{pipeline:04d}-{pipeline:08x}"
 
 
@@ -95,7 +95,7 @@ def write_run(database, workdir, pipeline, name, run_id):
         None,
     )
     insert(database, "runs", run)
-    key = f"{key_of(pipeline)}-{name}".removesuffix("-")
+    key = f"{format_scheduled_run_key(pipeline)}-{name}".removesuffix("-")
     tags = {"alexnet.run_key": key, "mlflow.runName": name or "digits small", "stage": name} | {
         f"package.{i}": "1.2.3" for i in range(TAGS)
     }
@@ -274,7 +274,7 @@ def test_the_runs_of_a_slot_are_found_quickly(stores):
             CONFIG, workdir, "scheduled_run", f"main/{7:08d}T000000Z", run_ids(7)[""]
         )
     )
-    print(f"\nthe runs of one slot: {taken * 1000:.0f} ms")  # noqa: T201
+    print(f"\nthe runs of one scheduled run: {taken * 1000:.0f} ms")  # noqa: T201
     assert taken < 1
 
 
@@ -290,7 +290,9 @@ def test_a_look_at_what_may_go_takes_seconds(stores):
             "stages": {},
         }
         (folder / "result.json").write_text(json.dumps(result))
-    taken = seconds(lambda: plan(workdir, Config(), keep=5, retrainings_only=True), times=1)
+    taken = seconds(
+        lambda: plan_garbage_collection(workdir, Config(), keep=5, retrainings_only=True), times=1
+    )
     print(f"\na look at 20 retrainings: {taken:.1f} s")  # noqa: T201
     assert taken < 20
 
@@ -303,11 +305,13 @@ def test_which_run_is_which_is_known_quickly(tmp_path, how):
 
     def leave(pipeline):
         known = {
-            f"{key_of(pipeline)}-{name}".removesuffix("-"): run_id
+            f"{format_scheduled_run_key(pipeline)}-{name}".removesuffix("-"): run_id
             for name, run_id in run_ids(pipeline).items()
         }
         state = {"offset": 22_000, "experiment_id": "1", "run_ids": known}
-        (journals / f"{key_of(pipeline)}.state.json").write_text(json.dumps(state))
+        (journals / f"{format_scheduled_run_key(pipeline)}.state.json").write_text(
+            json.dumps(state)
+        )
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(leave, range(10_000)))

@@ -1,4 +1,4 @@
-"""What became of a slot, as it is written down and found again."""
+"""What became of a scheduled run, as it is written down and found again."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,14 @@ import pytest
 from pipeline.artifacts import Decision, GateCheck, Review
 from pipeline.engine.stage import Outcome
 from pipeline.errors import ConfigError
-from pipeline.reports.retraining import write_retraining, write_review
+from pipeline.reports.retraining import draw_retraining_page, write_review
 from pipeline.retrain.retraining import (
     Retraining,
-    folder_of,
-    read_result,
-    settled,
+    locate_retraining,
+    read_retraining,
+    recover_retraining,
     verdict,
-    write_result,
+    write_retraining,
 )
 from pipeline.retrain.stage import _unless_tried
 from pipeline.retrain.triggers import Reason, Verdict
@@ -122,14 +122,14 @@ def test_a_refusal_names_the_checks_that_do_not_hold():
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path):
-    folder = folder_of(tmp_path, SLOT)
+    folder = locate_retraining(tmp_path, SLOT)
     assert folder == tmp_path / "retrainings" / "main" / "20261127T030000Z"
-    assert read_result(folder) is None
+    assert read_retraining(folder) is None
     result = of(make_review(), make_decision())
-    write_result(result, folder)
-    assert read_result(folder) == result
+    write_retraining(result, folder)
+    assert read_retraining(folder) == result
     told = json.loads((folder / "result.json").read_text())
-    assert (told["schedule"], told["slot"], told["outcome"], told["version"]) == (
+    assert (told["schedule"], told["scheduled_run"], told["outcome"], told["version"]) == (
         "main",
         SLOT,
         "promoted",
@@ -143,17 +143,17 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
         "",
         "{",
         "[]",
-        '{"slot": "x"}',
-        '{"slot": "x", "outcome": "promoted", "why": "", "triggers": [], "more": 1}',
+        '{"scheduled_run": "x"}',
+        '{"scheduled_run": "x", "outcome": "promoted", "why": "", "triggers": [], "more": 1}',
     ],
 )
 def test_a_result_that_cannot_be_read_is_none(tmp_path, text):
     (tmp_path / "result.json").write_text(text)
-    assert read_result(tmp_path) is None
+    assert read_retraining(tmp_path) is None
 
 
 @pytest.mark.parametrize(
-    "slot",
+    "scheduled_run",
     [
         "",
         "main",
@@ -164,9 +164,9 @@ def test_a_result_that_cannot_be_read_is_none(tmp_path, text):
         "/20261127T030000Z",
     ],
 )
-def test_a_slot_cannot_name_another_folder(tmp_path, slot):
-    with pytest.raises(ConfigError, match="names no slot"):
-        folder_of(tmp_path, slot)
+def test_a_slot_cannot_name_another_folder(tmp_path, scheduled_run):
+    with pytest.raises(ConfigError, match="is not the key of a scheduled run"):
+        locate_retraining(tmp_path, scheduled_run)
 
 
 class Versions(Registry):
@@ -201,7 +201,7 @@ def registry_of(*versions):
 )
 def test_a_decision_that_the_registry_knows_is_not_made_again(aliases, tags, outcome):
     known = {"scheduled_run": SLOT, "decision_reason": "because", "judged_against": "none"}
-    found = settled(
+    found = recover_retraining(
         registry_of(
             (("x",), {"scheduled_run": "main/20200101T000000Z", "gate": "refused"}),
             (aliases, known | tags),
@@ -260,13 +260,13 @@ def test_the_page_tells_everything_and_escapes_what_others_wrote(tmp_path):
         reasons={"new_data": "<b>30</b> changed."},
         notes=("No drift was measured.",),
     )
-    write_retraining(
+    draw_retraining_page(
         "Retraining main",
         {"review": review, "promote": make_decision(directory=tmp_path)},
         tmp_path / "report",
     )
     page = (tmp_path / "report" / "retraining.html").read_text()
-    for words in (
+    for arguments in (
         "version 3 is the champion now",
         "new images",
         "&lt;b&gt;30",
@@ -276,7 +276,7 @@ def test_the_page_tells_everything_and_escapes_what_others_wrote(tmp_path):
         "The old ones.",
         "No drift was",
     ):
-        assert words in page
+        assert arguments in page
     write_review(review, tmp_path)
     assert "&lt;b&gt;30" in (tmp_path / "review.html").read_text()
     assert json.loads((tmp_path / "review.json").read_text())["triggers"] == ["new_data"]
@@ -286,7 +286,7 @@ def test_a_slot_that_did_not_retrain_has_a_page_too(tmp_path):
     review = make_review(directory=tmp_path, retrain=False, brief="0 changed", triggers=())
     assert review.ends_chain
     assert not make_review().ends_chain
-    write_retraining(
+    draw_retraining_page(
         "Retraining main",
         {"ingest": SimpleNamespace(directory=tmp_path), "review": review},
         tmp_path / "report",

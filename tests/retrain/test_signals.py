@@ -1,4 +1,4 @@
-"""What is measured when a slot comes: real folders, real ingests, a champion that the program
+"""What is measured when a scheduled run comes: real folders, real ingests, a champion that the program
 trained and released."""
 
 import colorsys

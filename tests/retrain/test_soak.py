@@ -1,6 +1,6 @@
 """Fifty retrainings in a row, by one scheduler: it stays as it was, and the disk stays bounded.
 
-A slot comes every second, so there is always one to be run, and many that are missed. Each finds a
+A scheduled run comes every second, so there is always one to be run, and many that are missed. Each finds a
 new image. The number is that of retrainings that were done: `ALEXNET_SOAK=5` for a shorter look.
 """
 
@@ -74,7 +74,7 @@ def test_fifty_retrainings_leave_the_scheduler_as_it_was(tmp_path):
 
     for index in range(400):
         add(index)
-    words = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    arguments = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
     }
@@ -90,7 +90,7 @@ def test_fifty_retrainings_leave_the_scheduler_as_it_was(tmp_path):
                 "1s",
                 "--dataset",
                 "photos",
-                *words,
+                *arguments,
             ],
             cwd=tmp_path,
             env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
@@ -101,9 +101,9 @@ def test_fifty_retrainings_leave_the_scheduler_as_it_was(tmp_path):
                 time.sleep(0.5)
                 assert scheduler.poll() is None, (tmp_path / "log").read_text()
                 done = [
-                    slot
-                    for slot in ledger.history(limit=1_000_000)
-                    if slot.state in ("ran", "failed")
+                    scheduled_run
+                    for scheduled_run in ledger.list_latest_scheduled_runs(limit=1_000_000)
+                    if scheduled_run.state in ("ran", "failed")
                 ]
                 if len(done) > len(seen):
                     add(400 + len(done))
@@ -120,13 +120,17 @@ def test_fifty_retrainings_leave_the_scheduler_as_it_was(tmp_path):
         finally:
             scheduler.send_signal(signal.SIGTERM)
             assert scheduler.wait(timeout=120) == 0
-    slots = ledger.history(limit=1_000_000)
-    assert {slot.state for slot in slots} <= {"ran", "coalesced", "due"}, [
-        slot.why for slot in slots if slot.state == "failed"
-    ]
-    # One epoch makes worse ones, too, and a slot that comes before the next image makes the same
+    scheduled_runs = ledger.list_latest_scheduled_runs(limit=1_000_000)
+    assert {scheduled_run.state for scheduled_run in scheduled_runs} <= {
+        "ran",
+        "coalesced",
+        "pending",
+    }, [scheduled_run.why for scheduled_run in scheduled_runs if scheduled_run.state == "failed"]
+    # One epoch makes worse ones, too, and a scheduled run that comes before the next image makes the same
     # again.
-    assert {slot.outcome for slot in slots if slot.state == "ran"} <= {
+    assert {
+        scheduled_run.outcome for scheduled_run in scheduled_runs if scheduled_run.state == "ran"
+    } <= {
         "promoted",
         "refused",
         "unchanged",

@@ -192,7 +192,7 @@ def test_only_the_triggers_of_the_settings_are_asked():
     aged = replace(KNOWN, champion_age_days=1000.0)
     assert not decide(aged, RetrainConfig(triggers=("drift", "new_data"))).retrain
     assert reason("always", KNOWN).fired
-    assert reason("always", Facts(has_champion=True)).text == "Every slot retrains."
+    assert reason("always", Facts(has_champion=True)).text == "Every scheduled run retrains."
 
 
 def test_every_number_is_one_that_mlflow_can_keep():
@@ -247,7 +247,7 @@ def test_drift_names_what_drifted_and_else_what_was_nearest():
     assert found.fired
     assert (
         found.text == "Drift, comparing 400 new images with 1,000 that the champion was made for (2"
-        " comparisons, together wrong in 5.00 % of slots without a drift): brightness 0.21 away"
+        " comparisons, together wrong in 5.00 % of scheduled runs without a drift): brightness 0.21 away"
         " (p = 0.001; median 0.52, was 0.47)."
     )
     calm = reason("drift", KNOWN)
@@ -329,13 +329,13 @@ def test_without_a_fall_5_slots_of_100_see_one_at_most(error, images, test_image
     """Summed over every count there can be."""
     wrong, test_wrong = np.arange(images + 1)[:, None], np.arange(test_images + 1)[None, :]
     chances = stats.hypergeom.sf(wrong - 1, images + test_images, wrong + test_wrong, images)
-    fires = (chances <= RULES.level) & (
+    fires = (chances <= RULES.significance_level) & (
         wrong / images - test_wrong / test_images >= RULES.degradation_margin
     )
     weights = stats.binom.pmf(wrong, images, error) * stats.binom.pmf(
         test_wrong, test_images, error
     )
-    assert 0.005 < weights[fires].sum() <= RULES.level
+    assert 0.005 < weights[fires].sum() <= RULES.significance_level
 
 
 def test_a_champion_of_an_age_is_kept_until_it_is_older():

@@ -28,13 +28,13 @@ import pytest
 import yaml
 
 from pipeline.errors import ConfigError
-from pipeline.schedule.exporters import KINDS, emit
-from pipeline.schedule.timing import due_between, timing_of
+from pipeline.schedule.exporters.emit import ENGINES, emit_schedule_files
+from pipeline.schedule.timing import iterate_run_times, parse_timing
 
 SINCE = datetime(2026, 6, 3, 12, 1, tzinfo=UTC)
-WEEKLY = timing_of("0 3 * * 1", "", "Europe/Madrid")
+WEEKLY = parse_timing("0 3 * * 1", "", "Europe/Madrid")
 TIMINGS = [
-    timing_of(cron, "", zone)
+    parse_timing(cron, "", zone)
     for cron, zone in (
         ("0 3 * * 1", "Europe/Madrid"),
         ("*/15 * * * *", "UTC"),
@@ -46,9 +46,10 @@ TIMINGS = [
         ("@hourly", "Asia/Kathmandu"),
     )
 ]
-BOTH = timing_of("0 3 */2 * 1", "", "Europe/Madrid")  # a Monday whose number is odd
+BOTH = parse_timing("0 3 */2 * 1", "", "Europe/Madrid")  # a Monday whose number is odd
 INTERVALS = [
-    timing_of("", every, "Europe/Madrid") for every in ("15m", "1h", "60m", "6h", "1d", "24h", "1w")
+    parse_timing("", every, "Europe/Madrid")
+    for every in ("15m", "1h", "60m", "6h", "1d", "24h", "1w")
 ]
 WORDS = (
     "--dataset",
@@ -61,7 +62,7 @@ WORDS = (
 # What a command was given, as one line; it ends as it is told to.
 STUB = """
 import json, os, signal, sys, time
-told = {"words": sys.argv[1:], "folder": os.getcwd(), "pid": os.getpid()}
+told = {"arguments": sys.argv[1:], "folder": os.getcwd(), "pid": os.getpid()}
 with open(os.environ["TOLD"], "a") as lines:
     lines.write(json.dumps(told) + chr(10))
 def end(*_):
@@ -87,8 +88,8 @@ def place(tmp_path):
     return folder
 
 
-def files(kind, timing, place, words=WORDS, name="main"):
-    return emit(kind, name, timing, words, place / "mlruns", place / "python")
+def files(kind, timing, place, arguments=WORDS, name="main"):
+    return emit_schedule_files(kind, name, timing, arguments, place / "mlruns", place / "python")
 
 
 def only(found):
@@ -96,13 +97,13 @@ def only(found):
     return text
 
 
-def command(place, words=WORDS, name="main"):
-    return ["schedule", "--name", name, "--once", "--workdir", str(place / "mlruns"), *words]
+def command(place, arguments=WORDS, name="main"):
+    return ["schedule", "--name", name, "--once", "--workdir", str(place / "mlruns"), *arguments]
 
 
-def dues(timing, count=10, since=SINCE):
+def run_times(timing, count=10, since=SINCE):
     return list(
-        itertools.islice(due_between(timing, since, since + timedelta(days=365 * 50)), count)
+        itertools.islice(iterate_run_times(timing, since, since + timedelta(days=365 * 50)), count)
     )
 
 
@@ -114,8 +115,10 @@ def environment(place, **more):
     return {"PATH": f"{place}{os.pathsep}{os.environ['PATH']}", "TOLD": str(place / "told"), **more}
 
 
-def ran(words, **more):
-    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=300, **more)
+def ran(arguments, **more):
+    return subprocess.run(
+        arguments, check=False, capture_output=True, text=True, timeout=300, **more
+    )
 
 
 def tool(name, package):
@@ -128,7 +131,7 @@ def tool(name, package):
 # -- all of them -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ENGINES)
 def test_equal_words_make_equal_text_that_ends_with_a_line(kind, place):
     found = files(kind, WEEKLY, place)
     assert found == files(kind, WEEKLY, place)
@@ -140,20 +143,20 @@ def test_equal_words_make_equal_text_that_ends_with_a_line(kind, place):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "words", "sentence"),
+    ("kind", "name", "arguments", "sentence"),
     [
         ("kubernets", "main", (), "Did you mean `kubernetes`?"),
         ("systemd", "../main", (), "Expected letters, digits and"),
-        ("systemd", "main", ("--dataset", "two\nlines"), "Expected no line breaks"),
-        ("airflow", "main", ("\udcff",), "Expected no line breaks"),
+        ("systemd", "main", ("--dataset", "two\nlines"), "without line breaks"),
+        ("airflow", "main", ("\udcff",), "without line breaks"),
         ("kubernetes", "Main", (), "small letters, digits and -"),
         ("kubernetes", "a" * 45, (), "at most 44"),
         ("crontab", "main", ("x" * 900,), "Expected 998 bytes at most"),
     ],
 )
-def test_what_an_engine_cannot_say_is_refused(kind, name, words, sentence, place):
+def test_what_an_engine_cannot_say_is_refused(kind, name, arguments, sentence, place):
     with pytest.raises(ConfigError, match=re.escape(sentence)):
-        files(kind, WEEKLY, place, words, name)
+        files(kind, WEEKLY, place, arguments, name)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +165,7 @@ def test_what_an_engine_cannot_say_is_refused(kind, name, words, sentence, place
 )
 def test_an_interval_that_no_cron_expression_is_is_refused(kind, timing, place):
     with pytest.raises(ConfigError, match=f"cannot say every {timing}"):
-        files(kind, timing_of("", timing, "UTC"), place)
+        files(kind, parse_timing("", timing, "UTC"), place)
 
 
 @pytest.mark.parametrize("kind", ["kubernetes", "airflow"])
@@ -228,18 +231,20 @@ def test_systemds_calendar_is_the_schedule(timing, place):
         "OnCalendar"
     ].split("\n")
     merged = sorted({moment for event in events for moment in calendar(event, SINCE, 10)})[:10]
-    assert merged == dues(timing)
+    assert merged == run_times(timing)
 
 
 def test_systemd_is_told_what_an_end_means(place):
-    found = files("systemd", timing_of("0 3 * * 1", "", "UTC", "5m"), place)
+    found = files("systemd", parse_timing("0 3 * * 1", "", "UTC", "5m"), place)
     service, timer = (unit(found[f"alexnet-main.{kind}"]) for kind in ("service", "timer"))
     assert service["Service"]["SuccessExitStatus"] == "3 143"
     assert service["Service"]["RestartForceExitStatus"] == "75"
     assert "Restart" not in service["Service"]
     assert timer["Timer"]["Persistent"] == "true"
     assert timer["Timer"]["RandomizedDelaySec"] == "300"
-    seven = unit(files("systemd", timing_of("", "7h", "UTC"), place)["alexnet-main.timer"])["Timer"]
+    seven = unit(files("systemd", parse_timing("", "7h", "UTC"), place)["alexnet-main.timer"])[
+        "Timer"
+    ]
     assert (seven["OnUnitActiveSec"], "OnCalendar" in seven, "RandomizedDelaySec" in seven) == (
         "25200",
         False,
@@ -255,13 +260,13 @@ def test_systemds_command_is_read_as_it_was_meant(place):
         for word in re.findall(r'"((?:[^"\\]|\\.)*)"', line)
     ]
     assert read == ["/usr/bin/env", str(place / "python"), "-P", "-m", "pipeline", *command(place)]
-    plain = emit("systemd", "main", WEEKLY, (), place / "mlruns", Path("/opt/my env/bin/python"))[
-        "alexnet-main.service"
-    ]
+    plain = emit_schedule_files(
+        "systemd", "main", WEEKLY, (), place / "mlruns", Path("/opt/my env/bin/python")
+    )["alexnet-main.service"]
     assert '\nExecStart=:"/opt/my env/bin/python" "-P" "-m" "pipeline" "schedule" ' in plain
 
 
-@pytest.mark.parametrize("timing", [*TIMINGS, BOTH, timing_of("", "7h", "UTC", "90s")], ids=str)
+@pytest.mark.parametrize("timing", [*TIMINGS, BOTH, parse_timing("", "7h", "UTC", "90s")], ids=str)
 def test_systemd_takes_both_files(timing, place):
     verify = tool("systemd-analyze", "Debian: systemd")
     for name, text in files("systemd", timing, place).items():
@@ -272,7 +277,7 @@ def test_systemd_takes_both_files(timing, place):
 
 def elapses(event, since, count=10):
     """What systemd itself says of a calendar event."""
-    words = [
+    arguments = [
         tool("systemd-analyze", "Debian: systemd"),
         "calendar",
         f"--iterations={count}",
@@ -280,7 +285,7 @@ def elapses(event, since, count=10):
         event,
     ]
     shown = subprocess.run(
-        words, env=os.environ | {"TZ": "UTC"}, check=True, capture_output=True, text=True
+        arguments, env=os.environ | {"TZ": "UTC"}, check=True, capture_output=True, text=True
     ).stdout
     found = re.findall(
         r"(?:Next elapse|Iter\. #\d+): \w+ (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC", shown
@@ -293,30 +298,32 @@ def test_systemd_says_the_same_next_ten_times(timing, place):
     events = unit(files("systemd", timing, place)["alexnet-main.timer"])["Timer"][
         "OnCalendar"
     ].split("\n")
-    assert sorted({moment for event in events for moment in elapses(event, SINCE)})[:10] == dues(
-        timing
-    )
+    assert sorted({moment for event in events for moment in elapses(event, SINCE)})[
+        :10
+    ] == run_times(timing)
 
 
 def test_systemd_and_clocks_that_change(place):
     """What the comment in the timer says: the only differences."""
-    timing = timing_of("30 2 * * *", "", "Europe/Madrid")
+    timing = parse_timing("30 2 * * *", "", "Europe/Madrid")
     (event,) = unit(files("systemd", timing, place)["alexnet-main.timer"])["Timer"][
         "OnCalendar"
     ].split("\n")
     spring = datetime(2026, 3, 28, tzinfo=UTC)
-    assert dues(timing, 3, spring) == [spring + timedelta(hours=hours) for hours in (1.5, 25, 48.5)]
+    assert run_times(timing, 3, spring) == [
+        spring + timedelta(hours=hours) for hours in (1.5, 25, 48.5)
+    ]
     assert elapses(event, spring, 2) == [spring + timedelta(hours=hours) for hours in (1.5, 48.5)]
     autumn = datetime(2026, 10, 24, tzinfo=UTC)
-    assert elapses(event, autumn, 5) == dues(timing, 5, autumn)
+    assert elapses(event, autumn, 5) == run_times(timing, 5, autumn)
 
 
 # -- crontab ---------------------------------------------------------------------------------------
 
 
-def cron_line(timing, place, words=("--dataset", "/data/it's 100 %")):
+def cron_line(timing, place, arguments=("--dataset", "/data/it's 100 %")):
     """The fields, the time zone and the command of a crontab, as cron reads them."""
-    text = only(files("crontab", timing, place, words))
+    text = only(files("crontab", timing, place, arguments))
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     settings = dict(line.split("=", 1) for line in lines[:-1])
     fields, rest = re.fullmatch(r"((?:\S+ ){5})(.*)", lines[-1]).groups()
@@ -327,7 +334,7 @@ def cron_line(timing, place, words=("--dataset", "/data/it's 100 %")):
 @pytest.mark.parametrize("timing", [*TIMINGS, BOTH, *INTERVALS], ids=str)
 def test_a_crontab_line_is_the_schedule(timing, place):
     fields, zone, _ = cron_line(timing, place)
-    assert dues(timing_of(fields, "", zone)) == dues(timing)
+    assert run_times(parse_timing(fields, "", zone)) == run_times(timing)
 
 
 @pytest.mark.parametrize("timing", [*TIMINGS, BOTH, *INTERVALS], ids=str)
@@ -346,16 +353,16 @@ def test_cron_refuses_what_it_does_not_understand(place):
 
 
 def test_a_crontab_line_starts_the_command(place):
-    timing = timing_of("* * * * *", "", "UTC", "1s")
-    words = ("--dataset", '/data/it\'s a "set" of 100 %', "a=$HOME $(X) `id`", "")
+    timing = parse_timing("* * * * *", "", "UTC", "1s")
+    arguments = ("--dataset", '/data/it\'s a "set" of 100 %', "a=$HOME $(X) `id`", "")
     done = ran(
-        ["/bin/sh", "-c", cron_line(timing, place, words)[2]],
+        ["/bin/sh", "-c", cron_line(timing, place, arguments)[2]],
         env=environment(place, CODE="3"),
         cwd="/",
     )
     assert done.returncode == 3
     (seen,) = told(place)
-    assert seen["words"] == ["-P", "-m", "pipeline", *command(place, words)]
+    assert seen["arguments"] == ["-P", "-m", "pipeline", *command(place, arguments)]
     assert seen["folder"] == str(place)
 
 
@@ -367,7 +374,7 @@ def test_a_cron_without_time_zones_starts_nothing_at_the_wrong_hour(place):
         ("Asia/Tokyo", moment.hour, 78),
         ("Asia/Tokyo", (moment.hour + 9) % 24, 0),
     ):
-        line = cron_line(timing_of(f"0 {hour} * * *", "", zone), place, ())[2]
+        line = cron_line(parse_timing(f"0 {hour} * * *", "", zone), place, ())[2]
         done = ran(["/bin/sh", "-c", line], env=environment(place, TZ="UTC"))
         if datetime.now(UTC).hour != moment.hour:
             pytest.skip("the hour changed meanwhile")
@@ -379,22 +386,26 @@ def test_a_cron_without_time_zones_starts_nothing_at_the_wrong_hour(place):
 # -- Kubernetes ------------------------------------------------------------------------------------
 
 
-def manifests(timing, place, words=WORDS):
+def manifests(timing, place, arguments=WORDS):
     return {
         document["kind"]: document
-        for document in yaml.safe_load_all(only(files("kubernetes", timing, place, words)))
+        for document in yaml.safe_load_all(only(files("kubernetes", timing, place, arguments)))
     }
 
 
 @pytest.mark.parametrize("timing", [*TIMINGS, *INTERVALS], ids=str)
 def test_a_cron_job_is_the_schedule(timing, place):
     spec = manifests(timing, place)["CronJob"]["spec"]
-    assert dues(timing_of(spec["schedule"], "", spec["timeZone"])) == dues(timing)
+    assert run_times(parse_timing(spec["schedule"], "", spec["timeZone"])) == run_times(timing)
     assert not set(spec["schedule"].split()[4]) & set("7")  # Kubernetes has no weekday 7
-    slots = len(
-        list(due_between(timing, SINCE, SINCE + timedelta(seconds=spec["startingDeadlineSeconds"])))
+    scheduled_runs = len(
+        list(
+            iterate_run_times(
+                timing, SINCE, SINCE + timedelta(seconds=spec["startingDeadlineSeconds"])
+            )
+        )
     )
-    assert slots <= 100
+    assert scheduled_runs <= 100
     assert spec["concurrencyPolicy"] == "Forbid"
 
 
@@ -421,8 +432,8 @@ def test_a_pod_sees_the_work_directory_and_is_not_tried_again_in_vain(place):
     assert pod["restartPolicy"] == "Never"
 
 
-def pod_command(timing, place, words):
-    (container,) = manifests(timing, place, words)["CronJob"]["spec"]["jobTemplate"]["spec"][
+def pod_command(timing, place, arguments):
+    (container,) = manifests(timing, place, arguments)["CronJob"]["spec"]["jobTemplate"]["spec"][
         "template"
     ]["spec"]["containers"]
     # Kubernetes itself makes $ of $$, and looks for $(NAME), before any shell sees it.
@@ -434,11 +445,11 @@ def pod_command(timing, place, words):
 
 @pytest.mark.parametrize(("code", "ended"), [(0, 0), (3, 0), (75, 75), (1, 1)])
 def test_a_pod_starts_the_command_and_a_refusal_is_no_failure(code, ended, place):
-    script = pod_command(timing_of("0 3 * * 1", "", "UTC", "1s"), place, WORDS)
+    script = pod_command(parse_timing("0 3 * * 1", "", "UTC", "1s"), place, WORDS)
     assert "$(" not in script[2].replace("$(shuf", "")  # nothing that Kubernetes would replace
     done = ran(script, env=environment(place, CODE=str(code)))
     assert done.returncode == ended
-    assert [seen["words"] for seen in told(place)] == [command(place)]
+    assert [seen["arguments"] for seen in told(place)] == [command(place)]
 
 
 def test_a_pods_signal_reaches_the_command_and_its_end_is_waited_for(place):
@@ -460,7 +471,7 @@ def test_a_pods_signal_reaches_the_command_and_its_end_is_waited_for(place):
 def test_kubernetes_schemas_know_every_field(version, place):
     validate = tool("kubernetes-validate", "PyPI: kubernetes-validate")
     (place / "cron.yaml").write_text(
-        only(files("kubernetes", timing_of("0 3 * * 1", "", "UTC", "5m"), place))
+        only(files("kubernetes", parse_timing("0 3 * * 1", "", "UTC", "5m"), place))
     )
     done = ran([validate, "--strict", "-k", version, str(place / "cron.yaml")])
     assert done.returncode == 0, done.stdout + done.stderr
@@ -489,24 +500,24 @@ def called(text, name):
 def test_a_dag_has_the_schedule(timing, place):
     text = only(files("airflow", timing, place))
     (cron,), more = called(text, "CronTriggerTimetable")
-    assert dues(timing_of(ast.literal_eval(cron), "", ast.literal_eval(more["timezone"]))) == dues(
-        timing
-    )
+    assert run_times(
+        parse_timing(ast.literal_eval(cron), "", ast.literal_eval(more["timezone"]))
+    ) == run_times(timing)
     _, dag = called(text, "DAG")
     assert (dag["catchup"], dag["max_active_runs"]) == ("False", "1")
 
 
 def test_a_dag_has_any_interval(place):
     assert (
-        called(only(files("airflow", timing_of("", "7h", "UTC"), place)), "DAG")[1]["schedule"]
+        called(only(files("airflow", parse_timing("", "7h", "UTC"), place)), "DAG")[1]["schedule"]
         == "timedelta(seconds=25200)"
     )
 
 
-@pytest.mark.parametrize("words", [WORDS, ("--set", "a={{{", "x.sh"), ("it's {{", "{%'{#")])
-def test_a_dags_command_outlives_jinja_and_bash(words, place):
+@pytest.mark.parametrize("arguments", [WORDS, ("--set", "a={{{", "x.sh"), ("it's {{", "{%'{#")])
+def test_a_dags_command_outlives_jinja_and_bash(arguments, place):
     _, task = called(
-        only(files("airflow", timing_of("0 3 * * 1", "", "UTC", "1s"), place, words)),
+        only(files("airflow", parse_timing("0 3 * * 1", "", "UTC", "1s"), place, arguments)),
         "BashOperator",
     )
     line = ast.literal_eval(task["bash_command"])
@@ -514,7 +525,7 @@ def test_a_dags_command_outlives_jinja_and_bash(words, place):
     rendered = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(line).render()  # noqa: S701 - no page, as in Airflow
     done = ran(["bash", "-c", rendered], env=environment(place, CODE="3"), cwd="/")
     assert (done.returncode, task["skip_on_exit_code"]) == (3, "3")
-    assert told(place)[0]["words"] == ["-P", "-m", "pipeline", *command(place, words)]
+    assert told(place)[0]["arguments"] == ["-P", "-m", "pipeline", *command(place, arguments)]
 
 
 @pytest.fixture(scope="module")
@@ -563,18 +574,18 @@ print("STATES", *[task.state for task in dag.test().get_task_instances()])
 @pytest.mark.slow
 def test_airflow_loads_the_dags_and_says_the_same_next_ten_times(airflow, place):
     python, home, told_airflow = airflow
-    for number, timing in enumerate([*TIMINGS, *INTERVALS, timing_of("", "7h", "UTC")]):
+    for number, timing in enumerate([*TIMINGS, *INTERVALS, parse_timing("", "7h", "UTC")]):
         for name, text in files("airflow", timing, place, name=f"n{number}").items():
             (home / "dags" / name).write_text(text)
-    words = [python, "-c", LOAD, str(home / "dags"), SINCE.isoformat()]
+    arguments = [python, "-c", LOAD, str(home / "dags"), SINCE.isoformat()]
     done = subprocess.run(
-        words, env=told_airflow, check=True, capture_output=True, text=True, timeout=300
+        arguments, env=told_airflow, check=True, capture_output=True, text=True, timeout=300
     )
     shown = json.loads(done.stdout.splitlines()[-1])
     assert shown["errors"] == {}
     for number, timing in enumerate([*TIMINGS, *INTERVALS]):
         assert shown["found"][f"alexnet_n{number}"] == [
-            moment.timestamp() for moment in dues(timing)
+            moment.timestamp() for moment in run_times(timing)
         ], timing
     gaps = {
         late - early for early, late in itertools.pairwise(shown["found"][f"alexnet_n{number + 1}"])
@@ -598,7 +609,7 @@ def test_airflow_runs_the_command(airflow, place, code, state):
     }
     done = ran([python, "-c", RUN, str(folder)], env=told_both)
     assert f"STATES {state}" in done.stdout, done.stdout + done.stderr
-    assert told(place)[0]["words"] == ["-P", "-m", "pipeline", *command(place)]
+    assert told(place)[0]["arguments"] == ["-P", "-m", "pipeline", *command(place)]
 
 
 # -- Prefect ---------------------------------------------------------------------------------------
@@ -608,14 +619,16 @@ def test_airflow_runs_the_command(airflow, place, code, state):
 def test_a_flow_has_the_schedule(timing, place):
     text = only(files("prefect", timing, place))
     (cron,), more = called(text, "Cron")
-    assert dues(timing_of(ast.literal_eval(cron), "", ast.literal_eval(more["timezone"]))) == dues(
-        timing
-    )
+    assert run_times(
+        parse_timing(ast.literal_eval(cron), "", ast.literal_eval(more["timezone"]))
+    ) == run_times(timing)
     assert called(text, "ConcurrencyLimitConfig")[1]["limit"] == "1"
 
 
 def test_a_flow_has_any_interval_and_a_date_that_must_be_both(place):
-    (every,), more = called(only(files("prefect", timing_of("", "7h", "UTC"), place)), "Interval")
+    (every,), more = called(
+        only(files("prefect", parse_timing("", "7h", "UTC"), place)), "Interval"
+    )
     assert (every, more["anchor_date"]) == (
         "timedelta(seconds=25200)",
         "datetime(1970, 1, 1, tzinfo=timezone.utc)",
@@ -663,11 +676,11 @@ def prefect(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def ended_with(python, words, environment, folder):
+def ended_with(python, arguments, environment, folder):
     """A process with all its children, ended by its own number."""
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            [python, *words],
+            [python, *arguments],
             env=environment,
             cwd=folder,
             stdout=log,
@@ -733,8 +746,8 @@ print(json.dumps(asyncio.run(all_of())))
 @pytest.mark.parametrize(
     ("name", "timing"),
     [
-        ("first", timing_of("0 3 1-7 * 1", "", "America/New_York")),
-        ("seven", timing_of("", "7h", "UTC")),
+        ("first", parse_timing("0 3 1-7 * 1", "", "America/New_York")),
+        ("seven", parse_timing("", "7h", "UTC")),
     ],
     ids=str,
 )
@@ -745,19 +758,19 @@ def test_prefect_serves_the_schedule_and_runs_the_command(prefect, place, name, 
     with ended_with(
         python, [file], told_prefect | {"TOLD": str(place / "told"), "CODE": "3"}, place
     ):
-        words = [python, "-c", SERVED, f"alexnet {name}/{name}", SINCE.isoformat()]
-        done = ran(words, env=told_prefect)
+        arguments = [python, "-c", SERVED, f"alexnet {name}/{name}", SINCE.isoformat()]
+        done = ran(arguments, env=told_prefect)
     assert done.returncode == 0, done.stdout + done.stderr
     shown = json.loads(done.stdout.splitlines()[-1])
     assert shown == {
-        "times": [moment.timestamp() for moment in dues(timing)],
+        "times": [moment.timestamp() for moment in run_times(timing)],
         "state": "Refused",
         "limit": 1,
     }
     assert told(place) == [
         told(place)[0]
         | {
-            "words": ["-P", "-m", "pipeline", *command(place, name=name)],
+            "arguments": ["-P", "-m", "pipeline", *command(place, name=name)],
             "folder": str(place),
         }
     ]
@@ -777,9 +790,9 @@ def test_prefect_knows_what_an_end_means(prefect, place, code, state):
     python, told_prefect = prefect
     ((name, text),) = files("prefect", WEEKLY, place).items()
     (place / name).write_text(text.replace("time.sleep(600)", "time.sleep(0.1)"))
-    words = [python, "-c", CALLED, str(place)]
+    arguments = [python, "-c", CALLED, str(place)]
     told_both = told_prefect | {"TOLD": str(place / "told"), "CODE": str(code)}
-    done = ran(words, env=told_both)
+    done = ran(arguments, env=told_both)
     assert f"STATE {state}" in done.stdout, done.stdout + done.stderr
     assert len(told(place)) == (3 if code == 75 else 1)
 
@@ -797,11 +810,11 @@ def test_prefect_says_the_same_next_ten_times(prefect, place):
                 ast.literal_eval(more.get("day_or", "True")),
             )
         )
-    words = [python, "-c", TIMES, json.dumps(asked), SINCE.isoformat()]
+    arguments = [python, "-c", TIMES, json.dumps(asked), SINCE.isoformat()]
     shown = json.loads(
         subprocess.run(
-            words, env=told_prefect, check=True, capture_output=True, text=True, timeout=120
+            arguments, env=told_prefect, check=True, capture_output=True, text=True, timeout=120
         ).stdout.splitlines()[-1]
     )
     for timing, times in zip(timings, shown, strict=True):
-        assert times == [moment.timestamp() for moment in dues(timing)], timing
+        assert times == [moment.timestamp() for moment in run_times(timing)], timing

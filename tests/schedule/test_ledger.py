@@ -17,22 +17,21 @@ import psutil
 import pytest
 
 from pipeline.errors import BusyError, ConfigError, PipelineError
-from pipeline.schedule import ledger as ledger_module
-from pipeline.schedule.ledger import (
-    FINAL_STATES,
-    Ledger,
-    is_alive,
-    key_of,
-    owner_of,
-    owner_of_this_process,
-    owner_text,
-    read_key,
+from pipeline.retrain.scheduled_run_key import format_scheduled_run_key, parse_scheduled_run_key
+from pipeline.schedule import ledger_file
+from pipeline.schedule.ledger import Ledger
+from pipeline.schedule.owners import (
+    describe_owner,
+    identify_process,
+    identify_this_process,
+    is_owner_alive,
 )
-from pipeline.schedule.timing import timing_of
+from pipeline.schedule.records import FINAL_STATES
+from pipeline.schedule.timing import compute_start_time, parse_timing
 
 START = datetime(2026, 11, 27, 12, 0, 0, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-ME = owner_of_this_process()
+ME = identify_this_process()
 DEAD = ME.rpartition("/")[0] + "/1"  # of this pid, started at another time
 ZONES = ["Europe/Madrid", "America/New_York", "Australia/Lord_Howe", "Africa/Casablanca"]
 
@@ -59,18 +58,21 @@ def clock():
 def ledger(tmp_path, clock):
     """A ledger with the schedule `main`, due every hour."""
     made = Ledger(tmp_path / "schedule.db", clock)
-    made.put("main", timing_of("", "1h", "UTC"), ("--recipe", "folder"))
+    made.put_schedule("main", parse_timing("", "1h", "UTC"), ("--recipe", "folder"))
     return made
 
 
 def states(ledger, name="main"):
-    return [slot.state for slot in reversed(ledger.history(name, limit=1000))]
+    return [
+        scheduled_run.state
+        for scheduled_run in reversed(ledger.list_latest_scheduled_runs(name, limit=1000))
+    ]
 
 
 def run_one(ledger, owner=ME, state="ran", **result):
-    slot = ledger.begin_attempt(ledger.claim(owner))
-    assert ledger.finish(slot, state, "because", result)
-    return ledger.slot(slot.key)
+    scheduled_run = ledger.begin_attempt(ledger.claim_scheduled_run(owner))
+    assert ledger.finish_scheduled_run(scheduled_run, state, "because", result)
+    return ledger.find_scheduled_run(scheduled_run.key)
 
 
 # -- schedules -------------------------------------------------------------------------------------
@@ -79,11 +81,11 @@ def run_one(ledger, owner=ME, state="ran", **result):
 def test_a_question_makes_no_file(tmp_path):
     ledger = Ledger(tmp_path / "none" / "schedule.db")
     assert (
-        ledger.schedules(),
-        ledger.open_slots(),
-        ledger.history(),
-        ledger.untold(),
-        ledger.slot("main/20261127T030000Z"),
+        ledger.list_schedules(),
+        ledger.list_unfinished_scheduled_runs(),
+        ledger.list_latest_scheduled_runs(),
+        ledger.list_unnotified_scheduled_runs(),
+        ledger.find_scheduled_run("main/20261127T030000Z"),
     ) == (
         [],
         [],
@@ -92,100 +94,114 @@ def test_a_question_makes_no_file(tmp_path):
         None,
     )
     with pytest.raises(ConfigError, match=r"no schedule 'main'.*there is none yet"):
-        ledger.schedule("main")
+        ledger.find_schedule("main")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_schedule_comes_back_as_it_was_put(ledger):
-    schedule = ledger.schedule("main")
-    assert schedule == ledger.schedules()[0]
-    assert (schedule.name, schedule.timing, schedule.words) == (
+    schedule = ledger.find_schedule("main")
+    assert schedule == ledger.list_schedules()[0]
+    assert (schedule.name, schedule.timing, schedule.arguments) == (
         "main",
-        timing_of("", "1h", "UTC"),
+        parse_timing("", "1h", "UTC"),
         ("--recipe", "folder"),
     )
-    assert (schedule.created, schedule.seen, schedule.paused) == (START, START, False)
+    assert (schedule.created, schedule.recorded_until, schedule.paused) == (START, START, False)
 
 
 def test_putting_the_same_again_loses_nothing(ledger, clock):
     clock.move(hours=3)
-    assert ledger.put("main", timing_of("", "1h", "UTC"), ("--recipe", "digits")).seen == START
-    ledger.sweep()
-    assert states(ledger) == ["coalesced", "coalesced", "due"]
-    assert ledger.schedule("main").words == ("--recipe", "digits")
+    assert (
+        ledger.put_schedule(
+            "main", parse_timing("", "1h", "UTC"), ("--recipe", "digits")
+        ).recorded_until
+        == START
+    )
+    ledger.record_run_times()
+    assert states(ledger) == ["coalesced", "coalesced", "pending"]
+    assert ledger.find_schedule("main").arguments == ("--recipe", "digits")
 
 
 def test_a_new_timing_counts_from_now_and_what_waits_of_the_old_one_is_skipped(ledger, clock):
     clock.move(hours=2, minutes=30)
-    ledger.put("main", timing_of("15 * * * *", "", "UTC"))
-    assert ledger.history(limit=1)[0].why == "the schedule was changed"
+    ledger.put_schedule("main", parse_timing("15 * * * *", "", "UTC"))
+    assert ledger.list_latest_scheduled_runs(limit=1)[0].why == "the schedule was changed"
     assert states(ledger) == ["coalesced", "skipped"]
     clock.move(hours=1)
-    ledger.sweep()
-    assert [slot.due for slot in ledger.open_slots()] == [START + timedelta(hours=3, minutes=15)]
+    ledger.record_run_times()
+    assert [
+        scheduled_run.run_time for scheduled_run in ledger.list_unfinished_scheduled_runs()
+    ] == [START + timedelta(hours=3, minutes=15)]
 
 
 def test_a_new_schedule_may_count_from_before(tmp_path, clock):
     ledger = Ledger(tmp_path / "schedule.db", clock)
-    ledger.put("main", timing_of("", "1h", "UTC"), since=START - timedelta(minutes=1))
-    ledger.sweep()
-    assert [slot.due for slot in ledger.open_slots()] == [START]
+    ledger.put_schedule("main", parse_timing("", "1h", "UTC"), since=START - timedelta(minutes=1))
+    ledger.record_run_times()
+    assert [
+        scheduled_run.run_time for scheduled_run in ledger.list_unfinished_scheduled_runs()
+    ] == [START]
 
 
 def test_pausing_skips_and_resuming_goes_on_with_the_next(ledger, clock):
     clock.move(hours=1)
-    ledger.sweep()
-    ledger.pause("main")
+    ledger.record_run_times()
+    ledger.pause_schedule("main")
     clock.move(hours=2)
-    ledger.sweep()
+    ledger.record_run_times()
     clock.move(hours=1)
-    ledger.resume("main")
+    ledger.resume_schedule("main")
     clock.move(hours=1)
-    ledger.sweep()
-    assert states(ledger) == ["skipped"] * 4 + ["due"]
-    assert {slot.why for slot in ledger.history() if slot.state == "skipped"} == {"paused"}
+    ledger.record_run_times()
+    assert states(ledger) == ["skipped"] * 4 + ["pending"]
+    assert {
+        scheduled_run.why
+        for scheduled_run in ledger.list_latest_scheduled_runs()
+        if scheduled_run.state == "skipped"
+    } == {"paused"}
 
 
 def test_a_manual_slot_of_a_paused_schedule_runs(ledger):
-    ledger.pause("main")
-    ledger.ask("main")
+    ledger.pause_schedule("main")
+    ledger.request_scheduled_run("main")
     assert run_one(ledger).kind == "manual"
 
 
 def test_what_has_begun_waits_while_its_schedule_is_paused(ledger, clock):
     clock.move(hours=1)
-    ledger.sweep()
-    slot = ledger.begin_attempt(ledger.claim(ME))
-    ledger.release(slot, "stopped")
-    ledger.pause("main")
-    assert ledger.claim(ME) is None
-    ledger.resume("main")
-    assert ledger.claim(ME).key == slot.key
+    ledger.record_run_times()
+    scheduled_run = ledger.begin_attempt(ledger.claim_scheduled_run(ME))
+    ledger.release_scheduled_run(scheduled_run, "stopped")
+    ledger.pause_schedule("main")
+    assert ledger.claim_scheduled_run(ME) is None
+    ledger.resume_schedule("main")
+    assert ledger.claim_scheduled_run(ME).key == scheduled_run.key
 
 
 def test_removing_keeps_the_history_and_lets_what_runs_end(ledger, clock):
     clock.move(hours=1)
-    ledger.sweep()
-    slot = ledger.claim(ME)
+    ledger.record_run_times()
+    scheduled_run = ledger.claim_scheduled_run(ME)
     clock.move(hours=1)
-    ledger.ask("main")
-    ledger.remove("main")
+    ledger.request_scheduled_run("main")
+    ledger.remove_schedule("main")
     assert states(ledger) == ["claimed", "skipped", "skipped"]
-    assert ledger.finish(slot, "ran", "")
+    assert ledger.finish_scheduled_run(scheduled_run, "ran", "")
     clock.move(hours=5)
-    ledger.sweep()
+    ledger.record_run_times()
     assert states(ledger) == ["ran", "skipped", "skipped"]
-    assert ledger.schedules() == []
+    assert ledger.list_schedules() == []
 
 
 def test_what_is_let_go_after_its_schedule_was_removed_is_not_open_for_ever(ledger, clock):
-    ledger.ask("main")
-    slot = ledger.begin_attempt(ledger.claim(ME))
-    ledger.remove("main")
-    ledger.release(slot, "stopped")
-    assert [(slot.state, slot.why) for slot in ledger.history()] == [
-        ("skipped", "the schedule was removed")
-    ]
+    ledger.request_scheduled_run("main")
+    scheduled_run = ledger.begin_attempt(ledger.claim_scheduled_run(ME))
+    ledger.remove_schedule("main")
+    ledger.release_scheduled_run(scheduled_run, "stopped")
+    assert [
+        (scheduled_run.state, scheduled_run.why)
+        for scheduled_run in ledger.list_latest_scheduled_runs()
+    ] == [("skipped", "the schedule was removed")]
 
 
 @pytest.mark.parametrize(
@@ -193,10 +209,19 @@ def test_what_is_let_go_after_its_schedule_was_removed_is_not_open_for_ever(ledg
 )
 def test_a_name_that_cannot_name_a_folder_is_refused(ledger, name):
     with pytest.raises(ConfigError, match="cannot name a folder"):
-        ledger.put(name, timing_of("", "1h", "UTC"))
+        ledger.put_schedule(name, parse_timing("", "1h", "UTC"))
 
 
-@pytest.mark.parametrize("verb", ["pause", "resume", "remove", "ask", "schedule"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "pause_schedule",
+        "resume_schedule",
+        "remove_schedule",
+        "request_scheduled_run",
+        "find_schedule",
+    ],
+)
 def test_a_schedule_that_is_not_there_is_one_sentence(ledger, verb):
     with pytest.raises(
         ConfigError, match=r"no schedule 'mian'.*Did you mean `main`.*alexnet schedules"
@@ -205,23 +230,23 @@ def test_a_schedule_that_is_not_there_is_one_sentence(ledger, verb):
 
 
 def test_keys(ledger):
-    slot = ledger.ask("main")
-    assert slot.key == "main/20261127T120000Z" == key_of("main", START)
-    assert read_key(slot.key) == ("main", START)
-    assert ledger.slot(slot.key) == slot
+    scheduled_run = ledger.request_scheduled_run("main")
+    assert scheduled_run.key == "main/20261127T120000Z" == format_scheduled_run_key("main", START)
+    assert parse_scheduled_run_key(scheduled_run.key) == ("main", START)
+    assert ledger.find_scheduled_run(scheduled_run.key) == scheduled_run
     for wrong in ("main", "main/", "main/2026", "../20261127T120000Z", "/20261127T120000Z"):
-        with pytest.raises(ConfigError, match="names no slot"):
-            read_key(wrong)
+        with pytest.raises(ConfigError, match="is not the key of a scheduled run"):
+            parse_scheduled_run_key(wrong)
 
 
-# -- slots -----------------------------------------------------------------------------------------
+# -- scheduled runs -----------------------------------------------------------------------------------------
 
 
 def test_of_several_missed_slots_the_last_one_runs(ledger, clock):
     clock.move(hours=5, minutes=1)
-    ledger.sweep()
-    assert states(ledger) == ["coalesced"] * 4 + ["due"]
-    assert ledger.history()[-1].why == "main/20261127T170000Z stands for it"
+    ledger.record_run_times()
+    assert states(ledger) == ["coalesced"] * 4 + ["pending"]
+    assert ledger.list_latest_scheduled_runs()[-1].why == "main/20261127T170000Z stands for it"
     ran = run_one(
         ledger,
         outcome="promoted",
@@ -241,144 +266,158 @@ def test_of_several_missed_slots_the_last_one_runs(ledger, clock):
         "p.html",
     )
     assert (ran.attempts, ran.started, ran.ended, ran.owner) == (1, clock.time, clock.time, ME)
-    ledger.sweep()
-    assert ledger.claim(ME) is None
+    ledger.record_run_times()
+    assert ledger.claim_scheduled_run(ME) is None
 
 
 def test_a_clock_that_goes_back_doubles_nothing(ledger, clock):
     clock.move(hours=2)
-    ledger.sweep()
+    ledger.record_run_times()
     run_one(ledger)
     clock.move(hours=-2)
-    ledger.sweep()
+    ledger.record_run_times()
     clock.move(hours=2, minutes=1)
-    ledger.sweep()
+    ledger.record_run_times()
     assert states(ledger) == ["coalesced", "ran"]
 
 
 def test_one_at_a_time(ledger, clock):
     clock.move(hours=1)
-    ledger.sweep()
-    first = ledger.claim(ME)
-    ledger.put("other", timing_of("", "1h", "UTC"))
-    asked = ledger.ask("other")
-    assert ledger.claim(ME) is None
-    assert ledger.claim(ME, asked) is None
-    assert ledger.claim(DEAD) is None
-    ledger.finish(first, "ran", "")
-    assert ledger.claim(ME).key == asked.key
+    ledger.record_run_times()
+    first = ledger.claim_scheduled_run(ME)
+    ledger.put_schedule("other", parse_timing("", "1h", "UTC"))
+    asked = ledger.request_scheduled_run("other")
+    assert ledger.claim_scheduled_run(ME) is None
+    assert ledger.claim_scheduled_run(ME, asked) is None
+    assert ledger.claim_scheduled_run(DEAD) is None
+    ledger.finish_scheduled_run(first, "ran", "")
+    assert ledger.claim_scheduled_run(ME).key == asked.key
 
 
 def test_the_dead_are_no_hindrance_and_their_slots_are_taken_over(ledger, clock):
     clock.move(hours=1)
-    ledger.sweep()
-    begun = ledger.begin_attempt(ledger.claim(DEAD))
-    ledger.ask("main")
-    assert ledger.claim(ME).kind == "manual"
-    [taken] = ledger.take_over(ME)
+    ledger.record_run_times()
+    begun = ledger.begin_attempt(ledger.claim_scheduled_run(DEAD))
+    ledger.request_scheduled_run("main")
+    assert ledger.claim_scheduled_run(ME).kind == "manual"
+    [taken] = ledger.take_over_scheduled_runs(ME)
     assert (taken.key, taken.owner, taken.attempts, taken.state) == (begun.key, ME, 1, "claimed")
-    assert ledger.take_over(ME) == []
-    assert not ledger.finish(begun, "ran", "by a ghost")
-    assert not ledger.beat(begun)
+    assert ledger.take_over_scheduled_runs(ME) == []
+    assert not ledger.finish_scheduled_run(begun, "ran", "by a ghost")
+    assert not ledger.record_heartbeat(begun)
     assert ledger.begin_attempt(begun) is None
-    assert not ledger.release(begun, "by a ghost")
+    assert not ledger.release_scheduled_run(begun, "by a ghost")
     assert ledger.begin_attempt(taken).attempts == 2
-    assert ledger.finish(taken, "failed", "no")
-    assert not ledger.finish(taken, "ran", "too late")
-    assert ledger.slot(taken.key).state == "failed"
+    assert ledger.finish_scheduled_run(taken, "failed", "no")
+    assert not ledger.finish_scheduled_run(taken, "ran", "too late")
+    assert ledger.find_scheduled_run(taken.key).state == "failed"
 
 
 def test_an_owner_on_another_host_lives_while_its_heart_beats(ledger, clock):
-    ledger.ask("main")
+    ledger.request_scheduled_run("main")
     there = f"elsewhere/{os.getpid()}/boot/1"
-    slot = ledger.claim(there)
+    scheduled_run = ledger.claim_scheduled_run(there)
     clock.move(minutes=14)
-    assert ledger.take_over(ME) == []
-    assert ledger.beat(slot)
+    assert ledger.take_over_scheduled_runs(ME) == []
+    assert ledger.record_heartbeat(scheduled_run)
     clock.move(minutes=14)
-    assert ledger.take_over(ME) == []
+    assert ledger.take_over_scheduled_runs(ME) == []
     clock.move(minutes=2)
-    assert [taken.key for taken in ledger.take_over(ME)] == [slot.key]
+    assert [taken.key for taken in ledger.take_over_scheduled_runs(ME)] == [scheduled_run.key]
 
 
 def test_a_released_slot_stays_itself_whatever_comes_due(ledger, clock):
     clock.move(hours=1)
-    ledger.sweep()
-    slot = ledger.begin_attempt(ledger.claim(ME))
-    assert ledger.release(slot, "stopped")
+    ledger.record_run_times()
+    scheduled_run = ledger.begin_attempt(ledger.claim_scheduled_run(ME))
+    assert ledger.release_scheduled_run(scheduled_run, "stopped")
     clock.move(hours=3)
-    ledger.sweep()
-    assert states(ledger) == ["due", "coalesced", "coalesced", "due"]
-    assert run_one(ledger).key == slot.key
+    ledger.record_run_times()
+    assert states(ledger) == ["pending", "coalesced", "coalesced", "pending"]
+    assert run_one(ledger).key == scheduled_run.key
     run_one(ledger)
     assert states(ledger) == ["ran", "coalesced", "coalesced", "ran"]
 
 
 def test_a_slot_that_was_claimed_and_not_begun_waits_as_before(ledger, clock):
     clock.move(hours=1)
-    ledger.sweep()
-    ledger.release(ledger.claim(ME), "stopped")
+    ledger.record_run_times()
+    ledger.release_scheduled_run(ledger.claim_scheduled_run(ME), "stopped")
     clock.move(hours=1)
-    ledger.sweep()
-    assert states(ledger) == ["coalesced", "due"]
+    ledger.record_run_times()
+    assert states(ledger) == ["coalesced", "pending"]
 
 
 def test_manual_slots_take_free_seconds_and_are_not_coalesced(ledger, clock):
-    asked = [ledger.ask("main") for _ in range(3)]
-    assert [slot.due - START for slot in asked] == [
+    asked = [ledger.request_scheduled_run("main") for _ in range(3)]
+    assert [scheduled_run.run_time - START for scheduled_run in asked] == [
         timedelta(seconds=number) for number in range(3)
     ]
-    assert ledger.claim(ME).key == asked[0].key
+    assert ledger.claim_scheduled_run(ME).key == asked[0].key
     clock.move(hours=2)
-    ledger.sweep()
-    assert Counter(slot.kind for slot in ledger.open_slots()) == {"manual": 3, "scheduled": 1}
+    ledger.record_run_times()
+    assert Counter(
+        scheduled_run.kind for scheduled_run in ledger.list_unfinished_scheduled_runs()
+    ) == {"manual": 3, "scheduled": 1}
 
 
 def test_a_manual_slot_at_a_due_time_stands_for_it(ledger, clock):
     clock.move(minutes=59, seconds=59)
-    ledger.ask("main")
-    assert ledger.ask("main").due == START + HOUR
+    ledger.request_scheduled_run("main")
+    assert ledger.request_scheduled_run("main").run_time == START + HOUR
     clock.move(seconds=2)
-    ledger.sweep()
-    assert [slot.kind for slot in ledger.history()] == ["manual", "manual"]
+    ledger.record_run_times()
+    assert [scheduled_run.kind for scheduled_run in ledger.list_latest_scheduled_runs()] == [
+        "manual",
+        "manual",
+    ]
 
 
 def test_a_slot_starts_after_its_jitter_unless_it_is_named(ledger, clock):
-    ledger.put("late", timing_of("0 13 * * *", "", "UTC", "2h"))
-    starts = ledger_module.start_of(ledger.schedule("late").timing, "late", START + HOUR)
+    ledger.put_schedule("late", parse_timing("0 13 * * *", "", "UTC", "2h"))
+    starts = compute_start_time(ledger.find_schedule("late").timing, "late", START + HOUR)
     assert starts > START + HOUR
-    ledger.remove("main")
+    ledger.remove_schedule("main")
     clock.time = starts - timedelta(seconds=1)
-    ledger.sweep()
-    assert ledger.claim(ME) is None
+    ledger.record_run_times()
+    assert ledger.claim_scheduled_run(ME) is None
     clock.time = starts
-    assert ledger.claim(ME).due == START + HOUR
-    ledger.release(ledger.history()[0], "")
+    assert ledger.claim_scheduled_run(ME).run_time == START + HOUR
+    ledger.release_scheduled_run(ledger.list_latest_scheduled_runs()[0], "")
     clock.time = START + HOUR
-    assert ledger.claim(ME, ledger.open_slots()[0]).due == START + HOUR
+    assert (
+        ledger.claim_scheduled_run(ME, ledger.list_unfinished_scheduled_runs()[0]).run_time
+        == START + HOUR
+    )
 
 
 def test_what_the_hook_was_told_is_noted_once(ledger):
-    ledger.ask("main")
-    ledger.ask("main")
+    ledger.request_scheduled_run("main")
+    ledger.request_scheduled_run("main")
     first = run_one(ledger, state="failed")
-    assert ledger.untold() == [first]
-    ledger.note_hook(first, "told")
-    assert ledger.untold() == []
-    assert ledger.slot(first.key).hook == "told"
+    assert ledger.list_unnotified_scheduled_runs() == [first]
+    ledger.record_notification(first, "told")
+    assert ledger.list_unnotified_scheduled_runs() == []
+    assert ledger.find_scheduled_run(first.key).notification == "told"
 
 
 def test_history_is_the_newest_first_and_limited(ledger, clock):
-    ledger.put("other", timing_of("", "1h", "UTC"))
+    ledger.put_schedule("other", parse_timing("", "1h", "UTC"))
     for _ in range(3):
         clock.move(hours=1)
-        ledger.sweep()
-    assert [(slot.schedule, slot.due.hour) for slot in ledger.history(limit=3)] == [
+        ledger.record_run_times()
+    assert [
+        (scheduled_run.schedule, scheduled_run.run_time.hour)
+        for scheduled_run in ledger.list_latest_scheduled_runs(limit=3)
+    ] == [
         ("main", 15),
         ("other", 15),
         ("main", 14),
     ]
-    assert [slot.due.hour for slot in ledger.history("other", limit=2)] == [15, 14]
+    assert [
+        scheduled_run.run_time.hour
+        for scheduled_run in ledger.list_latest_scheduled_runs("other", limit=2)
+    ] == [15, 14]
 
 
 # -- ten years -------------------------------------------------------------------------------------
@@ -406,7 +445,7 @@ def expected_dues(zone, after, until):
                 before + timedelta(minutes=5 * step)
                 for step in range(1, (wall - before) // timedelta(minutes=5))
             ]
-        due = [
+        run_time = [
             at
             for at in (*left_out, wall)
             if at.minute == minute
@@ -414,9 +453,9 @@ def expected_dues(zone, after, until):
             and at.weekday() in weekdays
             and at not in seen
         ]
-        if due and moment > after:
+        if run_time and moment > after:
             found.append(moment)
-        seen.update(due)
+        seen.update(run_time)
         moment, before = moment + timedelta(minutes=5), wall
     return found
 
@@ -427,7 +466,9 @@ def years(tmp_path, start, days, seed):
     rng, clock = random.Random(seed), Clock(start)  # noqa: S311 - the same each time
     ledgers = [Ledger(tmp_path / "schedule.db", clock) for _ in range(3)]
     for zone in ZONES:
-        ledgers[0].put(zone.replace("/", "_"), timing_of(EXPRESSIONS[zone][0], "", zone))
+        ledgers[0].put_schedule(
+            zone.replace("/", "_"), parse_timing(EXPRESSIONS[zone][0], "", zone)
+        )
     final, ghosts = Counter(), []
     while clock.time < start + timedelta(days=days):
         clock.move(
@@ -443,79 +484,94 @@ def years(tmp_path, start, days, seed):
             )
         )
         ledger, rival = rng.sample(ledgers, 2)
-        ledger.sweep()
-        rival.sweep()
+        ledger.record_run_times()
+        rival.record_run_times()
         owner = rng.choice((ME, ME, DEAD))
         if owner == ME:
-            ledger.take_over(ME)
-        slots = [
-            slot
-            for slot in ledger.open_slots()
-            if slot.state == "claimed" and slot.owner == owner == ME
+            ledger.take_over_scheduled_runs(ME)
+        scheduled_runs = [
+            scheduled_run
+            for scheduled_run in ledger.list_unfinished_scheduled_runs()
+            if scheduled_run.state == "claimed" and scheduled_run.owner == owner == ME
         ]
-        while (slot := slots.pop() if slots else ledger.claim(owner)) is not None:
-            assert owner == DEAD or rival.claim(ME) is None
-            if not worked(rng, clock, (ledger, rival), slot, (final, ghosts)):
+        while (
+            scheduled_run := scheduled_runs.pop()
+            if scheduled_runs
+            else ledger.claim_scheduled_run(owner)
+        ) is not None:
+            assert owner == DEAD or rival.claim_scheduled_run(ME) is None
+            if not worked(rng, clock, (ledger, rival), scheduled_run, (final, ghosts)):
                 break
         for ghost in ghosts:
             # Only while nobody has taken it over may it still record its end.
             mine = (
-                ledger.slot(ghost.key).owner == DEAD and ledger.slot(ghost.key).state == "claimed"
+                ledger.find_scheduled_run(ghost.key).owner == DEAD
+                and ledger.find_scheduled_run(ghost.key).state == "claimed"
             )
             if rng.random() < 0.5:
-                done = ledger.finish(ghost, "ran", "")
+                done = ledger.finish_scheduled_run(ghost, "ran", "")
                 assert done == mine
                 final[ghost.key] += done
         ghosts = ghosts[-2:] if rng.random() < 0.5 else []
-    ledgers[0].sweep()
+    ledgers[0].record_run_times()
     return ledgers[0], final, clock.time
 
 
-def worked(rng, clock, ledgers, slot, told):
-    """Run a claimed slot, or a part of it; return whether its owner goes on."""
-    (ledger, rival), (final, ghosts), chance, dead = ledgers, told, rng.random(), slot.owner == DEAD
+def worked(rng, clock, ledgers, scheduled_run, told):
+    """Run a claimed scheduled run, or a part of it; return whether its owner goes on."""
+    (ledger, rival), (final, ghosts), chance, dead = (
+        ledgers,
+        told,
+        rng.random(),
+        scheduled_run.owner == DEAD,
+    )
     if dead and chance < 0.3:
         return False  # killed after the claim
-    slot = ledger.begin_attempt(slot)
+    scheduled_run = ledger.begin_attempt(scheduled_run)
     if dead and chance < 0.6:
-        ghosts.append(slot)  # killed during the run; it will be heard of again
+        ghosts.append(scheduled_run)  # killed during the run; it will be heard of again
         return False
     clock.move(minutes=rng.choice((1, 20, 60 * 30)))
-    rival.sweep()
+    rival.record_run_times()
     if chance > 0.9:
-        assert ledger.release(slot, "stopped")
+        assert ledger.release_scheduled_run(scheduled_run, "stopped")
         return False
-    final[slot.key] += ledger.finish(slot, "ran", "")
-    final[slot.key] += rival.finish(slot, "failed", "twice")
+    final[scheduled_run.key] += ledger.finish_scheduled_run(scheduled_run, "ran", "")
+    final[scheduled_run.key] += rival.finish_scheduled_run(scheduled_run, "failed", "twice")
     return not dead
 
 
 def check_years(tmp_path, start, days, seed):
     ledger, final, end = years(tmp_path, start, days, seed)
-    everything = ledger.history(limit=1_000_000)
+    everything = ledger.list_latest_scheduled_runs(limit=1_000_000)
     assert set(final.values()) <= {0, 1}  # once each
     for zone in ZONES:
         name = zone.replace("/", "_")
-        slots = sorted(
-            (slot for slot in everything if slot.schedule == name), key=lambda slot: slot.due
+        scheduled_runs = sorted(
+            (scheduled_run for scheduled_run in everything if scheduled_run.schedule == name),
+            key=lambda scheduled_run: scheduled_run.run_time,
         )
-        assert [slot.due for slot in slots] == expected_dues(
+        assert [scheduled_run.run_time for scheduled_run in scheduled_runs] == expected_dues(
             zone, start, end
         )  # none twice, none lost
-        ran = {slot.key for slot in slots if slot.state == "ran"}
+        ran = {
+            scheduled_run.key for scheduled_run in scheduled_runs if scheduled_run.state == "ran"
+        }
         assert ran == {key for key, times in final.items() if times and key.startswith(name + "/")}
-        by_key = {slot.key: slot for slot in slots}
-        for slot in slots:
-            assert slot.state in FINAL_STATES or slot.due > end - timedelta(days=30), slot
-            if slot.state == "coalesced":
-                other = slot
+        by_key = {scheduled_run.key: scheduled_run for scheduled_run in scheduled_runs}
+        for scheduled_run in scheduled_runs:
+            assert scheduled_run.state in FINAL_STATES or scheduled_run.run_time > end - timedelta(
+                days=30
+            ), scheduled_run
+            if scheduled_run.state == "coalesced":
+                other = scheduled_run
                 while (
                     other.state == "coalesced"
                 ):  # what stands for it comes later, and is run in the end
-                    assert by_key[other.why.split()[0]].due > other.due
+                    assert by_key[other.why.split()[0]].run_time > other.run_time
                     other = by_key[other.why.split()[0]]
-                assert other.state in ("ran", "due", "claimed")
-    return Counter(slot.state for slot in everything)
+                assert other.state in ("ran", "pending", "claimed")
+    return Counter(scheduled_run.state for scheduled_run in everything)
 
 
 def test_months_with_changes_of_clocks_lose_and_double_nothing(tmp_path):
@@ -536,28 +592,29 @@ def test_ten_years_lose_and_double_nothing(tmp_path):
 CLAIMER = """
 import sys, time
 from pathlib import Path
-from pipeline.schedule.ledger import Ledger, owner_of_this_process
-ledger, owner = Ledger(Path(sys.argv[1])), owner_of_this_process()
+from pipeline.schedule.ledger import Ledger
+from pipeline.schedule.owners import identify_this_process
+ledger, owner = Ledger(Path(sys.argv[1])), identify_this_process()
 end = time.monotonic() + float(sys.argv[2])
 while time.monotonic() < end:
-    ledger.sweep()
-    slot = ledger.claim(owner)
-    if slot is not None:
-        print("claimed", slot.key, time.time_ns(), flush=True)
-        slot = ledger.begin_attempt(slot)
+    ledger.record_run_times()
+    scheduled_run = ledger.claim_scheduled_run(owner)
+    if scheduled_run is not None:
+        print("claimed", scheduled_run.key, time.time_ns(), flush=True)
+        scheduled_run = ledger.begin_attempt(scheduled_run)
         time.sleep(0.002)
         end_ns = time.time_ns()
-        print("finished", slot.key, end_ns, ledger.finish(slot, "ran", ""), flush=True)
+        print("finished", scheduled_run.key, end_ns, ledger.finish_scheduled_run(scheduled_run, "ran", ""), flush=True)
 """
 
 
 def test_processes_that_claim_at_once_never_get_the_same_slot_nor_two_at_a_time(tmp_path):
     ledger = Ledger(tmp_path / "schedule.db")
-    ledger.put("main", timing_of("", "1s", "UTC"))
+    ledger.put_schedule("main", parse_timing("", "1s", "UTC"))
     for _ in range(60):
-        ledger.ask("main")
-    words = [sys.executable, "-c", CLAIMER, str(ledger.path), "3"]
-    claimers = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+        ledger.request_scheduled_run("main")
+    arguments = [sys.executable, "-c", CLAIMER, str(ledger.path), "3"]
+    claimers = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     lines = [
         line.split()
         for claimer in claimers
@@ -577,9 +634,9 @@ def test_processes_that_claim_at_once_never_get_the_same_slot_nor_two_at_a_time(
 
 def test_processes_that_make_the_file_at_once_make_one(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from pipeline.schedule.timing import timing_of; from"
-        " pipeline.schedule.ledger import Ledger; Ledger(Path(sys.argv[1])).put(sys.argv[2],"
-        " timing_of('', '1h', 'UTC'))"
+        "import sys; from pathlib import Path; from pipeline.schedule.timing import parse_timing; from"
+        " pipeline.schedule.ledger import Ledger; Ledger(Path(sys.argv[1])).put_schedule(sys.argv[2],"
+        " parse_timing('', '1h', 'UTC'))"
     )
     path = tmp_path / "new" / "schedule.db"
     makers = [
@@ -587,7 +644,7 @@ def test_processes_that_make_the_file_at_once_make_one(tmp_path):
         for number in range(4)
     ]
     assert [maker.wait(timeout=60) for maker in makers] == [0] * 4
-    assert [schedule.name for schedule in Ledger(path).schedules()] == ["s0", "s1", "s2", "s3"]
+    assert [schedule.name for schedule in Ledger(path).list_schedules()] == ["s0", "s1", "s2", "s3"]
 
 
 def test_a_process_killed_in_a_change_has_not_made_it(ledger, tmp_path):
@@ -595,46 +652,46 @@ def test_a_process_killed_in_a_change_has_not_made_it(ledger, tmp_path):
 import os, sys
 from pathlib import Path
 from pipeline.schedule import ledger
-original = ledger._end_waiting
+original = ledger.skip_pending
 def half(file, *words, **more):
     original(file, *words, **more)
     os.kill(os.getpid(), 9)
-ledger._end_waiting = half
-ledger.Ledger(Path(sys.argv[1])).remove("main")
+ledger.skip_pending = half
+ledger.Ledger(Path(sys.argv[1])).remove_schedule("main")
 """
-    ledger.ask("main")
-    before = (ledger.schedules(), ledger.history())
+    ledger.request_scheduled_run("main")
+    before = (ledger.list_schedules(), ledger.list_latest_scheduled_runs())
     assert (
         subprocess.run([sys.executable, "-c", code, str(ledger.path)], check=False).returncode == -9
     )
-    assert (ledger.schedules(), ledger.history()) == before
+    assert (ledger.list_schedules(), ledger.list_latest_scheduled_runs()) == before
 
 
 def test_owners():
-    assert is_alive(ME)
+    assert is_owner_alive(ME)
     assert ME.split("/")[:2] == [socket.gethostname(), str(os.getpid())]
-    assert owner_text(ME) == f"process {os.getpid()} on {socket.gethostname()}"
-    assert not is_alive(DEAD)
+    assert describe_owner(ME) == f"process {os.getpid()} on {socket.gethostname()}"
+    assert not is_owner_alive(DEAD)
     host, pid, _, started = ME.split("/")
-    assert not is_alive(f"{host}/{pid}/another-boot/{started}")
-    assert not is_alive("elsewhere/1/boot/1")
-    assert is_alive("elsewhere/1/boot/1", START, START + timedelta(minutes=14))
-    assert not is_alive("elsewhere/1/boot/1", START, START + timedelta(minutes=16))
+    assert not is_owner_alive(f"{host}/{pid}/another-boot/{started}")
+    assert not is_owner_alive("elsewhere/1/boot/1")
+    assert is_owner_alive("elsewhere/1/boot/1", START, START + timedelta(minutes=14))
+    assert not is_owner_alive("elsewhere/1/boot/1", START, START + timedelta(minutes=16))
     for nobody in ("", "nobody", host, f"{host}/", f"{host}/x/y/z", f"{host}//boot/1"):
-        assert not is_alive(nobody)
+        assert not is_owner_alive(nobody)
 
 
 def test_what_is_left_of_a_process_that_nobody_waited_for_is_dead():
     child = subprocess.Popen(
         [sys.executable, "-S", "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
     )
-    owner = owner_of(child.pid)
-    assert is_alive(owner)
+    owner = identify_process(child.pid)
+    assert is_owner_alive(owner)
     child.kill()
     until = time.monotonic() + 10
     while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
         time.sleep(0.01)
-    assert not is_alive(owner)
+    assert not is_owner_alive(owner)
     child.stdin.close()
     child.wait()
 
@@ -646,8 +703,8 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(ledger):
     with contextlib.closing(sqlite3.connect(ledger.path)) as file:
         file.execute("PRAGMA user_version = 99")
     before = ledger.path.read_bytes()
-    for ask in (ledger.schedules, ledger.sweep):
-        with pytest.raises(ConfigError, match="of version 99, of a newer alexnet"):
+    for ask in (ledger.list_schedules, ledger.record_run_times):
+        with pytest.raises(ConfigError, match="of version 99, which a newer alexnet"):
             ask()
     assert ledger.path.read_bytes() == before
 
@@ -656,52 +713,55 @@ def test_a_file_of_another_program_is_refused(tmp_path):
     path = tmp_path / "schedule.db"
     with contextlib.closing(sqlite3.connect(path)) as file:
         file.execute("CREATE TABLE theirs (x)")
-    for ask in (Ledger(path).schedules, Ledger(path).sweep):
-        with pytest.raises(ConfigError, match="another program's"):
+    for ask in (Ledger(path).list_schedules, Ledger(path).record_run_times):
+        with pytest.raises(ConfigError, match="another program"):
             ask()
 
 
-@pytest.mark.parametrize("verb", ["history", "sweep"])
+@pytest.mark.parametrize("verb", ["list_latest_scheduled_runs", "record_run_times"])
 def test_an_older_file_is_backed_up_and_brought_up_step_by_step(ledger, monkeypatch, verb):
-    ledger.ask("main")
-    before = (ledger.schedules(), ledger.history())
+    ledger.request_scheduled_run("main")
+    before = (ledger.list_schedules(), ledger.list_latest_scheduled_runs())
     steps = (
-        *ledger_module._STEPS,
-        ("ALTER TABLE slots ADD COLUMN second INTEGER NOT NULL DEFAULT 2",),
-        ("UPDATE slots SET second = second + 1",),
+        *ledger_file._MIGRATIONS,
+        ("ALTER TABLE scheduled_runs ADD COLUMN second INTEGER NOT NULL DEFAULT 2",),
+        ("UPDATE scheduled_runs SET second = second + 1",),
     )
-    monkeypatch.setattr(ledger_module, "_STEPS", steps)
+    monkeypatch.setattr(ledger_file, "_MIGRATIONS", steps)
     getattr(ledger, verb)()
-    assert (ledger.schedules(), ledger.history()) == before
+    assert (ledger.list_schedules(), ledger.list_latest_scheduled_runs()) == before
     with contextlib.closing(sqlite3.connect(ledger.path)) as file:
-        assert file.execute("SELECT second FROM slots").fetchall() == [(3,)]
+        assert file.execute("SELECT second FROM scheduled_runs").fetchall() == [(3,)]
         assert file.execute("PRAGMA user_version").fetchone() == (3,)
     monkeypatch.undo()
     backup = Ledger(ledger.path.with_name("schedule.db.v1.backup"))
-    assert (backup.schedules(), backup.history()) == before
+    assert (backup.list_schedules(), backup.list_latest_scheduled_runs()) == before
     with pytest.raises(ConfigError, match="of version 3"):
-        ledger.history()
+        ledger.list_latest_scheduled_runs()
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(ledger, monkeypatch):
     before = ledger.path.read_bytes()
     monkeypatch.setattr(
-        ledger_module,
-        "_STEPS",
+        ledger_file,
+        "_MIGRATIONS",
         (
-            *ledger_module._STEPS,
-            ("ALTER TABLE slots ADD COLUMN second", "INSERT INTO slots (due) VALUES (1)"),
+            *ledger_file._MIGRATIONS,
+            (
+                "ALTER TABLE scheduled_runs ADD COLUMN second",
+                "INSERT INTO scheduled_runs (run_time) VALUES (1)",
+            ),
         ),
     )
     with pytest.raises(sqlite3.IntegrityError):
-        ledger.sweep()
+        ledger.record_run_times()
     assert ledger.path.read_bytes() == before
 
 
 @pytest.mark.parametrize("damage", ["overwritten", "cut", "head"])
 def test_a_damaged_file_is_one_sentence(ledger, clock, damage):
     for number in range(60):
-        ledger.put(f"s{number}", timing_of("", "1h", "UTC"), ("x" * 100,))
+        ledger.put_schedule(f"s{number}", parse_timing("", "1h", "UTC"), ("x" * 100,))
     content = bytearray(ledger.path.read_bytes())
     if damage == "overwritten":
         content[4096:] = os.urandom(len(content) - 4096)
@@ -711,40 +771,42 @@ def test_a_damaged_file_is_one_sentence(ledger, clock, damage):
         content = content[: len(content) // 2]
     ledger.path.write_bytes(content)
     with pytest.raises(ConfigError, match="is damaged"):
-        ledger.schedules()
+        ledger.list_schedules()
     clock.move(hours=1)
     with pytest.raises(ConfigError, match="is damaged"):
-        ledger.sweep()
+        ledger.record_run_times()
 
 
 def test_a_file_that_others_hold_is_busy(ledger, monkeypatch):
-    monkeypatch.setattr(ledger_module, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(ledger_file, "_BUSY_SECONDS", 0.2)
     with contextlib.closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(BusyError, match="held by another process"):
-            ledger.sweep()
+        with pytest.raises(BusyError, match="locked by another process"):
+            ledger.record_run_times()
         with pytest.raises(BusyError):
-            ledger.history()
-    ledger.sweep()
+            ledger.list_latest_scheduled_runs()
+    ledger.record_run_times()
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="work directory"):
-        Ledger(tmp_path / "file" / "schedule.db").put("main", timing_of("", "1h", "UTC"))
+        Ledger(tmp_path / "file" / "schedule.db").put_schedule(
+            "main", parse_timing("", "1h", "UTC")
+        )
 
 
 def test_a_file_that_cannot_be_opened_is_one_sentence(tmp_path):
     (tmp_path / "schedule.db").mkdir()
     with pytest.raises(PipelineError, match="cannot be read or written"):
-        Ledger(tmp_path / "schedule.db").sweep()
+        Ledger(tmp_path / "schedule.db").record_run_times()
 
 
 def test_no_descriptor_stays_open(ledger, clock):
     before = psutil.Process().num_fds()
     for _ in range(20):
         clock.move(hours=1)
-        ledger.sweep()
+        ledger.record_run_times()
         run_one(ledger)
     assert psutil.Process().num_fds() == before
     assert not list(ledger.path.parent.glob("*-journal"))
@@ -753,26 +815,30 @@ def test_no_descriptor_stays_open(ledger, clock):
 def test_a_month_of_missed_minutes_is_recorded_in_seconds(tmp_path):
     clock = Clock()
     ledger = Ledger(tmp_path / "schedule.db", clock)
-    ledger.put("main", timing_of("* * * * *", "", "Europe/Madrid"))
+    ledger.put_schedule("main", parse_timing("* * * * *", "", "Europe/Madrid"))
     clock.move(days=30)
     begin = time.perf_counter()
-    ledger.sweep()
+    ledger.record_run_times()
     assert time.perf_counter() - begin < 10
     begin = time.perf_counter()
-    assert ledger.open_slots() == ledger.history("main", limit=1) == ledger.history(limit=1)
-    assert ledger.claim(ME).due == clock.time
+    assert (
+        ledger.list_unfinished_scheduled_runs()
+        == ledger.list_latest_scheduled_runs("main", limit=1)
+        == ledger.list_latest_scheduled_runs(limit=1)
+    )
+    assert ledger.claim_scheduled_run(ME).run_time == clock.time
     assert time.perf_counter() - begin < 1
     assert Counter(states_of_all(ledger)) == {"coalesced": 30 * 1440 - 1, "claimed": 1}
 
 
 def states_of_all(ledger):
-    return [slot.state for slot in ledger.history(limit=10**6)]
+    return [scheduled_run.state for scheduled_run in ledger.list_latest_scheduled_runs(limit=10**6)]
 
 
 def test_the_words_may_hold_anything(ledger):
-    words = ("--set", "data.path=/a b/ü'\"; DROP TABLE slots", json.dumps({"a": 1}))
-    ledger.put("main", ledger.schedule("main").timing, words)
-    assert ledger.schedule("main").words == words
+    arguments = ("--set", "data.path=/a b/ü'\"; DROP TABLE scheduled runs", json.dumps({"a": 1}))
+    ledger.put_schedule("main", ledger.find_schedule("main").timing, arguments)
+    assert ledger.find_schedule("main").arguments == arguments
 
 
 def test_it_starts_in_well_under_a_second():

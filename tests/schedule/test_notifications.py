@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.schedule.notifications import fire
+from pipeline.schedule.notifications import send_notification
 
 EVENT = {
     "event": "promoted",
@@ -66,43 +66,53 @@ def answering(*codes):
 
 
 def test_no_hook_is_told_nothing():
-    assert fire("", EVENT) == ""
-    assert fire("  ", EVENT) == ""
+    assert send_notification("", EVENT) == ""
+    assert send_notification("  ", EVENT) == ""
 
 
 def test_a_command_reads_the_event(tmp_path):
     told = tmp_path / "told.json"
-    assert fire(f"cat > {told}; printf '%s' \"$ALEXNET_EVENT\" > {told}.kind", EVENT) == ""
+    assert (
+        send_notification(f"cat > {told}; printf '%s' \"$ALEXNET_EVENT\" > {told}.kind", EVENT)
+        == ""
+    )
     assert json.loads(told.read_text()) == EVENT
     assert Path(f"{told}.kind").read_text() == "promoted"
 
 
 def test_a_command_need_not_read_what_it_is_told():
-    assert fire("true", EVENT | {"why": "x" * 1_000_000}) == ""
+    assert send_notification("true", EVENT | {"why": "x" * 1_000_000}) == ""
 
 
 def test_a_command_that_fails_is_tried_three_times(tmp_path):
     tries = tmp_path / "tries"
-    reason = fire(f"echo . >> {tries}; echo out; echo no room >&2; echo for it >&2; exit 3", EVENT)
+    reason = send_notification(
+        f"echo . >> {tries}; echo out; echo no room >&2; echo for it >&2; exit 3", EVENT
+    )
     assert reason == "the hook ended with 3: for it"
     assert tries.read_text().count(".") == 3
 
 
 def test_a_command_that_fails_once_succeeds(tmp_path):
-    assert fire(f"test -e {tmp_path}/again || {{ touch {tmp_path}/again; exit 1; }}", EVENT) == ""
+    assert (
+        send_notification(
+            f"test -e {tmp_path}/again || {{ touch {tmp_path}/again; exit 1; }}", EVENT
+        )
+        == ""
+    )
 
 
 def test_what_cannot_be_run_is_said(tmp_path):
     script = tmp_path / "hook.sh"
     script.write_text("#!/bin/sh\n")
-    assert "Permission denied" in fire(str(script), EVENT, limit_seconds=1)
-    assert "not found" in fire(str(tmp_path / "none"), EVENT, limit_seconds=1)
-    assert "could not be started" in fire("true \0", EVENT, limit_seconds=1)
+    assert "Permission denied" in send_notification(str(script), EVENT, limit_seconds=1)
+    assert "not found" in send_notification(str(tmp_path / "none"), EVENT, limit_seconds=1)
+    assert "could not be started" in send_notification("true \0", EVENT, limit_seconds=1)
 
 
 def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path):
     begin = time.monotonic()
-    reason = fire(
+    reason = send_notification(
         f"sleep 300 & echo $! > {tmp_path}/pid; trap '' TERM; sleep 300", EVENT, limit_seconds=1
     )
     assert reason == "the hook did not end within 1 s"
@@ -123,34 +133,39 @@ def _is_gone(pid):
 
 def test_what_a_command_leaves_running_is_not_waited_for(tmp_path):
     begin = time.monotonic()
-    assert fire(f"sleep 30 & echo $! > {tmp_path}/pid", EVENT) == ""
+    assert send_notification(f"sleep 30 & echo $! > {tmp_path}/pid", EVENT) == ""
     assert time.monotonic() - begin < 5
     os.kill(int((tmp_path / "pid").read_text()), 9)
 
 
 def test_however_much_a_command_prints_is_no_trouble():
     before = psutil.Process().memory_info().rss
-    assert fire("head -c 300000000 /dev/zero; head -c 300000000 /dev/zero >&2", EVENT) == ""
-    assert fire("yes no >&2", EVENT, limit_seconds=1) == "the hook did not end within 1 s"
+    assert (
+        send_notification("head -c 300000000 /dev/zero; head -c 300000000 /dev/zero >&2", EVENT)
+        == ""
+    )
+    assert (
+        send_notification("yes no >&2", EVENT, limit_seconds=1) == "the hook did not end within 1 s"
+    )
     assert psutil.Process().memory_info().rss - before < 30_000_000
 
 
 def test_an_address_is_sent_the_event():
     with server(answering(204)) as (address, came):
-        assert fire(address, EVENT) == ""
+        assert send_notification(address, EVENT) == ""
     [(command, kind, body)] = came
     assert (command, kind, json.loads(body)) == ("POST", "application/json", EVENT)
 
 
 def test_an_address_that_fails_once_is_tried_again():
     with server(answering(503, 200)) as (address, came):
-        assert fire(address, EVENT) == ""
+        assert send_notification(address, EVENT) == ""
     assert len(came) == 2
 
 
 def test_an_answer_that_is_no_success_is_said_without_the_address():
     with server(answering(500)) as (address, came):
-        reason = fire(address, EVENT)
+        reason = send_notification(address, EVENT)
     assert "the server answered 500" in reason
     assert "secret" not in reason
     assert len(came) == 3
@@ -164,7 +179,7 @@ def test_a_redirect_is_not_followed():
         handler.end_headers()
 
     with server(elsewhere) as (address, came):
-        assert "the server answered 302" in fire(address, EVENT, limit_seconds=1)
+        assert "the server answered 302" in send_notification(address, EVENT, limit_seconds=1)
     assert {command for command, _, _ in came} == {"POST"}
 
 
@@ -177,7 +192,7 @@ def test_a_server_that_drips_is_left_in_time():
 
     begin = time.monotonic()
     with server(drip) as (address, _came):
-        assert "did not end within 2 s" in fire(address, EVENT, limit_seconds=2)
+        assert "did not end within 2 s" in send_notification(address, EVENT, limit_seconds=2)
     assert time.monotonic() - begin < 15
 
 
@@ -186,18 +201,18 @@ def test_a_server_that_drips_is_left_in_time():
     ["http://127.0.0.1:9/secret", "http://[::1/secret", "https://no.such.host.invalid/secret"],
 )
 def test_a_server_that_is_not_there_is_said(address):
-    reason = fire(address, EVENT, limit_seconds=2)
+    reason = send_notification(address, EVENT, limit_seconds=2)
     assert "the server was not reached" in reason or "did not end" in reason
     assert "secret" not in reason
 
 
 def test_nothing_is_left_behind():
     process = psutil.Process()
-    fire("true", EVENT)
+    send_notification("true", EVENT)
     files, threads = process.num_fds(), threading.active_count()
     for _ in range(5):
-        fire("exit 0", EVENT)
-        fire("sleep 9", EVENT, limit_seconds=0.2)
+        send_notification("exit 0", EVENT)
+        send_notification("sleep 9", EVENT, limit_seconds=0.2)
     assert (process.num_fds(), threading.active_count(), process.children()) == (files, threads, [])
 
 

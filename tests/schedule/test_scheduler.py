@@ -16,22 +16,23 @@ import pytest
 
 from pipeline.config.retrain import RetrainConfig
 from pipeline.errors import BusyError, ConfigError
+from pipeline.retrain.retraining import locate_retraining
 from pipeline.schedule import scheduler
-from pipeline.schedule.ledger import Ledger, is_alive, owner_of, owner_of_this_process
+from pipeline.schedule.ledger import Ledger
+from pipeline.schedule.owners import identify_process, identify_this_process, is_owner_alive
 from pipeline.schedule.process import die_with_parent, end_child
 from pipeline.schedule.scheduler import (
     DueTrigger,
-    child_words,
-    read_result,
-    room_needed,
-    run_now,
-    run_once,
-    serve,
-    slot_folder,
+    build_child_arguments,
+    estimate_needed_bytes,
+    read_result_file,
+    run_schedule_now,
+    run_schedule_once,
+    serve_schedules,
 )
-from pipeline.schedule.timing import Timing, timing_of
+from pipeline.schedule.timing import Timing, parse_timing
 
-# The work of a slot: it saves on SIGTERM, carries on, writes its result last, and notes a second
+# The work of a scheduled run: it saves on SIGTERM, carries on, writes its result last, and notes a second
 # run of what is done. The words say how long it works, how its starts end (an exit code,
 # `json:BusyError`, `kill`, `deaf`, or `ok`), and the outcome.
 STAND_IN = """
@@ -73,8 +74,8 @@ if end.startswith("json:"):
 if end != "ok":
     sys.exit(int(end))
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-name, _, slot = key.partition("/")
-result = {"outcome": outcome, "why": "because", "version": "4", "run_id": "r", "schedule": name, "slot": slot}
+name, _, scheduled_run = key.partition("/")
+result = {"outcome": outcome, "why": "because", "version": "4", "run_id": "r", "schedule": name, "scheduled_run": scheduled_run}
 (folder / ".result").write_text(json.dumps(result))
 (folder / ".result").rename(folder / "result.json")
 note("end")
@@ -89,37 +90,37 @@ from pipeline.config.retrain import RetrainConfig
 from pipeline.schedule import process, scheduler
 from pipeline.schedule.ledger import Ledger
 workdir, stand_in = Path(sys.argv[1]), sys.argv[2]
-def die(*_words, **_more):
+def die(*_arguments, **_more):
     os.kill(os.getpid(), signal.SIGKILL)
 def then_die(function):
-    def run(*words, **more):
-        if function(*words, **more) is not None:
+    def run(*arguments, **more):
+        if function(*arguments, **more) is not None:
             die()
     return run
-def in_the_middle(*_words):
+def in_the_middle(*_arguments):
     while not (workdir / "work.log").exists():
         time.sleep(0.01)
     die()
 where = os.environ.get("KILL_AT", "")
 if where == "before the claim":
-    Ledger.claim = die
+    Ledger.claim_scheduled_run = die
 if where == "after the claim":
-    Ledger.claim = then_die(Ledger.claim)
+    Ledger.claim_scheduled_run = then_die(Ledger.claim_scheduled_run)
 if where == "before the child":
     scheduler._run_child = die
 if where == "during the run":
     process._watch = in_the_middle
 if where == "after the run":
-    Ledger.finish = die
-if where == "before the hook":
-    scheduler._tell_hook = die
-if where == "after the hook":
-    Ledger.note_hook = die
+    Ledger.finish_scheduled_run = die
+if where == "before the notification":
+    scheduler._notify_and_record = die
+if where == "after the notification":
+    Ledger.record_notification = die
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
-config = RetrainConfig(drain_seconds=float(os.environ.get("DRAIN", "0")), backoff_seconds=0.1, hook=os.environ.get("HOOK", ""))
-scheduler.serve(workdir, lambda _schedule: config, lambda line: print(line, flush=True), stop, wait=True,
-    command=lambda slot, schedule: [sys.executable, "-S", stand_in, str(workdir), slot.key, *schedule.words])
+config = RetrainConfig(drain_seconds=float(os.environ.get("DRAIN", "0")), backoff_seconds=0.1, notify=os.environ.get("NOTIFY", ""))
+scheduler.serve_schedules(workdir, lambda _schedule: config, lambda line: print(line, flush=True), stop, wait=True,
+    command=lambda scheduled_run, schedule: [sys.executable, "-S", stand_in, str(workdir), scheduled_run.key, *schedule.arguments])
 """
 
 
@@ -136,19 +137,19 @@ def place(tmp_path):
 def ledger_of(place, *schedules, seconds="0.1", ends="ok", outcome="promoted", every="1s"):
     ledger = Ledger(place / "schedule.db")
     for name in schedules:
-        ledger.put(name, timing_of("", every, "UTC"), (seconds, ends, outcome))
+        ledger.put_schedule(name, parse_timing("", every, "UTC"), (seconds, ends, outcome))
     return ledger
 
 
 def command_of(place):
     stand_in = str(place.parent / "stand_in.py")
-    return lambda slot, schedule: [
+    return lambda scheduled_run, schedule: [
         sys.executable,
         "-S",
         stand_in,
         str(place),
-        slot.key,
-        *schedule.words,
+        scheduled_run.key,
+        *schedule.arguments,
     ]
 
 
@@ -158,7 +159,7 @@ def quick(**settings):
 
 
 def noted(place):
-    """What the stand-ins noted: (word, slot, pid, time)."""
+    """What the stand-ins noted: (word, scheduled run, pid, time)."""
     log = place / "work.log"
     return (
         [
@@ -185,7 +186,7 @@ def serving(place, config=None, **more):
 
     def run():
         try:
-            serve(
+            serve_schedules(
                 place,
                 config or quick(),
                 said.append,
@@ -209,7 +210,7 @@ def serving(place, config=None, **more):
 
 def start(place, kill_at="", **environment):
     """A scheduler as a process."""
-    words = [
+    arguments = [
         sys.executable,
         str(place.parent / "driver.py"),
         str(place),
@@ -217,7 +218,7 @@ def start(place, kill_at="", **environment):
     ]
     given = {**os.environ, "KILL_AT": kill_at, "PYTHONPATH": str(Path.cwd()), **environment}
     with (place.parent / "said.log").open("a") as said:
-        return subprocess.Popen(words, env=given, stdout=said, stderr=subprocess.STDOUT)
+        return subprocess.Popen(arguments, env=given, stdout=said, stderr=subprocess.STDOUT)
 
 
 def end(*processes):
@@ -232,7 +233,11 @@ def one_by_one(place):
     working = {}
     for word, key, pid, _ in noted(place):
         if word == "start":
-            working = {other: slot for other, slot in working.items() if psutil.pid_exists(other)}
+            working = {
+                other: scheduled_run
+                for other, scheduled_run in working.items()
+                if psutil.pid_exists(other)
+            }
             assert not working, (key, working)
             working[pid] = key
         elif word in ("end", "saved"):
@@ -245,27 +250,37 @@ def one_by_one(place):
 def check_slots(place, ledger, name, first, last):
     """Each due second is there once, all but the last ones have a final state, and each that ran
     has run once; return the states."""
-    slots = {slot.due: slot for slot in ledger.history(name, limit=100_000)}
+    scheduled_runs = {
+        scheduled_run.run_time: scheduled_run
+        for scheduled_run in ledger.list_latest_scheduled_runs(name, limit=100_000)
+    }
     seconds = int((last - first).total_seconds())
-    assert [first + timedelta(seconds=number) for number in range(seconds + 1)] == sorted(slots), (
-        "lost"
-    )
+    assert [first + timedelta(seconds=number) for number in range(seconds + 1)] == sorted(
+        scheduled_runs
+    ), "lost"
     ends = Counter(key for word, key, _, _ in noted(place) if word == "end")
     results = {
         str(file.parent.relative_to(place / "retrainings"))
         for file in (place / "retrainings").glob("*/*/result.json")
     }
-    for slot in slots.values():
-        expected = 1 if slot.state == "ran" else 0
-        if slot.final:
-            assert (ends[slot.key], slot.key in results) == (expected, bool(expected)), slot
+    for scheduled_run in scheduled_runs.values():
+        expected = 1 if scheduled_run.state == "ran" else 0
+        if scheduled_run.final:
+            assert (ends[scheduled_run.key], scheduled_run.key in results) == (
+                expected,
+                bool(expected),
+            ), scheduled_run
     assert not [word for word, *_ in noted(place) if word == "double"]
-    assert all(slot.final for due, slot in slots.items() if due < last - timedelta(seconds=30))
-    return Counter(slot.state for slot in slots.values())
+    assert all(
+        scheduled_run.final
+        for run_time, scheduled_run in scheduled_runs.items()
+        if run_time < last - timedelta(seconds=30)
+    )
+    return Counter(scheduled_run.state for scheduled_run in scheduled_runs.values())
 
 
 def three_schedulers(place, seconds, kills):
-    """Three schedulers on one store with a slot a second; the one at work is killed so many times,
+    """Three schedulers on one store with a scheduled run a second; the one at work is killed so many times,
     another takes its place."""
     ledger = ledger_of(place, "main", seconds="0.2")
     running = [start(place) for _ in range(3)]
@@ -285,12 +300,12 @@ def three_schedulers(place, seconds, kills):
         running = [process for process in running if process is not victim] + [start(place)]
     time.sleep(max(0.0, begin + seconds - time.monotonic()))
     end(*running)
-    slots = ledger.history("main", limit=100_000)
-    first = ledger.schedule("main").created + timedelta(seconds=1)
-    states = check_slots(place, ledger, "main", first, slots[0].due)
+    scheduled_runs = ledger.list_latest_scheduled_runs("main", limit=100_000)
+    first = ledger.find_schedule("main").created + timedelta(seconds=1)
+    states = check_slots(place, ledger, "main", first, scheduled_runs[0].run_time)
     assert one_by_one(place)
-    assert set(states) <= {"ran", "coalesced", "due"}
-    assert states["due"] <= 1 + 1  # begun and let go at the end, and the last
+    assert set(states) <= {"ran", "coalesced", "pending"}
+    assert states["pending"] <= 1 + 1  # begun and let go at the end, and the last
     return states
 
 
@@ -315,21 +330,21 @@ def test_three_hundred_slots_with_three_schedulers(place):
         "before the child",
         "during the run",
         "after the run",
-        "before the hook",
-        "after the hook",
+        "before the notification",
+        "after the notification",
     ],
 )
 def test_killed_anywhere_a_slot_has_one_final_state_and_one_result(place, where):
     ledger = ledger_of(place, "main", seconds="0.3", every="1d")
-    hook = f"cat >> {place.parent}/hook.log"
-    slot = ledger.ask("main")
-    killed = start(place, where, HOOK=hook)
+    notification = f"cat >> {place.parent}/hook.log"
+    scheduled_run = ledger.request_scheduled_run("main")
+    killed = start(place, where, NOTIFY=notification)
     assert killed.wait(timeout=20) == -signal.SIGKILL
-    second = start(place, HOOK=hook)
-    until(lambda: ledger.slot(slot.key).hook)
+    second = start(place, NOTIFY=notification)
+    until(lambda: ledger.find_scheduled_run(scheduled_run.key).notification)
     end(second)
-    [ended] = ledger.history("main")
-    assert (ended.state, ended.outcome, ended.version, ended.hook) == (
+    [ended] = ledger.list_latest_scheduled_runs("main")
+    assert (ended.state, ended.outcome, ended.version, ended.notification) == (
         "ran",
         "promoted",
         "4",
@@ -338,35 +353,43 @@ def test_killed_anywhere_a_slot_has_one_final_state_and_one_result(place, where)
     assert Counter(word for word, *_ in noted(place))["end"] == 1
     assert one_by_one(place)
     told = (place.parent / "hook.log").read_text().count('"event": "promoted"')
-    assert told == (2 if where == "after the hook" else 1)
+    assert told == (2 if where == "after the notification" else 1)
     assert not list(place.glob("retrainings/*/*/child"))
 
 
 def test_a_slot_runs_and_everything_is_recorded(place):
     ledger = ledger_of(place, "main", every="1d")
-    slot = ledger.ask("main")
-    with serving(place, quick(hook=f"cat > {place.parent}/hook.json")) as said:
-        ended = until(lambda: next((found for found in ledger.history() if found.hook), None))
+    scheduled_run = ledger.request_scheduled_run("main")
+    with serving(place, quick(notify=f"cat > {place.parent}/hook.json")) as said:
+        ended = until(
+            lambda: next(
+                (found for found in ledger.list_latest_scheduled_runs() if found.notification), None
+            )
+        )
     assert (ended.key, ended.state, ended.why, ended.attempts, ended.kind) == (
-        slot.key,
+        scheduled_run.key,
         "ran",
         "because",
         1,
         "manual",
     )
-    assert ledger.history() == [ended]
-    assert (slot_folder(place, slot) / "output.log").read_text() == "at work\n"
+    assert ledger.list_latest_scheduled_runs() == [ended]
+    assert (locate_retraining(place, scheduled_run.key) / "output.log").read_text() == "at work\n"
     event = json.loads((place.parent / "hook.json").read_text())
     assert event["event"] == event["outcome"] == "promoted"
-    assert (event["slot"], event["version"], event["workdir"]) == (slot.key, "4", str(place))
+    assert (event["scheduled_run"], event["version"], event["workdir"]) == (
+        scheduled_run.key,
+        "4",
+        str(place),
+    )
     logged = (place / "schedule.log").read_text().splitlines()
     assert [line.partition("Z ")[2] for line in logged] == said
-    assert said[-2:] == [f"{slot.key}: promoted: because", "Stopped."]
+    assert said[-2:] == [f"{scheduled_run.key}: promoted: because", "Stopped."]
     assert not (place / "schedule.owner").exists()
 
 
 @pytest.mark.parametrize(
-    ("outcome", "state", "hook"),
+    ("outcome", "state", "notification"),
     [
         ("refused", "ran", "told"),
         ("unchanged", "ran", "nothing to tell"),
@@ -374,27 +397,36 @@ def test_a_slot_runs_and_everything_is_recorded(place):
         ("skipped", "skipped", ""),
     ],
 )
-def test_what_a_retraining_comes_to(place, outcome, state, hook):
+def test_what_a_retraining_comes_to(place, outcome, state, notification):
     ledger = ledger_of(place, "main", every="1d", outcome=outcome)
-    slot = run_now(
-        place, "main", quick(hook="true"), print, threading.Event(), command=command_of(place)
+    scheduled_run = run_schedule_now(
+        place,
+        "main",
+        quick(notify="true"),
+        print,
+        threading.Event(),
+        command=command_of(place),
     )
-    assert (slot.state, slot.outcome, slot.hook) == (state, outcome, hook)
-    assert ledger.untold() == []
+    assert (scheduled_run.state, scheduled_run.outcome, scheduled_run.notification) == (
+        state,
+        outcome,
+        notification,
+    )
+    assert ledger.list_unnotified_scheduled_runs() == []
 
 
 def ran_now(place, **settings):
     said = []
-    slot = run_now(
+    scheduled_run = run_schedule_now(
         place, "main", quick(**settings), said.append, threading.Event(), command=command_of(place)
     )
-    return slot, said
+    return scheduled_run, said
 
 
 def test_a_busy_folder_is_tried_again_with_longer_pauses(place):
     ledger_of(place, "main", every="1d", ends="75,json:TrackingError,kill,ok", seconds="0")
-    slot, said = ran_now(place)
-    assert (slot.state, slot.attempts) == ("ran", 4)
+    scheduled_run, said = ran_now(place)
+    assert (scheduled_run.state, scheduled_run.attempts) == ("ran", 4)
     starts = [at for word, _, _, at in noted(place) if word == "start"]
     pauses = [after - before for before, after in itertools.pairwise(starts)]
     assert [pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.4), strict=True)] == [
@@ -406,9 +438,9 @@ def test_a_busy_folder_is_tried_again_with_longer_pauses(place):
 
 def test_what_does_not_pass_fails_after_the_retries(place):
     ledger_of(place, "main", every="1d", ends="75", seconds="0")
-    slot, _ = ran_now(place, retries=2)
-    assert (slot.state, slot.attempts) == ("failed", 3)
-    assert slot.why == "it ended with exit code 75: at work."
+    scheduled_run, _ = ran_now(place, retries=2)
+    assert (scheduled_run.state, scheduled_run.attempts) == ("failed", 3)
+    assert scheduled_run.why == "it ended with exit code 75: at work."
 
 
 @pytest.mark.parametrize(
@@ -421,14 +453,19 @@ def test_what_does_not_pass_fails_after_the_retries(place):
 )
 def test_other_errors_fail_at_once(place, ends, why):
     ledger_of(place, "main", every="1d", ends=ends, seconds="0")
-    slot, _ = ran_now(place, hook=f"cat > {place.parent}/hook.json")
-    assert (slot.state, slot.attempts, slot.why, slot.hook) == ("failed", 1, why, "told")
+    scheduled_run, _ = ran_now(place, notify=f"cat > {place.parent}/hook.json")
+    assert (
+        scheduled_run.state,
+        scheduled_run.attempts,
+        scheduled_run.why,
+        scheduled_run.notification,
+    ) == ("failed", 1, why, "told")
     assert json.loads((place.parent / "hook.json").read_text())["event"] == "failed"
 
 
 def test_a_program_that_is_not_there_fails_after_the_retries(place):
     ledger_of(place, "main", every="1d")
-    slot = run_now(
+    scheduled_run = run_schedule_now(
         place,
         "main",
         quick(retries=1),
@@ -436,15 +473,15 @@ def test_a_program_that_is_not_there_fails_after_the_retries(place):
         threading.Event(),
         command=lambda *_: [str(place / "none")],
     )
-    assert (slot.state, slot.attempts) == ("failed", 2)
-    assert "could not be started" in slot.why
+    assert (scheduled_run.state, scheduled_run.attempts) == ("failed", 2)
+    assert "could not be started" in scheduled_run.why
 
 
 def test_what_takes_too_long_is_ended_and_fails(place):
     ledger_of(place, "main", every="1d", seconds="30")
-    slot, _ = ran_now(place, timeout_hours=1 / 3600)
-    assert (slot.state, slot.attempts) == ("failed", 1)
-    assert "longer than 0.000277778 hours" in slot.why
+    scheduled_run, _ = ran_now(place, timeout_hours=1 / 3600)
+    assert (scheduled_run.state, scheduled_run.attempts) == ("failed", 1)
+    assert "longer than 0.000277778 hours" in scheduled_run.why
     assert [word for word, *_ in noted(place)] == ["start", "saved"]
 
 
@@ -464,24 +501,28 @@ def test_a_deaf_child_and_its_own_children_are_killed(place):
         grandchild = int(output.readline())
     end_child(process, grace_seconds=0.3)
     assert process.returncode == -signal.SIGKILL
-    until(lambda: not is_alive(owner_of(grandchild)) or not psutil.pid_exists(grandchild))
+    until(
+        lambda: (
+            not is_owner_alive(identify_process(grandchild)) or not psutil.pid_exists(grandchild)
+        )
+    )
 
 
 def test_what_a_child_leaves_behind_is_ended_with_it(place):
     ledger_of(place, "main", every="1d")
-    slot = run_now(
+    scheduled_run = run_schedule_now(
         place,
         "main",
         quick(),
         print,
         threading.Event(),
-        command=lambda slot, schedule: [
+        command=lambda scheduled_run, schedule: [
             "sh",
             "-c",
-            f"sleep 60 & echo $! > {place}/pid; {' '.join(command_of(place)(slot, schedule))}",
+            f"sleep 60 & echo $! > {place}/pid; {' '.join(command_of(place)(scheduled_run, schedule))}",
         ],
     )
-    assert slot.state == "failed"  # its parent is sh, not the scheduler
+    assert scheduled_run.state == "failed"  # its parent is sh, not the scheduler
     pid = int((place / "pid").read_text())
     until(
         lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
@@ -490,57 +531,67 @@ def test_what_a_child_leaves_behind_is_ended_with_it(place):
 
 def test_asked_to_end_it_lets_the_child_save_and_the_next_one_resumes(place):
     ledger = ledger_of(place, "main", every="1d", seconds="1.5")
-    slot = ledger.ask("main")
+    scheduled_run = ledger.request_scheduled_run("main")
     first = start(place)
     until(lambda: [word for word, *_ in noted(place)] == ["start"])
     time.sleep(0.3)
     first.send_signal(signal.SIGTERM)
     assert first.wait(timeout=20) == 0
-    open_slot = ledger.slot(slot.key)
-    assert (open_slot.state, open_slot.attempts, open_slot.owner) == ("due", 1, "")
-    assert int((slot_folder(place, slot) / "state").read_text()) > 2
+    open_slot = ledger.find_scheduled_run(scheduled_run.key)
+    assert (open_slot.state, open_slot.attempts, open_slot.owner) == ("pending", 1, "")
+    assert int((locate_retraining(place, scheduled_run.key) / "state").read_text()) > 2
     second = start(place)
-    until(lambda: ledger.slot(slot.key).final)
+    until(lambda: ledger.find_scheduled_run(scheduled_run.key).final)
     end(second)
-    assert (ledger.slot(slot.key).state, ledger.slot(slot.key).attempts) == ("ran", 2)
+    assert (
+        ledger.find_scheduled_run(scheduled_run.key).state,
+        ledger.find_scheduled_run(scheduled_run.key).attempts,
+    ) == ("ran", 2)
     assert [word for word, *_ in noted(place)] == ["start", "saved", "start", "end"]
 
 
 def test_asked_to_end_it_waits_for_what_is_nearly_done(place):
     ledger = ledger_of(place, "main", every="1d", seconds="1")
-    slot = ledger.ask("main")
+    scheduled_run = ledger.request_scheduled_run("main")
     first = start(place, DRAIN="20")
     until(lambda: noted(place))
     first.send_signal(signal.SIGTERM)
     assert first.wait(timeout=20) == 0
-    assert (ledger.slot(slot.key).state, ledger.slot(slot.key).attempts) == ("ran", 1)
+    assert (
+        ledger.find_scheduled_run(scheduled_run.key).state,
+        ledger.find_scheduled_run(scheduled_run.key).attempts,
+    ) == ("ran", 1)
 
 
 def test_a_released_slot_is_neither_lost_nor_coalesced(place):
     ledger = ledger_of(place, "main", seconds="1.2")
     with serving(place):
         until(lambda: noted(place))
-    [begun] = [slot for slot in ledger.open_slots() if slot.attempts]
+    [begun] = [
+        scheduled_run
+        for scheduled_run in ledger.list_unfinished_scheduled_runs()
+        if scheduled_run.attempts
+    ]
     time.sleep(2.5)
-    ledger.sweep()
-    assert next(iter(ledger.open_slots())).key == begun.key
-    assert len(ledger.open_slots()) == 2
+    ledger.record_run_times()
+    assert next(iter(ledger.list_unfinished_scheduled_runs())).key == begun.key
+    assert len(ledger.list_unfinished_scheduled_runs()) == 2
     with serving(place):
-        until(lambda: ledger.slot(begun.key).final)
-    assert ledger.slot(begun.key).state == "ran"
+        until(lambda: ledger.find_scheduled_run(begun.key).final)
+    assert ledger.find_scheduled_run(begun.key).state == "ran"
     assert one_by_one(place)
 
 
 def test_a_manual_slot_waits_for_the_one_that_runs(place):
     ledger = ledger_of(place, "main", "other", every="1d", seconds="0.8")
     with serving(place):
-        ledger.ask("main")
+        ledger.request_scheduled_run("main")
         until(lambda: noted(place))
         begin = time.monotonic()
-        slot = run_now(
+        scheduled_run = run_schedule_now(
             place, "other", quick(), print, threading.Event(), command=lambda *_: ["false"]
         )
-    assert slot.state == "ran"
+    assert scheduled_run.state == "ran"
     assert time.monotonic() - begin > 0.5
     assert one_by_one(place)
 
@@ -548,17 +599,19 @@ def test_a_manual_slot_waits_for_the_one_that_runs(place):
 def test_a_manual_slot_is_run_here_when_the_scheduler_is_gone_meanwhile(place):
     ledger = ledger_of(place, "main", every="1d", seconds="20")
     first = start(place)
-    ledger.ask("main")
+    ledger.request_scheduled_run("main")
     until(lambda: noted(place))
-    ledger.put("main", timing_of("", "1d", "UTC"), ("0.1", "ok", "promoted"))
+    ledger.put_schedule("main", parse_timing("", "1d", "UTC"), ("0.1", "ok", "promoted"))
     timer = threading.Timer(1.0, first.kill)
     timer.start()
-    slot = run_now(place, "main", quick(), print, threading.Event(), command=command_of(place))
+    scheduled_run = run_schedule_now(
+        place, "main", quick(), print, threading.Event(), command=command_of(place)
+    )
     first.wait()
     timer.join()
-    assert slot.state == "ran"
-    [waiting] = ledger.open_slots()
-    assert (waiting.state, waiting.attempts) == ("due", 1)
+    assert scheduled_run.state == "ran"
+    [waiting] = ledger.list_unfinished_scheduled_runs()
+    assert (waiting.state, waiting.attempts) == ("pending", 1)
 
 
 def test_run_now_stopped_leaves_the_slot_to_the_next_scheduler(place):
@@ -566,27 +619,44 @@ def test_run_now_stopped_leaves_the_slot_to_the_next_scheduler(place):
     stop = threading.Event()
     timer = threading.Timer(0.6, stop.set)
     timer.start()
-    slot = run_now(place, "main", quick(), print, stop, command=command_of(place))
+    scheduled_run = run_schedule_now(place, "main", quick(), print, stop, command=command_of(place))
     timer.join()
-    assert (slot.state, slot.attempts) == ("due", 1)
+    assert (scheduled_run.state, scheduled_run.attempts) == ("pending", 1)
     with serving(place):
-        until(lambda: ledger.slot(slot.key).state == "ran")
+        until(lambda: ledger.find_scheduled_run(scheduled_run.key).state == "ran")
 
 
 def test_run_now_of_no_schedule_is_one_sentence(place):
     ledger_of(place, "nightly")
     with pytest.raises(ConfigError, match=r"no schedule 'nightl'.*Did you mean `nightly`"):
-        run_now(place, "nightl", quick(), print, threading.Event())
+        run_schedule_now(place, "nightl", quick(), print, threading.Event())
 
 
 def test_a_paused_schedule_does_not_run_and_its_slots_are_recorded(place):
     ledger = ledger_of(place, "main", "other")
-    ledger.pause("main")
+    ledger.pause_schedule("main")
     with serving(place):
-        until(lambda: sum(slot.state == "ran" for slot in ledger.history("other")) >= 2)
-        ledger.resume("main")
-        until(lambda: any(slot.state == "ran" for slot in ledger.history("main")))
-    skipped = [slot.why for slot in ledger.history("main") if slot.state == "skipped"]
+        until(
+            lambda: (
+                sum(
+                    scheduled_run.state == "ran"
+                    for scheduled_run in ledger.list_latest_scheduled_runs("other")
+                )
+                >= 2
+            )
+        )
+        ledger.resume_schedule("main")
+        until(
+            lambda: any(
+                scheduled_run.state == "ran"
+                for scheduled_run in ledger.list_latest_scheduled_runs("main")
+            )
+        )
+    skipped = [
+        scheduled_run.why
+        for scheduled_run in ledger.list_latest_scheduled_runs("main")
+        if scheduled_run.state == "skipped"
+    ]
     assert len(skipped) >= 1
     assert set(skipped) == {"paused"}
 
@@ -596,14 +666,24 @@ def test_schedules_may_come_and_go_and_change_while_it_runs(place):
     with serving(place):
         time.sleep(0.3)
         ledger_of(place, "added")
-        until(lambda: any(slot.state == "ran" for slot in ledger.history("added")))
-        ledger.remove("added")
+        until(
+            lambda: any(
+                scheduled_run.state == "ran"
+                for scheduled_run in ledger.list_latest_scheduled_runs("added")
+            )
+        )
+        ledger.remove_schedule("added")
         ledger_of(place, "main", every="1s")
-        until(lambda: any(slot.state == "ran" for slot in ledger.history("main")))
-        count = len(ledger.history("added", limit=1000))
+        until(
+            lambda: any(
+                scheduled_run.state == "ran"
+                for scheduled_run in ledger.list_latest_scheduled_runs("main")
+            )
+        )
+        count = len(ledger.list_latest_scheduled_runs("added", limit=1000))
         time.sleep(1.5)
-    assert len(ledger.history("added", limit=1000)) == count
-    assert all(slot.final for slot in ledger.history("added"))
+    assert len(ledger.list_latest_scheduled_runs("added", limit=1000)) == count
+    assert all(scheduled_run.final for scheduled_run in ledger.list_latest_scheduled_runs("added"))
 
 
 def test_a_second_scheduler_is_refused_or_stands_by(place):
@@ -611,9 +691,9 @@ def test_a_second_scheduler_is_refused_or_stands_by(place):
     first = start(place)
     until((place / "schedule.owner").exists)
     with pytest.raises(BusyError, match=r"Another scheduler is at work.*process \d+ on .*--wait"):
-        serve(place, quick(), print, threading.Event())
+        serve_schedules(place, quick(), print, threading.Event())
     with pytest.raises(BusyError):
-        run_once(place, "main", quick(), print, threading.Event())
+        run_schedule_once(place, "main", quick(), print, threading.Event())
     with serving(place, wait=True) as said:
         until(lambda: any(line.startswith(f"Standing by: process {first.pid}") for line in said))
         first.kill()
@@ -634,50 +714,61 @@ def test_a_waiting_one_may_be_stopped(place):
 def run_once_stopped(place):
     stop = threading.Event()
     stop.set()
-    return run_once(place, "main", quick(), print, stop, wait=True)
+    return run_schedule_once(place, "main", quick(), print, stop, wait=True)
 
 
 def test_once_runs_what_is_due_and_nothing_else(place):
     ledger = ledger_of(place, "main", "other", every="1d")
     once = {"command": command_of(place)}
-    assert run_once(place, "main", quick(), print, threading.Event(), **once) is None
+    assert run_schedule_once(place, "main", quick(), print, threading.Event(), **once) is None
     ledger_of(place, "main", every="1s")
     time.sleep(2.2)
-    slot = run_once(place, "main", quick(), print, threading.Event(), **once)
-    assert (slot.state, slot.outcome) == ("ran", "promoted")
-    assert Counter(item.state for item in ledger.history("main"))["ran"] == 1
-    ledger.pause("main")
+    scheduled_run = run_schedule_once(place, "main", quick(), print, threading.Event(), **once)
+    assert (scheduled_run.state, scheduled_run.outcome) == ("ran", "promoted")
+    assert Counter(item.state for item in ledger.list_latest_scheduled_runs("main"))["ran"] == 1
+    ledger.pause_schedule("main")
     time.sleep(1.1)
-    assert run_once(place, "main", quick(), print, threading.Event(), **once) is None
+    assert run_schedule_once(place, "main", quick(), print, threading.Event(), **once) is None
     with pytest.raises(ConfigError, match="no schedule"):
-        run_once(place, "none", quick(), print, threading.Event())
+        run_schedule_once(place, "none", quick(), print, threading.Event())
 
 
 def test_once_takes_over_what_a_dead_one_had_begun(place):
     ledger = ledger_of(place, "main", "other", every="1d")
-    slots = [ledger.ask("main"), ledger.ask("other")]
-    dead = owner_of_this_process().rpartition("/")[0] + "/1"
-    for slot in slots:
-        ledger.begin_attempt(ledger.claim(dead, slot))
-    done = run_once(place, "main", quick(), print, threading.Event(), command=command_of(place))
-    assert (done.key, done.state, done.attempts) == (slots[0].key, "ran", 2)
-    assert [(slot.key, slot.state, slot.attempts) for slot in ledger.open_slots()] == [
-        (slots[1].key, "due", 1)
-    ]
+    scheduled_runs = [ledger.request_scheduled_run("main"), ledger.request_scheduled_run("other")]
+    dead = identify_this_process().rpartition("/")[0] + "/1"
+    for scheduled_run in scheduled_runs:
+        ledger.begin_attempt(ledger.claim_scheduled_run(dead, scheduled_run))
+    done = run_schedule_once(
+        place, "main", quick(), print, threading.Event(), command=command_of(place)
+    )
+    assert (done.key, done.state, done.attempts) == (scheduled_runs[0].key, "ran", 2)
+    assert [
+        (scheduled_run.key, scheduled_run.state, scheduled_run.attempts)
+        for scheduled_run in ledger.list_unfinished_scheduled_runs()
+    ] == [(scheduled_runs[1].key, "pending", 1)]
 
 
 def test_a_schedule_without_a_timing_is_due_whenever_it_is_asked(place):
     ledger = ledger_of(place)
-    ledger.put("main", Timing(), ("0", "ok", "promoted"))
+    ledger.put_schedule("main", Timing(), ("0", "ok", "promoted"))
     with serving(place):
         time.sleep(1.2)
-    assert ledger.history() == []
+    assert ledger.list_latest_scheduled_runs() == []
     for count in (1, 2):
-        slot = run_once(place, "main", quick(), print, threading.Event(), command=command_of(place))
-        assert (slot.kind, slot.state, len(ledger.history())) == ("scheduled", "ran", count)
-    ledger.pause("main")
+        scheduled_run = run_schedule_once(
+            place, "main", quick(), print, threading.Event(), command=command_of(place)
+        )
+        assert (
+            scheduled_run.kind,
+            scheduled_run.state,
+            len(ledger.list_latest_scheduled_runs()),
+        ) == ("scheduled", "ran", count)
+    ledger.pause_schedule("main")
     assert (
-        run_once(place, "main", quick(), print, threading.Event(), command=command_of(place))
+        run_schedule_once(
+            place, "main", quick(), print, threading.Event(), command=command_of(place)
+        )
         is None
     )
 
@@ -688,17 +779,19 @@ def test_settings_that_are_not_to_be_had_fail_the_slot(place):
     def gone(schedule):
         raise ConfigError(f"There is no recipe for {schedule.name}.")
 
-    slot = run_now(place, "main", gone, print, threading.Event(), command=command_of(place))
-    assert (slot.state, slot.why) == ("failed", "There is no recipe for main.")
+    scheduled_run = run_schedule_now(
+        place, "main", gone, print, threading.Event(), command=command_of(place)
+    )
+    assert (scheduled_run.state, scheduled_run.why) == ("failed", "There is no recipe for main.")
 
 
 def test_little_room_is_said_and_it_is_tried_all_the_same(place, monkeypatch):
     ledger_of(place, "main", every="1d")
     monkeypatch.setattr(scheduler, "_MIN_FREE_BYTES", 10**18)
-    slot, said = ran_now(
-        place, hook=f"cat >> {place.parent}/hook.log; echo >> {place.parent}/hook.log"
+    scheduled_run, said = ran_now(
+        place, notify=f"cat >> {place.parent}/hook.log; echo >> {place.parent}/hook.log"
     )
-    assert slot.state == "ran"
+    assert scheduled_run.state == "ran"
     assert any("Only " in line and "Expected 1,000,000,000,000,000,000" in line for line in said)
     events = [
         json.loads(line)["event"] for line in (place.parent / "hook.log").read_text().splitlines()
@@ -708,57 +801,73 @@ def test_little_room_is_said_and_it_is_tried_all_the_same(place, monkeypatch):
 
 def test_the_room_that_is_needed_is_twice_the_last_retraining(place):
     ledger = ledger_of(place, "main", every="1d")
-    assert room_needed(place, ledger) == 500_000_000
-    slot, _ = ran_now(place)
+    assert estimate_needed_bytes(place, ledger) == 500_000_000
+    scheduled_run, _ = ran_now(place)
     (place / "stages" / "train-1" / "deep").mkdir(parents=True)
     (place / "stages" / "train-1" / "deep" / "model").touch()
     os.truncate(place / "stages" / "train-1" / "deep" / "model", 400_000_000)
-    result = slot_folder(place, slot) / "result.json"
+    result = locate_retraining(place, scheduled_run.key) / "result.json"
     result.write_text(
         json.dumps(
             json.loads(result.read_text()) | {"stages": {"train": "train-1", "gone": "gone-2"}}
         )
     )
-    assert room_needed(place, ledger) == 800_000_000
+    assert estimate_needed_bytes(place, ledger) == 800_000_000
 
 
 def test_a_result_of_another_slot_or_damaged_is_none(place):
     ledger = ledger_of(place, "main", every="1d")
-    slot = ledger.ask("main")
-    folder = slot_folder(place, slot)
+    scheduled_run = ledger.request_scheduled_run("main")
+    folder = locate_retraining(place, scheduled_run.key)
     folder.mkdir(parents=True)
     for text in (
         "",
         "{",
         "[]",
         '{"outcome": "great"}',
-        '{"outcome": "promoted", "slot": "20200101T000000Z"}',
+        '{"outcome": "promoted", "scheduled_run": "20200101T000000Z"}',
     ):
         (folder / "result.json").write_text(text)
-        assert read_result(folder, slot) is None
+        assert read_result_file(folder, scheduled_run) is None
     (folder / "result.json").write_text('{"outcome": "promoted"}')
-    assert read_result(folder, slot) == {"outcome": "promoted"}
+    assert read_result_file(folder, scheduled_run) == {"outcome": "promoted"}
 
 
 def test_a_ledger_that_refuses_for_a_while_stops_nothing(place):
     ledger = ledger_of(place, "main")
     with serving(place) as said:
-        until(lambda: any(slot.state == "ran" for slot in ledger.history()))
-        count = sum(slot.state == "ran" for slot in ledger.history(limit=1000))
+        until(
+            lambda: any(
+                scheduled_run.state == "ran"
+                for scheduled_run in ledger.list_latest_scheduled_runs()
+            )
+        )
+        count = sum(
+            scheduled_run.state == "ran"
+            for scheduled_run in ledger.list_latest_scheduled_runs(limit=1000)
+        )
         (place / "schedule.db").rename(place / "away")
         (place / "schedule.db").write_bytes(b"not a database" * 100)
         until(lambda: any("is damaged" in line for line in said))
         time.sleep(1.2)
         (place / "away").replace(place / "schedule.db")
-        until(lambda: sum(slot.state == "ran" for slot in ledger.history(limit=1000)) > count + 1)
+        until(
+            lambda: (
+                sum(
+                    scheduled_run.state == "ran"
+                    for scheduled_run in ledger.list_latest_scheduled_runs(limit=1000)
+                )
+                > count + 1
+            )
+        )
     assert sum("is damaged" in line for line in said) <= 3
 
 
 def test_a_bug_ends_it_with_its_traceback(place, monkeypatch):
     ledger_of(place, "main", every="1d")
-    sweep = Ledger.sweep
+    sweep = Ledger.record_run_times
     in_a_job = lambda: "ThreadPool" in threading.current_thread().name  # noqa: E731
-    monkeypatch.setattr(Ledger, "sweep", lambda ledger: 1 / 0 if in_a_job() else sweep(ledger))
+    monkeypatch.setattr(Ledger, "record_run_times", lambda ledger: 1 / 0 if in_a_job() else sweep(ledger))
     with pytest.raises(ZeroDivisionError), serving(place, command=command_of(place)) as said:
         until(lambda: any("Scheduling" in line for line in said))
         time.sleep(1.5)
@@ -776,12 +885,12 @@ def test_nothing_is_left_behind(place):
     ledger = ledger_of(place, "main", every="1d", seconds="0")
     process = psutil.Process()
     with serving(place):
-        ledger.ask("main")
-        until(lambda: ledger.history()[0].final)
+        ledger.request_scheduled_run("main")
+        until(lambda: ledger.list_latest_scheduled_runs()[0].final)
         files, memory = process.num_fds(), process.memory_info().rss
         for _ in range(5):
-            slot = ledger.ask("main")
-            until(lambda: ledger.slot(slot.key).final)  # noqa: B023 - called at once
+            scheduled_run = ledger.request_scheduled_run("main")
+            until(lambda: ledger.find_scheduled_run(scheduled_run.key).final)  # noqa: B023 - called at once
         assert abs(process.num_fds() - files) <= 2  # the ledger may be open this moment
         assert process.memory_info().rss - memory < 10_000_000
         assert [process.status() for child in process.children(recursive=True)] == []
@@ -795,14 +904,14 @@ def test_nothing_is_left_behind(place):
 def test_the_log_rotates(place):
     with scheduler._working(place, quick(), lambda _line: None, threading.Event(), None) as work:
         for _ in range(70):
-            work.tell("x" * 100_000)
+            work.log("x" * 100_000)
     files = sorted(place.glob("schedule.log*"))
     assert len(files) == 5
     assert all(file.stat().st_size <= 1_000_000 for file in files)
 
 
 def test_the_trigger_fires_when_slots_start():
-    timing = timing_of("", "1m", "UTC", "50s")
+    timing = parse_timing("", "1m", "UTC", "50s")
     trigger, moment = DueTrigger(timing, "main"), datetime(2026, 1, 1, tzinfo=UTC)
     found = []
     for _ in range(30):
@@ -831,10 +940,10 @@ time.sleep(60)
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
     ) as parent:
         child = int(parent.stdout.readline())
-        assert is_alive(owner_of(child))
-        owner = owner_of(child)
+        assert is_owner_alive(identify_process(child))
+        owner = identify_process(child)
         parent.kill()
-        until(lambda: not is_alive(owner))
+        until(lambda: not is_owner_alive(owner))
     late = (
         "import os; os.environ['ALEXNET_PARENT'] = '1'; from pipeline.schedule.process import"
         " die_with_parent; die_with_parent()"
@@ -849,10 +958,26 @@ def test_without_a_scheduler_nobody_dies(monkeypatch):
 
 def test_the_command_line_of_a_slot(place):
     ledger = ledger_of(place, "main", every="1d")
-    slot = ledger.ask("main")
-    words = child_words(place, slot, ledger.schedule("main"))
-    assert words[:7] == [sys.executable, "-P", "-m", "pipeline", "retrain", "--workdir", str(place)]
-    assert words[7:] == ["--json", "--wait", "--slot", slot.key, "0.1", "ok", "promoted"]
+    scheduled_run = ledger.request_scheduled_run("main")
+    arguments = build_child_arguments(place, scheduled_run, ledger.find_schedule("main"))
+    assert arguments[:7] == [
+        sys.executable,
+        "-P",
+        "-m",
+        "pipeline",
+        "retrain",
+        "--workdir",
+        str(place),
+    ]
+    assert arguments[7:] == [
+        "--json",
+        "--wait",
+        "--scheduled-run",
+        scheduled_run.key,
+        "0.1",
+        "ok",
+        "promoted",
+    ]
 
 
 def test_nothing_heavy_is_imported():

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.schedule.timing import Timing, describe, due_after, due_between, start_of, timing_of
+from pipeline.schedule.timing import (
+    Timing,
+    compute_start_time,
+    describe_timing,
+    find_next_run_time,
+    iterate_run_times,
+    parse_timing,
+)
 
 # An expression, and by hand the minutes, hours, days of the month, months and weekdays (0: Sunday)
 # that it names; `either`: cron's or.
@@ -49,7 +56,7 @@ def clock(zone, start, minutes, block):
 
 
 def walked(expression, offset, start):
-    """Walk minute by minute of real time, and look at the clock: the due times, as minutes from the
+    """Walk minute by minute of real time, and look at the clock: the run times, as minutes from the
     start."""
     minutes, hours, days, months, weekdays, either = EXPRESSIONS[expression]
 
@@ -70,24 +77,24 @@ def walked(expression, offset, start):
         )
 
     wall = np.arange(len(offset)) + offset
-    due = shown(wall)
+    run_time = shown(wall)
     if len(list(hours)) == 24:
-        return np.flatnonzero(due)
+        return np.flatnonzero(run_time)
     for at in np.flatnonzero(np.diff(offset)) + 1:
         moved = offset[at] - offset[at - 1]
         if moved > 0 and shown(np.arange(wall[at] - moved, wall[at])).any():
-            due[at] = True  # a time that the clock left out
+            run_time[at] = True  # a time that the clock left out
         if moved < 0:
-            due[at : at - moved] = False  # shown before
-    return np.flatnonzero(due)
+            run_time[at : at - moved] = False  # shown before
+    return np.flatnonzero(run_time)
 
 
 def compare(expression, zone, start, minutes, block):
     expected = walked(expression, clock(zone, start, minutes, block), start)
-    timing = timing_of(expression, "", zone)
+    timing = parse_timing(expression, "", zone)
     found = [
-        (due - start) // timedelta(minutes=1)
-        for due in due_between(timing, start, start + timedelta(minutes=minutes - 1))
+        (run_time - start) // timedelta(minutes=1)
+        for run_time in iterate_run_times(timing, start, start + timedelta(minutes=minutes - 1))
     ]
     assert found == [at for at in expected.tolist() if at > 0], (expression, zone)
     return len(found)
@@ -128,8 +135,8 @@ def test_strange_changes_of_clocks(zone, start):
 
 def due_texts(expression, zone, after, until):
     return [
-        due.strftime("%d %H:%M")
-        for due in due_between(timing_of(expression, "", zone), after, until)
+        run_time.strftime("%d %H:%M")
+        for run_time in iterate_run_times(parse_timing(expression, "", zone), after, until)
     ]
 
 
@@ -156,12 +163,16 @@ def test_the_rule_for_clocks_that_change_by_example():
 
 
 def test_an_interval_counts_from_1970_whoever_starts_it_when():
-    timing = timing_of("", "6h", "Europe/Madrid")
-    assert due_after(timing, utc(2026, 11, 27, 5, 59, 59, 999_999)) == utc(2026, 11, 27, 6)
-    assert due_after(timing, utc(2026, 11, 27, 6)) == utc(2026, 11, 27, 12)
-    assert due_after(timing_of("", "2w", "UTC"), utc(2026, 11, 27)).timestamp() % (14 * 86_400) == 0
+    timing = parse_timing("", "6h", "Europe/Madrid")
+    assert find_next_run_time(timing, utc(2026, 11, 27, 5, 59, 59, 999_999)) == utc(2026, 11, 27, 6)
+    assert find_next_run_time(timing, utc(2026, 11, 27, 6)) == utc(2026, 11, 27, 12)
+    assert (
+        find_next_run_time(parse_timing("", "2w", "UTC"), utc(2026, 11, 27)).timestamp()
+        % (14 * 86_400)
+        == 0
+    )
     assert list(
-        due_between(timing_of("", "1s", "UTC"), utc(2026, 1, 1), utc(2026, 1, 1, 0, 0, 2))
+        iterate_run_times(parse_timing("", "1s", "UTC"), utc(2026, 1, 1), utc(2026, 1, 1, 0, 0, 2))
     ) == [
         utc(2026, 1, 1, 0, 0, 1),
         utc(2026, 1, 1, 0, 0, 2),
@@ -169,22 +180,24 @@ def test_an_interval_counts_from_1970_whoever_starts_it_when():
 
 
 def test_due_is_strictly_after_and_in_utc():
-    timing = timing_of("0 3 * * 1", "", "Europe/Madrid")
-    due = due_after(timing, datetime(2026, 11, 27, 12, tzinfo=ZoneInfo("Asia/Tokyo")))
-    assert due == utc(2026, 11, 30, 2)
-    assert due.tzinfo is UTC
-    assert due_after(timing, due) == utc(2026, 12, 7, 2)
-    assert list(due_between(timing, due, due)) == []
+    timing = parse_timing("0 3 * * 1", "", "Europe/Madrid")
+    run_time = find_next_run_time(timing, datetime(2026, 11, 27, 12, tzinfo=ZoneInfo("Asia/Tokyo")))
+    assert run_time == utc(2026, 11, 30, 2)
+    assert run_time.tzinfo is UTC
+    assert find_next_run_time(timing, run_time) == utc(2026, 12, 7, 2)
+    assert list(iterate_run_times(timing, run_time, run_time)) == []
 
 
 def test_rare_days_come_and_the_calendar_ends():
-    assert due_after(timing_of("0 0 29 2 *", "", "UTC"), utc(2096, 3, 1)) == utc(2104, 2, 29)
-    assert due_after(timing_of("0 0 29 2 */6", "", "UTC"), utc(2096, 3, 1)) == utc(
+    assert find_next_run_time(parse_timing("0 0 29 2 *", "", "UTC"), utc(2096, 3, 1)) == utc(
+        2104, 2, 29
+    )
+    assert find_next_run_time(parse_timing("0 0 29 2 */6", "", "UTC"), utc(2096, 3, 1)) == utc(
         2116, 2, 29
     )  # on a Saturday or Sunday
-    assert due_after(timing_of("0 0 29 2 *", "", "UTC"), utc(9998, 1, 1)) is None
-    assert due_after(timing_of("", "1d", "UTC"), utc(9999, 12, 31, 12)) is None
-    assert due_after(Timing(cron="0 0 30 2 *"), utc(2026, 1, 1)) is None
+    assert find_next_run_time(parse_timing("0 0 29 2 *", "", "UTC"), utc(9998, 1, 1)) is None
+    assert find_next_run_time(parse_timing("", "1d", "UTC"), utc(9999, 12, 31, 12)) is None
+    assert find_next_run_time(Timing(cron="0 0 30 2 *"), utc(2026, 1, 1)) is None
 
 
 def test_a_year_of_minutes_takes_seconds():
@@ -192,8 +205,8 @@ def test_a_year_of_minutes_takes_seconds():
     assert (
         sum(
             1
-            for _ in due_between(
-                timing_of("* * * * *", "", "Europe/Madrid"), utc(2026, 1, 1), utc(2027, 1, 1)
+            for _ in iterate_run_times(
+                parse_timing("* * * * *", "", "Europe/Madrid"), utc(2026, 1, 1), utc(2027, 1, 1)
             )
         )
         == 525_600
@@ -202,19 +215,31 @@ def test_a_year_of_minutes_takes_seconds():
 
 
 def test_jitter_is_always_the_same_and_ends_before_the_next_slot():
-    timing = timing_of("", "1m", "UTC", "1h")
-    dues = list(due_between(timing, utc(2026, 1, 1), utc(2026, 1, 1, 12)))
-    delays = [(start_of(timing, "main", due) - due).total_seconds() for due in dues]
-    assert delays == [(start_of(timing, "main", due) - due).total_seconds() for due in dues]
+    timing = parse_timing("", "1m", "UTC", "1h")
+    run_times = list(iterate_run_times(timing, utc(2026, 1, 1), utc(2026, 1, 1, 12)))
+    delays = [
+        (compute_start_time(timing, "main", run_time) - run_time).total_seconds()
+        for run_time in run_times
+    ]
+    assert delays == [
+        (compute_start_time(timing, "main", run_time) - run_time).total_seconds()
+        for run_time in run_times
+    ]
     assert 0 <= min(delays) < 3
     assert 56 < max(delays) < 60
-    assert delays != [(start_of(timing, "other", due) - due).total_seconds() for due in dues]
-    assert start_of(timing_of("", "1s", "UTC", "1h"), "main", dues[0]) == dues[0]
-    assert start_of(timing_of("", "1m", "UTC"), "main", dues[0]) == dues[0]
+    assert delays != [
+        (compute_start_time(timing, "other", run_time) - run_time).total_seconds()
+        for run_time in run_times
+    ]
+    assert (
+        compute_start_time(parse_timing("", "1s", "UTC", "1h"), "main", run_times[0])
+        == run_times[0]
+    )
+    assert compute_start_time(parse_timing("", "1m", "UTC"), "main", run_times[0]) == run_times[0]
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("arguments", "text"),
     [
         (("0 3 * * 1", "", "Europe/Madrid"), "cron 0 3 * * 1, Europe/Madrid"),
         (("", "90m", "UTC"), "every 90m"),
@@ -223,20 +248,20 @@ def test_jitter_is_always_the_same_and_ends_before_the_next_slot():
         (("  @Weekly ", "", "UTC", "0s"), "cron @weekly, UTC"),
     ],
 )
-def test_a_timing_in_words(words, text):
-    assert describe(timing_of(*words)) == text
+def test_a_timing_in_words(arguments, text):
+    assert describe_timing(parse_timing(*arguments)) == text
 
 
 def test_without_a_timing_nothing_is_due():
-    assert due_after(Timing(), utc(2026, 1, 1)) is None
-    assert list(due_between(Timing(), utc(2026, 1, 1), utc(2027, 1, 1))) == []
-    assert describe(Timing()) == "when another engine asks"
-    assert not Timing().by_itself
-    assert timing_of("", "6h", "UTC").by_itself
+    assert find_next_run_time(Timing(), utc(2026, 1, 1)) is None
+    assert list(iterate_run_times(Timing(), utc(2026, 1, 1), utc(2027, 1, 1))) == []
+    assert describe_timing(Timing()) == "when another engine asks"
+    assert not Timing().has_run_times
+    assert parse_timing("", "6h", "UTC").has_run_times
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("arguments", "complaint"),
     [
         (("", "", "UTC"), "one timing.*neither"),
         (("* * * * *", "6h", "UTC"), "one timing.*both"),
@@ -274,22 +299,24 @@ def test_without_a_timing_nothing_is_due():
         (("", "6h", "UTC", "soon"), "--jitter.*'soon'"),
     ],
 )
-def test_what_is_not_understood_is_one_sentence(words, complaint):
+def test_what_is_not_understood_is_one_sentence(arguments, complaint):
     with pytest.raises(ConfigError) as refused:
-        timing_of(*words)
+        parse_timing(*arguments)
     assert re.search(complaint, str(refused.value)), refused.value
     assert "\n" not in str(refused.value)
 
 
 def test_what_never_comes_by_date_comes_by_weekday():
-    assert due_after(timing_of("0 0 30 2 1", "", "UTC"), utc(2026, 1, 1)) == utc(2026, 2, 2)
+    assert find_next_run_time(parse_timing("0 0 30 2 1", "", "UTC"), utc(2026, 1, 1)) == utc(
+        2026, 2, 2
+    )
 
 
 def test_sunday_has_two_numbers_and_a_range_may_end_with_it():
     start, end = utc(2026, 1, 1), utc(2026, 3, 1)
-    sundays = list(due_between(timing_of("0 0 * * 0", "", "UTC"), start, end))
-    assert [due.isoweekday() for due in sundays] == [7] * 9
-    assert sundays == list(due_between(timing_of("0 0 * * 7", "", "UTC"), start, end))
-    weekends = list(due_between(timing_of("0 0 * * sat-sun", "", "UTC"), start, end))
-    assert {due.isoweekday() for due in weekends} == {6, 7}
-    assert weekends == list(due_between(timing_of("0 0 * * 6-7", "", "UTC"), start, end))
+    sundays = list(iterate_run_times(parse_timing("0 0 * * 0", "", "UTC"), start, end))
+    assert [run_time.isoweekday() for run_time in sundays] == [7] * 9
+    assert sundays == list(iterate_run_times(parse_timing("0 0 * * 7", "", "UTC"), start, end))
+    weekends = list(iterate_run_times(parse_timing("0 0 * * sat-sun", "", "UTC"), start, end))
+    assert {run_time.isoweekday() for run_time in weekends} == {6, 7}
+    assert weekends == list(iterate_run_times(parse_timing("0 0 * * 6-7", "", "UTC"), start, end))

@@ -10,7 +10,7 @@ What stays, whatever its age:
                    it were released by, and the evaluations of the versions that stay
     MLflow runs    those behind what stays; and a person's, always: they are a history, and no
     retraining made them
-    the result     of every retraining, which is small and says what became of a slot; the pages of
+    the result     of every retraining, which is small and says what became of a scheduled run; the pages of
     the last 40 times as many
 
 "The last" are, of each schedule, so many retrainings that trained, so many that saw no reason to,
@@ -103,7 +103,7 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptItem:
     """Something that stays, the bytes of its files, and why."""
 
     kind: Kind
@@ -113,7 +113,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Plan:
+class GarbagePlan:
     """What goes, in the order in which it does, and what stays.
 
     `pruned` are folders of retrainings of which nothing is left then.
@@ -122,7 +122,7 @@ class Plan:
     workdir: Path
     config: Config
     removals: tuple[Removal, ...]
-    kept: tuple[Kept, ...]
+    kept: tuple[KeptItem, ...]
     pruned: tuple[Path, ...] = ()
 
     @property
@@ -135,7 +135,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Slot:
+class _RetrainingFolder:
     """A retraining's folder, with its result where it came to an end, and its runs in MLflow, of all its attempts."""
 
     folder: Path
@@ -163,7 +163,7 @@ class _Scene:
     keep: int
     retrainings_only: bool
     min_age_seconds: float
-    slots: tuple[_Slot, ...] = ()
+    scheduled_runs: tuple[_RetrainingFolder, ...] = ()
     versions: tuple[Version, ...] = ()
     models: Mapping[str, StoredModel] = field(default_factory=dict)
     in_use: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -176,17 +176,23 @@ class _Scene:
     @cached_property
     def last(self) -> frozenset[str]:
         """The names of the retrainings that stay."""
-        groups = dict[tuple[str, str], list[_Slot]]()
-        for slot in self.slots:
-            groups.setdefault(slot.group, []).append(slot)
+        groups = dict[tuple[str, str], list[_RetrainingFolder]]()
+        for scheduled_run in self.scheduled_runs:
+            groups.setdefault(scheduled_run.group, []).append(scheduled_run)
         last = {
-            slot.name
+            scheduled_run.name
             for group in groups.values()
-            for slot in sorted(group, key=lambda slot: slot.folder.name)[-self.keep :]
+            for scheduled_run in sorted(group, key=lambda scheduled_run: scheduled_run.folder.name)[
+                -self.keep :
+            ]
         }
         return frozenset(
             last
-            | {slot.name for slot in self.slots if not slot.result and self.is_young(slot.folder)}
+            | {
+                scheduled_run.name
+                for scheduled_run in self.scheduled_runs
+                if not scheduled_run.result and self.is_young(scheduled_run.folder)
+            }
         )
 
     @cached_property
@@ -209,9 +215,13 @@ class _Scene:
         }
 
     @cached_property
-    def slot_of_run(self) -> dict[str, _Slot]:
+    def retraining_of_run(self) -> dict[str, _RetrainingFolder]:
         """The retraining that each MLflow run is of; no other runs."""
-        return {run.run_id: slot for slot in self.slots for run in slot.runs}
+        return {
+            run.run_id: scheduled_run
+            for scheduled_run in self.scheduled_runs
+            for run in scheduled_run.runs
+        }
 
     @cached_property
     def run_of_key(self) -> dict[str, str]:
@@ -219,7 +229,11 @@ class _Scene:
 
     @cached_property
     def stages_of_last(self) -> frozenset[str]:
-        named = (slot.result.get("stages") for slot in self.slots if slot.name in self.last)
+        named = (
+            scheduled_run.result.get("stages")
+            for scheduled_run in self.scheduled_runs
+            if scheduled_run.name in self.last
+        )
         return frozenset(
             str(folder)
             for stages in named
@@ -239,7 +253,7 @@ class _Scene:
         """Return what a stage's folder says of the runs that made it, or began to."""
         return _read(folder / "run.json") or _read(folder / "attempt.json")
 
-    def maker(self, folder: Path) -> _Slot | None:
+    def maker(self, folder: Path) -> _RetrainingFolder | None:
         """Return the retraining that made a stage's folder.
 
         None where a person did, or nobody knows who.
@@ -251,12 +265,12 @@ class _Scene:
             if key in self.run_of_key
         ]
         by_hand = any(
-            run_id not in self.slot_of_run for run_id in earlier
+            run_id not in self.retraining_of_run for run_id in earlier
         )  # who made the same before, and wanted it
         return (
             None
             if by_hand
-            else self.slot_of_run.get(self.run_of_key.get(account.get("run_key", ""), ""))
+            else self.retraining_of_run.get(self.run_of_key.get(account.get("run_key", ""), ""))
         )
 
     def bytes_of(self, *paths: Path | None) -> int:
@@ -288,24 +302,24 @@ def _read(file: Path) -> dict[str, Any]:
     return {}
 
 
-def _slots(workdir: Path) -> Iterator[_Slot]:
+def _scheduled_runs(workdir: Path) -> Iterator[_RetrainingFolder]:
     """Yield the retrainings of which there may be more than their result."""
     for folder in sorted(workdir.glob("retrainings/*/*/")):
         if not folder.name.startswith(".") and not (folder / PRUNED_FILE).exists():
-            yield _Slot(folder, _read(folder / "result.json"))
+            yield _RetrainingFolder(folder, _read(folder / "result.json"))
 
 
 # -- the look --------------------------------------------------------------------------------------
 
 
-def plan(
+def plan_garbage_collection(
     workdir: Path,
     config: Config,
     *,
     keep: int,
     retrainings_only: bool,
     min_age_seconds: float = MIN_AGE_SECONDS,
-) -> Plan:
+) -> GarbagePlan:
     """Look at a work directory and say what may go.
 
     Nothing is changed. The caller holds the work directory.
@@ -332,7 +346,7 @@ def plan(
     )
     folders = _needed_folders(scene, stay)
     used = _used(scene, stay, go, folders)
-    found = list[Removal | Kept]()
+    found = list[Removal | KeptItem]()
     for part in (
         _sorted_versions(scene, reasons),
         _lost_models(scene),
@@ -343,12 +357,16 @@ def plan(
         _rests(scene),
     ):
         found += part
-    return Plan(
+    return GarbagePlan(
         workdir,
         config,
         tuple(item for item in found if isinstance(item, Removal)),
-        tuple(item for item in found if isinstance(item, Kept)),
-        tuple(slot.folder for slot in scene.slots if _is_over(slot, scene, used, stay)),
+        tuple(item for item in found if isinstance(item, KeptItem)),
+        tuple(
+            scheduled_run.folder
+            for scheduled_run in scene.scheduled_runs
+            if _is_over(scheduled_run, scene, used, stay)
+        ),
     )
 
 
@@ -357,9 +375,13 @@ def _scene(scene: _Scene) -> _Scene:
 
     Where there is no store yet, asking must not make one.
     """
-    slots, tracked, workdir = tuple(_slots(scene.workdir)), scene.config.tracking, scene.workdir
+    scheduled_runs, tracked, workdir = (
+        tuple(_scheduled_runs(scene.workdir)),
+        scene.config.tracking,
+        scene.workdir,
+    )
     if not tracked.uri and not (workdir / "mlflow.db").exists():
-        return replace(scene, slots=slots)
+        return replace(scene, scheduled_runs=scheduled_runs)
     names = sorted({scene.config.release.name, *list_released_models(tracked, workdir)})
     versions = [
         version for name in names for version in Registry(name, tracked, workdir).list_versions()
@@ -371,16 +393,20 @@ def _scene(scene: _Scene) -> _Scene:
     }
     with_runs = (
         replace(
-            slot,
+            scheduled_run,
             runs=list_stored_runs(
-                tracked, workdir, SCHEDULED_RUN_TAG, slot.name, str(slot.result.get("run_id", ""))
+                tracked,
+                workdir,
+                SCHEDULED_RUN_TAG,
+                scheduled_run.name,
+                str(scheduled_run.result.get("run_id", "")),
             ),
         )
-        for slot in slots
+        for scheduled_run in scheduled_runs
     )
     return replace(
         scene,
-        slots=tuple(with_runs),
+        scheduled_runs=tuple(with_runs),
         versions=tuple(versions),
         models=models,
         in_use=list_files_in_use(tracked, workdir),
@@ -403,31 +429,34 @@ def _error(version: Version) -> float:
 
 def _why_version(version: Version, scene: _Scene) -> str:
     """Return why a version stays, or nothing."""
-    slot = version.tags.get(SCHEDULED_RUN_TAG, "")
-    results = [item.result for item in scene.slots if item.name in scene.last]
+    scheduled_run = version.tags.get(SCHEDULED_RUN_TAG, "")
+    results = [item.result for item in scene.scheduled_runs if item.name in scene.last]
     named = any(
         (result.get("name"), result.get("version")) == (version.name, version.number)
         for result in results
     )
     ours = (
-        (scene.workdir / "retrainings" / slot).is_dir()
-        if slot
+        (scene.workdir / "retrainings" / scheduled_run).is_dir()
+        if scheduled_run
         else version.tags.get("run_key", "") in scene.run_of_key
     )
-    unfinished = any(item.name == slot and not item.result for item in scene.slots)
+    unfinished = any(
+        item.name == scheduled_run and not item.result for item in scene.scheduled_runs
+    )
     reasons = {
         f"it is the {' and the '.join(version.aliases)}": bool(version.aliases),
         "it waits for approval": version.gate == "waiting",
         "it was not registered by `promote`": not version.release_sha256,
         "it has the lowest test error": version is scene.best.get(version.name),
-        f"it is of one of the last {scene.keep} retrainings": slot in scene.last or named,
+        f"it is of one of the last {scene.keep} retrainings": scheduled_run in scene.last or named,
         "it was made in another work directory": not ours,
-        "a person made it": scene.retrainings_only and not slot,
+        "a person made it": scene.retrainings_only and not scheduled_run,
         f"it is one of the last {scene.keep} versions": (
-            not slot and (version.name, version.number) in scene.newest
+            not scheduled_run and (version.name, version.number) in scene.newest
         ),
         "it is young": (
-            (not slot or unfinished) and scene.now - version.created < scene.min_age_seconds
+            (not scheduled_run or unfinished)
+            and scene.now - version.created < scene.min_age_seconds
         ),
     }
     return next((why for why, holds in reasons.items() if holds), "")
@@ -475,8 +504,8 @@ def _selected(workdir: Path) -> set[str]:
     return names | {f"{name}.partial" for name in names}
 
 
-def _is_of_last(slot: _Slot | None, scene: _Scene) -> bool:
-    return slot is not None and slot.name in scene.last
+def _is_of_last(scheduled_run: _RetrainingFolder | None, scene: _Scene) -> bool:
+    return scheduled_run is not None and scheduled_run.name in scene.last
 
 
 def _keep_images(reasons: dict[Path, str], scene: _Scene, stay: list[Version]) -> None:
@@ -537,7 +566,9 @@ def _used(
     for folder, why in folders.items():
         if why and (run_id := scene.run_of_key.get(scene.account(folder).get("run_key", ""))):
             used.setdefault(run_id, f"{folder.name} was made in it")
-    for run in itertools.chain.from_iterable(slot.runs for slot in scene.slots):
+    for run in itertools.chain.from_iterable(
+        scheduled_run.runs for scheduled_run in scene.scheduled_runs
+    ):
         for model in run.models:
             used |= {run.run_id: used[model.model_id]} if model.model_id in used else {}
         if run.run_id in used and run.parent_id:
@@ -547,7 +578,7 @@ def _used(
 
 def _sorted_versions(
     scene: _Scene, reasons: Sequence[tuple[Version, str]]
-) -> Iterator[Removal | Kept]:
+) -> Iterator[Removal | KeptItem]:
     for version, why in reasons:
         model = scene.models.get(version.source.removeprefix("models:/"))
         what, size = (
@@ -555,30 +586,30 @@ def _sorted_versions(
             scene.bytes_of(model.folder if model else None),
         )
         if why:
-            yield Kept("model version", what, size, why)
+            yield KeptItem("model version", what, size, why)
         else:
             gone = f"no alias names it, and it is none of the last {scene.keep}, nor the best"
             yield Removal("model version", what, size, gone, version=version, model=model)
 
 
-def _sorted_runs(scene: _Scene, used: Mapping[str, str]) -> Iterator[Removal | Kept]:
-    for slot in scene.slots:
-        for run in slot.runs:
+def _sorted_runs(scene: _Scene, used: Mapping[str, str]) -> Iterator[Removal | KeptItem]:
+    for scheduled_run in scene.scheduled_runs:
+        for run in scheduled_run.runs:
             what = f"{run.name} {run.run_id}"
             why = (
-                f"it is of {slot.name}, one of the last {scene.keep}"
-                if slot.name in scene.last
+                f"it is of {scheduled_run.name}, one of the last {scene.keep}"
+                if scheduled_run.name in scene.last
                 else used.get(run.run_id, "")
             )
             size = scene.bytes_of(run.folder, *(model.folder for model in run.models))
             if why:
-                yield Kept("MLflow run", what, size, why)
+                yield KeptItem("MLflow run", what, size, why)
             else:
                 yield Removal(
                     "MLflow run",
                     what,
                     size,
-                    f"{slot.name} is none of the last {scene.keep} of its kind",
+                    f"{scheduled_run.name} is none of the last {scene.keep} of its kind",
                     run=run,
                 )
 
@@ -600,7 +631,7 @@ def _lost_models(scene: _Scene) -> Iterator[Removal]:
             )
 
 
-def _sorted_folders(scene: _Scene, folders: Mapping[Path, str]) -> Iterator[Removal | Kept]:
+def _sorted_folders(scene: _Scene, folders: Mapping[Path, str]) -> Iterator[Removal | KeptItem]:
     for folder, why in sorted(folders.items()):
         kind: Kind = (
             "interrupted stage" if folder.suffix in (".partial", ".old") else "stage folder"
@@ -608,7 +639,7 @@ def _sorted_folders(scene: _Scene, folders: Mapping[Path, str]) -> Iterator[Remo
         if not folder.exists():
             continue
         if why:
-            yield Kept(kind, folder.name, scene.bytes_of(folder), why)
+            yield KeptItem(kind, folder.name, scene.bytes_of(folder), why)
         else:
             maker = scene.maker(folder)
             gone = (
@@ -712,18 +743,24 @@ def _rests(scene: _Scene) -> Iterator[Removal]:
         )
 
 
-def _is_over(slot: _Slot, scene: _Scene, used: Mapping[str, str], stay: list[Version]) -> bool:
+def _is_over(
+    scheduled_run: _RetrainingFolder, scene: _Scene, used: Mapping[str, str], stay: list[Version]
+) -> bool:
     """Return whether nothing but its result is left of a retraining once the plan is done."""
-    named = any(version.tags.get(SCHEDULED_RUN_TAG) == slot.name for version in stay) or any(
-        run.run_id in used for run in slot.runs
+    named = any(
+        version.tags.get(SCHEDULED_RUN_TAG) == scheduled_run.name for version in stay
+    ) or any(run.run_id in used for run in scheduled_run.runs)
+    return (
+        scheduled_run.name not in scene.last and not named and not list_undelivered(scene.workdir)
     )
-    return slot.name not in scene.last and not named and not list_undelivered(scene.workdir)
 
 
 # -- the work --------------------------------------------------------------------------------------
 
 
-def apply(plan: Plan, removed: Callable[[Removal], None] = lambda _: None) -> tuple[Removal, ...]:
+def collect_garbage(
+    plan: GarbagePlan, removed: Callable[[Removal], None] = lambda _: None
+) -> tuple[Removal, ...]:
     """Remove what a plan says, and return what went; the caller holds the work directory.
 
     What got an alias since the look, and the files and runs behind it, stay.
@@ -764,7 +801,7 @@ def apply(plan: Plan, removed: Callable[[Removal], None] = lambda _: None) -> tu
     return tuple(done)
 
 
-def _free_runs(plan: Plan) -> list[tuple[Removal, StoredRun]]:
+def _free_runs(plan: GarbagePlan) -> list[tuple[Removal, StoredRun]]:
     """Return the runs that may still go.
 
     Neither they, nor their models, nor the runs below them are behind a version.
@@ -775,7 +812,7 @@ def _free_runs(plan: Plan) -> list[tuple[Removal, StoredRun]]:
     return [(removal, run) for removal, run in planned if not _ids(run) & held]
 
 
-def _is_deleted(version: Version, plan: Plan) -> bool:
+def _is_deleted(version: Version, plan: GarbagePlan) -> bool:
     return Registry(version.name, plan.config.tracking, plan.workdir).delete_version(version.number)
 
 

@@ -18,8 +18,8 @@ from pipeline.config.settings import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import TrackingError
 from pipeline.files import remove_folder
-from pipeline.retrain import retention
-from pipeline.retrain.retention import apply, plan
+from pipeline.retrain import garbage_collection
+from pipeline.retrain.garbage_collection import collect_garbage, plan_garbage_collection
 from pipeline.tracking.known_runs import forget_runs, read_known_runs, remove_delivered_journal
 from pipeline.tracking.registry import RELEASE_TAG, Registry
 from pipeline.tracking.store import (
@@ -113,14 +113,22 @@ class World:
         return str(number)
 
     def training(
-        self, number, *, gate="passed", error=0.5, data=None, outcome="promoted", slot="", **tags
+        self,
+        number,
+        *,
+        gate="passed",
+        error=0.5,
+        data=None,
+        outcome="promoted",
+        scheduled_run="",
+        **tags,
     ):
-        """Make what one run of every stage leaves, by hand or of a slot."""
+        """Make what one run of every stage leaves, by hand or of a scheduled run."""
         key, data = f"2026-{number}", data or f"d{number}"
         ids = self.runs(
             key,
             ("ingest", "train", "evaluate", "promote"),
-            **({"scheduled_run": slot} if slot else {}),
+            **({"scheduled_run": scheduled_run} if scheduled_run else {}),
         )
         self.model("model", ids["train"], self.workdir / "scratch")
         stages = {name: f"{name}-{number}" for name in ("train", "evaluate", "promote")} | {
@@ -135,12 +143,12 @@ class World:
                 )
                 self.stage(folder, f"{key}-{name}", **record)
         tags |= {"gate": gate, "top1_error": f"{error}", "dataset_digest": data} | (
-            {"scheduled_run": slot} if slot else {}
+            {"scheduled_run": scheduled_run} if scheduled_run else {}
         )
         version = self.version(key, ids["train"], number, tags)
-        if slot:
+        if scheduled_run:
             self.result(
-                slot,
+                scheduled_run,
                 outcome=outcome,
                 name="alexnet",
                 version=version,
@@ -150,15 +158,17 @@ class World:
         return ids
 
     def retraining(self, number, **how):
-        return self.training(number, slot=f"main/202601{number:02d}T030000Z", **how)
+        return self.training(number, scheduled_run=f"main/202601{number:02d}T030000Z", **how)
 
-    def result(self, slot, **result):
-        folder = self.workdir / "retrainings" / slot
+    def result(self, scheduled_run, **result):
+        folder = self.workdir / "retrainings" / scheduled_run
         (folder / "report").mkdir(parents=True)
         (folder / "output.log").write_text("a line\n")
         (folder / "report" / "retraining.html").write_text("<p>why</p>")
         if result:
-            (folder / "result.json").write_text(json.dumps({"slot": slot} | result))
+            (folder / "result.json").write_text(
+                json.dumps({"scheduled_run": scheduled_run} | result)
+            )
         age(folder)
 
     def select(self, **stages):
@@ -178,11 +188,13 @@ class World:
                 ("logged_models", "creation_timestamp_ms"),
             ):
                 database.execute(f"UPDATE {table} SET {column} = ?", (int(LONG_AGO * 1000),))  # noqa: S608 - our own words
-        return plan(self.workdir, Config(), keep=keep, retrainings_only=retrainings_only, **how)
+        return plan_garbage_collection(
+            self.workdir, Config(), keep=keep, retrainings_only=retrainings_only, **how
+        )
 
     def clean(self, **how):
         made = self.plan(**how)
-        assert apply(made) == made.removals or made.removals
+        assert collect_garbage(made) == made.removals or made.removals
         return made
 
     def folders(self):
@@ -221,8 +233,10 @@ def removed(made, kind):
 
 def test_nothing_there_nothing_to_remove(tmp_path):
     for retrainings_only in (True, False):
-        made = plan(tmp_path, Config(), keep=1, retrainings_only=retrainings_only)
-        assert (made.removals, made.kept, apply(made)) == ((), (), ())
+        made = plan_garbage_collection(
+            tmp_path, Config(), keep=1, retrainings_only=retrainings_only
+        )
+        assert (made.removals, made.kept, collect_garbage(made)) == ((), (), ())
     assert list(tmp_path.iterdir()) == []  # no store was made by asking
 
 
@@ -344,11 +358,11 @@ def test_slots_without_a_reason_do_not_push_out_those_that_trained(world):
     world.retraining(1)
     world.alias(champion="1")
     for day in range(2, 8):
-        key, slot = f"look-{day}", f"main/202601{day:02d}T030000Z"
-        ids = world.runs(key, ("review",), scheduled_run=slot)
+        key, scheduled_run = f"look-{day}", f"main/202601{day:02d}T030000Z"
+        ids = world.runs(key, ("review",), scheduled_run=scheduled_run)
         world.stage(f"review-{day}", f"{key}-review")
         world.result(
-            slot,
+            scheduled_run,
             outcome="skipped",
             run_id=ids[""],
             stages={"ingest": "ingest-d1", "review": f"review-{day}"},
@@ -364,12 +378,14 @@ def test_slots_without_a_reason_do_not_push_out_those_that_trained(world):
 
 
 def test_the_pages_of_the_last_ones_stay(world, monkeypatch):
-    monkeypatch.setattr(retention, "_PAGES", 3)
+    monkeypatch.setattr(garbage_collection, "_PAGES", 3)
     for day in range(1, 6):
-        slot = f"main/202601{day:02d}T030000Z"
-        world.result(slot, outcome="skipped", run_id="", stages={})
-        (world.workdir / "retrainings" / slot / "report").mkdir(exist_ok=True)
-        (world.workdir / "retrainings" / slot / "report" / "retraining.html").write_text("page")
+        scheduled_run = f"main/202601{day:02d}T030000Z"
+        world.result(scheduled_run, outcome="skipped", run_id="", stages={})
+        (world.workdir / "retrainings" / scheduled_run / "report").mkdir(exist_ok=True)
+        (world.workdir / "retrainings" / scheduled_run / "report" / "retraining.html").write_text(
+            "page"
+        )
     made = world.clean()
     assert removed(made, "page") == {"main/20260101T030000Z/report", "main/20260102T030000Z/report"}
     left = sorted(world.workdir.glob("retrainings/*/*/report/retraining.html"))
@@ -385,10 +401,10 @@ def test_a_retraining_that_was_killed_goes_with_all_its_attempts(world):
     """Its result was never written: the tag of its runs says whose they are. The newest such one
     may be carried on and stays."""
     for day in (1, 2):
-        slot = f"main/202601{day:02d}T030000Z"
-        world.result(slot)
+        scheduled_run = f"main/202601{day:02d}T030000Z"
+        world.result(scheduled_run)
         for attempt in ("a", "b"):
-            world.runs(f"{day}{attempt}", ("ingest", "train"), scheduled_run=slot)
+            world.runs(f"{day}{attempt}", ("ingest", "train"), scheduled_run=scheduled_run)
         world.stage(f"ingest-{day}", f"{day}a-ingest")
         partial = world.stage(f"train-{day}.partial")
         (partial / "run.json").unlink()
@@ -442,7 +458,7 @@ def test_an_alias_that_comes_after_the_look_saves_a_version_and_all_behind_it(wo
     made = world.plan()
     assert removed(made, "model version") == {"alexnet 1", "alexnet 2"}
     world.alias(champion="1")
-    assert "alexnet 1" not in {removal.what for removal in apply(made)}
+    assert "alexnet 1" not in {removal.what for removal in collect_garbage(made)}
     assert world.versions() == ["3", "1"]
     assert ids["train"] in world.run_ids()
     source = world.registry.read_version("1").source.removeprefix("models:/")
@@ -455,7 +471,7 @@ import os, signal, sys
 from pathlib import Path
 from pipeline import files
 from pipeline.config.settings import Config
-from pipeline.retrain import retention
+from pipeline.retrain import garbage_collection
 left = int(sys.argv[2])
 def counted(module, name):
     write = getattr(module, name)
@@ -536,8 +552,8 @@ def test_a_copy_of_a_work_directory_frees_no_files_of_the_other(world, tmp_path_
     other = tmp_path_factory.mktemp("copy") / "w"
     shutil.copytree(world.workdir, other)
     before = world.models()
-    made = plan(other, Config(), keep=1, retrainings_only=True)
-    apply(made)
+    made = plan_garbage_collection(other, Config(), keep=1, retrainings_only=True)
+    collect_garbage(made)
     assert removed(made, "model version") == {"alexnet 1", "alexnet 2"}
     assert (world.models(), world.versions()) == (before, ["3", "2", "1"])
 
@@ -562,7 +578,7 @@ def test_a_store_that_does_not_answer_removes_nothing(world):
     before = world.folders()
     config = Config(tracking=TrackingConfig(uri="http://127.0.0.1:9"))
     with pytest.raises(TrackingError, match="does not answer"):
-        plan(world.workdir, config, keep=1, retrainings_only=False)
+        plan_garbage_collection(world.workdir, config, keep=1, retrainings_only=False)
     assert world.folders() == before
 
 
@@ -580,10 +596,15 @@ def test_behind_a_server_entries_are_marked_as_deleted_and_files_are_the_servers
     ) as server:
         try:
             wait_for(port)
-            made = plan(world.workdir, config, keep=1, retrainings_only=True)
+            made = plan_garbage_collection(world.workdir, config, keep=1, retrainings_only=True)
             assert removed(made, "model version") == {"alexnet 1"}
-            assert apply(made) == made.removals
-            assert plan(world.workdir, config, keep=1, retrainings_only=True).removals == ()
+            assert collect_garbage(made) == made.removals
+            assert (
+                plan_garbage_collection(
+                    world.workdir, config, keep=1, retrainings_only=True
+                ).removals
+                == ()
+            )
         finally:
             server.terminate()
     assert (world.versions(), world.models()) == (["2"], models)
@@ -635,7 +656,7 @@ def test_a_folder_is_never_half_there(tmp_path):
 
 
 def test_a_file_with_two_names_counts_once(tmp_path):
-    scene = retention._Scene(tmp_path, Config(), 1, True, 0)
+    scene = garbage_collection._Scene(tmp_path, Config(), 1, True, 0)
     (tmp_path / "a").write_bytes(b"x" * 100)
     (tmp_path / "b").hardlink_to(tmp_path / "a")
     assert scene.bytes_of(tmp_path) == 100
@@ -650,12 +671,12 @@ LENIENT = (
 )  # the gate is not what is tried here
 
 
-def alexnet(*words, cwd):
+def alexnet(*arguments, cwd):
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
     }
     done = subprocess.run(
-        [*PROGRAM, *words],
+        [*PROGRAM, *arguments],
         check=False,
         cwd=cwd,
         env=environment,
@@ -663,13 +684,13 @@ def alexnet(*words, cwd):
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
 def promoted(seed, cwd):
-    words = [word for setting in LENIENT for word in ("--set", f"release.{setting}")]
-    done = alexnet("--json", "run", *TINY, "--seed", str(seed), *words, "promote", cwd=cwd)
+    arguments = [word for setting in LENIENT for word in ("--set", f"release.{setting}")]
+    done = alexnet("--json", "run", *TINY, "--seed", str(seed), *arguments, "promote", cwd=cwd)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["decision"]["outcome"] == "promoted", result["decision"]
     return result
@@ -677,22 +698,22 @@ def promoted(seed, cwd):
 
 @pytest.mark.slow
 def test_after_a_clean_every_command_goes_on(tmp_path):
-    """Three real trainings that were released; the first two were slots of a schedule."""
+    """Three real trainings that were released; the first two were scheduled runs of a schedule."""
     workdir = tmp_path / "mlruns"
     for seed in (1, 2, 3):
         result = promoted(seed, tmp_path)
         client = connect_store(TrackingConfig(), workdir)
         if seed > 2:
             continue
-        slot = f"main/2026010{seed}T030000Z"
+        scheduled_run = f"main/2026010{seed}T030000Z"
         run_id = result["run_url"].rpartition("/runs/")[2].partition("?")[0]
-        client.set_tag(run_id, "scheduled_run", slot)
-        client.set_model_version_tag("alexnet", str(seed), "scheduled_run", slot)
-        folder = workdir / "retrainings" / slot
+        client.set_tag(run_id, "scheduled_run", scheduled_run)
+        client.set_model_version_tag("alexnet", str(seed), "scheduled_run", scheduled_run)
+        folder = workdir / "retrainings" / scheduled_run
         folder.mkdir(parents=True)
         stages = {stage["name"]: Path(stage["directory"]).name for stage in result["stages"]}
         told = {
-            "slot": slot,
+            "scheduled_run": scheduled_run,
             "outcome": "promoted",
             "name": "alexnet",
             "version": str(seed),
@@ -705,8 +726,8 @@ def test_after_a_clean_every_command_goes_on(tmp_path):
             "alexnet", version, "top1_error", "0.9"
         )  # so that neither is the best
     before = size(workdir)
-    made = plan(workdir, Config(), keep=1, retrainings_only=True)
-    assert apply(made) == made.removals
+    made = plan_garbage_collection(workdir, Config(), keep=1, retrainings_only=True)
+    assert collect_garbage(made) == made.removals
     assert removed(made, "model version") == {"alexnet 1"}
     assert before - size(workdir) == pytest.approx(made.bytes, abs=20_000)
     assert {name.partition("-")[0] for name in removed(made, "stage folder")} == {
@@ -715,7 +736,12 @@ def test_after_a_clean_every_command_goes_on(tmp_path):
         "evaluate",
         "promote",
     }
-    assert plan(workdir, Config(), keep=1, retrainings_only=False, min_age_seconds=0).removals == ()
+    assert (
+        plan_garbage_collection(
+            workdir, Config(), keep=1, retrainings_only=False, min_age_seconds=0
+        ).removals
+        == ()
+    )
 
     assert "stale" not in alexnet("status", cwd=tmp_path).stdout
     versions = [

@@ -1,0 +1,1 @@
+"""Files by which other engines run a schedule."""
