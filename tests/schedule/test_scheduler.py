@@ -867,7 +867,9 @@ def test_a_bug_ends_it_with_its_traceback(place, monkeypatch):
     ledger_of(place, "main", every="1d")
     sweep = Ledger.record_run_times
     in_a_job = lambda: "ThreadPool" in threading.current_thread().name  # noqa: E731
-    monkeypatch.setattr(Ledger, "record_run_times", lambda ledger: 1 / 0 if in_a_job() else sweep(ledger))
+    monkeypatch.setattr(
+        Ledger, "record_run_times", lambda ledger: 1 / 0 if in_a_job() else sweep(ledger)
+    )
     with pytest.raises(ZeroDivisionError), serving(place, command=command_of(place)) as said:
         until(lambda: any("Scheduling" in line for line in said))
         time.sleep(1.5)
