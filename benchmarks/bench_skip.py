@@ -13,7 +13,7 @@ import time
 ROUNDS = 7
 TINY = (
     "--set",
-    "model.width_multiplier=0.2",
+    "model.alexnet.width_multiplier=0.2",
     "--epochs",
     "1",
     "--set",

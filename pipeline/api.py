@@ -39,6 +39,7 @@ from pipeline.engine.workdir import unwritable, work_directory
 from pipeline.errors import ConfigError, LostWorkerError, PipelineError, WorkersFailedError
 from pipeline.evaluate.external_model import given_model
 from pipeline.evaluate.stage import evaluate, evaluate_model
+from pipeline.model.networks import require_network_settings
 from pipeline.model.stage import build, build_alone
 from pipeline.release.stage import promote
 from pipeline.retrain.retraining import (
@@ -177,7 +178,7 @@ class PipelineResult:
                 and {
                     "path": str(model.model_path),
                     "sha256": model.model_sha256,
-                    "variant": model.variant,
+                    "network": model.network,
                     "parameters": model.parameters,
                     "macs": model.macs,
                     "activation_bytes": model.activation_bytes(
@@ -242,7 +243,9 @@ def settings(
         remembered = {
             key: value for key, value in remembered.items() if not key.startswith("release.")
         }
-    return resolve(recipe, overrides, remembered)
+    resolved = resolve(recipe, overrides, remembered)
+    require_network_settings(resolved.config)
+    return resolved
 
 
 def run(
@@ -460,6 +463,7 @@ def reproduction_settings(
             " of your own: --recipe FILE.yaml."
         )
     resolved = resolve(recipe or f"reproduce_{profile}", _with_placed_images(settings or {}))
+    require_network_settings(resolved.config)
     if (
         resolved.config.model.classes
         or resolved.config.evaluate.model

@@ -215,7 +215,7 @@ class SavedModel(Artifact):
     parameters: int = Field(description="Trainable parameters.")
     macs: int = Field(default=0, description="Multiplications with a weight, for an image.")
     layers: tuple[LayerRecord, ...] = Field(default=(), description="The layers in order.")
-    variant: str = Field(description="Which AlexNet.")
+    network: str = Field(description="Name of the network, as in `model.network`.")
     fidelity: str = Field(default="code", description="As the code or as the paper of 2012.")
     image_size: int = Field(description="Height and width of the input, in pixels.")
     short_side: int = Field(
@@ -231,8 +231,8 @@ class SavedModel(Artifact):
         """The `.keras` file."""
         return self.directory / self.MODEL_FILE
 
-    def network(self) -> dict[str, Any]:
-        """Return the fields that say which network this is, whatever its weights."""
+    def network_fields(self) -> dict[str, Any]:
+        """Return the fields that describe the network and not its weights."""
         return {
             name: getattr(self, name)
             for name in SavedModel.model_fields
@@ -285,7 +285,7 @@ class ModelArtifact(SavedModel):
             f" {self.macs / 1e6:,.1f} M MACs"
         )
         spread = "" if self.logit_spread is None else f" ({self.logit_spread:.1e})"
-        return f"{self.variant}, {size}, signal {self.signal}{spread}"
+        return f"{self.network}, {size}, signal {self.signal}{spread}"
 
 
 class TrainingResult(SavedModel):

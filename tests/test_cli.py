@@ -28,7 +28,7 @@ OFF = ("--set", "tracking.enabled=no")  # for what does not concern MLflow: it c
 WEIGHTED = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 SHORT = ("--set", "evaluate.report=short")
 TINY = (
-    *("--set", "model.width_multiplier=0.2"),
+    *("--set", "model.alexnet.width_multiplier=0.2"),
     *("--set", "train.global_batch_size=128"),
     *SHORT,
     *("--seed", "3"),
@@ -210,7 +210,7 @@ def test_a_network_without_a_dataset(tmp_path):
     done = alexnet(
         "--json",
         "build",
-        "--variant",
+        "--network",
         "paper",
         "--classes",
         "1000",
@@ -255,18 +255,18 @@ def test_a_network_that_cannot_learn_is_refused(tmp_path):
         "build",
         "--classes",
         "10",
-        "--variant",
+        "--network",
         "small",
         "--image-size",
         "32",
         "--set",
-        "model.initialization=paper",
+        "model.alexnet.initialization=paper",
         *OFF,
     )
     done = alexnet(*words, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert "The signal vanishes" in done.stderr
-    assert "--set model.initialization=he --set model.input_scale=unit" in done.stderr
+    assert "--set model.alexnet.initialization=he --set model.alexnet.input_scale=unit" in done.stderr
     assert "Traceback" not in done.stderr
     done = alexnet(*words, "--set", "model.signal_check=warn", cwd=tmp_path)
     assert "signal vanished" in done.stdout
@@ -373,7 +373,7 @@ def test_status_shows_what_is_there_without_heavy_imports(finished):
     assert done.stderr.split("imported:")[1].split() == []
     stale = last_line(alexnet("--json", "status", "--recipe", "digits", cwd=cwd))["stages"]
     assert [stage["state"] for stage in stale] == ["done", "stale", "waiting", "waiting"]
-    assert "setting model.width_multiplier 0.2 -> 0.5" in stale[1]["why"]
+    assert "setting model.alexnet.width_multiplier 0.2 -> 0.5" in stale[1]["why"]
     assert "done" in alexnet("status", cwd=cwd).stdout
 
 
@@ -416,22 +416,22 @@ REFUSALS = {
     "no equals sign": (["--set", "train.epochs"], 2, "section.field=value"),
     "unknown recipe": (["--recipe", "digit"], 2, "Did you mean `digits`?"),
     "unreadable recipe": (["--recipe", "missing.yaml"], 2, "No such file"),
-    "unknown variant": (["--variant", "papier"], 2, "'ungrouped', 'single_tower' or 'cifar'"),
+    "unknown variant": (["--network", "papier"], 2, "'ungrouped', 'single_tower' or 'cifar'"),
     "crop larger than image": (["--image-size", "64"], 2, "must not exceed data.short_side"),
     "network too large for the images": (
-        ["--variant", "paper"],
+        ["--network", "paper"],
         2,
         "needs a model.image_size of at least 64 pixels",
     ),
     "fidelity of another network": (
-        ["--set", "model.fidelity=paper"],
+        ["--set", "model.alexnet.fidelity=paper"],
         2,
         "Received variant small; leave fidelity out",
     ),
     "LRN where there is none": (
-        ["--set", "model.normalization=none", "--set", "model.lrn_alpha=1"],
+        ["--set", "model.alexnet.normalization=none", "--set", "model.alexnet.lrn_alpha=1"],
         2,
-        "has no LRN (add --set model.normalization=lrn)",
+        "has no LRN (add --set model.alexnet.normalization=lrn)",
     ),
     "a network alone": (
         ["--set", "model.classes=10", "--set", "data.short_side=256"],
@@ -535,7 +535,7 @@ def test_help_config_and_completion_are_light(tmp_path):
     completed = alexnet(
         cwd=tmp_path,
         _ALEXNET_COMPLETE="bash_complete",
-        COMP_WORDS="alexnet build --variant s",
+        COMP_WORDS="alexnet build --network s",
         COMP_CWORD="3",
     )
     assert {line.partition(",")[2] for line in completed.stdout.split()} == {
@@ -560,7 +560,7 @@ def test_the_next_day_in_another_folder_with_the_images_gone(tmp_path):
         for number in range(60):
             pixels = np.clip(rng.normal(level, 25, (40, 50, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.jpg")
-    small = ("--set", "model.width_multiplier=0.1", *OFF)
+    small = ("--set", "model.alexnet.width_multiplier=0.1", *OFF)
     first = last_line(
         alexnet("--json", "run", "--dataset", "photos", "--epochs", "3", *small, cwd=tmp_path)
     )

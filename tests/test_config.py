@@ -94,7 +94,7 @@ class TestPrecedence:
         resolved = resolve(
             recipe="imagenette", overrides={"data.dataset": "photographs"}, environment={}
         )
-        assert (resolved.recipe, resolved.config.data.dataset, resolved.config.model.variant) == (
+        assert (resolved.recipe, resolved.config.data.dataset, resolved.config.model.network) == (
             "imagenette",
             "photographs",
             "paper",
@@ -210,7 +210,7 @@ class TestRefused:
             ("train.seed", "-1", "greater than or equal to 0"),
             ("data.dataset", "", "at least 1 character"),
             ("data.validation_fraction", "0.5", "less than 0.5"),
-            ("model.variant", "alexnet", "'ungrouped', 'single_tower' or 'cifar'"),
+            ("model.network", "alexnet", "'ungrouped', 'single_tower' or 'cifar'"),
         ],
     )
     def test_value(self, key, value, expected):

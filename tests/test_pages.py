@@ -105,7 +105,7 @@ def finished(tmp_path_factory):
         "--set",
         "data.short_side=36",
         "--set",
-        "model.width_multiplier=0.2",
+        "model.alexnet.width_multiplier=0.2",
     ]
     result = alexnet(*words, "--set", "evaluate.report=short")
     pages = {

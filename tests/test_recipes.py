@@ -107,7 +107,7 @@ def test_digits_is_the_default():
 
 def test_imagenet_is_trained_as_in_the_paper():
     config = resolve(recipe="imagenet2012", environment={}).config
-    assert (config.data.short_side, config.model.image_size, config.model.variant) == (
+    assert (config.data.short_side, config.model.image_size, config.model.network) == (
         256,
         224,
         "paper",

@@ -24,7 +24,7 @@ from pipeline.tracking.registry import Registry
 from pipeline.tracking.store import open_experiment
 
 PROGRAM = (sys.executable, "-m", "pipeline")
-TINY = ("--set", "model.width_multiplier=0.2", "--set", "evaluate.report=short")
+TINY = ("--set", "model.alexnet.width_multiplier=0.2", "--set", "evaluate.report=short")
 
 
 def alexnet(*words, cwd, code=0):

@@ -576,7 +576,7 @@ def show_comparison(output: Console, comparison: Comparison) -> None:
 def _show_layers(output: Console, model: ModelArtifact, batch_size: int) -> None:
     """Print the layers of a network: shape, parameters, multiplications, memory of a batch."""
     table = Table(
-        title=Text(f"{model.variant}, {len(model.class_names):,} classes"), title_justify="left"
+        title=Text(f"{model.network}, {len(model.class_names):,} classes"), title_justify="left"
     )
     for heading in (
         "layer",
@@ -656,20 +656,18 @@ def _size(folder: Path) -> int:
 
 def show_settings(output: Console, resolved: Resolved) -> None:
     """Print every setting with its value, where it came from and what it means."""
-    from pipeline.config.settings import Config
+    from pipeline.config.resolution import setting_field
 
     table = Table(title=Text(f"recipe {resolved.recipe}"), title_justify="left")
     for heading in ("setting", "value", "from", "meaning"):
         table.add_column(heading, overflow="fold")
     for key, value in resolved.flat().items():
-        section, _, name = key.partition(".")
-        fields = type(getattr(Config(), section)).model_fields
         origin = resolved.origins[key]
         table.add_row(
             key,
             Text(repr(value) if value == "" else str(value)),
             Text(origin),
-            Text(fields[name].description or ""),
+            Text(setting_field(key).description or ""),
             style="dim" if origin == "default" else "",
         )
     output.print(table)

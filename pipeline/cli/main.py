@@ -26,6 +26,7 @@ from pipeline.errors import (
     PipelineError,
     Terminated,
 )
+from pipeline.model.networks import network_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,6 +134,12 @@ def _complete_schedule(
     ]
 
 
+def _complete_network(
+    _context: click.Context, _parameter: click.Parameter, start: str
+) -> list[str]:
+    return [name for name in network_names() if name.startswith(start)]
+
+
 def _complete_value(key: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     """Complete the words that a setting may be."""
 
@@ -185,11 +192,11 @@ STAGE_OPTIONS = {
         metavar="NAME|PATH",
         help="`digits`, a TFDS name, a folder of class folders, or a manifest (.csv, ...).",
     ),
-    "variant": click.option(
-        "--variant",
+    "network": click.option(
+        "--network",
         metavar="NAME",
-        shell_complete=_complete_value("model.variant"),
-        help="Which AlexNet: small, paper, caffenet, owt, ungrouped, single_tower or cifar.",
+        shell_complete=_complete_network,
+        help=f"Which network: {', '.join(network_names())}.",
     ),
     "image_size": click.option(
         "--image-size", metavar="PIXELS", help="Height and width of the network's input."
@@ -271,7 +278,7 @@ STAGE_OPTIONS = {
 MEANINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "ingest": {"dataset": ("data.dataset",)},
     "build": {
-        "variant": ("model.variant",),
+        "network": ("model.network",),
         "image_size": ("model.image_size",),
         "classes": ("model.classes",),
         "weights": ("model.weights",),
@@ -300,7 +307,7 @@ MEANINGS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "run": {
         "dataset": ("data.dataset",),
-        "variant": ("model.variant",),
+        "network": ("model.network",),
         "image_size": ("model.image_size",),
         "weights": ("model.weights",),
         "freeze": ("train.freeze",),

@@ -1,4 +1,4 @@
-"""Settings of the `model` section."""
+"""Settings of the `model` section: what every network has, and what only AlexNet has."""
 
 from __future__ import annotations
 
@@ -9,60 +9,37 @@ from pydantic import Field
 from pipeline.config.section import Section
 
 
-class ModelConfig(Section):
-    """Which network. docs/model.md says what each choice was in 2012 and where it comes from."""
+class AlexNetConfig(Section):
+    """Choices within AlexNet. docs/model.md says what each was in 2012 and where it comes from."""
 
-    variant: Literal["small", "paper", "caffenet", "owt", "ungrouped", "single_tower", "cifar"] = (
-        Field(
-            "small",
-            description=(
-                "`small`: the 2012 pattern for 28-96 pixel images; `paper`: two towers, 2012;"
-                " `caffenet`: Caffe's; `owt`: one tower, 2014, torchvision's; `ungrouped`: 2012"
-                " without towers; `single_tower`: half of 2012, its one-GPU control; `cifar`: four"
-                " layers."
-            ),
-        )
-    )
     fidelity: Literal["code", "paper"] = Field(
         "code",
         description=(
-            "For paper, ungrouped, single_tower: `code`, the program that made the published"
+            "For the networks of the 2012 paper: `code`, the program that made the published"
             " numbers, or the `paper`'s text. Decides lrn_alpha, lrn_across, layer_order,"
             " spatial_norm, initialization and train.color_mode where they are `auto`."
         ),
-    )
-    image_size: int = Field(
-        32,
-        ge=16,
-        le=512,
-        description="Height and width of the network's input, in pixels; 224 in 2012.",
-    )
-    classes: int = Field(
-        0,
-        ge=0,
-        le=1_000_000,
-        description="Look at a network for so many classes, without a dataset; 0: the dataset's.",
     )
     width_multiplier: float = Field(
         1.0,
         gt=0,
         le=4,
         description=(
-            "Scales every layer's width but the last; less is faster. Recipes fit it to the"
-            " machine's time."
+            "Scales the width of every layer but the last, rounded to a multiple of 8; less is"
+            " faster."
         ),
     )
     activation: Literal["relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu"] = Field(
         "relu",
         description=(
-            "What follows each layer but the last; the paper's figure 1 compares relu and tanh."
+            "Activation of each layer but the last; the paper's figure 1 compares relu and tanh."
         ),
     )
     normalization: Literal["auto", "lrn", "batch", "none"] = Field(
         "auto",
         description=(
             "`lrn` after the first two convolutions, as in 2012; `batch`: after every convolution,"
-            " over all replicas; `none`. `auto`: none for owt and cifar, else lrn."
+            " over all replicas; `none`. `auto`: the network's own."
         ),
     )
     lrn_alpha: Literal["auto"] | float = Field(
@@ -96,10 +73,7 @@ class ModelConfig(Section):
     overlapping_pooling: bool = Field(
         True, description="Pools of 3 x 3, 2 apart, as in 2012; without, 2 x 2."
     )
-    dropout: float = Field(
-        0.5, ge=0, lt=1, description="Share of units dropped while training, in [0, 1)."
-    )
-    dropout_place: Literal["after", "before"] = Field(
+    dropout_position: Literal["after", "before"] = Field(
         "after", description="`after` fc6 and fc7, as in 2012; `before` them, as in torchvision."
     )
     remove_layer: Literal["none", "conv2", "conv3", "conv4", "conv5"] = Field(
@@ -123,9 +97,32 @@ class ModelConfig(Section):
         "auto",
         description=(
             "Pixels inside the network: `levels` 0-255 less the mean; `unit` also divided by the"
-            " deviation; `fraction`: 0-1. A pair with initialization; `auto` is unit for he and"
+            " standard deviation; `fraction`: 0-1. A pair with initialization; `auto` is unit for he and"
             " glorot, else levels."
         ),
+    )
+
+
+class ModelConfig(Section):
+    """Which network, and what every network has."""
+
+    network: str = Field(
+        "small", min_length=1, description="Which network; docs/model.md lists them."
+    )
+    image_size: int = Field(
+        32,
+        ge=16,
+        le=512,
+        description="Height and width of the network's input, in pixels; 224 in 2012.",
+    )
+    classes: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Look at a network for so many classes, without a dataset; 0: the dataset's.",
+    )
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="Fraction of units dropped while training, in [0, 1)."
     )
     weights: str = Field(
         "",
@@ -144,7 +141,9 @@ class ModelConfig(Section):
     signal_check: Literal["stop", "warn", "off"] = Field(
         "stop",
         description=(
-            "What becomes of a network through which no signal passes, so that it would not learn."
+            "Action for a network whose signal vanishes or explodes, so that it would not learn:"
+            " `stop`, `warn`, or `off` for no check."
         ),
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the initial weights.")
+    alexnet: AlexNetConfig = AlexNetConfig()

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.config.section import Section, section_type
 from pipeline.config.settings import Config
 from pipeline.errors import ConfigError
 
@@ -17,13 +18,24 @@ ANY_IMAGES = "folder"
 _SUFFIXES = (".yaml", ".yml")
 
 
-def flatten(nested: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return {section: {field: value}} as {`section.field`: value}."""
-    return {
-        f"{section}.{name}": value
-        for section, fields in nested.items()
-        for name, value in fields.items()
-    }
+def flatten(
+    nested: Mapping[str, Any], kind: type[Section] = Config, prefix: str = ""
+) -> dict[str, Any]:
+    """Return {section: {field: value}} as {`section.field`: value}, sub-sections included.
+
+    Args:
+        nested: values by field; a field that is a sub-section holds such a mapping itself.
+        kind: the section whose fields they are; all settings by default.
+        prefix: what stands before each name, such as `model.`.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        inner = section_type(kind, name)
+        if inner is not None and isinstance(value, Mapping):
+            flat |= flatten(value, inner, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -53,7 +65,7 @@ def suggest_spelling(word: str, known: tuple[str, ...]) -> str:
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
-    """Return a recipe, packaged or a YAML file, as {`section.field`: value}.
+    """Return the settings of a recipe, packaged or a YAML file, as {`section.field`: value}.
 
     Raises:
         ConfigError: there is no such recipe, or it is not a mapping of sections.

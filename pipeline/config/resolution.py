@@ -1,7 +1,7 @@
 """Which settings are in force: command line > environment > recipe > default.
 
-A setting is named `section.field`. The command line gives `--set train.epochs=5`, the environment
-`ALEXNET_TRAIN__EPOCHS=5`, a recipe is a YAML file of sections.
+A setting is named `section.field`, or `section.subsection.field`. The command line gives
+`--set train.epochs=5`, the environment `ALEXNET_TRAIN__EPOCHS=5`, a recipe is a YAML file of sections.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from pipeline.config.recipes import (
     ANY_IMAGES,
@@ -21,6 +22,7 @@ from pipeline.config.recipes import (
     recipe_for,
     suggest_spelling,
 )
+from pipeline.config.section import Section, section_type
 from pipeline.config.settings import Config
 from pipeline.errors import ConfigError
 
@@ -47,19 +49,30 @@ def field_names() -> tuple[str, ...]:
 
 
 def words_of(key: str) -> tuple[str, ...]:
-    """Return the words that a setting may be, such as `small` for `model.variant`."""
-    section, _, name = key.partition(".")
-    return tuple(
-        word
-        for word in get_args(type(getattr(Config(), section)).model_fields[name].annotation)
-        if isinstance(word, str)
-    )
+    """Return the words that a setting may be, such as `relu` for `model.alexnet.activation`."""
+    return tuple(word for word in get_args(setting_field(key).annotation) if isinstance(word, str))
+
+
+def setting_field(key: str) -> FieldInfo:
+    """Return the declaration of a setting: its type, default, range and description.
+
+    Raises:
+        KeyError: there is no such setting.
+    """
+    *sections, name = key.split(".")
+    kind: type[Section] = Config
+    for section in sections:
+        inner = section_type(kind, section)
+        if inner is None:
+            raise KeyError(key)
+        kind = inner
+    return kind.model_fields[name]
 
 
 def environment_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings given as `ALEXNET_SECTION__FIELD`."""
+    """Return the settings given as `ALEXNET_SECTION__FIELD`, sub-sections with one more `__`."""
     return {
-        name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".", 1): value
+        name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", "."): value
         for name, value in environment.items()
         if name.startswith(ENVIRONMENT_PREFIX) and "__" in name
     }
@@ -118,13 +131,12 @@ def resolve(
         ("environment", from_environment),
         ("command line", overrides),
     )
-    nested: dict[str, dict[str, Any]] = {section: {} for section in Config.model_fields}
+    nested: dict[str, Any] = {}
     origins = dict.fromkeys(field_names(), "default")
     for origin, settings in layers:
         for key, value in settings.items():
             _require_known(key, origin)
-            section, _, field = key.partition(".")
-            nested[section][field] = value
+            _put(nested, key, value)
             origins[key] = origin
     try:
         config = Config.model_validate(nested)
@@ -133,6 +145,14 @@ def resolve(
             _describe_problems(error, origins), hint="Type `alexnet config` to see every setting"
         ) from error
     return Resolved(config=config, recipe=name, origins=origins)
+
+
+def _put(nested: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value by the name of its setting in {section: {field: value}}."""
+    *sections, name = key.split(".")
+    for section in sections:
+        nested = nested.setdefault(section, {})
+    nested[name] = value
 
 
 def _require_known(key: str, origin: str) -> None:

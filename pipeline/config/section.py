@@ -26,3 +26,11 @@ class Section(BaseModel):
         ):
             raise ValueError("should be a number, not true or false")
         return value
+
+
+def section_type(kind: type[Section], name: str) -> type[Section] | None:
+    """Return the type of a section's field that is a sub-section, None for any other field."""
+    field = kind.model_fields.get(name)
+    if field is None or not isinstance(field.annotation, type):
+        return None
+    return field.annotation if issubclass(field.annotation, Section) else None

@@ -63,7 +63,7 @@ class TrainConfig(Section):
         "auto",
         description=(
             "Learning rate of SGD's biases: that of the weights, as the paper says, or twice;"
-            " `auto` as model.fidelity."
+            " `auto` as model.alexnet.fidelity."
         ),
     )
     clip_norm: float = Field(
@@ -183,7 +183,7 @@ class TrainConfig(Section):
         "auto",
         description=(
             "What color_noise counts: standard deviations, as the code of 2012, or variances on the"
-            " 0-1 scale, as the paper; `auto` as model.fidelity."
+            " 0-1 scale, as the paper; `auto` as model.alexnet.fidelity."
         ),
     )
     randaugment: int = Field(

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from pipeline.artifacts import Artifact, DatasetArtifact, SavedModel
+from pipeline.config.recipes import flatten
 from pipeline.config.resolution import Resolved
 from pipeline.config.section import Section
 from pipeline.config.settings import Config
@@ -111,7 +112,10 @@ class Runner:
         if stage.chosen_code is not None:
             parts |= stage.chosen_code(section)
         effective = section.model_dump(mode="json", exclude=set(section.WITHOUT_EFFECT))
-        parts |= {f"setting {stage.section}.{name}": value for name, value in effective.items()}
+        parts |= {
+            f"setting {name}": value
+            for name, value in flatten(effective, type(section), f"{stage.section}.").items()
+        }
         for kind in stage.inputs.values():
             maker = self._maker_of(kind).name
             parts[f"input {maker}"] = records[maker].identity()
@@ -526,7 +530,7 @@ def _record_result(run: StageRun, stage: str, read: Sequence[Artifact], made: Ar
 
 def _flatten_section(name: str, section: Section) -> dict[str, Any]:
     """Return `section.field` -> value."""
-    return {f"{name}.{field}": value for field, value in section.model_dump().items()}
+    return flatten(section.model_dump(), type(section), f"{name}.")
 
 
 def _no_room_for(partial: Path) -> PipelineError:

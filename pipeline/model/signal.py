@@ -1,8 +1,8 @@
-"""The signal check: does what differs between two images still differ at the logits, and does the error find its way back?
+"""The signal check: whether differences between images reach the logits, and gradients the layers.
 
-A network whose signal dies on the way up answers the same to every image and cannot begin to learn;
-its loss stays at log(classes) for epochs, which is why so many AlexNets in Keras "do not train".
-One batch through the fresh network shows it.
+A network whose signal vanishes on the way up answers the same to every image and cannot begin to
+learn; its loss stays at log(classes) for epochs, which is why so many AlexNets in Keras "do not
+train". One batch through the fresh network shows it. `pipeline.reports.network` words the finding.
 """
 
 from __future__ import annotations
@@ -10,39 +10,43 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.config.model import ModelConfig
-from pipeline.model.alexnet import plan_for
+if TYPE_CHECKING:
+    from pipeline.arrays import Images, Labels, Layer, Network, Tensor
 
-IMAGES = 32
-# At this rate the 2012 networks were trained from the start (paper, section 5); update ratios
-# before training are told for it.
-RATE = 0.01
-# Deviation of the logits across images. At initialization the configurations that are known to stay
+SIGNAL_IMAGES = 32
+# The learning rate at which the 2012 networks were trained from the start (paper, section 5); update
+# ratios before training are those of a step at it.
+_LEARNING_RATE = 0.01
+# Standard deviation of the logits across images. At initialization the configurations that are known to stay
 # flat have 5e-5 to 8e-4; Caffe's AlexNet, which did learn, 2e-3; the code of 2012 0.1; He's
 # initialization 0.3.
-_NO_SPREAD, _LITTLE_SPREAD = 1e-3, 4e-3
+_VANISHED_SPREAD, _WEAK_SPREAD = 1e-3, 4e-3
 # The first layer's update ratio: 3e-5 to 2e-4 in those that stay flat, 6e-4 in Caffe's, 4e-2 in the
 # code of 2012.
-_SMALL_STEP = 5e-4
+_MIN_UPDATE_RATIO = 5e-4
 # Cross-entropy above that of guessing, in nats: the code of 2012 starts with 1, He's weights on
 # pixels of 0-255 with 80.
-_MUCH_LOSS = 10.0
+_MAX_EXCESS_LOSS = 10.0
 
 
 @dataclass(frozen=True)
 class LayerSignal:
-    """What passes through one layer with weights, measured on a batch.
+    """The signal through one layer with weights, measured on a batch.
 
-    `spread` is the deviation of a neuron's output across images, mean over neurons; `gradient` the
-    norm of the loss's gradient by the weights; `arriving` that by the layer's output, mean over
-    images; `update_ratio` learning rate x gradient norm / weight norm; `idle` the share of neurons,
-    in [0, 1], that no image moves: never positive for ReLU, on the flat ends of tanh and sigmoid.
+    Attributes:
+        layer: its name.
+        spread: standard deviation of a neuron's output across images, mean over neurons.
+        gradient: norm of the loss's gradient by the weights.
+        arriving: norm of the gradient by the layer's output, mean over images.
+        update_ratio: learning rate x gradient norm / weight norm.
+        idle: fraction of neurons, in [0, 1], that no image moves: never positive for ReLU, on the
+            flat ends of tanh and sigmoid.
     """
 
     layer: str
@@ -55,9 +59,12 @@ class LayerSignal:
 
 @dataclass(frozen=True)
 class Signal:
-    """What passes through a network.
+    """The signal through a network.
 
-    Its layers with weights from the first to the logits, and the loss of the batch in nats.
+    Attributes:
+        layers: those with weights, from the first to the logits.
+        loss: of the batch, in nats.
+        num_classes: number of logits.
     """
 
     layers: tuple[LayerSignal, ...]
@@ -66,10 +73,15 @@ class Signal:
 
     @property
     def spread(self) -> float:
-        """Deviation of the logits across images."""
+        """Standard deviation of the logits across images."""
         return self.layers[-1].spread
 
-    def metrics(self) -> dict[str, float]:
+    @property
+    def max_loss(self) -> float:
+        """The loss, in nats, above which the signal counts as exploded."""
+        return math.log(self.num_classes) + _MAX_EXCESS_LOSS
+
+    def to_metrics(self) -> dict[str, float]:
         """Return every number by a name such as `signal/spread/conv1`."""
         names = ("spread", "gradient", "update_ratio", "idle")
         return {
@@ -86,14 +98,30 @@ class Signal:
         change them, as in cuda-convnet's networks for CIFAR-10.
         """
         first_step = self.layers[0].update_ratio
-        if not math.isfinite(self.loss) or self.loss > math.log(self.num_classes) + _MUCH_LOSS:
+        if not math.isfinite(self.loss) or self.loss > self.max_loss:
             return "exploded"
-        if self.spread < _NO_SPREAD and first_step < _SMALL_STEP:
+        if self.spread < _VANISHED_SPREAD and first_step < _MIN_UPDATE_RATIO:
             return "vanished"
-        return "weak" if self.spread < _LITTLE_SPREAD and first_step < 10 * _SMALL_STEP else "alive"
+        weak = self.spread < _WEAK_SPREAD and first_step < 10 * _MIN_UPDATE_RATIO
+        return "weak" if weak else "alive"
+
+    def to_finding(self) -> dict[str, Any]:
+        """Return the state, the numbers that it rests on and what they were expected to be."""
+        return {
+            "state": self.state,
+            "spread": self.spread,
+            "loss": self.loss,
+            "num_classes": self.num_classes,
+            "update_ratio": self.layers[0].update_ratio,
+            "learning_rate": _LEARNING_RATE,
+            "min_spread": _VANISHED_SPREAD if self.state == "vanished" else _WEAK_SPREAD,
+            "max_loss": self.max_loss,
+        }
 
 
-def measure_signal(network: Any, images: Any, labels: Any, learning_rate: float = RATE) -> Signal:
+def measure_signal(
+    network: Network, images: Images, labels: Labels, learning_rate: float = _LEARNING_RATE
+) -> Signal:
     """Send a batch forward and back through a network, and leave the network as it was.
 
     Dropout is off, because its chance would be taken for a difference between images; batch
@@ -103,7 +131,7 @@ def measure_signal(network: Any, images: Any, labels: Any, learning_rate: float 
         network: a model of `build_network`.
         images: uint8 [batch, image_size, image_size, 3], two or more, different ones.
         labels: integers [batch].
-        learning_rate: of which the update ratios are told.
+        learning_rate: of the step whose update ratios are returned.
     """
     dropouts = [layer for layer in network.layers if isinstance(layer, keras.layers.Dropout)]
     rates, state = (
@@ -113,27 +141,31 @@ def measure_signal(network: Any, images: Any, labels: Any, learning_rate: float 
     for layer in dropouts:
         layer.rate = 0.0
     try:
-        numbers = signal_numbers(network, training=True)(images, labels)
+        numbers = build_signal_probe(network, training=True)(images, labels)
     finally:
         for layer, rate in zip(dropouts, rates, strict=True):
             layer.rate = rate
         for variable, value in zip(network.non_trainable_variables, state, strict=True):
             variable.assign(value)
-    return named_signal(network, numbers, learning_rate)
+    return read_signal(network, numbers, learning_rate)
 
 
-def signal_numbers(network: Any, *, training: bool) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """Return a function (images, labels) -> float32 [layers, 5] and the loss, which TensorFlow can compile; for `named_signal`.
+def build_signal_probe(
+    network: Network, *, training: bool
+) -> Callable[[Images | Tensor, Labels | Tensor], tuple[Tensor, Tensor]]:
+    """Return a function (images, labels) -> float32 [layers, 5] and the loss, for `read_signal`.
+
+    TensorFlow can compile it.
 
     Args:
         network: a model of `build_network`.
         training: as Keras means it.
     """
-    weighted = _weighted(network)
-    activated = [_activated(network, layer) for layer in weighted]
+    weighted = _weighted_layers(network)
+    activated = [_activation_of(network, layer) for layer in weighted]
     probe = keras.Model(network.input, [layer.output for layer in (*weighted, *activated)])
 
-    def numbers(images: Any, labels: Any) -> tuple[Any, Any]:
+    def measure(images: Images | Tensor, labels: Labels | Tensor) -> tuple[Tensor, Tensor]:
         kernels = [layer.kernel for layer in weighted]
         with tf.GradientTape() as tape:
             outputs = probe(images, training=training)
@@ -144,35 +176,40 @@ def signal_numbers(network: Any, *, training: bool) -> Callable[[Any, Any], tupl
         own, later = outputs[: len(weighted)], outputs[len(weighted) :]
         gradients = tape.gradient(loss, [*kernels, *own])
         rows = []
-        for place, kernel in enumerate(kernels):
-            arriving = tf.cast(gradients[len(kernels) + place], tf.float32) * tf.cast(
+        for index, kernel in enumerate(kernels):
+            arriving = tf.cast(gradients[len(kernels) + index], tf.float32) * tf.cast(
                 tf.shape(labels)[0], tf.float32
             )
             each = tf.sqrt(tf.reduce_sum(arriving**2, axis=list(range(1, len(arriving.shape)))))
-            spread = tf.reduce_mean(tf.math.reduce_std(tf.cast(own[place], tf.float32), axis=0))
+            spread = tf.reduce_mean(tf.math.reduce_std(tf.cast(own[index], tf.float32), axis=0))
             idle = tf.reduce_mean(
-                tf.cast(tf.reduce_all(_flat(activated[place], later[place]), axis=0), tf.float32)
+                tf.cast(tf.reduce_all(_is_flat(activated[index], later[index]), axis=0), tf.float32)
             )
             rows.append(
-                [spread, tf.norm(gradients[place]), tf.reduce_mean(each), tf.norm(kernel), idle]
+                [spread, tf.norm(gradients[index]), tf.reduce_mean(each), tf.norm(kernel), idle]
             )
         return tf.stack([tf.stack(row) for row in rows]), loss
 
-    return numbers
+    return measure
 
 
-def named_signal(network: Any, numbers: tuple[Any, Any], learning_rate: float) -> Signal:
-    """Give names to what a function of `signal_numbers` returned."""
+def read_signal(network: Network, numbers: tuple[Tensor, Tensor], learning_rate: float) -> Signal:
+    """Return the signal in what a function of `build_signal_probe` returned, layers by name."""
     layers = []
-    for layer, row in zip(_weighted(network), np.asarray(numbers[0], np.float64), strict=True):
+    for layer, row in zip(
+        _weighted_layers(network), np.asarray(numbers[0], np.float64), strict=True
+    ):
         spread, gradient, arriving, weight, idle = (float(value) for value in row)
         ratio = learning_rate * gradient / max(weight, 1e-30) if layer.trainable else 0.0
         layers.append(LayerSignal(layer.name, spread, gradient, arriving, ratio, idle))
     return Signal(tuple(layers), float(numbers[1]), int(network.output.shape[-1]))
 
 
-def synthetic_images(count: int, size: int, seed: int = 0) -> Any:
-    """Return uint8 [count, size, size, 3] noise whose amplitude falls with frequency as in photographs, deviation 65 about 128."""
+def make_noise_images(count: int, size: int, seed: int = 0) -> Images:
+    """Return noise as uint8 [count, size, size, 3], mean 128 and standard deviation 65.
+
+    Its amplitude falls with frequency as in photographs.
+    """
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(size)[:, np.newaxis], np.fft.fftfreq(size)) + 1 / size
     noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=(count, 3, size, size))) / frequency).real
@@ -180,48 +217,12 @@ def synthetic_images(count: int, size: int, seed: int = 0) -> Any:
     return np.clip(noise, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
-def verdict(signal: Signal, config: ModelConfig) -> str:
-    """Say what the check found in a network of these settings, and what to do where something is wrong."""
-    guess, state = math.log(signal.num_classes), signal.state
-    found = (
-        f"The logits differ between images by {signal.spread:.1e} (deviation), the loss of a batch"
-        f" is {signal.loss:.3g} nats (guessing: {guess:.2f}), a step at rate {RATE:g} changes the"
-        f" first layer by {signal.layers[0].update_ratio:.1e} of its weights."
-    )
-    if state == "alive":
-        return found
-    plan = plan_for(config)
-    pair = (
-        f"initialization={plan.initialization}, input_scale={plan.input_scale},"
-        f" activation={config.activation}"
-    )
-    remedies = [
-        f"--set model.initialization={name} --set model.input_scale={scale}"
-        for name, scale in (("he", "unit"), ("code", "levels"))
-        if (name, scale) != (plan.initialization, plan.input_scale)
-    ]
-    remedies += [] if config.activation == "relu" else ["--set model.activation=relu"]
-    remedies += [] if config.normalization == "batch" else ["--set model.normalization=batch"]
-    remedy = f"Type {', or '.join(remedies)}."
-    if state == "exploded":
-        most = guess + _MUCH_LOSS
-        return (
-            f"The signal explodes on its way through the network ({pair}). {found} Expected a loss"
-            f" of at most {most:.1f}. {remedy}"
-        )
-    word, least = ("vanishes", _NO_SPREAD) if state == "vanished" else ("is weak", _LITTLE_SPREAD)
-    return (
-        f"The signal {word} on its way through the network ({pair}). {found} Expected logits that"
-        f" differ by {least:g} or more. {remedy}"
-    )
-
-
-def _weighted(network: Any) -> list[Any]:
+def _weighted_layers(network: Network) -> list[Layer]:
     """Return the layers with a kernel, in order."""
     return [layer for layer in network.layers if hasattr(layer, "kernel")]
 
 
-def _activated(network: Any, layer: Any) -> Any:
+def _activation_of(network: Network, layer: Layer) -> Layer:
     """Return the layer whose output is this one's after the activation.
 
     Itself, or the next activation, which may come after a pool.
@@ -234,7 +235,7 @@ def _activated(network: Any, layer: Any) -> Any:
     )
 
 
-def _flat(layer: Any, outputs: Any) -> Any:
+def _is_flat(layer: Layer, outputs: Tensor) -> Tensor:
     """Return where an activation is so flat that no gradient passes, bool of the outputs' shape."""
     name = getattr(layer.activation, "__name__", "")
     if name == "relu":

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts import DatasetArtifact, LayerRecord, ModelArtifact, file_sha256
+from pipeline.artifacts import DatasetArtifact, ModelArtifact, file_sha256
 from pipeline.config.model import ModelConfig
 from pipeline.engine.stage import Context, stage
 from pipeline.errors import ConfigError
+from pipeline.model.networks import build_network, describe_start, find_network, network_code
+
+if TYPE_CHECKING:
+    from pipeline.arrays import Images, Labels, Network
+    from pipeline.model.signal import Signal
+
+# The signal of the network in use, beside those of the same network with other activations.
+_THIS_NETWORK = "this network"
+_COMPARED_ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 
 def _weights_stamp(config: ModelConfig) -> dict[str, str]:
     """Describe the file of weights without reading it."""
-    from pathlib import Path
-
     if not config.weights:
         return {}
     try:
@@ -24,7 +34,16 @@ def _weights_stamp(config: ModelConfig) -> dict[str, str]:
     return {"weights": f"{found.st_size} bytes, changed at {found.st_mtime_ns}"}
 
 
-@stage(source=_weights_stamp)
+def _draw_pages(record: ModelArtifact, folder: Path) -> None:
+    from pipeline.reports.network import draw_network_pages
+
+    draw_network_pages(record, folder)
+
+
+_REGISTRIES = ("pipeline.model.networks",)
+
+
+@stage(source=_weights_stamp, chosen_code=network_code, registries=_REGISTRIES, draw=_draw_pages)
 def build(config: ModelConfig, dataset: DatasetArtifact, context: Context) -> ModelArtifact:
     """Build the network for the dataset, with fresh weights or those of a file."""
     import numpy as np
@@ -33,108 +52,67 @@ def build(config: ModelConfig, dataset: DatasetArtifact, context: Context) -> Mo
         margin = (dataset.short_side - config.image_size) // 2
         window = slice(margin, margin + config.image_size)
         images, labels = sample["pixels"][:, window, window], sample["labels"]
-    built = _built(
-        config,
-        dataset.class_names,
-        dataset.channel_mean,
-        dataset.channel_std,
-        images,
-        labels,
-        context,
-    )
-    return built.model_copy(update={"short_side": dataset.short_side})
+    statistics = _Statistics(dataset.class_names, dataset.channel_mean, dataset.channel_std)
+    record = _build_and_check(config, statistics, images, labels, context)
+    return record.model_copy(update={"short_side": dataset.short_side})
 
 
-@stage(source=_weights_stamp)
-def look(config: ModelConfig, context: Context) -> ModelArtifact:
+@stage(source=_weights_stamp, chosen_code=network_code, registries=_REGISTRIES, draw=_draw_pages)
+def build_without_dataset(config: ModelConfig, context: Context) -> ModelArtifact:
     """Build a network for `model.classes` classes, on images of noise, to look at it."""
     import numpy as np
 
-    from pipeline.model.signal import IMAGES, synthetic_images
+    from pipeline.model.signal import SIGNAL_IMAGES, make_noise_images
 
-    images = synthetic_images(IMAGES, config.image_size)
-    names = tuple(f"class {index}" for index in range(config.classes))
-    mean, std = (
-        [float(value) for value in numbers]
-        for numbers in (images.mean((0, 1, 2)), images.std((0, 1, 2)))
+    images = make_noise_images(SIGNAL_IMAGES, config.image_size)
+    statistics = _Statistics(
+        tuple(f"class {index}" for index in range(config.classes)),
+        [float(value) for value in images.mean((0, 1, 2))],
+        [float(value) for value in images.std((0, 1, 2))],
     )
-    return _built(
-        config,
-        names,
-        mean,
-        std,
-        images,
-        np.arange(IMAGES, dtype=np.int32) % config.classes,
-        context,
-    )
+    labels = np.arange(SIGNAL_IMAGES, dtype=np.int32) % config.classes
+    return _build_and_check(config, statistics, images, labels, context)
 
 
-build_alone = dataclasses.replace(look, name="build")
+build_alone = dataclasses.replace(build_without_dataset, name="build")
 
 
-def _built(
+@dataclass(frozen=True)
+class _Statistics:
+    """What a network must know of a dataset: its classes, and RGB mean and std in levels 0-255."""
+
+    class_names: tuple[str, ...]
+    channel_mean: Sequence[float]
+    channel_std: Sequence[float]
+
+
+def _build_and_check(
     config: ModelConfig,
-    class_names: tuple[str, ...],
-    mean: Any,
-    std: Any,
-    images: Any,
-    labels: Any,
+    statistics: _Statistics,
+    images: Images,
+    labels: Labels,
     context: Context,
 ) -> ModelArtifact:
-    """Build the network, check it on a batch, and write the file and the page."""
-    from pipeline.model.alexnet import build_network, layer_table
-    from pipeline.model.pretrained import network_from
-    from pipeline.model.signal import Signal, measure_signal, verdict
+    """Build the network, check its signal on a batch, and store the file and the report data."""
+    from pipeline.model.layer_table import describe_layers
     from pipeline.model.weights import save_model
-    from pipeline.reports.network import write_card
 
-    def fresh(activation: str) -> Any:
-        other = config.model_copy(update={"activation": activation})
-        return build_network(
-            other, num_classes=len(class_names), channel_mean=mean, channel_std=std
-        )
-
-    if config.weights:
-        network, afresh = network_from(config, class_names)
-        context.run.set_tags(
-            {"weights": config.weights, "layers_afresh": ", ".join(afresh) or "none"}
-        )
-    else:
-        network = fresh(config.activation)
-    signals: dict[str, Signal] = {}
-    found = "Not checked: model.signal_check=off."
-    if config.signal_check != "off" and images.std(axis=0).max() < 1:
-        found = (  # so are their logits, in every network
-            "Not checked: the images of the sample are all alike."
-        )
-    elif config.signal_check != "off":
-        context.progress(0, 4, "networks", "signal check")
-        signals["this network"] = measure_signal(network, images, labels)
-        found = verdict(signals["this network"], config)
-        if (
-            config.signal_check == "stop"
-            and signals["this network"].state in ("vanished", "exploded")
-            and not config.weights
-        ):
-            raise ConfigError(f"{found} Or build it all the same: --set model.signal_check=warn.")
-        for done, activation in enumerate(("relu", "tanh", "sigmoid"), start=1):
-            signals[activation] = measure_signal(fresh(activation), images, labels)
-            context.progress(done, 4, "networks", f"signal with {activation}")
+    network = _make_network(config, statistics, context)
+    signals, finding = _check_signal(network, config, statistics, images, labels, context)
     path = context.directory / ModelArtifact.MODEL_FILE
     save_model(network, path)
-    layers = tuple(LayerRecord(**row) for row in layer_table(network))
-    write_card(layers, signals, found, config, context.report_directory)
-    own = signals.get("this network")
+    layers, own = describe_layers(network), signals.get(_THIS_NETWORK)
+    _store_report_data(config, signals, finding, context.directory)
     artifact = ModelArtifact(
         directory=context.directory,
         model_sha256=file_sha256(path),
         parameters=sum(layer.parameters for layer in layers),
         macs=sum(layer.macs for layer in layers),
         layers=layers,
-        variant=config.variant,
-        fidelity=config.fidelity,
+        network=config.network,
+        fidelity=config.alexnet.fidelity,
         image_size=config.image_size,
-        class_names=class_names,
+        class_names=statistics.class_names,
         signal="not checked" if own is None else own.state,
         logit_spread=None if own is None else float(f"{own.spread:.3g}"),
     )
@@ -142,5 +120,78 @@ def _built(
         {"parameters": artifact.parameters, "macs": artifact.macs}, summary=True
     )
     if own is not None:
-        context.run.log_metrics(own.metrics())
+        context.run.log_metrics(own.to_metrics())
     return artifact
+
+
+def _make_network(config: ModelConfig, statistics: _Statistics, context: Context) -> Network:
+    """Return the network with fresh weights, or with those of the file that the settings name."""
+    if not config.weights:
+        return _make_fresh_network(config, statistics)
+    from pipeline.model.pretrained import load_pretrained_network
+
+    network, fresh = load_pretrained_network(config, statistics.class_names)
+    context.run.set_tags({"weights": config.weights, "layers_afresh": ", ".join(fresh) or "none"})
+    return network
+
+
+def _make_fresh_network(config: ModelConfig, statistics: _Statistics) -> Network:
+    return build_network(
+        config,
+        num_classes=len(statistics.class_names),
+        channel_mean=statistics.channel_mean,
+        channel_std=statistics.channel_std,
+    )
+
+
+def _check_signal(
+    network: Network,
+    config: ModelConfig,
+    statistics: _Statistics,
+    images: Images,
+    labels: Labels,
+    context: Context,
+) -> tuple[dict[str, Signal], dict[str, Any]]:
+    """Return the signal of the network and of others to compare, by name, and the finding.
+
+    Raises:
+        ConfigError: no signal passes through fresh weights, and `model.signal_check` is `stop`.
+    """
+    from pipeline.model.signal import measure_signal
+    from pipeline.reports.network import describe_signal
+
+    if config.signal_check == "off":
+        return {}, {"skipped": "off"}
+    if images.std(axis=0).max() < 1:  # so are their logits, in every network
+        return {}, {"skipped": "alike"}
+    networks = 1 + len(_COMPARED_ACTIVATIONS)
+    context.progress(0, networks, "networks", "signal check")
+    own = measure_signal(network, images, labels)
+    signals = {_THIS_NETWORK: own}
+    finding = own.to_finding() | {"start": describe_start(config)}
+    dead = own.state in ("vanished", "exploded") and not config.weights
+    if dead and config.signal_check == "stop":
+        raise ConfigError(
+            f"{describe_signal(finding)} Or build it all the same: --set model.signal_check=warn."
+        )
+    for done, activation in enumerate(_COMPARED_ACTIVATIONS, start=1):
+        settings = config.alexnet.model_copy(update={"activation": activation})
+        other = config.model_copy(update={"alexnet": settings})
+        signals[activation] = measure_signal(_make_fresh_network(other, statistics), images, labels)
+        context.progress(done, networks, "networks", f"signal with {activation}")
+    return signals, finding
+
+
+def _store_report_data(
+    config: ModelConfig, signals: Mapping[str, Signal], finding: Mapping[str, Any], folder: Path
+) -> None:
+    """Store what the network's page is drawn from, besides the record."""
+    from pipeline.reports.store import write_report_data
+
+    values = {
+        "settings": config.model_dump(mode="json"),
+        "has_fidelities": bool(find_network(config.network).fidelities),
+        "signals": {name: asdict(signal) for name, signal in signals.items()},
+        "finding": finding,
+    }
+    write_report_data(folder, values)

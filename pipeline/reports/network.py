@@ -1,21 +1,25 @@
-"""The network's own page: its drawing, its layers, where parameters and work are, and whether a signal passes."""
+"""The page of a network: drawing, layers, parameters and work, memory, and the signal check."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
-from pipeline.artifacts import LayerRecord
+from pipeline.artifacts import LayerRecord, ModelArtifact
 from pipeline.config.model import ModelConfig
-from pipeline.model.signal import Signal
+from pipeline.config.recipes import flatten
+from pipeline.files import write_text
 from pipeline.reports.html import PageImage, PageSection, Table, render_page
+from pipeline.reports.store import read_report_data
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _BATCHES = (1, 32, 64, 128, 256, 512, 1024)
 _COLORS = {
@@ -33,7 +37,7 @@ _ACTIVATION_COLORS = {
 _DRAWING_NOTE = (
     "Each block is a layer's output: its height the side of the map, its depth the number of"
     " channels, both by their logarithm. Two rows are two towers, which meet at conv3 and in the"
-    " fully connected layers. Below: each layer's share of parameters and multiplications."
+    " fully connected layers. Below: each layer's fraction of parameters and multiplications."
 )
 _SIGNAL_NOTE = (
     "How much of the error's gradient arrives at each layer's output, from the logits on the right"
@@ -43,80 +47,125 @@ _SIGNAL_NOTE = (
 )
 
 
-def write_card(
-    layers: Sequence[LayerRecord],
-    signals: Mapping[str, Signal],
-    found: str,
-    config: ModelConfig,
-    directory: Path,
-) -> None:
-    """Write network.html, network.json and the page's images.
-
-    Args:
-        layers: in order.
-        signals: of `this network` and of others to compare, by name; empty where nothing was
-            checked.
-        found: what the signal check says.
-        config: what the network was built from.
-        directory: where to.
-    """
-    total, macs = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
+def draw_network_pages(record: ModelArtifact, folder: Path) -> None:
+    """Write network.html, network.json and the page's images, from what the build stage stored."""
+    values, _ = read_report_data(record.directory)
+    signals: dict[str, dict[str, Any]] = values["signals"]
     facts = {
-        "variant": config.variant,
-        "fidelity": config.fidelity,
-        "parameters": total,
-        "macs": macs,
-        "layers": [layer.model_dump() for layer in layers],
-        "signal": {name: asdict(signal) for name, signal in signals.items()},
+        "network": record.network,
+        "fidelity": record.fidelity,
+        "parameters": record.parameters,
+        "macs": record.macs,
+        "layers": [layer.model_dump() for layer in record.layers],
+        "signal": signals,
     }
-    (directory / "network.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    drawn = PageImage(directory / "network.png", _DRAWING_NOTE)
-    draw_network(layers).savefig(drawn.path, dpi=130, metadata={"Software": None})
+    write_text(folder / "network.json", json.dumps(facts, indent=1))
+    drawn = PageImage(folder / "network.png", _DRAWING_NOTE)
+    draw_network(record.layers).savefig(drawn.path, dpi=130, metadata={"Software": None})
     sections = [
         PageSection("The network", images=[drawn]),
         PageSection(
             "Layers",
             text="Multiplications and bytes are those of one image.",
-            tables=[_layer_table(layers)],
+            tables=[_layer_table(record.layers)],
         ),
-        PageSection("Memory of the activations", text=_MEMORY, tables=[_memory_table(layers)]),
+        PageSection(
+            "Memory of the activations", text=_MEMORY, tables=[_memory_table(record.layers)]
+        ),
+        _signal_section(signals, values["finding"], folder),
     ]
-    if signals:
-        curves = PageImage(directory / "signal.png", _SIGNAL_NOTE)
-        draw_signals(signals).savefig(curves.path, dpi=130, metadata={"Software": None})
-        sections.append(
-            PageSection(
-                "Signal",
-                text=found,
-                tables=[_signal_table(signals["this network"])],
-                images=[curves],
-            )
-        )
-    else:
-        sections.append(PageSection("Signal", text=found))
-    words = (
-        f"{total:,} parameters and {macs / 1e6:,.1f} million multiplications an image of"
-        f" {config.image_size} x {config.image_size} pixels."
+    summary = (
+        f"{record.parameters:,} parameters and {record.macs / 1e6:,.1f} million multiplications an"
+        f" image of {record.image_size} x {record.image_size} pixels."
     )
-    differing = {
-        name: value
-        for name, value in config.model_dump().items()
-        if value != ModelConfig.model_fields[name].default and name != "variant"
-    }
-    footer = "Input: uint8 RGB; output: logits. " + (
-        "Settings: " + ", ".join(f"{name}={value}" for name, value in differing.items())
-        if differing
-        else "Every other setting is the default."
+    fidelity = f", as the {record.fidelity} of 2012" if values["has_fidelities"] else ""
+    title = f"AlexNet, network {record.network}{fidelity}"
+    page = render_page(title, summary, sections, footer=_footer(values["settings"]))
+    write_text(folder / "network.html", page)
+
+
+def _signal_section(
+    signals: Mapping[str, Mapping[str, Any]], finding: Mapping[str, Any], folder: Path
+) -> PageSection:
+    if not signals:
+        return PageSection("Signal", text=describe_signal(finding))
+    curves = PageImage(folder / "signal.png", _SIGNAL_NOTE)
+    draw_signals(signals).savefig(curves.path, dpi=130, metadata={"Software": None})
+    return PageSection(
+        "Signal",
+        text=describe_signal(finding),
+        tables=[_signal_table(signals["this network"]["layers"])],
+        images=[curves],
     )
-    fidelity = (
-        f", as the {config.fidelity} of 2012"
-        if config.variant in ("paper", "ungrouped", "single_tower")
-        else ""
+
+
+def _footer(settings: Mapping[str, Any]) -> str:
+    """Return a line with the settings of the network that differ from the defaults."""
+    defaults = flatten(ModelConfig().model_dump(mode="json"), ModelConfig)
+    differing = [
+        f"{name}={value}"
+        for name, value in flatten(settings, ModelConfig).items()
+        if name != "network" and value != defaults.get(name)
+    ]
+    return "Input: uint8 RGB; output: logits. " + (
+        f"Settings: {', '.join(differing)}" if differing else "Every other setting is the default."
     )
-    page = render_page(
-        f"AlexNet, variant {config.variant}{fidelity}", words, sections, footer=footer
+
+
+def describe_signal(finding: Mapping[str, Any]) -> str:
+    """Return what the signal check found, and what to type where something is wrong.
+
+    Args:
+        finding: `skipped`, with the reason; or the fields of `Signal.to_finding` and `start`, the
+            settings that decide whether a signal passes.
+    """
+    if reason := finding.get("skipped"):
+        return {
+            "off": "Not checked: model.signal_check=off.",
+            "alike": "Not checked: the images of the sample are all alike.",
+        }[reason]
+    guess = math.log(finding["num_classes"])
+    found = (
+        f"The logits differ between images by {finding['spread']:.1e} (standard deviation), the"
+        f" loss of a batch is {finding['loss']:.3g} nats (guessing: {guess:.2f}), a step at rate"
+        f" {finding['learning_rate']:g} changes the first layer by {finding['update_ratio']:.1e} of"
+        " its weights."
     )
-    (directory / "network.html").write_text(page, encoding="utf-8")
+    if finding["state"] == "alive":
+        return found
+    words, expected = {
+        "exploded": ("explodes", f"a loss of at most {finding['max_loss']:.1f}"),
+        "vanished": ("vanishes", f"logits that differ by {finding['min_spread']:g} or more"),
+        "weak": ("is weak", f"logits that differ by {finding['min_spread']:g} or more"),
+    }[finding["state"]]
+    pair = ", ".join(
+        f"{name.rpartition('.')[2]}={value}"
+        for name, value in finding["start"].items()
+        if not name.endswith("normalization")
+    )
+    return (
+        f"The signal {words} on its way through the network ({pair}). {found} Expected {expected}."
+        f" {_remedies(finding['start'])}"
+    ).rstrip()
+
+
+# Settings with which a signal passes through an AlexNet: each line is one remedy.
+_REMEDIES = (
+    {"model.alexnet.initialization": "he", "model.alexnet.input_scale": "unit"},
+    {"model.alexnet.initialization": "code", "model.alexnet.input_scale": "levels"},
+    {"model.alexnet.activation": "relu"},
+    {"model.alexnet.normalization": "batch"},
+)
+
+
+def _remedies(start: Mapping[str, str]) -> str:
+    """Return what to type so that a signal passes, empty where nothing is known to help."""
+    typed = [
+        " ".join(f"--set {name}={value}" for name, value in remedy.items())
+        for remedy in _REMEDIES
+        if remedy.keys() <= start.keys() and any(start[name] != remedy[name] for name in remedy)
+    ]
+    return f"Type {', or '.join(typed)}." if typed else ""
 
 
 _MEMORY = (
@@ -159,16 +208,16 @@ def _memory_table(layers: Sequence[LayerRecord]) -> Table:
     )
 
 
-def _signal_table(signal: Signal) -> Table:
+def _signal_table(layers: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
         (
-            layer.layer,
-            f"{layer.spread:.1e}",
-            f"{layer.gradient:.1e}",
-            f"{layer.update_ratio:.1e}",
-            f"{layer.idle:.1%}",
+            layer["layer"],
+            f"{layer['spread']:.1e}",
+            f"{layer['gradient']:.1e}",
+            f"{layer['update_ratio']:.1e}",
+            f"{layer['idle']:.1%}",
         )
-        for layer in signal.layers
+        for layer in layers
     ]
     return Table(
         (
@@ -183,13 +232,13 @@ def _signal_table(signal: Signal) -> Table:
 
 
 def draw_network(layers: Sequence[LayerRecord]) -> Figure:
-    """Return the network as blocks, the pixels on the left, with the shares of parameters and multiplications below."""
+    """Return the network as blocks, the pixels on the left, parameters and multiplications below."""
     shown = [layer for layer in layers if _color(layer)]
     figure = Figure(figsize=(14, 6.6), layout="constrained")
     image, parameters, work = figure.subplots(3, 1, sharex=True, height_ratios=[5, 1, 1])
     before: Sequence[float] = ()
-    for place, layer in enumerate(shown):
-        rows = (0.55, -0.55) if _in_towers(shown, place) else (0.0,)
+    for index, layer in enumerate(shown):
+        rows = (0.55, -0.55) if _in_towers(shown, index) else (0.0,)
         joined = len(rows) != len(before) or (
             len(rows) == 2 and layer.kind.startswith("convolution") and "towers" not in layer.kind
         )
@@ -197,44 +246,46 @@ def draw_network(layers: Sequence[LayerRecord]) -> Figure:
             for end in rows:
                 if joined or start == end:
                     image.plot(
-                        [place - 0.68, place - 0.36],
+                        [index - 0.68, index - 0.36],
                         [start, end],
                         color="0.75",
                         linewidth=1,
                         zorder=0,
                     )
-        _draw_block(image, place, layer, rows)
+        _draw_block(image, index, layer, rows)
         before = rows
     image.set_ylim(-1.65, 1.15)
     image.set_axis_off()
     for axes, name in ((parameters, "parameters"), (work, "macs")):
         values = [getattr(layer, name) for layer in shown]
-        shares = [value / max(sum(values), 1) for value in values]
-        axes.bar(range(len(shown)), shares, color=[_color(layer) for layer in shown], width=0.6)
-        for place, share in enumerate(shares):
-            if share:
-                axes.annotate(f"{share:.1%}", (place, share), ha="center", va="bottom", fontsize=9)
+        fractions = [value / max(sum(values), 1) for value in values]
+        axes.bar(range(len(shown)), fractions, color=[_color(layer) for layer in shown], width=0.6)
+        for index, fraction in enumerate(fractions):
+            if fraction:
+                axes.annotate(
+                    f"{fraction:.1%}", (index, fraction), ha="center", va="bottom", fontsize=9
+                )
         axes.set_ylabel({"macs": "multiplications"}.get(name, name), fontsize=9)
-        axes.set_ylim(0, 1.3 * max(shares))
+        axes.set_ylim(0, 1.3 * max(fractions))
         axes.set_yticks([])
         axes.set_xticks(range(len(shown)), [layer.layer for layer in shown], fontsize=10)
         axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
 
 
-def _in_towers(shown: Sequence[LayerRecord], place: int) -> bool:
-    """Say whether a layer's maps belong to two towers: a tower made them, or a tower reads them."""
+def _in_towers(shown: Sequence[LayerRecord], index: int) -> bool:
+    """Return whether a layer's maps belong to two towers: a tower made them, or a tower reads them."""
     convolutions = [
-        index for index, layer in enumerate(shown) if layer.kind.startswith("convolution")
+        number for number, layer in enumerate(shown) if layer.kind.startswith("convolution")
     ]
-    made = [index for index in convolutions if index <= place]
-    read = [index for index in convolutions if index > place]
-    if len(shown[place].output) == 1 or not made:
+    made = [number for number in convolutions if number <= index]
+    read = [number for number in convolutions if number > index]
+    if len(shown[index].output) == 1 or not made:
         return False
     return "towers" in shown[made[-1]].kind or bool(read and "towers" in shown[read[0]].kind)
 
 
-def _draw_block(axes: Any, place: int, layer: LayerRecord, rows: Sequence[float]) -> None:
+def _draw_block(axes: Axes, index: int, layer: LayerRecord, rows: Sequence[float]) -> None:
     """Draw one block, or two above each other, with its shape and kind below."""
     flat = len(layer.output) == 1
     channels = layer.output[-1] / len(rows)
@@ -245,7 +296,7 @@ def _draw_block(axes: Any, place: int, layer: LayerRecord, rows: Sequence[float]
     )
     height = height if len(rows) == 1 else 0.75 * height
     width = 0.14 if flat else 0.1 + 0.38 * math.log1p(channels) / math.log1p(384)
-    left, right, over, up = place - width / 2 - 0.08, place + width / 2 - 0.08, 0.16, 0.09
+    left, right, over, up = index - width / 2 - 0.08, index + width / 2 - 0.08, 0.16, 0.09
     for middle in rows:
         low, high = middle - height / 2, middle + height / 2
         faces = (
@@ -265,21 +316,21 @@ def _draw_block(axes: Any, place: int, layer: LayerRecord, rows: Sequence[float]
                 Polygon(corners, facecolor=_color(layer), edgecolor="white", alpha=strength)
             )
     axes.annotate(
-        " x ".join(str(number) for number in layer.output), (place, -1.34), ha="center", fontsize=9
+        " x ".join(str(number) for number in layer.output), (index, -1.34), ha="center", fontsize=9
     )
     words = (
         layer.kind.replace("convolution", "conv")
         .replace("fully connected", "dense")
         .replace(", two towers", "")
     )
-    axes.annotate(words, (place, -1.55), ha="center", fontsize=8, color="0.4")
+    axes.annotate(words, (index, -1.55), ha="center", fontsize=8, color="0.4")
 
 
 def _color(layer: LayerRecord) -> str:
     return next((color for word, color in _COLORS.items() if word in layer.kind), "")
 
 
-def draw_signals(signals: Mapping[str, Signal]) -> Figure:
+def draw_signals(signals: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Return two panels over the layers with weights.
 
     The gradient that arrives, and the spread of the outputs between images.
@@ -289,17 +340,17 @@ def draw_signals(signals: Mapping[str, Signal]) -> Figure:
     curves = {name: signal for name, signal in signals.items() if name in _ACTIVATION_COLORS}
     for axes, field, title in (
         (panels[0], "arriving", "Gradient norm at each layer's output, an image"),
-        (panels[1], "spread", "Deviation of the outputs between images"),
+        (panels[1], "spread", "Standard deviation of the outputs between images"),
     ):
         for name, signal in curves.items():
-            values = [max(getattr(layer, field), 1e-12) for layer in signal.layers]
+            values = [max(layer[field], 1e-12) for layer in signal["layers"]]
             style = (
                 {"linestyle": ":", "linewidth": 3, "alpha": 0.6}
                 if name == "this network"
                 else {"linewidth": 1.8, "marker": "o"}
             )
             axes.plot(
-                [layer.layer for layer in signal.layers],
+                [layer["layer"] for layer in signal["layers"]],
                 values,
                 label=name,
                 color=_ACTIVATION_COLORS[name],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 NOT_ONE_IMAGE_FITS = (
     "A step does not fit into the device's memory, not even with one image at a time. Expected a"
-    " smaller network or image: try --set model.width_multiplier=0.5, or a smaller --image-size."
+    " smaller network or image: try --set model.alexnet.width_multiplier=0.5, or a smaller --image-size."
 )
 # Above this fraction of the weights a layer's step is called the reason.
 _LARGE_UPDATE = 0.1
@@ -33,8 +33,8 @@ def advise_on_divergence(
     if steps <= 1:
         return (
             "It was so at the first step, before any weight had changed: the initial weights and"
-            " the scale of the pixels do not fit each other. Leave model.initialization and"
-            " model.input_scale at auto, or look at the file of model.weights."
+            " the scale of the pixels do not fit each other. Leave model.alexnet.initialization and"
+            " model.alexnet.input_scale at auto, or look at the file of model.weights."
         )
     if precision == "float16" and weights_finite:
         return (

@@ -23,6 +23,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.engine.stage import Context
 from pipeline.errors import ConfigError, TrainingDivergedError
 from pipeline.files import write_text
+from pipeline.model.networks import require_network_settings
 from pipeline.reproduce.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -70,12 +71,18 @@ class Arm:
             ConfigError: the recipe's network has no place for what the arm changes.
         """
         sections = config.model_dump()
-        sections["model"] |= {**self.model, "seed": seed}
+        alexnet = {**sections["model"]["alexnet"], **self.model.get("alexnet", {})}
+        sections["model"] |= {**self.model, "alexnet": alexnet, "seed": seed}
         sections["train"] |= {**self.train, "seed": seed} | (
             {} if rate is None else {"learning_rate": rate}
         )
         try:
             own = Config.model_validate(sections)
+            require_network_settings(own)
+        except ConfigError as error:
+            raise ConfigError(
+                f"The arm {self.name} cannot be made of these settings: {error}"
+            ) from error
         except ValidationError as error:
             why = "; ".join(
                 str(item["msg"]).removeprefix("Value error, ") for item in error.errors()
@@ -241,11 +248,12 @@ def train_arm(spec: Mapping[str, Any], dataset: DatasetArtifact, context: Contex
 def _gradients(built: _Built, images: LoadedSplit) -> dict[str, float]:
     """Return the norm of the loss's gradient by each layer's output in the network with fresh weights, mean over a batch of images."""
     from pipeline.data.evaluation_batches import make_evaluation_batches
-    from pipeline.model.signal import IMAGES, measure_signal
+    from pipeline.model.signal import SIGNAL_IMAGES, measure_signal
 
     network = built.network()
+    size = network.input_shape[1]
     pixels, labels = next(
-        iter(make_evaluation_batches(images, image_size=network.input_shape[1], batch_size=IMAGES))
+        iter(make_evaluation_batches(images, image_size=size, batch_size=SIGNAL_IMAGES))
     )
     return {
         f"gradient/{layer.layer}": layer.arriving
@@ -334,7 +342,7 @@ class _Built:
 
     def network(self) -> Any:
         """Return the network with its fresh weights."""
-        from pipeline.model.alexnet import build_network
+        from pipeline.model.networks import build_network
         from pipeline.reproduce.claims.plain import plain_network
 
         model, classes = (
@@ -362,7 +370,8 @@ def _epochs(
     from pipeline.train.state import prepare_state
     from pipeline.train.strategy import make_devices
 
-    config = apply_fidelity(TrainConfig.model_validate(spec["train"]), spec["model"]["fidelity"])
+    fidelity = spec["model"]["alexnet"]["fidelity"]
+    config = apply_fidelity(TrainConfig.model_validate(spec["train"]), fidelity)
     train, devices = some(split_of(dataset.directory, "train"), spec["images"]), make_devices()
     config = config.model_copy(
         update={"global_batch_size": min(config.global_batch_size, len(train))}

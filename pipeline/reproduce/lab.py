@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import Artifact, DatasetArtifact, digest_of
+from pipeline.config.model import ModelConfig
 from pipeline.config.resolution import Resolved
 from pipeline.config.settings import Config
 from pipeline.config.train import TrainConfig
@@ -19,6 +20,7 @@ from pipeline.engine.fingerprint import code_parts
 from pipeline.engine.runner import Runner
 from pipeline.engine.stage import Context, Outcome, Stage, Tracker
 from pipeline.files import write_text
+from pipeline.model.networks import network_code
 from pipeline.reproduce.arms import Arm, choose_rate, every_seed, train_arm
 from pipeline.reproduce.measurement import Measurement
 from pipeline.reproduce.records import Claim, Conclusion
@@ -62,9 +64,10 @@ class Experiment:
         model = specs[0]["model"]
         depths = sorted({spec["depth"] for spec in specs})
         network = (
-            f"plain networks of {_listed(depths)} layers" if depths[0] else str(model["variant"])
+            f"plain networks of {_listed(depths)} layers" if depths[0] else str(model["network"])
         )
-        width = f" at width {model['width_multiplier']:g}" if model["width_multiplier"] != 1 else ""
+        multiplier = model["alexnet"]["width_multiplier"]
+        width = f" at width {multiplier:g}" if multiplier != 1 else ""
         images = _listed(sizes) if sizes[0] else "all"
         side = model["image_size"]
         return (
@@ -206,6 +209,8 @@ class Lab:
             inputs={"dataset": DatasetArtifact},
             output=Measurement,
             source=lambda _: {"experiment": identity_of(spec)},
+            chosen_code=lambda _: code_of_networks(spec),
+            registries=frozenset({"pipeline.model.networks"}),
             resumable=True,
         )
         if not self._runner.is_performed(stage, self.config, self._records):
@@ -344,6 +349,15 @@ def identity_of(spec: Mapping[str, Any]) -> str:
         if name not in TrainConfig.WITHOUT_EFFECT
     }
     return digest_of({**spec, "train": train})
+
+
+def code_of_networks(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fingerprint parts of the networks that an experiment builds."""
+    models = [*([spec["model"]] if "model" in spec else []), *spec.get("networks", {}).values()]
+    parts: dict[str, str] = {}
+    for model in models:
+        parts |= network_code(ModelConfig.model_validate(model))
+    return parts
 
 
 def flattened(spec: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

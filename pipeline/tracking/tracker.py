@@ -198,7 +198,7 @@ def _describe_pipeline_run(resolved: Resolved) -> tuple[str, dict[str, Any]]:
             for key, value in settings.items()
             if key.partition(".")[0] not in ("model", "train")
         }
-    return f"{dataset} {Path(external_model).name or config.model.variant}", settings
+    return f"{dataset} {Path(external_model).name or config.model.network}", settings
 
 
 def collect_environment_tags() -> dict[str, str]:

@@ -40,7 +40,7 @@ from pipeline.data.evaluation_batches import make_evaluation_batches, make_scori
 from pipeline.data.loader import LoadedSplit
 from pipeline.data.training_batches import iterate_training_epochs
 from pipeline.errors import CheckpointError, LostWorkerError, TrainingDivergedError
-from pipeline.model.signal import IMAGES, named_signal, signal_numbers
+from pipeline.model.signal import SIGNAL_IMAGES, build_signal_probe, read_signal
 from pipeline.train.checkpoint_saver import CheckpointSaver
 from pipeline.train.diagnosis import diagnose_divergence, diagnose_hang
 from pipeline.train.memory import choose_accumulation_steps, make_out_of_memory_error
@@ -440,12 +440,12 @@ def _compile_signal(
     images, labels = next(
         iter(
             make_evaluation_batches(
-                validation, image_size=network.input_shape[1], batch_size=IMAGES
+                validation, image_size=network.input_shape[1], batch_size=SIGNAL_IMAGES
             )
         )
     )
-    numbers = tf.function(signal_numbers(network, training=False))
-    return lambda rate: named_signal(network, numbers(images, labels), rate).metrics()
+    numbers = tf.function(build_signal_probe(network, training=False))
+    return lambda rate: read_signal(network, numbers(images, labels), rate).to_metrics()
 
 
 def remove_clock_readings(entry: dict[str, float]) -> dict[str, float]:

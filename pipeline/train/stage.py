@@ -71,7 +71,7 @@ def train(
     return TrainingResult(
         directory=context.directory,
         model_sha256=file_sha256(path),
-        **model.network(),
+        **model.network_fields(),
         best_epoch=int(best["epoch"]),
         epochs=len(state.history),
         validation_top1_error=best["validation_top1_error"],

@@ -334,9 +334,9 @@ class TestRefused:
 
     def test_the_wrong_variant_names_the_right_one(self, tmp_path):
         write_pth(tmp_path / "a.pth", random_arrays(TORCHVISION))
-        assert "--variant owt" in self.refused(tmp_path / "a.pth", **PAPER)
+        assert "--network owt" in self.refused(tmp_path / "a.pth", **PAPER)
         caffe_file(tmp_path / "a.npz", random_arrays(CAFFE, "_w", "_b"))
-        assert "--variant paper" in self.refused(tmp_path / "a.npz", **OWT)
+        assert "--network paper" in self.refused(tmp_path / "a.npz", **OWT)
 
     def test_the_wrong_size_names_the_layer(self, tmp_path):
         write_pth(tmp_path / "a.pth", random_arrays(TORCHVISION))

@@ -94,7 +94,7 @@ def test_state_and_remedy(settings, state):
 def test_the_remedy_is_one():
     """What the sentence says to type makes the signal pass."""
     signal, config = signal_of(image_size=32, initialization="paper", input_scale="fraction")
-    assert "--set model.initialization=he --set model.input_scale=unit" in verdict(signal, config)
+    assert "--set model.alexnet.initialization=he --set model.alexnet.input_scale=unit" in verdict(signal, config)
     assert signal_of(image_size=32, initialization="he", input_scale="unit")[0].state == "alive"
 
 

@@ -68,10 +68,10 @@ def test_the_images_part_of_the_chance_is_that_of_a_mean_of_differences():
     ("module", "changed"),
     [
         (dropout, {"model.dropout"}),
-        (lrn, {"model.normalization"}),
-        (pooling, {"model.overlapping_pooling"}),
+        (lrn, {"model.alexnet.normalization"}),
+        (pooling, {"model.alexnet.overlapping_pooling"}),
         (color, {"train.color_noise"}),
-        (depth, {"model.remove_layer"}),
+        (depth, {"model.alexnet.remove_layer"}),
     ],
 )
 def test_an_ablation_changes_one_thing_and_has_the_same_images_in_the_same_order(module, changed):
@@ -95,7 +95,7 @@ def different(one, other) -> set[str]:
 
 def test_the_race_differs_in_the_activation_alone_and_nothing_regularizes():
     first, *others = (arm.spec(CONFIG, 0) for arm in relu.arms(CONFIG))
-    assert all(different(first, other) == {"model.activation"} for other in others)
+    assert all(different(first, other) == {"model.alexnet.activation"} for other in others)
     train = first["train"]
     assert (
         train["weight_decay"],
@@ -153,7 +153,7 @@ def test_the_race_gives_a_bound_where_one_arm_does_not_arrive():
 
 def test_settings_that_leave_nothing_to_change_are_refused():
     config = reproduction_settings(
-        settings={"model.variant": "cifar", "model.image_size": 32}
+        settings={"model.network": "cifar", "model.image_size": 32}
     ).config
     with pytest.raises(
         ConfigError,

@@ -23,7 +23,7 @@ from pipeline.tracking.store import connect_store
 
 TINY = {
     "data.dataset": "digits",
-    "model.width_multiplier": 0.25,
+    "model.alexnet.width_multiplier": 0.25,
     "train.epochs": 1,
     "train.global_batch_size": 32,
     "reproduce.images": 96,
@@ -120,7 +120,7 @@ def test_a_child_says_what_its_arm_changes_and_what_came_out(workdir, found):
         run.info.run_name: run for run in stored(workdir).values() if run.data.tags.get("stage")
     }
     control = runs["no-overlap-seed1"]
-    assert control.data.params["arm.model.overlapping_pooling"] == "False"
+    assert control.data.params["arm.model.alexnet.overlapping_pooling"] == "False"
     assert control.data.params["arm.model.seed"] == control.data.params["arm.train.seed"] == "1"
     assert control.data.params["arm.images"] == "96"
     row = next(row for row in found.claims[0].rows if row.arm == "pools of 2 x 2")

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 SETTINGS = {
     "data.short_side": "32",
     "model.image_size": "28",
-    "model.width_multiplier": "0.3",
+    "model.alexnet.width_multiplier": "0.3",
     "train.epochs": "15",
     "train.flip": "no",
     "evaluate.report": "short",

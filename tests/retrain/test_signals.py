@@ -406,7 +406,7 @@ TRAINING = (
     "--set",
     "model.image_size=28",
     "--set",
-    "model.width_multiplier=0.25",
+    "model.alexnet.width_multiplier=0.25",
 )
 TRAINING += (
     "--set",

@@ -23,7 +23,7 @@ RETRAININGS = int(os.environ.get("ALEXNET_SOAK", "50"))
 SETTINGS = {
     "data.short_side": 16,
     "model.image_size": 16,
-    "model.width_multiplier": 0.1,
+    "model.alexnet.width_multiplier": 0.1,
     "train.epochs": 1,
     "train.flip": "no",
     "evaluate.report": "short",

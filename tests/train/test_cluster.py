@@ -117,7 +117,7 @@ def test_the_launcher_ends_with_the_code_of_the_worker_that_failed_by_itself(
 PROGRAM = (sys.executable, "-m", "pipeline")
 WORDS = [
     "--set",
-    "model.width_multiplier=0.2",
+    "model.alexnet.width_multiplier=0.2",
     "--set",
     "train.global_batch_size=128",
     "--set",

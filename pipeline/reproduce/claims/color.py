@@ -49,7 +49,7 @@ EXPERIMENT = Experiment(
     "Noise along the principal colors lowers the error",
     "Section 4.1: adding to every pixel of an image a random multiple of the principal colors of"
     " the training images lowers the top-1 error by over 1 %. Here: the same network with noise"
-    " of spread 0.1, counted as the program of 2012 did (model.fidelity), and without.",
+    " of spread 0.1, counted as the program of 2012 did (model.alexnet.fidelity), and without.",
     arms,
     conclude,
 )

@@ -24,7 +24,7 @@ _ERROR = Question(
 def arms(config: Config) -> tuple[Arm, ...]:
     """Return the network with it and without."""
     return baseline(config), without(
-        config, "no-conv4", "without conv4", model={"remove_layer": "conv4"}
+        config, "no-conv4", "without conv4", model={"alexnet": {"remove_layer": "conv4"}}
     )
 
 

@@ -47,7 +47,7 @@ def conclude(lab: Lab, _measured: Mapping[str, Sequence[Measurement]]) -> Conclu
     spec = {
         "devices": devices,
         "networks": {
-            "paper": ModelConfig(variant="paper", image_size=_IMAGE_SIZE).model_dump(mode="json")
+            "paper": ModelConfig(network="paper", image_size=_IMAGE_SIZE).model_dump(mode="json")
         },
         "settings": TrainConfig(global_batch_size=batch, color_noise=0.1).model_dump(mode="json"),
         "pairs": pairs,

@@ -63,7 +63,11 @@ def arms(config: Config) -> tuple[Arm, ...]:
             f"plain-{activation}-{depth}",
             f"{_LABELS[activation]}, {depth} layers",
             model=ModelConfig.model_validate(
-                {"variant": "cifar", "image_size": size, "activation": activation}
+                {
+                    "network": "cifar",
+                    "image_size": size,
+                    "alexnet": {"activation": activation},
+                }
             ).model_dump(),
             train=train.model_dump(),
             images=config.reproduce.plain_images,

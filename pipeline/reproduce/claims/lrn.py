@@ -26,7 +26,7 @@ _ERROR = Question(
 def arms(config: Config) -> tuple[Arm, ...]:
     """Return the network with it and without."""
     return baseline(config), without(
-        config, "no-lrn", "without normalization", model={"normalization": "none"}
+        config, "no-lrn", "without normalization", model={"alexnet": {"normalization": "none"}}
     )
 
 

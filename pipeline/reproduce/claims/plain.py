@@ -5,10 +5,13 @@ What the vanishing gradient is shown with.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.config.model import ModelConfig
-from pipeline.model.alexnet import Triple
+
+if TYPE_CHECKING:
+    from pipeline.arrays import Network
 
 # Units of each hidden layer: enough that chance among them says little, few enough for seconds a
 # training.
@@ -16,8 +19,13 @@ _UNITS = 128
 
 
 def plain_network(
-    depth: int, config: ModelConfig, *, num_classes: int, channel_mean: Triple, channel_std: Triple
-) -> Any:
+    depth: int,
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    channel_mean: Sequence[float],
+    channel_std: Sequence[float],
+) -> Network:
     """Return an uncompiled network of fully connected layers with fresh weights.
 
     `depth` layers, the logits among them.
@@ -38,7 +46,7 @@ def plain_network(
 
     start = (
         keras.initializers.HeNormal
-        if config.activation == "relu"
+        if config.alexnet.activation == "relu"
         else keras.initializers.GlorotUniform
     )
     image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
@@ -50,11 +58,11 @@ def plain_network(
         seed = config.seed * 64 + layer  # each layer its own, or the numbers would repeat
         x = keras.layers.Dense(
             _UNITS,
-            activation=config.activation,
+            activation=config.alexnet.activation,
             kernel_initializer=start(seed=seed),
             name=f"layer{layer}",
         )(x)
     logits = keras.layers.Dense(
         num_classes, kernel_initializer=start(seed=config.seed * 64), name=f"layer{depth}"
     )
-    return keras.Model(image, logits(x), name=f"plain_{config.activation}_{depth}")
+    return keras.Model(image, logits(x), name=f"plain_{config.alexnet.activation}_{depth}")

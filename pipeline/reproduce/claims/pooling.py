@@ -24,7 +24,7 @@ _ERROR = Question(
 def arms(config: Config) -> tuple[Arm, ...]:
     """Return the network with it and without."""
     return baseline(config), without(
-        config, "no-overlap", "pools of 2 x 2", model={"overlapping_pooling": False}
+        config, "no-overlap", "pools of 2 x 2", model={"alexnet": {"overlapping_pooling": False}}
     )
 
 

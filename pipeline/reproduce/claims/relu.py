@@ -54,7 +54,11 @@ def arms(config: Config) -> tuple[Arm, ...]:
             f"race-{activation}",
             {"relu": "ReLU"}.get(activation, activation),
             model=ModelConfig.model_validate(
-                {"variant": "cifar", "image_size": size, "activation": activation}
+                {
+                    "network": "cifar",
+                    "image_size": size,
+                    "alexnet": {"activation": activation},
+                }
             ).model_dump(),
             train=plain.model_dump(),
             images=config.reproduce.race_images,

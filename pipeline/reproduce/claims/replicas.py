@@ -64,13 +64,13 @@ def conclude(lab: Lab, _measured: Mapping[str, Sequence[Measurement]]) -> Conclu
         lab.config.model,
         visible_gpus(lab.config.train),
     )  # first: it imports TensorFlow as it is to be
-    from pipeline.model.alexnet import plan_for
+    from pipeline.model.networks import find_network
     from pipeline.reports.claim_figures import draw_arms
 
-    if plan_for(model).towers < 2:
+    if find_network(model.network).layers.towers < 2:
         why = (
-            f"The network {model.variant} has one tower. Type `alexnet reproduce replicas --set"
-            " model.variant=small`, or `paper`."
+            f"The network {model.network} has one tower. Type `alexnet reproduce replicas --set"
+            " model.network=small`, or `paper`."
         )
         return Conclusion((not_measured(_RATIO, why),))
     devices = [f"gpu:{gpus[0]}", f"gpu:{gpus[0]},{gpus[1]}"] if len(gpus) > 1 else ["cpu", "cpu:2"]
@@ -147,9 +147,10 @@ def processors() -> str:
 
 def half_of(model: ModelConfig) -> ModelConfig:
     """Return the one-GPU net of section 3.2, whose last convolution and hidden layers are those of the whole; of `small` half of all."""
-    if model.variant in ("paper", "caffenet"):
-        return model.model_copy(update={"variant": "single_tower"})
-    return model.model_copy(update={"width_multiplier": model.width_multiplier / 2})
+    if model.network in ("paper", "caffenet"):
+        return model.model_copy(update={"network": "single_tower"})
+    half = {"width_multiplier": model.alexnet.width_multiplier / 2}
+    return model.model_copy(update={"alexnet": model.alexnet.model_copy(update=half)})
 
 
 def shared_by(devices: int, config: TrainConfig) -> TrainConfig:
@@ -288,12 +289,13 @@ def images_per_second(
     import tensorflow as tf
 
     from pipeline.data.training_batches import make_training_batches
-    from pipeline.model.alexnet import build_network
+    from pipeline.model.networks import build_network
     from pipeline.train.stage import apply_fidelity
     from pipeline.train.state import prepare_state
     from pipeline.train.step import compile_training
 
-    config = apply_fidelity(config, model.fidelity).model_copy(update={"class_weights": False})
+    config = apply_fidelity(config, model.alexnet.fidelity)
+    config = config.model_copy(update={"class_weights": False})
     images = noise(dataset, 2 * config.global_batch_size)
     mean, std, classes = dataset.channel_mean, dataset.channel_std, len(dataset.class_names)
     state = prepare_state(

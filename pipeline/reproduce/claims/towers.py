@@ -86,8 +86,8 @@ def conclude(lab: Lab, measured: Mapping[str, Sequence[Measurement]]) -> Conclus
     ]
     if looks[0].numbers["towers"] < 2:
         why = (
-            f"The network {lab.config.model.variant} has one tower. Type `alexnet reproduce towers"
-            " --set model.variant=small`, or `paper`."
+            f"The network {lab.config.model.network} has one tower. Type `alexnet reproduce towers"
+            " --set model.network=small`, or `paper`."
         )
         return Conclusion((not_measured(_APART, why),))
     draw_towers([by_tower(look) for look in looks], lab.folder / "towers.png")
