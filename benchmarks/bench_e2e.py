@@ -33,19 +33,19 @@ import bench_input
 import bench_step
 from _harness import alternate, print_rows, serve
 
-LARGE = {"variant": "owt", "image_size": 224, "batch": 32, "steps": 4}
+LARGE = {"network": "owt", "image_size": 224, "batch": 32, "steps": 4}
 # A quarter of the width: a network for which the input matters on two cores.
-SMALL = {"variant": "small", "width_multiplier": 0.25, "image_size": 64, "batch": 64, "steps": 20}
+SMALL = {"network": "small", "width_multiplier": 0.25, "image_size": 64, "batch": 64, "steps": 20}
 EPOCH = {**SMALL, "steps": 48}
 CLASSES = 2
 
 
 def network_of(size: dict[str, Any]) -> Any:
     from pipeline.config.model import ModelConfig
-    from pipeline.model.alexnet import build_network
+    from pipeline.model.networks import build_network
 
     model = ModelConfig(
-        variant=size["variant"],
+        network=size["network"],
         image_size=size["image_size"],
         width_multiplier=size.get("width_multiplier", 1.0),
     )

@@ -61,7 +61,7 @@ def tiny() -> Any:
 
 def small() -> Any:
     from pipeline.config.model import ModelConfig
-    from pipeline.model.alexnet import build_network
+    from pipeline.model.networks import build_network
 
     return build_network(
         ModelConfig(image_size=32),
@@ -144,13 +144,13 @@ def checkpoint(rounds: int) -> dict[str, Any]:
     epoch of ten minutes that is."""
     from pipeline.config.model import ModelConfig
     from pipeline.config.train import TrainConfig
-    from pipeline.model.alexnet import build_network
+    from pipeline.model.networks import build_network
     from pipeline.train.state import prepare_state
     from pipeline.train.strategy import Devices, configure_runtime
 
     config = TrainConfig()
     configure_runtime(config)
-    model = ModelConfig(variant="owt", image_size=224)
+    model = ModelConfig(network="owt", image_size=224)
     load = lambda: build_network(  # noqa: E731
         model, num_classes=1000, channel_mean=(128,) * 3, channel_std=(60,) * 3
     )

@@ -43,9 +43,9 @@ CLIENTS, SINGLES, SINGLE_CLIENTS = 2, 640, 16
 
 def network(variant: str) -> Any:
     from pipeline.config.model import ModelConfig
-    from pipeline.model.alexnet import build_network
+    from pipeline.model.networks import build_network
 
-    config = ModelConfig(variant=variant, image_size=SIDES[variant])
+    config = ModelConfig(network=variant, image_size=SIDES[variant])
     return build_network(
         config, num_classes=CLASSES, channel_mean=(128,) * 3, channel_std=(60,) * 3
     )

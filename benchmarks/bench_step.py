@@ -66,9 +66,9 @@ def ours(
     variant: str, batch: int, precision: str = "float32", **settings: Any
 ) -> Callable[[], int]:
     from pipeline.config.model import ModelConfig
-    from pipeline.model.alexnet import build_network
+    from pipeline.model.networks import build_network
 
-    model = ModelConfig(variant=variant, image_size=SIZE, **settings)
+    model = ModelConfig(network=variant, image_size=SIZE, **settings)
     return steps_of(
         build_network(model, num_classes=CLASSES, channel_mean=MEAN, channel_std=(60.0,) * 3),
         batch,
@@ -192,10 +192,10 @@ def forward(batch: int) -> Callable[[], int]:
     import tensorflow as tf
 
     from pipeline.config.model import ModelConfig
-    from pipeline.model.alexnet import build_network
+    from pipeline.model.networks import build_network
 
     network = build_network(
-        ModelConfig(variant="owt", image_size=SIZE),
+        ModelConfig(network="owt", image_size=SIZE),
         num_classes=CLASSES,
         channel_mean=MEAN,
         channel_std=(60.0,) * 3,

@@ -220,7 +220,7 @@ def test_a_network_without_a_dataset(tmp_path):
         cwd=tmp_path,
     )
     model = last_line(done)["model"]
-    assert (model["variant"], model["parameters"], model["macs"]) == (
+    assert (model["network"], model["parameters"], model["macs"]) == (
         "paper",
         60_965_224,
         724_406_816,
@@ -266,7 +266,9 @@ def test_a_network_that_cannot_learn_is_refused(tmp_path):
     done = alexnet(*words, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert "The signal vanishes" in done.stderr
-    assert "--set model.alexnet.initialization=he --set model.alexnet.input_scale=unit" in done.stderr
+    assert (
+        "--set model.alexnet.initialization=he --set model.alexnet.input_scale=unit" in done.stderr
+    )
     assert "Traceback" not in done.stderr
     done = alexnet(*words, "--set", "model.signal_check=warn", cwd=tmp_path)
     assert "signal vanished" in done.stdout
@@ -416,7 +418,7 @@ REFUSALS = {
     "no equals sign": (["--set", "train.epochs"], 2, "section.field=value"),
     "unknown recipe": (["--recipe", "digit"], 2, "Did you mean `digits`?"),
     "unreadable recipe": (["--recipe", "missing.yaml"], 2, "No such file"),
-    "unknown variant": (["--network", "papier"], 2, "'ungrouped', 'single_tower' or 'cifar'"),
+    "unknown network": (["--network", "papier"], 2, "Did you mean `paper`?"),
     "crop larger than image": (["--image-size", "64"], 2, "must not exceed data.short_side"),
     "network too large for the images": (
         ["--network", "paper"],
@@ -426,7 +428,7 @@ REFUSALS = {
     "fidelity of another network": (
         ["--set", "model.alexnet.fidelity=paper"],
         2,
-        "Received variant small; leave fidelity out",
+        "Received network small. Leave fidelity out",
     ),
     "LRN where there is none": (
         ["--set", "model.alexnet.normalization=none", "--set", "model.alexnet.lrn_alpha=1"],

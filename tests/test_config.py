@@ -6,7 +6,14 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.config.recipes import read_recipe, suggest_spelling
-from pipeline.config.resolution import environment_settings, field_names, parse_assignments, resolve
+from pipeline.config.resolution import (
+    environment_settings,
+    field_names,
+    parse_assignments,
+    resolve,
+    setting_field,
+    words_of,
+)
 from pipeline.config.settings import Config
 from pipeline.errors import ConfigError, PipelineError
 
@@ -210,7 +217,6 @@ class TestRefused:
             ("train.seed", "-1", "greater than or equal to 0"),
             ("data.dataset", "", "at least 1 character"),
             ("data.validation_fraction", "0.5", "less than 0.5"),
-            ("model.network", "alexnet", "'ungrouped', 'single_tower' or 'cifar'"),
         ],
     )
     def test_value(self, key, value, expected):
@@ -347,49 +353,57 @@ def test_batches_are_shared_evenly(settings, sentence):
         resolve(overrides=settings, environment={})
 
 
-@pytest.mark.parametrize(
-    ("settings", "setting"),
-    [
-        ({"variant": "owt", "lrn_alpha": 1e-4}, "lrn_alpha"),
-        ({"normalization": "none", "lrn_across": "maps"}, "lrn_across"),
-        ({"normalization": "batch", "layer_order": "caffe"}, "layer_order"),
-        ({"normalization": "batch", "spatial_norm": True}, "spatial_norm"),
-        ({"variant": "cifar", "layer_order": "code"}, "layer_order"),
-        ({"variant": "cifar", "dropout": 0.2}, "dropout"),
-        ({"variant": "cifar", "dropout_place": "before"}, "dropout_place"),
-        ({"variant": "cifar", "initialization": "paper"}, "initialization"),
-    ],
-)
-def test_a_setting_of_the_network_that_would_change_nothing_is_refused(settings, setting):
-    size = (
-        {"model.image_size": 224, "data.short_side": 256}
-        if settings.get("variant") == "owt"
-        else {}
-    )
-    with pytest.raises(ConfigError, match=f"model.{setting} would change nothing"):
-        resolve(
-            overrides={
-                "data.dataset": "digits",
-                **size,
-                **{f"model.{name}": value for name, value in settings.items()},
-            },
-            environment={},
+class TestSubSections:
+    """A setting of a sub-section has the same ways in as any other."""
+
+    KEY = "model.alexnet.activation"
+
+    def test_each_way_in(self, recipe):
+        written = recipe("model: {alexnet: {activation: tanh}, seed: 3}")
+        resolved = resolve(recipe=written, environment={})
+        assert resolved.config.model.alexnet.activation == "tanh"
+        assert resolved.config.model.alexnet.width_multiplier == 1
+        assert resolved.origins[self.KEY] == f"recipe {written}"
+        assert resolved.flat()[self.KEY] == "tanh"
+        environment = {"ALEXNET_MODEL__ALEXNET__ACTIVATION": "elu"}
+        assert environment_settings(environment) == {self.KEY: "elu"}
+        resolved = resolve(recipe=written, environment=environment)
+        assert (resolved.flat()[self.KEY], resolved.origins[self.KEY]) == ("elu", "environment")
+        overrides = parse_assignments((f"{self.KEY}=gelu",))
+        resolved = resolve(recipe=written, overrides=overrides, environment=environment)
+        assert resolved.config.model.alexnet.activation == "gelu"
+        assert resolved.config.model.seed == 3
+
+    def test_every_field_has_a_name_of_its_own(self):
+        names = field_names()
+        assert {"model.seed", self.KEY} < set(names)
+        assert "model.alexnet" not in names
+        assert all(setting_field(name).description for name in names)
+
+    def test_a_mapping_that_is_a_value_stays_one(self, recipe):
+        resolved = resolve(recipe=recipe("data: {renamed_classes: {a: b}}"), environment={})
+        assert resolved.flat()["data.renamed_classes"] == {"a": "b"}
+
+    def test_words_of_a_choice(self):
+        assert words_of("model.alexnet.fidelity") == ("code", "paper")
+
+    def test_near_misses(self, recipe):
+        assert "Did you mean `model.alexnet.fidelity`?" in complaint(
+            overrides={"model.fidelity": "paper"}
+        )
+        assert "Unknown setting `model.alexnet` " in complaint(
+            recipe=recipe("model: {alexnet: paper}")
+        )
+        assert "Unknown setting `model.alexnet.aktivation`" in complaint(
+            recipe=recipe("model: {alexnet: {aktivation: relu}}")
         )
 
+    def test_a_bad_value_is_named_with_its_origin(self, recipe):
+        sentence = complaint(recipe=recipe("model: {alexnet: {width_multiplier: 9}}"))
+        assert "`model.alexnet.width_multiplier` should be less than or equal to 4." in sentence
+        assert "Received 9 (from recipe " in sentence
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"normalization": "lrn", "variant": "cifar", "lrn_alpha": 1e-4},
-        {"normalization": "none", "layer_order": "code", "spatial_norm": True},
-        {"variant": "cifar", "initialization": "he", "remove_layer": "conv3"},
-    ],
-)
-def test_settings_of_the_network_that_change_something(settings):
-    resolve(
-        overrides={
-            "data.dataset": "digits",
-            **{f"model.{name}": value for name, value in settings.items()},
-        },
-        environment={},
-    )
+    def test_unknown_fields_have_no_declaration(self):
+        for name in ("model.alexnet.nothing", "model.seed.nothing", "nothing"):
+            with pytest.raises(KeyError):
+                setting_field(name)

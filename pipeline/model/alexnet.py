@@ -141,7 +141,12 @@ class _Draft:
         return max(8, round(width * self.config.alexnet.width_multiplier / 8) * 8)
 
     def initializers(
-        self, name: str, *, code_std: float = 0.01, caffe_std: float = 0.01, positive: bool = False
+        self,
+        name: str,  # noqa: ARG002
+        *,
+        code_std: float = 0.01,
+        caffe_std: float = 0.01,
+        positive: bool = False,
     ) -> dict[str, Any]:
         """Return the initializers of one layer, each with a seed of its own.
 

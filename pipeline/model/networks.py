@@ -12,7 +12,6 @@ row makes no result stale.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -271,13 +270,12 @@ def find_network(name: str) -> NetworkRow:
         ConfigError: there is no such network.
     """
     if name not in _BY_NAME:
-        close = difflib.get_close_matches(name, _BY_NAME, n=1, cutoff=0.5)
-        hint = f"Did you mean `{close[0]}`? " if close else ""
+        from pipeline.config.recipes import suggest_spelling
+
         raise ConfigError(
-            f"There is no network `{name}`",
+            f"Unknown network `{name}`",
             expected=f"one of {', '.join(_BY_NAME)}",
-            received=repr(name),
-            hint=f"{hint}Type --network NAME",
+            hint=f"{suggest_spelling(name, network_names())} Type --network NAME".strip(),
         )
     return _BY_NAME[name]
 
@@ -358,8 +356,8 @@ def require_network_settings(config: Config) -> None:
     if model.image_size < row.min_image_size:
         size = row.image_size
         raise ConfigError(
-            f"model.network={row.name} cannot see images of {model.image_size} pixels",
-            expected=f"a model.image_size of at least {row.min_image_size} (it was made for {size})",
+            f"model.network={row.name} needs a model.image_size of at least {row.min_image_size}"
+            f" pixels, and was made for {size}",
             received=str(model.image_size),
             hint=f"Type --set data.short_side={size * 8 // 7} --image-size {size}, or keep --network"
             f" {defaults.network}",

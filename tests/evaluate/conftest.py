@@ -92,7 +92,7 @@ def _save_trained(model: Any, names, directory: Path) -> TrainingResult:
         directory=directory,
         model_sha256=file_sha256(directory / "model.keras"),
         parameters=model.count_params(),
-        variant="small",
+        network="small",
         image_size=model.input_shape[1],
         class_names=tuple(names),
         best_epoch=1,

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config.model import ModelConfig
 from pipeline.evaluate import explain
 from pipeline.evaluate.explain import (
     Field,
@@ -20,14 +19,15 @@ from pipeline.evaluate.explain import (
     strongest_maps,
     top_patches,
 )
-from pipeline.model.alexnet import build_network
 from pipeline.model.layers import SpatialResponseNormalization
+from pipeline.model.networks import build_network
+from tests.networks import model_config
 
 FUSED = ["conv1", "conv2", "conv3", "conv4", "conv5"]
 
 
 def network(size=32, classes=4, **settings):
-    config = ModelConfig(image_size=size, width_multiplier=0.125, **settings)
+    config = model_config(image_size=size, width_multiplier=0.125, **settings)
     return build_network(
         config, num_classes=classes, channel_mean=(120.0,) * 3, channel_std=(60.0,) * 3
     )
@@ -69,8 +69,8 @@ def color_kernel():
     ("settings", "expected"),
     [
         ({}, FUSED),
-        ({"variant": "cifar", "normalization": "batch"}, ["relu1", "relu2", "relu3"]),
-        ({"variant": "cifar"}, ["relu1", "conv2", "conv3"]),  # it pools before it activates
+        ({"network": "cifar", "normalization": "batch"}, ["relu1", "relu2", "relu3"]),
+        ({"network": "cifar"}, ["relu1", "conv2", "conv3"]),  # it pools before it activates
         (
             {"normalization": "batch", "activation": "tanh"},
             ["tanh1", "tanh2", "tanh3", "tanh4", "tanh5"],
@@ -97,7 +97,7 @@ def test_only_the_activation_of_a_convolution_is_its_output():
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
-    [({}, "fc7"), ({"dropout_place": "before"}, "fc7"), ({"variant": "cifar"}, "flatten")],
+    [({}, "fc7"), ({"dropout_position": "before"}, "fc7"), ({"network": "cifar"}, "flatten")],
 )
 def test_features_come_from_the_last_layer_before_the_logits(settings, expected):
     assert feature_layer(network(**settings)) == expected
@@ -118,8 +118,8 @@ def test_dropout_is_no_feature_layer():
     [
         ({}, 2),
         ({"remove_layer": "conv2"}, 1),
-        ({"variant": "cifar"}, 1),
-        ({"variant": "owt", "size": 64}, 1),
+        ({"network": "cifar"}, 1),
+        ({"network": "owt", "size": 64}, 1),
     ],
 )
 def test_filters_and_their_towers(settings, towers):
@@ -150,7 +150,7 @@ def test_only_chains_with_a_convolution_over_colors_are_explainable(tmp_path, ma
 
 
 def test_receptive_fields_of_the_2012_network_are_the_published_ones():
-    fields = [receptive_field(network(227, variant="caffenet"), name) for name in FUSED]
+    fields = [receptive_field(network(227, network="caffenet"), name) for name in FUSED]
     assert [field.size for field in fields] == [11, 51, 99, 131, 163]
     assert [field.stride for field in fields] == [4, 8, 16, 16, 16]
     assert [field.start for field in fields] == [0, -16, -32, -48, -64]
@@ -178,13 +178,13 @@ def supports(model, source, layer, unit, images=6):
         {"size": 31, "activation": "tanh", "normalization": "batch"},
         {
             "size": 34,
-            "variant": "cifar",
+            "network": "cifar",
             "activation": "tanh",
         },  # pools that fall off one edge, then off two
-        {"size": 67, "variant": "owt", "activation": "tanh", "overlapping_pooling": False},
+        {"size": 67, "network": "owt", "activation": "tanh", "overlapping_pooling": False},
         {
             "size": 96,
-            "variant": "ungrouped",
+            "network": "ungrouped",
             "activation": "tanh",
         },  # a border at the end, normalization over positions
     ],
@@ -386,7 +386,7 @@ def test_heat_without_anything_for_the_class_is_zero():
     assert heat.shape == (3, 32, 32)
 
 
-@pytest.mark.parametrize("settings", [{}, {"variant": "cifar", "activation": "tanh"}])
+@pytest.mark.parametrize("settings", [{}, {"network": "cifar", "activation": "tanh"}])
 def test_heat_of_an_image_does_not_depend_on_the_others(settings):
     model, pixels = network(**settings), noise(66)
     classes = np.arange(66) % 4

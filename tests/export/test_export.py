@@ -16,7 +16,6 @@ from scipy import special
 from sklearn.datasets import load_sample_images
 
 from pipeline.artifacts import file_sha256
-from pipeline.config.model import ModelConfig
 from pipeline.data.decoding import decode_and_resize
 from pipeline.data.headers import read_orientation
 from pipeline.errors import ConfigError, DatasetError, GateError
@@ -25,24 +24,25 @@ from pipeline.export import export as module
 from pipeline.export import pixels, readback
 from pipeline.export.export import export
 from pipeline.export.formats import orientation_in_graph, replace_erfc
-from pipeline.model.alexnet import build_network
+from pipeline.model.networks import build_network
 from pipeline.model.weights import load_model, save_model
 from pipeline.release.classify import load_classifier
 from pipeline.release.package import Release
+from tests.networks import model_config
 
 NAMES = ("cat", "émeu", "two words", "<b>", "line\nbreak", "6")
 TEMPERATURE = 1.7
 CASES = {
-    "paper": {"variant": "paper", "image_size": 64},
-    "paper, text": {"variant": "paper", "fidelity": "paper", "image_size": 64},
-    "caffenet": {"variant": "caffenet", "image_size": 64},
-    "ungrouped": {"variant": "ungrouped", "image_size": 64},
-    "single_tower": {"variant": "single_tower", "image_size": 64},
-    "owt": {"variant": "owt", "image_size": 64},
-    "small": {"variant": "small", "image_size": 32},
-    "cifar": {"variant": "cifar", "image_size": 32},
-    "batch normalization": {"variant": "small", "image_size": 32, "normalization": "batch"},
-    "gelu": {"variant": "small", "image_size": 32, "activation": "gelu"},
+    "paper": {"network": "paper", "image_size": 64},
+    "paper, text": {"network": "paper", "fidelity": "paper", "image_size": 64},
+    "caffenet": {"network": "caffenet", "image_size": 64},
+    "ungrouped": {"network": "ungrouped", "image_size": 64},
+    "single_tower": {"network": "single_tower", "image_size": 64},
+    "owt": {"network": "owt", "image_size": 64},
+    "small": {"network": "small", "image_size": 32},
+    "cifar": {"network": "cifar", "image_size": 32},
+    "batch normalization": {"network": "small", "image_size": 32, "normalization": "batch"},
+    "gelu": {"network": "small", "image_size": 32, "activation": "gelu"},
 }
 
 
@@ -101,7 +101,7 @@ def released(model, directory, **known):
 
 
 def network(case="small", width=0.25):
-    config = ModelConfig(width_multiplier=width, **CASES[case])
+    config = model_config(width_multiplier=width, **CASES[case])
     return build_network(
         config, num_classes=len(NAMES), channel_mean=(120, 110, 100), channel_std=(60, 50, 40)
     )
@@ -539,7 +539,7 @@ def test_pixels_without_tensorflow_are_those_of_training(tmp_path):
         assert difference.max() < 30
 
 
-# -- every variant ---------------------------------------------------------------------------------
+# -- every network ---------------------------------------------------------------------------------
 
 
 def from_elsewhere(kind):

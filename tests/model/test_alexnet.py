@@ -5,9 +5,11 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline.config.model import ModelConfig
-from pipeline.model.alexnet import build_network, layer_table, plan_for
+from pipeline.model.alexnet import decide_layers
+from pipeline.model.layer_table import describe_layers
 from pipeline.model.layers import LocalResponseNormalization
+from pipeline.model.networks import build_network, find_network
+from tests.networks import model_config
 
 # layer -> output, parameters; at 224 pixels and 1000 classes.
 HEAD = {
@@ -81,16 +83,21 @@ SMALL_INPUT = ("small", "cifar")
 def network(**settings):
     classes = settings.pop("classes", 10)
     return build_network(
-        ModelConfig(**settings),
+        model_config(**settings),
         num_classes=classes,
         channel_mean=(120.0, 110.0, 100.0),
         channel_std=(60.0, 50.0, 40.0),
     )
 
 
+def layers_of(**settings):
+    config = model_config(image_size=224, **settings)
+    return decide_layers(find_network(config.network), config)
+
+
 def names(**settings):
     """Names of the layers after the first three: image, normalize, edge."""
-    size = 32 if settings.get("variant", "small") in SMALL_INPUT else 64
+    size = 32 if settings.get("network", "small") in SMALL_INPUT else 64
     return [
         layer.name for layer in network(image_size=size, width_multiplier=0.25, **settings).layers
     ][3:]
@@ -100,28 +107,28 @@ def before_the_classifier(names):
     return names[: names.index("flatten")]
 
 
-@pytest.mark.parametrize("variant", GOLDEN)
-def test_every_layer_is_the_source_s(variant):
-    rows = layer_table(network(variant=variant, image_size=224, classes=1000))
-    layers, parameters, macs = GOLDEN[variant]
-    found = {row["layer"]: (tuple(row["output"]), row["parameters"]) for row in rows}
+@pytest.mark.parametrize("name", GOLDEN)
+def test_every_layer_is_the_source_s(name):
+    rows = describe_layers(network(network=name, image_size=224, classes=1000))
+    layers, parameters, macs = GOLDEN[name]
+    found = {row.layer: (tuple(row.output), row.parameters) for row in rows}
     assert {name: found[name] for name in layers} == layers
-    assert sum(row["parameters"] for row in rows) == parameters
-    assert sum(row["macs"] for row in rows) == macs
+    assert sum(row.parameters for row in rows) == parameters
+    assert sum(row.macs for row in rows) == macs
 
 
 def test_neurons_of_the_paper():
     sizes = {
-        row["layer"]: int(np.prod(row["output"]))
-        for row in layer_table(network(variant="paper", image_size=224, classes=1000))
+        row.layer: int(np.prod(row.output))
+        for row in describe_layers(network(network="paper", image_size=224, classes=1000))
     }
     assert {name: sizes[name] for name in NEURONS} == NEURONS
 
 
 def test_multiplications_of_each_layer():
     """In millions, 2012: 105.4, 223.9, 149.5, 112.1, 74.8, 37.7, 16.8, 4.1."""
-    rows = layer_table(network(variant="paper", image_size=224, classes=1000))
-    assert [round(row["macs"] / 1e6, 1) for row in rows if row["macs"]] == [
+    rows = describe_layers(network(network="paper", image_size=224, classes=1000))
+    assert [round(row.macs / 1e6, 1) for row in rows if row.macs] == [
         105.4,
         223.9,
         149.5,
@@ -133,20 +140,20 @@ def test_multiplications_of_each_layer():
     ]
 
 
-@pytest.mark.parametrize(("variant", "parameters"), [("paper", 56_909_194), ("owt", 57_044_810)])
-def test_parameters_for_ten_classes(variant, parameters):
-    assert network(variant=variant, image_size=224, classes=10).count_params() == parameters
+@pytest.mark.parametrize(("name", "parameters"), [("paper", 56_909_194), ("owt", 57_044_810)])
+def test_parameters_for_ten_classes(name, parameters):
+    assert network(network=name, image_size=224, classes=10).count_params() == parameters
 
 
-@pytest.mark.parametrize("variant", GOLDEN)
-def test_227_pixels_are_the_same_network(variant):
+@pytest.mark.parametrize("name", GOLDEN)
+def test_227_pixels_are_the_same_network(name):
     """As in Caffe: no window falls off the edge, and the maps are those of 224. torchvision's
     border gives conv1 one position more."""
-    rows = layer_table(network(variant=variant, image_size=227, classes=1000))
-    layers, parameters, macs = GOLDEN[variant]
-    found = {row["layer"]: (tuple(row["output"]), row["parameters"]) for row in rows}
-    assert sum(row["parameters"] for row in rows) == parameters
-    if variant == "owt":
+    rows = describe_layers(network(network=name, image_size=227, classes=1000))
+    layers, parameters, macs = GOLDEN[name]
+    found = {row.layer: (tuple(row.output), row.parameters) for row in rows}
+    assert sum(row.parameters for row in rows) == parameters
+    if name == "owt":
         assert (found["edge"], found["conv1"][0], found["pool1"]) == (
             ((231, 231, 3), 0),
             (56, 56, 64),
@@ -154,18 +161,18 @@ def test_227_pixels_are_the_same_network(variant):
         )
     else:
         assert {name: found[name] for name in layers} == layers
-        assert sum(row["macs"] for row in rows) == macs
+        assert sum(row.macs for row in rows) == macs
 
 
 @pytest.mark.parametrize(("size", "last_map"), [(28, 2), (32, 3), (64, 3), (96, 5)])
 def test_small_keeps_something_to_see(size, last_map):
-    rows = {row["layer"]: tuple(row["output"]) for row in layer_table(network(image_size=size))}
+    rows = {row.layer: tuple(row.output) for row in describe_layers(network(image_size=size))}
     assert rows["pool5"] == (last_map, last_map, 128)
 
 
 def test_cifar_is_the_four_layer_network_of_cuda_convnet():
-    model = network(variant="cifar", image_size=32)
-    rows = {row["layer"]: (tuple(row["output"]), row["parameters"]) for row in layer_table(model)}
+    model = network(network="cifar", image_size=32)
+    rows = {row.layer: (tuple(row.output), row.parameters) for row in describe_layers(model)}
     expected = {
         "conv1": ((32, 32, 32), 2432),
         "pool1": ((16, 16, 32), 0),
@@ -182,7 +189,7 @@ def test_cifar_is_the_four_layer_network_of_cuda_convnet():
 
 
 def test_width_multiplier_scales_every_layer_but_the_last():
-    rows = {row["layer"]: row["output"][-1] for row in layer_table(network(width_multiplier=0.5))}
+    rows = {row.layer: row.output[-1] for row in describe_layers(network(width_multiplier=0.5))}
     assert (rows["conv1"], rows["conv2"], rows["conv3"], rows["fc6"], rows["fc8"]) == (
         24,
         64,
@@ -208,7 +215,7 @@ def test_seed_decides_the_weights_and_no_two_layers_share_numbers():
 BOTH = ("lrn_alpha", "lrn_across", "layer_order", "spatial_norm", "initialization", "input_scale")
 
 
-@pytest.mark.parametrize("variant", ["paper", "ungrouped", "single_tower"])
+@pytest.mark.parametrize("name", ["paper", "ungrouped", "single_tower"])
 @pytest.mark.parametrize(
     ("fidelity", "expected"),
     [
@@ -216,8 +223,8 @@ BOTH = ("lrn_alpha", "lrn_across", "layer_order", "spatial_norm", "initializatio
         ("paper", (1e-4, "maps", "paper", False, "paper", "levels")),
     ],
 )
-def test_fidelity_decides_together(variant, fidelity, expected):
-    plan = plan_for(ModelConfig(variant=variant, fidelity=fidelity, image_size=224))
+def test_fidelity_decides_together(name, fidelity, expected):
+    plan = layers_of(network=name, fidelity=fidelity)
     assert tuple(getattr(plan, name) for name in BOTH) == expected
     assert plan.lrn_bias == 2
 
@@ -233,30 +240,30 @@ def test_fidelity_decides_together(variant, fidelity, expected):
     ],
 )
 def test_each_choice_also_alone(setting, value):
-    usual = plan_for(ModelConfig(variant="paper", image_size=224))
-    plan = plan_for(ModelConfig(variant="paper", image_size=224, **{setting: value}))
+    usual = layers_of(network="paper")
+    plan = layers_of(network="paper", **{setting: value})
     assert getattr(plan, setting) == value
     assert [name for name in BOTH if getattr(plan, name) != getattr(usual, name)] == [setting]
 
 
 def test_the_code_of_2012_normalizes_before_relu_and_once_more_over_positions():
     expected = "conv1 norm1 pool1 relu1 conv2 norm2 spatial2 pool2 conv3 conv4 conv5 pool5"
-    assert before_the_classifier(names(variant="paper")) == expected.split()
-    model = network(variant="paper", image_size=64, width_multiplier=0.25)
+    assert before_the_classifier(names(network="paper")) == expected.split()
+    model = network(network="paper", image_size=64, width_multiplier=0.25)
     assert model.get_layer("conv1").activation is keras.activations.linear
     assert model.get_layer("conv2").activation is keras.activations.relu
     assert [model.get_layer(name).towers for name in ("norm1", "norm2")] == [2, 2]
 
 
 def test_the_paper_s_text_normalizes_after_relu():
-    model = network(variant="paper", fidelity="paper", image_size=64, width_multiplier=0.25)
+    model = network(network="paper", fidelity="paper", image_size=64, width_multiplier=0.25)
     expected = "conv1 norm1 pool1 conv2 norm2 pool2 conv3 conv4 conv5 pool5"
-    assert before_the_classifier(names(variant="paper", fidelity="paper")) == expected.split()
+    assert before_the_classifier(names(network="paper", fidelity="paper")) == expected.split()
     assert model.get_layer("conv1").activation is keras.activations.relu
 
 
 def test_caffenet_pools_before_it_normalizes():
-    model = network(variant="caffenet", image_size=64, width_multiplier=0.25)
+    model = network(network="caffenet", image_size=64, width_multiplier=0.25)
     assert [layer.name for layer in model.layers][3:9] == [
         "conv1",
         "pool1",
@@ -296,7 +303,7 @@ def test_caffenet_pools_before_it_normalizes():
 )
 def test_initial_weights(initialization, deviations, bias):
     model = network(
-        variant="paper", image_size=224, width_multiplier=0.5, initialization=initialization
+        network="paper", image_size=224, width_multiplier=0.5, initialization=initialization
     )
     found = {name: float(np.std(model.get_layer(name).get_weights()[0])) for name in deviations}
     assert found == pytest.approx(deviations, rel=0.03)
@@ -340,27 +347,28 @@ def test_pools_need_not_overlap():
 def test_a_convolution_can_be_left_out_and_its_pool_stays(layer):
     left = [
         name
-        for name in names(variant="paper", remove_layer=layer)
+        for name in names(network="paper", remove_layer=layer)
         if name.startswith(("conv", "pool"))
     ]
     assert left == [
         name
-        for name in names(variant="paper")
+        for name in names(network="paper")
         if name.startswith(("conv", "pool")) and name != layer
     ]
 
 
 def test_a_sixth_convolution_over_the_last_pool():
-    """Configuration 146 of the code: 3 x 3, 256 filters that see both towers, deviation 0.03,
+    """Configuration 146 of the code: 3 x 3, 256 filters that see both towers, standard deviation
+    0.03,
     biases 1."""
     rows = {
-        row["layer"]: (row["output"], row["parameters"])
-        for row in layer_table(network(variant="paper", image_size=224, sixth_layer=True))
+        row.layer: (row.output, row.parameters)
+        for row in describe_layers(network(network="paper", image_size=224, sixth_layer=True))
     }
     assert list(rows)[-8:] == ["pool5", "conv6", "flatten", "fc6", "drop6", "fc7", "drop7", "fc8"]
-    assert rows["conv6"] == ([6, 6, 256], 590_080)
+    assert rows["conv6"] == ((6, 6, 256), 590_080)
     kernel, bias = (
-        network(variant="paper", image_size=64, width_multiplier=0.5, sixth_layer=True)
+        network(network="paper", image_size=64, width_multiplier=0.5, sixth_layer=True)
         .get_layer("conv6")
         .get_weights()
     )
@@ -369,8 +377,8 @@ def test_a_sixth_convolution_over_the_last_pool():
 
 
 def test_dropout_before_the_layers_as_in_torchvision_and_after_as_in_2012():
-    assert names(variant="owt")[-6:] == ["flatten", "fc6", "drop6", "fc7", "drop7", "fc8"]
-    assert names(variant="owt", dropout_place="before")[-6:] == [
+    assert names(network="owt")[-6:] == ["flatten", "fc6", "drop6", "fc7", "drop7", "fc8"]
+    assert names(network="owt", dropout_position="before")[-6:] == [
         "flatten",
         "drop6",
         "fc6",
@@ -382,7 +390,7 @@ def test_dropout_before_the_layers_as_in_torchvision_and_after_as_in_2012():
 
 def test_normalization_can_be_left_out_or_be_of_batches():
     expected = "conv1 pool1 conv2 pool2 conv3 conv4 conv5 pool5"
-    assert before_the_classifier(names(variant="paper", normalization="none")) == expected.split()
+    assert before_the_classifier(names(network="paper", normalization="none")) == expected.split()
     model = network(normalization="batch", width_multiplier=0.25)
     batch = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert [layer.name for layer in batch] == ["norm1", "norm2", "norm3", "norm4", "norm5"]
@@ -391,7 +399,7 @@ def test_normalization_can_be_left_out_or_be_of_batches():
 
 
 def test_owt_with_lrn_is_the_network_of_cuda_convnet2():
-    model = network(variant="owt", normalization="lrn", image_size=64, width_multiplier=0.25)
+    model = network(network="owt", normalization="lrn", image_size=64, width_multiplier=0.25)
     assert [layer.name for layer in model.layers][3:9] == [
         "conv1",
         "norm1",

@@ -1,4 +1,4 @@
-"""Every variant keeps its numbers in a file: bit for bit in `.keras`, to float rounding in
+"""Every network keeps its numbers in a file: bit for bit in `.keras`, to float rounding in
 SavedModel, ONNX and LiteRT."""
 
 import io
@@ -9,25 +9,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config.model import ModelConfig
-from pipeline.model.alexnet import build_network
+from pipeline.model.networks import build_network
 from pipeline.model.weights import load_model, save_model
+from tests.networks import model_config
 
 CASES = {
-    "paper": {"variant": "paper", "image_size": 64},
-    "paper, text": {"variant": "paper", "fidelity": "paper", "image_size": 64},
-    "caffenet": {"variant": "caffenet", "image_size": 64},
-    "ungrouped": {"variant": "ungrouped", "image_size": 64},
-    "single_tower": {"variant": "single_tower", "image_size": 64},
-    "owt": {"variant": "owt", "image_size": 64},
-    "small": {"variant": "small", "image_size": 32},
-    "cifar": {"variant": "cifar", "image_size": 32},
-    "batch normalization": {"variant": "small", "image_size": 32, "normalization": "batch"},
+    "paper": {"network": "paper", "image_size": 64},
+    "paper, text": {"network": "paper", "fidelity": "paper", "image_size": 64},
+    "caffenet": {"network": "caffenet", "image_size": 64},
+    "ungrouped": {"network": "ungrouped", "image_size": 64},
+    "single_tower": {"network": "single_tower", "image_size": 64},
+    "owt": {"network": "owt", "image_size": 64},
+    "small": {"network": "small", "image_size": 32},
+    "cifar": {"network": "cifar", "image_size": 32},
+    "batch normalization": {"network": "small", "image_size": 32, "normalization": "batch"},
 }
 
 
 def network(case):
-    config = ModelConfig(width_multiplier=0.25, **CASES[case])
+    config = model_config(width_multiplier=0.25, **CASES[case])
     return build_network(
         config, num_classes=4, channel_mean=(120, 110, 100), channel_std=(60, 50, 40)
     )

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config.model import ModelConfig
-from pipeline.model.alexnet import build_network
-from pipeline.model.pretrained import read_weights
-from pipeline.model.signal import synthetic_images
+from pipeline.model.networks import build_network
+from pipeline.model.signal import make_noise_images
+from pipeline.model.weights_files import read_weights_file
+from tests.networks import model_config
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow
@@ -86,12 +86,12 @@ def ungrouped(x, conv, dense):
 
 
 CASES = {
-    "owt": ({"variant": "owt"}, owt),
-    "paper, text": ({"variant": "paper", "fidelity": "paper"}, paper_text),
-    "paper, code": ({"variant": "paper"}, paper_code),
-    "caffenet": ({"variant": "caffenet"}, caffenet),
-    "ungrouped, text": ({"variant": "ungrouped", "fidelity": "paper"}, ungrouped),
-    "single_tower": ({"variant": "single_tower"}, single_tower),
+    "owt": ({"network": "owt"}, owt),
+    "paper, text": ({"network": "paper", "fidelity": "paper"}, paper_text),
+    "paper, code": ({"network": "paper"}, paper_code),
+    "caffenet": ({"network": "caffenet"}, caffenet),
+    "ungrouped, text": ({"network": "ungrouped", "fidelity": "paper"}, ungrouped),
+    "single_tower": ({"network": "single_tower"}, single_tower),
 }
 
 
@@ -112,7 +112,7 @@ def channel_first(name, kernel):
 def both(case, dtype):
     """Return logits and the gradients of every weight, ours and PyTorch's, in PyTorch's axes."""
     settings, graph = CASES[case]
-    config = ModelConfig(
+    config = model_config(
         image_size=224, dropout=0, initialization="he", input_scale="unit", **settings
     )
     keras.config.set_dtype_policy(dtype)
@@ -120,7 +120,7 @@ def both(case, dtype):
         network = build_network(config, num_classes=1000, channel_mean=MEAN, channel_std=STD)
     finally:
         keras.config.set_dtype_policy("float32")
-    images, labels = synthetic_images(4, 224), np.arange(4) * 200
+    images, labels = make_noise_images(4, 224), np.arange(4) * 200
     with tf.GradientTape() as tape:
         logits = network(images)
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
@@ -206,7 +206,7 @@ def test_files_of_pytorch_are_read_without_it(zipped, dtype, tmp_path):
         tmp_path / "alexnet.pth",
         _use_new_zipfile_serialization=zipped,
     )
-    layers = read_weights(tmp_path / "alexnet.pth").layers
+    layers = read_weights_file(tmp_path / "alexnet.pth").layers
     assert np.array_equal(
         layers["conv2"][0], state["features.3.weight"].float().permute(2, 3, 1, 0).numpy()
     )
@@ -215,7 +215,7 @@ def test_files_of_pytorch_are_read_without_it(zipped, dtype, tmp_path):
 
 def test_the_weights_of_torchvision_give_its_logits(tmp_path):
     """A whole AlexNet through a file: PyTorch's network saves, ours starts from it."""
-    from pipeline.model.pretrained import network_from
+    from pipeline.model.pretrained import load_pretrained_network
 
     torch.manual_seed(0)
     nn = torch.nn
@@ -251,13 +251,13 @@ def test_the_weights_of_torchvision_give_its_logits(tmp_path):
         )
     alexnet.eval()
     torch.save(alexnet.state_dict(), tmp_path / "alexnet.pth")
-    images = synthetic_images(4, 224)
+    images = make_noise_images(4, 224)
     pixels = torch.tensor(
         (images / 255 - np.array(MEAN) / 255) / (np.array(STD) / 255), dtype=torch.float32
     ).permute(0, 3, 1, 2)
     with torch.no_grad():
         expected = alexnet.classifier(alexnet.features(pixels).flatten(1)).numpy()
-    config = ModelConfig(variant="owt", image_size=224, weights=str(tmp_path / "alexnet.pth"))
-    network, fresh = network_from(config, tuple(map(str, range(1000))))
+    config = model_config(network="owt", image_size=224, weights=str(tmp_path / "alexnet.pth"))
+    network, fresh = load_pretrained_network(config, tuple(map(str, range(1000))))
     assert fresh == ()
     assert np.abs(np.asarray(network(images)) - expected).max() <= 1e-4

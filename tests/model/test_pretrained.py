@@ -5,15 +5,17 @@ import os
 import pickle
 import struct
 import zipfile
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from pipeline.config.model import ModelConfig
 from pipeline.errors import ConfigError
-from pipeline.model.alexnet import build_network
-from pipeline.model.pretrained import network_from, read_weights
+from pipeline.model.networks import build_network
+from pipeline.model.pretrained import load_pretrained_network
 from pipeline.model.weights import save_model
+from pipeline.model.weights_files import read_weights_file
+from tests.networks import model_config
 
 THOUSAND = tuple(f"n{index:08d}" for index in range(1000))
 # A quarter of torchvision's and of Caffe's widths, so that the files are small.
@@ -37,8 +39,8 @@ CAFFE = {
     "fc7": (1024, 1024),
     "fc8": (1000, 1024),
 }
-OWT = {"variant": "owt", "image_size": 224, "width_multiplier": 0.25}
-PAPER = {"variant": "paper", "image_size": 227, "width_multiplier": 0.25}
+OWT = {"network": "owt", "image_size": 224, "width_multiplier": 0.25}
+PAPER = {"network": "paper", "image_size": 227, "width_multiplier": 0.25}
 
 
 def random_arrays(shapes, kernel=".weight", bias=".bias"):
@@ -104,8 +106,8 @@ def write(path, tensors):
 def test_torchvision(suffix, tmp_path):
     tensors = random_arrays(TORCHVISION)
     write(tmp_path / f"alexnet{suffix}", tensors)
-    network, fresh = network_from(
-        ModelConfig(weights=str(tmp_path / f"alexnet{suffix}"), **OWT), THOUSAND
+    network, fresh = load_pretrained_network(
+        model_config(weights=str(tmp_path / f"alexnet{suffix}"), **OWT), THOUSAND
     )
     assert fresh == ()
     conv1, fc6 = (network.get_layer(name).get_weights() for name in ("conv1", "fc6"))
@@ -150,7 +152,7 @@ def test_caffe(suffix, tmp_path):
     tensors = random_arrays(CAFFE, "_w", "_b")
     path = tmp_path / f"bvlc_alexnet{suffix}"
     caffe_file(path, tensors)
-    network, fresh = network_from(ModelConfig(weights=str(path), **PAPER), THOUSAND)
+    network, fresh = load_pretrained_network(model_config(weights=str(path), **PAPER), THOUSAND)
     assert fresh == ()
     conv1, conv2, fc6 = (
         network.get_layer(name).get_weights() for name in ("conv1", "conv2", "fc6")
@@ -176,7 +178,7 @@ def test_half_precision_and_an_old_prefix(tmp_path):
         for name, array in random_arrays(TORCHVISION).items()
     }
     write_pth(tmp_path / "half.pth", tensors, dtype="HalfStorage")
-    conv1 = read_weights(tmp_path / "half.pth").layers["conv1"][0]
+    conv1 = read_weights_file(tmp_path / "half.pth").layers["conv1"][0]
     assert conv1.dtype == np.float32
     assert np.array_equal(
         conv1, tensors["module.features.0.weight"].astype(np.float32).transpose(2, 3, 1, 0)
@@ -185,21 +187,24 @@ def test_half_precision_and_an_old_prefix(tmp_path):
 
 def test_the_classifier_starts_afresh_for_other_classes(tmp_path):
     write_pth(tmp_path / "a.pth", random_arrays(TORCHVISION))
-    config = ModelConfig(weights=str(tmp_path / "a.pth"), **OWT)
+    config = model_config(weights=str(tmp_path / "a.pth"), **OWT)
     for names, kept, setting in (
         (("cat", "dog"), False, "auto"),
         (THOUSAND, True, "auto"),
         (THOUSAND, False, "fresh"),
     ):
-        network, fresh = network_from(config.model_copy(update={"classifier": setting}), names)
+        network, fresh = load_pretrained_network(
+            config.model_copy(update={"classifier": setting}), names
+        )
         assert fresh == (() if kept else ("fc8",))
         assert network.output_shape == (None, len(names))
     with pytest.raises(ConfigError, match="Expected 1000, received 2"):
-        network_from(config.model_copy(update={"classifier": "keep"}), ("cat", "dog"))
+        load_pretrained_network(config.model_copy(update={"classifier": "keep"}), ("cat", "dog"))
 
 
 class TestOurOwn:
-    CONFIG = ModelConfig(image_size=32, width_multiplier=0.25)
+    SETTINGS: ClassVar = {"image_size": 32, "width_multiplier": 0.25}
+    CONFIG = model_config(**SETTINGS)
 
     def saved(self, tmp_path, config=CONFIG, names=("a", "b")):
         network = build_network(
@@ -214,7 +219,7 @@ class TestOurOwn:
         network = self.saved(tmp_path)
         (tmp_path / "artifact.json").write_text(json.dumps({"class_names": ["a", "b"]}))
         other = self.CONFIG.model_copy(update={"weights": str(tmp_path / "model.keras"), "seed": 9})
-        again, fresh = network_from(other, ("a", "b"))
+        again, fresh = load_pretrained_network(other, ("a", "b"))
         images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
         assert fresh == ()
         assert np.array_equal(np.asarray(network(images)), np.asarray(again(images)))
@@ -222,7 +227,7 @@ class TestOurOwn:
     def test_other_classes_of_the_same_number_start_afresh(self, tmp_path):
         network = self.saved(tmp_path)
         other = self.CONFIG.model_copy(update={"weights": str(tmp_path / "model.keras"), "seed": 9})
-        again, fresh = network_from(other, ("cat", "dog"))
+        again, fresh = load_pretrained_network(other, ("cat", "dog"))
         assert fresh == ("fc8",)
         assert np.array_equal(
             network.get_layer("fc7").get_weights()[0], again.get_layer("fc7").get_weights()[0]
@@ -238,26 +243,26 @@ class TestOurOwn:
             ({"normalization": "none"}, "it has one that the settings do not make: layer norm1"),
             ({"lrn_alpha": 2e-5}, "has alpha=0.0001, the settings make 2e-05"),
             ({"width_multiplier": 0.5}, "its layer conv1 has filters=16, the settings make 24"),
-            ({"variant": "cifar"}, "it lacks one that the settings make"),
+            ({"network": "cifar"}, "it lacks one that the settings make"),
         ],
     )
     def test_another_network_is_refused(self, tmp_path, change, sentence):
         self.saved(tmp_path)
         with pytest.raises(ConfigError) as caught:
-            network_from(
-                self.CONFIG.model_copy(update={"weights": str(tmp_path / "model.keras"), **change}),
+            load_pretrained_network(
+                model_config(**self.SETTINGS | change | {"weights": str(tmp_path / "model.keras")}),
                 ("a", "b"),
             )
         assert "is another one" in str(caught.value)
         assert sentence in str(caught.value)
 
     def test_batch_normalization_brings_its_statistics(self, tmp_path):
-        config = self.CONFIG.model_copy(update={"normalization": "batch"})
+        config = model_config(**self.SETTINGS, normalization="batch")
         network = self.saved(tmp_path, config)
         norm = network.get_layer("norm1")
         norm.set_weights([np.full_like(value, 2.5) for value in norm.get_weights()])
         save_model(network, tmp_path / "model.keras")
-        again, _ = network_from(
+        again, _ = load_pretrained_network(
             config.model_copy(update={"weights": str(tmp_path / "model.keras")}), ("a", "b")
         )
         assert all((value == 2.5).all() for value in again.get_layer("norm1").get_weights())
@@ -276,7 +281,7 @@ class Harm:
 class TestRefused:
     def refused(self, path, **settings):
         with pytest.raises(ConfigError) as caught:
-            network_from(ModelConfig(weights=str(path), **(settings or OWT)), THOUSAND)
+            load_pretrained_network(model_config(weights=str(path), **(settings or OWT)), THOUSAND)
         return str(caught.value)
 
     def test_no_pickle_runs_code(self, tmp_path):
@@ -332,7 +337,7 @@ class TestRefused:
         (tmp_path / "weights.txt").write_text("1")
         assert "must be a file of .keras, .pth" in self.refused(tmp_path / "weights.txt")
 
-    def test_the_wrong_variant_names_the_right_one(self, tmp_path):
+    def test_the_wrong_network_names_the_right_one(self, tmp_path):
         write_pth(tmp_path / "a.pth", random_arrays(TORCHVISION))
         assert "--network owt" in self.refused(tmp_path / "a.pth", **PAPER)
         caffe_file(tmp_path / "a.npz", random_arrays(CAFFE, "_w", "_b"))
@@ -341,10 +346,10 @@ class TestRefused:
     def test_the_wrong_size_names_the_layer(self, tmp_path):
         write_pth(tmp_path / "a.pth", random_arrays(TORCHVISION))
         assert "layer conv1 expects" in self.refused(
-            tmp_path / "a.pth", variant="owt", image_size=224
+            tmp_path / "a.pth", network="owt", image_size=224
         )
         assert "layer fc6 expects" in self.refused(
-            tmp_path / "a.pth", variant="owt", image_size=160, width_multiplier=0.25
+            tmp_path / "a.pth", network="owt", image_size=160, width_multiplier=0.25
         )
 
     def test_another_scale_of_the_pixels(self, tmp_path):

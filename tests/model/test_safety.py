@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config.model import ModelConfig
 from pipeline.errors import CheckpointError
 from pipeline.evaluate.external_model import given_model
 from pipeline.model import safety, weights
-from pipeline.model.alexnet import build_network
+from pipeline.model.networks import build_network
 from pipeline.model.safety import require_safe
 from pipeline.model.weights import load_model, save_model
+from tests.networks import model_config
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
@@ -128,7 +128,7 @@ def function(module, name):
     "settings",
     [
         *(
-            {"variant": name}
+            {"network": name}
             for name in ("small", "paper", "caffenet", "owt", "ungrouped", "single_tower", "cifar")
         ),
         {
@@ -138,14 +138,14 @@ def function(module, name):
             "overlapping_pooling": False,
         },
         {
-            "variant": "paper",
+            "network": "paper",
             "fidelity": "paper",
             "sixth_layer": True,
-            "dropout_place": "before",
+            "dropout_position": "before",
             "remove_layer": "conv3",
         },
         {
-            "variant": "cifar",
+            "network": "cifar",
             "normalization": "lrn",
             "input_scale": "fraction",
             "activation": "gelu",
@@ -154,8 +154,8 @@ def function(module, name):
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
 def test_every_network_of_this_package_passes(settings, tmp_path):
-    size = 32 if settings.get("variant", "small") in ("small", "cifar") else 64
-    config = ModelConfig(image_size=size, width_multiplier=0.05, **settings)
+    size = 32 if settings.get("network", "small") in ("small", "cifar") else 64
+    config = model_config(image_size=size, width_multiplier=0.05, **settings)
     save_model(
         build_network(config, num_classes=3, channel_mean=(1, 2, 3), channel_std=(4, 5, 6)),
         tmp_path / "built.keras",

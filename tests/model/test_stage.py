@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.config.model import ModelConfig
 from pipeline.engine.stage import Context
 from pipeline.errors import ConfigError
-from pipeline.model.stage import build, look
+from pipeline.model.stage import build, build_alone
 from pipeline.model.weights import load_model
+from tests.networks import model_config
 
 
 class Run:
@@ -43,14 +43,20 @@ def dataset(folder, pixels):
     )
 
 
+def built(stage, config, folder, pixels=None):
+    """Run a stage as the Runner does, pages and all."""
+    where = context(folder)
+    records = {} if pixels is None else {"dataset": dataset(folder, pixels)}
+    made = stage.function(config, **records, context=where)
+    stage.draw(made, where.report_directory)
+    return made, where.run.recorded
+
+
 NOISE = np.random.default_rng(0).integers(0, 256, (16, 36, 36, 3), dtype=np.uint8)
 
 
 def test_record_page_and_file_say_the_same(tmp_path):
-    where = context(tmp_path)
-    made = build.function(
-        ModelConfig(width_multiplier=0.25), dataset=dataset(tmp_path, NOISE), context=where
-    )
+    made, recorded = built(build, model_config(width_multiplier=0.25), tmp_path, NOISE)
     network = load_model(made.verified_model_path())
     assert network.output_shape == (None, 2)
     assert (
@@ -70,28 +76,18 @@ def test_record_page_and_file_say_the_same(tmp_path):
     page = (tmp_path / "report" / "network.html").read_text()
     assert f"{made.parameters:,}" in page
     assert page.count("data:image/png") == 2
-    assert where.run.recorded["parameters"] == made.parameters
-    assert where.run.recorded["signal/spread/fc8"] == pytest.approx(made.logit_spread, rel=0.01)
+    assert recorded["parameters"] == made.parameters
+    assert recorded["signal/spread/fc8"] == pytest.approx(made.logit_spread, rel=0.01)
 
 
 def test_the_check_stops_warns_or_is_off(tmp_path):
     flat = {"initialization": "paper", "width_multiplier": 0.25}
     with pytest.raises(ConfigError, match="The signal vanishes"):
-        build.function(
-            ModelConfig(**flat), dataset=dataset(tmp_path, NOISE), context=context(tmp_path)
-        )
+        built(build, model_config(**flat), tmp_path, NOISE)
     assert not (tmp_path / "model.keras").exists()
-    warned = build.function(
-        ModelConfig(signal_check="warn", **flat),
-        dataset=dataset(tmp_path, NOISE),
-        context=context(tmp_path),
-    )
+    warned, _ = built(build, model_config(signal_check="warn", **flat), tmp_path, NOISE)
     assert (warned.signal, "signal vanished" in warned.headline()) == ("vanished", True)
-    off = build.function(
-        ModelConfig(signal_check="off", **flat),
-        dataset=dataset(tmp_path, NOISE),
-        context=context(tmp_path),
-    )
+    off, _ = built(build, model_config(signal_check="off", **flat), tmp_path, NOISE)
     assert (off.signal, off.logit_spread) == ("not checked", None)
     assert (
         "Not checked: model.signal_check=off" in (tmp_path / "report" / "network.html").read_text()
@@ -102,20 +98,14 @@ def test_the_check_stops_warns_or_is_off(tmp_path):
     "pixels", [NOISE[:1], np.repeat(NOISE[:1], 8, axis=0), np.zeros_like(NOISE)]
 )
 def test_images_that_are_alike_say_nothing_of_the_network(pixels, tmp_path):
-    made = build.function(
-        ModelConfig(width_multiplier=0.25),
-        dataset=dataset(tmp_path, pixels),
-        context=context(tmp_path),
-    )
+    made, _ = built(build, model_config(width_multiplier=0.25), tmp_path, pixels)
     assert made.signal == "not checked"
     assert "all alike" in (tmp_path / "report" / "network.html").read_text()
 
 
 @pytest.mark.parametrize("classes", [1, 2, 1000])
 def test_a_look_without_a_dataset(classes, tmp_path):
-    made = look.function(
-        ModelConfig(width_multiplier=0.25, classes=classes), context=context(tmp_path)
-    )
+    made, _ = built(build_alone, model_config(width_multiplier=0.25, classes=classes), tmp_path)
     assert len(made.class_names) == classes
     assert made.layers[-1].output == (classes,)
     assert made.activation_bytes(3) == 3 * made.activation_bytes(1) > 0

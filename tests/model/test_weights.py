@@ -8,17 +8,17 @@ import zipfile
 import numpy as np
 import pytest
 
-from pipeline.config.model import ModelConfig
-from pipeline.model.alexnet import build_network
+from pipeline.model.networks import build_network
 from pipeline.model.weights import load_model, save_model
+from tests.networks import model_config
 
 BUILD = """
 import sys
 from pathlib import Path
 from pipeline.config.model import ModelConfig
-from pipeline.model.alexnet import build_network
+from pipeline.model.networks import build_network
 from pipeline.model.weights import save_model
-network = build_network(ModelConfig(width_multiplier=0.25), num_classes=3, channel_mean=(1, 2, 3), channel_std=(4, 5, 6))
+network = build_network(ModelConfig(alexnet={"width_multiplier": 0.25}), num_classes=3, channel_mean=(1, 2, 3), channel_std=(4, 5, 6))
 save_model(network, Path(sys.argv[1]))
 """
 
@@ -31,11 +31,11 @@ def sha256(path):
 def test_two_processes_write_the_same_bytes(tmp_path):
     here = tmp_path / "here.keras"
     build_network(
-        ModelConfig(), num_classes=3, channel_mean=(9, 9, 9), channel_std=(9, 9, 9)
+        model_config(), num_classes=3, channel_mean=(9, 9, 9), channel_std=(9, 9, 9)
     )  # an earlier network must not matter
     save_model(
         build_network(
-            ModelConfig(width_multiplier=0.25),
+            model_config(width_multiplier=0.25),
             num_classes=3,
             channel_mean=(1, 2, 3),
             channel_std=(4, 5, 6),
@@ -48,11 +48,11 @@ def test_two_processes_write_the_same_bytes(tmp_path):
     assert sha256(here) == sha256(tmp_path / "there.keras")
 
 
-@pytest.mark.parametrize("variant", ["small", "paper", "owt"])
-def test_round_trip_gives_equal_bits(variant, tmp_path):
-    size = 32 if variant == "small" else 224
+@pytest.mark.parametrize("name", ["small", "paper", "owt"])
+def test_round_trip_gives_equal_bits(name, tmp_path):
+    size = 32 if name == "small" else 224
     model = build_network(
-        ModelConfig(variant=variant, image_size=size, width_multiplier=0.25),
+        model_config(network=name, image_size=size, width_multiplier=0.25),
         num_classes=4,
         channel_mean=(1, 2, 3),
         channel_std=(4, 5, 6),
@@ -69,7 +69,7 @@ def test_saving_leaves_one_file_and_replaces_it_whole(tmp_path):
     path.write_bytes(b"an older file")
     save_model(
         build_network(
-            ModelConfig(width_multiplier=0.25),
+            model_config(width_multiplier=0.25),
             num_classes=3,
             channel_mean=(1, 2, 3),
             channel_std=(4, 5, 6),

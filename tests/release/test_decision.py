@@ -73,7 +73,7 @@ class House:
             directory=folder,
             model_sha256=file_sha256(folder / "model.keras"),
             parameters=model.count_params(),
-            variant="small",
+            network="small",
             image_size=24,
             short_side=28,
             class_names=self.names,

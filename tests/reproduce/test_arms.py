@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.api import reproduction_settings
+from pipeline.config.recipes import flatten
 from pipeline.errors import ConfigError
 from pipeline.reproduce.arms import baseline, next_step, rate_at, some
 from pipeline.reproduce.catalog import NAMES, experiments
@@ -84,12 +85,10 @@ def test_an_ablation_changes_one_thing_and_has_the_same_images_in_the_same_order
 
 
 def different(one, other) -> set[str]:
-    sections = {
-        f"{part}.{name}"
-        for part in ("model", "train")
-        for name in one[part]
-        if one[part][name] != other[part][name]
-    }
+    flat, others = (
+        flatten({part: spec[part] for part in ("model", "train")}) for spec in (one, other)
+    )
+    sections = {name for name in flat if flat[name] != others[name]}
     return sections | {name for name in ("images", "depth", "goal") if one[name] != other[name]}
 
 
@@ -157,7 +156,7 @@ def test_settings_that_leave_nothing_to_change_are_refused():
     ).config
     with pytest.raises(
         ConfigError,
-        match=r"The arm no-conv4 cannot be made of these settings: .*three convolutions",
+        match=r"The arm no-conv4 cannot be made of these settings: Network cifar has no layer conv4",
     ):
         depth.arms(config)[1].spec(config, 0)
 
@@ -189,7 +188,7 @@ def test_the_race_is_not_run_on_images_that_are_no_cifar10():
 
 def test_plain_networks_are_of_four_depths_and_three_activations():
     specs = [arm.spec(CONFIG, 0) for arm in gradients.arms(CONFIG)]
-    assert {(spec["model"]["activation"], spec["depth"]) for spec in specs} == {
+    assert {(spec["model"]["alexnet"]["activation"], spec["depth"]) for spec in specs} == {
         (activation, deep) for activation in ("relu", "tanh", "sigmoid") for deep in (4, 8, 12, 16)
     }
 

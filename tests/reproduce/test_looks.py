@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts import DatasetArtifact, file_sha256
-from pipeline.config.model import ModelConfig
 from pipeline.config.settings import Config
 from pipeline.config.train import TrainConfig
 from pipeline.data import loader
 from pipeline.data.loader import LoadedSplit
 from pipeline.engine.stage import Context
 from pipeline.errors import PipelineError
-from pipeline.model.alexnet import build_network
+from pipeline.model.networks import build_network
 from pipeline.model.weights import load_model, save_model
 from pipeline.reproduce.claims import features, gpu, replicas, towers
 from pipeline.reproduce.measurement import Measurement
 from pipeline.reproduce.verdict import Question, find
+from tests.networks import model_config
 
 SIZE, CLASSES = 16, 3
 TINY = {"image_size": SIZE, "width_multiplier": 0.02}
@@ -73,7 +73,7 @@ def serve(monkeypatch, dataset):
 
 
 def network(seed=0, **settings):
-    config = ModelConfig.model_validate(TINY | settings | {"seed": seed})
+    config = model_config(**TINY | settings | {"seed": seed})
     return build_network(
         config, num_classes=CLASSES, channel_mean=(128, 128, 128), channel_std=(63, 63, 63)
     )
@@ -183,7 +183,7 @@ def test_the_filters_and_what_training_changed_in_them_are_looked_at(context, da
 
 
 def test_a_network_with_one_tower_is_not_asked(context, dataset, tmp_path):
-    saved(network(variant="cifar"), tmp_path / "trained")
+    saved(network(network="cifar"), tmp_path / "trained")
     made = towers.look_at_colors(
         {"splits": 10, "split_seed": 0, "images": True}, dataset, context, tmp_path / "trained"
     )
@@ -306,7 +306,7 @@ def test_maps_are_averaged_over_a_grid_and_units_are_not():
                 "fc7": "fc7",
             },
         ),
-        ({"variant": "cifar"}, {"conv1": "relu1", "conv2": "conv2", "conv3": "conv3"}),
+        ({"network": "cifar"}, {"conv1": "relu1", "conv2": "conv2", "conv3": "conv3"}),
     ],
 )
 def test_every_layer_below_the_logits_is_read_after_its_activation(settings, expected):
@@ -382,8 +382,10 @@ def test_the_drop_of_the_error_is_judged_and_what_training_adds_to_it(tmp_path):
 
 
 def test_half_of_the_network():
-    assert replicas.half_of(ModelConfig(variant="paper", image_size=224)).variant == "single_tower"
-    assert replicas.half_of(ModelConfig(width_multiplier=0.5)) == ModelConfig(width_multiplier=0.25)
+    assert replicas.half_of(model_config(network="paper", image_size=224)).network == "single_tower"
+    assert replicas.half_of(model_config(width_multiplier=0.5)) == model_config(
+        width_multiplier=0.25
+    )
 
 
 def test_a_batch_that_two_devices_can_share():
@@ -407,14 +409,14 @@ def test_one_timing_in_this_process(dataset):
 
     config = TrainConfig(global_batch_size=4, color_noise=0.1, class_weights=True)
     speed = replicas.images_per_second(
-        ModelConfig.model_validate(TINY), config, dataset, Devices(), steps=4, seconds=1.0
+        model_config(**TINY), config, dataset, Devices(), steps=4, seconds=1.0
     )
     assert 1 < speed < 1e6
 
 
 @pytest.mark.slow  # two processes that import TensorFlow
 def test_each_timing_is_a_process_with_its_own_devices(dataset):
-    model = ModelConfig.model_validate(TINY).model_dump(mode="json")
+    model = model_config(**TINY).model_dump(mode="json")
     for devices, count in (("cpu", 1), ("cpu:2", 2)):
         settings = TrainConfig(global_batch_size=8, devices=devices).model_dump(mode="json")
         found = replicas.timing(
@@ -511,7 +513,7 @@ def test_one_tower_has_no_half_on_each_device(monkeypatch, tmp_path):
     monkeypatch.setattr(replicas, "visible_gpus", lambda _: ["0", "1"])
     assert (
         "one tower"
-        in replicas.conclude(lab_for(tmp_path, model={"variant": "cifar"}), {}).findings[0].why
+        in replicas.conclude(lab_for(tmp_path, model={"network": "cifar"}), {}).findings[0].why
     )
 
 

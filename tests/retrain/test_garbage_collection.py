@@ -663,7 +663,14 @@ def test_a_file_with_two_names_counts_once(tmp_path):
 
 
 PROGRAM = (sys.executable, "-m", "pipeline")
-TINY = ("--epochs", "3", "--set", "model.alexnet.width_multiplier=0.2", "--set", "evaluate.report=short")
+TINY = (
+    "--epochs",
+    "3",
+    "--set",
+    "model.alexnet.width_multiplier=0.2",
+    "--set",
+    "evaluate.report=short",
+)
 LENIENT = (
     "margin=0.9",
     "class_margin=1",

@@ -25,6 +25,7 @@ from pipeline.tracking.journal import list_undelivered
 from pipeline.tracking.known_runs import read_known_runs
 from pipeline.tracking.store import connect_store, get_run_url, get_store_uri, open_experiment
 from pipeline.tracking.tracker import MlflowTracker
+from tests.networks import model_config
 
 RESOLVED = resolve(overrides={"train.epochs": "3"}, environment={})
 
@@ -74,13 +75,12 @@ def dataset():
 
 
 def trained(folder):
-    from pipeline.config.model import ModelConfig
-    from pipeline.model.alexnet import build_network
+    from pipeline.model.networks import build_network
     from pipeline.model.weights import save_model
 
     folder.mkdir(parents=True)
     network = build_network(
-        ModelConfig(width_multiplier=0.2),
+        model_config(width_multiplier=0.2),
         num_classes=2,
         channel_mean=(1, 2, 3),
         channel_std=(4, 5, 6),
@@ -90,7 +90,7 @@ def trained(folder):
         directory=folder,
         model_sha256=file_sha256(folder / "model.keras"),
         parameters=network.count_params(),
-        variant="small",
+        network="small",
         image_size=32,
         short_side=36,
         class_names=("0", "1"),

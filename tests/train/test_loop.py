@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.config.model import ModelConfig
 from pipeline.config.train import TrainConfig
 from pipeline.data.augment import compute_class_weights
 from pipeline.data.loader import LoadedSplit
 from pipeline.data.training_batches import make_training_batches
 from pipeline.errors import ConfigError, TrainingDivergedError
-from pipeline.model.alexnet import build_network
+from pipeline.model.networks import build_network
 from pipeline.train import loop
 from pipeline.train.checkpoint import read_checkpoint
 from pipeline.train.dropout import BatchPosition, StatelessDropout
 from pipeline.train.state import TrainingState, prepare_state
 from pipeline.train.step import compute_losses, compute_sums
 from pipeline.train.strategy import Devices
+from tests.networks import model_config
 
 SIDE, SIZE = 32, 28
 IGNORED = [].append  # is told what happens
@@ -52,7 +52,7 @@ def split(count, seed=0, name="train", side=SIDE):
 
 
 def network(dropout=0.5):
-    config = ModelConfig(image_size=SIZE, width_multiplier=0.1, dropout=dropout)
+    config = model_config(image_size=SIZE, width_multiplier=0.1, dropout=dropout)
     return build_network(
         config, num_classes=2, channel_mean=(125, 125, 125), channel_std=(50, 50, 50)
     )
@@ -496,7 +496,7 @@ def test_two_replicas_train_as_one(tmp_path, how):
 class TestFrozen:
     def state(self, freeze, **settings):
         config = TrainConfig(epochs=1, global_batch_size=32, freeze=freeze)
-        model = ModelConfig(image_size=SIZE, width_multiplier=0.1, **settings)
+        model = model_config(image_size=SIZE, width_multiplier=0.1, **settings)
         load = lambda: build_network(  # noqa: E731
             model, num_classes=2, channel_mean=(125,) * 3, channel_std=(50,) * 3
         )
@@ -533,7 +533,7 @@ class TestFrozen:
         with pytest.raises(
             ConfigError, match=r"has no layer fc6 to freeze. Expected .* one of conv1, conv2, conv3"
         ):
-            self.state("fc6", variant="cifar")
+            self.state("fc6", network="cifar")
 
 
 def test_bfloat16_computes_in_it_and_keeps_weights_in_float32(tmp_path):

@@ -1,4 +1,4 @@
-"""Every variant trains: one step under two replicas, dropout and all, is the step of one, and a
+"""Every network trains: one step under two replicas, dropout and all, is the step of one, and a
 frozen part stays what it was."""
 
 import subprocess
@@ -20,14 +20,16 @@ configure_runtime(config)
 sys.path.insert(0, sys.argv[1])
 from test_loop import split
 from pipeline.data.training_batches import make_training_batches
-from pipeline.model.alexnet import build_network
+from pipeline.model.networks import build_network
 from pipeline.train.state import prepare_state
 from pipeline.train.step import compile_training
 both = make_devices()
 assert both.strategy.num_replicas_in_sync == 2
 for words in sys.argv[2:]:
     settings = dict(word.split("=") for word in words.split(","))
-    model = ModelConfig(image_size=32 if settings["variant"] in ("small", "cifar") else 64, width_multiplier=0.25, **settings)
+    network = settings.pop("network")
+    size = 32 if network in ("small", "cifar") else 64
+    model = ModelConfig(network=network, image_size=size, alexnet={"width_multiplier": 0.25, **settings})
     images = split(16, side=model.image_size)
     after = []
     for where in (Devices(), both):
@@ -42,10 +44,10 @@ for words in sys.argv[2:]:
     print(words, worst, moved)
 """
 CASES = [
-    f"variant={name}"
+    f"network={name}"
     for name in ("paper", "caffenet", "ungrouped", "single_tower", "owt", "small", "cifar")
 ]
-CASES += ["variant=paper,fidelity=paper", "variant=small,normalization=batch"]
+CASES += ["network=paper,fidelity=paper", "network=small,normalization=batch"]
 
 
 @pytest.mark.slow

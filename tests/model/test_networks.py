@@ -1,0 +1,111 @@
+"""The registry of networks: its rows, and which settings each network has."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.config.settings import Config
+from pipeline.errors import ConfigError
+from pipeline.model.networks import (
+    find_network,
+    network_names,
+    networks_with_weights,
+    require_network_settings,
+)
+from tests.networks import model_config
+
+
+def config_of(**settings):
+    return Config(model=model_config(**settings), data={"short_side": 256})
+
+
+def complaint(**settings):
+    with pytest.raises(ConfigError) as caught:
+        require_network_settings(config_of(**settings))
+    return str(caught.value)
+
+
+def test_rows_are_named_and_described():
+    names = network_names()
+    assert len(set(names)) == len(names) == 7
+    for row in map(find_network, names):
+        assert 0 < len(row.summary) <= 60
+        assert row.min_image_size <= row.image_size
+        require_network_settings(config_of(network=row.name, image_size=row.image_size))
+        require_network_settings(config_of(network=row.name, image_size=row.min_image_size))
+
+
+def test_the_registry_needs_no_tensorflow():
+    code = "import sys, pipeline.model.networks; print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_an_unknown_network_is_refused_with_a_near_miss():
+    sentence = complaint(network="papier")
+    assert sentence.startswith("Unknown network `papier`. Expected one of small, paper, ")
+    assert "Did you mean `paper`?" in sentence
+    assert "Did you mean" not in complaint(network="xyzzy")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in network_names() if name not in ("small", "cifar")]
+)
+def test_images_that_are_too_small(name):
+    sentence = complaint(network=name, image_size=62)
+    least = find_network(name).min_image_size
+    assert f"needs a model.image_size of at least {least} pixels" in sentence
+    assert "--set data.short_side=256 --image-size 224, or keep --network small" in sentence
+
+
+def test_fidelity_of_a_network_that_has_none():
+    sentence = complaint(fidelity="paper")
+    assert "Expected it with model.network paper, ungrouped, single_tower." in sentence
+    assert "Received network small. Leave fidelity out." in sentence
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ({"network": "owt", "lrn_alpha": 1e-4}, "alexnet.lrn_alpha"),
+        ({"normalization": "none", "lrn_across": "maps"}, "alexnet.lrn_across"),
+        ({"normalization": "batch", "layer_order": "caffe"}, "alexnet.layer_order"),
+        ({"normalization": "batch", "spatial_norm": True}, "alexnet.spatial_norm"),
+        ({"network": "cifar", "layer_order": "code"}, "alexnet.layer_order"),
+        ({"network": "cifar", "dropout": 0.2}, "dropout"),
+        ({"network": "cifar", "dropout_position": "before"}, "alexnet.dropout_position"),
+        ({"network": "cifar", "initialization": "paper"}, "alexnet.initialization"),
+        ({"network": "cifar", "sixth_layer": True}, "alexnet.sixth_layer"),
+    ],
+)
+def test_a_setting_of_the_network_that_would_change_nothing_is_refused(settings, setting):
+    size = 224 if settings.get("network") == "owt" else 32
+    sentence = complaint(image_size=size, **settings)
+    assert f"model.{setting} would change nothing" in sentence
+    assert re.search(r"Leave \w+ out\.$", sentence)
+
+
+@pytest.mark.parametrize("layer", ["conv4", "conv5"])
+def test_a_layer_that_is_not_there_cannot_be_removed(layer):
+    sentence = complaint(network="cifar", remove_layer=layer)
+    assert sentence.startswith(f"Network cifar has no layer {layer}.")
+    assert "one of conv2, conv3." in sentence
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"normalization": "lrn", "network": "cifar", "lrn_alpha": 1e-4},
+        {"normalization": "none", "layer_order": "code", "spatial_norm": True},
+        {"network": "cifar", "initialization": "he", "remove_layer": "conv3"},
+    ],
+)
+def test_settings_of_the_network_that_change_something(settings):
+    require_network_settings(config_of(**settings))
+
+
+def test_which_networks_take_foreign_weights():
+    assert networks_with_weights("caffe") == ("paper", "caffenet")
+    assert networks_with_weights("torchvision") == ("owt",)
