@@ -73,7 +73,7 @@ from pipeline.train.stage import train
 
 if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
-    from pipeline.export.export import Exported
+    from pipeline.export.record import ExportRecord
     from pipeline.release.classify import Classifier
     from pipeline.release.package import Release
     from pipeline.release.predict import Prediction
@@ -1305,7 +1305,7 @@ def export(
     settings: Mapping[str, Any] | None = None,
     workdir: Path | str = DEFAULT_WORKDIR,
     progress: Callable[[str], None] = lambda _text: None,
-) -> Exported:
+) -> ExportRecord:
     """Write a model for another runtime, read it back by that runtime, and keep it if it answers real images as the model does.
 
     The images are the release's golden ones and the first of the test split that lies in the work
@@ -1332,20 +1332,17 @@ def export(
     from pipeline.train.strategy import configure_inference
 
     configure_inference()
-    from pipeline.export import export as exporting
+    from pipeline.export.export import PARITY_IMAGES, export_release
 
     dataset = _prepared(workdir, release)
     golden = [(release.directory / image.file).read_bytes() for image in release.golden]
-    test = [
-        encoded
-        for encoded, _ in itertools.islice(_labelled(dataset, "test"), exporting.PARITY_IMAGES)
-    ]
+    test = [encoded for encoded, _ in itertools.islice(_labelled(dataset, "test"), PARITY_IMAGES)]
     name = "-".join(
         filter(
             None, [release.name.removesuffix(".keras"), release.version, to, "int8" if int8 else ""]
         )
     )
-    return exporting.export(
+    return export_release(
         release,
         to,
         Path(output) if output else workdir / "exports" / name,

@@ -33,7 +33,7 @@ from pipeline.engine.stage import Outcome
 
 if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
-    from pipeline.export.export import Exported
+    from pipeline.export.record import ExportRecord
     from pipeline.reproduce.reproduction import Reproduction
     from pipeline.retrain.garbage_collection import GarbagePlan, KeptItem, Removal
     from pipeline.retrain.retraining import Retraining
@@ -501,7 +501,7 @@ def show_plan_of_claims(output: Console, plan: Sequence[Mapping[str, Any]]) -> N
     output.print(table)
 
 
-def show_export(output: Console, exported: Exported) -> None:
+def show_export(output: Console, exported: ExportRecord) -> None:
     """Print what was exported, how it compares, and where it is."""
     output.print(Text(exported.headline()), soft_wrap=True)
     _show_place(output, "file", str(exported.file))

@@ -1,1 +1,1 @@
-"""export."""
+"""`alexnet export`: a release for programs that have no Keras."""
