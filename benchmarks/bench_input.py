@@ -242,7 +242,7 @@ def audited(folder: Path) -> Callable[[], int]:
     from pipeline.data.audit import audit_files
     from pipeline.data.folders import list_folder
 
-    config, entries = DataConfig(), list_folder(folder / "images").entries
+    config, entries = DataConfig(), list_folder(folder / "images").files
 
     def one() -> int:
         with tempfile.TemporaryDirectory() as memory:

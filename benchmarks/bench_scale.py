@@ -59,7 +59,7 @@ def listing(folder: Path) -> dict[str, Any]:
     from pipeline.data.folders import list_folder
 
     before, started = resident_mb(), time.perf_counter()
-    count = len(list_folder(folder).entries)
+    count = len(list_folder(folder).files)
     return {"files": count, "seconds": time.perf_counter() - started, "mb": resident_mb() - before}
 
 

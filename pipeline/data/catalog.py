@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pipeline.config.data import DataConfig
@@ -14,11 +15,7 @@ from pipeline.errors import DatasetError
 
 
 def require_in_catalog(name: str) -> None:
-    """Refuse a name that TFDS does not know.
-
-    Raises:
-        DatasetError: it does not.
-    """
+    """Raise a DatasetError for a name that TFDS does not know."""
     import tensorflow_datasets as tfds
 
     short = name.partition(":")[0].partition("/")[0]
@@ -33,7 +30,7 @@ def require_in_catalog(name: str) -> None:
 
 
 def prepare_tfds(config: DataConfig, data_directory: Path) -> PreparedDataset:
-    """Let TFDS download and prepare a dataset by name, and find its image, its label and its splits.
+    """Let TFDS download and prepare a dataset, and find its image, its label and its splits.
 
     Raises:
         DatasetError: the name is unknown, the download failed, or the dataset has no image or no
@@ -41,11 +38,11 @@ def prepare_tfds(config: DataConfig, data_directory: Path) -> PreparedDataset:
     """
     import tensorflow_datasets as tfds
 
-    builder = _prepared_builder(tfds, config.dataset, data_directory, config.beam)
-    image_key = _feature(builder, "image", tfds.features.Image)
-    label_key = _feature(builder, "label", tfds.features.ClassLabel)
+    builder = _prepare_builder(tfds, config.dataset, data_directory, config.beam)
+    image_key = _find_feature(builder, "image", tfds.features.Image)
+    label_key = _find_feature(builder, "label", tfds.features.ClassLabel)
     sizes = {name: info.num_examples for name, info in builder.info.splits.items()}
-    reads = _tfds_reads(config, sizes)
+    reads = assign_tfds_splits(config, sizes)
     return PreparedDataset(
         name=config.dataset,
         builder_directory=Path(builder.data_dir).resolve(),
@@ -57,8 +54,8 @@ def prepare_tfds(config: DataConfig, data_directory: Path) -> PreparedDataset:
     )
 
 
-def _prepared_builder(tfds: Any, name: str, data_directory: Path, beam_options: str) -> Any:
-    """Return the builder of a dataset that is on the disk, after a download if it must be."""
+def _prepare_builder(tfds: ModuleType, name: str, data_directory: Path, beam_options: str) -> Any:
+    """Return the builder of a dataset, after a download if need be."""
     require_in_catalog(name)
     try:
         with quiet_builder(tfds):
@@ -66,45 +63,55 @@ def _prepared_builder(tfds: Any, name: str, data_directory: Path, beam_options: 
             builder.download_and_prepare(download_config=make_download_config(tfds, beam_options))
     except DatasetError:
         raise
-    except Exception as error:  # TFDS and its downloaders raise whatever they like; every cause has the same remedies
+    # TFDS and its downloaders raise any exception; every cause has the same remedies.
+    except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise DatasetError(
-            f"TFDS could not prepare `{name}` ({type(error).__name__}: {reason}). Expected a known"
-            " configuration, and the network or files that were fetched by hand. Put those, under"
-            f" the names that TFDS asks for, into {data_directory / 'downloads' / 'manual'} and"
-            " type the command again; or set TFDS_DATA_DIR to a folder where the dataset is"
-            " prepared already."
+            f"TFDS could not prepare `{name}` ({type(error).__name__}: {reason})",
+            expected="a known configuration, and the network or files that were fetched by hand",
+            hint=(
+                "Put those, under the names that TFDS asks for, into"
+                f" {data_directory / 'downloads' / 'manual'} and type the command again; or set"
+                " TFDS_DATA_DIR to a folder where the dataset is prepared already"
+            ),
         ) from error
     return builder
 
 
-def _feature(builder: Any, wanted: str, kind: Any) -> str:
+def _find_feature(builder: Any, wanted: str, kind: type) -> str:
     """Return the name of the feature that holds the image or the label."""
     found = [name for name, feature in builder.info.features.items() if isinstance(feature, kind)]
     if wanted in found:
         return wanted
     if len(found) != 1:
         raise DatasetError(
-            f"`{builder.name}` is not a dataset of images with one label each. Expected one"
-            f" {kind.__name__} feature called `{wanted}`. Received"
-            f" {', '.join(builder.info.features)}. Choose an image classification dataset of TFDS's"
-            " catalog."
+            f"`{builder.name}` is not a dataset of images with one label each",
+            expected=f"one {kind.__name__} feature called `{wanted}`",
+            received=", ".join(builder.info.features),
+            hint="Choose an image classification dataset of TFDS's catalog",
         )
     return str(found[0])
 
 
-def _tfds_reads(config: DataConfig, sizes: Mapping[str, int]) -> dict[str, str]:
-    """Return the instruction for each split.
+def assign_tfds_splits(config: DataConfig, sizes: Mapping[str, int]) -> dict[str, str]:
+    """Return TFDS's split instruction for each split.
 
-    What TFDS lacks is cut from the end of its training images, in whole images.
+    Missing splits are cut from the end of the training images, in whole images. Where there is a
+    validation but no test, as in ImageNet, the public validation is the test, as in papers.
 
-    Where there is a validation but no test, as in ImageNet, the public validation is the test: it
-    is what papers report.
+    Args:
+        config: the fractions.
+        sizes: images in each of TFDS's splits.
+
+    Raises:
+        DatasetError: there is no training split.
     """
     if "train" not in sizes:
         raise DatasetError(
-            f"`{config.dataset}` has no training split. Expected `train`. Received"
-            f" {', '.join(sizes) or 'nothing'}. Choose another dataset."
+            f"`{config.dataset}` has no training split",
+            expected="`train`",
+            received=", ".join(sizes) or "nothing",
+            hint="Choose another dataset",
         )
     reads = {"test": "test"} if "test" in sizes else {}
     if "validation" in sizes:

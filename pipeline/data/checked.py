@@ -10,7 +10,7 @@ from pipeline.data.names import to_printable
 
 SPLITS = ("train", "validation", "test")
 
-# Called with what is done, what there is in all, and what is going on.
+# Called with the units done, the units in all, and what is being done.
 Progress = Callable[[int, int, str], None]
 
 
@@ -19,7 +19,8 @@ class ImageFile:
     """One image file that was found; some 150 bytes, so that a million fit.
 
     `name` is the path below `root`. `split` is `train`, `validation`, `test`, or empty where the
-    source names none; `group` is what a manifest says must stay in one split, or empty.
+    source names none; `group` is the manifest's name for images that must stay in one split, or
+    empty.
     """
 
     root: str
@@ -30,8 +31,9 @@ class ImageFile:
 
     @property
     def path(self) -> str:
-        """Where the file is; bytes that are no UTF-8 are kept as Python's surrogates."""
-        return os.path.join(self.root, self.name)  # noqa: PTH118 - a million Path objects take longer than the walk
+        """The path of the file; bytes outside UTF-8 are kept as Python's surrogates."""
+        # A million Path objects take longer than the walk.
+        return os.path.join(self.root, self.name)  # noqa: PTH118
 
     @property
     def key(self) -> str:
@@ -41,30 +43,31 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What one look at a file's bytes says.
+    """What the audit found in a file's bytes.
 
-    `sha256` is that of the bytes; `pixels` a 64-bit fingerprint of the decoded image and its shape.
-    `height` and `width` are those of the upright image, `orientation` is EXIF's. `problem` says why
-    the file cannot be used, or nothing. `look` is a `duplicates.DESCRIPTOR` as bytes.
+    `sha256` is that of the bytes; `pixel_hash` a 64-bit hash of the decoded image and its shape.
+    `height` and `width` are those of the upright image in pixels, `orientation` is EXIF's, 1-8.
+    `problem` says why the file cannot be used, or is empty. `descriptor` holds the bytes of one
+    `duplicates.DESCRIPTOR`.
     """
 
     sha256: bytes = b""
-    pixels: int = 0
+    pixel_hash: int = 0
     height: int = 0
     width: int = 0
     orientation: int = 1
     problem: str = ""
-    look: bytes = b""
+    descriptor: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
-    """One file and what was found."""
+    """An image file with the facts that the audit found."""
 
-    entry: ImageFile
+    file: ImageFile
     facts: ImageFacts
 
     @property
     def problem(self) -> str:
-        """Why the file cannot be used, or nothing."""
+        """Why the file cannot be used, or an empty text."""
         return self.facts.problem

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-# What a file is, its first bytes decide; the name only says whether to look. The second line is
-# looked at to say what cannot be used.
-IMAGE_SUFFIXES = frozenset(
+# The first bytes decide what a file is; the suffix only whether it is opened. The second set names
+# image formats that are opened to report that they cannot be used.
+_ACCEPTED = frozenset(
     {"", ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp"}
-) | frozenset(
-    {
+)
+_REPORTED = frozenset(
+    [
         ".tif",
         ".tiff",
         ".avif",
@@ -24,42 +25,41 @@ IMAGE_SUFFIXES = frozenset(
         ".pgm",
         ".tga",
         ".jxl",
-    }
+    ]
 )
-
-
+IMAGE_SUFFIXES = _ACCEPTED | _REPORTED
 # Left by file managers, and the pipeline's own results when the dataset is the current folder:
 # never images of the user's.
 _LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "icon\r", "mlruns"})
 
 
 class FolderContents(NamedTuple):
-    """What a folder holds: names of files, why some of them cannot be used, and folders, true for those that are links."""
+    """The content of a folder: names of files, why some cannot be used, and folders (true: a link)."""
 
     files: list[str]
-    odd: dict[str, str]
+    problems: dict[str, str]
     folders: dict[str, bool]
 
 
 def scan_folder(folder: str) -> FolderContents:
-    """Look at one folder; only names are kept, so that a million files in it fit."""
+    """Return the content of one folder; only names are kept, so that a million files fit."""
     found = FolderContents([], {}, {})
     with os.scandir(folder) as children:
         for child in children:
-            kind = _kind_of_file(child)
+            kind = _classify_entry(child)
             if kind == "folder":
                 found.folders[child.name] = child.is_symlink()
                 continue
             found.files.append(child.name)
             if kind:
-                found.odd[child.name] = kind
+                found.problems[child.name] = kind
     return found
 
 
-def _kind_of_file(child: os.DirEntry[str]) -> str:
-    """Return `folder`, why a file cannot be used, or nothing.
+def _classify_entry(child: os.DirEntry[str]) -> str:
+    """Return `folder`, why a file cannot be used, or an empty text.
 
-    Files are neither opened nor, where the system tells, looked up.
+    Files are neither opened nor, where the system allows it, looked up.
     """
     if child.name.startswith(".") or child.name.lower() in _LITTER:
         return "hidden"
@@ -69,6 +69,6 @@ def _kind_of_file(child: os.DirEntry[str]) -> str:
         if child.is_dir():
             return "folder"
         child.stat()
-    except OSError:  # a link to nothing, to itself, or to where we may not look
+    except OSError:  # a link to nothing, to itself, or to a folder without permission
         return "broken links"
     return "not a file"

@@ -14,84 +14,83 @@ from pipeline.data.names import natural_sort_key, to_printable
 from pipeline.data.reference import missing_folder_error
 from pipeline.errors import DatasetError
 
-_EXAMPLES = 3
+_EXAMPLES = 3  # per reason
 
 
 def list_folder(folder: Path) -> FileListing:
-    """List `<class>/<images>` or `train|val|validation|test/<class>/<images>`, each folder's files in the order of their names.
+    """List `<class>/<images>` or `train|val|validation|test/<class>/<images>`.
 
-    What lies in folders below a class belongs to the class. Links are followed, each target once.
+    Each folder's files come in the order of their names. Files in folders below a class belong to
+    the class. Links are followed, each target once.
 
     Raises:
-        DatasetError: the folder is not there, cannot be read, or has classes that differ by case or
+        DatasetError: the folder is missing, cannot be read, or has classes that differ by case or
             blanks alone.
     """
     if not folder.is_dir():
         raise missing_folder_error(folder)
     try:
-        return _list_folder(folder)
+        return _list_class_folders(folder)
     except OSError as error:
         raise DatasetError(
-            f"{to_printable(error.filename or folder)} cannot be read ({error.strerror}). Expected a"
-            " folder of images that you may read. Check its permissions."
+            f"{to_printable(error.filename or folder)} cannot be read ({error.strerror})",
+            expected="a folder of images that you may read",
+            hint="Check its permissions",
         ) from error
 
 
-def _list_folder(folder: Path) -> FileListing:
+def _list_class_folders(folder: Path) -> FileListing:
     in_splits = _has_split_folders(folder)
-    label_at = 1 if in_splits else 0
+    label_part = 1 if in_splits else 0
     root = os.fspath(folder)
-    entries: list[ImageFile] = []
+    files: list[ImageFile] = []
     labels: dict[str, str] = {}
     used: set[tuple[str, ...]] = set()
     excluded: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
-    for name, reason in walk_files(root):
+    for name, problem in walk_files(root):
         parts = name.split("/")
         if (
-            why := reason
-            or _out_of_place(parts, label_at, in_splits)
-            or _other_extension(parts[-1])
+            reason := problem
+            or _explain_location(parts, label_part, in_splits)
+            or _explain_suffix(parts[-1])
         ):
-            excluded[why] += 1
-            if excluded[why] <= _EXAMPLES:
-                examples.setdefault(why, []).append(to_printable(name))
+            excluded[reason] += 1
+            if excluded[reason] <= _EXAMPLES:
+                examples.setdefault(reason, []).append(to_printable(name))
             continue
-        label = labels.get(parts[label_at]) or labels.setdefault(
-            parts[label_at], _without_blanks(to_printable(parts[label_at]))
+        label = labels.get(parts[label_part]) or labels.setdefault(
+            parts[label_part], _strip_blanks(to_printable(parts[label_part]))
         )
-        entries.append(ImageFile(root, name, label, SPLIT_NAMES[parts[0]] if in_splits else ""))
-        used.add(tuple(parts[: label_at + 1]))
+        files.append(ImageFile(root, name, label, SPLIT_NAMES[parts[0]] if in_splits else ""))
+        used.add(tuple(parts[: label_part + 1]))
     require_distinct_classes(folder, labels)
-    empty = sorted(
-        (to_printable("/".join(parts)) for parts in _class_folders(folder, in_splits) - used),
-        key=natural_sort_key,
-    )
+    unused = _find_class_folders(folder, in_splits) - used
+    empty = sorted((to_printable("/".join(parts)) for parts in unused), key=natural_sort_key)
     return FileListing(
-        tuple(entries), dict(sorted(excluded.items())), dict(sorted(examples.items())), tuple(empty)
+        tuple(files), dict(sorted(excluded.items())), dict(sorted(examples.items())), tuple(empty)
     )
 
 
-def _out_of_place(parts: Sequence[str], label_at: int, in_splits: bool) -> str:
-    """Return why a file belongs to no class, or nothing."""
-    outside = len(parts) < label_at + 2 or (in_splits and parts[0] not in SPLIT_NAMES)
+def _explain_location(parts: Sequence[str], label_part: int, in_splits: bool) -> str:
+    """Return why a file belongs to no class, or an empty text."""
+    outside = len(parts) < label_part + 2 or (in_splits and parts[0] not in SPLIT_NAMES)
     return "outside the class folders" if outside else ""
 
 
-def _other_extension(name: str) -> str:
-    return "" if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES else "other extension"  # noqa: PTH122 - a million times
+def _explain_suffix(name: str) -> str:
+    """Return why a file's suffix excludes it, or an empty text."""
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - called a million times
+    return "" if suffix in IMAGE_SUFFIXES else "other extension"
 
 
-def _without_blanks(name: str) -> str:
-    """Return a class name without blanks around it, which nobody can see.
-
-    One of blanks alone stays.
-    """
+def _strip_blanks(name: str) -> str:
+    """Return a class name without blanks around it; one of blanks alone stays."""
     return name.strip() or name
 
 
 def _has_split_folders(folder: Path) -> bool:
-    """Say whether the folder holds `train/<class>/`.
+    """Return whether the folder holds `train/<class>/`.
 
     A class that is called `train` has images in it, not folders.
     """
@@ -99,7 +98,7 @@ def _has_split_folders(folder: Path) -> bool:
     return train.is_dir() and bool(scan_folder(os.fspath(train)).folders)
 
 
-def _class_folders(folder: Path, in_splits: bool) -> set[tuple[str, ...]]:
+def _find_class_folders(folder: Path, in_splits: bool) -> set[tuple[str, ...]]:
     """Return the relative parts of every folder that stands for a class."""
     above = [(name,) for name in SPLIT_NAMES if (folder / name).is_dir()] if in_splits else [()]
     return {
@@ -110,17 +109,17 @@ def _class_folders(folder: Path, in_splits: bool) -> set[tuple[str, ...]]:
 
 
 def walk_files(root: str) -> Iterator[tuple[str, str]]:
-    """Yield every file as (path below root, why it cannot be used or nothing), the same order on every system.
+    """Yield (path below root, why it cannot be used or empty) of every file.
 
-    A link to a folder is followed unless it leads to a folder above it or to one that a link led to
-    before, so that the walk ends.
+    The order is the same on every system. A link to a folder is followed unless it leads to a
+    folder above it or to one that a link led to before, so that the walk ends.
     """
     linked: set[tuple[int, int]] = set()
     waiting: list[tuple[str, bool, tuple[tuple[int, int], ...]]] = [("", False, ())]
     while waiting:
         below, is_link, above = waiting.pop()
-        where = os.path.join(root, below)  # noqa: PTH118
-        info = os.stat(where)  # noqa: PTH116
+        path = os.path.join(root, below)  # noqa: PTH118
+        info = os.stat(path)  # noqa: PTH116
         here = (info.st_dev, info.st_ino)
         if is_link and (here in above or here in linked):
             yield below, "links in a loop" if here in above else "folders linked twice"
@@ -128,9 +127,9 @@ def walk_files(root: str) -> Iterator[tuple[str, str]]:
         if is_link:
             linked.add(here)
         start = f"{below}/" if below else ""
-        found = scan_folder(where)
+        found = scan_folder(path)
         for name in sorted(found.files):
-            yield start + name, found.odd.get(name, "")
+            yield start + name, found.problems.get(name, "")
         waiting += [
             (start + name, found.folders[name], (*above, here))
             for name in sorted(found.folders, reverse=True)

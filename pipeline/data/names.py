@@ -8,10 +8,7 @@ from pathlib import Path
 
 
 def to_printable(path: Path | str) -> str:
-    """Return a file's name as text that UTF-8 can hold.
-
-    Other bytes are written as hexadecimal numbers.
-    """
+    """Return a file's name as text that UTF-8 can hold; other bytes in hexadecimal."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 

@@ -1,21 +1,25 @@
-"""The record of a dataset in shards."""
+"""The record of a dataset in shards, before its images are measured."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.arrays import Image
 
 
 @dataclass(frozen=True)
 class PreparedDataset:
     """A dataset in shards, not measured yet.
 
-    `found` = images in the shards + quarantined + aside (copies left out because another split has
-    their group) + the sum of excluded. `copies` names the images of each group of equal or nearly
-    equal ones, `conflicts` equal ones under different labels; `thumbnails` are uint8 [64, 64, 3],
-    of the first two of some groups.
+    `found` = images in the shards + quarantined + excluded_duplicates (images of which another split
+    holds a duplicate) + the sum of excluded. `duplicate_groups` names the images of each group of
+    equal or nearly equal ones, `label_conflicts` equal ones under different labels;
+    `duplicate_thumbnails` are uint8 [64, 64, 3], of the first two of some groups. `quarantined`
+    holds (key, reason).
     """
 
     name: str
@@ -33,4 +37,4 @@ class PreparedDataset:
     duplicate_groups: Sequence[tuple[str, ...]] = ()
     groups_in_several_splits: int = 0
     label_conflicts: Sequence[tuple[str, ...]] = ()
-    duplicate_thumbnails: Sequence[Sequence[Any]] = ()
+    duplicate_thumbnails: Sequence[Sequence[Image]] = ()

@@ -12,24 +12,20 @@ from pipeline.data.names import to_printable
 from pipeline.errors import DatasetError
 
 DatasetKind = Literal["digits", "folder", "manifest", "tfds"]
-
-
 MANIFEST_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
-
-
 _TFDS_NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w.+-]+)?(:\d+\.\d+\.\d+|:\d+\.\*\.\*)?", re.ASCII)
 
 
 def expand_home(path: str) -> Path:
-    """Return a path with a leading `~` replaced by the home it names.
+    """Return a path with a leading `~` replaced by the home directory.
 
-    One that names nobody's stays as it is.
+    The `~name` of an unknown user stays as it is.
     """
-    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises for nobody's
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib's raises for an unknown user
 
 
 def detect_dataset_kind(dataset: str) -> DatasetKind:
-    """Say what `--dataset` names.
+    """Return the kind of dataset that `--dataset` names.
 
     `digits` is always the built-in set (a folder of that name is `./digits`).
     """
@@ -46,7 +42,7 @@ def detect_dataset_kind(dataset: str) -> DatasetKind:
 def require_source(config: DataConfig) -> None:
     """Raise a DatasetError where the folder or the manifest does not exist.
 
-    Cheap, so that it is known before anything heavy is loaded or anything is written.
+    Cheap: called before anything heavy is loaded or anything is written.
     """
     path, kind = expand_home(config.dataset), detect_dataset_kind(config.dataset)
     if kind == "folder" and not path.is_dir():
@@ -56,18 +52,20 @@ def require_source(config: DataConfig) -> None:
 
 
 def missing_folder_error(folder: Path) -> DatasetError:
-    """Return the error of a path that is no folder."""
-    received = "a file" if folder.exists() else "a path that does not exist"
+    """Return the error for a path that is not a folder."""
     return DatasetError(
-        f"There is no folder {to_printable(folder)}. Expected one folder for each class with"
-        f" images in it. Received {received}. Check --dataset; a TFDS name has no leading dot"
-        " or slash."
+        f"There is no folder {to_printable(folder)}",
+        expected="one folder for each class with images in it",
+        received="a file" if folder.exists() else "a path that does not exist",
+        hint="Check --dataset; a TFDS name has no leading dot or slash",
     )
 
 
 def missing_manifest_error(manifest: Path) -> DatasetError:
-    """Return the error of a manifest that does not exist."""
+    """Return the error for a manifest that does not exist."""
     return DatasetError(
-        f"There is no manifest {to_printable(manifest)}. Expected a CSV, TSV or Parquet file."
-        " Received a path that does not exist. Check --dataset."
+        f"There is no manifest {to_printable(manifest)}",
+        expected="a CSV, TSV or Parquet file",
+        received="a path that does not exist",
+        hint="Check --dataset",
     )

@@ -14,11 +14,17 @@ from pipeline.data.builders import import_beam, make_download_config, quiet_buil
 from pipeline.data.checked import Progress
 from pipeline.errors import DatasetError
 
-_WINDOW = 256
+_IMAGES_PER_PROGRESS = 256
+# What the shards hold of an image.
+Example = dict[str, bytes | int | str]
 
 
 class SourceImage(NamedTuple):
-    """One image for the shards: how it is called, its class id, EXIF orientation 1-8, SHA-256 (or nothing), and how to get its bytes."""
+    """One image for the shards.
+
+    `key` is its name, `label` its class id, `orientation` EXIF's, 1-8, `sha256` the digest that its
+    bytes must have, or empty, and `read` returns the bytes.
+    """
 
     key: str
     label: int
@@ -46,23 +52,23 @@ def write_shards(
         classes: number of classes.
         total: images in all splits.
         progress: called with images written and images in all.
-        beam_options: if given, Apache Beam reads, sorts and writes the images on the runner that
-            they name; it tells no progress.
+        beam_options: if present, Apache Beam reads, sorts and writes the images on the runner that
+            they name, without progress.
 
     Raises:
-        DatasetError: a file is not what it was when it was looked at, or Apache Beam is missing.
+        DatasetError: a file changed since it was checked, or Apache Beam is missing.
     """
     import numpy as np
     import tensorflow_datasets as tfds
 
     done, out = 0, sys.stdout
 
-    def examples(images: Iterable[SourceImage]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def read_examples(images: Iterable[SourceImage]) -> Iterator[tuple[str, Example]]:
         nonlocal done
         for image in images:
-            yield _example(image)
+            yield _make_example(image)
             done += 1
-            if done % _WINDOW == 0 or done == total:
+            if done % _IMAGES_PER_PROGRESS == 0 or done == total:
                 with contextlib.redirect_stdout(out):
                     progress(done, total, "storing images")
 
@@ -73,7 +79,7 @@ def write_shards(
             # names are in the stage's record.
             "label": tfds.features.ClassLabel(num_classes=classes),
             "key": tfds.features.Text(),
-            # As the file's EXIF says; 1 is upright. The decoder turns the image, once.
+            # As in the file's EXIF; 1 is upright. The decoder turns the image, once.
             "orientation": np.int64,
         }
     )
@@ -83,7 +89,7 @@ def write_shards(
             version="1.0.0",
             features=features,
             split_datasets={
-                split: _on_beam(images) if beam_options else examples(images)
+                split: _read_on_beam(images) if beam_options else read_examples(images)
                 for split, images in splits.items()
             },
             data_dir=directory,
@@ -94,38 +100,39 @@ def write_shards(
     return Path(builder.data_dir)
 
 
-def _example(image: SourceImage) -> tuple[str, dict[str, Any]]:
-    """Read an image; return its key and what the shards hold of it."""
-    example = {
-        "image": _unchanged(image),
+def _make_example(image: SourceImage) -> tuple[str, Example]:
+    """Read an image; return its key and its example."""
+    return image.key, {
+        "image": _read_unchanged(image),
         "label": image.label,
         "key": image.key,
         "orientation": image.orientation,
     }
-    return image.key, example
 
 
-def _on_beam(images: Iterable[SourceImage]) -> Any:
+def _read_on_beam(images: Iterable[SourceImage]) -> Any:
     """Return Beam's transformation from nothing to examples.
 
-    The workers read the files, which they must be able to see.
+    The workers read the files, so the files must be visible to them.
     """
     beam = import_beam()
-    return beam.Create(list(images)) | beam.Reshuffle() | beam.Map(_example)
+    return beam.Create(list(images)) | beam.Reshuffle() | beam.Map(_make_example)
 
 
-def _unchanged(image: SourceImage) -> bytes:
+def _read_unchanged(image: SourceImage) -> bytes:
     """Return an image's bytes after comparing them with those that were checked."""
     try:
         encoded = image.read()
     except OSError as error:
         raise DatasetError(
-            f"{image.key!r} cannot be read any more ({error.strerror}). Expected a folder at"
-            " rest. Type the same command again."
+            f"{image.key!r} cannot be read any more ({error.strerror})",
+            expected="a folder at rest",
+            hint="Type the same command again",
         ) from error
     if image.sha256 and hashlib.sha256(encoded).digest() != image.sha256:
         raise DatasetError(
-            f"{image.key!r} changed while it was being read. Expected a folder at rest. Type the"
-            " same command again."
+            f"{image.key!r} changed while it was being read",
+            expected="a folder at rest",
+            hint="Type the same command again",
         )
     return encoded

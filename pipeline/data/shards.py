@@ -1,4 +1,4 @@
-"""Reading a prepared dataset: its splits, its records and its index."""
+"""Reading a prepared dataset: its records, its index, and options under which reads repeat."""
 
 from __future__ import annotations
 
@@ -7,14 +7,34 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import DatasetError
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from pipeline.arrays import Dataset, Tensor
+
+# Features that may hold an image's name, the first one first.
 _NAME_FEATURES = ("key", "file_name", "image/filename", "id")
-
-
+# Files that a shuffled read takes records of in turn, and records of each at a time.
 _PARALLEL_FILES = 16
+
+
+class RecordReader(NamedTuple):
+    """Reads the records of a split, and parses one.
+
+    `read` takes None for the stored order, or a number that the shards are shuffled by; then some
+    records of each of 16 files come in turn. It gives string [] each. `parse` makes of one record
+    {`image`: encoded bytes, `label`: int64, `orientation`: int64} and perhaps `key`.
+
+    They are apart so that training parses records where it decodes the images: in parallel, without
+    handing each from thread to thread again.
+    """
+
+    read: Callable[[int | None], Dataset]
+    parse: Callable[[Tensor], dict[str, Tensor]]
 
 
 def index_path(directory: Path, split: str) -> Path:
@@ -22,13 +42,11 @@ def index_path(directory: Path, split: str) -> Path:
     return directory / "index" / f"{split}.parquet"
 
 
-def read_examples(shards: Path, instruction: str, image_key: str, label_key: str) -> Any:
-    """Return a tf.data.Dataset of {`image`: encoded bytes, `label`: int64, `key`.
+def read_examples(shards: Path, instruction: str, image_key: str, label_key: str) -> Dataset:
+    """Return a split as {`image`: encoded bytes, `label`, `key`: name, `orientation`}.
 
-    Name, `orientation`: int64}, in stored order.
-
-    The orientation is 1, upright, where the shards are not ours: the published numbers of TFDS's
-    sets turn no image either.
+    In stored order; label and orientation are int64. The orientation is 1, upright, where the
+    shards are TFDS's own: the published numbers of its sets turn no image either.
 
     Args:
         shards: the folder of the TFDS builder.
@@ -38,29 +56,26 @@ def read_examples(shards: Path, instruction: str, image_key: str, label_key: str
     """
     import tensorflow as tf
 
-    records, parse = open_records(shards, instruction, image_key, label_key)
+    reader = open_records(shards, instruction, image_key, label_key)
 
-    def named(index: Any, record: Any) -> dict[str, Any]:
-        example = parse(record)
+    def add_key(index: Tensor, record: Tensor) -> dict[str, Tensor]:
+        example = reader.parse(record)
         return example if "key" in example else {**example, "key": tf.strings.format("{}", index)}
 
-    return records(None).enumerate().map(named, num_parallel_calls=1)
+    return reader.read(None).enumerate().map(add_key, num_parallel_calls=1)
 
 
-def open_records(
-    shards: Path, instruction: str, image_key: str, label_key: str
-) -> tuple[Callable[[int | None], Any], Callable[[Any], dict[str, Any]]]:
-    """Return what gives a split's records, string [] each, and what makes of one {`image`, `label`, `orientation`} and perhaps `key`.
-
-    Apart, so that training parses records where it decodes the images: in parallel, without handing
-    each from thread to thread again. The first takes None for the stored order, or a number that
-    shards are shuffled by; then some records of each of 16 come in turn.
+def open_records(shards: Path, instruction: str, image_key: str, label_key: str) -> RecordReader:
+    """Open the shards of a split.
 
     Args:
         shards: the folder of the TFDS builder.
         instruction: such as `train[:90%]`.
         image_key: feature that holds the image.
         label_key: feature that holds the class id.
+
+    Raises:
+        DatasetError: the shards are in another file format than TFRecord.
     """
     import numpy as np
     import tensorflow as tf
@@ -70,9 +85,12 @@ def open_records(
         builder = tfds.builder_from_directory(shards)
         if builder.info.file_format.value != "tfrecord":
             raise DatasetError(
-                f"The dataset in {shards} is kept as {builder.info.file_format.value}. Expected"
-                " TFRecord, TFDS's default. Type `tfds build --file_format=tfrecord` for it, or"
-                " name another folder in TFDS_DATA_DIR."
+                f"The dataset in {shards} is kept as {builder.info.file_format.value}",
+                expected="TFRecord, TFDS's default",
+                hint=(
+                    "Type `tfds build --file_format=tfrecord` for it, or name another folder in"
+                    " TFDS_DATA_DIR"
+                ),
             )
         files = builder.info.splits[instruction].file_instructions
         texts = {
@@ -87,25 +105,26 @@ def open_records(
         )
         features = wanted.extract_features(builder.info.features)
 
-    def records(seed: int | None) -> Any:
+    def read(seed: int | None) -> Dataset:
         order = (
             range(len(files))
             if seed is None
             else np.random.default_rng(seed).permutation(len(files))
         )
-        names = [os.fspath(files[place].filename) for place in order]
-        bounds = np.asarray([(files[place].skip, files[place].take) for place in order], np.int64)
+        names = [os.fspath(files[index].filename) for index in order]
+        bounds = np.asarray([(files[index].skip, files[index].take) for index in order], np.int64)
         slices = tf.data.Dataset.from_tensor_slices((names, bounds))
-        at_a_time = 1 if seed is None else min(_PARALLEL_FILES, len(names))
-        read = slices.interleave(
+        in_turn = 1 if seed is None else min(_PARALLEL_FILES, len(names))
+        records = slices.interleave(
             lambda file, bound: tf.data.TFRecordDataset(file).skip(bound[0]).take(bound[1]),
-            cycle_length=at_a_time,
+            cycle_length=in_turn,
             block_length=_PARALLEL_FILES,
-            num_parallel_calls=at_a_time if at_a_time > 1 else None,
+            num_parallel_calls=in_turn if in_turn > 1 else None,
         )
-        return read.apply(tf.data.experimental.assert_cardinality(sum(file.take for file in files)))
+        count = sum(file.take for file in files)
+        return records.apply(tf.data.experimental.assert_cardinality(count))
 
-    def parse(record: Any) -> dict[str, Any]:
+    def parse(record: Tensor) -> dict[str, Tensor]:
         with quiet_log():
             example = features.deserialize_example(
                 record, decoders={image_key: tfds.decode.SkipDecoding()}
@@ -119,18 +138,18 @@ def open_records(
             **named,
         }
 
-    return records, parse
+    return RecordReader(read, parse)
 
 
-def make_deterministic_options() -> Any:
-    """Return tf.data options under which the same dataset gives the same elements on any machine, without stalls."""
+def make_deterministic_options() -> tf.data.Options:
+    """Return options under which a dataset gives the same elements on any machine, without stalls."""
     import tensorflow as tf
 
     options = tf.data.Options()
     options.deterministic = True
     # Deleting an autotuned iterator can wait for seconds at the end of every epoch.
     options.autotune.enabled = False
-    # Images are worked on in parallel; spreading each small operation over the processors as well
+    # Images are processed in parallel; spreading each small operation over the processors as well
     # only costs.
     options.threading.max_intra_op_parallelism = 1
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
@@ -139,7 +158,10 @@ def make_deterministic_options() -> Any:
 
 @contextlib.contextmanager
 def quiet_log() -> Iterator[None]:
-    """Keep TFDS from logging; unlike the output, which is the whole program's, that may be done in the background."""
+    """Keep TFDS from logging.
+
+    Unlike redirecting the output, which is the whole program's, this may be done in the background.
+    """
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

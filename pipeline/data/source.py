@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.config.data import DataConfig
 from pipeline.data.audit import audit_files, require_enough_usable
@@ -27,7 +27,10 @@ from pipeline.data.reference import detect_dataset_kind, expand_home
 from pipeline.data.shard_writer import SourceImage, write_shards
 from pipeline.data.splits import assign_split, assign_splits
 
-_SHOWN_COPIES = 24
+if TYPE_CHECKING:
+    from pipeline.arrays import Array
+
+_SHOWN_GROUPS = 24  # of duplicates
 
 
 def prepare_dataset(config: DataConfig, directory: Path, progress: Progress) -> PreparedDataset:
@@ -35,12 +38,12 @@ def prepare_dataset(config: DataConfig, directory: Path, progress: Progress) -> 
 
     Args:
         config: which dataset, and how it is split.
-        directory: the stage's own folder, `<workdir>/stages/<name>`; what we write lands in
-            `shards` below it.
-        progress: called with files done, files in all and what is going on.
+        directory: the stage's own folder, `<workdir>/stages/<name>`; our shards go into `shards`
+            below it.
+        progress: called with files done, files in all and what is being done.
 
     Raises:
-        DatasetError: the dataset cannot be had, or is not one of labeled images.
+        DatasetError: the dataset is not available, or is not one of labeled images.
     """
     kind = detect_dataset_kind(config.dataset)
     if kind == "digits":
@@ -55,7 +58,10 @@ def prepare_dataset(config: DataConfig, directory: Path, progress: Progress) -> 
 
 
 def _prepare_digits(config: DataConfig, directory: Path, progress: Progress) -> PreparedDataset:
-    """Store scikit-learn's 1,797 scanned digits as PNG files of 8 x 8 pixels, uint8 grayscale [8, 8, 1] in [0, 255]."""
+    """Store scikit-learn's 1,797 scanned digits as PNG files.
+
+    They are uint8 grayscale [8, 8, 1] in [0, 255].
+    """
     import numpy as np
     from sklearn.datasets import load_digits
 
@@ -63,27 +69,26 @@ def _prepare_digits(config: DataConfig, directory: Path, progress: Progress) -> 
     scans = np.rint(digits.images * 255 / 16).astype(np.uint8)[..., np.newaxis]
     splits: dict[str, list[SourceImage]] = {split: [] for split in SPLITS}
     for index, (scan, label) in enumerate(zip(scans, digits.target, strict=True)):
-        # Dealt by pixels: another PNG writer does not move an image.
+        # Assigned by pixels: another PNG writer does not move an image.
         split = assign_split(hashlib.sha256(scan.tobytes()).digest(), "", frozenset(), config)
-        splits[split].append(
-            SourceImage(f"{index:04d}.png", int(label), 1, b"", functools.partial(_png, scan))
-        )
+        read = functools.partial(_encode_png, scan)
+        splits[split].append(SourceImage(f"{index:04d}.png", int(label), 1, b"", read))
     names = tuple(str(name) for name in digits.target_names)
-    where = write_shards(directory / "shards", splits, len(names), len(scans), progress)
-    how = "every split dealt by the SHA-256 of the pixels"
     return PreparedDataset(
-        "digits",
-        where,
-        names,
-        {split: split for split in splits},
-        "image",
-        "label",
+        name="digits",
+        builder_directory=write_shards(
+            directory / "shards", splits, len(names), len(scans), progress
+        ),
+        class_names=names,
+        reads={split: split for split in splits},
+        image_key="image",
+        label_key="label",
         found=len(scans),
-        how_split=how,
+        how_split="every split assigned by the SHA-256 of the pixels",
     )
 
 
-def _png(scan: Any) -> bytes:
+def _encode_png(scan: Array) -> bytes:
     """Return the PNG file of an image, uint8 [height, width, channels] in [0, 255]."""
     import tensorflow as tf
 
@@ -91,31 +96,31 @@ def _png(scan: Any) -> bytes:
 
 
 def _prepare_files(config: DataConfig, directory: Path, progress: Progress) -> PreparedDataset:
-    """Check the images of a folder or a manifest, split them, and store copies of the usable ones, bytes as they are."""
+    """Check the images of a folder or a manifest, split them, and store the usable files' bytes."""
     path, workdir = expand_home(config.dataset), directory.parents[1]
-    listing = (
-        list_folder(path)
-        if detect_dataset_kind(config.dataset) == "folder"
-        else list_manifest(path)
-    )
+    is_folder = detect_dataset_kind(config.dataset) == "folder"
+    listing = list_folder(path) if is_folder else list_manifest(path)
     source = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
-    checked = audit_files(
-        listing.entries, workdir / "audits" / f"{source}.sqlite", config, progress
-    )
+    checked = audit_files(listing.files, workdir / "audits" / f"{source}.sqlite", config, progress)
     require_enough_usable(checked, config)
-    good = [item for item in checked if not item.problem]
-    memory = workdir / "classes" / f"{source}.json"
+    usable = [item for item in checked if not item.problem]
+    class_file = workdir / "classes" / f"{source}.json"
     names = order_classes(
-        {item.entry.label for item in good}, read_known_classes(memory), config.renamed_classes
+        {item.file.label for item in usable}, read_known_classes(class_file), config.renamed_classes
     )
-    numbers = {name: number for number, name in enumerate(names)}
-    placed, copies = assign_splits(good, config)
-    require_trainable_classes(names, _counts(good, placed, numbers))
-    splits = {split: _images(good, placed, split, numbers) for split in SPLITS}
+    class_ids = {name: index for index, name in enumerate(names)}
+    assigned, duplicates = assign_splits(usable, config)
+    require_trainable_classes(names, _count_classes(usable, assigned, class_ids))
     shards = write_shards(
-        directory / "shards", splits, len(names), sum(map(bool, placed)), progress, config.beam
+        directory / "shards",
+        {split: _iterate_images(usable, assigned, split, class_ids) for split in SPLITS},
+        len(names),
+        sum(map(bool, assigned)),
+        progress,
+        config.beam,
     )
-    write_known_classes(memory, names)
+    write_known_classes(class_file, names)
+    keys = [item.file.key for item in usable]
     return PreparedDataset(
         name=path.resolve().name,
         builder_directory=shards,
@@ -124,23 +129,17 @@ def _prepare_files(config: DataConfig, directory: Path, progress: Progress) -> P
         image_key="image",
         label_key="label",
         found=listing.found,
-        quarantined=[(item.entry.key, item.problem) for item in checked if item.problem],
+        quarantined=[(item.file.key, item.problem) for item in checked if item.problem],
         excluded=listing.excluded,
-        empty_folders=listing.empty_folders,
-        how_split=_how_split(frozenset(item.entry.split for item in good)),
-        duplicate_groups=[
-            tuple(good[index].entry.key for index in group) for group in copies.groups
-        ],
-        groups_in_several_splits=copies.straddling,
-        label_conflicts=[
-            tuple(good[index].entry.key for index in group) for group in copies.conflicts
-        ],
+        empty_folders=len(listing.empty_classes),
+        how_split=_describe_split(frozenset(item.file.split for item in usable)),
+        excluded_duplicates=[key for key, split in zip(keys, assigned, strict=True) if not split],
+        duplicate_groups=[tuple(keys[index] for index in group) for group in duplicates.groups],
+        groups_in_several_splits=duplicates.in_several_splits,
+        label_conflicts=[tuple(keys[index] for index in group) for group in duplicates.conflicts],
         duplicate_thumbnails=[
-            [make_thumbnail(good[index]) for index in group[:2]]
-            for group in copies.groups[:_SHOWN_COPIES]
-        ],
-        excluded_duplicates=[
-            item.entry.key for item, split in zip(good, placed, strict=True) if not split
+            [make_thumbnail(usable[index]) for index in group[:2]]
+            for group in duplicates.groups[:_SHOWN_GROUPS]
         ],
     )
 
@@ -149,34 +148,34 @@ def _read_file(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-def _images(
-    good: Sequence[CheckedFile], placed: Sequence[str], split: str, numbers: Mapping[str, int]
+def _iterate_images(
+    usable: Sequence[CheckedFile], assigned: Sequence[str], split: str, class_ids: Mapping[str, int]
 ) -> Iterator[SourceImage]:
     """Yield the images of a split one by one, so that a million need not be there at a time."""
-    for item, where in zip(good, placed, strict=True):
-        if where == split:
-            entry, facts = item.entry, item.facts
-            read = functools.partial(_read_file, entry.path)
+    for item, own in zip(usable, assigned, strict=True):
+        if own == split:
+            file, facts = item.file, item.facts
+            read = functools.partial(_read_file, file.path)
             yield SourceImage(
-                entry.key, numbers[entry.label], facts.orientation, facts.sha256, read
+                file.key, class_ids[file.label], facts.orientation, facts.sha256, read
             )
 
 
-def _counts(
-    good: Sequence[CheckedFile], placed: Sequence[str], numbers: Mapping[str, int]
+def _count_classes(
+    usable: Sequence[CheckedFile], assigned: Sequence[str], class_ids: Mapping[str, int]
 ) -> dict[str, tuple[int, ...]]:
-    """Return how many images of each class each split has."""
-    counts = {split: [0] * len(numbers) for split in SPLITS}
-    for item, split in zip(good, placed, strict=True):
+    """Return the number of images of each class in each split."""
+    counts = {split: [0] * len(class_ids) for split in SPLITS}
+    for item, split in zip(usable, assigned, strict=True):
         if split:
-            counts[split][numbers[item.entry.label]] += 1
+            counts[split][class_ids[item.file.label]] += 1
     return {split: tuple(found) for split, found in counts.items()}
 
 
-def _how_split(present: frozenset[str]) -> str:
-    cut = [split for split in ("validation", "test") if split not in present]
-    given = [split for split in SPLITS if split in present]
-    words = [f"{', '.join(given)} as the source names them"] if given else []
-    return "; ".join(
-        words + ([f"{' and '.join(cut)} dealt by the SHA-256 of each file"] if cut else [])
-    )
+def _describe_split(named: frozenset[str]) -> str:
+    """Return how the splits came about; `named` are those that the source names."""
+    kept = [split for split in SPLITS if split in named]
+    cut = [split for split in ("validation", "test") if split not in named]
+    parts = [f"{', '.join(kept)} as the source names them"] if kept else []
+    parts += [f"{' and '.join(cut)} assigned by the SHA-256 of each file"] if cut else []
+    return "; ".join(parts)

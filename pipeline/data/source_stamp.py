@@ -16,9 +16,9 @@ from pipeline.errors import DatasetError
 
 
 def stamp_source(config: DataConfig) -> Mapping[str, str]:
-    """Describe the input outside the pipeline, without opening an image.
+    """Return a description of the input outside the pipeline, without opening an image.
 
-    Changed files give another stamp, missing ones no error.
+    Changed files give another stamp; missing ones are no error here.
     """
     kind = detect_dataset_kind(config.dataset)
     if kind == "digits":
@@ -27,39 +27,43 @@ def stamp_source(config: DataConfig) -> Mapping[str, str]:
         return {"tensorflow-datasets": metadata.version("tensorflow-datasets")}
     path = expand_home(config.dataset)
     try:
-        return {kind: _folder_stamp(path) if kind == "folder" else _manifest_stamp(path)}
+        return {kind: _stamp_folder(path) if kind == "folder" else _stamp_manifest(path)}
     except FileNotFoundError:
         return {kind: "missing"}
     except (OSError, ValueError, DatasetError):
         return {kind: "unreadable"}
 
 
-def _folder_stamp(folder: Path) -> str:
-    """Return the SHA-256 of the (path, size, modification time) of every file but hidden ones, in the walk's order."""
+def _stamp_folder(folder: Path) -> str:
+    """Return the SHA-256 of (path, size, modification time) of all files that are not hidden.
+
+    In the order of the walk, 16 hexadecimal digits.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(folder)
     digest = hashlib.sha256()
     root = os.fspath(folder)
-    for name, why in walk_files(root):
-        if why != "hidden":  # a file manager's notes, and our own results, make no other dataset
-            _stamp_file(digest, root, name)
+    for name, problem in walk_files(root):
+        if problem != "hidden":  # a file manager's notes and our own results change no dataset
+            _add_file(digest, root, name)
     return digest.hexdigest()[:16]
 
 
-def _manifest_stamp(manifest: Path) -> str:
-    """Return the SHA-256 of the manifest's bytes and of its files' (path, size, modification time)."""
+def _stamp_manifest(manifest: Path) -> str:
+    """Return the SHA-256 of a manifest's bytes and its files' (path, size, modification time)."""
     with manifest.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     root = os.fspath(manifest.parent)
     for row in read_rows(manifest):
-        _stamp_file(digest, root, row.path)
+        _add_file(digest, root, row.path)
     return digest.hexdigest()[:16]
 
 
-def _stamp_file(digest: hashlib._Hash, root: str, name: str) -> None:
+def _add_file(digest: hashlib._Hash, root: str, name: str) -> None:
     try:
-        info = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118 - pathlib takes three times as long
+        # pathlib takes three times as long.
+        info = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118
         sizes = f"{info.st_size}\0{info.st_mtime_ns}".encode()
-    except (OSError, ValueError):  # not there, not for us, or no possible name
+    except (OSError, ValueError):  # missing, without permission, or an impossible name
         sizes = b""
     digest.update(os.fsencode(name) + b"\0" + sizes + b"\0")

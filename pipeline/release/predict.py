@@ -219,7 +219,7 @@ def _files_below(root: str) -> Iterator[str]:
         usable = (
             name
             for name in found.files
-            if found.odd.get(name) in (None, "broken links") and _is_image_name(name)
+            if found.problems.get(name) in (None, "broken links") and _is_image_name(name)
         )
         yield from (os.path.join(folder, name) for name in sorted(usable, key=natural_sort_key))  # noqa: PTH118 - a million times
         below = sorted(found.folders, key=natural_sort_key, reverse=True)

@@ -31,7 +31,7 @@ def write_corpus(folder):
 
 
 def look(folder, memory, config=CONFIG):
-    return audit_files(list_folder(folder).entries, memory, config, lambda *_: None)
+    return audit_files(list_folder(folder).files, memory, config, lambda *_: None)
 
 
 @pytest.mark.parametrize("name", corpus.CORPUS)
@@ -42,10 +42,10 @@ def test_each_kind_of_file_has_its_verdict(name):
     if verdict:
         assert verdict in facts.problem
         assert "\n" not in facts.problem
-        assert facts.look == b""
+        assert facts.descriptor == b""
     else:
         assert facts.problem == ""
-        assert len(facts.look) == DESCRIPTOR.itemsize
+        assert len(facts.descriptor) == DESCRIPTOR.itemsize
 
 
 def test_every_file_of_the_corpus_is_counted_once(tmp_path, make_dataset, write_folder):
@@ -101,12 +101,12 @@ def test_facts_are_those_of_the_upright_image():
         facts["turned.jpg"].orientation,
     ) == (64, 48, 6)
     assert (
-        facts["plain.png"].pixels
-        == facts["plain.bmp"].pixels
-        == facts["plain.webp"].pixels
-        != facts["turned.jpg"].pixels
+        facts["plain.png"].pixel_hash
+        == facts["plain.bmp"].pixel_hash
+        == facts["plain.webp"].pixel_hash
+        != facts["turned.jpg"].pixel_hash
     )
-    (look,) = np.frombuffer(facts["plain.png"].look, DESCRIPTOR)
+    (look,) = np.frombuffer(facts["plain.png"].descriptor, DESCRIPTOR)
     assert np.abs(look["color"] - corpus.PIXELS.mean((0, 1))).max() < 1.5
 
 
@@ -115,7 +115,7 @@ def test_shape_counts_as_well_as_pixels():
     import tensorflow as tf
 
     found = {
-        examine_image(tf.io.encode_png(flat.reshape(shape)).numpy(), CONFIG).pixels
+        examine_image(tf.io.encode_png(flat.reshape(shape)).numpy(), CONFIG).pixel_hash
         for shape in ((4, 8, 3), (8, 4, 3), (2, 16, 3))
     }
     assert len(found) == 3
@@ -130,21 +130,21 @@ def test_second_look_reads_only_what_changed(tmp_path, monkeypatch):
     changed.write_bytes(corpus.BMP[:-3] + b"abc")
     os.utime(changed, ns=(before[changed], before[changed]))  # same size, same time
     read = []
-    read_file = audit_module._read
+    read_file = audit_module._read_file
     monkeypatch.setattr(
         audit_module,
-        "_read",
-        lambda file, config: (read.append(file.entry.name), read_file(file, config))[1],
+        "_read_file",
+        lambda file, config: (read.append(file.file.name), read_file(file, config))[1],
     )
     second = look(root, memory)
     assert sorted(read) == ["odd/new.png", "odd/plain.bmp"]
-    same = {item.entry.key: item.facts for item in second}
+    same = {item.file.key: item.facts for item in second}
     assert all(
-        same[item.entry.key] == item.facts for item in first if item.entry.name != "odd/plain.bmp"
+        same[item.file.key] == item.facts for item in first if item.file.name != "odd/plain.bmp"
     )
     assert (
-        same["odd/plain.bmp"].pixels
-        != {item.entry.key: item.facts for item in first}["odd/plain.bmp"].pixels
+        same["odd/plain.bmp"].pixel_hash
+        != {item.file.key: item.facts for item in first}["odd/plain.bmp"].pixel_hash
     )
     read.clear()
     look(root, memory, CONFIG.model_copy(update={"max_side": 64}))
@@ -156,12 +156,12 @@ def test_windows_do_not_change_what_is_found(tmp_path, monkeypatch, files, size)
     """Together with others, alone, or behind files that fail: each has the facts that it has by
     itself."""
     root = write_corpus(tmp_path / "p")
-    monkeypatch.setattr(audit_module, "_WINDOW", files)
-    monkeypatch.setattr(audit_module, "_WINDOW_BYTES", size)
+    monkeypatch.setattr(audit_module, "_BATCH_FILES", files)
+    monkeypatch.setattr(audit_module, "_BATCH_BYTES", size)
     found = look(root, tmp_path / "x.sqlite")
-    assert [item.entry for item in found] == list(list_folder(root).entries)
-    assert {item.entry.name: item.facts for item in found} == {
-        item.entry.name: examine_image(Path(item.entry.path).read_bytes(), CONFIG) for item in found
+    assert [item.file for item in found] == list(list_folder(root).files)
+    assert {item.file.name: item.facts for item in found} == {
+        item.file.name: examine_image(Path(item.file.path).read_bytes(), CONFIG) for item in found
     }
     assert sum(not item.problem for item in found) > 20
 
@@ -179,10 +179,10 @@ def test_an_audit_that_was_stopped_carries_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        audit_files(list_folder(root).entries, memory, CONFIG, stop)
+        audit_files(list_folder(root).files, memory, CONFIG, stop)
     told = []
-    audit_files(list_folder(root).entries, memory, CONFIG, lambda *words: told.append(words))
-    assert told[-1] == (600, 600, "looking at files: 88 read, 512 known, 0 unusable")
+    audit_files(list_folder(root).files, memory, CONFIG, lambda *words: told.append(words))
+    assert told[-1] == (600, 600, "checking files: 88 read, 512 known, 0 unusable")
 
 
 def test_a_damaged_memory_is_made_again_and_an_impossible_one_is_named(tmp_path):
@@ -200,7 +200,7 @@ def test_what_cannot_be_read_is_said(tmp_path, monkeypatch):
     for name in ("gone.jpg", "large.jpg", "good.png"):
         (root / "a" / name).write_bytes(corpus.PNG)
     (root / "a" / "large.jpg").write_bytes(bytes(5000))
-    entries = list_folder(root).entries
+    entries = list_folder(root).files
     (root / "a" / "gone.jpg").unlink()
     found = audit_files(
         entries,
@@ -208,7 +208,7 @@ def test_what_cannot_be_read_is_said(tmp_path, monkeypatch):
         CONFIG.model_copy(update={"max_file_bytes": 4000}),
         lambda *_: None,
     )
-    assert {item.entry.key: item.problem for item in found} == {
+    assert {item.file.key: item.problem for item in found} == {
         "a/gone.jpg": "No such file or directory",
         "a/good.png": "",
         "a/large.jpg": "5,000 bytes are more than 4,000",

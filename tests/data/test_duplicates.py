@@ -79,7 +79,7 @@ def test_the_audit_finds_copies_of_large_images():
         for image in large:
             file = io.BytesIO()
             change(image).save(file, "JPEG", quality=92)
-            looks.append(examine_image(file.getvalue(), DataConfig()).look)
+            looks.append(examine_image(file.getvalue(), DataConfig()).descriptor)
     found = group_duplicates(
         np.frombuffer(b"".join(looks), DESCRIPTOR), np.arange(len(looks), dtype=np.uint64)
     ).reshape(len(changes), 25)

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from pyarrow import parquet
 
 from pipeline.config.data import DataConfig
-from pipeline.data.catalog import _tfds_reads
+from pipeline.data.catalog import assign_tfds_splits
 from pipeline.data.folders import list_folder
 from pipeline.data.loader import load_split
 from pipeline.data.reference import detect_dataset_kind
@@ -576,12 +576,12 @@ def test_unusable_tfds_sets_are_refused(make_dataset):
     ],
 )
 def test_missing_tfds_splits_are_cut_in_whole_images(sizes, reads):
-    assert tuple(_tfds_reads(DataConfig(), sizes).values()) == reads
+    assert tuple(assign_tfds_splits(DataConfig(), sizes).values()) == reads
 
 
 def test_listing_keeps_to_its_folder(folder):
-    assert {entry.split for entry in list_folder(folder).entries} == {""}
-    assert [entry.key for entry in list_folder(folder).entries][:3] == [
+    assert {entry.split for entry in list_folder(folder).files} == {""}
+    assert [entry.key for entry in list_folder(folder).files][:3] == [
         "1/0.jpg",
         "1/1.png",
         "1/10.png",

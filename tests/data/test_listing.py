@@ -29,7 +29,7 @@ def touch(root, *names):
 
 
 def names_of(listing):
-    return [entry.name for entry in listing.entries]
+    return [entry.name for entry in listing.files]
 
 
 def write(path, text, encoding="utf-8"):
@@ -57,7 +57,7 @@ def test_order_is_that_of_names_in_each_folder_whatever_the_disk_says(tmp_path):
 
 def test_what_lies_deeper_belongs_to_the_class(tmp_path):
     touch(tmp_path, "cat/2019/may/1.jpg", "cat/2.jpg", "dog/3.jpg")
-    assert {entry.name: entry.label for entry in list_folder(tmp_path).entries} == {
+    assert {entry.name: entry.label for entry in list_folder(tmp_path).files} == {
         "cat/2019/may/1.jpg": "cat",
         "cat/2.jpg": "cat",
         "dog/3.jpg": "dog",
@@ -124,14 +124,12 @@ def test_odd_names_are_names(tmp_path, name):
     listing = list_folder(tmp_path)
     expected = [] if name.startswith("a/.") else [name]
     assert names_of(listing) == [*expected, "b/1.jpg"]
-    assert [os.path.exists(entry.path) for entry in listing.entries] == [True] * len(
-        listing.entries
-    )
+    assert [os.path.exists(entry.path) for entry in listing.files] == [True] * len(listing.files)
 
 
 def test_names_that_are_no_utf8_are_kept_and_shown_by_number(tmp_path):
     touch(tmp_path, b"a/\xff\xfe.jpg", b"b/1.jpg")
-    first = list_folder(tmp_path).entries[0]
+    first = list_folder(tmp_path).files[0]
     assert os.path.exists(first.path)
     assert first.key == "a/\\xff\\xfe.jpg"
 
@@ -154,13 +152,13 @@ def test_classes_that_differ_by_case_blanks_or_accents_are_refused(tmp_path, one
 
 def test_blanks_around_a_class_are_no_part_of_it(tmp_path):
     touch(tmp_path, " cat /1.jpg", "dog/1.jpg")
-    assert [entry.label for entry in list_folder(tmp_path).entries] == ["cat", "dog"]
+    assert [entry.label for entry in list_folder(tmp_path).files] == ["cat", "dog"]
 
 
 def test_classes_without_an_image_are_named(tmp_path):
     touch(tmp_path, "a/1.jpg", "b/1.jpg", "10/x.txt")
     (tmp_path / "9").mkdir()
-    assert list_folder(tmp_path).empty == ("9", "10")
+    assert list_folder(tmp_path).empty_classes == ("9", "10")
 
 
 @pytest.mark.parametrize("validation", ["val", "validation"])
@@ -176,7 +174,7 @@ def test_split_folders(tmp_path, validation):
     )
     (tmp_path / "test" / "c").mkdir()
     listing = list_folder(tmp_path)
-    found = {(entry.split, entry.label, entry.name.rpartition("/")[2]) for entry in listing.entries}
+    found = {(entry.split, entry.label, entry.name.rpartition("/")[2]) for entry in listing.files}
     assert found == {
         ("train", "a", "1.jpg"),
         ("train", "b", "2.jpg"),
@@ -184,12 +182,12 @@ def test_split_folders(tmp_path, validation):
         ("test", "b", "4.jpg"),
     }
     assert listing.excluded == {"outside the class folders": 2}
-    assert listing.empty == ("test/c",)
+    assert listing.empty_classes == ("test/c",)
 
 
 def test_a_class_called_train_is_a_class(tmp_path):
     touch(tmp_path, "train/1.jpg", "plane/2.jpg")
-    assert [(entry.split, entry.label) for entry in list_folder(tmp_path).entries] == [
+    assert [(entry.split, entry.label) for entry in list_folder(tmp_path).files] == [
         ("", "plane"),
         ("", "train"),
     ]
@@ -223,10 +221,10 @@ def test_random_trees_are_counted_to_the_last_file(tmp_path):
                 os.path.normpath(os.path.join(below, name)) for name in set(folders) & hidden
             }  # a hidden folder counts as one
             folders[:] = sorted(set(folders) - hidden)
-        assert (
-            listing.found == len(listing.entries) + sum(listing.excluded.values()) == len(files)
-        ), tree
-        assert len(set(names_of(listing))) == len(listing.entries)
+        assert listing.found == len(listing.files) + sum(listing.excluded.values()) == len(files), (
+            tree
+        )
+        assert len(set(names_of(listing))) == len(listing.files)
         assert set(names_of(listing)) <= files
 
 
@@ -251,7 +249,7 @@ def test_a_manifest_as_spreadsheets_write_it(tmp_path):
     )
     rows = [
         (e.name, e.label, e.split, e.group)
-        for e in list_manifest(write(tmp_path / "list.csv", text)).entries
+        for e in list_manifest(write(tmp_path / "list.csv", text)).files
     ]
     assert rows == [
         ("a, b.jpg", "cat", "validation", ""),
@@ -263,7 +261,7 @@ def test_a_manifest_as_spreadsheets_write_it(tmp_path):
 def test_columns_may_stand_in_any_order_and_others_are_not_read(tmp_path):
     entries = list_manifest(
         write(tmp_path / "list.tsv", "label\tsize\tpath\na\t3\tone two.jpg\n")
-    ).entries
+    ).files
     assert [(entry.name, entry.label, entry.path) for entry in entries] == [
         ("one two.jpg", "a", str(tmp_path / "one two.jpg"))
     ]
@@ -293,7 +291,7 @@ def test_absolute_and_home_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     entries = list_manifest(
         write(tmp_path / "list.csv", f"path,label\n{tmp_path}/a.jpg,x\n~/b.jpg,y\n")
-    ).entries
+    ).files
     assert [entry.path for entry in entries] == [
         str(tmp_path / "a.jpg"),
         str(tmp_path / "home" / "b.jpg"),
@@ -352,7 +350,7 @@ def test_parquet_with_gaps_numbers_and_other_columns(tmp_path):
         }
     )
     parquet.write_table(table, tmp_path / "list.parquet")
-    entries = list_manifest(tmp_path / "list.parquet").entries
+    entries = list_manifest(tmp_path / "list.parquet").files
     assert [(e.name, e.label, e.split) for e in entries] == [
         ("a.jpg", "1", "test"),
         ("b.jpg", "2", ""),

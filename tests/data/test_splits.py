@@ -26,15 +26,15 @@ def image(number, split="", group="", label="a", look=None):
     look = describe_images(thumbnail[np.newaxis]).tobytes()
     facts = SimpleNamespace(
         sha256=hashlib.sha256(bytes([number % 256, number // 256])).digest(),
-        pixels=pixels,
-        look=look,
+        pixel_hash=pixels,
+        descriptor=look,
     )
     return SimpleNamespace(
-        entry=SimpleNamespace(key=f"{number}", split=split, group=group, label=label), facts=facts
+        file=SimpleNamespace(key=f"{number}", split=split, group=group, label=label), facts=facts
     )
 
 
-def test_shares_are_those_asked_for_and_independent():
+def test_fractions_are_those_asked_for_and_independent():
     contents = [hashlib.sha256(bytes([i % 256, i // 256])).digest() for i in range(20_000)]
     splits = [assign_split(content, "", frozenset(), CONFIG) for content in contents]
     assert abs(splits.count("test") / 20_000 - 0.2) < 0.01
@@ -66,13 +66,13 @@ def test_named_splits_are_kept():
     assert assign_split(bytes(32), "train", frozenset({"train"}), CONFIG) == "test"
 
 
-def test_a_group_is_dealt_as_one():
+def test_a_group_is_assigned_as_one():
     images = [image(number, group=f"patient {number % 40}") for number in range(400)]
     placed, copies = assign_splits(images, CONFIG)
     assert copies.groups == []
     splits = {}
     for item, split in zip(images, placed, strict=True):
-        splits.setdefault(item.entry.group, set()).add(split)
+        splits.setdefault(item.file.group, set()).add(split)
     assert all(len(found) == 1 for found in splits.values())
     assert set().union(*splits.values()) == {"train", "validation", "test"}
 
@@ -85,13 +85,13 @@ def test_copies_leave_no_trace_in_another_split_and_move_nobody():
     moved = [(old, new) for old, new in zip(before, after, strict=False) if new not in (old, "")]
     assert moved == []
     assert len(copies.groups) == 300
-    assert copies.straddling > 50
+    assert copies.in_several_splits > 50
     for original, copy in zip(after[:300], after[300:], strict=True):
         assert original == copy or "" in (original, copy)
         assert original or copy
     reported, told = assign_splits(copied, CONFIG.model_copy(update={"duplicates": "report"}))
     assert "" not in reported
-    assert told.straddling == copies.straddling
+    assert told.in_several_splits == copies.straddling
 
 
 def test_a_named_test_image_is_never_set_aside():
