@@ -1,6 +1,6 @@
-"""The streams of random numbers that training draws from, by number.
+"""The streams of random numbers, by number: those that training draws from, and initial weights.
 
-A stream is `numpy.random.default_rng([seed, epoch, number])`: the training's seed, the epoch counted
+A stream of training is `numpy.random.default_rng([seed, epoch, number])`: the training's seed, the epoch counted
 from 0, and the number of what is drawn. NumPy hashes the three (`SeedSequence`), so streams are
 independent of each other: switching one option off does not change what the others draw, and nothing
 depends on the order in which streams are opened. Everything of an epoch is drawn at once, one row per
@@ -11,6 +11,7 @@ A number is part of the result: give a new purpose a new number and never reuse 
 
 from __future__ import annotations
 
+import hashlib
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ class RandomStream(IntEnum):
     # Which images are erased, apart from where: another fraction moves no rectangle.
     ERASED_IMAGES = 8
     MIXTURE = 9
+    INITIAL_WEIGHTS = 10
 
 
 def open_stream(stream: RandomStream, *, seed: int, epoch: int) -> np.random.Generator:
@@ -45,3 +47,17 @@ def open_stream(stream: RandomStream, *, seed: int, epoch: int) -> np.random.Gen
     import numpy as np
 
     return np.random.default_rng([seed, epoch, int(stream)])
+
+
+def derive_layer_seed(seed: int, layer: str) -> int:
+    """Return the seed of a layer's initial weights, in [0, 2**31).
+
+    The first 31 bits of the SHA-256 of `<stream> <seed> <layer>`, in ASCII digits and UTF-8. It
+    depends on the layer's name and on no other layer, so leaving one out changes no other's weights.
+
+    Args:
+        seed: `model.seed`.
+        layer: name of the layer, such as `conv1`.
+    """
+    text = f"{int(RandomStream.INITIAL_WEIGHTS)} {seed} {layer}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

@@ -1,6 +1,8 @@
+import hashlib
+
 import numpy as np
 
-from pipeline.random_streams import RandomStream, open_stream
+from pipeline.random_streams import RandomStream, derive_layer_seed, open_stream
 
 
 def test_the_numbers_of_the_streams_stay():
@@ -17,6 +19,7 @@ def test_the_numbers_of_the_streams_stay():
         ("ERASED_BOX", 7),
         ("ERASED_IMAGES", 8),
         ("MIXTURE", 9),
+        ("INITIAL_WEIGHTS", 10),
     }
     assert len(set(names.values())) == len(RandomStream.__members__)
 
@@ -24,3 +27,17 @@ def test_the_numbers_of_the_streams_stay():
 def test_a_stream_is_that_of_seed_epoch_and_number():
     drawn = open_stream(RandomStream.MIRRORING, seed=5, epoch=2).random(8)
     np.testing.assert_array_equal(drawn, np.random.default_rng([5, 2, 3]).random(8))
+
+
+def test_the_seed_of_a_layer_follows_from_its_name():
+    """Other numbers would change every fresh network."""
+    assert (
+        derive_layer_seed(0, "conv1") == int(hashlib.sha256(b"10 0 conv1").hexdigest()[:8], 16) // 2
+    )
+    assert [derive_layer_seed(0, "conv1"), derive_layer_seed(7, "fc8")] == [
+        996491575,
+        246387193,
+    ]
+    seeds = {derive_layer_seed(seed, f"conv{n}") for seed in range(100) for n in range(10)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**31 for seed in seeds)

@@ -14,8 +14,7 @@ variance.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from pipeline.model.layers import (
     TwoTowerConv2D,
 )
 from pipeline.model.networks import AlexNetLayers, Convolution, NetworkRow
+from pipeline.random_streams import derive_layer_seed
 
 if TYPE_CHECKING:
     from pipeline.arrays import Network, Tensor
@@ -103,7 +103,7 @@ def build_family_network(
     mean, std = _pixel_constants(layers.input_scale, channel_mean, channel_std)
     image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
     pixels = PixelNormalization(mean, std, name="normalize")(image)
-    logits = _connect(pixels, _Draft(config, layers, itertools.count()), num_classes)
+    logits = _connect(pixels, _Draft(config, layers), num_classes)
     return keras.Model(image, logits, name=f"alexnet_{row.name}")
 
 
@@ -134,7 +134,6 @@ class _Draft:
 
     config: ModelConfig
     layers: AlexNetLayers
-    indices: Iterator[int]
 
     def scale_width(self, width: int) -> int:
         """Return a layer's width, a multiple of 8 so that two towers can halve it."""
@@ -142,13 +141,13 @@ class _Draft:
 
     def initializers(
         self,
-        name: str,  # noqa: ARG002
+        name: str,
         *,
         code_std: float = 0.01,
         caffe_std: float = 0.01,
         positive: bool = False,
     ) -> dict[str, Any]:
-        """Return the initializers of one layer, each with a seed of its own.
+        """Return the initializers of one layer, seeded by its name.
 
         Args:
             name: of the layer.
@@ -156,7 +155,7 @@ class _Draft:
             caffe_std: the same in Caffe's networks.
             positive: biases start above zero.
         """
-        seed, start = self.config.seed * 64 + next(self.indices), self.layers.initialization
+        seed, start = derive_layer_seed(self.config.seed, name), self.layers.initialization
         if start in _SCALED:
             return {"kernel_initializer": getattr(keras.initializers, _SCALED[start])(seed=seed)}
         std = {"code": code_std, "paper": 0.01}.get(start, caffe_std)

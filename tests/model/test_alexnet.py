@@ -210,6 +210,26 @@ def test_seed_decides_the_weights_and_no_two_layers_share_numbers():
     assert len(set(starts)) == len(starts)
 
 
+@pytest.mark.parametrize("removed", ["conv3", "conv4"])
+def test_a_layer_that_is_left_out_changes_no_other_layer_s_weights(removed):
+    """conv4 of `small` reads as many channels as it writes, so no other shape changes either."""
+    whole, less = network(seed=5), network(seed=5, remove_layer=removed)
+    same = [
+        layer.name
+        for layer in less.layers
+        if layer.weights
+        and all(
+            np.array_equal(old, new)
+            for old, new in zip(
+                whole.get_layer(layer.name).get_weights(), layer.get_weights(), strict=True
+            )
+        )
+    ]
+    expected = [f"conv{n}" for n in (1, 2, 3, 4, 5)] + ["drop6", "drop7", "fc6", "fc7", "fc8"]
+    after = {"conv3": "conv4"}  # it reads conv2's channels now
+    assert set(same) >= set(expected) - {removed, after.get(removed)} - {"drop6", "drop7"}
+
+
 # -- the two fidelities ----------------------------------------------------------------------------
 
 BOTH = ("lrn_alpha", "lrn_across", "layer_order", "spatial_norm", "initialization", "input_scale")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.config.model import ModelConfig
+from pipeline.random_streams import derive_layer_seed
 
 if TYPE_CHECKING:
     from pipeline.arrays import Network
@@ -54,15 +55,12 @@ def plain_network(
         channel_mean, [max(value, 1.0) for value in channel_std], name="normalize"
     )(image)
     x = keras.layers.Flatten(name="flatten")(x)
-    for layer in range(1, depth):
-        seed = config.seed * 64 + layer  # each layer its own, or the numbers would repeat
+    for number in range(1, depth + 1):
+        name, last = f"layer{number}", number == depth
         x = keras.layers.Dense(
-            _UNITS,
-            activation=config.alexnet.activation,
-            kernel_initializer=start(seed=seed),
-            name=f"layer{layer}",
+            num_classes if last else _UNITS,
+            activation=None if last else config.alexnet.activation,
+            kernel_initializer=start(seed=derive_layer_seed(config.seed, name)),
+            name=name,
         )(x)
-    logits = keras.layers.Dense(
-        num_classes, kernel_initializer=start(seed=config.seed * 64), name=f"layer{depth}"
-    )
-    return keras.Model(image, logits(x), name=f"plain_{config.alexnet.activation}_{depth}")
+    return keras.Model(image, x, name=f"plain_{config.alexnet.activation}_{depth}")
