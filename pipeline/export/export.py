@@ -1,4 +1,4 @@
-"""Export of a release to another runtime: written, read back, compared, then published or not at all.
+"""Export of a release to another runtime: written, read back, compared, then published.
 
 writing_export(folder):                    folder.py     complete or absent
     WRITERS[format](network, ...)          formats.py    SavedModel, ONNX, LiteRT

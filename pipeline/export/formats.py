@@ -1,7 +1,7 @@
 """Writers of the three export formats: SavedModel, ONNX and LiteRT.
 
-All take uint8 pixels, return `logits` and `probabilities` calibrated with the release's temperature,
-and hold the class names. Nothing here checks the result: `pipeline.export.parity` reads it back.
+All take uint8 pixels, return `logits` and `probabilities` calibrated with the temperature of the
+release, and hold the class names. Nothing here checks the result: `pipeline.export.parity` reads it back.
 """
 
 from __future__ import annotations

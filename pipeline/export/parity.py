@@ -190,7 +190,7 @@ def compare_endpoint(
     reference: ReferenceAnswers,
     allowed: float | None,
 ) -> EndpointParity:
-    """Compare an endpoint's logits and probabilities, float32 [images, classes], with the reference."""
+    """Compare an endpoint's answers, float32 [images, classes], with the reference."""
     if logits.shape != reference.logits.shape:
         return EndpointParity(endpoint, len(reference.logits), float("inf"), allowed, 1.0, 0)
     return EndpointParity(

@@ -53,7 +53,7 @@ def _find_central_square(
         image = ImageOps.exif_transpose(stored)
         width, height = image.size
     side = min(width, height)
-    # Cropped in the file's pixels and divided afterwards: half a pixel of shift shows in the samples.
+    # Cropped in the file's pixels and divided afterwards: a shift of half a pixel would show.
     left, top, side = (width - side) // 2 // ratio, (height - side) // 2 // ratio, side // ratio
     return _flatten_on_white(image), (left, top, left + side, top + side)
 

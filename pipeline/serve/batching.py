@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class _PendingRequest:
     """Images that came together and are answered together, over however many batches.
 
-    `rows` holds each image's float32 [classes] logits once they are known; `missing` counts the rest.
+    `rows` holds each image's float32 [classes] logits once known; `missing` counts the rest.
     """
 
     future: Future[Logits]

@@ -141,7 +141,7 @@ class ModelReloader:
         """
         try:
             identity = identify_release()
-        except Exception as error:  # noqa: BLE001 - whatever the store does, the current model stays
+        except Exception as error:  # noqa: BLE001 - the current model stays
             self._keep_current("no store", error)
             return
         if identity == self._identity:
@@ -149,7 +149,7 @@ class ModelReloader:
         elif identity != self._failed_identity or time.monotonic() >= self._retry_at:
             try:
                 self._reload(identity)
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with the new one, the current model stays
+            except Exception as error:  # noqa: BLE001 - as above
                 self._failed_identity = identity
                 self._retry_at = time.monotonic() + RETRY_SECONDS
                 self._keep_current("failed", error)

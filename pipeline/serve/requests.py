@@ -159,8 +159,8 @@ def parse_upload(
         wanted = _parse_json(body, max_images)
         if query:
             raise _unprocessable(
-                f"Query parameters (?{'&'.join(query)[:100]}) are not allowed with JSON; put top and"
-                " logits in the JSON object."
+                f"Query parameters (?{'&'.join(query)[:100]}) are not allowed with JSON; put top"
+                " and logits in the JSON object."
             )
         images = [
             _uploaded(str(index), _decode_base64(text, index))
@@ -219,8 +219,8 @@ def _decode_base64(text: str, index: int) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise _unprocessable(
-            f"Invalid images[{index}]: not base64 ({text[:40]!r}); use A-Z, a-z, 0-9, + and / without a"
-            " prefix."
+            f"Invalid images[{index}]: not base64 ({text[:40]!r}); use A-Z, a-z, 0-9, + and / without"
+            " a prefix."
         ) from error
 
 

@@ -24,8 +24,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.errors import PipelineError
 
-# A client that reads only after it has sent everything sees its refusal if the rest of its upload is
-# discarded for so long.
+# A client that reads only after it has sent everything sees its refusal if the rest of its upload
+# is discarded for so long, in seconds.
 _LINGER_SECONDS = 2.0
 _SHUTDOWN_SECONDS = 20  # that requests in progress may take after the shutdown has begun
 _HOST = re.compile(r"(\[[^\]]+\]|[^:\[\]]+)(?::[0-9]+)?")
@@ -245,7 +245,8 @@ def _make_protocol(seconds: float) -> type[asyncio.Protocol]:
     class HeadLimitProtocol(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        # Uvicorn's own annotation.
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._update_timer()
 

@@ -31,7 +31,7 @@ def expected(release, opened):
 
 @pytest.fixture(scope="module")
 def labeled(opened):
-    """Return 30 images, each with the class that the released model gives it, but two with another."""
+    """Return 30 images, each with the released model's class, but two with another."""
     images = photographs(30)
     answers = opened.logits(np.stack([opened.pixels(encoded) for encoded in images])).argmax(axis=1)
     answers[:2] = (answers[:2] + 1) % len(NAMES)

@@ -61,7 +61,8 @@ def test_integers_that_err_more_are_refused(release, labeled, tmp_path, fake):
     with pytest.raises(
         GateError,
         match=(
-            r"cost too much: .* in place of 6\.7 % on 30 .* Expected a rise of at most \+5\.0 points"
+            r"cost too much: .* in place of 6\.7 % on 30 .* Expected a rise of at most"
+            r" \+5\.0 points"
         ),
     ):
         export_release(release, "litert", tmp_path / "out", IMAGES, **settings)

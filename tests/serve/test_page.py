@@ -113,7 +113,8 @@ def test_the_page_says_what_is_wrong(releases, tmp_path):
         page.locator(".wrong", has_text="0.3 MB, at most 0.2 MB allowed").wait_for()
         page.evaluate(
             """base64 => {
-                  const data = new DataTransfer(), bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));
+                  const data = new DataTransfer();
+                  const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));
                   data.items.add(new File([bytes], "pasted.png", { type: "image/png" }));
                   document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
                 }""",

@@ -30,7 +30,7 @@ def test_other_hosts_are_strangers_at_the_loopback(served, releases):
         assert (status, set(told)) == (421, {"error"}), host
     for host in ("localhost", f"LOCALHOST:{served.port}", "127.0.0.1:1", "[::1]:80"):
         assert ask(served.port, "GET", "/model", headers={"Host": host})[0] == 200
-    with running(lambda: releases[0].release, host="0.0.0.0") as open_to_all:  # noqa: S104 - the bound that is tested
+    with running(lambda: releases[0].release, host="0.0.0.0") as open_to_all:  # noqa: S104
         assert ask(open_to_all.port, "GET", "/model", headers={"Host": "cats.example"})[0] == 200
 
 
@@ -64,7 +64,8 @@ from pipeline.config.serve import ServeConfig
 from pipeline.release.package import read_package
 from pipeline.serve.service import serve
 from pathlib import Path
-serve(lambda: read_package(Path(sys.argv[1])), ServeConfig(port=int(sys.argv[2])), log=lambda line: print(line, flush=True))
+config = ServeConfig(port=int(sys.argv[2]))
+serve(lambda: read_package(Path(sys.argv[1])), config, log=lambda line: print(line, flush=True))
 print("ended", flush=True)
 """
 
