@@ -1,10 +1,13 @@
 """The streams of random numbers, by number: those that training draws from, and initial weights.
 
-A stream of training is `numpy.random.default_rng([seed, epoch, number])`: the training's seed, the epoch counted
-from 0, and the number of what is drawn. NumPy hashes the three (`SeedSequence`), so streams are
-independent of each other: switching one option off does not change what the others draw, and nothing
-depends on the order in which streams are opened. Everything of an epoch is drawn at once, one row per
-position in the epoch's order.
+A stream of training is `numpy.random.default_rng([seed, epoch, number])`: the training's seed, the
+epoch counted from 0, and the number of what is drawn. NumPy hashes the three (`SeedSequence`), so
+streams are independent of each other: switching one option off does not change what the others
+draw, and nothing depends on the order in which streams are opened. Everything of an epoch is drawn
+at once, one row per position in the epoch's order.
+
+Dropout alone draws inside the compiled step, from TensorFlow's stateless generator, which is a
+family of its own: its key is (`dropout_key`, step).
 
 A number is part of the result: give a new purpose a new number and never reuse one.
 """
@@ -17,6 +20,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+
+# Of a network: the keys of two layers never meet.
+MAX_DROPOUT_LAYERS = 64
 
 
 class RandomStream(IntEnum):
@@ -61,3 +67,14 @@ def derive_layer_seed(seed: int, layer: str) -> int:
     """
     text = f"{int(RandomStream.INITIAL_WEIGHTS)} {seed} {layer}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def dropout_key(*, seed: int, layer: int) -> int:
+    """Return the first half of the key of a dropout layer's masks; the second is the step.
+
+    Args:
+        seed: of the training, below 2**31.
+        layer: index of the layer among the network's dropout layers, below `MAX_DROPOUT_LAYERS`,
+            so that no two layers of any two seeds share a key.
+    """
+    return seed * MAX_DROPOUT_LAYERS + layer

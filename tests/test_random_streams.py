@@ -2,7 +2,12 @@ import hashlib
 
 import numpy as np
 
-from pipeline.random_streams import RandomStream, derive_layer_seed, open_stream
+from pipeline.random_streams import (
+    RandomStream,
+    derive_layer_seed,
+    dropout_key,
+    open_stream,
+)
 
 
 def test_the_numbers_of_the_streams_stay():
@@ -41,3 +46,10 @@ def test_the_seed_of_a_layer_follows_from_its_name():
     seeds = {derive_layer_seed(seed, f"conv{n}") for seed in range(100) for n in range(10)}
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_each_dropout_layer_of_each_seed_has_a_key_of_its_own():
+    assert dropout_key(seed=5, layer=3) == 323
+    keys = {dropout_key(seed=seed, layer=layer) for seed in range(9) for layer in range(64)}
+    assert len(keys) == 9 * 64
+    assert dropout_key(seed=2**31 - 1, layer=63) < 2**63

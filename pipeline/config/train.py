@@ -89,8 +89,8 @@ class TrainConfig(Section):
     gradient_accumulation_steps: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         1,
         description=(
-            "Micro-batches per step and device, one after the other, to need less memory; `auto`: as"
-            " few as fit."
+            "Micro-batches per step and device, one after the other, to need less memory; `auto`:"
+            " as few as fit."
         ),
     )
     schedule: Literal["plateau", "step", "cosine", "constant"] = Field(
@@ -128,7 +128,8 @@ class TrainConfig(Section):
         10.0,
         ge=0,
         description=(
-            "Minimum seconds between checkpoints; more where saving would take over 2.5 % of the time."
+            "Minimum seconds between checkpoints; more where saving would take over 2.5 % of the"
+            " time."
         ),
     )
     checkpoint_steps: int = Field(
@@ -140,8 +141,8 @@ class TrainConfig(Section):
         600.0,
         ge=0,
         description=(
-            "End, naming what hangs, when a step or a worker takes more than so many seconds; 0 waits"
-            " for ever."
+            "End, naming what hangs, when a step or a worker takes more than so many seconds; 0"
+            " waits for ever."
         ),
     )
     profile_steps: int = Field(
@@ -149,15 +150,15 @@ class TrainConfig(Section):
         ge=0,
         le=1000,
         description=(
-            "Write a trace of about so many steps for TensorBoard's profiler; 0 is none. Needs --rerun"
-            " train."
+            "Write a trace of about so many steps for TensorBoard's profiler; 0 is none. Needs"
+            " --rerun train."
         ),
     )
     freeze: Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"] = Field(
         "none",
         description=(
-            "Last layer whose weights are kept fixed, with all before it: for `model.weights` and few"
-            " images."
+            "Last layer whose weights are kept fixed, with all before it: for `model.weights` and"
+            " few images."
         ),
     )
     crop: Literal["random", "resized", "center"] = Field(
@@ -202,7 +203,7 @@ class TrainConfig(Section):
         0.0,
         ge=0,
         le=1,
-        description="Fraction of the training images of which a rectangle is erased; 0.25 is usual.",
+        description="Fraction of training images of which a rectangle is erased; 0.25 is usual.",
     )
     mixup: float = Field(
         0.0,

@@ -116,12 +116,13 @@ def source_digest(module: str) -> str:
 
 
 @functools.cache
-def code_parts(module: str, registries: frozenset[str] = frozenset()) -> dict[str, str]:
+def code_parts(module: str, left_out: frozenset[str] = frozenset()) -> dict[str, str]:
     """Return `code <module>` and `package <name>` parts for a module and all that it imports.
 
     Args:
         module: dotted name of a module of the pipeline.
-        registries: modules of rows, of which only the chosen row counts: they are left out here.
+        left_out: modules that are no part, with what they alone import: registries, of which only
+            the chosen row counts, and modules without effect on the numbers.
     """
     parts: dict[str, str] = {}
     waiting = [module]
@@ -130,7 +131,7 @@ def code_parts(module: str, registries: frozenset[str] = frozenset()) -> dict[st
         file = _module_file(name)
         if (
             file is None
-            or name in registries
+            or name in left_out
             or name.split(".")[1] in FRAME
             or f"code {name}" in parts
         ):

@@ -108,7 +108,7 @@ class Runner:
         source is not looked at again.
         """
         section = getattr(config, stage.section)
-        parts: dict[str, Any] = dict(code_parts(stage.function.__module__, stage.registries))
+        parts: dict[str, Any] = dict(code_parts(stage.function.__module__, stage.left_out_modules))
         if stage.chosen_code is not None:
             parts |= stage.chosen_code(section)
         effective = section.model_dump(mode="json", exclude=set(section.WITHOUT_EFFECT))

@@ -185,6 +185,7 @@ class Stage:
     source: Callable[[Section], Mapping[str, str]] | None = None
     chosen_code: Callable[[Section], Mapping[str, str]] | None = None
     registries: frozenset[str] = frozenset()
+    without_effect: frozenset[str] = frozenset()
     draw: Callable[[Any, Path], None] | None = None
     resumable: bool = False
     take_part: Callable[..., None] | None = None
@@ -195,12 +196,18 @@ class Stage:
         """The function's docstring."""
         return (self.function.__doc__ or "").strip()
 
+    @property
+    def left_out_modules(self) -> frozenset[str]:
+        """Modules that are no part of the fingerprint."""
+        return self.registries | self.without_effect
+
 
 def stage(
     *,
     source: Callable[[Any], Mapping[str, str]] | None = None,
     chosen_code: Callable[[Any], Mapping[str, str]] | None = None,
     registries: Sequence[str] = (),
+    without_effect: Sequence[str] = (),
     draw: Callable[[Any, Path], None] | None = None,
     resumable: bool = False,
     take_part: Callable[..., None] | None = None,
@@ -215,6 +222,8 @@ def stage(
             the settings choose and that no import shows, such as one row of a registry.
         registries: dotted names of modules that hold such rows; they are no part of the
             fingerprint.
+        without_effect: dotted names of modules that the function uses and that cannot change its
+            result, such as those that diagnose a failure; they are no part of the fingerprint.
         draw: draws the pages of a finished result, from its record and files alone, into a folder;
             called after the function, and by `alexnet report`. No part of the fingerprint.
         resumable: the function carries on from the files that an interrupted attempt left.
@@ -244,6 +253,7 @@ def stage(
             source=source,
             chosen_code=chosen_code,
             registries=frozenset(registries),
+            without_effect=frozenset(without_effect),
             draw=draw,
             resumable=resumable,
             take_part=take_part,

@@ -1,11 +1,9 @@
-"""Sentences for a training that failed: what went wrong, what was expected, what to type."""
+"""The errors of a training that failed: what went wrong, what was expected, what to type."""
 
 from __future__ import annotations
 
-NOT_ONE_IMAGE_FITS = (
-    "A step does not fit into the device's memory, not even with one image at a time. Expected a"
-    " smaller network or image: try --set model.alexnet.width_multiplier=0.5, or a smaller --image-size."
-)
+from pipeline.errors import HungError, OutOfMemoryError
+
 # Above this fraction of the weights a layer's step is called the reason.
 _LARGE_UPDATE = 0.1
 
@@ -34,13 +32,13 @@ def advise_on_divergence(
         return (
             "It was so at the first step, before any weight had changed: the initial weights and"
             " the scale of the pixels do not fit each other. Leave model.alexnet.initialization and"
-            " model.alexnet.input_scale at auto, or look at the file of model.weights."
+            " model.alexnet.input_scale at auto, or look at the file of model.weights"
         )
     if precision == "float16" and weights_finite:
         return (
             "Every weight is finite, so a number within the network has left float16's range,"
             " which ends at 65,504. Type --set train.precision=bfloat16, or --set"
-            f" train.learning_rate={learning_rate / 10:g}."
+            f" train.learning_rate={learning_rate / 10:g}"
         )
     seen = (
         f"; a layer's gradient asked for steps of {largest_update:.0%} of its weights after epoch"
@@ -51,14 +49,14 @@ def advise_on_divergence(
     return (
         f"The learning rate {learning_rate:g} is probably too high{seen}: try --set"
         f" train.learning_rate={learning_rate / 10:g}, or --set train.warmup_epochs=2, or --set"
-        " train.nan_restarts=3 to go on from the last epoch at half the rate."
+        " train.nan_restarts=3 to go on from the last epoch at half the rate"
     )
 
 
-def advise_on_hang(
+def make_hung_error(
     *, watchdog_seconds: float, input_stage: str, stage_seconds: float, workers: int
-) -> str:
-    """Return what hangs, and what to do.
+) -> HungError:
+    """Return the error for a step that did not end in time.
 
     Args:
         watchdog_seconds: how long training waited.
@@ -66,28 +64,39 @@ def advise_on_hang(
         stage_seconds: how long each stage was given.
         workers: how many train together.
     """
-    start = f"No step ended within {watchdog_seconds:g} s, which is train.watchdog_seconds."
-    end = (
+    start = f"No step ended within {watchdog_seconds:g} s, which is train.watchdog_seconds"
+    hint = (
         "Only the steps since the last checkpoint are lost: mend that and type the same command"
-        " again."
+        " again"
     )
     if input_stage:
-        return (
-            f"{start} What hangs is {input_stage}: expected an answer within {stage_seconds:g} s,"
-            f" received none. {end}"
+        return HungError(
+            f"{start}, and what hangs is {input_stage}",
+            expected=f"an answer within {stage_seconds:g} s",
+            received="none",
+            hint=hint,
         )
     others = " or another worker" if workers > 1 else ""
-    return (
-        f"{start} Images do arrive, so what hangs is the step itself: its device{others}."
-        f" Expected a step to end. {end} If steps really take so long, set train.watchdog_seconds"
-        " higher."
+    return HungError(
+        f"{start}. Images do arrive, so what hangs is the step itself: its device{others}",
+        expected="a step to end",
+        hint=f"{hint}. If steps really take so long, set train.watchdog_seconds higher",
     )
 
 
-def advise_on_memory(
+def make_unfitting_error() -> OutOfMemoryError:
+    """Return the error for a network of which not even one image fits into memory."""
+    return OutOfMemoryError(
+        "A step does not fit into the device's memory, not even with one image at a time",
+        expected="a smaller network or image",
+        hint="Try --set model.alexnet.width_multiplier=0.5, or a smaller --image-size",
+    )
+
+
+def make_memory_error(
     *, images: int, fitting_images: int, steps: int, batch_size: int, automatic: bool
-) -> str:
-    """Return that a step does not fit into memory, and settings that do.
+) -> OutOfMemoryError:
+    """Return the error for a step that does not fit into memory, with settings that do.
 
     Args:
         images: that a device took at a time.
@@ -99,12 +108,16 @@ def advise_on_memory(
     accumulation = f"train.gradient_accumulation_steps={steps}"
     smaller = f"--set train.global_batch_size={batch_size}"
     if automatic:
-        return (
+        return OutOfMemoryError(
             f"A micro-batch of {images} images a device does not fit into its memory after all;"
-            f" {fitting_images} do. Type --set {accumulation}, or {smaller}."
+            f" {fitting_images} do",
+            hint=f"Type --set {accumulation}, or {smaller}",
         )
-    return (
+    return OutOfMemoryError(
         f"A step of {images} images a device does not fit into its memory; {fitting_images} images"
-        " do. Type --auto-batch, which trains the same in micro-batches that fit, or --set"
-        f" {accumulation}, or {smaller}."
+        " do",
+        hint=(
+            "Type --auto-batch, which trains the same in micro-batches that fit, or --set"
+            f" {accumulation}, or {smaller}"
+        ),
     )

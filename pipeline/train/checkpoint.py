@@ -56,13 +56,14 @@ def _require_undamaged(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise CheckpointError(
-                f"The disk did not keep what was written to {path} ({damaged}). Expected a disk"
-                " that does."
+                f"What was read back from {path} is not what was written ({damaged})",
+                expected="a disk that keeps files as they were written",
+                hint="Check the disk",
             )
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed while saving left behind; one process saves at a time."""
+    """Remove what processes that were killed while saving left; only one saves at a time."""
     for leftover in path.parent.glob(f".{path.stem}.*{path.suffix}"):
         leftover.unlink(missing_ok=True)
 
@@ -91,8 +92,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Array], dict[str, Any], str] 
             problem = problem or f"the checkpoint {path} is damaged ({error})"
     if problem:
         raise CheckpointError(
-            f"{problem[0].upper()}{problem[1:]}, and so is the one before it. Expected a file that"
-            f" training wrote. Delete {path.parent} to train from the beginning."
+            f"{problem[0].upper()}{problem[1:]}, and so is the one before it",
+            expected="a file that training wrote",
+            hint=f"Delete {path.parent} to train from the beginning",
         )
     return None
 

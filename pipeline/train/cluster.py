@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pipeline.errors import ConfigError, HungError
 
 _EXPECTED = (
-    'Expected {"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}},'
+    '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}},'
     " equal on all workers but for the index"
 )
 
@@ -64,8 +64,9 @@ class Cluster:
         except OSError as error:
             raise ConfigError(
                 f"Worker {self.index} cannot listen at {self.addresses[self.index]}"
-                f" ({error.strerror}). Expected a free port of this machine. End what uses it, or"
-                " name another one in TF_CONFIG."
+                f" ({error.strerror})",
+                expected="a free port of this machine",
+                hint="End what uses it, or name another one in TF_CONFIG",
             ) from error
         with server:
             while missing := [address for address in missing if not _is_reachable(address)]:
@@ -73,8 +74,9 @@ class Cluster:
                     raise HungError(
                         f"The {self.workers} workers of TF_CONFIG did not meet within {seconds:g}"
                         f" s, which is train.watchdog_seconds: {', '.join(missing)} did not answer"
-                        f" worker {self.index}. Expected the same command on every one of them."
-                        " Start those."
+                        f" worker {self.index}",
+                        expected="the same command on every worker",
+                        hint="Start the missing ones",
                     )
                 time.sleep(0.2)
 
@@ -116,8 +118,9 @@ def read_cluster(environment: Mapping[str, str] | None = None) -> Cluster:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"TF_CONFIG cannot be read ({type(error).__name__}: {error}). {_EXPECTED}. Received"
-            f" {text[:200]}"
+            f"TF_CONFIG cannot be read ({type(error).__name__}: {error})",
+            expected=_EXPECTED,
+            received=text[:200],
         ) from error
     if (
         not known
@@ -127,7 +130,8 @@ def read_cluster(environment: Mapping[str, str] | None = None) -> Cluster:
         or len(set(addresses)) < len(ports)
     ):
         raise ConfigError(
-            f"TF_CONFIG does not name workers, each once, and one of them as the task. {_EXPECTED}."
-            f" Received {text[:200]}"
+            "TF_CONFIG does not name workers, each once, and one of them as the task",
+            expected=_EXPECTED,
+            received=text[:200],
         )
     return Cluster(addresses, index)

@@ -1,4 +1,4 @@
-"""Measurements behind the messages of a training that failed: lost numbers, and a step that hangs."""
+"""What made a training fail, measured: numbers that are not finite, and a step that hangs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from pipeline.config.train import TrainConfig
 from pipeline.data.input_stages import list_input_stages
 from pipeline.data.loader import LoadedSplit
-from pipeline.reports.training_advice import advise_on_divergence, advise_on_hang
+from pipeline.errors import HungError
+from pipeline.reports.training_advice import advise_on_divergence, make_hung_error
 from pipeline.train.state import TrainingState
 from pipeline.train.strategy import Devices
 from pipeline.train.watchdog import returns_within
@@ -45,8 +46,10 @@ def diagnose_divergence(state: TrainingState, config: TrainConfig, learning_rate
     )
 
 
-def diagnose_hang(images: LoadedSplit, config: TrainConfig, size: int, devices: Devices) -> str:
-    """Return what hangs, by trying each stage of the input from the disk on, and what to do.
+def diagnose_hang(
+    images: LoadedSplit, config: TrainConfig, size: int, devices: Devices
+) -> HungError:
+    """Return the error that names what hangs, by trying each stage of the input from the disk on.
 
     Args:
         images: the training split.
@@ -59,7 +62,7 @@ def diagnose_hang(images: LoadedSplit, config: TrainConfig, size: int, devices: 
         for name, attempt in list_input_stages(images, config, size)
         if not returns_within(_STAGE_SECONDS, attempt)
     )
-    return advise_on_hang(
+    return make_hung_error(
         watchdog_seconds=config.watchdog_seconds,
         input_stage=next(hanging, ""),
         stage_seconds=_STAGE_SECONDS,

@@ -1,4 +1,4 @@
-"""Dropout whose masks follow from the seed, the step and an image's position in the global batch alone.
+"""Dropout whose masks follow from the seed, the step and an image's row in the global batch.
 
 Keras's own layer counts its calls in a state that no checkpoint keeps, and draws the same mask on
 every replica. Here a mask is drawn for the whole global batch and each device takes the rows of its
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
+
+from pipeline.random_streams import MAX_DROPOUT_LAYERS, dropout_key
 
 if TYPE_CHECKING:
     from pipeline.arrays import Layer, Network, Tensor
@@ -49,7 +51,7 @@ class StatelessDropout(keras.layers.Layer):
     Args:
         rate: the fraction, in [0, 1).
         position: seed and global batch; `step` and `first` are set while tracing.
-        index: of the layer among its kind, below 64, so that no two share their masks.
+        index: of the layer among the network's dropout layers, so that no two share masks.
     """
 
     def __init__(self, rate: float, position: BatchPosition, index: int, **kwargs: Any):
@@ -66,7 +68,7 @@ class StatelessDropout(keras.layers.Layer):
         first = position.first[get_replica_number()]
         seed = tf.stack(
             [
-                tf.constant(position.seed * 64 + self._index, tf.int64),
+                tf.constant(dropout_key(seed=position.seed, layer=self._index), tf.int64),
                 tf.cast(position.step, tf.int64),
             ]
         )
@@ -80,7 +82,7 @@ def use_stateless_dropout(network: Network, position: BatchPosition) -> Network:
 
     Variables are made in the scope that is active.
     """
-    index = iter(range(64))
+    index = iter(range(MAX_DROPOUT_LAYERS))
 
     def copy_layer(layer: Layer) -> Layer:
         if isinstance(layer, keras.layers.Dropout):

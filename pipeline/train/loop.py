@@ -43,7 +43,7 @@ from pipeline.errors import CheckpointError, LostWorkerError, TrainingDivergedEr
 from pipeline.model.signal import SIGNAL_IMAGES, build_signal_probe, read_signal
 from pipeline.train.checkpoint_saver import CheckpointSaver
 from pipeline.train.diagnosis import diagnose_divergence, diagnose_hang
-from pipeline.train.memory import choose_accumulation_steps, make_out_of_memory_error
+from pipeline.train.memory import choose_accumulation_steps, diagnose_memory
 from pipeline.train.optimizer import compute_learning_rate, is_finished, plan_epochs
 from pipeline.train.profiling import StepTracer, describe_machine_usage, measure_machine_usage
 from pipeline.train.state import TrainingState
@@ -163,8 +163,9 @@ def _agree_on_start(state: TrainingState, training: Training) -> None:
     if devices.broadcast_from_chief(steps) != steps:
         raise CheckpointError(
             f"Worker {devices.cluster.index} begins with step {steps:.0f}, the chief with another"
-            f" one. Expected all workers to read {training.checkpoint} from storage that they"
-            " share. Give them all the same --workdir there."
+            " one",
+            expected=f"all workers to read {training.checkpoint} from storage that they share",
+            hint="Give them all the same --workdir there",
         )
     replica_batch = config.global_batch_size // devices.replicas
     if config.gradient_accumulation_steps == "auto" and (
@@ -188,9 +189,7 @@ def _translate_errors(state: TrainingState, training: Training) -> Iterator[None
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
-        raise make_out_of_memory_error(
-            state, training.train, training.config, training.devices
-        ) from error
+        raise diagnose_memory(state, training.train, training.config, training.devices) from error
     except _LOST_WORKER_ERRORS as error:
         message = " ".join(str(error.message).split())
         if training.devices.cluster.workers == 1 or (
@@ -198,9 +197,11 @@ def _translate_errors(state: TrainingState, training: Training) -> Iterator[None
         ):
             raise
         raise LostWorkerError(
-            f"Another worker of this training is gone ({type(error).__name__}: {message:.120})."
-            " Only the steps since the last checkpoint are lost. Start all workers with the"
-            " same command again, and the training goes on from there."
+            f"Another worker of this training is gone ({type(error).__name__}: {message:.120})",
+            hint=(
+                "Only the steps since the last checkpoint are lost: start all workers with the same"
+                " command again, and the training goes on from there"
+            ),
         ) from error
 
 
@@ -330,7 +331,7 @@ class _EpochLoop:
             state.best_weights = weights
         state.history.append(
             entry
-        )  # this alone ends the epoch: what was set before is found again if we are stopped before it
+        )  # this alone ends the epoch: what was set before is computed again after an interrupt
         state.seconds = 0.0
         self._saver.save_if_due()
         return entry

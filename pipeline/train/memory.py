@@ -12,7 +12,7 @@ import tensorflow as tf
 from pipeline.config.train import TrainConfig
 from pipeline.data.loader import LoadedSplit, usable_memory_bytes
 from pipeline.errors import OutOfMemoryError
-from pipeline.reports.training_advice import NOT_ONE_IMAGE_FITS, advise_on_memory
+from pipeline.reports.training_advice import make_memory_error, make_unfitting_error
 from pipeline.train.state import TrainingState
 from pipeline.train.step import make_gradient_function
 from pipeline.train.strategy import Devices
@@ -36,11 +36,11 @@ def choose_accumulation_steps(
     replica_batch = config.global_batch_size // devices.replicas
     fits = _find_fitting_rows(state, images, config, replica_batch)
     if not fits:
-        raise OutOfMemoryError(NOT_ONE_IMAGE_FITS)
+        raise make_unfitting_error()
     return _count_micro_batches(replica_batch, fits)
 
 
-def make_out_of_memory_error(
+def diagnose_memory(
     state: TrainingState, images: LoadedSplit, config: TrainConfig, devices: Devices
 ) -> OutOfMemoryError:
     """Return the error for a step that did not fit, with the number of images that does."""
@@ -48,16 +48,14 @@ def make_out_of_memory_error(
     rows = replica_batch // max(1, state.gradient_accumulation_steps)
     fits = _find_fitting_rows(state, images, config, rows - 1) if rows > 1 else 0
     if not fits:
-        return OutOfMemoryError(NOT_ONE_IMAGE_FITS)
+        return make_unfitting_error()
     multiple = config.batch_multiple
-    return OutOfMemoryError(
-        advise_on_memory(
-            images=rows,
-            fitting_images=fits,
-            steps=_count_micro_batches(replica_batch, fits),
-            batch_size=max(1, fits // multiple) * multiple * devices.replicas,
-            automatic=config.gradient_accumulation_steps == "auto",
-        )
+    return make_memory_error(
+        images=rows,
+        fitting_images=fits,
+        steps=_count_micro_batches(replica_batch, fits),
+        batch_size=max(1, fits // multiple) * multiple * devices.replicas,
+        automatic=config.gradient_accumulation_steps == "auto",
     )
 
 

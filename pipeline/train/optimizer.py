@@ -145,7 +145,8 @@ def apply_update(
     Args:
         optimizer: of `make_optimizer`.
         variables: the weights.
-        gradients: of the replica's own images, divided by the images of all, times `get_loss_scale`.
+        gradients: of the replica's own images, divided by the images of all, times
+            `get_loss_scale`.
         config: momentum, decay, clipping, and the rate of the biases.
         replicas: how many call this together; each adds its fraction of the decay.
     """

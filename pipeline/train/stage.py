@@ -37,7 +37,19 @@ def train_as_worker(
             pass
 
 
-@stage(resumable=True, take_part=train_as_worker, draw=draw_training_pages)
+@stage(
+    resumable=True,
+    take_part=train_as_worker,
+    draw=draw_training_pages,
+    # They decide when a call is given up, when a checkpoint is saved, what is recorded of the
+    # machine and what an error advises; a training that ends well has the same numbers anyway.
+    without_effect=[
+        "pipeline.train.checkpoint_saver",
+        "pipeline.train.diagnosis",
+        "pipeline.train.profiling",
+        "pipeline.train.watchdog",
+    ],
+)
 def train(
     config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, context: Context
 ) -> TrainingResult:

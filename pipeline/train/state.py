@@ -117,9 +117,10 @@ class TrainingState:
             found = arrays[name].shape if name in arrays else "nothing"
             if found != tuple(variable.shape):
                 raise CheckpointError(
-                    f"The checkpoint {path} belongs to another training: for {name} it holds"
-                    f" {found}, expected {tuple(variable.shape)}. Delete {path.parent} to train"
-                    " from the beginning."
+                    f"The checkpoint {path} belongs to another training",
+                    expected=f"{tuple(variable.shape)} for {name}",
+                    received=str(found),
+                    hint=f"Delete {path.parent} to train from the beginning",
                 )
 
 
@@ -162,8 +163,8 @@ def _freeze_layers(network: Network, last: str) -> None:
     if last not in ("none", *names):
         known = ", ".join(layer.name for layer in network.layers[:-1] if layer.weights)
         raise ConfigError(
-            f"The network has no layer {last} to freeze. Expected train.freeze to be none or one of"
-            f" {known}."
+            f"The network has no layer {last} to freeze",
+            expected=f"train.freeze to be none or one of {known}",
         )
     if last == "none":
         return

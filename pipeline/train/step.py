@@ -18,7 +18,7 @@ from pipeline.train.strategy import Devices
 if TYPE_CHECKING:
     from pipeline.arrays import Network, Tensor
 
-    # Images, labels, and of mixed images the partners' labels and the fractions; else None for both.
+    # Images, labels, and of mixed images the partners' labels and the fractions; else twice None.
     AugmentedBatch = Sequence[Tensor]
     # A batch of the loader, by name.
     LoadedBatch = Mapping[str, Tensor]
@@ -79,8 +79,8 @@ def make_gradient_function(
 ) -> Callable[[AugmentedBatch, Tensor, Tensor | int], tuple[list[Tensor], Tensor]]:
     """Return a function (batch, step, first row) -> gradients of loss sum / global batch, sums.
 
-    The sums are those of `compute_sums`. A batch is what `augment_batch` gives; the first row is the
-    index of its first image in the global batch. In float16 the loss, and so each gradient, is
+    The sums are those of `compute_sums`. A batch is what `augment_batch` gives; the first row is
+    the index of its first image in the global batch. In float16 the loss, and so each gradient, is
     multiplied by the optimizer's scale.
     """
     network, optimizer, variables = (
@@ -209,8 +209,8 @@ def compile_scoring(
 ) -> Callable[[Iterator[LoadedBatch]], Tensor]:
     """Return a function (iterator) -> sums over this worker's next batch, without training.
 
-    Batches are `make_evaluation_batches` as `Devices.distribute_batches` gives them; the sums are those
-    of `compute_sums`.
+    Batches are those of `make_scoring_batches`, by way of `Devices.distribute_batches`; the sums
+    are those of `compute_sums`.
     """
 
     def score_replica(batch: LoadedBatch) -> Tensor:

@@ -128,9 +128,9 @@ def configure_runtime(config: TrainConfig, *, join: bool = False) -> None:
             _join_workers()
     except RuntimeError as error:
         raise ConfigError(
-            f"TensorFlow already runs in this process with other devices or threads ({error})."
-            f" Expected a fresh process for train.devices={config.devices}. Restart the notebook's"
-            " kernel or use the command line."
+            f"TensorFlow already runs in this process with other devices or threads ({error})",
+            expected=f"a fresh process for train.devices={config.devices}",
+            hint="Restart the notebook's kernel or use the command line",
         ) from error
 
 
@@ -179,20 +179,25 @@ def require_divisible(config: TrainConfig, workers: int, devices: int) -> None:
     if workers > 1 and devices > 1 and config.devices.startswith("cpu"):
         raise ConfigError(
             f"train.devices={config.devices} makes several devices of one processor, and there are"
-            f" {workers} workers, who are several by themselves. Expected one of the two. Type"
-            " --devices cpu."
+            f" {workers} workers, which are several devices by themselves",
+            expected="one of the two",
+            hint="Type --devices cpu",
         )
-    unit = workers * devices * config.batch_multiple
-    if config.global_batch_size % unit:
+    multiple = workers * devices * config.batch_multiple
+    if config.global_batch_size % multiple:
         shared = (
             f"{workers} workers with {devices} device{'s' if devices > 1 else ''} each"
             if workers > 1
             else f"{devices} devices"
         )
         raise ConfigError(
-            f"train.global_batch_size must be a multiple of {unit}: {shared} share"
-            f" it{explain_batch_multiple(config)}. Received {config.global_batch_size}. Type --set"
-            f" train.global_batch_size={-(-config.global_batch_size // unit) * unit}."
+            f"train.global_batch_size must be a multiple of {multiple}: {shared} share"
+            f" it{explain_batch_multiple(config)}",
+            received=str(config.global_batch_size),
+            hint=(
+                "Type --set"
+                f" train.global_batch_size={-(-config.global_batch_size // multiple) * multiple}"
+            ),
         )
 
 
@@ -238,9 +243,12 @@ def _choose_gpus(tf: ModuleType, kind: str, which: str) -> None:
     )
     if kind == "gpu" and (not present or max(numbers) >= len(present)):
         raise ConfigError(
-            f"train.devices={kind}{':' if which else ''}{which} asks for a GPU that is not there."
-            f" TensorFlow sees {len(present)}. Type --devices auto, or install the `gpu` extra and"
-            " look at `nvidia-smi`."
+            f"train.devices={kind}{':' if which else ''}{which} asks for a GPU that is not there",
+            expected=f"one of the {len(present)} that TensorFlow sees",
+            hint=(
+                "Type --devices auto, or install the `gpu` extra and look at the output of"
+                " `nvidia-smi`"
+            ),
         )
     tf.config.set_visible_devices(
         [] if kind == "cpu" else [present[number] for number in numbers], "GPU"
@@ -264,8 +272,10 @@ def _require_onednn(config: TrainConfig, gpus: int) -> None:
     ):
         raise ConfigError(
             "train.precision=bfloat16 needs oneDNN on a processor; without it a step takes some"
-            " fifteen times as long. Expected TF_ENABLE_ONEDNN_OPTS unset or 1, received 0. Unset"
-            " it, or type --set train.precision=float32."
+            " fifteen times as long",
+            expected="TF_ENABLE_ONEDNN_OPTS unset or 1",
+            received="0",
+            hint="Unset it, or type --set train.precision=float32",
         )
 
 

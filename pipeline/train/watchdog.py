@@ -1,4 +1,4 @@
-"""Calls of TensorFlow in a thread of their own: signals are heard meanwhile, and a hang ends the wait."""
+"""Calls of TensorFlow in a thread of their own: signals are heard, and hanging calls given up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.errors import HungError
 _SLICE_SECONDS = 0.2
 _THREAD_NAME = "calls of TensorFlow"
 
-_Result = TypeVar("_Result")
+_Returned = TypeVar("_Returned")
 
 
 class Watchdog:
@@ -27,10 +27,10 @@ class Watchdog:
 
     Args:
         seconds: how long one call may take; 0 is for ever.
-        diagnose: returns what hangs, when a call does.
+        diagnose: returns the error that names what hangs, when a call does.
     """
 
-    def __init__(self, seconds: float, diagnose: Callable[[], str]):
+    def __init__(self, seconds: float, diagnose: Callable[[], HungError]):
         self._seconds, self._diagnose = seconds, diagnose
         self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._failed = False
@@ -55,7 +55,7 @@ class Watchdog:
                 answer,
             )  # nothing of a call is kept until the next one
 
-    def call(self, function: Callable[..., _Result], *arguments: object) -> _Result:
+    def call(self, function: Callable[..., _Returned], *arguments: object) -> _Returned:
         """Return what the function returns, or raise what it raises.
 
         Raises:
@@ -69,7 +69,7 @@ class Watchdog:
                 value, error = answers.get(timeout=_SLICE_SECONDS)
             except queue.Empty:
                 if self._seconds and time.monotonic() > deadline:
-                    raise HungError(self._diagnose()) from None
+                    raise self._diagnose() from None
                 continue
             if error is not None:
                 raise error

@@ -248,7 +248,7 @@ def test_a_signal_to_the_launcher_saves_and_ends_all_and_the_same_command_goes_o
 @pytest.mark.slow
 def test_workers_of_a_killed_launcher_do_not_stay_behind(tmp_path):
     launcher = started(["run", "--epochs", "1000", *WORDS, "--workers", "2"], tmp_path)
-    until(lambda: any(tmp_path.glob("mlruns/stages/train-*.partial/report/training_images.png")))
+    until(lambda: any(tmp_path.glob("mlruns/stages/train-*.partial/scratch")))
     workers = workers_of(launcher)
     launcher.kill()
     launcher.communicate()

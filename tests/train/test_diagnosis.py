@@ -58,8 +58,8 @@ def test_images_that_do_not_come_are_reported_with_the_stage_that_hangs(
     assert [
         name for name, attempt in list_input_stages(images, config, 16) if attempt() is None
     ] == []
-    assert "what hangs is the step itself: its device." in diagnosis.diagnose_hang(
-        images, config, 16, Devices()
+    assert "what hangs is the step itself: its device." in str(
+        diagnosis.diagnose_hang(images, config, 16, Devices())
     )
     shards = sorted(Path(prepared_jpegs.shards).glob("*train*tfrecord*"))
     assert shards
@@ -71,7 +71,7 @@ def test_images_that_do_not_come_are_reported_with_the_stage_that_hangs(
         images, split(8, 1, "validation"), config, Devices(), tmp_path / "c.npz"
     )
     with pytest.raises(
-        HungError, match=r"within 2 s.*What hangs is reading the shards in .*the same command again"
+        HungError, match=r"within 2 s.*what hangs is reading the shards in .*the same command again"
     ):
         next(loop.train_epochs(state, training))
     for shard in shards:  # let the readers go

@@ -12,7 +12,7 @@ from pipeline.train.watchdog import Watchdog, returns_within
 
 
 def test_returns_and_raises_what_the_call_does():
-    watchdog = Watchdog(5, lambda: "")
+    watchdog = Watchdog(5, lambda: HungError(""))
     assert watchdog.call(lambda a, b: a + b, 1, 2) == 3
     with pytest.raises(ZeroDivisionError):
         watchdog.call(lambda: 1 / 0)
@@ -21,7 +21,10 @@ def test_returns_and_raises_what_the_call_does():
 
 
 def test_a_call_that_hangs_is_given_up_with_the_reason():
-    watchdog, let_go = Watchdog(0.3, lambda: "the disk does not answer"), threading.Event()
+    watchdog, let_go = (
+        Watchdog(0.3, lambda: HungError("the disk does not answer")),
+        threading.Event(),
+    )
     begun = time.monotonic()
     with pytest.raises(HungError, match=r"^the disk does not answer$"):
         watchdog.call(let_go.wait)
@@ -30,7 +33,7 @@ def test_a_call_that_hangs_is_given_up_with_the_reason():
 
 
 def test_a_signal_is_heard_during_a_call_and_the_call_can_still_be_waited_for():
-    watchdog, done = Watchdog(0, lambda: ""), []
+    watchdog, done = Watchdog(0, lambda: HungError("")), []
 
     def handler(_number, _frame):
         raise Terminated
@@ -55,7 +58,7 @@ def test_a_signal_is_heard_during_a_call_and_the_call_can_still_be_waited_for():
 
 
 def test_what_a_call_that_failed_has_left_is_not_whole():
-    watchdog = Watchdog(5, lambda: "")
+    watchdog = Watchdog(5, lambda: HungError(""))
     assert watchdog.wait_until_idle(1)
     with pytest.raises(ZeroDivisionError):
         watchdog.call(lambda: 1 / 0)

@@ -1,0 +1,41 @@
+"""The pages of a training are drawn from what it stored."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.reports.store import write_report_data
+from pipeline.reports.training import draw_training_pages
+
+HISTORY = [
+    {
+        "epoch": epoch,
+        "learning_rate": 0.01,
+        "train_loss": 1 / epoch,
+        "validation_loss": 1.5 / epoch,
+        "train_top1_error": 0.5 / epoch,
+        "validation_top1_error": 0.6 / epoch,
+    }
+    for epoch in (1, 2)
+]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_curves_images_and_the_history_are_drawn_from_stored_data(tmp_path, mixed):
+    pixels = np.full((10, 8, 8, 3), 128, np.uint8)
+    classes = {
+        "labels": ["a cat of $5"] * 10,
+        "partners": ["dog"] * 10 if mixed else [],
+        "fractions": [0.75] * 10 if mixed else [],
+    }
+    write_report_data(tmp_path, {"history": HISTORY, **classes}, {"images": pixels})
+    folder = tmp_path / "report"
+    folder.mkdir()
+    draw_training_pages(SimpleNamespace(directory=tmp_path, best_epoch=2), folder)
+    assert json.loads((folder / "history.json").read_text()) == HISTORY
+    for name in ("learning_curves.png", "training_images.png"):
+        with Image.open(folder / name) as image:
+            assert min(image.size) > 100
