@@ -1,4 +1,4 @@
-"""A model that somebody names: is it there, and what is known of it?"""
+"""Model files named by --model: checking them, and reading what is recorded beside them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from pipeline.errors import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True)
-class Given:
-    """A `.keras` file, its SHA-256, and what the record beside it says, None and 0 where there is none.
+class ExternalModel:
+    """A `.keras` file, its SHA-256, and the facts of the record beside it.
+
+    Without a record `class_names` is None and `short_side` is 0.
 
     `class_names` are in the order of the logits; `short_side` is that of the images that its inputs
     were cut from, in pixels.
@@ -28,8 +30,8 @@ class Given:
     short_side: int = 0
 
 
-def given_model(path: Path) -> Given:
-    """Return a `.keras` file after comparing it with the digest that stands beside it, if one does.
+def find_external_model(path: Path) -> ExternalModel:
+    """Return a `.keras` file after comparing it with the digest recorded beside it, if any.
 
     Raises:
         ConfigError: there is no such file.
@@ -42,14 +44,14 @@ def given_model(path: Path) -> Given:
             f" {'another kind of file' if path.is_file() else 'a path that is no file'}. Check"
             " --model."
         )
-    known, found = _beside(path), file_sha256(path)
+    known, found = _read_record_beside(path), file_sha256(path)
     promised, names, side = known.get("sha256"), known.get("class_names"), known.get("short_side")
     if promised and promised != found:
         raise CheckpointError(
             f"The model file {path} is damaged. Expected SHA-256 {str(promised)[:12]}..., as its"
             f" record says. Received {found[:12]}. Fetch it again, or train again."
         )
-    return Given(
+    return ExternalModel(
         path,
         found,
         tuple(map(str, names)) if isinstance(names, list) else None,
@@ -57,8 +59,8 @@ def given_model(path: Path) -> Given:
     )
 
 
-def _beside(path: Path) -> dict[str, Any]:
-    """Return what a stage's record or MLflow's description of a logged model says, as far as either is there."""
+def _read_record_beside(path: Path) -> dict[str, Any]:
+    """Return the facts of a stage's record or of MLflow's MLmodel file, where one is there."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         record = json.loads((path.parent / Artifact.FILE).read_text(encoding="utf-8"))
         return {"sha256": record.get("model_sha256")} | {

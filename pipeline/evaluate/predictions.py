@@ -1,8 +1,8 @@
-"""The file of what a model said of each image.
+"""Predictions: the file of a model's answers, one row per image.
 
-    predictions.parquet, one row an image
-    key, label         its name, its right class
-    answer, rank       the first guess; how many guesses come before the right one
+    predictions.parquet
+    key, label         name and correct class of the image
+    answer, rank       the first guess; how many guesses come before the correct one
     loss, confidence   cross-entropy in nats; probability of the first guess
     brightness, contrast   mean and standard deviation of the scored pixels, 0-255
     logits             float32 [classes]
@@ -17,38 +17,35 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from pipeline.evaluate.metrics import (
-    ROWS_AT_ONCE,
-    Floats,
-    Integers,
-    label_ranks,
-    losses_and_confidences,
-)
+from pipeline.evaluate.logits import ROWS_AT_ONCE, compute_losses_and_confidences, rank_labels
+
+if TYPE_CHECKING:
+    from pipeline.arrays import Floats, Labels, Logits
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """What the model says of some images, in stored order.
+class PredictionChunk:
+    """The answers for some images, in stored order.
 
     `logits` are float32 [images, classes], `labels` int32 [images] in [0, classes), `keys` the
     images' names; `brightness` and `contrast` are float32 [images], in levels of 0-255.
     """
 
     keys: tuple[str, ...]
-    labels: Integers
-    logits: Floats
+    labels: Labels
+    logits: Logits
     brightness: Floats
     contrast: Floats
 
 
-def write_predictions(chunks: Iterable[Chunk], classes: int, path: Path) -> str:
-    """Write what a model says of each image as it comes, and return the SHA-256 of keys, labels and logits.
+def write_predictions(chunks: Iterable[PredictionChunk], classes: int, path: Path) -> str:
+    """Write predictions as they come, and return the SHA-256 of keys, labels and logits.
 
     Args:
         chunks: at least one, in stored order.
@@ -56,16 +53,16 @@ def write_predictions(chunks: Iterable[Chunk], classes: int, path: Path) -> str:
         path: the Parquet file.
     """
     digest = hashlib.sha256()
-    with parquet.ParquetWriter(path, _schema(classes), compression="zstd") as writer:
-        for chunk in _windows(chunks):
+    with parquet.ParquetWriter(path, _build_schema(classes), compression="zstd") as writer:
+        for chunk in _rechunk(chunks):
             digest.update(json.dumps(chunk.keys).encode())
             digest.update(np.ascontiguousarray(chunk.labels, "<i4").tobytes())
             digest.update(np.ascontiguousarray(chunk.logits, "<f4").tobytes())
-            writer.write_batch(_row_group(chunk))
+            writer.write_batch(_build_row_group(chunk))
     return digest.hexdigest()
 
 
-def _schema(classes: int) -> Any:
+def _build_schema(classes: int) -> pa.Schema:
     kinds = {
         "key": pa.string(),
         "label": pa.int32(),
@@ -77,14 +74,14 @@ def _schema(classes: int) -> Any:
     return pa.schema([*kinds.items(), ("logits", pa.list_(pa.float32(), classes))])
 
 
-def _row_group(chunk: Chunk) -> Any:
-    loss, confidence = losses_and_confidences(chunk.logits, chunk.labels)
-    schema = _schema(chunk.logits.shape[1])
+def _build_row_group(chunk: PredictionChunk) -> pa.RecordBatch:
+    loss, confidence = compute_losses_and_confidences(chunk.logits, chunk.labels)
+    schema = _build_schema(chunk.logits.shape[1])
     columns = [
         chunk.keys,
         chunk.labels,
         chunk.logits.argmax(axis=1),
-        label_ranks(chunk.logits, chunk.labels),
+        rank_labels(chunk.logits, chunk.labels),
         loss,
         confidence,
     ]
@@ -101,32 +98,32 @@ def _row_group(chunk: Chunk) -> Any:
     return pa.record_batch([*arrays, logits], schema=schema)
 
 
-def _windows(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """Join small chunks and cut large ones, so that every one but the last has as many rows.
+def _rechunk(chunks: Iterable[PredictionChunk]) -> Iterator[PredictionChunk]:
+    """Yield chunks joined or cut to the same number of rows, the last one aside.
 
-    Nothing depends on the batch size.
+    So nothing depends on the batch size.
     """
-    waiting: list[Chunk] = []
+    waiting: list[PredictionChunk] = []
     for chunk in chunks:
         waiting.append(chunk)
         while sum(len(item.keys) for item in waiting) >= ROWS_AT_ONCE:
-            whole = _joined(waiting)
-            yield _rows(whole, slice(0, ROWS_AT_ONCE))
-            waiting = [_rows(whole, slice(ROWS_AT_ONCE, None))]
+            whole = _join_chunks(waiting)
+            yield _take_rows(whole, slice(0, ROWS_AT_ONCE))
+            waiting = [_take_rows(whole, slice(ROWS_AT_ONCE, None))]
     if waiting and sum(len(item.keys) for item in waiting):
-        yield _joined(waiting)
+        yield _join_chunks(waiting)
 
 
-def _joined(chunks: Sequence[Chunk]) -> Chunk:
+def _join_chunks(chunks: Sequence[PredictionChunk]) -> PredictionChunk:
     arrays = (
         np.concatenate([getattr(item, name) for item in chunks])
         for name in ("labels", "logits", "brightness", "contrast")
     )
-    return Chunk(tuple(key for item in chunks for key in item.keys), *arrays)
+    return PredictionChunk(tuple(key for item in chunks for key in item.keys), *arrays)
 
 
-def _rows(chunk: Chunk, rows: slice) -> Chunk:
-    return Chunk(
+def _take_rows(chunk: PredictionChunk, rows: slice) -> PredictionChunk:
+    return PredictionChunk(
         chunk.keys[rows],
         chunk.labels[rows],
         chunk.logits[rows],
@@ -136,18 +133,18 @@ def _rows(chunk: Chunk, rows: slice) -> Chunk:
 
 
 def read_columns(path: Path, *names: str) -> tuple[Any, ...]:
-    """Return columns of a file of predictions, each as an array [images].
-
-    `key` as a list of names.
-    """
+    """Return columns of a file of predictions, each as an array [images], `key` as a list."""
     table = parquet.read_table(path, columns=list(names))
     return tuple(
         table[name].to_pylist() if name == "key" else table[name].to_numpy() for name in names
     )
 
 
-def read_logits(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Yield float32 [rows, classes] logits and int32 [rows] labels, some thousand images at a time, in stored order."""
+def read_logits(path: Path) -> Iterator[tuple[Logits, Labels]]:
+    """Yield float32 [rows, classes] logits and int32 [rows] labels, in stored order.
+
+    Each pair has a few thousand images.
+    """
     with parquet.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             rows = file.read_row_group(group, columns=["logits", "label"])
@@ -155,15 +152,15 @@ def read_logits(path: Path) -> Iterator[tuple[Any, Any]]:
             yield logits.flatten().to_numpy().reshape(len(rows), -1), rows["label"].to_numpy()
 
 
-def logits_at(path: Path, positions: Sequence[int]) -> Any:
-    """Return the logits of some images, float32 [positions, classes], in the order asked for."""
-    found: dict[int, Any] = {}
+def read_logits_at(path: Path, indices: Sequence[int]) -> Logits:
+    """Return the logits of some images, float32 [indices, classes], in the order of the indices."""
+    found: dict[int, Logits] = {}
     start = 0
     for logits, _ in read_logits(path):
         found |= {
-            place: logits[place - start]
-            for place in positions
-            if start <= place < start + len(logits)
+            index: logits[index - start]
+            for index in indices
+            if start <= index < start + len(logits)
         }
         start += len(logits)
-    return np.stack([found[place] for place in positions])
+    return np.stack([found[index] for index in indices])

@@ -1,4 +1,4 @@
-"""From a model and images to logits.
+"""Scoring: from a model and images to logits.
 
 Each image once, in stored order, whatever the batch size and the devices.
 """
@@ -10,26 +10,28 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import CheckpointError, DatasetError
-from pipeline.evaluate.metrics import Floats, Integers
-from pipeline.evaluate.predictions import Chunk
+from pipeline.evaluate.predictions import PredictionChunk
 from pipeline.model.weights import load_model
+
+if TYPE_CHECKING:
+    from pipeline.arrays import Floats, Image, Images, Integers, Labels, Network, Tensor
 
 _MIN_PROBABILITY = 1e-30  # float32 still holds it; the logarithm of 0 would be no number
 
 
 @dataclass(frozen=True)
-class Network:
+class ScoringModel:
     """A model, on one device or a copy of it on each of several (`strategy`)."""
 
-    model: Any
-    strategy: Any = None
+    model: Network
+    strategy: tf.distribute.Strategy | None = None
 
     @property
     def ends_in_softmax(self) -> bool:
@@ -44,13 +46,17 @@ class Network:
         )
 
     @property
-    def devices(self) -> int:
+    def device_count(self) -> int:
         """How many batches are worked on at a time."""
         return self.strategy.num_replicas_in_sync if self.strategy else 1
 
 
-def load_network(path: Path, classes: int | None) -> Any:
-    """Return the model of a file, if it is one that answers images with a logit for each of `classes`, or of as many as it has.
+def load_network(path: Path, classes: int | None) -> Network:
+    """Return the model of a file after checking that it takes images and gives logits.
+
+    Args:
+        path: a .keras file.
+        classes: how many logits it must give; None for any number.
 
     Raises:
         CheckpointError: the file is not safe to open, or cannot be read.
@@ -93,10 +99,10 @@ def load_network(path: Path, classes: int | None) -> Any:
     return model
 
 
-def on_devices(load: Callable[[], Any]) -> Network:
-    """Load a model onto all GPUs of this process, or onto its processors where there is none.
+def load_on_devices(load: Callable[[], Network]) -> ScoringModel:
+    """Load a model onto all GPUs of this process, or onto its CPU devices without a GPU.
 
-    One unless more were asked for.
+    TensorFlow lists one CPU device unless more were configured.
     """
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     # After a training on several machines TensorFlow lists the devices of all; a task is in their
@@ -104,21 +110,21 @@ def on_devices(load: Callable[[], Any]) -> Network:
     own = f"/task:{tf.distribute.cluster_resolver.TFConfigClusterResolver().task_id or 0}/"
     names = [device.name for device in devices if own in device.name or "/task:" not in device.name]
     if len(names) == 1:
-        return Network(load())
+        return ScoringModel(load())
     strategy = tf.distribute.MirroredStrategy(names)
     with strategy.scope():
-        return Network(load(), strategy)
+        return ScoringModel(load(), strategy)
 
 
-def score(
-    network: Network,
-    batches: Iterable[tuple[Any, Any]],
-    keys: Iterable[Any],
+def score_batches(
+    network: ScoringModel,
+    batches: Iterable[tuple[Images, Labels]],
+    keys: Iterable[str | bytes],
     *,
     batch_size: int,
     progress: Callable[[int, int], None],
-) -> Iterator[Chunk]:
-    """Run the model over every image once, and yield what it says.
+) -> Iterator[PredictionChunk]:
+    """Run the model over every image once, and yield its predictions.
 
     Every step has the same static shape: a smaller last batch is filled up with repeated images
     whose logits are cut off. So there is one compiled program, and the last images are computed by
@@ -137,15 +143,15 @@ def score(
         DatasetError: the batches do not hold one image for each key, or a label is not a class.
         CheckpointError: a logit is NaN or infinite.
     """
-    names = decoded(keys)
-    forward = compiled(network, batch_size)
+    names = decode_keys(keys)
+    forward = compile_forward(network, batch_size)
     done = wrong = 0
-    for group in _groups(batches, network.devices):
-        found = forward([_filled(pixels, batch_size) for pixels, _ in group])
+    for group in _group_batches(batches, network.device_count):
+        found = forward([_fill_batch(pixels, batch_size) for pixels, _ in group])
         for (pixels, labels), logits in zip(group, found, strict=True):
-            brightness, contrast = _light(np.asarray(pixels))
+            brightness, contrast = _measure_light(np.asarray(pixels))
             own = names[done : done + len(pixels)]
-            chunk = Chunk(
+            chunk = PredictionChunk(
                 own,
                 np.asarray(labels, np.int32),
                 logits.numpy()[: len(pixels)],
@@ -153,7 +159,7 @@ def score(
                 contrast,
             )
             if len(own) == len(pixels):
-                _require_sound(chunk)
+                _require_finite(chunk)
             done, wrong = (
                 done + len(pixels),
                 wrong + int(np.count_nonzero(chunk.logits.argmax(axis=1) != chunk.labels)),
@@ -167,8 +173,10 @@ def score(
         )
 
 
-def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    group: list[Any] = []
+def _group_batches(
+    batches: Iterable[tuple[Images, Labels]], size: int
+) -> Iterator[list[tuple[Images, Labels]]]:
+    group: list[tuple[Images, Labels]] = []
     for batch in batches:
         group.append(batch)
         if len(group) == size:
@@ -178,14 +186,21 @@ def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield group
 
 
-def logits_of(network: Network, pixels: Any) -> Any:
-    """Return float32 [batch, classes] of uint8 [batch, size, size, 3] in [0, 255], eagerly or in a graph."""
+def compute_logits(network: ScoringModel, pixels: Images | Tensor) -> Tensor:
+    """Return the logits of images, float32 [batch, classes], eagerly or in a graph.
+
+    Args:
+        network: the model.
+        pixels: uint8 [batch, size, size, 3] in [0, 255].
+    """
     logits = tf.cast(network.model(pixels, training=False), tf.float32)
     return tf.math.log(tf.maximum(logits, _MIN_PROBABILITY)) if network.ends_in_softmax else logits
 
 
-def compiled(network: Network, batch_size: int) -> Callable[[list[Any]], list[Any]]:
-    """Return a function from a batch for each device to float32 logits [batch_size, classes] of each.
+def compile_forward(
+    network: ScoringModel, batch_size: int
+) -> Callable[[list[Tensor]], list[Tensor]]:
+    """Return a function from a batch for each device to its logits, float32 [batch_size, classes].
 
     Of several views of an image it gives the logarithms of the mean probabilities (paper, section
     4.1), which softmax takes back.
@@ -193,45 +208,48 @@ def compiled(network: Network, batch_size: int) -> Callable[[list[Any]], list[An
     size, strategy = tuple(network.model.input_shape[1:]), network.strategy
 
     @tf.function(reduce_retracing=False)
-    def forward(pixels: Any) -> Any:
-        logits = logits_of(network, tf.reshape(pixels, (-1, *size)))
+    def forward(pixels: Tensor) -> Tensor:
+        logits = compute_logits(network, tf.reshape(pixels, (-1, *size)))
         if len(pixels.shape) == 4:
             return logits
         views = tf.reshape(tf.nn.log_softmax(logits), (batch_size, -1, logits.shape[-1]))
         return tf.reduce_logsumexp(views, axis=1) - math.log(pixels.shape[1])
 
     @tf.function(reduce_retracing=False)
-    def on_each(pixels: Any) -> Any:
+    def forward_on_each(pixels: Tensor) -> Tensor:
         return strategy.run(forward, args=(pixels,))
 
-    def run(group: list[Any]) -> list[Any]:
+    def run_group(group: list[Tensor]) -> list[Tensor]:
         if strategy is None:
             return [forward(group[0])]
         full = group + [group[-1]] * (strategy.num_replicas_in_sync - len(group))
-        given = strategy.experimental_distribute_values_from_function(
+        values = strategy.experimental_distribute_values_from_function(
             lambda replica: full[replica.replica_id_in_sync_group]
         )
-        return list(strategy.experimental_local_results(on_each(given)))[: len(group)]
+        return list(strategy.experimental_local_results(forward_on_each(values)))[: len(group)]
 
-    return run
+    return run_group
 
 
-def answers(network: Network, batch_size: int) -> Callable[[Any], Any]:
-    """Return a function from uint8 [images, size, size, 3] in [0, 255] to the first guesses, int64 [images], of a network on one device."""
-    forward = compiled(network, batch_size)
+def compile_first_guesses(network: ScoringModel, batch_size: int) -> Callable[[Images], Integers]:
+    """Return a function from images to the first guesses of a network on one device.
 
-    def of(pixels: Any) -> Any:
+    It takes uint8 [images, size, size, 3] in [0, 255] and gives int64 [images].
+    """
+    forward = compile_forward(network, batch_size)
+
+    def guess(pixels: Images) -> Integers:
         parts = (pixels[start : start + batch_size] for start in range(0, len(pixels), batch_size))
         found = [
-            forward([_filled(part, batch_size)])[0].numpy()[: len(part)].argmax(axis=1)
+            forward([_fill_batch(part, batch_size)])[0].numpy()[: len(part)].argmax(axis=1)
             for part in parts
         ]
         return np.concatenate(found)
 
-    return of
+    return guess
 
 
-def _filled(pixels: Any, batch_size: int) -> Any:
+def _fill_batch(pixels: Images, batch_size: int) -> Tensor:
     """Return uint8 [batch_size, ...]: the images, then the same ones again as often as needed."""
     missing = batch_size - len(pixels)
     return (
@@ -241,15 +259,18 @@ def _filled(pixels: Any, batch_size: int) -> Any:
     )
 
 
-def _light(pixels: Any) -> tuple[Floats, Floats]:
-    """Return mean and standard deviation of each image's pixels, float32 [images], in levels of 0-255; of views those of all together."""
+def _measure_light(pixels: Images) -> tuple[Floats, Floats]:
+    """Return mean and standard deviation of each image's pixels, float32 [images].
+
+    In levels of 0-255; of several views of an image, those of all views together.
+    """
     flat = pixels.reshape(len(pixels), -1)
     mean = flat.mean(axis=1, dtype=np.float64)
     squares = np.einsum("ij,ij->i", flat, flat, dtype=np.float64) / flat.shape[1]
     return mean.astype(np.float32), np.sqrt(np.maximum(squares - mean**2, 0)).astype(np.float32)
 
 
-def _require_sound(chunk: Chunk) -> None:
+def _require_finite(chunk: PredictionChunk) -> None:
     """Raise unless every logit is finite and every label is a class.
 
     A NaN compares as false and would score silently.
@@ -278,10 +299,10 @@ def _require_sound(chunk: Chunk) -> None:
         )
 
 
-def decoded(keys: Iterable[Any]) -> tuple[str, ...]:
-    """Return names as text, whether they came as str, bytes, an array or a tensor.
+def decode_keys(keys: Iterable[str | bytes]) -> tuple[str, ...]:
+    """Return names as text, whether they come as str, bytes, an array or a tensor.
 
-    Other bytes than UTF-8 are shown by number.
+    Bytes that are not UTF-8 are written by number.
     """
     if isinstance(keys, tuple) and all(isinstance(key, str) for key in keys):
         return keys  # a million of them need not be there twice
@@ -292,13 +313,13 @@ def decoded(keys: Iterable[Any]) -> tuple[str, ...]:
     )
 
 
-def require_counts(labels: Integers, counts: Sequence[int], split: str) -> None:
-    """Raise unless the scored images are those that the dataset's record promises.
+def require_class_counts(labels: Labels, counts: Sequence[int], split: str) -> None:
+    """Raise unless the scored images have the class counts of the dataset's record.
 
     Args:
         labels: of the whole split.
-        counts: images of each class that the record names.
-        split: for the message.
+        counts: images of each class by the record.
+        split: name of the split, for the message.
 
     Raises:
         DatasetError: a class has more or fewer images.
@@ -313,15 +334,17 @@ def require_counts(labels: Integers, counts: Sequence[int], split: str) -> None:
         )
 
 
-def images_at(batches: Iterable[tuple[Any, Any]], positions: Sequence[int]) -> dict[int, Any]:
-    """Return position -> uint8 [size, size, 3] in [0, 255] for a few images of a split.
+def read_images_at(
+    batches: Iterable[tuple[Images, Labels]], indices: Sequence[int]
+) -> dict[int, Image]:
+    """Return some images of a split by index, uint8 [size, size, 3] in [0, 255] each.
 
-    Stops reading after the last of them.
+    Reading stops after the last of them.
     """
-    wanted, kept, start = set(positions), {}, 0
+    wanted, kept, start = set(indices), dict[int, "Image"](), 0
     for pixels, _ in batches:
-        for position in wanted & set(range(start, start + len(pixels))):
-            kept[position] = np.asarray(pixels[position - start])
+        for index in wanted & set(range(start, start + len(pixels))):
+            kept[index] = np.asarray(pixels[index - start])
         start += len(pixels)
         if len(kept) == len(wanted):
             break

@@ -1,27 +1,33 @@
-"""Where a network is worse: the error among images that have something in common, such as dark ones or those of one folder."""
+"""Slices: the error among images that have something in common, such as a folder or darkness."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from pipeline.evaluate.metrics import wilson_interval
+from pipeline.evaluate.intervals import compute_wilson_interval
 
-_PARTS = 4  # a number is cut at its quartiles
+if TYPE_CHECKING:
+    from pipeline.arrays import Booleans, Floats, Integers
+
+    # A value for each image: names, or numbers that are cut at their quartiles.
+    AttributeValues: TypeAlias = Sequence[str] | Floats
+
+_QUARTERS = 4  # a number is cut at its quartiles
 _MIN_NUMBERS = 10  # a column with fewer different numbers is taken as names, such as 0 and 1
-_LARGEST = 1e300  # the mean of two larger numbers may be none
-_MIN_IMAGES = 5  # on average in a slice; names that differ from image to image say nothing
+_MAX_NUMBER = 1e300  # the mean of two larger numbers may be infinite
+_MIN_IMAGES = 5  # on average in a slice; names that differ from image to image show nothing
 
 
 @dataclass(frozen=True)
-class Slice:
+class ErrorSlice:
     """Images that have one value of an attribute.
 
-    How many, the share answered wrong with its 95 % interval, and that of all others.
+    Their number, the fraction answered wrong with its 95 % interval, and that of all others.
     """
 
     attribute: str
@@ -29,29 +35,30 @@ class Slice:
     images: int
     top1_error: float
     interval: tuple[float, float]
-    others: float
+    others_top1_error: float
 
     @property
     def clearly_worse(self) -> bool:
         """Whether the whole interval lies above the error of the other images."""
-        return self.interval[0] > self.others
+        return self.interval[0] > self.others_top1_error
 
 
-def slices_of(wrong: Any, attributes: Mapping[str, Sequence[Any]]) -> list[Slice]:
+def find_slices(wrong: Booleans, attributes: Mapping[str, AttributeValues]) -> list[ErrorSlice]:
     """Return the slices of every attribute, the worst first.
 
-    By the lower end of the interval, so that no few come first by chance.
+    They are ordered by the lower end of the interval, so that a few unlucky images do not come
+    first.
 
     Args:
         wrong: bool [images], whose first guess is wrong.
-        attributes: for each name a value an image: text, or an array of numbers, which are cut at
+        attributes: a value for each image by name: text, or an array of numbers, which are cut at
             their quartiles. An attribute with one value, or with nearly as many values as images,
             is left out.
     """
     found = [
         item
         for name, values in attributes.items()
-        for item in _slices(name, values, np.asarray(wrong))
+        for item in _slice_by_attribute(name, values, np.asarray(wrong))
     ]
     return sorted(
         found,
@@ -65,61 +72,67 @@ def slices_of(wrong: Any, attributes: Mapping[str, Sequence[Any]]) -> list[Slice
     )
 
 
-def _slices(name: str, values: Sequence[Any], wrong: Any) -> Iterable[Slice]:
-    words, place = _names_and_places(values)
-    images = np.bincount(place, minlength=len(words))
-    errors = np.bincount(place, weights=wrong, minlength=len(words)).astype(int)
-    if np.count_nonzero(images) < 2 or len(wrong) < _MIN_IMAGES * len(words):
+def _slice_by_attribute(
+    name: str, values: AttributeValues, wrong: Booleans
+) -> Iterable[ErrorSlice]:
+    names, indices = _name_values(values)
+    images = np.bincount(indices, minlength=len(names))
+    errors = np.bincount(indices, weights=wrong, minlength=len(names)).astype(int)
+    if np.count_nonzero(images) < 2 or len(wrong) < _MIN_IMAGES * len(names):
         return
-    for word, count, bad in zip(words, images.tolist(), errors.tolist(), strict=True):
+    for value, count, bad in zip(names, images.tolist(), errors.tolist(), strict=True):
         if count:
             others = (int(errors.sum()) - bad) / max(1, len(wrong) - count)
-            yield Slice(name, word, count, bad / count, wilson_interval(bad, count), others)
+            interval = compute_wilson_interval(bad, count)
+            yield ErrorSlice(name, value, count, bad / count, interval, others)
 
 
-def _names_and_places(values: Sequence[Any]) -> tuple[list[str], Any]:
-    """Return what the values are called, and int [images], which of them each image has."""
+def _name_values(values: AttributeValues) -> tuple[list[str], Integers]:
+    """Return the names of the values, and the index of each image's name, int [images]."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
-        there = values[np.isfinite(values)]
-        edges = np.unique(np.quantile(there, np.arange(1, _PARTS) / _PARTS))
-        place = np.where(
+        finite = values[np.isfinite(values)]
+        edges = np.unique(np.quantile(finite, np.arange(1, _QUARTERS) / _QUARTERS))
+        indices = np.where(
             np.isfinite(values), np.searchsorted(edges, values, side="left"), len(edges) + 1
         )
-        return [
-            *_ranges([values[place == part] for part in range(len(edges) + 1)]),
-            "(empty)",
-        ], place
-    words, place = np.unique(np.asarray(values, dtype=object), return_inverse=True)
-    return [str(word) or "(empty)" for word in words], place
+        quarters = [values[indices == quarter] for quarter in range(len(edges) + 1)]
+        return [*_name_ranges(quarters), "(empty)"], indices
+    names, indices = np.unique(np.asarray(values, dtype=object), return_inverse=True)
+    return [str(name) or "(empty)" for name in names], indices
 
 
-def _ranges(parts: Sequence[Any]) -> list[str]:
-    """Return what each part of some numbers is called, with as many digits as tell them apart."""
+def _name_ranges(quarters: Sequence[Floats]) -> list[str]:
+    """Return the names of some ranges, with as many digits as tell them apart."""
     for digits in (4, 7, 17):
-        words = [
+        names = [
             f"{part.min():.{digits}g} to {part.max():.{digits}g}" if len(part) else "none"
-            for part in parts
+            for part in quarters
         ]
-        if len(set(words)) == len(words):
+        if len(set(names)) == len(names):
             break
-    return words
+    return names
 
 
-def numbers_where_they_are(texts: Sequence[str]) -> Any:
-    """Return a column of text as float64 [images], NaN where empty, if it holds finite numbers of which many differ; else as it is."""
+def parse_number_column(texts: Sequence[str]) -> AttributeValues:
+    """Return a column of text as numbers, if it holds finite ones of which many differ.
+
+    They are float64 [images], NaN where the text is empty. Any other column is returned as it is.
+    """
     try:
         numbers = np.asarray([text or "nan" for text in texts], np.float64)
     except ValueError:
         return texts
-    there = numbers[np.isfinite(numbers)]
-    as_told = len(there) == sum(bool(text) for text in texts)
+    finite = numbers[np.isfinite(numbers)]
+    all_finite = len(finite) == sum(bool(text) for text in texts)
     return (
         numbers
-        if as_told and len(np.unique(there)) >= _MIN_NUMBERS and np.abs(there).max() < _LARGEST
+        if all_finite
+        and len(np.unique(finite)) >= _MIN_NUMBERS
+        and np.abs(finite).max() < _MAX_NUMBER
         else texts
     )
 
 
-def folders_of(keys: Sequence[str]) -> list[str]:
-    """Return the folder that each image's name says it is in; `.` where it says none."""
+def list_parent_folders(keys: Sequence[str]) -> list[str]:
+    """Return the folder in the name of each image; `.` for a name without one."""
     return [str(PurePosixPath(key).parent) for key in keys]

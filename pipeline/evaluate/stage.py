@@ -9,54 +9,60 @@ from pipeline.artifacts import DatasetArtifact, EvaluationReport, TrainingResult
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.engine.stage import Context, stage
 from pipeline.errors import DatasetError
-from pipeline.evaluate.external_model import Given, given_model
+from pipeline.evaluate.external_model import ExternalModel, find_external_model
 
 
-@stage()
+def _draw_pages(record: EvaluationReport, folder: Path) -> None:
+    from pipeline.reports.evaluation.page import draw_evaluation_pages
+
+    draw_evaluation_pages(record, folder)
+
+
+@stage(draw=_draw_pages)
 def evaluate(
     config: EvaluateConfig, dataset: DatasetArtifact, trained: TrainingResult, context: Context
 ) -> EvaluationReport:
     """Score the saved model, or the one that --model names, on images it has never seen."""
     require_same_classes(dataset.class_names, trained.class_names)
-    from pipeline.evaluate.judge import judge
+    from pipeline.evaluate.assessment import assess_model
 
-    given = Given(
+    model = ExternalModel(
         trained.verified_model_path(), trained.model_sha256, trained.class_names, trained.short_side
     )
-    return judge(config, dataset, given, context)
+    return assess_model(config, dataset, model, context)
 
 
-def _stamp(config: EvaluateConfig) -> Mapping[str, str]:
-    return {"model": given_model(Path(config.model)).sha256}
+def _hash_external_model(config: EvaluateConfig) -> Mapping[str, str]:
+    return {"model": find_external_model(Path(config.model)).sha256}
 
 
-@stage(source=_stamp)
+@stage(source=_hash_external_model, draw=_draw_pages)
 def evaluate_model(
     config: EvaluateConfig, dataset: DatasetArtifact, context: Context
 ) -> EvaluationReport:
-    """Score a given model on images."""
-    given = given_model(Path(config.model))
-    if given.class_names is None:
+    """Score an external model on images."""
+    model = find_external_model(Path(config.model))
+    if model.class_names is None:
         context.say(
-            f"{given.path.name} names no classes: its logits are taken to be in the order of the"
-            " dataset's"
+            f"{model.path.name} has no class names: its logits are assumed to be in the order of"
+            " the dataset's classes"
         )
     else:
-        require_same_classes(dataset.class_names, given.class_names)
-    if given.short_side not in (0, dataset.short_side):
+        require_same_classes(dataset.class_names, model.class_names)
+    if model.short_side not in (0, dataset.short_side):
         raise DatasetError(
             "The dataset is prepared at another scale than the model was trained at. Expected"
-            f" images with a shorter side of {given.short_side} pixels. Received"
-            f" {dataset.short_side}. Type --set data.short_side={given.short_side}, and ingest"
+            f" images with a shorter side of {model.short_side} pixels. Received"
+            f" {dataset.short_side}. Type --set data.short_side={model.short_side}, and ingest"
             " before evaluate."
         )
-    from pipeline.evaluate.judge import judge
+    from pipeline.evaluate.assessment import assess_model
 
-    return judge(config, dataset, given, context)
+    return assess_model(config, dataset, model, context)
 
 
 def require_same_classes(dataset: Sequence[str], trained: Sequence[str]) -> None:
-    """Raise a DatasetError unless the model's answers are the dataset's classes, in the same order."""
+    """Raise a DatasetError unless the model has the dataset's classes, in the same order."""
     if tuple(dataset) == tuple(trained):
         return
     if len(dataset) != len(trained):

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from pipeline.artifacts import Decision
-from pipeline.evaluate.metrics import percent
 from pipeline.files import write_text
 from pipeline.reports.html import PageSection, Table, render_page
+from pipeline.reports.numbers import format_percent
 
 _NEXT = {
     "promoted": (
@@ -91,7 +91,7 @@ def verdict(decision: Decision) -> str:
 
 def _models(decision: Decision) -> Table:
     errors = [
-        percent(error) if error is not None else "not scored"
+        format_percent(error) if error is not None else "not scored"
         for error in (decision.top1_error, decision.champion_top1_error)
     ]
     champion = f"version {decision.champion}" if decision.champion else "none yet"

@@ -1,6 +1,6 @@
-"""The images of the report that show what a network looks at, drawn as those of `images` are.
+"""Figures of the inside of a network: filters, feature maps, patches, Grad-CAM and neighbors.
 
-No pyplot, all text literal and fitted.
+`pipeline.reports.figures` has what all figures share.
 
 Everything is placed in inches from the top left corner inside the margin. What is enlarged more
 than twice is not smoothed: every pixel can be seen.
@@ -10,42 +10,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.evaluate.metrics import Floats, Integers
 from pipeline.reports.figures import (
+    BLUE,
     CENTERED,
     DPI,
     FAINT,
     INK,
     LITERAL,
     fit_class_name,
-    save_figure,
 )
 
 if TYPE_CHECKING:
-    from pipeline.evaluate.explain import Maps, Patches
+    from matplotlib.axes import Axes
 
-_SAME, _UNLIKE = (
-    "#2460c8",
-    "#ef8a2c",
-)  # the blue and the orange of the other images, as strong as a thin line needs
+    from pipeline.arrays import Floats, Image, Images, Labels
+    from pipeline.reports.evaluation.data import LayerMaps, LayerPatches
+
+# The blue and the orange of the other figures, as strong as a thin line needs.
+_SAME, _UNLIKE = BLUE, "#ef8a2c"
 # In inches.
 _MARGIN = 0.12
-_GAP = 0.08  # between images
+_IMAGE_GAP = 0.08  # between images
 _HAIR = 0.03  # between images that belong together
-_LAYER = 0.95  # room for a layer's name
-_LINE = 0.2  # room for a line of small letters
+_LAYER_NAME = 0.95  # room for a layer's name
+_TEXT_LINE = 0.2  # room for a line of small letters
 _FILTERS_A_ROW = 16
 _GROUPS_A_ROW = 3
 _PAIRS_A_ROW = 4
 
 
-def draw_filters(kernel: Any, towers: int, path: Path) -> None:
+def draw_filters(kernel: Floats, towers: int, path: Path) -> None:
     """Draw the filters that see the pixels in color, as the paper's figure 3.
 
     Gray is zero, each is stretched to its own largest weight.
@@ -55,22 +55,22 @@ def draw_filters(kernel: Any, towers: int, path: Path) -> None:
         towers: 2 draws the halves apart, the first one above, each under its name.
         path: the PNG file to write.
     """
-    sheets = [_sheet(filters) for filters in np.split(_stretched(kernel), towers)]
+    sheets = [_arrange_filters(filters) for filters in np.split(_stretch_filters(kernel), towers)]
     high, wide = sheets[0].shape[0] / DPI, sheets[0].shape[1] / DPI
     head = 0.3 if towers > 1 else 0.0
-    each = head + high + _GAP
-    figure = _figure(max(wide, 0.7), towers * each - _GAP)
+    each = head + high + _IMAGE_GAP
+    figure = _make_figure(max(wide, 0.7), towers * each - _IMAGE_GAP)
     for tower, sheet in enumerate(sheets):
         if towers > 1:
-            _word(
+            _write_text(
                 figure, 0, tower * each + head / 2, f"tower {tower + 1}", ha="left", weight="bold"
             )
-        _axes(figure, 0, tower * each + head, wide, high).imshow(sheet, interpolation="nearest")
+        _add_axes(figure, 0, tower * each + head, wide, high).imshow(sheet, interpolation="nearest")
     save_figure(figure, path)
 
 
-def draw_activations(pixels: Any, maps: Mapping[str, Maps], path: Path) -> None:
-    """Draw each image with its strongest feature maps at its right, a row a layer.
+def draw_activations(pixels: Images, maps: Mapping[str, LayerMaps], path: Path) -> None:
+    """Draw each image with its strongest feature maps at its right, one row per layer.
 
     Each map has colors of its own, from black at 0, or at the lowest if that is less, to its
     largest activation.
@@ -81,24 +81,30 @@ def draw_activations(pixels: Any, maps: Mapping[str, Maps], path: Path) -> None:
         path: the PNG file to write.
     """
     image, tile, between = 2.0, 0.84, 0.2
-    left, step, row = image + between + _LAYER, tile + _GAP, tile + _LINE + _GAP
+    left, step, row = (
+        image + between + _LAYER_NAME,
+        tile + _IMAGE_GAP,
+        tile + _TEXT_LINE + _IMAGE_GAP,
+    )
     columns = max(layer.indices.shape[1] for layer in maps.values())
     block = max(len(maps) * row, image) + between
-    figure = _figure(left + columns * step - _GAP, len(pixels) * block - between)
+    figure = _make_figure(left + columns * step - _IMAGE_GAP, len(pixels) * block - between)
     for index, shown in enumerate(pixels):
-        _show(_axes(figure, 0, index * block, image, image), shown)
-        for place, (name, layer) in enumerate(maps.items()):
-            top = index * block + place * row
+        _draw_image(_add_axes(figure, 0, index * block, image, image), shown)
+        for line, (name, layer) in enumerate(maps.items()):
+            top = index * block + line * row
             high, wide = layer.values.shape[2:]
-            _layer(figure, image + between, top + tile / 2, name, f"{high} × {wide}")
+            _write_layer_name(figure, image + between, top + tile / 2, name, f"{high} × {wide}")
             for column, (number, values) in enumerate(
                 zip(layer.indices[index], layer.values[index], strict=True)
             ):
-                _show(_axes(figure, left + column * step, top, tile, tile), _colored(values))
-                _word(
+                _draw_image(
+                    _add_axes(figure, left + column * step, top, tile, tile), _color_map(values)
+                )
+                _write_text(
                     figure,
                     left + column * step + tile / 2,
-                    top + tile + _LINE / 2,
+                    top + tile + _TEXT_LINE / 2,
                     f"map {number}",
                     size=7,
                     color=FAINT,
@@ -106,10 +112,10 @@ def draw_activations(pixels: Any, maps: Mapping[str, Maps], path: Path) -> None:
     save_figure(figure, path)
 
 
-def draw_patches(patches: Mapping[str, Patches], path: Path) -> None:
-    """Draw what excites some feature maps most.
+def draw_patches(patches: Mapping[str, LayerPatches], path: Path) -> None:
+    """Draw the parts of images that excite some feature maps most.
 
-    A band a layer, in it a group a map, from the most exciting on.
+    A band for each layer, in it a group for each map, the most exciting part first.
 
     A patch is smaller than others of its layer where the image ends within what the unit sees.
 
@@ -119,35 +125,41 @@ def draw_patches(patches: Mapping[str, Patches], path: Path) -> None:
     """
     tile, between = 0.54, 0.22
     row, group = (
-        _LINE + tile + 0.06,
+        _TEXT_LINE + tile + 0.06,
         max(layer.pixels.shape[1] for layer in patches.values()) * (tile + _HAIR) - _HAIR + between,
     )
     columns = min(_GROUPS_A_ROW, max(len(layer.maps) for layer in patches.values()))
     rows = [-(-len(layer.maps) // columns) for layer in patches.values()]
-    figure = _figure(
-        _LAYER + columns * group - between, sum(rows) * row + (len(rows) - 1) * between
+    figure = _make_figure(
+        _LAYER_NAME + columns * group - between, sum(rows) * row + (len(rows) - 1) * between
     )
     top = 0.0
     for (name, layer), lines in zip(patches.items(), rows, strict=True):
         field = layer.pixels.shape[2]
-        _layer(figure, 0, top + _LINE + tile / 2, name, f"sees {field} × {field}")
-        for place, (number, tiles) in enumerate(
-            zip(layer.maps, _trimmed(layer.pixels), strict=True)
+        _write_layer_name(figure, 0, top + _TEXT_LINE + tile / 2, name, f"sees {field} × {field}")
+        for group_index, (number, tiles) in enumerate(
+            zip(layer.maps, _trim_patches(layer.pixels), strict=True)
         ):
-            x, y = _LAYER + place % columns * group, top + place // columns * row
-            _word(figure, x, y + _LINE / 2, f"map {number}", size=7, color=FAINT, ha="left")
+            x = _LAYER_NAME + group_index % columns * group
+            y = top + group_index // columns * row
+            _write_text(
+                figure, x, y + _TEXT_LINE / 2, f"map {number}", size=7, color=FAINT, ha="left"
+            )
             for index, pixels in enumerate(tiles):
-                _show(_axes(figure, x + index * (tile + _HAIR), y + _LINE, tile, tile), pixels)
+                _draw_image(
+                    _add_axes(figure, x + index * (tile + _HAIR), y + _TEXT_LINE, tile, tile),
+                    pixels,
+                )
         top += lines * row + between
     save_figure(figure, path)
 
 
 def draw_grad_cam(
-    pixels: Any, heat: Floats, labels: Integers, answers: Integers, names: Sequence[str], path: Path
+    pixels: Images, heat: Floats, labels: Labels, answers: Labels, names: Sequence[str], path: Path
 ) -> None:
     """Draw each image beside itself in gray under its heat, over its answer.
 
-    Ticked if right, else crossed and with the correct class.
+    The answer is ticked if right, else crossed and followed by the correct class.
 
     Args:
         pixels: uint8 [images, size, size, 3] in [0, 255], at least one.
@@ -160,14 +172,17 @@ def draw_grad_cam(
     tile, between, mark = 1.12, 0.2, 0.16
     pair, row = 2 * tile + _HAIR, tile + (0.28 if np.array_equal(labels, answers) else 0.42)
     columns = min(_PAIRS_A_ROW, len(pixels))
-    figure = _figure(columns * (pair + between) - between, -(-len(pixels) // columns) * row)
+    figure = _make_figure(columns * (pair + between) - between, -(-len(pixels) // columns) * row)
     for index, (label, answer) in enumerate(zip(map(int, labels), map(int, answers), strict=True)):
         x, y = index % columns * (pair + between), index // columns * row
-        _show(_axes(figure, x, y, tile, tile), pixels[index])
-        _show(_axes(figure, x + tile + _HAIR, y, tile, tile), _warmed(pixels[index], heat[index]))
+        _draw_image(_add_axes(figure, x, y, tile, tile), pixels[index])
+        _draw_image(
+            _add_axes(figure, x + tile + _HAIR, y, tile, tile),
+            _overlay_heat(pixels[index], heat[index]),
+        )
         sign, color = ("✓", _SAME) if label == answer else ("✗", _UNLIKE)
-        _word(figure, x, y + tile + 0.11, sign, color=color, ha="left", weight="bold")
-        _word(
+        _write_text(figure, x, y + tile + 0.11, sign, color=color, ha="left", weight="bold")
+        _write_text(
             figure,
             x + mark,
             y + tile + 0.11,
@@ -177,7 +192,7 @@ def draw_grad_cam(
         )
         if label != answer:
             truth = fit_class_name(names, label, (pair - mark - 0.55) * 72, 8)
-            _word(
+            _write_text(
                 figure,
                 x + mark,
                 y + tile + 0.26,
@@ -190,10 +205,10 @@ def draw_grad_cam(
 
 
 def draw_neighbors(
-    queries: Any,
-    query_labels: Integers,
-    neighbors: Any,
-    neighbor_labels: Integers,
+    queries: Images,
+    query_labels: Labels,
+    neighbors: Images,
+    neighbor_labels: Labels,
     names: Sequence[str],
     path: Path,
 ) -> None:
@@ -210,14 +225,16 @@ def draw_neighbors(
         path: the PNG file to write.
     """
     tile, between, head = 1.0, 0.3, 0.26
-    left, step, row = tile + between, tile + _GAP, tile + 0.26
-    figure = _figure(left + max(neighbors.shape[1] * step - _GAP, 1.5), head + len(queries) * row)
-    for x, words in ((0, "test image"), (left, "nearest training images")):
-        _word(figure, x, 0.08, words, size=8, color=FAINT, ha="left")
+    left, step, row = tile + between, tile + _IMAGE_GAP, tile + 0.26
+    figure = _make_figure(
+        left + max(neighbors.shape[1] * step - _IMAGE_GAP, 1.5), head + len(queries) * row
+    )
+    for x, heading in ((0, "test image"), (left, "nearest training images")):
+        _write_text(figure, x, 0.08, heading, size=8, color=FAINT, ha="left")
     for index, label in enumerate(query_labels):
         y = head + index * row
-        _show(_axes(figure, 0, y, tile, tile), queries[index])
-        _word(
+        _draw_image(_add_axes(figure, 0, y, tile, tile), queries[index])
+        _write_text(
             figure,
             tile / 2,
             y + tile + 0.11,
@@ -225,15 +242,17 @@ def draw_neighbors(
             size=8,
             weight="bold",
         )
-        for place, (image, other) in enumerate(
+        for rank, (image, other) in enumerate(
             zip(neighbors[index], neighbor_labels[index], strict=True)
         ):
-            x = left + place * step
-            _show(
-                _axes(figure, x, y, tile, tile), image, frame=_SAME if other == label else _UNLIKE
+            x = left + rank * step
+            _draw_image(
+                _add_axes(figure, x, y, tile, tile),
+                image,
+                frame=_SAME if other == label else _UNLIKE,
             )
             if other != label:
-                _word(
+                _write_text(
                     figure,
                     x + tile / 2,
                     y + tile + 0.11,
@@ -243,15 +262,22 @@ def draw_neighbors(
     save_figure(figure, path)
 
 
-def _stretched(kernel: Any) -> Floats:
-    """Return float [filters, height, width, 3] in [0, 1], each filter's largest weight at 0 or 1 and zero in the middle."""
+def _stretch_filters(kernel: Floats) -> Floats:
+    """Return filters stretched to [0, 1], float [filters, height, width, 3].
+
+    The largest weight of each is at 0 or 1, zero in the middle.
+    """
     filters = np.moveaxis(np.asarray(kernel, np.float64), -1, 0)
     largest = np.maximum(np.abs(filters).max(axis=(1, 2, 3), keepdims=True), 1e-12)
     return 0.5 + 0.5 * filters / largest
 
 
-def _sheet(filters: Floats) -> Floats:
-    """Return filters, float [filters, height, width, 3], side by side on white, enlarged by a whole number: [y, x, 3] in dots."""
+def _arrange_filters(filters: Floats) -> Floats:
+    """Return filters side by side on white, enlarged by a whole number: [y, x, 3] in dots.
+
+    Args:
+        filters: float [filters, height, width, 3].
+    """
     count, high, wide, _ = filters.shape
     rows = -(-count // _FILTERS_A_ROW)
     columns = -(-count // rows)
@@ -268,16 +294,19 @@ def _sheet(filters: Floats) -> Floats:
     return sheet
 
 
-def _colored(values: Floats) -> Any:
-    """Return a feature map, float [height, width], in colors, float [height, width, 4] in [0, 1], black at 0 or at a lowest below it."""
+def _color_map(values: Floats) -> Floats:
+    """Return a feature map, [height, width], in colors, float [height, width, 4] in [0, 1].
+
+    Black is 0, or the lowest value if that is less.
+    """
     lowest, highest = min(0.0, float(values.min())), float(values.max())
     return mpl.colormaps["magma"]((values - lowest) / max(highest - lowest, 1e-12))
 
 
-def _warmed(pixels: Any, heat: Floats) -> Floats:
+def _overlay_heat(pixels: Image, heat: Floats) -> Floats:
     """Return an image in gray under its heat, float [size, size, 3] in [0, 1].
 
-    Where it is cold there is nothing over it.
+    Where it is cold the image is left uncovered.
 
     Heat goes from red to yellow: in black and violet it would look like a part of the image.
     """
@@ -287,30 +316,33 @@ def _warmed(pixels: Any, heat: Floats) -> Floats:
     return (1 - cover) * (0.05 + 0.75 * gray) + cover * color
 
 
-def _trimmed(patches: Any) -> Any:
-    """Return patches, uint8 [maps, patches, size, size, 4], with the images in the middle and no more transparent around than needed."""
+def _trim_patches(patches: Images) -> Images:
+    """Return patches, uint8 [maps, patches, size, size, 4], without needless transparent borders.
+
+    The images are in the middle.
+    """
     inside = patches[..., 3] > 0
     shown = np.stack(
         [inside.any(axis=3), inside.any(axis=2)], axis=2
     )  # [maps, patches, 2, size], which rows and columns hold an image
     longest = int(shown.sum(axis=3).max())
     trimmed = np.zeros((*inside.shape[:2], longest, longest, 4), np.uint8)
-    for place in np.ndindex(inside.shape[:2]):
-        rows, columns = (np.flatnonzero(side) for side in shown[place])
+    for index in np.ndindex(inside.shape[:2]):
+        rows, columns = (np.flatnonzero(side) for side in shown[index])
         top, left = (longest - len(rows)) // 2, (longest - len(columns)) // 2
-        trimmed[place][top : top + len(rows), left : left + len(columns)] = patches[place][
+        trimmed[index][top : top + len(rows), left : left + len(columns)] = patches[index][
             np.ix_(rows, columns)
         ]
     return trimmed
 
 
-def _figure(width: float, height: float) -> Any:
-    """Return a figure with so much room inside its margin."""
+def _make_figure(width: float, height: float) -> Figure:
+    """Return a figure with a width and a height, in inches, inside its margin."""
     return Figure((width + 2 * _MARGIN, height + 2 * _MARGIN))
 
 
-def _axes(figure: Any, left: float, top: float, width: float, height: float) -> Any:
-    """Return axes without a frame at a place of a figure."""
+def _add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Return axes without a frame at a position of a figure."""
     wide, high = figure.get_size_inches()
     axes = figure.add_axes(
         ((_MARGIN + left) / wide, 1 - (_MARGIN + top + height) / high, width / wide, height / high)
@@ -321,17 +353,17 @@ def _axes(figure: Any, left: float, top: float, width: float, height: float) -> 
     return axes
 
 
-def _show(axes: Any, pixels: Any, frame: str | None = None) -> None:
-    """Draw an image, in a colored frame if one is asked for."""
+def _draw_image(axes: Axes, pixels: Image | Floats, frame: str | None = None) -> None:
+    """Draw an image, in a frame if a color is given."""
     axes.imshow(pixels, interpolation="antialiased", aspect="auto")
     if frame:
         axes.spines[:].set(visible=True, color=frame, linewidth=2.5)
 
 
-def _layer(figure: Any, left: float, middle: float, name: str, note: str) -> None:
+def _write_layer_name(figure: Figure, left: float, middle: float, name: str, note: str) -> None:
     """Write a layer's name and a small note below it."""
-    room = (_LAYER - 0.1) * 72
-    _word(
+    room = (_LAYER_NAME - 0.1) * 72
+    _write_text(
         figure,
         left,
         middle - 0.08,
@@ -339,7 +371,7 @@ def _layer(figure: Any, left: float, middle: float, name: str, note: str) -> Non
         ha="left",
         weight="bold",
     )
-    _word(
+    _write_text(
         figure,
         left,
         middle + 0.08,
@@ -350,8 +382,8 @@ def _layer(figure: Any, left: float, middle: float, name: str, note: str) -> Non
     )
 
 
-def _word(
-    figure: Any,
+def _write_text(
+    figure: Figure,
     x: float,
     y: float,
     text: str,
@@ -361,11 +393,12 @@ def _word(
     ha: str = "center",
     weight: str = "normal",
 ) -> None:
-    """Write a text at a place of a figure, in the middle of its height."""
+    """Write a text at a position of a figure, in the middle of its height."""
     wide, high = figure.get_size_inches()
-    place = ((_MARGIN + x) / wide, 1 - (_MARGIN + y) / high)
+    position = ((_MARGIN + x) / wide, 1 - (_MARGIN + y) / high)
     figure.text(
-        *place,
+        position[0],
+        position[1],
         text,
         fontsize=size,
         color=color,

@@ -1,25 +1,19 @@
-"""The images of the report that show results, drawn with matplotlib's objects only.
+"""Figures of answers: confusion matrices, and images over their first guesses.
 
-No pyplot, no state that another drawing could see.
-
-Names come from folders and files and may hold anything, so all text is written literally (`$`
-starts no formula), on one line, cut to its room, and as `class 12` where the font lacks a letter.
-The page beside the images has every name whole.
+`pipeline.reports.figures` has what all figures share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.evaluate.metrics import Integers
 from pipeline.reports.figures import (
     CENTERED,
     EDGE,
@@ -31,57 +25,46 @@ from pipeline.reports.figures import (
     measure_text,
     save_figure,
 )
+from pipeline.reports.numbers import format_percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from pipeline.arrays import Floats, Integers
+    from pipeline.reports.evaluation.data import GuessedImage
 
 ANNOTATED_CLASSES = 25  # more rows than this cannot be read with a number in each square
 _OVERVIEW_SQUARES = 100  # along one side; more are thinner than a line
-_RIGHT, _WRONG, _OTHER = (
-    "#8db8f5",
-    "#f7b877",
-    "#dde1e8",
-)  # blue and orange also differ for the color-blind
+_RIGHT, _WRONG, _OTHER = "#8db8f5", "#f7b877", "#dde1e8"
 _RIGHTS = LinearSegmentedColormap.from_list("rights", ["#ffffff", "#2460c8"])
 _WRONGS = LinearSegmentedColormap.from_list("wrongs", ["#ffffff", "#f2a154", "#a63c06"])
-
-
-@dataclass(frozen=True)
-class Guesses:
-    """An image with its first guesses, the likeliest first.
-
-    `pixels` are uint8 [size, size, 3] in [0, 255], `probabilities` in [0, 1].
-    """
-
-    key: str
-    pixels: Any
-    label: int
-    answers: tuple[int, ...]
-    probabilities: tuple[float, ...]
 
 
 def draw_confusion(
     confusion: Integers, names: Sequence[str], path: Path, classes: Sequence[int] | None = None
 ) -> None:
-    """Draw a square of counts a class pair, with right answers blue and wrong ones orange by their share of the row.
+    """Draw counts of class pairs, right ones blue, wrong ones orange by fraction of the row.
 
     Args:
-        confusion: int [all classes, all classes], rows the right class, columns the answer.
+        confusion: int [all classes, all classes], rows the correct class, columns the answer.
         names: of all classes.
         path: the PNG file to write.
         classes: draw only these, in this order; by default all.
     """
     shown = list(range(len(names))) if classes is None else list(classes)
     counts = confusion[np.ix_(shown, shown)]
-    shares = counts / np.maximum(confusion[shown].sum(axis=1, keepdims=True), 1)
+    fractions = counts / np.maximum(confusion[shown].sum(axis=1, keepdims=True), 1)
     labels = [fit_class_name(names, index, 1.8 * 72, 9) for index in shown]
     cell = max(2.6 / len(shown), 0.44 if len(shown) <= 12 else 0.38)
     longest = max(measure_text(load_font(), label, 9) for label in labels) / 72
     flat = longest < 0.9 * cell
-    axes, figure = _square(
+    axes, figure = _add_square_axes(
         side=cell * len(shown), left=longest + 0.5, bottom=0.7 if flat else longest + 0.5
     )
-    axes.imshow(_shares_in_color(shares), aspect="equal", interpolation="nearest")
+    axes.imshow(_color_fractions(fractions), aspect="equal", interpolation="nearest")
     number = min(10.0, 0.85 * cell * 72 / (0.62 * max(len(str(counts.max())), 2)))
     for row, column in np.argwhere(counts > 0):
-        dark = shares[row, column] > (0.8 if row == column else 0.6)
+        dark = fractions[row, column] > (0.8 if row == column else 0.6)
         axes.text(
             column,
             row,
@@ -107,10 +90,10 @@ def draw_confusion(
 
 
 def draw_confusion_overview(confusion: Integers, path: Path) -> int:
-    """Draw where the wrong answers of many classes lie, and return how many classes share a square's side.
+    """Draw the wrong answers of many classes, and return how many classes a square's side has.
 
     Args:
-        confusion: int [classes, classes], rows the right class, columns the answer.
+        confusion: int [classes, classes], rows the correct class, columns the answer.
         path: the PNG file to write.
     """
     classes = len(confusion)
@@ -156,10 +139,10 @@ def draw_confusion_overview(confusion: Integers, path: Path) -> int:
     return step
 
 
-def draw_guesses(images: Sequence[Guesses], names: Sequence[str], path: Path) -> None:
+def draw_guesses(images: Sequence[GuessedImage], names: Sequence[str], path: Path) -> None:
     """Draw each image over its first guesses as bars, as the paper's figure 4.
 
-    The correct one blue, bold and ticked.
+    The correct guess is blue, bold and ticked.
 
     Args:
         images: at least one.
@@ -196,45 +179,47 @@ def draw_guesses(images: Sequence[Guesses], names: Sequence[str], path: Path) ->
     save_figure(figure, path)
 
 
-def _draw_bars(axes: Any, image: Guesses, names: Sequence[str], inches: float, bars: int) -> None:
-    """Draw one image's guesses: a bar as long as the probability, the name over it, the number at the right."""
+def _draw_bars(
+    axes: Axes, image: GuessedImage, names: Sequence[str], inches: float, bars: int
+) -> None:
+    """Draw one image's guesses: a bar by probability, the name on it, the number at its right."""
     track = 0.79  # a probability of 1; the number stands to its right
     axes.set_xlim(0, 1)
     axes.set_ylim(bars, 0)
     axes.axis("off")
-    for place, (answer, probability) in enumerate(
+    for rank, (answer, probability) in enumerate(
         zip(image.answers, image.probabilities, strict=True)
     ):
         correct = answer == image.label
-        color = _RIGHT if correct else _WRONG if place == 0 else _OTHER
-        axes.barh(place + 0.5, track, height=0.84, color="#f5f6f8")
-        axes.barh(place + 0.5, track * max(probability, 0.006), height=0.84, color=color)
-        mark = "✓ " if correct else "✗ " if place == 0 else ""
+        color = _RIGHT if correct else _WRONG if rank == 0 else _OTHER
+        axes.barh(rank + 0.5, track, height=0.84, color="#f5f6f8")
+        axes.barh(rank + 0.5, track * max(probability, 0.006), height=0.84, color=color)
+        mark = "✓ " if correct else "✗ " if rank == 0 else ""
         name = mark + fit_class_name(names, answer, (inches * track - 0.3) * 72, 8.5, bold=correct)
-        style = {
+        style: dict[str, Any] = {
             "fontsize": 8.5,
             "va": "center",
             "color": INK,
             "fontweight": "bold" if correct else "normal",
         }
-        axes.text(0.02, place + 0.52, name, **style, **LITERAL)
-        axes.text(1.0, place + 0.52, f"{100 * probability:.1f} %", ha="right", **style, **LITERAL)
+        axes.text(0.02, rank + 0.52, name, **style, **LITERAL)
+        axes.text(1.0, rank + 0.52, format_percent(probability), ha="right", **style, **LITERAL)
 
 
-def _square(side: float, left: float, bottom: float) -> tuple[Any, Any]:
+def _add_square_axes(side: float, left: float, bottom: float) -> tuple[Axes, Figure]:
     """Return axes of `side` inches with room for labels, in inches, and their figure."""
     width, height = left + side + 0.1, bottom + side + 0.1
     figure = Figure((width, height))
     return figure.add_axes((left / width, bottom / height, side / width, side / height)), figure
 
 
-def _shares_in_color(shares: Any) -> Any:
-    """Return float [n, n, 4] RGBA.
+def _color_fractions(fractions: Floats) -> Floats:
+    """Return the colors of fractions, RGBA float [n, n, 4] in [0, 1].
 
-    Blue on the diagonal, orange elsewhere, deeper for larger shares in [0, 1].
+    Blue on the diagonal, orange elsewhere, deeper for larger fractions in [0, 1].
 
-    Wrong shares are drawn by their square root, because one wrong answer in a hundred must not look
+    Wrong fractions are drawn by their square root, because one wrong answer in a hundred must not look
     like none.
     """
-    diagonal = np.eye(len(shares), dtype=bool)[..., None]
-    return np.where(diagonal, _RIGHTS(shares), _WRONGS(np.sqrt(shares)))
+    diagonal = np.eye(len(fractions), dtype=bool)[..., None]
+    return np.where(diagonal, _RIGHTS(fractions), _WRONGS(np.sqrt(fractions)))

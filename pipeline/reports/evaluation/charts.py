@@ -1,45 +1,51 @@
-"""The charts of the report, drawn as its images are.
+"""Charts of the evaluation's page: reliability, slices and robustness.
 
-`pipeline.reports.figures` says how.
+`pipeline.reports.figures` has what all figures share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.evaluate.metrics import Reliability
-from pipeline.evaluate.slices import Slice
 from pipeline.reports.figures import (
+    BLUE,
     CENTERED,
     EDGE,
     FAINT,
     INK,
     LITERAL,
+    ORANGE,
     fit_class_name,
     save_figure,
 )
 
-_BLUE, _ORANGE = "#2460c8", "#d9772b"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from pipeline.arrays import Image
+    from pipeline.reports.evaluation.data import ReliabilityCurve, SliceRow
 
 
-def draw_reliability(as_they_come: Reliability, calibrated: Reliability, path: Path) -> None:
-    """Draw how often answers of each confidence are right, before and after calibration, over how many there are.
+def draw_reliability(
+    uncalibrated: ReliabilityCurve, calibrated: ReliabilityCurve, path: Path
+) -> None:
+    """Draw accuracy by confidence, before and after calibration, over the number of images.
 
     Args:
-        as_they_come: of the probabilities as the network gives them.
+        uncalibrated: of the probabilities as the network gives them.
         calibrated: of those with the fitted temperature.
         path: the PNG file to write.
     """
     figure = Figure((9.0, 4.6))
-    both = ((as_they_come, "as the network gives them", _ORANGE), (calibrated, "calibrated", _BLUE))
-    for place, (bins, title, color) in enumerate(both):
-        upper = figure.add_axes((0.08 + 0.48 * place, 0.36, 0.41, 0.56))
-        lower = figure.add_axes((0.08 + 0.48 * place, 0.11, 0.41, 0.19))
+    both = ((uncalibrated, "as the network gives them", ORANGE), (calibrated, "calibrated", BLUE))
+    for column, (bins, title, color) in enumerate(both):
+        upper = figure.add_axes((0.08 + 0.48 * column, 0.36, 0.41, 0.56))
+        lower = figure.add_axes((0.08 + 0.48 * column, 0.11, 0.41, 0.19))
         edges = np.linspace(0, 1, len(bins.images) + 1)
         some = bins.images > 0
         upper.plot((0, 1), (0, 1), color=EDGE, linewidth=1.2)
@@ -62,43 +68,43 @@ def draw_reliability(as_they_come: Reliability, calibrated: Reliability, path: P
         )
         upper.set_title(f"probabilities {title}", fontsize=10, color=INK, **LITERAL)
         lower.set_xlabel("probability of the first guess", fontsize=9, color=FAINT, **LITERAL)
-        for axes, label in ((upper, "share that is right"), (lower, "share of images")):
-            axes.set_ylabel(label if place == 0 else "", fontsize=9, color=FAINT, **LITERAL)
+        for axes, label in ((upper, "fraction right"), (lower, "fraction of images")):
+            axes.set_ylabel(label if column == 0 else "", fontsize=9, color=FAINT, **LITERAL)
             axes.set_xlim(0, 1)
-            _plain(axes)
+            _style_axes(axes)
         upper.set_ylim(0, 1.03)
         upper.set_xticklabels([])
     save_figure(figure, path)
 
 
-def draw_slices(slices: Sequence[Slice], overall: float, path: Path) -> None:
+def draw_slices(slices: Sequence[SliceRow], overall: float, path: Path) -> None:
     """Draw the error of each slice with its interval, and that of all images as a line.
 
     Args:
         slices: at least one, from top to bottom.
-        overall: error of all images, share in [0, 1].
+        overall: error of all images, fraction in [0, 1].
         path: the PNG file to write.
     """
     height = 0.32 * len(slices) + 0.7
     figure = Figure((9.0, height))
     axes = figure.add_axes((0.34, 0.5 / height, 0.62, 1 - 0.6 / height))
-    places = np.arange(len(slices))
-    for place, item in zip(places, slices, strict=True):
-        color = _ORANGE if item.clearly_worse else FAINT
+    rows = np.arange(len(slices))
+    for row, item in zip(rows, slices, strict=True):
+        color = ORANGE if item.clearly_worse else FAINT
         axes.plot(
             [100 * end for end in item.interval],
-            (place, place),
+            (row, row),
             color=color,
             linewidth=2.2,
             alpha=0.5,
             solid_capstyle="round",
         )
-        axes.plot(100 * item.top1_error, place, "o", color=color, markersize=5)
-    axes.axvline(100 * overall, color=_BLUE, linewidth=1.2)
-    words = [f"{item.attribute}: {item.value}  ({item.images:,})" for item in slices]
+        axes.plot(100 * item.top1_error, row, "o", color=color, markersize=5)
+    axes.axvline(100 * overall, color=BLUE, linewidth=1.2)
+    labels = [f"{item.attribute}: {item.value}  ({item.images:,})" for item in slices]
     axes.set_yticks(
-        places,
-        [fit_class_name(words, index, 2.9 * 72, 9) for index in range(len(words))],
+        rows,
+        [fit_class_name(labels, index, 2.9 * 72, 9) for index in range(len(labels))],
         fontsize=9,
         color=INK,
         **LITERAL,
@@ -111,7 +117,7 @@ def draw_slices(slices: Sequence[Slice], overall: float, path: Path) -> None:
         color=FAINT,
         **LITERAL,
     )
-    _plain(axes)
+    _style_axes(axes)
     axes.grid(axis="x", color="#e6e8ec", linewidth=0.6)
     save_figure(figure, path)
 
@@ -120,7 +126,7 @@ def draw_robustness(clean: float, errors: Mapping[str, Mapping[int, float]], pat
     """Draw the error by severity of each corruption; severity 0 is the clean images.
 
     Args:
-        clean: top-1 error of the same images as they are, share in [0, 1].
+        clean: top-1 error of the same images as they are, fraction in [0, 1].
         errors: by kind, then by severity.
         path: the PNG file to write.
     """
@@ -128,8 +134,8 @@ def draw_robustness(clean: float, errors: Mapping[str, Mapping[int, float]], pat
     rows = -(-len(errors) // columns)
     figure = Figure((9.0, 2.0 * rows + 0.4))
     top = 100 * max(clean, *(value for of_kind in errors.values() for value in of_kind.values()))
-    for place, (kind, of_kind) in enumerate(errors.items()):
-        row, column = divmod(place, columns)
+    for index, (kind, of_kind) in enumerate(errors.items()):
+        row, column = divmod(index, columns)
         height = 2.0 * rows + 0.4
         box = (0.06 + 0.238 * column, (height - 2.0 * row - 1.7) / height, 0.2, 1.3 / height)
         axes = figure.add_axes(box)
@@ -138,7 +144,7 @@ def draw_robustness(clean: float, errors: Mapping[str, Mapping[int, float]], pat
             [0, *of_kind],
             [100 * clean, *(100 * value for value in of_kind.values())],
             "o-",
-            color=_ORANGE,
+            color=ORANGE,
             markersize=4,
         )
         axes.set_title(kind, fontsize=10, color=INK, **LITERAL)
@@ -146,11 +152,11 @@ def draw_robustness(clean: float, errors: Mapping[str, Mapping[int, float]], pat
         axes.set_ylim(0, max(1.0, 1.08 * top))
         if column == 0:
             axes.set_ylabel("top-1 error, %", fontsize=9, color=FAINT, **LITERAL)
-        _plain(axes)
+        _style_axes(axes)
     save_figure(figure, path)
 
 
-def draw_corrupted(images: Mapping[str, Sequence[Any]], path: Path) -> None:
+def draw_corruptions(images: Mapping[str, Sequence[Image]], path: Path) -> None:
     """Draw an image as each corruption leaves it: a row a severity, a column a kind.
 
     Args:
@@ -184,7 +190,7 @@ def draw_corrupted(images: Mapping[str, Sequence[Any]], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _plain(axes: Any) -> None:
+def _style_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(EDGE)
     axes.tick_params(
