@@ -40,11 +40,13 @@ def scored(
 ) -> int:
     """Score images with the program's own functions, into a file or into nothing; return how many."""
     from pipeline.evaluate.predictions import write_predictions
-    from pipeline.evaluate.scoring import Network, score
+    from pipeline.evaluate.scoring import ScoringModel, score_batches
 
     seen = [0]
     told = lambda done, _wrong: seen.append(done)  # noqa: E731
-    chunks = score(Network(network), batches, keys, batch_size=batch_size, progress=told)
+    chunks = score_batches(
+        ScoringModel(network), batches, keys, batch_size=batch_size, progress=told
+    )
     if path is None:
         return sum(len(chunk.keys) for chunk in chunks)
     write_predictions(chunks, CLASSES, path)
@@ -109,7 +111,7 @@ def made(count: int) -> Iterator[tuple[Any, Any]]:
 
 def growth(count: int) -> dict[str, Any]:
     """Return by how much scoring so many images makes this process grow."""
-    from pipeline.evaluate.speed import resident_added
+    from pipeline.evaluate.speed import measure_resident_memory
 
     network, keys = single_layer(), tuple(f"{index:08}.jpg" for index in range(max(count, WARM_UP)))
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
@@ -125,7 +127,7 @@ def growth(count: int) -> dict[str, Any]:
 
         score(WARM_UP)
         started = time.perf_counter()
-        done, added = resident_added(lambda: score(count))
+        done, added = measure_resident_memory(lambda: score(count))
     assert done == count, done
     return {
         "predictions": count,

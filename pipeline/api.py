@@ -37,7 +37,7 @@ from pipeline.engine.runner import Runner, StageStatus
 from pipeline.engine.stage import Observer, Outcome, Stage, Tracker
 from pipeline.engine.workdir import unwritable, work_directory
 from pipeline.errors import ConfigError, LostWorkerError, PipelineError, WorkersFailedError
-from pipeline.evaluate.external_model import given_model
+from pipeline.evaluate.external_model import find_external_model
 from pipeline.evaluate.stage import evaluate, evaluate_model
 from pipeline.model.networks import require_network_settings
 from pipeline.model.stage import build, build_alone
@@ -979,7 +979,7 @@ def _with_model_file(resolved: Resolved, workdir: Path) -> Resolved:
     if path.suffix != ".keras":
         path = fetch_model_file(config.evaluate.model, config.tracking, workdir)
     side, named = (
-        given_model(path).short_side,
+        find_external_model(path).short_side,
         resolved.origins["data.short_side"]
         in (
             "command line",

@@ -15,7 +15,9 @@ from pyarrow import parquet
 
 from pipeline.artifacts import DatasetArtifact, EvaluationReport
 from pipeline.config.evaluate import EvaluateConfig
-from pipeline.data.loader import LoadedSplit, View, evaluation_batches, index_path, load_split
+from pipeline.data.evaluation_batches import View, make_evaluation_batches
+from pipeline.data.loader import LoadedSplit, load_split
+from pipeline.data.shards import index_path
 from pipeline.engine.stage import Context
 from pipeline.evaluate.attributes import slice_predictions
 from pipeline.evaluate.calibration import fit_temperature
@@ -153,7 +155,7 @@ def _write_scores(
     """Score every image of a split, write the predictions, and return their digest."""
     total, classes = len(images.labels), len(images.dataset.class_names)
     batch_size = max(1, min(config.global_batch_size // (10 if config.view == "ten" else 1), total))
-    batches = evaluation_batches(
+    batches = make_evaluation_batches(
         images, image_size=network.model.input_shape[1], batch_size=batch_size, view=config.view
     )
 
@@ -236,7 +238,7 @@ def _measure_findings(
     }
     full, size = config.report == "full", network.model.input_shape[1]
     corrupted = spread_indices(len(labels), _CORRUPTED_IMAGES) if full else []
-    batches = evaluation_batches(images, image_size=size, batch_size=config.global_batch_size)
+    batches = make_evaluation_batches(images, image_size=size, batch_size=config.global_batch_size)
     pixels = read_images_at(batches, sorted({*corrupted, *itertools.chain(*groups.values())}))
     shown = {
         name: _describe_images(predictions, images.keys, labels, indices, pixels)
@@ -312,7 +314,7 @@ def _inspect_model(
 ) -> NetworkInspection | None:
     """Inspect a model with the first training images of the shards, where images lie mixed."""
     images = load_split(dataset, "train", in_memory=False)
-    batches = evaluation_batches(images, image_size=size, batch_size=100)
+    batches = make_evaluation_batches(images, image_size=size, batch_size=100)
     first = list(itertools.islice(batches, _TRAINING_IMAGES // 100))
     pixels, labels = (
         np.concatenate([np.asarray(batch[index]) for batch in first]) for index in range(2)

@@ -10,7 +10,7 @@ import numpy as np
 from pyarrow import parquet
 
 from pipeline.artifacts import DatasetArtifact
-from pipeline.data.loader import index_path
+from pipeline.data.shards import index_path
 from pipeline.evaluate.predictions import read_columns
 from pipeline.evaluate.slices import (
     ErrorSlice,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,6 @@ from pipeline.reports.comparison import (
     COMPARISON_FILE,
     PAGE_FILE,
     ComparisonDocument,
-    DisagreementDocument,
-    MeasureDocument,
     describe_verdict,
     draw_comparison_page,
 )
@@ -98,9 +96,26 @@ class Comparison:
             "only_first_wrong": self.only_first_wrong,
             "only_second_wrong": self.only_second_wrong,
             "p_value": self.p_value,
-            "measures": [MeasureDocument(**asdict(item)) for item in self.measures],
+            "measures": [
+                {
+                    "name": item.name,
+                    "first": item.first,
+                    "second": item.second,
+                    "difference": item.difference,
+                    "interval": item.interval,
+                }
+                for item in self.measures
+            ],
             "recall_changes": list(self.recall_changes),
-            "disagreements": [DisagreementDocument(**asdict(item)) for item in self.disagreements],
+            "disagreements": [
+                {
+                    "key": item.key,
+                    "label": item.label,
+                    "first": item.first,
+                    "second": item.second,
+                }
+                for item in self.disagreements
+            ],
             "page": str(self.page),
             "verdict": "",
         }

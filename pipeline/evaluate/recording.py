@@ -27,14 +27,14 @@ def record_findings(
         "temperature": f"{summary.temperature:.6g}",
         "model_sha256": model_sha256,
     }
-    context.run.tags(tags, summary=True)
-    context.run.metrics(
+    context.run.set_tags(tags, summary=True)
+    context.run.log_metrics(
         {f"{prefix}_{name}": value for name, value in headline.items()}, summary=True
     )
-    context.run.metrics(
+    context.run.log_metrics(
         {f"{prefix}_{name}": value for name, value in list_details(findings).items()}
     )
-    context.run.metrics(
+    context.run.log_metrics(
         {f"{findings.split}_{name}": value for name, value in list_center_metrics(findings).items()}
     )
 

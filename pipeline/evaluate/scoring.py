@@ -215,20 +215,24 @@ def compile_forward(
         views = tf.reshape(tf.nn.log_softmax(logits), (batch_size, -1, logits.shape[-1]))
         return tf.reduce_logsumexp(views, axis=1) - math.log(pixels.shape[1])
 
+    def run_group(group: list[Tensor]) -> list[Tensor]:
+        return [forward(group[0])]
+
+    if strategy is None:
+        return run_group
+
     @tf.function(reduce_retracing=False)
     def forward_on_each(pixels: Tensor) -> Tensor:
         return strategy.run(forward, args=(pixels,))
 
-    def run_group(group: list[Tensor]) -> list[Tensor]:
-        if strategy is None:
-            return [forward(group[0])]
+    def run_on_each(group: list[Tensor]) -> list[Tensor]:
         full = group + [group[-1]] * (strategy.num_replicas_in_sync - len(group))
         values = strategy.experimental_distribute_values_from_function(
             lambda replica: full[replica.replica_id_in_sync_group]
         )
         return list(strategy.experimental_local_results(forward_on_each(values)))[: len(group)]
 
-    return run_group
+    return run_on_each
 
 
 def compile_first_guesses(network: ScoringModel, batch_size: int) -> Callable[[Images], Integers]:

@@ -24,7 +24,7 @@ import tensorflow as tf
 from tensorflow.lite.python.convert import ConverterError
 
 from pipeline.data.decoding import decode_and_resize
-from pipeline.evaluate.scoring import Network
+from pipeline.evaluate.scoring import ScoringModel
 from pipeline.export import pixels
 from pipeline.release.classify import Classifier
 from pipeline.release.package import Release
@@ -53,7 +53,7 @@ def make_export_network(classifier: Classifier) -> keras.Model:
     logits = keras.ops.cast(
         model(keras.ops.cast(image, model.inputs[0].dtype), training=False), "float32"
     )
-    if Network(model).ends_in_softmax:
+    if ScoringModel(model).ends_in_softmax:
         logits = keras.ops.log(keras.ops.maximum(logits, _MIN_PROBABILITY))
     return keras.Model(
         image,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.evaluate.metrics import wilson_interval
+from pipeline.evaluate.intervals import compute_wilson_interval
 from pipeline.export.parity import compute_logits, decode_images, read_back_models
 from pipeline.export.record import IntegerCost
 from pipeline.release.classify import Classifier
@@ -75,9 +75,9 @@ def compute_cost(
     return IntegerCost(
         images=images,
         float_top1_error=errors / images,
-        float_interval=wilson_interval(errors, images),
+        float_interval=compute_wilson_interval(errors, images),
         int8_top1_error=int8_errors / images,
-        int8_interval=wilson_interval(int8_errors, images),
+        int8_interval=compute_wilson_interval(int8_errors, images),
         rise=(only_int8 - only_float) / images,
         rise_interval=(
             lower_bound(only_int8, only_float, images, _TAIL),

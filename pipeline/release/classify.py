@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,9 +19,11 @@ import tensorflow as tf
 from pipeline.data.decoding import decode_and_resize, decoding_error_reason
 from pipeline.data.headers import read_orientation, require_decodable
 from pipeline.errors import CheckpointError
-from pipeline.evaluate.metrics import Floats
-from pipeline.evaluate.scoring import Network, load_network, logits_of
+from pipeline.evaluate.scoring import ScoringModel, compute_logits, load_network
 from pipeline.release.package import Release
+
+if TYPE_CHECKING:
+    from pipeline.arrays import Floats
 
 MAX_SIDE = 65_500  # libjpeg's own limit, in pixels
 # Of a logit, relative to the largest one: float32 has 7 digits, and batches of other sizes are
@@ -167,11 +169,11 @@ def load_classifier(release: Release, *, batch: int = 32) -> Classifier:
 
 def _compiled(model: Any, size: int) -> Callable[[Any], Any]:
     """Return a function from uint8 [size, side, side, 3] to float32 [size, classes], compiled when it is first called."""
-    network = Network(model)
+    network = ScoringModel(model)
 
     @functools.cache
     def forward() -> Any:
-        program = tf.function(lambda pixels: logits_of(network, pixels))
+        program = tf.function(lambda pixels: compute_logits(network, pixels))
         return program.get_concrete_function(
             tf.TensorSpec((size, *model.input_shape[1:]), tf.uint8)
         )

@@ -19,13 +19,16 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from pyarrow import parquet
 
 from pipeline.artifacts import DatasetArtifact
-from pipeline.evaluate.metrics import Integers
+
+if TYPE_CHECKING:
+    from pipeline.arrays import Integers
 
 
 @dataclass(frozen=True)

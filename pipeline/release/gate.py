@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from pipeline.evaluate.metrics import Integers, wilson_interval
+from pipeline.evaluate.intervals import compute_wilson_interval
 
 if TYPE_CHECKING:
+    from pipeline.arrays import Integers
     from pipeline.config.release import ReleaseConfig
 
 LEVEL = 0.05  # how often a candidate that is worse by exactly the margin may pass
@@ -149,7 +150,7 @@ def _beats_majority(answers: Answers, measured: Measured) -> Check:
             "below the commonest class's error",
             "The error against always giving the commonest class",
         )
-    upper = wilson_interval(int(np.sum(answers.candidate != answers.labels)), images)[1]
+    upper = compute_wilson_interval(int(np.sum(answers.candidate != answers.labels)), images)[1]
     passed = upper < majority
     text = (
         f"The error may be as high as {_percent(upper)}, the upper end of its 95 % interval on"

@@ -26,7 +26,7 @@ from pipeline.artifacts import EvaluationReport, digest_of, file_sha256
 from pipeline.config.settings import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.evaluate.external_model import given_model
+from pipeline.evaluate.external_model import find_external_model
 from pipeline.files import write_text
 from pipeline.tracking.fetching import fetch_model_file, fetch_version
 from pipeline.tracking.registry import Version, find_version
@@ -240,7 +240,7 @@ def open_version(version: Version, config: TrackingConfig, workdir: Path) -> Rel
 
 def _of_file(path: Path, workdir: Path) -> Release:
     """Return a bare `.keras` file as a release, with what the record beside it and an evaluation in the work directory say of it."""
-    given = given_model(path)
+    given = find_external_model(path)
     evaluated = _evaluation_of(given.sha256, workdir)
     return Release(
         directory=path.parent,

@@ -39,7 +39,7 @@ from pipeline.data.reference import expand_home
 from pipeline.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:  # TensorFlow is not needed to say that a file is not there
-    from pipeline.evaluate.metrics import Floats
+    from pipeline.arrays import Floats
     from pipeline.release.classify import Classifier, Guess
 
 Format = Literal["table", "csv", "jsonl", "parquet"]

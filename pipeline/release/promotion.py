@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,16 +37,11 @@ from pipeline.config.release import ReleaseConfig
 from pipeline.data.headers import read_orientation
 from pipeline.data.loader import LoadedSplit, load_split, read_encoded_images
 from pipeline.engine.stage import Context
-from pipeline.evaluate.metrics import (
-    Floats,
-    Integers,
-    Tally,
-    chance_calibration_error,
-    losses_and_confidences,
-    majority_class,
-    summarize,
-)
-from pipeline.evaluate.predictions import logits_at, read_logits
+from pipeline.evaluate.calibration import compute_chance_calibration_error
+from pipeline.evaluate.logits import compute_losses_and_confidences
+from pipeline.evaluate.metrics import Tally, find_majority_class, summarize_tally
+from pipeline.evaluate.predictions import read_logits, read_logits_at
+from pipeline.evaluate.selection import spread_indices
 from pipeline.evaluate.speed import measure_speed
 from pipeline.release.classify import TOLERANCE, Classifier, load_classifier
 from pipeline.release.commit import Offer, Settled, Verdict, settle, whole
@@ -61,7 +56,6 @@ from pipeline.release.package import (
     write_package,
 )
 from pipeline.release.smoke_test import rehearse
-from pipeline.reports.evaluation import spread_positions
 from pipeline.tracking.known_runs import read_known_runs
 from pipeline.tracking.registry import (
     MODEL_TAG,
@@ -71,6 +65,9 @@ from pipeline.tracking.registry import (
     Registry,
     Version,
 )
+
+if TYPE_CHECKING:
+    from pipeline.arrays import Floats, Integers
 
 GOLDEN_IMAGES = 16
 _STRANGE = (
@@ -205,13 +202,13 @@ def examine(
     speed = measure_speed(classifier.model, release.model_path, batches=(1,))
     tally = Tally(
         len(dataset.class_names),
-        majority_class(dataset.class_counts["train"]),
+        find_majority_class(dataset.class_counts["train"]),
         temperature=report.temperature,
     )
-    tally.add(logits, labels)
+    tally.add_images(logits, labels)
     summary, (_, confidence) = (
-        summarize(tally),
-        losses_and_confidences(logits, labels, report.temperature),
+        summarize_tally(tally),
+        compute_losses_and_confidences(logits, labels, report.temperature),
     )
     context.progress(0, 1, "service", "a clean process answers the golden images")
     rehearsed = rehearse(release, context.scratch_directory)
@@ -223,7 +220,7 @@ def examine(
             calibration_error=max(
                 0.0,
                 summary.values["calibrated_calibration_error"]
-                - chance_calibration_error(confidence),
+                - compute_chance_calibration_error(confidence),
             ),
             majority_error=summary.majority_error,
             latency_p95_seconds=speed.batches[0].p95_seconds,
@@ -239,8 +236,8 @@ def _packed(
     """Write the release's folder, with golden images spread over the test split, and read it back."""
     folder = context.directory / Decision.PACKAGE
     shutil.rmtree(folder, ignore_errors=True)
-    places = spread_positions(len(images), GOLDEN_IMAGES)
-    expected = dict(zip(places, logits_at(report.predictions_path, places), strict=True))
+    places = spread_indices(len(images), GOLDEN_IMAGES)
+    expected = dict(zip(places, read_logits_at(report.predictions_path, places), strict=True))
     golden = [
         GoldenImage(encoded, label, expected[place])
         for place, (encoded, orientation, label) in enumerate(read_encoded_images(images))
@@ -267,7 +264,7 @@ def _scored(
 
     With `places`, int64 [images] ascending, only of the images there.
     """
-    logits, labels = list[Floats](), list[int]()
+    logits, labels = list["Floats"](), list[int]()
     stored, total = read_encoded_images(images), len(images) if places is None else len(places)
     if places is not None:
         wanted = np.isin(np.arange(len(images)), places)
@@ -358,7 +355,9 @@ def judge_against(
     given = Answers(exam.labels, candidates, theirs, shared)
     measured = replace(
         candidate.measured,
-        majority_error=float(np.mean(exam.labels != majority_class(dataset.class_counts["train"]))),
+        majority_error=float(
+            np.mean(exam.labels != find_majority_class(dataset.class_counts["train"]))
+        ),
     )
     checks = _checks(given, measured, names, config)
     dropped = {name for name, now in renamed.items() if not now}  # by the person who named them

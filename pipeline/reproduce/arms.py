@@ -318,12 +318,12 @@ def wrong_answers(network: Any, images: LoadedSplit, view: Any = "center") -> An
     import numpy as np
 
     from pipeline.data.evaluation_batches import make_evaluation_batches
-    from pipeline.evaluate.scoring import Network, score
+    from pipeline.evaluate.scoring import ScoringModel, score_batches
 
     size = network.input_shape[1]
     batches = make_evaluation_batches(images, image_size=size, batch_size=_SCORING_BATCH, view=view)
-    chunks = score(
-        Network(network),
+    chunks = score_batches(
+        ScoringModel(network),
         batches,
         images.keys,
         batch_size=_SCORING_BATCH,

@@ -27,13 +27,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from pipeline.evaluate.metrics import Floats, Integers
+if TYPE_CHECKING:
+    from pipeline.arrays import Floats, Integers
+
 
 MAX_IMAGES = 1000  # of each kind
 MIN_IMAGES = 20  # so few show a change of half the images, hardly more

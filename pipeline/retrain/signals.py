@@ -35,13 +35,13 @@ from pipeline.artifacts import DatasetArtifact
 from pipeline.config.retrain import RetrainConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import CheckpointError, DatasetError
-from pipeline.evaluate.metrics import Floats, Integers
 from pipeline.release.frozen_test import dataset_of, read_index
 from pipeline.retrain.drift import MIN_IMAGES, Look, compare, pick
 from pipeline.retrain.triggers import Facts, Index, Score, changed_images
 from pipeline.tracking.registry import Version
 
 if TYPE_CHECKING:
+    from pipeline.arrays import Floats, Integers
     from pipeline.release.classify import Classifier
 
 Progress = Callable[[int, int, str, str], None]
@@ -349,7 +349,7 @@ def _see(
 
     The central crop, and its answers.
     """
-    from pipeline.evaluate.explain import features
+    from pipeline.evaluate.neighbors import compute_features
 
     lights: list[tuple[float, ...]] = []
 
@@ -368,7 +368,7 @@ def _see(
                 yield np.stack(pixels), None
 
     model, units = _with_features(classifier.model)
-    found = features(model, windows(), model.layers[-1].name)
+    found = compute_features(model, windows(), model.layers[-1].name)
     if len(found) != len(rows):
         raise _damaged(images.dataset, f"{len(found)} images instead of {len(rows)}")
     if not np.isfinite(found).all():
@@ -391,10 +391,10 @@ def _with_features(model: Any) -> tuple[Any, int]:
     """Return a model that gives what feeds the last layer and behind it the logits, float [images, units + classes], and the units."""
     import keras
 
-    from pipeline.evaluate.explain import feature_layer
+    from pipeline.evaluate.chain import find_feature_layer
 
     units = keras.layers.Flatten(name="features_in_a_row")(
-        model.get_layer(feature_layer(model)).output
+        model.get_layer(find_feature_layer(model)).output
     )
     both = keras.layers.Concatenate(name="features_and_logits")([units, model.output])
     return keras.Model(model.input, both), units.shape[-1]

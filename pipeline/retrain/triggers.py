@@ -18,14 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from pipeline.config.retrain import RetrainConfig
-from pipeline.evaluate.metrics import Integers
 from pipeline.retrain.drift import Drift, Finding
+
+if TYPE_CHECKING:
+    from pipeline.arrays import Integers
 
 # -- what is known ---------------------------------------------------------------------------------
 

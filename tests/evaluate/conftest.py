@@ -102,6 +102,18 @@ def _save_trained(model: Any, names, directory: Path) -> TrainingResult:
     )
 
 
+@pytest.fixture
+def evaluate_and_draw(context):
+    """Return a function that runs an evaluation stage and draws its pages, as the Runner does."""
+
+    def run(stage, config, *records):
+        report = stage.function(config, *records, context)
+        stage.draw(report, context.report_directory)
+        return report
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def make_model():
     return _make_model
@@ -119,12 +131,12 @@ def save_trained():
 
 @pytest.fixture
 def serve_images(monkeypatch, tmp_path):
-    """Let the judge find these images in every split, with an index that says how large they were."""
+    """Serve these images as every split, with an index that has their sizes."""
 
     def serve(pixels, labels, keys):
-        from pipeline.evaluate import judge
+        from pipeline.evaluate import assessment
 
-        def evaluation_batches(images, *, image_size, batch_size, view="center"):
+        def make_evaluation_batches(images, *, image_size, batch_size, view="center"):
             assert view == "center"
             assert image_size == images.pixels.shape[1]
             return tf.data.Dataset.from_tensor_slices(
@@ -137,8 +149,8 @@ def serve_images(monkeypatch, tmp_path):
             )
 
         names = tuple(key.decode() for key in keys)
-        monkeypatch.setattr(judge, "load_split", load_split)
-        monkeypatch.setattr(judge, "evaluation_batches", evaluation_batches)
+        monkeypatch.setattr(assessment, "load_split", load_split)
+        monkeypatch.setattr(assessment, "make_evaluation_batches", make_evaluation_batches)
         sizes = np.random.default_rng(3).integers(12, 90, (2, len(labels)))
         contents = [image.tobytes()[:32] for image in pixels]
         table = pa.table(

@@ -8,7 +8,12 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_sample_image
 
-from pipeline.evaluate.corruptions import CORRUPTIONS, SEVERITIES, corrupted, mean_corruption_error
+from pipeline.evaluate.corruptions import (
+    CORRUPTIONS,
+    SEVERITIES,
+    compute_mean_corruption_error,
+    corrupt_images,
+)
 
 RANDOM = ("noise", "occlusion")
 
@@ -34,7 +39,7 @@ def photos():
 
 
 def change(pixels, kind, severity, *, seed=3, first=0):
-    return corrupted(
+    return corrupt_images(
         pixels, kind, severity, seed=seed, positions=np.arange(first, first + len(pixels))
     )
 
@@ -49,7 +54,7 @@ def test_bytes_do_not_depend_on_the_batch(photos, kind):
     together = change(pixels, kind, 3)
     order = np.random.default_rng(0).permutation(30)
     np.testing.assert_array_equal(
-        corrupted(pixels[order], kind, 3, seed=3, positions=order), together[order]
+        corrupt_images(pixels[order], kind, 3, seed=3, positions=order), together[order]
     )
     for place in (0, 13, 29):
         np.testing.assert_array_equal(
@@ -185,7 +190,9 @@ def test_one_gray_square_hides_a_share_anywhere():
 
 
 def test_mean_error_counts_kinds_the_same():
-    found = mean_corruption_error(0.1, {"noise": {1: 0.2, 3: 0.3, 5: 0.7}, "blur": {1: 0.6}})
+    found = compute_mean_corruption_error(
+        0.1, {"noise": {1: 0.2, 3: 0.3, 5: 0.7}, "blur": {1: 0.6}}
+    )
     assert (found.error, found.relative) == pytest.approx((0.5, 0.4))
 
 

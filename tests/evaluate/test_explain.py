@@ -1,29 +1,14 @@
-"""What the network looks at, on networks whose weights were set so that the answer is known."""
+"""Explanations of networks whose weights were set so that the answer is known."""
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from pipeline.evaluate import explain
-from pipeline.evaluate.explain import (
-    Field,
-    depth_layers,
-    explainable,
-    feature_layer,
-    features,
-    filters_by_tower,
-    grad_cam,
-    nearest,
-    receptive_field,
-    strongest_maps,
-    top_patches,
-)
-from pipeline.model.layers import SpatialResponseNormalization
+from pipeline.evaluate.chain import compute_receptive_field, list_depth_layers
+from pipeline.evaluate.explain import compute_grad_cam, find_strongest_maps, find_top_patches
+from pipeline.evaluate.neighbors import compute_features
 from pipeline.model.networks import build_network
 from tests.networks import model_config
-
-FUSED = ["conv1", "conv2", "conv3", "conv4", "conv5"]
 
 
 def network(size=32, classes=4, **settings):
@@ -62,167 +47,11 @@ def color_kernel():
     return np.eye(3, dtype=np.float32)[np.newaxis, np.newaxis]
 
 
-# -- layers ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, FUSED),
-        ({"network": "cifar", "normalization": "batch"}, ["relu1", "relu2", "relu3"]),
-        ({"network": "cifar"}, ["relu1", "conv2", "conv3"]),  # it pools before it activates
-        (
-            {"normalization": "batch", "activation": "tanh"},
-            ["tanh1", "tanh2", "tanh3", "tanh4", "tanh5"],
-        ),
-        ({"layer_order": "code"}, ["relu1", "conv2", "conv3", "conv4", "conv5"]),
-        ({"remove_layer": "conv4"}, ["conv1", "conv2", "conv3", "conv5"]),
-        ({"sixth_layer": True}, [*FUSED, "conv6"]),
-    ],
-)
-def test_depth_layers_are_the_activated_ones(settings, expected):
-    assert depth_layers(network(**settings)) == expected
-
-
-def test_only_the_activation_of_a_convolution_is_its_output():
-    image = keras.Input((8, 8, 3), dtype="uint8")
-    x = keras.layers.Activation("linear", name="before")(keras.layers.Rescaling(1.0)(image))
-    x = keras.layers.Conv2D(2, 3, activation="relu", name="fused")(x)
-    x = keras.layers.Conv2D(2, 3, name="bare")(keras.layers.Activation("tanh", name="again")(x))
-    x = keras.layers.Activation("softmax", name="answer")(
-        keras.layers.Dense(2)(keras.layers.Flatten()(x))
-    )
-    assert depth_layers(keras.Model(image, x)) == ["fused", "bare"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [({}, "fc7"), ({"dropout_position": "before"}, "fc7"), ({"network": "cifar"}, "flatten")],
-)
-def test_features_come_from_the_last_layer_before_the_logits(settings, expected):
-    assert feature_layer(network(**settings)) == expected
-
-
-def test_dropout_is_no_feature_layer():
-    image = keras.Input((8, 8, 3), dtype="uint8")
-    x = keras.layers.Dropout(0.5)(
-        keras.layers.Dense(5, name="hidden")(
-            keras.layers.Flatten()(keras.layers.Rescaling(1.0)(image))
-        )
-    )
-    assert feature_layer(keras.Model(image, keras.layers.Dense(2)(x))) == "hidden"
-
-
-@pytest.mark.parametrize(
-    ("settings", "towers"),
-    [
-        ({}, 2),
-        ({"remove_layer": "conv2"}, 1),
-        ({"network": "cifar"}, 1),
-        ({"network": "owt", "size": 64}, 1),
-    ],
-)
-def test_filters_and_their_towers(settings, towers):
-    model = network(**settings)
-    kernel, found = filters_by_tower(model)
-    assert found == towers
-    assert np.array_equal(kernel, model.get_layer("conv1").kernel.numpy())
-    assert kernel.dtype == np.float32
-
-
-def test_only_chains_with_a_convolution_over_colors_are_explainable(tmp_path, make_model):
-    make_model(classes=3).save(tmp_path / "saved.keras")
-    assert explainable(keras.saving.load_model(tmp_path / "saved.keras", compile=False))
-    assert explainable(network())
-    image = keras.Input((8, 8, 3), dtype="uint8")
-    scaled = keras.layers.Rescaling(1.0)(image)
-    seen = keras.layers.Conv2D(3, 3, padding="same")(scaled)
-    branched = keras.layers.Flatten()(keras.layers.Add()([scaled, seen]))
-    without = keras.layers.Dense(2)(keras.layers.Flatten()(scaled))
-    nested = keras.layers.Flatten()(keras.Sequential([keras.layers.Conv2D(3, 3)])(scaled))
-    gray = keras.layers.Conv2D(3, 3)(scaled[..., :1])
-    assert not any(
-        explainable(keras.Model(image, end)) for end in (branched, without, nested, gray)
-    )
-
-
-# -- receptive fields ------------------------------------------------------------------------------
-
-
-def test_receptive_fields_of_the_2012_network_are_the_published_ones():
-    fields = [receptive_field(network(227, network="caffenet"), name) for name in FUSED]
-    assert [field.size for field in fields] == [11, 51, 99, 131, 163]
-    assert [field.stride for field in fields] == [4, 8, 16, 16, 16]
-    assert [field.start for field in fields] == [0, -16, -32, -48, -64]
-
-
-def supports(model, source, layer, unit, images=6):
-    """Return the first and last row and column whose pixels some map of a layer's unit moves with,
-    for some noise."""
-    part = keras.Model(model.get_layer(source).output, model.get_layer(layer).output)
-    values = tf.constant(
-        np.random.default_rng(0).normal(size=(images, *part.input_shape[1:])), tf.float32
-    )
-    with tf.GradientTape() as tape:
-        tape.watch(values)
-        score = tf.reduce_sum(part(values)[:, unit[0], unit[1]])
-    moved = np.abs(tape.gradient(score, values).numpy()).sum(axis=(0, 3)) > 0
-    rows, columns = np.flatnonzero(moved.any(axis=1)), np.flatnonzero(moved.any(axis=0))
-    return rows[0], rows[-1], columns[0], columns[-1]
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"activation": "tanh"},
-        {"size": 31, "activation": "tanh", "normalization": "batch"},
-        {
-            "size": 34,
-            "network": "cifar",
-            "activation": "tanh",
-        },  # pools that fall off one edge, then off two
-        {"size": 67, "network": "owt", "activation": "tanh", "overlapping_pooling": False},
-        {
-            "size": 96,
-            "network": "ungrouped",
-            "activation": "tanh",
-        },  # a border at the end, normalization over positions
-    ],
-)
-def test_receptive_field_is_where_the_gradient_is(settings):
-    model = network(**settings)
-    for name in depth_layers(model):
-        field, last = receptive_field(model, name), model.get_layer(name).output.shape[1] - 1
-        for unit in ((0, last), (last // 2, last // 3)):
-            first = [field.start + field.stride * place for place in unit]
-            ends = [
-                (max(start, 0), min(start + field.size, model.input_shape[1]) - 1)
-                for start in first
-            ]
-            assert supports(model, "normalize", name, unit) == (*ends[0], *ends[1]), (name, unit)
-
-
-def test_normalization_over_positions_widens_the_field():
-    image = keras.Input((20, 20, 3), dtype="uint8")
-    x = keras.layers.Conv2D(2, 3, name="conv1")(keras.layers.Rescaling(1.0)(image))
-    x = keras.layers.AveragePooling2D(2, 2)(SpatialResponseNormalization(name="spatial")(x))
-    model = keras.Model(
-        image, keras.layers.Conv2D(2, 3, strides=2, padding="same", name="conv2")(x)
-    )
-    assert receptive_field(model, "conv1") == Field(0, 1, 3)
-    assert receptive_field(model, "spatial") == Field(-2, 1, 7)
-    # 9 positions into 5, 2 apart: a border of 1 on each side.
-    assert receptive_field(model, "conv2") == Field(-4, 4, 12)
-
-
-# -- maps ------------------------------------------------------------------------------------------
-
-
 def test_strongest_maps_are_ordered_and_whole():
     model = planted(4, color_kernel(), np.zeros((48, 2), np.float32))
     pixels = np.zeros((2, 4, 4, 3), np.uint8)
     pixels[0, ..., 2], pixels[0, 1, 2, 1], pixels[1, :, :2, 0] = 51, 255, 102
-    found = strongest_maps(model, pixels, ["conv1"], 2)["conv1"]
+    found = find_strongest_maps(model, pixels, ["conv1"], 2)["conv1"]
     assert found.indices.tolist() == [
         [2, 1],
         [0, 1],
@@ -235,7 +64,7 @@ def test_strongest_maps_are_ordered_and_whole():
 
 
 def test_a_layer_with_few_maps_gives_all(make_model):
-    found = strongest_maps(make_model(classes=3), noise(70, 12), ["conv1"], 100)["conv1"]
+    found = find_strongest_maps(make_model(classes=3), noise(70, 12), ["conv1"], 100)["conv1"]
     assert np.array_equal(np.sort(found.indices, axis=1), np.tile(np.arange(8), (70, 1)))
     means = found.values.mean(axis=(2, 3))
     assert (np.diff(means, axis=1) <= 1e-6).all()
@@ -243,19 +72,16 @@ def test_a_layer_with_few_maps_gives_all(make_model):
 
 def test_maps_do_not_depend_on_the_images_beside():
     model, pixels = network(), noise(67)
-    layers = depth_layers(model)
+    layers = list_depth_layers(model)
     together, alone = (
-        strongest_maps(model, pixels, layers, 3),
-        strongest_maps(model, pixels[66:], layers, 3),
+        find_strongest_maps(model, pixels, layers, 3),
+        find_strongest_maps(model, pixels[66:], layers, 3),
     )
     for name in layers:
         assert np.array_equal(together[name].indices[66:], alone[name].indices)
         np.testing.assert_allclose(
             together[name].values[66:], alone[name].values, rtol=1e-4, atol=1e-5
         )
-
-
-# -- patches ---------------------------------------------------------------------------------------
 
 
 def dot_network(size=16):
@@ -277,7 +103,7 @@ def test_patches_are_cut_around_what_excites_a_map():
     for image, (red, y, x) in dots.items():
         pixels[image, y, x, 0] = red
         pixels[image, y - 1, x + 1] = (0, 0, image + 1)
-    found = top_patches(dot_network(), pixels, ["conv1"], maps=1, patches=3)["conv1"]
+    found = find_top_patches(dot_network(), pixels, ["conv1"], maps=1, patches=3)["conv1"]
     assert found.maps.tolist() == [0]  # the other map is the same everywhere
     assert found.images.tolist() == [[4, 0, 7]]
     np.testing.assert_allclose(found.peaks, [[250 / 255, 200 / 255, 100 / 255]], rtol=1e-6)
@@ -292,9 +118,9 @@ def test_patches_are_cut_around_what_excites_a_map():
 
 def test_patches_are_transparent_outside_the_image():
     model, pixels = network(), noise(20)
-    found = top_patches(model, pixels, depth_layers(model), maps=4, patches=5)
+    found = find_top_patches(model, pixels, list_depth_layers(model), maps=4, patches=5)
     for name, layer in found.items():
-        field = receptive_field(model, name)
+        field = compute_receptive_field(model, name)
         assert layer.pixels.shape == (4, 5, field.size, field.size, 4)
         assert set(np.unique(layer.pixels[..., 3])) <= {0, 255}
         assert (layer.pixels[layer.pixels[..., 3] == 0] == 0).all()
@@ -312,7 +138,7 @@ def test_patches_are_transparent_outside_the_image():
 def test_patches_of_few_images_and_of_images_without_anything():
     model = network()
     for pixels in (noise(1), np.full((3, 32, 32, 3), 128, np.uint8)):
-        found = top_patches(model, pixels, ["conv1", "conv5"], maps=1000)
+        found = find_top_patches(model, pixels, ["conv1", "conv5"], maps=1000)
         assert len(set(found["conv1"].maps)) == len(found["conv1"].maps) == 8
         assert found["conv5"].pixels.shape[:2] == (16, len(pixels))
         assert np.isfinite(found["conv5"].peaks).all()
@@ -325,10 +151,11 @@ def test_maps_of_patches_tell_different_things():
     model = planted(4, kernel, np.zeros((96, 2), np.float32))
     pixels = np.zeros((30, 4, 4, 3), np.uint8)
     pixels[:, 0, 0] = np.random.default_rng(3).integers(0, 256, (30, 3))
-    assert set(top_patches(model, pixels, ["conv1"], maps=3)["conv1"].maps.tolist()) == {3, 4, 5}
-
-
-# -- Grad-CAM --------------------------------------------------------------------------------------
+    assert set(find_top_patches(model, pixels, ["conv1"], maps=3)["conv1"].maps.tolist()) == {
+        3,
+        4,
+        5,
+    }
 
 
 def test_grad_cam_is_the_formula():
@@ -342,7 +169,7 @@ def test_grad_cam_is_the_formula():
     weights = dense.reshape(36, 3, 4).mean(axis=0).T[classes]
     expected = np.maximum(np.einsum("nyxk,nk->nyx", maps, weights), 0)
     expected /= np.maximum(expected.max(axis=(1, 2), keepdims=True), 1e-30)
-    found = grad_cam(model, pixels, classes)
+    found = compute_grad_cam(model, pixels, classes)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -359,7 +186,7 @@ def test_grad_cam_lights_the_planted_place(corner):
     y, x = corner
     pixels[:, y : y + 4, x : x + 4, 0] = 200
     pixels[:, 15 - y, 15 - x, 2] = 100
-    red, blue = grad_cam(model, pixels, [0, 1])
+    red, blue = compute_grad_cam(model, pixels, [0, 1])
     assert np.array_equal(red, (pixels[0, ..., 0] > 0).astype(np.float32))
     assert np.array_equal(blue, (pixels[0, ..., 2] > 0).astype(np.float32))
 
@@ -372,16 +199,18 @@ def test_heat_lies_where_the_units_look_and_is_bilinear_between():
     pixels = np.zeros((1, 8, 8, 3), np.uint8)
     pixels[0, :4, :4] = 90
     along = np.array([1, 1, 0.875, 0.625, 0.375, 0.125, 0, 0])
-    np.testing.assert_allclose(grad_cam(model, pixels, [0])[0], np.outer(along, along), atol=1e-6)
+    np.testing.assert_allclose(
+        compute_grad_cam(model, pixels, [0])[0], np.outer(along, along), atol=1e-6
+    )
 
 
 def test_heat_without_anything_for_the_class_is_zero():
     dense = np.stack([-np.ones(8 * 8 * 3), np.zeros(8 * 8 * 3)], axis=1).astype(np.float32)
     model = planted(8, color_kernel(), dense)
     pixels = np.concatenate([noise(2, 8), np.zeros((1, 8, 8, 3), np.uint8)])
-    assert not grad_cam(model, pixels, [0, 1, 0]).any()
+    assert not compute_grad_cam(model, pixels, [0, 1, 0]).any()
     gray = np.full((3, 32, 32, 3), [[[[0]]], [[[117]]], [[[255]]]], np.uint8)
-    heat = grad_cam(network(), gray, [0, 1, 2])
+    heat = compute_grad_cam(network(), gray, [0, 1, 2])
     assert np.isfinite(heat).all()
     assert heat.shape == (3, 32, 32)
 
@@ -390,17 +219,19 @@ def test_heat_without_anything_for_the_class_is_zero():
 def test_heat_of_an_image_does_not_depend_on_the_others(settings):
     model, pixels = network(**settings), noise(66)
     classes = np.arange(66) % 4
-    heat = grad_cam(model, pixels, classes)
+    heat = compute_grad_cam(model, pixels, classes)
     assert set(np.round(heat.max(axis=(1, 2)), 6)) <= {0, 1}
     assert heat.min() >= 0
-    np.testing.assert_allclose(heat[65:], grad_cam(model, pixels[65:], classes[65:]), atol=1e-3)
+    np.testing.assert_allclose(
+        heat[65:], compute_grad_cam(model, pixels[65:], classes[65:]), atol=1e-3
+    )
 
 
 def test_a_frozen_network_has_the_same_heat():
     model, pixels = network(), noise(3)
-    heat = grad_cam(model, pixels, [0, 1, 2])
+    heat = compute_grad_cam(model, pixels, [0, 1, 2])
     model.trainable = False
-    assert np.array_equal(grad_cam(model, pixels, [0, 1, 2]), heat)
+    assert np.array_equal(compute_grad_cam(model, pixels, [0, 1, 2]), heat)
     assert heat.any()
 
 
@@ -413,9 +244,9 @@ def test_half_precision_gives_float32():
         image, keras.layers.Dense(2, dtype="mixed_bfloat16")(keras.layers.Flatten()(x))
     )
     pixels = noise(3, 8)
-    heat = grad_cam(model, pixels, [0, 1, 0])
-    found = strongest_maps(model, pixels, ["conv1"], 2)["conv1"].values
-    for array in (heat, found, features(model, [(pixels, None)], "conv1")):
+    heat = compute_grad_cam(model, pixels, [0, 1, 0])
+    found = find_strongest_maps(model, pixels, ["conv1"], 2)["conv1"].values
+    for array in (heat, found, compute_features(model, [(pixels, None)], "conv1")):
         assert array.dtype == np.float32
         assert np.isfinite(array).all()
 
@@ -424,86 +255,11 @@ def test_a_saved_network_is_explained_as_before_and_left_as_it_was(tmp_path):
     model, pixels = network(), noise(3)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
-    assert np.array_equal(grad_cam(loaded, pixels, [0, 1, 2]), grad_cam(model, pixels, [0, 1, 2]))
-    top_patches(loaded, pixels, depth_layers(loaded))
+    assert np.array_equal(
+        compute_grad_cam(loaded, pixels, [0, 1, 2]), compute_grad_cam(model, pixels, [0, 1, 2])
+    )
+    find_top_patches(loaded, pixels, list_depth_layers(loaded))
     assert all(
         np.array_equal(one, other)
         for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True)
     )
-
-
-# -- features and neighbors ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [7, 64, 100])
-def test_features_are_the_layers_whatever_the_batches(size):
-    model, pixels = network(), noise(100)
-    expected = np.asarray(
-        keras.Model(model.input, model.get_layer("fc7").output)(pixels, training=False)
-    )
-    found = features(
-        model, tf.data.Dataset.from_tensor_slices((pixels, np.zeros(100))).batch(size), "fc7"
-    )
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert expected.std() > 0.01
-
-
-def test_features_of_maps_are_flat(make_model):
-    assert features(make_model(classes=3), [(noise(2, 12), None)], "conv1").shape == (2, 8 * 8 * 8)
-
-
-def test_one_program_is_traced_for_all_batches(monkeypatch):
-    traced = []
-    outputs = explain._outputs
-
-    def watched(model, layers):
-        inner = outputs(model, layers)
-        return lambda pixels: traced.append(pixels.shape) or inner(pixels)
-
-    monkeypatch.setattr(explain, "_outputs", watched)
-    model = network()
-    features(model, [(noise(20), None), (noise(3), None), (noise(45), None)], "fc7")
-    assert traced == [(20, 32, 32, 3)]
-
-
-def brute_force(train, queries, count):
-    distances = np.sqrt(
-        np.square(queries[:, np.newaxis].astype(np.float64) - train.astype(np.float64)).sum(axis=2)
-    )
-    order = np.array(
-        [
-            sorted(range(len(train)), key=lambda row, far=far: (far[row], row))[:count]
-            for far in distances
-        ]
-    )
-    return order, np.take_along_axis(distances, order, axis=1)
-
-
-@pytest.mark.parametrize("numbers", [1, 2**7, 2**22])
-@pytest.mark.parametrize("offset", [0, 3000])
-def test_nearest_is_brute_force(monkeypatch, numbers, offset):
-    monkeypatch.setattr(explain, "_NUMBERS_AT_ONCE", numbers)
-    rng = np.random.default_rng(offset)
-    # Far from 0 and close together: squared lengths minus products would lose most digits.
-    train, queries = (offset + rng.normal(size=(rows, 19)) for rows in (157, 9))
-    indices, distances = nearest(train, queries, 6)
-    expected = brute_force(train, queries, 6)
-    assert np.array_equal(indices, expected[0])
-    np.testing.assert_allclose(distances, expected[1], rtol=1e-12)
-    assert indices.dtype == np.int64
-    assert distances.dtype == np.float64
-
-
-@pytest.mark.parametrize("numbers", [1, 8, 2**22])
-def test_of_equally_near_rows_the_first_is_first(monkeypatch, numbers):
-    monkeypatch.setattr(explain, "_NUMBERS_AT_ONCE", numbers)
-    train = np.array([[3, 0], [0, 1], [1, 0], [0, -1], [0, 0], [0, 1], [0, 0]], np.float32)
-    indices, distances = nearest(train, np.zeros((2, 2), np.float32), 5)
-    assert indices.tolist() == [[4, 6, 1, 2, 3]] * 2
-    assert distances.tolist() == [[0, 0, 1, 1, 1]] * 2
-
-
-def test_nearest_of_few_rows_are_all():
-    indices, _ = nearest(np.array([[1.0], [0.0]]), np.array([[0.2]]), 6)
-    assert indices.tolist() == [[1, 0]]

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from scipy import stats
 from sklearn import metrics as sk
 
-from pipeline.evaluate import metrics
+from pipeline.evaluate import calibration, class_scores, metrics
+from pipeline.evaluate import logits as logit_functions
 
 EXACT = {"rel": 0, "abs": 1e-9}
 
@@ -36,12 +36,12 @@ def _case(request):
 def test_scores_of_classes_equal_scikit_learn(case):
     logits, labels = case
     answers, classes = logits.argmax(axis=1), logits.shape[1]
-    confusion = metrics.confusion_matrix(labels, answers, classes)
+    confusion = class_scores.count_confusion(labels, answers, classes)
     assert np.array_equal(confusion, sk.confusion_matrix(labels, answers, labels=range(classes)))
     expected = sk.precision_recall_fscore_support(
         labels, answers, labels=range(classes), zero_division=0
     )
-    found = metrics.class_scores(confusion)
+    found = class_scores.score_classes(confusion)
     for one, other in zip(
         (found.precision, found.recall, found.f1, found.support), expected, strict=True
     ):
@@ -52,8 +52,8 @@ def summarized(logits, labels, temperature=1.0, **settings):
     tally = metrics.Tally(
         logits.shape[1], int(np.bincount(labels).argmax()), temperature=temperature, **settings
     )
-    tally.add(logits, labels)
-    return metrics.summarize(tally)
+    tally.add_images(logits, labels)
+    return metrics.summarize_tally(tally)
 
 
 @pytest.mark.parametrize("name", ["macro", "weighted"])
@@ -81,7 +81,7 @@ def test_errors_and_loss_equal_scikit_learn(case):
     assert summary.values["balanced_accuracy"] == pytest.approx(
         sk.balanced_accuracy_score(labels, logits.argmax(axis=1)), **EXACT
     )
-    probabilities = np.exp(metrics.log_probabilities(logits))
+    probabilities = np.exp(logit_functions.compute_log_probabilities(logits))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     assert summary.loss == pytest.approx(
         sk.log_loss(labels, probabilities, labels=range(classes)), **EXACT
@@ -94,46 +94,36 @@ def test_errors_and_loss_equal_scikit_learn(case):
 
 def test_five_guesses_of_five_classes_are_never_wrong():
     logits, labels = random_case(0, classes=5)
-    assert (metrics.label_ranks(logits, labels) == 4).any()
+    assert (logit_functions.rank_labels(logits, labels) == 4).any()
     assert summarized(logits, labels).top5_error == 0.0
-
-
-def test_equal_logits_rank_by_class_number():
-    constant = np.zeros((4, 4), np.float32)
-    assert metrics.label_ranks(constant, np.arange(4)).tolist() == [0, 1, 2, 3]
-    some = np.array([[1, 3, 3, 2]] * 4, np.float32)
-    assert metrics.label_ranks(some, np.arange(4)).tolist() == [3, 0, 1, 2]
 
 
 def test_rank_zero_is_argmax(case):
     logits, labels = case
     coarse = np.round(logits)  # many ties
-    assert np.array_equal(metrics.label_ranks(coarse, labels) == 0, coarse.argmax(axis=1) == labels)
-
-
-def test_nan_never_counts_as_right():
-    logits = np.array([[np.nan, 0, 1], [0, np.nan, 1], [np.nan, np.nan, np.nan]], np.float32)
-    assert (metrics.label_ranks(logits, np.array([0, 0, 2])) > 0).all()
+    assert np.array_equal(
+        logit_functions.rank_labels(coarse, labels) == 0, coarse.argmax(axis=1) == labels
+    )
 
 
 def test_cross_entropy_survives_large_logits_and_many_rows():
-    assert metrics.losses_and_confidences(np.array([[1e4, 0]], np.float32), np.array([1]))[
-        0
-    ] == pytest.approx(1e4, **EXACT)
-    logits, labels = random_case(6, images=metrics.ROWS_AT_ONCE + 3)
-    own = metrics.log_probabilities(logits)[np.arange(len(labels)), labels]
+    assert logit_functions.compute_losses_and_confidences(
+        np.array([[1e4, 0]], np.float32), np.array([1])
+    )[0] == pytest.approx(1e4, **EXACT)
+    logits, labels = random_case(6, images=logit_functions.ROWS_AT_ONCE + 3)
+    own = logit_functions.compute_log_probabilities(logits)[np.arange(len(labels)), labels]
     assert summarized(logits, labels).loss == pytest.approx(-own.mean(), **EXACT)
-    assert metrics.losses_and_confidences(logits, labels)[1] == pytest.approx(
-        np.exp(metrics.log_probabilities(logits)).max(axis=1), **EXACT
+    assert logit_functions.compute_losses_and_confidences(logits, labels)[1] == pytest.approx(
+        np.exp(logit_functions.compute_log_probabilities(logits)).max(axis=1), **EXACT
     )
 
 
 def test_how_many_images_come_at_a_time_changes_nothing(case):
     logits, labels = case
     whole, parts = metrics.Tally(logits.shape[1], 0), metrics.Tally(logits.shape[1], 0)
-    whole.add(logits, labels)
+    whole.add_images(logits, labels)
     for start in range(0, len(labels), 7):
-        parts.add(logits[start : start + 7], labels[start : start + 7])
+        parts.add_images(logits[start : start + 7], labels[start : start + 7])
     np.testing.assert_allclose(parts.sums, whole.sums, rtol=1e-12)
     assert np.array_equal(parts.confusion, whole.confusion)
 
@@ -141,19 +131,12 @@ def test_how_many_images_come_at_a_time_changes_nothing(case):
 # -- intervals -------------------------------------------------------------------------------------
 
 
-def test_resamples_count_each_image_a_poisson_number_of_times():
-    weights = metrics.resampled(np.random.default_rng(0), 2000, 500)
-    assert (weights[:, 0] == 1).all()
-    found = np.bincount(weights[:, 1:].astype(int).ravel(), minlength=5)[:5] / 1e6
-    assert found == pytest.approx(stats.poisson.pmf(range(5), 1), abs=0.002)
-
-
 def test_the_interval_of_a_mean_is_the_one_of_theory():
     rng = np.random.default_rng(4)
     logits = np.zeros((4000, 2), np.float32)
     logits[:, 1] = rng.normal(0, 1, 4000)
     labels = np.zeros(4000, np.int64)
-    losses, _ = metrics.losses_and_confidences(logits, labels)
+    losses, _ = logit_functions.compute_losses_and_confidences(logits, labels)
     low, high = summarized(logits, labels).intervals["loss"]
     reach = 1.96 * losses.std() / np.sqrt(4000)
     assert (high - low) / 2 == pytest.approx(reach, rel=0.08)
@@ -172,7 +155,7 @@ def test_intervals_cover_the_truth_about_95_times_in_100():
         logits[np.arange(count), labels] += 2
         return logits, labels
 
-    truth = summarized(*world(10**6, 400_000), resamples=2).values
+    truth = summarized(*world(10**6, 400_000), bootstrap_samples=2).values
     names = (
         "top1_error",
         "loss",
@@ -183,14 +166,14 @@ def test_intervals_cover_the_truth_about_95_times_in_100():
     )
     covered = dict.fromkeys(names, 0)
     for seed in range(splits):
-        intervals = summarized(*world(seed, images), resamples=600, seed=seed).intervals
+        intervals = summarized(*world(seed, images), bootstrap_samples=600, seed=seed).intervals
         for name in names:
             covered[name] += intervals[name][0] <= truth[name] <= intervals[name][1]
-    shares = {name: count / splits for name, count in covered.items()}
-    # 600 splits find a share of 95 % to within 1.8 points, 19 times in 20; hence a little more than
+    fractions = {name: count / splits for name, count in covered.items()}
+    # 600 splits find a fraction of 95 % to within 1.8 points, 19 times in 20; hence a little more than
     # the 94 to 96 that are wanted.
-    assert all(0.93 <= share <= 0.97 for share in shares.values()), shares
-    assert 0.94 <= np.mean(list(shares.values())) <= 0.96, shares
+    assert all(0.93 <= fraction <= 0.97 for fraction in fractions.values()), fractions
+    assert 0.94 <= np.mean(list(fractions.values())) <= 0.96, fractions
 
 
 @pytest.mark.slow
@@ -213,13 +196,13 @@ def test_intervals_of_classes_with_five_images_are_too_narrow_but_not_by_much():
         logits[np.arange(len(labels)), labels] += 4.5
         return logits, labels
 
-    truth = summarized(*world(10**6, 600), resamples=2).values
+    truth = summarized(*world(10**6, 600), bootstrap_samples=2).values
     for seed in range(300):
-        intervals = summarized(*world(seed, 5), resamples=200, seed=seed).intervals
+        intervals = summarized(*world(seed, 5), bootstrap_samples=200, seed=seed).intervals
         for name in covered:
             covered[name] += intervals[name][0] <= truth[name] <= intervals[name][1]
-    shares = {name: count / 300 for name, count in covered.items()}
-    assert all(0.75 <= share <= 0.97 for share in shares.values()), shares
+    fractions = {name: count / 300 for name, count in covered.items()}
+    assert all(0.75 <= fraction <= 0.97 for fraction in fractions.values()), fractions
 
 
 # -- calibration -----------------------------------------------------------------------------------
@@ -239,10 +222,10 @@ def test_calibration_error_equals_a_worked_example():
 
 def test_calibration_error_equals_a_slow_one(case):
     logits, labels = case
-    _, confidence = metrics.losses_and_confidences(logits, labels, 1.7)
+    _, confidence = logit_functions.compute_losses_and_confidences(logits, labels, 1.7)
     right, expected = logits.argmax(axis=1) == labels, 0.0
-    for low in np.arange(metrics.BINS) / metrics.BINS:
-        inside = (confidence > low) & (confidence <= low + 1 / metrics.BINS)
+    for low in np.arange(logit_functions.BINS) / logit_functions.BINS:
+        inside = (confidence > low) & (confidence <= low + 1 / logit_functions.BINS)
         if inside.any():
             expected += abs(right[inside].mean() - confidence[inside].mean()) * inside.mean()
     assert summarized(logits, labels, 1.7).values["calibrated_calibration_error"] == pytest.approx(
@@ -253,29 +236,27 @@ def test_calibration_error_equals_a_slow_one(case):
 def test_the_fitted_temperature_is_the_best_one_and_changes_no_guess():
     rng = np.random.default_rng(5)
     logits = rng.normal(0, 2, (5000, 6))
-    labels = np.array([rng.choice(6, p=row) for row in np.exp(metrics.log_probabilities(logits))])
-    assert metrics.fit_temperature(logits, labels) == pytest.approx(
+    labels = np.array(
+        [rng.choice(6, p=row) for row in np.exp(logit_functions.compute_log_probabilities(logits))]
+    )
+    assert calibration.fit_temperature(logits, labels) == pytest.approx(
         1, abs=0.05
     )  # labels were drawn with these very probabilities
     sure = 3 * logits
-    found = metrics.fit_temperature(sure, labels)
-    assert found == pytest.approx(3 * metrics.fit_temperature(logits, labels), rel=1e-4)
+    found = calibration.fit_temperature(sure, labels)
+    assert found == pytest.approx(3 * calibration.fit_temperature(logits, labels), rel=1e-4)
     losses = [
-        metrics.losses_and_confidences(sure, labels, found * factor)[0].mean()
+        logit_functions.compute_losses_and_confidences(sure, labels, found * factor)[0].mean()
         for factor in (0.98, 1, 1.02)
     ]
     assert min(losses) == losses[1]
     assert np.array_equal(
-        np.argsort(metrics.log_probabilities(sure, found), axis=1), np.argsort(sure, axis=1)
+        np.argsort(logit_functions.compute_log_probabilities(sure, found), axis=1),
+        np.argsort(sure, axis=1),
     )
     summary = summarized(sure, labels, found)
     assert summary.values["calibrated_calibration_error"] < summary.values["calibration_error"] / 4
     assert summary.values["calibrated_loss"] < summary.loss
-
-
-def test_a_network_that_is_never_wrong_keeps_its_probabilities():
-    logits = np.eye(4)[[0, 1, 2, 3]]
-    assert metrics.fit_temperature(logits, np.arange(4)) == 1.0
 
 
 def test_a_value_lies_within_its_interval_with_few_images_a_class():
@@ -285,44 +266,9 @@ def test_a_value_lies_within_its_interval_with_few_images_a_class():
         assert low <= summary.values[name] <= high, name
 
 
-def test_wilson_interval_equals_a_worked_example():
-    # Newcombe 1998, table I, method 3 (Wilson, no continuity correction).
-    examples = {
-        (81, 263): (0.2553, 0.3662),
-        (15, 148): (0.0624, 0.1605),
-        (0, 20): (0.0, 0.1611),
-        (1, 29): (0.0061, 0.1718),
-    }
-    for (errors, images), interval in examples.items():
-        assert metrics.wilson_interval(errors, images) == pytest.approx(interval, abs=5e-5)
-    assert metrics.wilson_interval(29, 29) == pytest.approx(
-        (1 - 0.1170, 1.0), abs=5e-5
-    )  # of 0 of 29, mirrored
-
-
 def test_majority_is_chosen_on_training_images():
     labels, logits = np.array([0, 0, 0, 1]), np.zeros((4, 2))
     for counts, expected in (([5, 9], 0.75), ([9, 9], 0.25)):
-        tally = metrics.Tally(2, metrics.majority_class(counts))
-        tally.add(logits, labels)
-        assert metrics.summarize(tally).majority_error == expected
-
-
-def test_most_confused_pairs():
-    confusion = np.array([[9, 2, 0], [3, 5, 2], [0, 0, 1]])
-    found = [(pair.label, pair.answer, pair.images) for pair in metrics.most_confused(confusion, 2)]
-    assert found == [(1, 0, 3), (0, 1, 2)]
-    assert metrics.most_confused(np.diag([3, 4]), 5) == []
-    assert confusion[0, 0] == 9
-
-
-@pytest.mark.parametrize("images", [60, 400])
-def test_perfect_probabilities_are_off_by_what_chance_makes(images):
-    rng = np.random.default_rng(0)
-    confidence = rng.uniform(0.3, 1, images)
-    place = np.clip(np.ceil(confidence * 15).astype(int) - 1, 0, 14)
-    errors = []
-    for _ in range(2000):
-        gap = (rng.uniform(size=images) < confidence) - confidence
-        errors.append(np.abs(np.bincount(place, gap, 15)).sum() / images)
-    assert metrics.chance_calibration_error(confidence) == pytest.approx(np.mean(errors), rel=0.05)
+        tally = metrics.Tally(2, metrics.find_majority_class(counts))
+        tally.add_images(logits, labels)
+        assert metrics.summarize_tally(tally).majority_error == expected

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluate.corruptions import CORRUPTIONS, SEVERITIES, corrupted
-from pipeline.evaluate.robustness import specimens, wear
+from pipeline.evaluate.corruptions import CORRUPTIONS, SEVERITIES, corrupt_images
+from pipeline.evaluate.robustness import corrupt_in_every_way, measure_robustness
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 2, 20)
@@ -14,27 +14,29 @@ def bright(pixels):
 
 def test_errors_are_those_of_the_corrupted_images():
     steps = []
-    worn = wear(
+    result = measure_robustness(
         bright, PIXELS, LABELS, np.arange(20), seed=3, progress=lambda *step: steps.append(step)
     )
-    assert worn.images == 20
-    assert worn.clean == pytest.approx(np.mean(bright(PIXELS) != LABELS))
+    assert result.images == 20
+    assert result.clean == pytest.approx(np.mean(bright(PIXELS) != LABELS))
     for kind in CORRUPTIONS:
         for severity in SEVERITIES:
-            worse = corrupted(PIXELS, kind, severity, seed=3, positions=np.arange(20))
-            assert worn.errors[kind][severity] == pytest.approx(np.mean(bright(worse) != LABELS))
+            corrupted = corrupt_images(PIXELS, kind, severity, seed=3, positions=np.arange(20))
+            assert result.errors[kind][severity] == pytest.approx(
+                np.mean(bright(corrupted) != LABELS)
+            )
     assert steps == [
         (done, len(CORRUPTIONS) * len(SEVERITIES))
         for done in range(1, len(CORRUPTIONS) * len(SEVERITIES) + 1)
     ]
-    assert worn.mean.error == pytest.approx(
-        np.mean([list(errors.values()) for errors in worn.errors.values()])
+    assert result.mean.error == pytest.approx(
+        np.mean([list(errors.values()) for errors in result.errors.values()])
     )
-    assert worn.mean.relative == pytest.approx(worn.mean.error - worn.clean)
+    assert result.mean.relative == pytest.approx(result.mean.error - result.clean)
 
 
 def test_what_does_not_look_at_the_pixels_is_as_wrong_on_all():
-    worn = wear(
+    result = measure_robustness(
         lambda pixels: np.zeros(len(pixels), int),
         PIXELS,
         LABELS,
@@ -42,13 +44,15 @@ def test_what_does_not_look_at_the_pixels_is_as_wrong_on_all():
         seed=0,
         progress=lambda *_: None,
     )
-    assert {error for errors in worn.errors.values() for error in errors.values()} == {worn.clean}
+    assert {error for errors in result.errors.values() for error in errors.values()} == {
+        result.clean
+    }
 
 
-def test_specimens_are_one_image_in_every_way():
-    found = specimens(PIXELS[4], 4, seed=0)
+def test_examples_are_one_image_in_every_way():
+    found = corrupt_in_every_way(PIXELS[4], 4, seed=0)
     assert found.keys() == set(CORRUPTIONS)
     assert np.array_equal(
         found["noise"][1],
-        corrupted(PIXELS, "noise", SEVERITIES[1], seed=0, positions=np.arange(20))[4],
+        corrupt_images(PIXELS, "noise", SEVERITIES[1], seed=0, positions=np.arange(20))[4],
     )

@@ -6,15 +6,22 @@ import pytest
 import tensorflow as tf
 
 from pipeline.errors import CheckpointError, DatasetError
-from pipeline.evaluate.metrics import label_ranks
+from pipeline.evaluate.logits import rank_labels
 from pipeline.evaluate.predictions import (
-    Chunk,
-    logits_at,
+    PredictionChunk,
     read_columns,
     read_logits,
+    read_logits_at,
     write_predictions,
 )
-from pipeline.evaluate.scoring import Network, answers, decoded, images_at, require_counts, score
+from pipeline.evaluate.scoring import (
+    ScoringModel,
+    compile_first_guesses,
+    decode_keys,
+    read_images_at,
+    require_class_counts,
+    score_batches,
+)
 
 
 def batched(pixels, labels, size):
@@ -27,14 +34,18 @@ def joined(chunks):
         np.concatenate([getattr(chunk, name) for chunk in chunks])
         for name in ("labels", "logits", "brightness", "contrast")
     )
-    return Chunk(tuple(key for chunk in chunks for key in chunk.keys), *arrays)
+    return PredictionChunk(tuple(key for chunk in chunks for key in chunk.keys), *arrays)
 
 
 def scored(model, pixels, labels, size, progress=lambda done, wrong: None):
     keys = [f"image {index}".encode() for index in range(len(labels))]
     return joined(
-        score(
-            Network(model), batched(pixels, labels, size), keys, batch_size=size, progress=progress
+        score_batches(
+            ScoringModel(model),
+            batched(pixels, labels, size),
+            keys,
+            batch_size=size,
+            progress=progress,
         )
     )
 
@@ -70,7 +81,7 @@ def test_several_views_give_the_mean_probability(network, size):
 def test_batch_size_does_not_change_the_result(network, size):
     whole, parts = scored(network, PIXELS, LABELS, 16), scored(network, PIXELS, LABELS, size)
     assert parts.logits == pytest.approx(whole.logits, abs=1e-5)
-    assert np.array_equal(label_ranks(parts.logits, LABELS), label_ranks(whole.logits, LABELS))
+    assert np.array_equal(rank_labels(parts.logits, LABELS), rank_labels(whole.logits, LABELS))
 
 
 def test_place_in_the_batch_does_not_change_the_result(network):
@@ -105,8 +116,8 @@ def test_wrong_number_of_images_is_refused(network):
         DatasetError, match=r"Expected 4 images, at least one\. Received 3\..*ingest"
     ):
         list(
-            score(
-                Network(network),
+            score_batches(
+                ScoringModel(network),
                 batched(PIXELS[:3], LABELS[:3], 2),
                 list("abcd"),
                 batch_size=2,
@@ -114,7 +125,7 @@ def test_wrong_number_of_images_is_refused(network):
             )
         )
     with pytest.raises(DatasetError, match=r"Received 0\."):
-        list(score(Network(network), [], [], batch_size=1, progress=lambda *_: None))
+        list(score_batches(ScoringModel(network), [], [], batch_size=1, progress=lambda *_: None))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -144,9 +155,9 @@ def test_labels_outside_the_classes_are_refused(network, label):
 
 
 def test_other_images_than_promised_are_refused():
-    require_counts(np.array([0, 0, 1]), (2, 1), "test")
+    require_class_counts(np.array([0, 0, 1]), (2, 1), "test")
     with pytest.raises(DatasetError, match=r"Expected 1 images of class 0\. Received 2\."):
-        require_counts(np.array([0, 0, 1]), (1, 2), "test")
+        require_class_counts(np.array([0, 0, 1]), (1, 2), "test")
 
 
 def test_brightness_and_contrast_are_those_of_the_pixels(network):
@@ -157,7 +168,7 @@ def test_brightness_and_contrast_are_those_of_the_pixels(network):
 
 def test_answers_are_the_first_guesses(network):
     expected = np.asarray(network(PIXELS, training=False)).argmax(axis=1)
-    assert np.array_equal(answers(Network(network), 16)(PIXELS), expected)
+    assert np.array_equal(compile_first_guesses(ScoringModel(network), 16)(PIXELS), expected)
 
 
 SEVERAL = """
@@ -165,14 +176,14 @@ import numpy as np, sys, tensorflow as tf
 N = int(sys.argv[1])
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * N)
 from pipeline.evaluate.predictions import write_predictions
-from pipeline.evaluate.scoring import on_devices, score
+from pipeline.evaluate.scoring import load_on_devices, score_batches
 from pipeline.model.weights import load_model
 from pathlib import Path
-network = on_devices(lambda: load_model(Path(sys.argv[2])))
-assert network.devices == N
+network = load_on_devices(lambda: load_model(Path(sys.argv[2])))
+assert network.device_count == N
 pixels, labels = np.random.default_rng(0).integers(0, 256, (53, 12, 12, 3), dtype=np.uint8), np.random.default_rng(1).integers(0, 7, 53)
 batches = tf.data.Dataset.from_tensor_slices((pixels, labels.astype(np.int32))).batch(8)
-chunks = score(network, batches, [str(index) for index in range(53)], batch_size=8, progress=lambda *_: None)
+chunks = score_batches(network, batches, [str(index) for index in range(53)], batch_size=8, progress=lambda *_: None)
 print(write_predictions(chunks, 7, Path(sys.argv[3])))
 """
 
@@ -181,7 +192,7 @@ def test_several_devices_give_the_same_digits_as_one(network, tmp_path):
     network.save(tmp_path / "model.keras")
 
     def digest(devices):
-        words = [
+        arguments = [
             sys.executable,
             "-c",
             SEVERAL,
@@ -189,7 +200,7 @@ def test_several_devices_give_the_same_digits_as_one(network, tmp_path):
             str(tmp_path / "model.keras"),
             str(tmp_path / f"{devices}.parquet"),
         ]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
 
     assert digest(1) == digest(3)
 
@@ -201,8 +212,8 @@ def test_names_come_as_text_from_anything():
         np.array([b"a", "é".encode()], object),
         tf.constant(["a", "é"]),
     ):
-        assert decoded(keys) == ("a", "é")
-    assert decoded([b"\xff.png"]) == ("\\xff.png",)
+        assert decode_keys(keys) == ("a", "é")
+    assert decode_keys([b"\xff.png"]) == ("\\xff.png",)
 
 
 def test_images_at_positions_and_no_further():
@@ -213,7 +224,7 @@ def test_images_at_positions_and_no_further():
             read.append(start)
             yield PIXELS[start : start + 10], LABELS[start : start + 10]
 
-    found = images_at(batches(), [3, 25, 3, 20])
+    found = read_images_at(batches(), [3, 25, 3, 20])
     assert sorted(found) == [3, 20, 25]
     assert all(np.array_equal(found[position], PIXELS[position]) for position in found)
     assert read == [0, 10, 20]
@@ -231,7 +242,7 @@ def chunks_of(count, size, classes=3):
     keys, light = tuple(f"é\n{index}" for index in range(count)), np.arange(count, dtype=np.float32)
     for start in range(0, count, size):
         rows = slice(start, start + size)
-        yield Chunk(keys[rows], labels[rows], logits[rows], light[rows], light[rows])
+        yield PredictionChunk(keys[rows], labels[rows], logits[rows], light[rows], light[rows])
 
 
 def test_predictions_are_read_as_they_were_written(tmp_path):
@@ -241,12 +252,12 @@ def test_predictions_are_read_as_they_were_written(tmp_path):
     keys, labels, ranks, light = read_columns(path, "key", "label", "rank", "contrast")
     assert tuple(keys) == whole.keys
     assert np.array_equal(labels, whole.labels)
-    assert np.array_equal(ranks, label_ranks(whole.logits, whole.labels))
+    assert np.array_equal(ranks, rank_labels(whole.logits, whole.labels))
     assert np.array_equal(light, whole.contrast)
     parts = list(read_logits(path))
     assert [len(rows) for _, rows in parts] == [4096, 4096, 1808]
     assert np.array_equal(np.concatenate([logits for logits, _ in parts]), whole.logits)
-    assert np.array_equal(logits_at(path, [9999, 3, 5000]), whole.logits[[9999, 3, 5000]])
+    assert np.array_equal(read_logits_at(path, [9999, 3, 5000]), whole.logits[[9999, 3, 5000]])
 
 
 def test_their_digest_is_of_content_and_not_of_batches(tmp_path):

@@ -2,14 +2,19 @@ import json
 import os
 import platform
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.evaluate.speed import BatchSpeed, Speed, measure_speed, resident_added, table_rows
+from pipeline.evaluate.speed import (
+    BatchSpeed,
+    SpeedMeasurement,
+    measure_resident_memory,
+    measure_speed,
+)
 
 MEGABYTE = 10**6
 READ_TEXT, WRITE_TEXT = Path.read_text, Path.write_text
@@ -42,19 +47,6 @@ def file(tmp_path):
     path = tmp_path / "model.keras"
     path.write_bytes(b"x" * 12_345)
     return path
-
-
-SPEED = Speed(
-    device="CPU: Old Faithful",
-    processors=2,
-    model_bytes=12_345_678,
-    batches=(
-        BatchSpeed(1, 1234, 0.00321, 0.0041, 0.000042, 310.4),
-        BatchSpeed(32, 20, 0.0256, 1.5, 2.0, 1234.4),
-    ),
-    tensor_bytes=57_500_000,
-    resident_bytes=None,
-)
 
 
 def test_latencies_are_those_of_the_calls(file):
@@ -124,43 +116,13 @@ def test_json_keeps_everything(file):
     found = measure_speed(Sleeper(0), file, seconds=0.01, batches=(1, 2))
     document = json.loads(json.dumps(asdict(found), allow_nan=False))
     document["batches"] = tuple(BatchSpeed(**item) for item in document["batches"])
-    assert Speed(**document) == found
+    assert SpeedMeasurement(**document) == found
     assert document["model_bytes"] == 12_345
-
-
-def test_table_is_for_people():
-    assert table_rows(SPEED) == [
-        ("device", "CPU: Old Faithful; 2 processors"),
-        ("latency, 1 image a call: p50, p95, p99 of 1,234 calls", "3.2 ms, 4.1 ms, 0.042 ms"),
-        ("rate, 1 image a call", "310 images/s"),
-        (
-            "latency, 32 images a call: p50, p95, p99 of 20 calls",
-            "25.6 ms, 1,500.0 ms, 2,000.0 ms",
-        ),
-        ("rate, 32 images a call", "1,234 images/s"),
-        ("model file", "12.3 MB"),
-        ("peak memory that a call of 32 images adds: tensors", "57.5 MB"),
-        ("peak memory that a call of 32 images adds: the whole process", "not known here"),
-    ]
-
-
-def test_small_numbers_are_not_rounded_to_nothing():
-    slow = replace(
-        SPEED,
-        processors=1,
-        model_bytes=12_345,
-        batches=(replace(SPEED.batches[0], images_per_second=0.834),),
-    )
-    rows = dict(table_rows(replace(slow, tensor_bytes=0)))
-    assert rows["device"] == "CPU: Old Faithful; 1 processor"
-    assert rows["rate, 1 image a call"] == "0.83 images/s"
-    assert rows["model file"] == "0.012 MB"
-    assert rows["peak memory that a call of 1 image adds: tensors"] == "0 MB"
 
 
 def test_resident_memory_counts_what_was_freed_again_and_forgets_earlier_peaks():
     np.ones(300 * MEGABYTE, np.uint8)
-    result, added = resident_added(lambda: len(np.ones(100 * MEGABYTE, np.uint8)))
+    result, added = measure_resident_memory(lambda: len(np.ones(100 * MEGABYTE, np.uint8)))
     assert result == 100 * MEGABYTE
     assert added is None or 95 * MEGABYTE < added < 150 * MEGABYTE
 
@@ -172,7 +134,7 @@ def test_memory_is_unknown_where_the_kernel_forbids_the_question(monkeypatch):
         return WRITE_TEXT(path, *args, **kwargs)
 
     monkeypatch.setattr(Path, "write_text", refused)
-    assert resident_added(lambda: "done") == ("done", None)
+    assert measure_resident_memory(lambda: "done") == ("done", None)
 
 
 @pytest.mark.parametrize("counted", [ValueError, 0])

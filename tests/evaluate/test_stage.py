@@ -12,13 +12,11 @@ from pyarrow import parquet
 
 from pipeline.artifacts import EvaluationReport, file_sha256
 from pipeline.config.evaluate import EvaluateConfig
+from pipeline.engine.fingerprint import code_parts
 from pipeline.errors import CheckpointError, ConfigError, DatasetError
-from pipeline.evaluate.judge import by_the_center, details
-from pipeline.evaluate.metrics import Tally, fit_temperature, summarize
+from pipeline.evaluate.calibration import fit_temperature
 from pipeline.evaluate.predictions import read_columns, read_logits
-from pipeline.evaluate.robustness import Worn
 from pipeline.evaluate.stage import evaluate, evaluate_model
-from pipeline.reports.evaluation import Judgment
 
 NAMES = ("cat", "dog/wolf", "cat!", "émeu", "e", "f", "g")
 LABELS = np.random.default_rng(1).integers(0, 7, 30)
@@ -42,9 +40,9 @@ def prepared(tmp_path, serve_images, make_model, make_dataset, save_trained):
     )
 
 
-def test_stage_scores_the_saved_file(prepared, context, notes):
+def test_stage_scores_the_saved_file(prepared, context, notes, evaluate_and_draw):
     model, pixels, dataset, trained = prepared
-    report = evaluate.function(EvaluateConfig(global_batch_size=8), dataset, trained, context)
+    report = evaluate_and_draw(evaluate, EvaluateConfig(global_batch_size=8), dataset, trained)
     answers = np.asarray(model(pixels, training=False)).argmax(axis=1)
     assert report.top1_error == pytest.approx(np.mean(answers != LABELS))
     assert report.images == 30
@@ -56,9 +54,9 @@ def test_stage_scores_the_saved_file(prepared, context, notes):
     }
     assert notes.tagged["view"] == report.view == "center crop"
     assert (30, 30, "images") in [step[:3] for step in notes.steps]
-    keys, labels, said = read_columns(report.predictions_path, "key", "label", "answer")
+    keys, labels, guesses = read_columns(report.predictions_path, "key", "label", "answer")
     assert np.array_equal(labels, LABELS)
-    assert np.array_equal(said, answers)
+    assert np.array_equal(guesses, answers)
     assert keys[2] == "2.png"
     assert all(path.exists() for path in report.promised_files())
     document = json.loads((context.report_directory / "metrics.json").read_text())
@@ -88,14 +86,6 @@ def test_numbers_are_recorded_under_names_that_mlflow_takes(prepared, context, n
     assert all(isinstance(value, float) for value in notes.detail.values())
 
 
-def test_many_classes_are_not_recorded_one_by_one():
-    tally = Tally(101, 0)
-    tally.add(np.eye(101, dtype=np.float32), np.arange(101))
-    names = [str(index) for index in range(101)]
-    judged = Judgment("test", "center crop", names, summarize(tally), (), (), (), (), "")
-    assert not [name for name in details(judged) if "/" in name]
-
-
 def test_batch_size_does_not_change_the_report(prepared, context):
     _, _, dataset, trained = prepared
     configs = [SHORT.model_copy(update={"global_batch_size": size}) for size in (1, 7, 256)]
@@ -122,13 +112,13 @@ def test_the_temperature_is_fitted_on_the_validation_split(prepared, context):
     )  # this stand-in has the same images in every split
 
 
-def test_slices_are_by_everything_that_is_known_of_the_images(prepared, context):
+def test_slices_are_by_everything_that_is_known_of_the_images(prepared, context, evaluate_and_draw):
     _, _, dataset, trained = prepared
     table = pa.table(
         {"key": [f"{index}.png" for index in range(29, -1, -1)], "camera": ["old", "new"] * 15}
     )
     parquet.write_table(table, dataset.directory / dataset.ATTRIBUTES_FILE)
-    report = evaluate.function(SHORT, dataset, trained, context)
+    report = evaluate_and_draw(evaluate, SHORT, dataset, trained)
     slices = json.loads((context.report_directory / "metrics.json").read_text())["slices"]
     found = {item["attribute"] for item in slices}
     assert found == {
@@ -145,22 +135,22 @@ def test_slices_are_by_everything_that_is_known_of_the_images(prepared, context)
     ]
 
 
-def test_a_given_model_is_judged_like_the_trained_one(prepared, context, notes, tmp_path):
+def test_an_external_model_is_scored_like_the_trained_one(prepared, context, notes, tmp_path):
     _, _, dataset, trained = prepared
     own = evaluate.function(SHORT, dataset, trained, context)
     alone = tmp_path / "alone.keras"
     shutil.copy(trained.model_path, alone)
-    given = evaluate_model.function(
+    external = evaluate_model.function(
         SHORT.model_copy(update={"model": str(alone)}), dataset, context
     )
-    assert given == own
-    assert "names no classes" in notes.words[-1]
+    assert external == own
+    assert "has no class names" in notes.words[-1]
     assert evaluate_model.source(SHORT.model_copy(update={"model": str(alone)})) == {
         "model": trained.model_sha256
     }
 
 
-def test_a_model_that_ends_in_softmax_is_judged_by_its_logits(prepared, context, notes, tmp_path):
+def test_a_model_that_ends_in_softmax_is_scored_by_its_logits(prepared, context, notes, tmp_path):
     model, _, dataset, trained = prepared
     own = evaluate.function(SHORT, dataset, trained, context)
     keras.Model(model.inputs, keras.layers.Softmax()(model.outputs[0])).save(
@@ -173,51 +163,42 @@ def test_a_model_that_ends_in_softmax_is_judged_by_its_logits(prepared, context,
     assert any("ends in softmax" in words for words in notes.words)
 
 
-def test_what_is_measured_by_the_center_is_never_called_ten_crops():
-    tally = Tally(2, 0)
-    tally.add(np.eye(2, dtype=np.float32), np.arange(2))
-    worn = Worn(2, 0.0, {"noise": {1: 0.5}})
-    judged = Judgment(
-        "test", "mean of ten crops", ["a", "b"], summarize(tally), (), (), (), (), "", worn=worn
-    )
-    assert by_the_center(judged) == {"mean_corruption_error": 0.5}
-    assert "mean_corruption_error" not in details(judged)
-
-
-def test_a_given_model_that_cannot_be_judged_is_refused(prepared, context, tmp_path, make_model):
+def test_an_external_model_that_cannot_be_scored_is_refused(
+    prepared, context, tmp_path, make_model
+):
     _, _, dataset, _ = prepared
 
-    def judged(path):
+    def run(path):
         return evaluate_model.function(
             SHORT.model_copy(update={"model": str(path)}), dataset, context
         )
 
     with pytest.raises(ConfigError, match=r"There is no model .*Expected a \.keras file"):
-        judged(tmp_path / "gone.keras")
+        run(tmp_path / "gone.keras")
     broken = tmp_path / "broken.keras"
     broken.write_bytes(b"no zip")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        judged(broken)
+        run(broken)
     (tmp_path / "artifact.json").write_text(json.dumps({"class_names": NAMES, "short_side": 256}))
     make_model(classes=7).save(tmp_path / "larger.keras")
     with pytest.raises(
         DatasetError, match=r"another scale .* shorter side of 256 pixels\. Received 12\."
     ):
-        judged(tmp_path / "larger.keras")
+        run(tmp_path / "larger.keras")
     (tmp_path / "artifact.json").unlink()
     image = keras.Input((None, None, 3), dtype="uint8")
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
     keras.Model(image, keras.layers.Dense(7)(pooled)).save(tmp_path / "any.keras")
     with pytest.raises(DatasetError, match="images of equal sides"):
-        judged(tmp_path / "any.keras")
+        run(tmp_path / "any.keras")
     make_model(classes=3).save(tmp_path / "three.keras")
     with pytest.raises(DatasetError, match=r"7 logits\. Received .*3"):
-        judged(tmp_path / "three.keras")
+        run(tmp_path / "three.keras")
     (tmp_path / "artifact.json").write_text(
         json.dumps({"model_sha256": "0" * 64, "class_names": ["a"]})
     )
     with pytest.raises(CheckpointError, match=r"damaged\. Expected SHA-256 000000000000"):
-        judged(tmp_path / "three.keras")
+        run(tmp_path / "three.keras")
 
 
 def test_other_classes_are_refused(prepared, context, tmp_path):
@@ -267,3 +248,9 @@ def test_stage_is_imported_without_heavy_libraries():
         ).stdout
         == "[]\n"
     )
+
+
+def test_the_stage_depends_on_no_page():
+    parts = code_parts("pipeline.evaluate.stage")
+    assert "code pipeline.evaluate.assessment" in parts
+    assert not [name for name in parts if name.startswith("code pipeline.reports")]

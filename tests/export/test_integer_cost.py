@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, GateError
-from pipeline.evaluate.metrics import wilson_interval
+from pipeline.evaluate.intervals import compute_wilson_interval
 from pipeline.export import integer_cost
 from pipeline.export.export import export_release
 from tests.export.networks import CASES, IMAGES, network, released
@@ -27,7 +27,7 @@ def test_integers_are_judged_by_their_errors(release, labeled, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
     cost = exported.cost
     assert (cost.images, cost.float_top1_error) == (30, pytest.approx(2 / 30))
-    assert cost.float_interval == wilson_interval(2, 30)
+    assert cost.float_interval == compute_wilson_interval(2, 30)
     assert cost.rise == pytest.approx(cost.int8_top1_error - 2 / 30)
     assert cost.rise_interval[0] < cost.rise < cost.rise_interval[1]
     assert 0 < exported.bytes < 0.5 * cost.float_bytes

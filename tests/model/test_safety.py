@@ -21,7 +21,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.errors import CheckpointError
-from pipeline.evaluate.external_model import given_model
+from pipeline.evaluate.external_model import find_external_model
 from pipeline.model import safety, weights
 from pipeline.model.networks import build_network
 from pipeline.model.safety import require_safe
@@ -503,12 +503,12 @@ def test_weights_that_were_exchanged_are_known_by_the_digest_alone(written, harm
     with h5py.File(memory, "a") as file:
         file["layers/dense/vars/0"][...] = 0
     (tmp_path / "artifact.json").write_text(
-        json.dumps({"model_sha256": given_model(written()).sha256})
+        json.dumps({"model_sha256": find_external_model(written()).sha256})
     )
     path = written({WEIGHTS: memory.getvalue()})
     require_safe(path)
     with pytest.raises(CheckpointError, match=r"damaged\. Expected SHA-256"):
-        given_model(path)
+        find_external_model(path)
 
 
 @pytest.mark.parametrize("size", [100_000, 100 << 20])

@@ -19,7 +19,7 @@ from pipeline.config.release import ReleaseConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.engine.stage import Context, UnrecordedRun
 from pipeline.errors import CheckpointError
-from pipeline.evaluate.predictions import Chunk, write_predictions
+from pipeline.evaluate.predictions import PredictionChunk, write_predictions
 from pipeline.model.weights import save_model
 from pipeline.release import promotion
 from pipeline.release.classify import load_classifier
@@ -103,7 +103,7 @@ class House:
         folder.mkdir(exist_ok=True)
         light = np.zeros(IMAGES, np.float32)
         keys = tuple(map(str, range(IMAGES)))
-        chunk = Chunk(keys, self.labels.astype(np.int32), logits, light, light)
+        chunk = PredictionChunk(keys, self.labels.astype(np.int32), logits, light, light)
         digest = write_predictions([chunk], 3, folder / EvaluationReport.PREDICTIONS_FILE)
         numbers = dict.fromkeys(
             ("top1_error", "top5_error", "loss", "majority_error", "calibration_error"), 0.1

@@ -18,7 +18,7 @@ from pipeline.artifacts import DatasetArtifact, TrainingResult, file_sha256
 from pipeline.config.resolution import resolve
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import ConfigError, TrackingError
-from pipeline.evaluate.external_model import Given, given_model
+from pipeline.evaluate.external_model import ExternalModel, find_external_model
 from pipeline.tracking.delivery import Delivery, deliver_leftovers
 from pipeline.tracking.fetching import fetch_model_file
 from pipeline.tracking.journal import list_undelivered
@@ -231,7 +231,7 @@ def test_a_model_is_logged_with_signature_and_example_and_loads_again(workdir):
     )
     for name in names:
         file = fetch_model_file(name, TrackingConfig(), workdir)
-        assert given_model(file) == Given(file, result.model_sha256, ("0", "1"), 36)
+        assert find_external_model(file) == ExternalModel(file, result.model_sha256, ("0", "1"), 36)
     with pytest.raises(
         ConfigError, match=r"There is no model `models:/digits@nobody`.*Check --model"
     ):

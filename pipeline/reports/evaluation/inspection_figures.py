@@ -24,6 +24,7 @@ from pipeline.reports.figures import (
     INK,
     LITERAL,
     fit_class_name,
+    save_figure,
 )
 
 if TYPE_CHECKING:

@@ -235,7 +235,7 @@ def depths(network: Any) -> dict[str, str]:
     """
     import keras
 
-    from pipeline.evaluate.explain import depth_layers
+    from pipeline.evaluate.chain import list_depth_layers
 
     hidden = [layer.name for layer in network.layers if isinstance(layer, keras.layers.Dense)][:-1]
     convolutions = [
@@ -243,7 +243,7 @@ def depths(network: Any) -> dict[str, str]:
         for layer in network.layers
         if hasattr(layer, "kernel") and not isinstance(layer, keras.layers.Dense)
     ]
-    return dict(zip(convolutions, depth_layers(network), strict=True)) | {
+    return dict(zip(convolutions, list_depth_layers(network), strict=True)) | {
         name: name for name in hidden
     }
 
@@ -369,18 +369,21 @@ def _draw(network: Any, images: LoadedSplit, folder: Path) -> tuple[str, ...]:
     import numpy as np
     from PIL import Image
 
-    from pipeline.evaluate import explain, looks
+    from pipeline.evaluate import chain
+    from pipeline.evaluate.explain import find_top_patches
+    from pipeline.reports.evaluation.data import LayerPatches
+    from pipeline.reports.evaluation.inspection_figures import draw_filters, draw_patches
 
-    if not explain.explainable(network):
+    if not chain.can_explain(network):
         return ()
-    looks.draw_filters(*explain.filters_by_tower(network), folder / _FILTERS_FILE)
+    draw_filters(*chain.read_first_filters(network), folder / _FILTERS_FILE)
     pixels = np.concatenate(
         [
             pixels
             for pixels, _ in _batches(images, network.input_shape[1], min(_SEARCHED, len(images)))
         ]
     )
-    layers = explain.depth_layers(network)
+    layers = chain.list_depth_layers(network)
     layers = [
         layers[place]
         for place in sorted(
@@ -390,8 +393,9 @@ def _draw(network: Any, images: LoadedSplit, folder: Path) -> tuple[str, ...]:
             }
         )
     ]
-    looks.draw_patches(
-        explain.top_patches(network, pixels, layers, maps=_MAPS, patches=_PATCHES),
+    found = find_top_patches(network, pixels, layers, maps=_MAPS, patches=_PATCHES)
+    draw_patches(
+        {name: LayerPatches(layer.maps, layer.pixels) for name, layer in found.items()},
         folder / _PATCHES_FILE,
     )
     with Image.open(folder / _PATCHES_FILE) as drawn:

@@ -164,13 +164,13 @@ def look_at_colors(
     import keras
     import numpy as np
 
-    from pipeline.evaluate.explain import filters_by_tower
-    from pipeline.evaluate.looks import draw_filters
+    from pipeline.evaluate.chain import read_first_filters
     from pipeline.model.weights import load_model
+    from pipeline.reports.evaluation.inspection_figures import draw_filters
 
     network = load_model(trained / Measurement.MODEL_FILE)
-    kernel, towers = filters_by_tower(network)
-    initial, _ = filters_by_tower(
+    kernel, towers = read_first_filters(network)
+    initial, _ = read_first_filters(
         keras.models.clone_model(network)
     )  # the file names each layer's initial weights and their seed
     kernels = dict(zip(_KERNELS, (kernel, kernel - initial), strict=True))

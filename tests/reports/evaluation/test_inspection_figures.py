@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from matplotlib import image as png
 
-from pipeline.evaluate import looks
-from pipeline.evaluate.explain import Maps, Patches
+from pipeline.reports.evaluation import inspection_figures
+from pipeline.reports.evaluation.data import LayerMaps, LayerPatches
 
 HARD_NAMES = [
     "<script>alert('x')</script>",
@@ -30,7 +30,7 @@ def maps_of(images, count, side, values=None):
         if values is None
         else values
     )
-    return Maps(np.tile(np.arange(count), (images, 1)), np.asarray(found, np.float32))
+    return LayerMaps(np.tile(np.arange(count), (images, 1)), np.asarray(found, np.float32))
 
 
 def patches_of(maps, patches, field, inside=None):
@@ -38,9 +38,7 @@ def patches_of(maps, patches, field, inside=None):
     pixels[..., 3] = 255
     if inside is not None:
         pixels[:, :, inside:] = 0
-    return Patches(
-        np.arange(maps), np.zeros((maps, patches), int), np.ones((maps, patches)), pixels
-    )
+    return LayerPatches(np.arange(maps), pixels)
 
 
 def drawn(path):
@@ -63,7 +61,7 @@ def test_filters_are_drawn_in_their_colors(tmp_path):
         0.2,
         -7.0,
     )  # one filter wants red, one refuses blue, one is dead
-    looks.draw_filters(kernel, 1, tmp_path / "filters.png")
+    inspection_figures.draw_filters(kernel, 1, tmp_path / "filters.png")
     image = drawn(tmp_path / "filters.png")
     seen = {tuple(np.round(color / 255, 1)) for color in image[image.shape[0] // 2]}
     assert {(1.0, 0.5, 0.5), (0.5, 0.5, 0.0), (0.5, 0.5, 0.5)} <= seen
@@ -72,8 +70,8 @@ def test_filters_are_drawn_in_their_colors(tmp_path):
 def test_towers_are_drawn_apart_under_their_names(tmp_path):
     kernel = np.zeros((5, 5, 3, 48), np.float32)
     kernel[..., 0, :24], kernel[..., 2, 24:] = 1, 1
-    looks.draw_filters(kernel, 2, tmp_path / "two.png")
-    looks.draw_filters(kernel, 1, tmp_path / "one.png")
+    inspection_figures.draw_filters(kernel, 2, tmp_path / "two.png")
+    inspection_figures.draw_filters(kernel, 1, tmp_path / "one.png")
     two, one = drawn(tmp_path / "two.png"), drawn(tmp_path / "one.png")
     red, blue = ((two[..., channel] > 200) & (two[..., 1] < 150) for channel in (0, 2))
     assert np.flatnonzero(red.any(axis=1)).max() + 30 < np.flatnonzero(blue.any(axis=1)).min()
@@ -83,7 +81,7 @@ def test_towers_are_drawn_apart_under_their_names(tmp_path):
 @pytest.mark.parametrize(("window", "filters"), [(11, 96), (5, 8), (3, 64), (1, 2)])
 def test_filters_of_every_size_are_enlarged_by_a_whole_number(tmp_path, window, filters):
     kernel = np.random.default_rng(0).normal(size=(window, window, 3, filters))
-    looks.draw_filters(kernel, 2, tmp_path / "filters.png")
+    inspection_figures.draw_filters(kernel, 2, tmp_path / "filters.png")
     image, scale = drawn(tmp_path / "filters.png"), 72 // window
     top, left = 18 + 45, 18  # the margin and the line of the name, in dots
     first = image[top : top + scale * window, left : left + scale * window].reshape(
@@ -101,19 +99,19 @@ def test_activations_of_layers_of_unlike_sizes(tmp_path, images):
         "leaky_relu_with_a_long_name_2": maps_of(images, 3, 7),
         "conv3": maps_of(images, 1, 1),
     }
-    looks.draw_activations(noise(images, 32, 32, 3), maps, tmp_path / "maps.png")
+    inspection_figures.draw_activations(noise(images, 32, 32, 3), maps, tmp_path / "maps.png")
     drawn(tmp_path / "maps.png")
 
 
 def test_activations_are_black_where_nothing_is_active(tmp_path):
     silent, planted = np.zeros((1, 1, 8, 8)), np.zeros((1, 1, 8, 8))
     planted[..., :4] = 3
-    looks.draw_activations(
+    inspection_figures.draw_activations(
         np.full((1, 8, 8, 3), 255, np.uint8),
         {"a": maps_of(1, 1, 8, silent)},
         tmp_path / "silent.png",
     )
-    looks.draw_activations(
+    inspection_figures.draw_activations(
         np.full((1, 8, 8, 3), 255, np.uint8),
         {"a": maps_of(1, 1, 8, planted)},
         tmp_path / "planted.png",
@@ -130,15 +128,15 @@ def test_patches_of_layers(tmp_path):
         "conv2": patches_of(2, 5, 99, inside=40),
         "conv3": patches_of(1, 1, 300),
     }
-    looks.draw_patches(layers, tmp_path / "patches.png")
-    looks.draw_patches({"conv1": patches_of(1, 1, 5)}, tmp_path / "one.png")
+    inspection_figures.draw_patches(layers, tmp_path / "patches.png")
+    inspection_figures.draw_patches({"conv1": patches_of(1, 1, 5)}, tmp_path / "one.png")
     assert drawn(tmp_path / "patches.png").shape[1] > drawn(tmp_path / "one.png").shape[1]
 
 
 def test_patches_are_trimmed_to_the_largest_of_their_layer():
     patches = np.zeros((1, 2, 9, 9, 4), np.uint8)
     patches[0, 0, 5:, :6], patches[0, 1, :2, 7:] = 255, 200  # 4 x 6 and 2 x 2 pixels of an image
-    trimmed = looks._trimmed(patches)
+    trimmed = inspection_figures._trim_patches(patches)
     assert trimmed.shape == (1, 2, 6, 6, 4)
     expected = np.zeros((2, 6, 6), np.uint8)
     expected[0, 1:5], expected[1, 2:4, 2:4] = 255, 200
@@ -151,7 +149,7 @@ def test_heat_over_images_with_hard_names(tmp_path, count):
     labels, answers = np.arange(count) % 7, np.arange(count) * 2 % 7
     heat = np.random.default_rng(0).random((count, 32, 32)).astype(np.float32)
     heat[0] = 0
-    looks.draw_grad_cam(
+    inspection_figures.draw_grad_cam(
         noise(count, 32, 32, 3), heat, labels, answers, HARD_NAMES, tmp_path / "cam.png"
     )
     image = drawn(tmp_path / "cam.png")
@@ -162,12 +160,12 @@ def test_heat_over_images_with_hard_names(tmp_path, count):
 def test_heat_covers_only_what_is_warm():
     pixels, heat = noise(8, 8, 3), np.zeros((8, 8))
     heat[2, 3] = 1
-    warmed = looks._warmed(pixels, heat)
-    gray = warmed.max(axis=-1) - warmed.min(axis=-1) < 1e-9
+    overlaid = inspection_figures._overlay_heat(pixels, heat)
+    gray = overlaid.max(axis=-1) - overlaid.min(axis=-1) < 1e-9
     assert np.argwhere(~gray).tolist() == [[2, 3]]
-    assert warmed[2, 3, 0] > 0.8  # yellow
-    assert warmed.min() >= 0
-    assert warmed.max() <= 1
+    assert overlaid[2, 3, 0] > 0.8  # yellow
+    assert overlaid.min() >= 0
+    assert overlaid.max() <= 1
 
 
 def test_neighbors_have_frames_by_class(tmp_path):
@@ -179,7 +177,7 @@ def test_neighbors_have_frames_by_class(tmp_path):
         "other": [[1] * 6, [0] * 6],
         "both": [[0, 1] * 3, [1] * 6],
     }.items():
-        looks.draw_neighbors(
+        inspection_figures.draw_neighbors(
             images, np.array([0, 1]), near, np.array(others), ["a", "b"], tmp_path / f"{name}.png"
         )
         image = drawn(tmp_path / f"{name}.png")
@@ -191,7 +189,7 @@ def test_neighbors_have_frames_by_class(tmp_path):
 def test_neighbors_with_hard_names(tmp_path, queries, count, size):
     labels, others = np.arange(queries) % 7, np.arange(queries * count).reshape(queries, count) % 7
     path = tmp_path / "neighbors.png"
-    looks.draw_neighbors(
+    inspection_figures.draw_neighbors(
         noise(queries, size, size, 3),
         labels,
         noise(queries, count, size, size, 3),
@@ -203,7 +201,7 @@ def test_neighbors_with_hard_names(tmp_path, queries, count, size):
 
 
 def test_one_class_is_enough(tmp_path):
-    looks.draw_neighbors(
+    inspection_figures.draw_neighbors(
         noise(1, 8, 8, 3),
         np.array([0]),
         noise(1, 2, 8, 8, 3),
@@ -211,7 +209,7 @@ def test_one_class_is_enough(tmp_path):
         ["all"],
         tmp_path / "near.png",
     )
-    looks.draw_grad_cam(
+    inspection_figures.draw_grad_cam(
         noise(1, 8, 8, 3),
         np.ones((1, 8, 8)),
         np.array([0]),
@@ -225,5 +223,7 @@ def test_one_class_is_enough(tmp_path):
 
 def test_the_same_is_drawn_twice_alike(tmp_path):
     for name in ("one.png", "two.png"):
-        looks.draw_activations(noise(1, 8, 8, 3), {"conv1": maps_of(1, 2, 8)}, tmp_path / name)
+        inspection_figures.draw_activations(
+            noise(1, 8, 8, 3), {"conv1": maps_of(1, 2, 8)}, tmp_path / name
+        )
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
