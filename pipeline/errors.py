@@ -54,7 +54,8 @@ class PipelineError(Exception):
 
     def __init__(self, what: str, *, expected: str = "", received: str = "", hint: str = ""):
         super().__init__(what)
-        self.what, self.expected, self.received, self.hint = what, expected, received, hint
+        self.what, self.expected, self.received = what, expected, received
+        self.hint = hint.strip()  # it may begin with a suggestion that is empty
 
     def __str__(self) -> str:
         """Return the sentence that the fields make."""
@@ -211,6 +212,11 @@ def describe_os_error(error: OSError) -> str:
     what = f"{' -> '.join(paths)}: {reason}" if paths else reason
     hint = _OS_HINTS.get(error.errno or 0, "Correct this")
     return f"{_end_sentence(what)} {hint}, and type the command again; finished results are kept."
+
+
+def describe_cause(error: BaseException, max_letters: int = 200) -> str:
+    """Return the text of an exception of a library in one line, its class where it has no text."""
+    return " ".join(str(error).split())[:max_letters] or type(error).__name__
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -21,6 +21,7 @@ from pipeline.errors import (
     Terminated,
     TrackingError,
     WorkersFailedError,
+    describe_cause,
     describe_os_error,
     error_as_dict,
     is_retryable,
@@ -69,6 +70,16 @@ def test_as_dict_holds_every_field():
         "hint": "Wait",
         "retryable": True,
     }
+
+
+def test_a_cause_is_one_line_or_its_class():
+    assert describe_cause(ValueError("two\n  lines")) == "two lines"
+    assert describe_cause(ValueError("x" * 300), 10) == "x" * 10
+    assert describe_cause(KeyError()) == "KeyError"
+
+
+def test_a_hint_may_begin_with_an_empty_suggestion():
+    assert str(ConfigError("No `x`", hint=" Type y")) == "No `x`. Type y."
 
 
 def test_an_error_survives_a_process_border():

@@ -12,7 +12,7 @@ import yaml
 
 from pipeline.config.section import Section, section_type
 from pipeline.config.settings import Config
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, describe_cause
 
 ANY_IMAGES = "folder"
 _SUFFIXES = (".yaml", ".yml")
@@ -87,7 +87,7 @@ def read_recipe(recipe: str) -> dict[str, Any]:
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(
-            f"The recipe {recipe} is not valid YAML: {' '.join(str(error).split())}",
+            f"The recipe {recipe} is not valid YAML: {describe_cause(error)}",
             hint="Correct the file and try again",
         ) from error
     parsed = {} if parsed is None else parsed

@@ -161,7 +161,7 @@ def _require_known(key: str, origin: str) -> None:
     if key not in known:
         raise ConfigError(
             f"Unknown setting `{key}` (from {origin})",
-            hint=f"{suggest_spelling(key, known)} Type `alexnet config` to see all settings".strip(),
+            hint=f"{suggest_spelling(key, known)} Type `alexnet config` to see all settings",
         )
 
 

@@ -25,7 +25,7 @@ def require_in_catalog(name: str) -> None:
             f"There is neither a folder nor a TFDS dataset `{name}`",
             expected="`digits`, a folder, a CSV file or a name of TFDS's catalog",
             received=repr(name),
-            hint=f"{suggest_spelling(short, known)} Type a folder as ./{name}".strip(),
+            hint=f"{suggest_spelling(short, known)} Type a folder as ./{name}",
         )
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from pipeline.errors import ConfigError, GateError
+from pipeline.errors import ConfigError, GateError, describe_cause
 from pipeline.export.folder import writing_export
 from pipeline.export.formats import WRITERS, make_export_network
 from pipeline.export.integer_cost import compute_cost, count_errors
@@ -247,7 +247,7 @@ def _write_model(
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
         raise GateError(
             f"{job.release.title} cannot be written as {format_name} ({type(error).__name__}:"
-            f" {' '.join(str(error).split())[:300]})",
+            f" {describe_cause(error, 300)})",
             expected="layers that the format supports",
             hint="Nothing was written: choose another format with --to",
         ) from error

@@ -275,7 +275,7 @@ def find_network(name: str) -> NetworkRow:
         raise ConfigError(
             f"Unknown network `{name}`",
             expected=f"one of {', '.join(_BY_NAME)}",
-            hint=f"{suggest_spelling(name, network_names())} Type --network NAME".strip(),
+            hint=f"{suggest_spelling(name, network_names())} Type --network NAME",
         )
     return _BY_NAME[name]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, describe_cause
 from pipeline.release.classify import Classifier, differences, load_classifier, warm_up
 from pipeline.release.package import Release
 from pipeline.serve.metrics import ServiceMetrics
@@ -171,8 +171,7 @@ class ModelReloader:
     def _keep_current(self, result: str, error: Exception) -> None:
         self._metrics.reloads.labels(result).inc()
         title = self.current.release.title if self.current else "no model"
-        reason = " ".join(str(error).split()) or type(error).__name__
-        self._log_once(f"Still serving {title}: {reason}")
+        self._log_once(f"Still serving {title}: {describe_cause(error, 500)}")
 
     def _log_once(self, line: str) -> None:
         """Log a line unless it was the last one."""
