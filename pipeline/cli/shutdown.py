@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from pipeline.cli.progress import ConsoleObserver
-from pipeline.engine.stage import Outcome
 from pipeline.errors import Interrupted, LostWorkerError, Terminated
+
+if TYPE_CHECKING:
+    from pipeline.cli.progress import ConsoleObserver
+    from pipeline.engine.stage import Outcome
 
 # A worker that is asked to end waits so long for the chief, whose signal comes at the same time, to
 # save and to go.

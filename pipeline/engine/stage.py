@@ -274,3 +274,18 @@ class Outcome:
     run_key: str
     artifact: Artifact | None = None
     why: tuple[str, ...] = ()
+
+    def as_dict(self, run_ids: Mapping[str, str]) -> dict[str, Any]:
+        """Return the outcome as JSON can hold it.
+
+        Args:
+            run_ids: MLflow's id of each run by our own key.
+        """
+        return {
+            "name": self.stage,
+            "state": self.state,
+            "seconds": round(self.seconds, 3),
+            "directory": str(self.directory),
+            "run_id": run_ids.get(self.run_key),
+            "why": list(self.why),
+        }

@@ -7,6 +7,7 @@ count        1,234; 1,234 images       format_count
 decimal      0.1234; 1,234.5; 0.0042   format_decimal, format_significant
 magnitude    4.8e-06                   format_magnitude, where the power of ten is the message
 unit         12.3 MB; 3.2 ms           format_bytes, format_milliseconds
+duration     4.2 s; 3 min 05 s         format_duration
 """
 
 from __future__ import annotations
@@ -73,3 +74,14 @@ def format_milliseconds(seconds: float) -> str:
 def _round_without_minus_zero(value: float, digits: int) -> float:
     """Return a value rounded to some decimals, 0 in place of -0."""
     return round(value, digits) + 0.0
+
+
+def format_duration(seconds: float) -> str:
+    """Return a length of time as `4.2 s`, `3 min 05 s`, `2 h 10 min`, `3 days`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} days"

@@ -1,0 +1,1 @@
+"""A work directory with a recipe and settings, and what is done there."""

@@ -1,0 +1,330 @@
+"""Running stages: what `alexnet ingest build train evaluate promote` does, on one or more workers.
+
+    check what can be refused before anything starts
+    hold the work directory
+    an external model: fetch it, and evaluate it by a stage of its own
+    run the stages; a worker beside the chief takes part in `train` alone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.artifacts import Artifact, Decision, EvaluationReport, SavedModel
+from pipeline.config.resolution import Resolved, format_setting
+from pipeline.config.train import TrainConfig
+from pipeline.data.listing import require_source
+from pipeline.engine.runner import Runner
+from pipeline.engine.stage import Outcome
+from pipeline.errors import ConfigError, LostWorkerError, WorkersFailedError
+from pipeline.evaluate.external_model import given_model
+from pipeline.evaluate.stage import evaluate, evaluate_model
+from pipeline.tracking import journal
+from pipeline.train.cluster import Cluster, launch, read_cluster
+from pipeline.workspace.workspace import (
+    ALL_STAGES,
+    EXTERNAL_MODEL_STAGES,
+    NETWORK_STAGES,
+    Workspace,
+)
+
+ALL_STAGE_NAMES = tuple(stage.name for stage in ALL_STAGES)
+_Record = TypeVar("_Record", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """What a pipeline run did: the outcome of each named stage, and where it is recorded."""
+
+    outcomes: tuple[Outcome, ...]
+    resolved: Resolved
+    run_ids: dict[str, str] = field(default_factory=dict)
+    run_url: str | None = None
+    not_recorded: str | None = None
+
+    def _last_record(self, kind: type[_Record]) -> _Record | None:
+        records = [
+            outcome.artifact for outcome in self.outcomes if isinstance(outcome.artifact, kind)
+        ]
+        return records[-1] if records else None
+
+    @property
+    def model(self) -> SavedModel | None:
+        """The trained network, or the built one when none was trained."""
+        return self._last_record(SavedModel)
+
+    @property
+    def report(self) -> EvaluationReport | None:
+        """What the network scored, when it was evaluated."""
+        return self._last_record(EvaluationReport)
+
+    @property
+    def decision(self) -> Decision | None:
+        """What became of the network as a release, when `promote` was named."""
+        return self._last_record(Decision)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result as JSON can hold it.
+
+        `stages`, `test`, `model`, `run_url`, `not_recorded`, and `decision` of a promotion.
+        """
+        model, report, decision = self.model, self.report, self.decision
+        batch_size = self.resolved.config.train.global_batch_size
+        told: dict[str, Any] = {
+            "stages": [outcome.as_dict(self.run_ids) for outcome in self.outcomes],
+            "test": report and report.as_dict(),
+            "model": model and model.as_dict(batch_size),
+            "run_url": self.run_url,
+            "not_recorded": self.not_recorded,
+        }
+        if decision is not None:
+            told["decision"] = decision.model_dump(mode="json") | {"report": str(decision.page)}
+        return told
+
+
+def run_stages(
+    workspace: Workspace,
+    stages: Sequence[str],
+    *,
+    rerun: Sequence[str] = (),
+    accept_code: bool = False,
+    workers: int = 1,
+) -> PipelineResult:
+    """Run stages in order; skip each whose result is there.
+
+    Where TF_CONFIG names several workers, the first runs the stages, and each other one takes part
+    in `train` and returns no outcome.
+
+    Args:
+        workspace: the work directory, recipe and settings.
+        stages: names.
+        rerun: stages to run again although nothing changed.
+        accept_code: keep results of which code alone changed.
+        workers: train in so many processes of this machine.
+
+    Raises:
+        PipelineError: one of its kinds; the message says what to do.
+    """
+    cluster = read_cluster()
+    resolved = check_run(workspace, stages, rerun, cluster)
+    if workers > 1:
+        launch_workers(_arguments_of(workspace, stages, rerun), workers)
+        rerun = ()
+    if resolved.config.evaluate.model:
+        stages, rerun = _with_external_model(stages), _with_external_model(rerun)
+    if not cluster.is_chief:
+        _take_part(workspace, resolved, stages, rerun, cluster)
+        return PipelineResult((), resolved)
+    journal.require_nameable(resolved.config.tracking, workspace.directory)
+    with workspace.hold():
+        resolved = _with_model_file(workspace, resolved)
+        tracker = workspace.tracker(resolved)
+        runner = _runner_of(
+            workspace,
+            resolved,
+            lambda runner: cluster.workers > 1 and _trains(runner, resolved, stages, rerun),
+        )
+        names = [*stages, *rerun]
+        outcomes = tuple(runner.run(resolved, names, tracker, rerun, accept_code=accept_code))
+        last = outcomes[-1]
+        key = tracker.pipeline_key or last.run_key.removesuffix(f"-{last.stage}")
+        return PipelineResult(
+            outcomes,
+            resolved,
+            workspace.run_ids(),
+            journal.url_of_run(resolved.config.tracking, workspace.directory, key),
+            tracker.problem or workspace.describe_unsent(),
+        )
+
+
+def check_run(
+    workspace: Workspace,
+    stages: Sequence[str],
+    rerun: Sequence[str] = (),
+    cluster: Cluster | None = None,
+) -> Resolved:
+    """Return the settings of a run, after all that can be refused before anything starts.
+
+    Raises:
+        ConfigError: a stage is unknown, or settings do not fit the stages.
+        DatasetError: the images are not there.
+    """
+    unknown = {*stages, *rerun} - {*ALL_STAGE_NAMES, "review"}
+    if unknown or not stages:
+        raise ConfigError(
+            f"Unknown stage {', '.join(sorted(unknown))}" if unknown else "No stage is named",
+            expected=f"some of {', '.join(ALL_STAGE_NAMES)}",
+        )
+    resolved = workspace.resolve([name for name in stages if name != "review"])
+    config = resolved.config
+    if config.model.classes > 0 and list(stages) != ["build"]:
+        raise ConfigError(
+            "model.classes is for a look at a network without a dataset",
+            expected="the command `build` alone",
+            received=", ".join(stages),
+            hint="Leave --classes out: the dataset has its number of classes",
+        )
+    if config.evaluate.model and not {*stages, *rerun} <= {"ingest", "evaluate"}:
+        raise ConfigError(
+            "evaluate.model is for evaluating an external model",
+            expected="the commands ingest and evaluate alone",
+            received=", ".join(stages),
+            hint="Leave --model out to evaluate the one that is trained",
+        )
+    if "promote" in stages and not config.tracking.enabled:
+        raise ConfigError(
+            "A release lives in MLflow's registry",
+            expected="tracking.enabled=yes",
+            received="no",
+            hint="Leave out that setting, or promote",
+        )
+    if "ingest" in stages:
+        require_source(config.data)
+    if cluster is not None and cluster.workers > 1:
+        _require_shareable_batch(config.train, cluster)
+        _require_no_early_rerun(rerun)
+    return resolved
+
+
+def _require_shareable_batch(config: TrainConfig, cluster: Cluster) -> None:
+    """Refuse a batch that the workers cannot share; what GPUs each has is known only later."""
+    from pipeline.train.strategy import require_divisible
+
+    kind, _, which = config.devices.partition(":")
+    devices = {"cpu": int(which or 1), "gpu": len(which.split(",")), "auto": 1}[kind]
+    require_divisible(config, cluster.workers, devices if which or kind != "gpu" else 1)
+
+
+def _require_no_early_rerun(rerun: Sequence[str]) -> None:
+    earlier = {"ingest", "build"} & set(rerun)
+    if earlier:
+        raise ConfigError(
+            "Several workers cannot know when the chief has made"
+            f" {' and '.join(sorted(earlier))} again",
+            expected="--rerun of train or evaluate",
+            hint="Type that --rerun for the stage alone first, without TF_CONFIG",
+        )
+
+
+def _with_external_model(stages: Sequence[str]) -> tuple[str, ...]:
+    """Return stages with that of an external model in the place of `evaluate`."""
+    return tuple(evaluate_model.name if name == evaluate.name else name for name in stages)
+
+
+def _runner_of(
+    workspace: Workspace, resolved: Resolved, joins: Callable[[Runner], bool] = lambda _: False
+) -> Runner:
+    """Return the runner of the stages that the settings mean."""
+    if resolved.config.model.classes > 0:
+        return workspace.runner(resolved, stages=NETWORK_STAGES, subfolder="networks")
+    if resolved.config.evaluate.model:
+        return workspace.runner(resolved, stages=EXTERNAL_MODEL_STAGES, selects=False)
+    return workspace.runner(resolved, joins=joins)
+
+
+def _with_model_file(workspace: Workspace, resolved: Resolved) -> Resolved:
+    """Return the settings with the file of an external model in the place of its name in MLflow.
+
+    Images are prepared at the scale that it was trained at, unless a short side is named.
+    """
+    config = resolved.config
+    if not config.evaluate.model:
+        return resolved
+    path = Path(config.evaluate.model)
+    if path.suffix != ".keras":
+        path = journal.model_file(config.evaluate.model, config.tracking, workspace.directory)
+    side = given_model(path).short_side
+    named = resolved.origins["data.short_side"] in ("command line", "environment")
+    data = config.data.model_copy(update={} if named or not side else {"short_side": side})
+    evaluated = config.evaluate.model_copy(update={"model": str(path)})
+    return replace(resolved, config=config.model_copy(update={"data": data, "evaluate": evaluated}))
+
+
+# -- several workers -------------------------------------------------------------------------------
+
+
+def is_chief() -> bool:
+    """Return whether this process writes: the only one, or worker 0 of those in TF_CONFIG."""
+    return read_cluster().is_chief
+
+
+def is_worker(workers: int) -> bool:
+    """Return whether this process is one of so many workers that a command line started."""
+    return read_cluster().workers == workers
+
+
+def launch_workers(
+    arguments: Sequence[str], workers: int, notify: Callable[[str], None] = lambda _text: None
+) -> None:
+    """Run `alexnet ARGUMENTS` as several workers of this machine; show the chief's output.
+
+    All are started again when one is lost.
+
+    Args:
+        arguments: of the command line.
+        workers: how many.
+        notify: called with what a person should know.
+
+    Raises:
+        WorkersFailedError: they ended with an error, which the chief has shown.
+    """
+    if read_cluster().workers > 1:
+        raise ConfigError(
+            "Several workers were asked for in a process that is one of several already",
+            expected="--workers or TF_CONFIG, not both",
+        )
+    if code := launch(arguments, workers, notify):
+        raise WorkersFailedError(code)
+
+
+def _arguments_of(
+    workspace: Workspace, stages: Sequence[str], rerun: Sequence[str]
+) -> list[str]:
+    """Return the command line that does what `run_stages` was asked for."""
+    arguments = ["--recipe", workspace.recipe] if workspace.recipe else []
+    arguments += ["--workdir", str(workspace.directory), "--quiet"]
+    arguments += ["--wait"] if workspace.wait else []
+    for key, value in workspace.settings.items():
+        arguments += ["--set", f"{key}={format_setting(value)}"]
+    return [*arguments, *stages, *(word for name in rerun for word in ("--rerun", name))]
+
+
+def _trains(
+    runner: Runner, resolved: Resolved, stages: Sequence[str], rerun: Sequence[str]
+) -> bool:
+    """Return whether a command trains; the chief and the others must find the same."""
+    return "train" in rerun or (
+        "train" in stages and not runner.is_done("train", resolved.config, [*stages, *rerun])
+    )
+
+
+def _take_part(
+    workspace: Workspace,
+    resolved: Resolved,
+    stages: Sequence[str],
+    rerun: Sequence[str],
+    cluster: Cluster,
+) -> None:
+    """Take part in the chief's training, if it trains."""
+    name, observer = f"worker {cluster.index} of {cluster.workers}", workspace.observer
+    runner = _runner_of(workspace, resolved, lambda _: True)
+    if not _trains(runner, resolved, stages, rerun):
+        observer.said(
+            f"{name}: nothing to do; the chief, {cluster.addresses[0]}, needs no training"
+        )
+        return
+
+    def require_chief() -> None:
+        if not cluster.chief_answers():
+            raise LostWorkerError(
+                f"The chief of this training, {cluster.addresses[0]}, is gone; this is {name}",
+                hint="Nothing but the steps since the last checkpoint is lost. Start all workers"
+                " with the same command again, and the training goes on from there",
+            )
+
+    observer.started("train", [f"{name}; the chief is {cluster.addresses[0]}"])
+    runner.prepare()
+    runner.take_part("train", resolved.config, [*stages, *rerun], rerun, require_chief)
