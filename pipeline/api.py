@@ -1,29 +1,28 @@
 """Every command as one plain function, for notebooks and programs; the command line calls these.
 
-    from pipeline.api import run
+    from pipeline.api import Workspace, run
 
-    result = run(settings={"data.dataset": "photos", "train.epochs": 10})
+    photos = Workspace(settings={"data.dataset": "photos", "train.epochs": 10})
+    result = run(workspace=photos)
     print(result.report.top1_error)
 
-Results carry the records of `pipeline.artifacts`, which know where their files are.
+Every function works on a `Workspace`: a work directory, by default `mlruns`, with a recipe, settings
+and an observer. Results carry the records of `pipeline.artifacts`, which know where their files are.
+Errors are those of `pipeline.errors`: a ConfigError for a name or setting that means nothing, a
+BusyError for a work directory or scheduler that another process holds.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
 import os
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
+<<<<<<< HEAD
 from pipeline.artifacts import Artifact, DatasetArtifact, Decision, EvaluationReport, SavedModel
 from pipeline.config.recipes import recipe_names
 from pipeline.config.resolution import Resolved, environment_settings, parse_assignments, resolve
@@ -70,19 +69,51 @@ from pipeline.tracking.tracker import MlflowTracker, NoTracker
 from pipeline.train.cluster import Cluster, read_cluster
 from pipeline.train.launcher import run_workers
 from pipeline.train.stage import train
+=======
+from pipeline.config.resolution import Resolved
+from pipeline.workspace import (
+    diagnosis,
+    evaluations,
+    looking,
+    releases,
+    reproduction,
+    retraining,
+    schedules,
+)
+from pipeline.workspace.chain import PipelineResult, run_stages
+from pipeline.workspace.workspace import RUN_STAGES, Workspace
+>>>>>>> b092195 (wip3: workspace, api and command line)
 
 if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
     from pipeline.export.record import ExportRecord
     from pipeline.release.classify import Classifier
-    from pipeline.release.package import Release
     from pipeline.release.predict import Prediction
     from pipeline.reproduce.reproduction import Reproduction
+<<<<<<< HEAD
     from pipeline.retrain.garbage_collection import GarbagePlan
+=======
+    from pipeline.retrain.retention import Plan
+    from pipeline.retrain.retraining import Retraining
+    from pipeline.schedule.ledger import Schedule, Slot
+>>>>>>> b092195 (wip3: workspace, api and command line)
     from pipeline.schedule.timing import Timing
+    from pipeline.tracking.registry import Version
+    from pipeline.workspace.diagnosis import Diagnosis
+# fmt: off
+__all__ = [
+    "PipelineResult", "Workspace", "accept", "add_schedule", "clean", "compare", "doctor",
+    "emit_schedule", "export", "find_model", "find_schedule", "list_models", "list_run_times",
+    "list_scheduled_runs", "list_schedules", "open_classifier", "pause_schedule",
+    "plan_reproduction", "predict", "prepare_ui", "publish_claims", "remove_schedule", "report",
+    "reproduce", "resolve_settings", "resume_schedule", "retrain", "retrain_now", "rollback",
+    "run", "run_due_schedule", "serve", "serve_schedules", "settings_schema", "status", "sync",
+]
+# fmt: on
 
-DEFAULT_WORKDIR = Path("mlruns")
+HERE = Workspace()
 DEFAULT_SCHEDULE = "main"
+<<<<<<< HEAD
 PROFILES = ("quick", "paper")
 STAGES: tuple[Stage, ...] = (ingest, build, train, evaluate)
 STAGE_NAMES = tuple(item.name for item in STAGES)
@@ -246,76 +277,48 @@ def settings(
     resolved = resolve(recipe, overrides, remembered)
     require_network_settings(resolved.config)
     return resolved
+=======
+_RUN_STAGE_NAMES = tuple(stage.name for stage in RUN_STAGES)
+
+
+# -- pipeline --------------------------------------------------------------------------------------
+>>>>>>> b092195 (wip3: workspace, api and command line)
 
 
 def run(
-    stages: Sequence[str] = STAGE_NAMES,
+    stages: Sequence[str] = _RUN_STAGE_NAMES,
     *,
-    recipe: str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    workdir: Path | str = DEFAULT_WORKDIR,
+    workspace: Workspace = HERE,
     rerun: Sequence[str] = (),
-    wait: bool = False,
+    accept_code: bool = False,
     workers: int = 1,
-    observer: Observer | None = None,
 ) -> PipelineResult:
     """Run stages in order; skip each whose result is there.
 
-    Where TF_CONFIG names several workers, the first runs the stages, and each other one takes part
-    in `train` and returns no outcome.
-
     Args:
-        stages: which of `ingest`, `build`, `train`, `evaluate`, `promote`; the last is not among
-            them unless it is named.
-        recipe: a packaged recipe or a YAML file.
-        settings: `section.field` -> value, the last word.
-        workdir: folder that everything is written under.
+        stages: some of `ingest`, `build`, `train`, `evaluate`, `promote`; the last only where named.
         rerun: stages to run again although nothing changed.
-        wait: wait for another process that holds the work directory, instead of failing.
-        workers: train in so many processes of this machine, to try out what several machines do.
-        observer: told what happens; nothing is shown without one.
+        accept_code: keep results of which code alone changed, as `accept` does.
+        workers: train in so many processes of this machine, to try what several machines do.
+    """
+    return run_stages(workspace, stages, rerun=rerun, accept_code=accept_code, workers=workers)
+
+
+def accept(
+    stages: Sequence[str] = _RUN_STAGE_NAMES, *, workspace: Workspace = HERE
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Keep the results of stages although their code changed; return which code, by stage.
+
+    Each result records what was accepted and when.
 
     Raises:
-        PipelineError: one of its kinds; the message says what to do.
+        ConfigError: more than code changed, or there is no earlier result.
     """
-    workdir, cluster = Path(workdir), read_cluster()
-    resolved = _checked(recipe, settings, workdir, stages, rerun, cluster)
-    if workers > 1:
-        launch_workers(_words(stages, recipe, settings, workdir, rerun, wait), workers)
-        rerun = ()
-    if resolved.config.evaluate.model:
-        stages, rerun = (
-            tuple(name.replace("evaluate", evaluate_model.name) for name in names)
-            for names in (stages, rerun)
-        )
-    config, alone = resolved.config.tracking, resolved.config.model.classes > 0
-    if not cluster.is_chief:
-        _take_part(resolved, stages, rerun, workdir, cluster, observer or Silent())
-        return PipelineResult((), resolved)
-    require_nameable_workdir(config, workdir)
-    with work_directory(workdir, wait=wait):
-        resolved = _with_model_file(resolved, workdir)
-        tracker = MlflowTracker(workdir, config) if config.enabled else NoTracker()
-
-        def joins(runner: Runner) -> bool:
-            return cluster.workers > 1 and _trains(runner, resolved, stages, rerun)
-
-        runner = _runner(
-            workdir / "networks" if alone else workdir, observer or Silent(), resolved, joins
-        )
-        outcomes = tuple(runner.run(resolved, [*stages, *rerun], tracker, rerun))
-        known = read_known_runs(workdir)
-        key = tracker.pipeline_key or outcomes[-1].run_key.removesuffix(f"-{outcomes[-1].stage}")
-        url = get_run_url(config, **known[key]) if key in known else None
-        return PipelineResult(
-            outcomes,
-            resolved,
-            {name: ids["run_id"] for name, ids in known.items()},
-            url,
-            tracker.problem or _unsent(workdir),
-        )
+    with workspace.hold():
+        return workspace.runner().accept_stages(workspace.resolve(()), stages)
 
 
+<<<<<<< HEAD
 def retrain(
     *,
     recipe: str | None = None,
@@ -399,60 +402,37 @@ def retrain(
         )
         _prune(resolved.config, workdir, observer or Silent())
         return result
-
-
-def reproduce(
-    claims: Sequence[str] = ("all",),
-    *,
-    profile: str = "quick",
-    recipe: str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    workdir: Path | str = DEFAULT_WORKDIR,
-    wait: bool = False,
-    observer: Observer | None = None,
-) -> Reproduction:
-    """Measure claims of the paper again, each arm with several seeds, and judge them by a rule.
-
-    What is done already is not done again.
+=======
+def report(names: Sequence[str] = (), *, workspace: Workspace = HERE) -> list[tuple[str, Path]]:
+    """Draw the pages of finished results again; return the stage and the folder of each.
 
     Args:
-        claims: short names, or `all`.
-        profile: `quick`, small images; `paper`, the protocol of 2012.
-        recipe: settings instead of a profile's.
-        settings: `section.field` -> value, the last word; the section `reproduce` says how large
-            the experiments are.
-        workdir: the work directory.
-        wait: wait for another process that holds the work directory, instead of failing.
-        observer: told what happens; nothing is shown without one.
-
-    Raises:
-        PipelineError: one of its kinds; a claim that is not reproduced is a result and none of
-            them.
+        names: stages, or ids of MLflow runs (six letters or more); by default all that are done.
     """
-    from pipeline.reproduce.catalog import experiments
-    from pipeline.reproduce.reproduction import measure
-
-    wanted, workdir = experiments(claims), Path(workdir)
-    resolved = reproduction_settings(profile, recipe, settings)
-    require_source(resolved.config.data)
-    require_nameable_workdir(resolved.config.tracking, workdir)
-    with work_directory(workdir, wait=wait):
-
-        def tracker(tags: Mapping[str, str]) -> Tracker:
-            config = resolved.config.tracking
-            return MlflowTracker(workdir, config, tags) if config.enabled else NoTracker()
-
-        # Timings are taken by child processes, which find no room on a GPU where this one has taken
-        # all of its memory.
-        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-        # In a folder of their own, which `clean` leaves alone: nothing ever selects an experiment.
-        runner = _runner(
-            workdir / "reproduce", observer or Silent(), resolved, stages=(ingest,), selects=False
-        )
-        words = ("--recipe", recipe) if recipe else ("--profile", profile)
-        return measure(wanted, runner, resolved, tracker, words)
+    with workspace.hold():
+        return looking.redraw_pages(workspace, names)
+>>>>>>> b092195 (wip3: workspace, api and command line)
 
 
+def status(workspace: Workspace = HERE) -> looking.Status:
+    """Look at every stage without running any.
+
+    Without a recipe or settings, at what the last command in the work directory selected.
+    """
+    return looking.read_status(workspace)
+
+
+def resolve_settings(workspace: Workspace = HERE, stages: Sequence[str] | None = None) -> Resolved:
+    """Return the settings that a command would use, and where each came from.
+
+    Args:
+        stages: those that the command names; the settings of earlier ones are recalled from the
+            last command. By default nothing is recalled.
+    """
+    return workspace.resolve(stages)
+
+
+<<<<<<< HEAD
 def reproduction_settings(
     profile: str = "quick", recipe: str | None = None, settings: Mapping[str, Any] | None = None
 ) -> Resolved:
@@ -474,83 +454,33 @@ def reproduction_settings(
             " Expected model.classes, model.weights and evaluate.model to be left out."
         )
     return resolved
+=======
+def settings_schema() -> str:
+    """Return the JSON schema of the settings."""
+    from pipeline.config.settings import Config
+
+    return json.dumps(Config.model_json_schema(), indent=2)
+>>>>>>> b092195 (wip3: workspace, api and command line)
 
 
-def _with_placed_images(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings in which images on the disk are named so that they mean the same from another folder."""
-    dataset = expand_home(str(overrides.get("data.dataset", "")))
-    if (
-        "data.dataset" in overrides
-        and detect_dataset_kind(str(dataset)) in ("folder", "manifest")
-        and dataset.exists()
-    ):
-        return {**overrides, "data.dataset": str(dataset.resolve())}
-    return dict(overrides)
+# -- models ----------------------------------------------------------------------------------------
 
 
-def require_document(document: Path | str) -> None:
-    """Refuse, before anything is measured, a document that `put_results` could not write."""
-    from pipeline.reproduce.reproduction import require_document as require
-
-    require(Path(document))
+def list_models(workspace: Workspace = HERE) -> list[Version]:
+    """Return the versions of the model `release.name` in the registry, the newest first."""
+    return workspace.registry().list_versions()
 
 
-def put_results(reproduction: Reproduction, document: Path | str) -> None:
-    """Put the claims into a Markdown document, between its two marks or at its end, and their images and records into a folder beside it.
-
-    Raises:
-        ConfigError: the document has one of the marks alone, or cannot be written.
-    """
-    from pipeline.reproduce.reproduction import publish
-
-    publish(reproduction.folder, Path(document))
+def find_model(version: str = "champion", *, workspace: Workspace = HERE) -> Version:
+    """Return a version of the model `release.name`, by its number or an alias."""
+    return releases.find_version(workspace, version)
 
 
-def reproduction_plan(
-    claims: Sequence[str] = ("all",),
-    *,
-    profile: str = "quick",
-    recipe: str | None = None,
-    settings: Mapping[str, Any] | None = None,
-) -> list[dict[str, Any]]:
-    """Return what `reproduce` would train for each claim, each training once.
-
-    `claim`, `trainings`, `short_trainings`, `images` seen.
-    """
-    from pipeline.reproduce.catalog import experiments
-    from pipeline.reproduce.lab import planned
-
-    config, wanted = reproduction_settings(profile, recipe, settings).config, experiments(claims)
-    rows = {
-        item.name: dict.fromkeys(("trainings", "short_trainings", "images"), 0) for item in wanted
-    }
-    for item, _, spec in planned(wanted, config):
-        kind, times = ("short_trainings", 4) if "criterion" in spec else ("trainings", 1)
-        rows[item.name][kind] += times
-        rows[item.name]["images"] += times * spec["images"] * spec["train"]["epochs"]
-    return [{"claim": name, **row} for name, row in rows.items()]
-
-
-def schedule(
-    name: str = DEFAULT_SCHEDULE,
-    *,
-    cron: str = "",
-    every: str = "",
-    timezone: str = "UTC",
-    jitter: str = "",
-    recipe: str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    workdir: Path | str = DEFAULT_WORKDIR,
-    since: datetime | None = None,
-) -> Schedule:
-    """Put a schedule into the work directory, or change it.
-
-    `run_schedules`, or the command `alexnet schedule`, runs what is due.
-
-    Its retrainings take these settings, and none of a later command or of the environment of the
-    scheduler.
+def rollback(version: str | None = None, *, workspace: Workspace = HERE) -> tuple[str, Version]:
+    """Make an earlier version the champion again, after its files were verified.
 
     Args:
+<<<<<<< HEAD
         name: of the schedule.
         cron: such as `0 3 * * 1`: weekdays are cron's, 1 is Monday.
         every: instead, such as `6h`. With neither, the timing stays; a new schedule is then due
@@ -1172,6 +1102,9 @@ def rollback(
         recipe: as `run` takes it.
         settings: as `run` takes them.
         workdir: the work directory.
+=======
+        version: its number; by default the one before the champion.
+>>>>>>> b092195 (wip3: workspace, api and command line)
 
     Returns:
         The number of the version that was the champion, and the version that is.
@@ -1183,47 +1116,49 @@ def rollback(
     """
     from pipeline.release.commit import go_back
 
-    return go_back(_registry(recipe, settings, Path(workdir)), to)
+    return go_back(workspace.registry(), version)
+
+
+def open_classifier(model: str = "", *, workspace: Workspace = HERE) -> Classifier:
+    """Open a model to classify images with, after its files were verified.
+
+    Args:
+        model: a name in MLflow's registry, a .keras file, a release's folder, or a run's id; the
+            champion by default.
+    """
+    return releases.open_named_classifier(workspace, model)
 
 
 def predict(
     paths: Sequence[str | os.PathLike[str]],
     *,
-    model: str = "",
+    model: str | Classifier = "",
     top: int = 5,
     strict: bool = False,
-    recipe: str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    workdir: Path | str = DEFAULT_WORKDIR,
+    workspace: Workspace = HERE,
     progress: Callable[[int, int | None, int], None] = lambda _done, _total, _unusable: None,
 ) -> Iterator[Prediction]:
-    """Return what a model says of images, in order.
-
-    A file that cannot be classified is an answer with a problem.
+    """Yield the guesses of a model for images, in order; a file may have a problem instead.
 
     Args:
         paths: files, folders and patterns.
-        model: as `open_release` takes it; the champion of `release.name` without it.
-        top: guesses for each image.
+        model: as `open_classifier` takes it, or a classifier that is open already.
+        top: guesses per image.
         strict: end at the first file that cannot be classified.
-        recipe: as `run` takes it.
-        settings: as `run` takes them.
-        workdir: the work directory.
-        progress: called with files done, files in all, and how many of those done cannot be
-            classified.
+        progress: called with files done, files in all, and how many of those done are unusable.
 
     Raises:
-        ConfigError: a path or the model is not there.
-        CheckpointError: the model is not the one that was released.
+        ConfigError: a path or the model does not exist.
         DatasetError: `strict`, and a file cannot be classified.
     """
     from pipeline.release import predict as prediction
 
     files = list(prediction.expanded([os.fspath(path) for path in paths]))
-    classifier = open_classifier(model, recipe=recipe, settings=settings, workdir=workdir)
+    classifier = open_classifier(model, workspace=workspace) if isinstance(model, str) else model
     return prediction.predict(classifier, files, top=top, strict=strict, progress=progress)
 
 
+<<<<<<< HEAD
 def open_classifier(
     model: str = "",
     *,
@@ -1439,12 +1374,15 @@ def _registry(recipe: str | None, settings: Mapping[str, Any] | None, workdir: P
 
 def compare(first: str, second: str, workdir: Path | str = DEFAULT_WORKDIR) -> Comparison:
     """Put two evaluations of the same images side by side, with paired tests and a page of its own.
+=======
+def compare(first: str, second: str, *, workspace: Workspace = HERE) -> Comparison:
+    """Compare two evaluations of the same images, with paired tests and a page.
+>>>>>>> b092195 (wip3: workspace, api and command line)
 
     Args:
         first: an evaluation: its folder, the name of that, or the id, or its first letters, of its
-            MLflow run or of the pipeline's.
+            MLflow run or of the pipeline run around it.
         second: another one.
-        workdir: where they were made.
 
     Raises:
         ConfigError: there is no such evaluation, or the two are of unlike views or splits.
@@ -1452,111 +1390,238 @@ def compare(first: str, second: str, workdir: Path | str = DEFAULT_WORKDIR) -> C
     """
     from pipeline.evaluate.compare import compare_reports, write_comparison
 
-    workdir = Path(workdir)
-    reports = [_report(_evaluation(name, workdir)) for name in (first, second)]
-    comparison = compare_reports(*reports)
-    return write_comparison(comparison, workdir / "comparisons")
+    reports = [evaluations.read_evaluation(workspace, name) for name in (first, second)]
+    return write_comparison(compare_reports(*reports), workspace.directory / "comparisons")
 
 
-def _evaluation(name: str, workdir: Path) -> Path:
-    """Return the folder of an evaluation that somebody names."""
-    for folder in (Path(name), workdir / "stages" / name):
-        if (folder / EvaluationReport.FILE).is_file():
-            return folder
-    ids = {key: ids["run_id"] for key, ids in read_known_runs(workdir).items()}
-    keys = (
-        {key for key, run_id in ids.items() if run_id.startswith(name)}
-        if len(name) >= _MIN_LETTERS
-        else set()
-    )
-    found = [
-        path.parent
-        for path in sorted(workdir.glob("stages/evaluate*/run.json"))
-        if keys & _keys_of(path)
-    ]
-    if len(found) != 1:
-        raise ConfigError(
-            f"There is {'no' if not found else 'more than one'} evaluation `{name}` in {workdir}."
-            f" Expected the folder of one, or the first {_MIN_LETTERS} letters or more of its"
-            f" MLflow run. Received {name!r}. `alexnet status` shows the last one."
-        )
-    return found[0]
+def export(
+    target: str,
+    model: str = "",
+    *,
+    int8: bool = False,
+    output: Path | str | None = None,
+    workspace: Workspace = HERE,
+) -> Exported:
+    """Write a model for another runtime, if it answers real images there as it does here.
 
+    Args:
+        target: `savedmodel`, `onnx` or `litert`.
+        model: as `open_classifier` takes it; by default the champion.
+        int8: LiteRT in 8-bit integers, whose cost in accuracy is measured on the test split.
+        output: the folder to make; by default one below `exports/` in the work directory.
 
-def _report(folder: Path) -> EvaluationReport:
-    """Read the record of an evaluation."""
-    try:
-        return EvaluationReport.read(folder)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{folder} holds no evaluation that this version can read. Expected the folder of a"
-            " finished evaluate. Type `alexnet evaluate` again, or name another one."
-        ) from error
-
-
-def _keys_of(account: Path) -> set[str]:
-    """Return the keys of the runs that made a stage's result, also of those that made the same before, and of the pipelines around them."""
-    made = json.loads(account.read_text(encoding="utf-8"))
-    own = [made.get("run_key", ""), *made.get("earlier_run_keys", [])]
-    return {*own, *(key.rpartition("-")[0] for key in own)}
-
-
-def status(
-    recipe: str | None = None,
-    settings: Mapping[str, Any] | None = None,
-    workdir: Path | str = DEFAULT_WORKDIR,
-) -> tuple[Resolved, list[StageStatus], dict[str, str]]:
-    """Look at every stage without running any.
-
-    The settings looked at, what was found, and the page of each stage's run by its key.
-
-    Without a recipe or settings, looks at what the last command in the work directory selected.
+    Raises:
+        ConfigError: there is no such model or format, or a package is missing.
+        GateError: the export does not answer as the model does, or integers cost too much.
     """
-    workdir = Path(workdir)
-    resolved = _settings(recipe, settings, workdir, ())
-    known = read_known_runs(workdir)
-    pages = {key: get_run_url(resolved.config.tracking, **ids) for key, ids in known.items()}
-    return resolved, _runner(workdir).inspect_stages(resolved.config, STAGE_NAMES), pages
+    folder = Path(output) if output else None
+    return releases.export_model(workspace, target, model, int8=int8, output=folder)
 
 
-def sync(workdir: Path | str = DEFAULT_WORKDIR, wait: bool = False) -> tuple[int, dict[str, str]]:
+def serve(model: str = "", *, workspace: Workspace = HERE) -> None:
+    """Answer over HTTP until SIGINT or SIGTERM, then finish the requests that are there.
+
+    Args:
+        model: as `open_classifier` takes it; where it is an alias, the service follows the alias.
+    """
+    releases.serve_model(workspace, model)
+
+
+# -- schedule --------------------------------------------------------------------------------------
+
+
+def retrain(scheduled_run: str = "", *, workspace: Workspace = HERE) -> Retraining:
+    """Retrain if there is a reason to: what a scheduled run does.
+
+    The same call goes on where an interrupted one ended. A refusal by the gate is a result.
+
+    Args:
+        scheduled_run: its key, such as `main/20261127T030000Z`; by default one of now, by hand.
+    """
+    return retraining.run_retraining(workspace, scheduled_run)
+
+
+def add_schedule(
+    name: str = DEFAULT_SCHEDULE,
+    *,
+    cron: str = "",
+    every: str = "",
+    timezone: str = "",
+    jitter: str = "",
+    workspace: Workspace = HERE,
+) -> Schedule:
+    """Add a schedule, or change it; `serve_schedules` runs it.
+
+    Its retrainings use these settings, and none of a later command or of the environment.
+
+    Args:
+        name: of the schedule.
+        cron: such as `0 3 * * 1`; weekdays are cron's, 1 is Monday.
+        every: instead, such as `6h`. With neither, the timing stays; a new schedule then runs only
+            when it is asked to, such as by another engine.
+        timezone: whose wall clock `cron` means, such as Europe/Madrid; UTC by default.
+        jitter: each start is up to so much later, such as `10m`.
+    """
+    return schedules.put_schedule(
+        workspace, name, schedules.make_timing(cron, every, timezone, jitter)
+    )
+
+
+def list_schedules(workspace: Workspace = HERE) -> list[Schedule]:
+    """Return the schedules of a work directory, by name."""
+    return workspace.ledger().schedules()
+
+
+def find_schedule(name: str = DEFAULT_SCHEDULE, *, workspace: Workspace = HERE) -> Schedule:
+    """Return a schedule of a work directory; raise a ConfigError where there is none."""
+    return workspace.ledger().schedule(name)
+
+
+def list_run_times(timing: Timing, count: int = 10) -> list[tuple[datetime, datetime]]:
+    """Return the next run times of a timing, each in its own zone and in UTC."""
+    return schedules.compute_run_times(timing, count)
+
+
+def pause_schedule(name: str = DEFAULT_SCHEDULE, *, workspace: Workspace = HERE) -> None:
+    """Skip the run times of a schedule from now on."""
+    find_schedule(name, workspace=workspace)  # without it nothing is made
+    workspace.ledger().pause(name)
+
+
+def resume_schedule(name: str = DEFAULT_SCHEDULE, *, workspace: Workspace = HERE) -> None:
+    """Let a paused schedule go on with its next run time."""
+    find_schedule(name, workspace=workspace)
+    workspace.ledger().resume(name)
+
+
+def remove_schedule(name: str = DEFAULT_SCHEDULE, *, workspace: Workspace = HERE) -> None:
+    """Remove a schedule; its history stays."""
+    find_schedule(name, workspace=workspace)
+    workspace.ledger().remove(name)
+
+
+def list_scheduled_runs(
+    name: str = "", limit: int = 50, *, workspace: Workspace = HERE
+) -> list[Slot]:
+    """Return the latest scheduled runs of a schedule, or of all, the newest first."""
+    found = workspace.ledger().history(name, limit)
+    if name and not found:
+        find_schedule(name, workspace=workspace)
+    return found
+
+
+def emit_schedule(
+    engine: str, name: str = DEFAULT_SCHEDULE, *, workspace: Workspace = HERE
+) -> dict[str, str]:
+    """Return the files, by name, that let another engine run a schedule.
+
+    Args:
+        engine: systemd, crontab, kubernetes, airflow or prefect.
+        name: of the schedule.
+    """
+    return schedules.emit_files(workspace, engine, name)
+
+
+def serve_schedules(*, workspace: Workspace = HERE, stop: threading.Event | None = None) -> None:
+    """Run what the schedules want, each retraining as a process of its own, until `stop` is set.
+
+    A retraining that runs then is given `retrain.drain_seconds`, and the next start goes on with it.
+    """
+    schedules.serve_until(workspace, stop or threading.Event())
+
+
+def run_due_schedule(
+    name: str = DEFAULT_SCHEDULE,
+    *,
+    workspace: Workspace = HERE,
+    stop: threading.Event | None = None,
+) -> Slot | None:
+    """Do the one scheduled run that is due, for another engine; None where none is.
+
+    An interrupted run comes first; a schedule without a timing of its own is due each time.
+    """
+    return schedules.run_due(workspace, name, stop or threading.Event())
+
+
+def retrain_now(
+    name: str = DEFAULT_SCHEDULE,
+    *,
+    workspace: Workspace = HERE,
+    stop: threading.Event | None = None,
+) -> Slot:
+    """Have a schedule's retraining done now, by the running scheduler or else here."""
+    return schedules.run_now(workspace, name, stop or threading.Event())
+
+
+def clean(*, keep: int | None = None, dry_run: bool = False, workspace: Workspace = HERE) -> Plan:
+    """Delete results that nothing refers to, or only list them.
+
+    The champion, the version before, the best, what waits for approval, the last retrainings and
+    what the last command selected stay, with their images.
+
+    Args:
+        keep: how many retrainings stay besides; `retrain.keep` by default.
+        dry_run: delete nothing.
+    """
+    return looking.clean_directory(workspace, keep, dry_run=dry_run)
+
+
+# -- claims of 2012 --------------------------------------------------------------------------------
+
+
+def reproduce(
+    claims: Sequence[str] = ("all",), *, profile: str = "quick", workspace: Workspace = HERE
+) -> Reproduction:
+    """Measure claims of the paper, each arm with several seeds, and judge them by a rule.
+
+    Done work is not repeated. A claim that is not reproduced is a result.
+
+    Args:
+        claims: short names, or `all`.
+        profile: `quick`, small images; `paper`, the protocol of 2012.
+    """
+    return reproduction.measure_claims(workspace, claims, profile)
+
+
+def plan_reproduction(
+    claims: Sequence[str] = ("all",), *, profile: str = "quick", workspace: Workspace = HERE
+) -> list[dict[str, Any]]:
+    """Return what `reproduce` would train for each claim, each training once."""
+    return reproduction.plan_claims(workspace, claims, profile)
+
+
+def publish_claims(reproduction: Reproduction | None, document: Path | str) -> None:
+    """Put claims into a Markdown document, and their images and records into a folder beside it.
+
+    Args:
+        reproduction: what was measured; None only checks that the document can be written.
+        document: the claims go between its two marks, or at its end.
+    """
+    from pipeline.reproduce.reproduction import publish, require_document
+
+    if reproduction is None:
+        require_document(Path(document))
+    else:
+        publish(reproduction.folder, Path(document))
+
+
+# -- looking ---------------------------------------------------------------------------------------
+
+
+def sync(workspace: Workspace = HERE) -> tuple[int, dict[str, str]]:
     """Send to the tracking store what earlier runs could not.
 
-    Return how many were sent, and why others were not, by name.
+    Returns:
+        How many runs were sent, and why others were not, by name.
     """
-    workdir = Path(workdir)
-    if not list_undelivered(workdir):
-        return 0, {}
-    with work_directory(workdir, wait=wait):
-        return deliver_leftovers(workdir)
+    return looking.deliver_runs(workspace)
 
 
-def ui_server(
-    config: TrackingConfig, workdir: Path | str, port: int
-) -> tuple[list[str], dict[str, str], str]:
-    """Return the command line and environment of a local MLflow server, and the page to open."""
-    workdir = Path(workdir)
-    require_nameable_workdir(config, workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(workdir, error) from error
-    experiment = open_experiment(config, workdir)
-    command, environment = build_server_command(config, workdir, port)
-    return (
-        command,
-        environment,
-        get_experiment_url(config, experiment, f"http://127.0.0.1:{port}"),
-    )
+def prepare_ui(port: int, *, workspace: Workspace = HERE) -> looking.MlflowServer:
+    """Return how to start MLflow's pages of a work directory on this machine."""
+    return looking.prepare_server(workspace, port)
 
 
-def known_runs(workdir: Path | str = DEFAULT_WORKDIR) -> dict[str, dict[str, str]]:
-    """Return, for each of our run keys, the `run_id` and `experiment_id` that MLflow gave it."""
-    return read_known_runs(Path(workdir))
-
-
-def schema() -> str:
-    """Return the JSON schema of the settings."""
-    from pipeline.config.settings import Config
-
-    return json.dumps(Config.model_json_schema(), indent=2)
+def doctor(workspace: Workspace = HERE) -> list[Diagnosis]:
+    """Return what machine, versions, devices, store, disk and permissions were found."""
+    return diagnosis.diagnose(workspace)

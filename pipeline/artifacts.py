@@ -226,6 +226,18 @@ class SavedModel(Artifact):
     )
     class_names: tuple[str, ...] = Field(description="Names in the order of the logits.")
 
+    def as_dict(self, batch_size: int) -> dict[str, Any]:
+        """Return the model as a command's result shows it; memory in bytes, for a batch."""
+        return {
+            "path": str(self.model_path),
+            "sha256": self.model_sha256,
+            "variant": self.variant,
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "activation_bytes": self.activation_bytes(batch_size),
+            "layers": [layer.model_dump() for layer in self.layers],
+        }
+
     @property
     def model_path(self) -> Path:
         """The `.keras` file."""
@@ -407,6 +419,24 @@ class EvaluationReport(Artifact):
             f"{self.split} top-1 error {self.top1_error:.2%} ({low:.2%} to {high:.2%}),"
             f" {self.view}, on {self.images:,} images"
         )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the scores as a command's result shows them."""
+        names = (
+            "split",
+            "view",
+            "images",
+            "top1_error",
+            "top1_error_interval",
+            "top5_error",
+            "loss",
+            "calibration_error",
+            "temperature",
+            "model_sha256",
+            "dataset_digest",
+        )
+        shown = {name: getattr(self, name) for name in names}
+        return shown | {"report": str(self.directory / self.REPORT_FILE)}
 
     @property
     def predictions_path(self) -> Path:

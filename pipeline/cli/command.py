@@ -148,7 +148,7 @@ class SettingOption(StoredOption):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return the option and the description of its setting, read when help is asked for."""
-        from pipeline.config.resolution import describe_setting
+        from pipeline.config.description import describe_setting
 
         self.help = describe_setting(self.settings[0])
         return super().get_help_record(ctx)
@@ -157,11 +157,11 @@ class SettingOption(StoredOption):
         self, ctx: click.Context, incomplete: str
     ) -> list[click.shell_completion.CompletionItem]:
         """Complete the values that the setting may have, and paths where it may be one."""
-        from pipeline.config.resolution import setting_choices
+        from pipeline.config.description import list_choices
 
         found = [
             click.shell_completion.CompletionItem(choice)
-            for choice in setting_choices(self.settings[0])
+            for choice in list_choices(self.settings[0])
             if choice.startswith(incomplete)
         ]
         return found or super().shell_complete(ctx, incomplete)
@@ -292,7 +292,9 @@ class OptionsAnywhere(click.Group):
         return super().parse_args(ctx, self._word_first(list(args)))
 
     def _word_first(self, args: list[str]) -> list[str]:
-        own = {flag for parameter in self.get_params(click.Context(self)) for flag in parameter.opts}
+        own = {
+            flag for parameter in self.get_params(click.Context(self)) for flag in parameter.opts
+        }
         index = 0
         while index < len(args) and args[index].startswith("-"):
             if args[index] in own or args[index] == "--":

@@ -112,7 +112,9 @@ class ConsoleObserver:
         made = outcome.artifact.headline() if outcome.artifact else "see the message below"
         line = Text(f"{outcome.stage:<9} ", style="bold")
         line.append(f"{outcome.state:<7} ", style=STATE_STYLES[outcome.state])
-        line.append(f"{format_duration(outcome.seconds):>8}  " if outcome.state != "skipped" else " " * 10)
+        line.append(
+            f"{format_duration(outcome.seconds):>8}  " if outcome.state != "skipped" else " " * 10
+        )
         line.append(made, style="")
         self._output.print(line, soft_wrap=True)
         if outcome.state == "ran" or self._explain:
@@ -173,6 +175,24 @@ class QuietObserver(ConsoleObserver):
     def finished(self, outcome: Outcome) -> None:
         """Print nothing."""
         self.outcomes.append(outcome)
+
+
+class NoticeObserver(QuietObserver):
+    """Prints notices alone, on standard error: for commands whose output is for programs.
+
+    Args:
+        silent: print nothing.
+    """
+
+    def __init__(self, *, silent: bool = False):
+        super().__init__(Console(stderr=True, highlight=False))
+        self._silent = silent
+
+    def said(self, text: str) -> None:
+        """Print a notice as one line."""
+        if not self._silent:
+            self._output.file.write(f"{text}\n")
+            self._output.file.flush()
 
 
 def print_json(output: Console, value: object) -> None:

@@ -87,9 +87,7 @@ STAGE_OPTIONS = (
     StageOption("--precision", {"train": "train.precision"}, "NAME"),
     StageOption("--freeze", {"train": "train.freeze"}, "LAYER"),
     StageOption("--devices", {"train": "train.devices"}, "WHICH"),
-    StageOption(
-        "--auto-batch", {"train": "train.gradient_accumulation_steps"}, flag_value="auto"
-    ),
+    StageOption("--auto-batch", {"train": "train.gradient_accumulation_steps"}, flag_value="auto"),
     StageOption("--profile", {"train": "train.profile_steps"}, "STEPS"),
     StageOption("--seed", {"build": "model.seed", "train": "train.seed"}, "N"),
     StageOption("--split", {"evaluate": "evaluate.split"}, "NAME"),

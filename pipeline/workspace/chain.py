@@ -1,9 +1,9 @@
 """Running stages: what `alexnet ingest build train evaluate promote` does, on one or more workers.
 
-    check what can be refused before anything starts
-    hold the work directory
-    an external model: fetch it, and evaluate it by a stage of its own
-    run the stages; a worker beside the chief takes part in `train` alone
+check what can be refused before anything starts
+hold the work directory
+an external model: fetch it, and evaluate it by a stage of its own
+run the stages; a worker beside the chief takes part in `train` alone
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.artifacts import Artifact, Decision, EvaluationReport, SavedModel
-from pipeline.config.resolution import Resolved, format_setting
+from pipeline.config.description import format_arguments
+from pipeline.config.resolution import Resolved
 from pipeline.config.train import TrainConfig
-from pipeline.data.listing import require_source
+from pipeline.data.reference import require_source
 from pipeline.engine.runner import Runner
 from pipeline.engine.stage import Outcome
 from pipeline.errors import ConfigError, LostWorkerError, WorkersFailedError
 from pipeline.evaluate.external_model import given_model
 from pipeline.evaluate.stage import evaluate, evaluate_model
-from pipeline.tracking import journal
+from pipeline.tracking.fetching import fetch_model_file
+from pipeline.tracking.store import require_nameable_workdir
 from pipeline.train.cluster import Cluster, launch, read_cluster
 from pipeline.workspace.workspace import (
     ALL_STAGES,
@@ -118,7 +120,7 @@ def run_stages(
     if not cluster.is_chief:
         _take_part(workspace, resolved, stages, rerun, cluster)
         return PipelineResult((), resolved)
-    journal.require_nameable(resolved.config.tracking, workspace.directory)
+    require_nameable_workdir(resolved.config.tracking, workspace.directory)
     with workspace.hold():
         resolved = _with_model_file(workspace, resolved)
         tracker = workspace.tracker(resolved)
@@ -135,7 +137,7 @@ def run_stages(
             outcomes,
             resolved,
             workspace.run_ids(),
-            journal.url_of_run(resolved.config.tracking, workspace.directory, key),
+            workspace.run_url(resolved, key),
             tracker.problem or workspace.describe_unsent(),
         )
 
@@ -235,7 +237,7 @@ def _with_model_file(workspace: Workspace, resolved: Resolved) -> Resolved:
         return resolved
     path = Path(config.evaluate.model)
     if path.suffix != ".keras":
-        path = journal.model_file(config.evaluate.model, config.tracking, workspace.directory)
+        path = fetch_model_file(config.evaluate.model, config.tracking, workspace.directory)
     side = given_model(path).short_side
     named = resolved.origins["data.short_side"] in ("command line", "environment")
     data = config.data.model_copy(update={} if named or not side else {"short_side": side})
@@ -280,15 +282,12 @@ def launch_workers(
         raise WorkersFailedError(code)
 
 
-def _arguments_of(
-    workspace: Workspace, stages: Sequence[str], rerun: Sequence[str]
-) -> list[str]:
+def _arguments_of(workspace: Workspace, stages: Sequence[str], rerun: Sequence[str]) -> list[str]:
     """Return the command line that does what `run_stages` was asked for."""
     arguments = ["--recipe", workspace.recipe] if workspace.recipe else []
     arguments += ["--workdir", str(workspace.directory), "--quiet"]
     arguments += ["--wait"] if workspace.wait else []
-    for key, value in workspace.settings.items():
-        arguments += ["--set", f"{key}={format_setting(value)}"]
+    arguments += format_arguments(workspace.settings)
     return [*arguments, *stages, *(word for name in rerun for word in ("--rerun", name))]
 
 

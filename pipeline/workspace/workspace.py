@@ -14,19 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.resolution import Resolved, environment_settings, resolve
-from pipeline.data.listing import at, kind_of
+from pipeline.data.reference import detect_dataset_kind, expand_home
+from pipeline.data.stage import ingest
 from pipeline.engine.runner import Runner
 from pipeline.engine.stage import Observer, Outcome, Stage, Tracker
 from pipeline.engine.workdir import unwritable, work_directory
 from pipeline.errors import ConfigError
 from pipeline.evaluate.stage import evaluate, evaluate_model
-from pipeline.data.stage import ingest
 from pipeline.model.stage import build, build_alone
 from pipeline.release.stage import promote
 from pipeline.retrain.stage import review
 from pipeline.schedule.ledger import Ledger
-from pipeline.tracking import journal
+from pipeline.tracking.journal import list_undelivered
+from pipeline.tracking.known_runs import read_known_runs
 from pipeline.tracking.registry import CHAMPION, Registry
+from pipeline.tracking.store import get_run_url, require_nameable_workdir
+from pipeline.tracking.tracker import MlflowTracker, NoTracker
 from pipeline.train.stage import train
 
 if TYPE_CHECKING:
@@ -211,8 +214,8 @@ class Workspace:
         """Return what records runs: in MLflow, or nowhere where tracking is off."""
         config = resolved.config.tracking
         if not config.enabled:
-            return journal.NoTracker()
-        return journal.MlflowTracker(self.directory, config, tags)
+            return NoTracker()
+        return MlflowTracker(self.directory, config, tags)
 
     def registry(self, resolved: Resolved | None = None) -> Registry:
         """Return the registry of the model `release.name`.
@@ -223,7 +226,7 @@ class Workspace:
         config = (resolved or self.resolve_for_store()).config
         if resolved is None:
             self.require_store(config.tracking.uri)
-            journal.require_nameable(config.tracking, self.directory)
+            require_nameable_workdir(config.tracking, self.directory)
         return Registry(config.release.name, config.tracking, self.directory)
 
     def ledger(self) -> Ledger:
@@ -232,12 +235,19 @@ class Workspace:
 
     def run_ids(self) -> dict[str, str]:
         """Return MLflow's id of each run by our own key."""
-        return {key: ids["run_id"] for key, ids in journal.known_runs(self.directory).items()}
+        return {key: ids["run_id"] for key, ids in read_known_runs(self.directory).items()}
+
+    def run_url(self, resolved: Resolved, run_key: str) -> str | None:
+        """Return the page of a run by our own key; None for one that MLflow does not know."""
+        known = read_known_runs(self.directory).get(run_key)
+        return get_run_url(resolved.config.tracking, **known) if known else None
 
     def describe_unsent(self) -> str | None:
         """Return how many earlier runs the tracking store still misses, in words, or None."""
-        waiting = len(journal.undelivered(self.directory))
-        return f"{waiting} earlier run{' is' if waiting == 1 else 's are'} unsent" if waiting else None
+        waiting = len(list_undelivered(self.directory))
+        return (
+            f"{waiting} earlier run{' is' if waiting == 1 else 's are'} unsent" if waiting else None
+        )
 
     def model_reference(self, model: str = "") -> str:
         """Return the model that is meant: the champion of `release.name` unless one is named.
@@ -248,7 +258,7 @@ class Workspace:
         config = self.resolve_for_store().config
         reference = model or f"models:/{config.release.name}@{CHAMPION}"
         if reference.startswith("models:"):
-            journal.require_nameable(config.tracking, self.directory)
+            require_nameable_workdir(config.tracking, self.directory)
             self.require_store(config.tracking.uri)
         return reference
 
@@ -270,13 +280,13 @@ class Workspace:
 def resolve_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings in which files and folders mean the same from another folder."""
     found = dict(settings)
-    dataset = at(str(settings.get("data.dataset", "")))
-    is_local = kind_of(str(dataset)) in ("folder", "manifest")
+    dataset = expand_home(str(settings.get("data.dataset", "")))
+    is_local = detect_dataset_kind(str(dataset)) in ("folder", "manifest")
     if "data.dataset" in settings and is_local and dataset.exists():
         found["data.dataset"] = str(dataset.resolve())
     if settings.get("model.weights"):
-        found["model.weights"] = str(at(str(settings["model.weights"])).resolve())
-    model = at(str(settings.get("evaluate.model", "")))
+        found["model.weights"] = str(expand_home(str(settings["model.weights"])).resolve())
+    model = expand_home(str(settings.get("evaluate.model", "")))
     if model.is_file():
         found["evaluate.model"] = str(model.resolve())
     return found

@@ -1,0 +1,91 @@
+"""Tables of models: versions, exports, comparisons."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.cli.tables.lines import print_location
+from pipeline.reports.numbers import format_duration
+
+if TYPE_CHECKING:
+    from pipeline.evaluate.compare import Comparison
+    from pipeline.export.export import Exported
+    from pipeline.tracking.registry import Version
+
+
+def show_versions(output: Console, versions: Sequence[Version]) -> None:
+    """Print the versions of a registered model."""
+    if not versions:
+        output.print(
+            "No version is registered yet. `alexnet run promote` makes one.", highlight=False
+        )
+        return
+    table = Table(title=Text(versions[0].name), title_justify="left")
+    for heading in ("version", "aliases", "gate", "top-1 error", "age", "model", "decision"):
+        table.add_column(
+            heading,
+            justify="right" if heading in ("version", "top-1 error", "age") else "left",
+            overflow="fold",
+        )
+    for version in versions:
+        row = version_as_dict(version)
+        error = f"{row['top1_error']:.2%}" if row["top1_error"] is not None else ""
+        style = "green" if "champion" in version.aliases else "dim" if row["withdrawn"] else ""
+        gate = f"{row['gate']}{', withdrawn' if row['withdrawn'] else ''}"
+        words = (
+            version.number,
+            ", ".join(version.aliases),
+            gate,
+            error,
+            format_duration(row["age_seconds"]),
+            version.model_sha256[:12],
+        )
+        table.add_row(*words, Text(row["reason"]), style=style)
+    output.print(table)
+
+
+def version_as_dict(version: Version) -> dict[str, Any]:
+    """Return a version as JSON can hold it."""
+    error = version.tags.get("top1_error")
+    return {
+        "name": version.name,
+        "version": version.number,
+        "aliases": list(version.aliases),
+        "gate": version.gate or "not judged",
+        "withdrawn": version.withdrawn,
+        "decision": version.tags.get("decision"),
+        "reason": version.tags.get("decision_reason", ""),
+        "top1_error": float(error) if error else None,
+        "age_seconds": round(time.time() - version.created, 1),
+        "model_sha256": version.model_sha256,
+        "release_sha256": version.release_sha256,
+        "dataset_digest": version.tags.get("dataset_digest"),
+    }
+
+
+def show_export(output: Console, exported: Exported) -> None:
+    """Print what was exported, how it compares, and where it is."""
+    output.print(Text(exported.headline()), soft_wrap=True)
+    print_location(output, "file", str(exported.file))
+    print_location(output, "page", str(exported.page.resolve().as_uri()))
+
+
+def show_comparison(output: Console, comparison: Comparison) -> None:
+    """Print which of two models is better, the numbers of both, and where the page is."""
+    from pipeline.evaluate.compare import measure_table, verdict
+
+    output.print(Text(verdict(comparison)))
+    numbers = measure_table(comparison)
+    table = Table()
+    for heading in numbers.headings:
+        table.add_column(heading, justify="left" if heading == "measure" else "right")
+    for row in numbers.rows:
+        table.add_row(*row)
+    output.print(table)
+    print_location(output, "page", str(comparison.page.resolve().as_uri()))

@@ -1,0 +1,162 @@
+"""Releases that a work directory can answer with: opened, served, exported."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.artifacts import DatasetArtifact
+from pipeline.errors import ConfigError
+from pipeline.release.package import Release, open_release
+from pipeline.tracking.registry import Version
+from pipeline.tracking.registry import find_version as find_named_version
+from pipeline.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipeline.export.export import Exported
+    from pipeline.release.classify import Classifier
+
+
+def find_version(workspace: Workspace, version: str) -> Version:
+    """Return a version of the model `release.name`, by its number or an alias.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    known = workspace.registry().list_versions()
+    for found in known:
+        if version == found.number or version in found.aliases:
+            return found
+    raise ConfigError(
+        f"There is no version {version}",
+        expected=f"one of {', '.join(item.number for item in known) or 'none, as yet'}",
+        hint="Type `alexnet model list` to see them",
+    )
+
+
+def open_named_release(workspace: Workspace, model: str = "") -> Release:
+    """Return the champion, or the model that is named, verified and not opened yet.
+
+    Args:
+        workspace: the work directory.
+        model: a name in MLflow's registry, a .keras file, a release's folder, or a run's id.
+
+    Raises:
+        ConfigError: it does not exist.
+        CheckpointError: its files are not those that were released.
+    """
+    reference = workspace.model_reference(model)
+    config = workspace.resolve_for_store().config
+    return open_release(reference, config.tracking, workspace.directory)
+
+
+def open_named_classifier(workspace: Workspace, model: str = "") -> Classifier:
+    """Open the champion, or the model that is named, after its files were verified."""
+    release = open_named_release(workspace, model)  # before TensorFlow: it may not be there
+    from pipeline.train.strategy import configure_answers
+
+    configure_answers()
+    from pipeline.release.classify import load_classifier
+
+    return load_classifier(release)
+
+
+def serve_model(workspace: Workspace, model: str) -> None:
+    """Answer over HTTP until SIGINT or SIGTERM; follow the alias if the model is named by one."""
+    config = workspace.resolve_for_store().config
+    reference = workspace.model_reference(model)
+
+    def describe_version() -> str:
+        version = find_named_version(reference, config.tracking, workspace.directory)
+        return f"{version.number} {version.release_sha256}"
+
+    def find_release() -> Release:
+        return open_release(reference, config.tracking, workspace.directory)
+
+    find_release()  # an error is shown before TensorFlow starts
+    from pipeline.train.strategy import configure_answers
+
+    configure_answers()
+    from pipeline.serve.service import serve
+
+    follows = "@" in reference.partition(":/")[2]
+    serve(
+        find_release,
+        config.serve,
+        say=workspace.observer.said,
+        changed=describe_version if follows else None,
+    )
+
+
+def export_model(
+    workspace: Workspace,
+    target: str,
+    model: str = "",
+    *,
+    int8: bool = False,
+    output: Path | None = None,
+) -> Exported:
+    """Write a model for another runtime, if it answers real images there as it does here.
+
+    The images are the release's golden ones and the first of the test split of the selected
+    dataset.
+
+    Args:
+        workspace: the work directory.
+        target: `savedmodel`, `onnx` or `litert`.
+        model: as `open_named_release` takes it.
+        int8: LiteRT in 8-bit integers, whose cost in accuracy is measured on the test split.
+        output: the folder to make; by default one below `exports/`.
+
+    Raises:
+        ConfigError: there is no such model or format, or a package is missing.
+        GateError: the export does not answer as the model does, or integers cost too much.
+    """
+    release = open_named_release(workspace, model)
+    from pipeline.train.strategy import configure_answers
+
+    configure_answers()
+    from pipeline.export.export import PARITY_IMAGES, export
+
+    dataset = _selected_dataset(workspace, release)
+    golden = [(release.directory / image.file).read_bytes() for image in release.golden]
+    test = itertools.islice(_labeled_images(dataset, "test"), PARITY_IMAGES)
+    suffix = "int8" if int8 else ""
+    parts = (release.name.removesuffix(".keras"), release.version, target, suffix)
+    name = "-".join(filter(None, parts))
+    return export(
+        release,
+        target,
+        output or workspace.directory / "exports" / name,
+        golden + [encoded for encoded, _ in test],
+        int8=int8,
+        calibration=_labeled_images(dataset, "train"),
+        test=_labeled_images(dataset, "test"),
+        progress=workspace.observer.said,
+    )
+
+
+def _selected_dataset(workspace: Workspace, release: Release) -> DatasetArtifact | None:
+    """Return the dataset that the last command used, if it has the model's classes."""
+    runner = workspace.runner()
+    folder = runner.selection.selected_folder("ingest")
+    if folder is None:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        dataset = DatasetArtifact.read(runner.results.folder_named(folder))
+        if not release.class_names or dataset.class_names == release.class_names:
+            return dataset
+    return None
+
+
+def _labeled_images(dataset: DatasetArtifact | None, split: str) -> Iterator[tuple[bytes, int]]:
+    """Yield the images of a split as files' bytes with their class ids; none without a dataset."""
+    if dataset is None:
+        return
+    from pipeline.data.loader import load_split, read_encoded_images
+
+    for encoded, _, label in read_encoded_images(load_split(dataset, split, in_memory=False)):
+        yield encoded, label
