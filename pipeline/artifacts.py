@@ -231,7 +231,7 @@ class SavedModel(Artifact):
         return {
             "path": str(self.model_path),
             "sha256": self.model_sha256,
-            "variant": self.variant,
+            "network": self.network,
             "parameters": self.parameters,
             "macs": self.macs,
             "activation_bytes": self.activation_bytes(batch_size),

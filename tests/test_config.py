@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from pipeline.config.description import list_choices
 from pipeline.config.recipes import read_recipe, suggest_spelling
 from pipeline.config.resolution import (
     environment_settings,
@@ -12,7 +13,6 @@ from pipeline.config.resolution import (
     parse_assignments,
     resolve,
     setting_field,
-    words_of,
 )
 from pipeline.config.settings import Config
 from pipeline.errors import ConfigError, PipelineError
@@ -385,7 +385,7 @@ class TestSubSections:
         assert resolved.flat()["data.renamed_classes"] == {"a": "b"}
 
     def test_words_of_a_choice(self):
-        assert words_of("model.alexnet.fidelity") == ("code", "paper")
+        assert list_choices("model.alexnet.fidelity") == ("code", "paper")
 
     def test_near_misses(self, recipe):
         assert "Did you mean `model.alexnet.fidelity`?" in complaint(

@@ -150,7 +150,7 @@ class SettingOption(StoredOption):
         """Return the option and the description of its setting, read when help is asked for."""
         from pipeline.config.description import describe_setting
 
-        self.help = describe_setting(self.settings[0])
+        self.help = " ".join(dict.fromkeys(map(describe_setting, self.settings)))
         return super().get_help_record(ctx)
 
     def shell_complete(
@@ -293,7 +293,9 @@ class OptionsAnywhere(click.Group):
 
     def _word_first(self, args: list[str]) -> list[str]:
         own = {
-            flag for parameter in self.get_params(click.Context(self)) for flag in parameter.opts
+            flag
+            for parameter in self.get_params(click.Context(self, **self.context_settings))
+            for flag in parameter.opts
         }
         index = 0
         while index < len(args) and args[index].startswith("-"):

@@ -27,7 +27,7 @@ _FIRST_PORT, _LAST_PORT = 5000, 5099  # 5000 is MLflow's own
 )
 @pass_invocation
 def status_command(invocation: Invocation) -> None:
-    """Show each stage: done, stale and why, its age, size and run."""
+    """Show what exists, what is stale and why."""
     from pipeline import api
     from pipeline.cli.tables.stages import show_status, stage_status_as_dict
 
@@ -83,7 +83,7 @@ def config_command(invocation: Invocation, schema: bool) -> None:
 @click.argument("names", nargs=-1, metavar="[STAGE|RUN]...")
 @pass_invocation
 def report_command(invocation: Invocation, names: tuple[str, ...]) -> None:
-    """Draw pages again from what is stored, without running anything."""
+    """Draw pages again from what is stored."""
     from pipeline import api
 
     drawn = api.report(names, workspace=invocation.open_workspace())

@@ -29,9 +29,9 @@ class Alexnet(OptionsAnywhere):
             return args[0], stages_command, args
         return super().resolve_command(ctx, args)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command of a word, such as completion asks for."""
-        return stages_command if name in SUMMARIES else super().get_command(ctx, name)
+        return stages_command if cmd_name in SUMMARIES else super().get_command(ctx, cmd_name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return all words, the stages first."""
@@ -42,7 +42,7 @@ class Alexnet(OptionsAnywhere):
         yield stages_command
         yield from super().walk_commands()
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the words in sections, each with its summary."""
         rows: dict[str, list[tuple[str, str]]] = {section: [] for section in SECTIONS}
         rows["Pipeline"] += SUMMARIES.items()

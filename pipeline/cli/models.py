@@ -118,7 +118,7 @@ def predict_command(
     logits: bool,
     strict: bool,
 ) -> None:
-    """Classify images: files, folders, and patterns in quotes.
+    """Classify images: files, folders, quoted patterns.
 
     Files that cannot be classified are named, all others are answered, and the exit code is 1 then.
     """
@@ -172,7 +172,7 @@ def predict_command(
 def export_command(
     invocation: Invocation, target: str, model: str, int8: bool, output: Path | None
 ) -> None:
-    """Write the champion for another runtime, proved on real images.
+    """Write a model for another runtime, proved on real images.
 
     The export is read back by that runtime and kept only if it answers there as it does here.
     """
@@ -196,7 +196,7 @@ def export_command(
 @click.argument("second", metavar="RUN")
 @pass_invocation
 def compare_command(invocation: Invocation, first: str, second: str) -> None:
-    """Compare two evaluations of the same images, with paired tests.
+    """Compare two evaluations of the same images.
 
     RUN is the id, or its first letters, of an evaluation's MLflow run or of the pipeline run around
     it; or the folder of an evaluation.

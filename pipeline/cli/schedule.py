@@ -19,7 +19,7 @@ from pipeline.errors import GateError, PipelineError
 
 if TYPE_CHECKING:
     from pipeline.cli.shutdown import StopEvent
-    from pipeline.schedule.ledger import Slot
+    from pipeline.schedule.records import ScheduledRun
 
 ENGINES = ("systemd", "crontab", "kubernetes", "airflow", "prefect")
 
@@ -46,7 +46,7 @@ def _retrain_options() -> list[click.Parameter]:
 
 @click.group("schedule", cls=OptionsAnywhere, section="Schedule")
 def schedule_group() -> None:
-    """Retrain on a schedule: at each run time, if there is a reason.
+    """Retrain on a schedule, when there is a reason.
 
     Reasons are new images, drift, a degraded champion, age. What is trained is evaluated and
     promoted if it is as good as the champion. `alexnet schedule serve` runs the schedules.
@@ -135,7 +135,7 @@ def show_one(invocation: Invocation, name: str) -> None:
     workspace = invocation.open_workspace()
     found = api.find_schedule(name, workspace=workspace)
     times = api.list_run_times(found.timing)
-    last = workspace.ledger().history(name, 1)
+    last = workspace.ledger().list_latest_scheduled_runs(name, 1)
     value = schedule_as_dict(found, times[:1], last) | {"run_times": run_times_as_list(times)}
     invocation.present(value, lambda output: show_run_times(output, found, times))
 
@@ -290,7 +290,7 @@ def serve_schedules(invocation: Invocation, name: str, once: bool) -> None:
         invocation.present({"scheduled_run": None}, lambda _output: None)
 
 
-def _conclude(invocation: Invocation, found: Slot, stop: StopEvent) -> None:
+def _conclude(invocation: Invocation, found: ScheduledRun, stop: StopEvent) -> None:
     """Show what became of a scheduled run, and leave with an exit code that says it."""
     from pipeline.cli.tables.schedule import scheduled_run_as_dict, show_scheduled_runs
 
@@ -318,7 +318,7 @@ def _conclude(invocation: Invocation, found: Slot, stop: StopEvent) -> None:
 @click.option("--scheduled-run", hidden=True, default="", help="The scheduled run that this is.")
 @pass_invocation
 def retrain_command(invocation: Invocation, scheduled_run: str) -> None:
-    """Retrain once if there is a reason, evaluate and promote.
+    """Retrain once, if there is a reason.
 
     What `alexnet schedule` does at each run time. Without --recipe and --dataset it takes those, and
     the settings, of the last command in the work directory.

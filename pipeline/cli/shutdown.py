@@ -41,6 +41,7 @@ class ShutdownRequest:
                 signal.signal(number, self)
 
     def __call__(self, number: int, _frame: object) -> None:
+        """Note the signal; raise the end at once unless this process lingers."""
         self._end = Terminated() if number == signal.SIGTERM else Interrupted()
         if not self.lingers:
             raise self._end
@@ -128,9 +129,9 @@ def end_session(leader: subprocess.Popen[bytes]) -> None:
 
 def leave_process(code: int) -> NoReturn:
     """End the process, at once where a call of TensorFlow hangs: a normal end would wait for it."""
-    from pipeline.train.watchdog import something_hangs
+    from pipeline.train.watchdog import has_hanging_call
 
-    if something_hangs():
+    if has_hanging_call():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -138,7 +138,7 @@ class StagesCommand(Command):
         ctx.meta[_STAGES_KEY] = [word for word in args if word in SUMMARIES]
         return super().parse_args(ctx, args)
 
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+    def collect_usage_pieces(self, _ctx: click.Context) -> list[str]:
         """Return the words of the usage line."""
         return ["[OPTIONS]", "[STAGE]..."]
 
@@ -164,7 +164,8 @@ class StagesCommand(Command):
                 named
             ):
                 continue
-            record = parameter.get_help_record(ctx)
+            is_argument = isinstance(parameter, click.Argument)
+            record = None if is_argument else parameter.get_help_record(ctx)
             if record:
                 (own if isinstance(parameter, StageSettingOption) else shared).append(record)
         for heading, rows in (("Options", own), ("Options of every stage", shared)):
@@ -218,12 +219,12 @@ def stages_command(
     workers: int,
 ) -> None:
     """Run the named stages, in the order in which they depend on each other."""
-    from pipeline import api
+    from pipeline.workspace.chain import is_worker, launch_workers
 
     named = expand_stages(stages)
-    if workers > 1 and not api.is_worker(workers):
+    if workers > 1 and not is_worker(workers):
         notify = functools.partial(click.echo, err=True)
-        api.launch_workers(invocation.arguments, workers, notify)
+        launch_workers(invocation.arguments, workers, notify)
         return
     result = _run_stages(invocation, named, explain, rerun, accept_code)
     if not result.outcomes:  # a worker beside the chief, who shows what was made
@@ -250,11 +251,12 @@ def _run_stages(
     from pipeline import api
     from pipeline.cli.progress import print_json
     from pipeline.cli.shutdown import InterruptibleObserver
+    from pipeline.workspace.chain import is_chief
 
     output, shutdown = invocation.open_output(), invocation.shutdown
     observer = invocation.open_observer(output, explain=explain)
     if shutdown is not None:
-        shutdown.lingers = "train" in named and not api.is_chief()
+        shutdown.lingers = "train" in named and not is_chief()
     workspace = invocation.open_workspace(InterruptibleObserver(observer, shutdown))
     try:
         return api.run(named, workspace=workspace, rerun=rerun, accept_code=accept_code)

@@ -5,36 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-
-from pipeline.config.settings import Config
-
-
-def find_field(key: str) -> FieldInfo:
-    """Return the field of a setting, such as `train.epochs` or `model.alexnet.fidelity`.
-
-    Raises:
-        KeyError: there is no such setting.
-    """
-    section: type[BaseModel] = Config
-    *folders, name = key.split(".")
-    for folder in folders:
-        annotation = section.model_fields[folder].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            raise KeyError(key)
-        section = annotation
-    return section.model_fields[name]
+from pipeline.config.resolution import setting_field
 
 
 def describe_setting(key: str) -> str:
     """Return what a setting means, with unit and range."""
-    return find_field(key).description or ""
+    return setting_field(key).description or ""
 
 
 def list_choices(key: str) -> tuple[str, ...]:
     """Return the words that a setting may be, such as `sgd` for `train.optimizer`."""
-    return tuple(word for word in get_args(find_field(key).annotation) if isinstance(word, str))
+    return tuple(word for word in get_args(setting_field(key).annotation) if isinstance(word, str))
 
 
 def format_setting(value: object) -> str:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -46,11 +46,6 @@ class Resolved:
 def field_names() -> tuple[str, ...]:
     """Return every `section.field` there is."""
     return tuple(flatten(Config().model_dump()))
-
-
-def words_of(key: str) -> tuple[str, ...]:
-    """Return the words that a setting may be, such as `relu` for `model.alexnet.activation`."""
-    return tuple(word for word in get_args(setting_field(key).annotation) if isinstance(word, str))
 
 
 def setting_field(key: str) -> FieldInfo:

@@ -25,7 +25,8 @@ from pipeline.evaluate.external_model import given_model
 from pipeline.evaluate.stage import evaluate, evaluate_model
 from pipeline.tracking.fetching import fetch_model_file
 from pipeline.tracking.store import require_nameable_workdir
-from pipeline.train.cluster import Cluster, launch, read_cluster
+from pipeline.train.cluster import Cluster, read_cluster
+from pipeline.train.launcher import run_workers
 from pipeline.workspace.workspace import (
     ALL_STAGES,
     EXTERNAL_MODEL_STAGES,
@@ -278,7 +279,7 @@ def launch_workers(
             "Several workers were asked for in a process that is one of several already",
             expected="--workers or TF_CONFIG, not both",
         )
-    if code := launch(arguments, workers, notify):
+    if code := run_workers(arguments, workers, notify):
         raise WorkersFailedError(code)
 
 
@@ -317,7 +318,7 @@ def _take_part(
         return
 
     def require_chief() -> None:
-        if not cluster.chief_answers():
+        if not cluster.is_chief_reachable():
             raise LostWorkerError(
                 f"The chief of this training, {cluster.addresses[0]}, is gone; this is {name}",
                 hint="Nothing but the steps since the last checkpoint is lost. Start all workers"

@@ -10,7 +10,8 @@ from pipeline.config.resolution import Resolved
 from pipeline.engine.results import read_account
 from pipeline.engine.runner import StageStatus
 from pipeline.errors import ConfigError
-from pipeline.retrain import retention
+from pipeline.retrain import garbage_collection
+from pipeline.retrain.garbage_collection import GarbagePlan
 from pipeline.tracking import store
 from pipeline.tracking.delivery import deliver_leftovers
 from pipeline.tracking.journal import list_undelivered
@@ -107,7 +108,7 @@ def _find_result(workspace: Workspace, run: str) -> Path | None:
     return None
 
 
-def clean_directory(workspace: Workspace, keep: int | None, *, dry_run: bool) -> retention.Plan:
+def clean_directory(workspace: Workspace, keep: int | None, *, dry_run: bool) -> GarbagePlan:
     """Delete results that nothing refers to, or only list them.
 
     Args:
@@ -127,15 +128,17 @@ def clean_directory(workspace: Workspace, keep: int | None, *, dry_run: bool) ->
             hint="Name it with --workdir",
         )
 
-    def make_plan() -> retention.Plan:
+    def make_plan() -> GarbagePlan:
         count = keep or config.retrain.keep
-        return retention.plan(workspace.directory, config, keep=count, retrainings_only=False)
+        return garbage_collection.plan_garbage_collection(
+            workspace.directory, config, keep=count, retrainings_only=False
+        )
 
     if dry_run:
         return make_plan()
     with workspace.hold():
         plan = make_plan()
-        retention.apply(plan)
+        garbage_collection.collect_garbage(plan)
         return plan
 
 

@@ -56,9 +56,9 @@ def open_named_release(workspace: Workspace, model: str = "") -> Release:
 def open_named_classifier(workspace: Workspace, model: str = "") -> Classifier:
     """Open the champion, or the model that is named, after its files were verified."""
     release = open_named_release(workspace, model)  # before TensorFlow: it may not be there
-    from pipeline.train.strategy import configure_answers
+    from pipeline.train.strategy import configure_inference
 
-    configure_answers()
+    configure_inference()
     from pipeline.release.classify import load_classifier
 
     return load_classifier(release)
@@ -77,17 +77,17 @@ def serve_model(workspace: Workspace, model: str) -> None:
         return open_release(reference, config.tracking, workspace.directory)
 
     find_release()  # an error is shown before TensorFlow starts
-    from pipeline.train.strategy import configure_answers
+    from pipeline.train.strategy import configure_inference
 
-    configure_answers()
+    configure_inference()
     from pipeline.serve.service import serve
 
     follows = "@" in reference.partition(":/")[2]
     serve(
         find_release,
         config.serve,
-        say=workspace.observer.said,
-        changed=describe_version if follows else None,
+        log=workspace.observer.said,
+        identify_release=describe_version if follows else None,
     )
 
 
@@ -116,9 +116,9 @@ def export_model(
         GateError: the export does not answer as the model does, or integers cost too much.
     """
     release = open_named_release(workspace, model)
-    from pipeline.train.strategy import configure_answers
+    from pipeline.train.strategy import configure_inference
 
-    configure_answers()
+    configure_inference()
     from pipeline.export.export import PARITY_IMAGES, export
 
     dataset = _selected_dataset(workspace, release)

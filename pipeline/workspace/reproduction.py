@@ -11,6 +11,7 @@ from pipeline.data.reference import require_source
 from pipeline.data.stage import ingest
 from pipeline.engine.stage import Tracker
 from pipeline.errors import ConfigError
+from pipeline.model.networks import require_network_settings
 from pipeline.tracking.store import require_nameable_workdir
 from pipeline.workspace.workspace import Workspace
 
@@ -65,6 +66,7 @@ def resolve_claims(workspace: Workspace, profile: str) -> Resolved:
             hint="Or name a recipe of your own: --recipe FILE.yaml",
         )
     resolved = resolve(workspace.recipe or f"reproduce_{profile}", workspace.settings)
+    require_network_settings(resolved.config)
     config = resolved.config
     if config.model.classes or config.evaluate.model or config.model.weights:
         raise ConfigError(

@@ -13,16 +13,16 @@ from pipeline.config.resolution import Resolved
 from pipeline.config.settings import Config
 from pipeline.errors import PipelineError
 from pipeline.release.stage import promote
-from pipeline.retrain import retention
+from pipeline.retrain import garbage_collection
 from pipeline.retrain.retraining import (
     RETRAINING_FILE,
     Retraining,
-    folder_of,
-    read_result,
-    settled,
-    write_result,
+    locate_retraining,
+    read_retraining,
+    recover_retraining,
+    write_retraining,
 )
-from pipeline.schedule.ledger import BY_HAND, key_of
+from pipeline.retrain.scheduled_run_key import BY_HAND, format_scheduled_run_key
 from pipeline.tracking.registry import SCHEDULED_RUN_TAG, Registry
 from pipeline.tracking.store import require_nameable_workdir
 from pipeline.workspace.chain import check_run
@@ -47,15 +47,15 @@ def run_retraining(workspace: Workspace, scheduled_run: str = "") -> Retraining:
     """
     workspace = workspace.with_last_settings()
     resolved = check_run(workspace, _STAGE_NAMES)
-    scheduled_run = scheduled_run or key_of(BY_HAND, datetime.now(UTC))
-    folder = folder_of(workspace.directory, scheduled_run)
+    scheduled_run = scheduled_run or format_scheduled_run_key(BY_HAND, datetime.now(UTC))
+    folder = locate_retraining(workspace.directory, scheduled_run)
     require_nameable_workdir(resolved.config.tracking, workspace.directory)
     with workspace.hold():
-        if (done := read_result(folder)) is not None:
+        if (done := read_retraining(folder)) is not None:
             return done
         registry = workspace.registry(resolved)
-        if (before := settled(registry, scheduled_run)) is not None:
-            return write_result(before, folder)
+        if (before := recover_retraining(registry, scheduled_run)) is not None:
+            return write_retraining(before, folder)
         resolved = _start_from_champion(resolved, registry, workspace.directory)
         result = _run_stages(workspace, resolved, scheduled_run, folder)
         _remove_old_results(workspace, resolved.config)
@@ -74,9 +74,9 @@ def _run_stages(
     report = folder / "report"
 
     def conclude(records: Mapping[str, Artifact]) -> Path:
-        from pipeline.reports.retraining import write_retraining
+        from pipeline.reports.retraining import draw_retraining_page
 
-        write_retraining(f"Retraining {scheduled_run}", records, report)
+        draw_retraining_page(f"Retraining {scheduled_run}", records, report)
         decision = records.get(promote.name)
         outcome = decision.outcome if isinstance(decision, Decision) else "skipped"
         tracker.conclude_run(f"{outcome}: {scheduled_run}")
@@ -94,7 +94,7 @@ def _run_stages(
         run_url=workspace.run_url(resolved, tracker.pipeline_key) or "",
         not_recorded=tracker.problem or workspace.describe_unsent() or "",
     )
-    return write_result(result, folder)
+    return write_retraining(result, folder)
 
 
 def _start_from_champion(resolved: Resolved, registry: Registry, workdir: Path) -> Resolved:
@@ -115,13 +115,13 @@ def _remove_old_results(workspace: Workspace, config: Config) -> None:
     """Delete what old retrainings left; a failure is no reason for a retraining to have failed."""
     try:
         # The last ones stay, and this process alone works here, so nothing is too young to go.
-        plan = retention.plan(
+        plan = garbage_collection.plan_garbage_collection(
             workspace.directory,
             config,
             keep=config.retrain.keep,
             retrainings_only=True,
             min_age_seconds=0,
         )
-        retention.apply(plan)
+        garbage_collection.collect_garbage(plan)
     except (PipelineError, OSError) as error:
         workspace.observer.said(f"Results of old retrainings were not deleted: {error}")

@@ -16,9 +16,10 @@ from pipeline.config.resolution import Resolved, parse_assignments, resolve
 from pipeline.config.retrain import RetrainConfig
 from pipeline.data.reference import detect_dataset_kind, expand_home
 from pipeline.errors import ConfigError
+from pipeline.retrain.scheduled_run_key import check_schedule_name
 from pipeline.schedule import scheduler
-from pipeline.schedule.ledger import Schedule, Slot, check_name
-from pipeline.schedule.timing import Timing, due_after, timing_of
+from pipeline.schedule.records import Schedule, ScheduledRun
+from pipeline.schedule.timing import Timing, find_next_run_time, parse_timing
 from pipeline.workspace.chain import check_run
 from pipeline.workspace.workspace import RETRAIN_STAGES, Workspace
 
@@ -40,18 +41,20 @@ def put_schedule(
     Raises:
         ConfigError: a setting is wrong, or cannot be kept.
     """
-    check_name(name)
+    check_schedule_name(name)
     known = find_schedule(workspace, name)
     timing = timing or (known.timing if known else Timing())
     keeps = known is not None and workspace.recipe is None and not workspace.settings
-    arguments = known.words if known and keeps else pin_settings(workspace)
+    arguments = known.arguments if known and keeps else pin_settings(workspace)
     workspace.make_directory()
-    return workspace.ledger().put(name, timing, arguments, since)
+    return workspace.ledger().put_schedule(name, timing, arguments, since)
 
 
 def find_schedule(workspace: Workspace, name: str) -> Schedule | None:
     """Return a schedule of the work directory, or None."""
-    return next((found for found in workspace.ledger().schedules() if found.name == name), None)
+    return next(
+        (found for found in workspace.ledger().list_schedules() if found.name == name), None
+    )
 
 
 def pin_settings(workspace: Workspace) -> tuple[str, ...]:
@@ -109,7 +112,7 @@ def read_arguments(arguments: tuple[str, ...]) -> tuple[str, dict[str, str]]:
 
 def read_retrain_settings(schedule: Schedule) -> RetrainConfig:
     """Return the section `retrain` of a schedule."""
-    recipe, settings = read_arguments(schedule.words)
+    recipe, settings = read_arguments(schedule.arguments)
     return resolve(recipe, settings, environment={}).config.retrain
 
 
@@ -126,10 +129,12 @@ def emit_files(workspace: Workspace, engine: str, name: str) -> dict[str, str]:
     Raises:
         ConfigError: there is no such schedule, or the engine cannot express this timing.
     """
-    from pipeline.schedule.exporters import emit
+    from pipeline.schedule.exporters.emit import emit_schedule_files
 
-    known, directory = workspace.ledger().schedule(name), workspace.directory.resolve()
-    return emit(engine, name, known.timing, known.words, directory, Path(sys.executable))
+    known, directory = workspace.ledger().find_schedule(name), workspace.directory.resolve()
+    return emit_schedule_files(
+        engine, name, known.timing, known.arguments, directory, Path(sys.executable)
+    )
 
 
 def make_timing(cron: str, every: str, timezone: str, jitter: str) -> Timing | None:
@@ -139,7 +144,7 @@ def make_timing(cron: str, every: str, timezone: str, jitter: str) -> Timing | N
         ConfigError: it is not understood, or options are given that would change nothing.
     """
     if cron or every:
-        return timing_of(cron, every, timezone or "UTC", jitter)
+        return parse_timing(cron, every, timezone or "UTC", jitter)
     useless = [f"--{name}" for name, value in (("timezone", timezone), ("jitter", jitter)) if value]
     if useless:
         raise ConfigError(
@@ -153,7 +158,7 @@ def compute_run_times(timing: Timing, count: int) -> list[tuple[datetime, dateti
     """Return the next run times of a timing, each in its own zone and in UTC."""
     zone, moment = ZoneInfo(timing.timezone), datetime.now(UTC)
     found = list[tuple[datetime, datetime]]()
-    while len(found) < count and (following := due_after(timing, moment)) is not None:
+    while len(found) < count and (following := find_next_run_time(timing, moment)) is not None:
         moment = following
         found.append((moment.astimezone(zone), moment))
     return found
@@ -161,7 +166,7 @@ def compute_run_times(timing: Timing, count: int) -> list[tuple[datetime, dateti
 
 def serve_until(workspace: Workspace, stop: threading.Event) -> None:
     """Run what the schedules want, each retraining as a process of its own, until `stop` is set."""
-    scheduler.serve(
+    scheduler.serve_schedules(
         workspace.directory,
         read_retrain_settings,
         workspace.observer.said,
@@ -170,9 +175,9 @@ def serve_until(workspace: Workspace, stop: threading.Event) -> None:
     )
 
 
-def run_due(workspace: Workspace, name: str, stop: threading.Event) -> Slot | None:
+def run_due(workspace: Workspace, name: str, stop: threading.Event) -> ScheduledRun | None:
     """Do the one scheduled run that is due, and return what became of it; None where none is."""
-    return scheduler.run_once(
+    return scheduler.run_schedule_once(
         workspace.directory,
         name,
         read_retrain_settings,
@@ -182,8 +187,8 @@ def run_due(workspace: Workspace, name: str, stop: threading.Event) -> Slot | No
     )
 
 
-def run_now(workspace: Workspace, name: str, stop: threading.Event) -> Slot:
+def run_now(workspace: Workspace, name: str, stop: threading.Event) -> ScheduledRun:
     """Have a schedule's retraining done now, by the running scheduler or else here."""
-    return scheduler.run_now(
+    return scheduler.run_schedule_now(
         workspace.directory, name, read_retrain_settings, workspace.observer.said, stop
     )

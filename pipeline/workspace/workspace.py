@@ -21,6 +21,7 @@ from pipeline.engine.stage import Observer, Outcome, Stage, Tracker
 from pipeline.engine.workdir import unwritable, work_directory
 from pipeline.errors import ConfigError
 from pipeline.evaluate.stage import evaluate, evaluate_model
+from pipeline.model.networks import require_network_settings
 from pipeline.model.stage import build, build_alone
 from pipeline.release.stage import promote
 from pipeline.retrain.stage import review
@@ -117,12 +118,17 @@ class Workspace:
         """
         given = {**environment_settings(os.environ), **self.settings}
         if self.recipe is None and str(given.get("model.classes", 0)) != "0":
-            return resolve("network", self.settings)  # no dataset, so none to fit
+            return self._resolve("network")  # no dataset, so none to fit
         if self.recipe is not None or stages is None or self.names_dataset:
-            return resolve(self.recipe, self.settings)
+            return self._resolve(self.recipe)
         recipe, recalled = self.runner().selection.recall_settings(stages)
         kept = {key: value for key, value in recalled.items() if not key.startswith("release.")}
-        return resolve(recipe, self.settings, kept)
+        return self._resolve(recipe, kept)
+
+    def _resolve(self, recipe: str | None, recalled: Mapping[str, Any] | None = None) -> Resolved:
+        resolved = resolve(recipe, self.settings, recalled)
+        require_network_settings(resolved.config)
+        return resolved
 
     def resolve_for_store(self) -> Resolved:
         """Return the settings of a command that uses the tracking store or the registry alone.

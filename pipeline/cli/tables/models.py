@@ -38,7 +38,7 @@ def show_versions(output: Console, versions: Sequence[Version]) -> None:
         error = f"{row['top1_error']:.2%}" if row["top1_error"] is not None else ""
         style = "green" if "champion" in version.aliases else "dim" if row["withdrawn"] else ""
         gate = f"{row['gate']}{', withdrawn' if row['withdrawn'] else ''}"
-        words = (
+        cells = (
             version.number,
             ", ".join(version.aliases),
             gate,
@@ -46,7 +46,7 @@ def show_versions(output: Console, versions: Sequence[Version]) -> None:
             format_duration(row["age_seconds"]),
             version.model_sha256[:12],
         )
-        table.add_row(*words, Text(row["reason"]), style=style)
+        table.add_row(*cells, Text(row["reason"]), style=style)
     output.print(table)
 
 
@@ -89,3 +89,26 @@ def show_comparison(output: Console, comparison: Comparison) -> None:
         table.add_row(*row)
     output.print(table)
     print_location(output, "page", str(comparison.page.resolve().as_uri()))
+
+
+def show_version(output: Console, version: Version) -> None:
+    """Print one version of a registered model."""
+    row = version_as_dict(version)
+    table = Table(title=Text(f"{version.name}, version {version.number}"), title_justify="left")
+    table.add_column("what")
+    table.add_column("value", overflow="fold")
+    error = f"{row['top1_error']:.2%}" if row["top1_error"] is not None else "not recorded"
+    rows = {
+        "aliases": ", ".join(version.aliases) or "none",
+        "gate": f"{row['gate']}{', withdrawn' if row['withdrawn'] else ''}",
+        "decision": row["decision"] or "none",
+        "reason": row["reason"],
+        "test top-1 error": error,
+        "age": format_duration(row["age_seconds"]),
+        "model SHA-256": row["model_sha256"],
+        "release SHA-256": row["release_sha256"],
+        "dataset digest": row["dataset_digest"] or "",
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    output.print(table)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.artifacts import Decision, EvaluationReport, ModelArtifact
+from pipeline.artifacts import Decision, ModelArtifact
 from pipeline.cli.progress import STATE_STYLES
 from pipeline.cli.tables.lines import print_location
 from pipeline.config.description import describe_setting
@@ -97,7 +97,7 @@ def show_decision(output: Console, decision: Decision) -> None:
 def show_layers(output: Console, model: ModelArtifact, batch_size: int) -> None:
     """Print the layers of a network: shape, parameters, multiplications, memory of a batch."""
     table = Table(
-        title=Text(f"{model.variant}, {len(model.class_names):,} classes"), title_justify="left"
+        title=Text(f"{model.network}, {len(model.class_names):,} classes"), title_justify="left"
     )
     for heading in (
         "layer",
@@ -125,45 +125,46 @@ def show_layers(output: Console, model: ModelArtifact, batch_size: int) -> None:
     output.print(table)
 
 
-def show_status(
-    output: Console, resolved: Resolved, findings: Iterable[StageStatus], pages: dict[str, str]
-) -> None:
+def show_status(output: Console, found: Status) -> None:
     """Print a table of the stages: state, age, size, run, and what changed."""
+    resolved = found.resolved
     table = Table(
         title=Text(f"recipe {resolved.recipe}, dataset {resolved.config.data.dataset}"),
         title_justify="left",
     )
     for heading in ("stage", "state", "age", "size", "result or reason", "run"):
-        table.add_column(
-            heading, overflow="fold", justify="right" if heading in ("age", "size") else "left"
-        )
-    for finding in findings:
-        row = stage_status_as_dict(finding, pages)
+        is_number = heading in ("age", "size")
+        table.add_column(heading, overflow="fold", justify="right" if is_number else "left")
+    for item in found.stages:
+        row = stage_status_as_dict(item, found.run_urls)
         age = format_duration(row["age_seconds"]) if row["age_seconds"] is not None else ""
         size = f"{row['bytes'] / 1e6:,.1f} MB" if row["bytes"] is not None else ""
-        text = str(finding.directory) if finding.state == "done" else "; ".join(finding.why)
-        state = f"[{STATE_STYLES.get(finding.state, 'dim')}]{finding.state}[/]"
-        table.add_row(finding.stage, state, age, size, Text(text), Text(row["run_url"] or ""))
+        text = str(item.directory) if item.state == "done" else "; ".join(item.why)
+        if item.accepted:
+            text += f" (code accepted {len(item.accepted)} times)"
+        state = f"[{STATE_STYLES.get(item.state, 'dim')}]{item.state}[/]"
+        table.add_row(item.stage, state, age, size, Text(text), Text(row["run_url"] or ""))
     output.print(table)
 
 
-def stage_status_as_dict(finding: StageStatus, pages: dict[str, str]) -> dict[str, Any]:
+def stage_status_as_dict(item: StageStatus, run_urls: Mapping[str, str]) -> dict[str, Any]:
     """Return what was found of a stage as JSON can hold it: ages in seconds, sizes in bytes."""
-    folder = (
-        finding.directory if finding.directory and finding.directory.exists() else None
-    )  # a stage at work is renamed at its end
+    # A stage at work is renamed at its end.
+    folder = item.directory if item.directory and item.directory.exists() else None
     return {
-        "stage": finding.stage,
-        "state": finding.state,
-        "why": list(finding.why),
+        "stage": item.stage,
+        "state": item.state,
+        "why": list(item.why),
         "directory": str(folder) if folder else None,
         "age_seconds": round(time.time() - folder.stat().st_mtime, 1) if folder else None,
-        "bytes": _size(folder) if folder else None,
-        "run_url": pages.get(finding.run_key),
+        "bytes": _measure_size(folder) if folder else None,
+        "run_url": run_urls.get(item.run_key),
+        "accepted": list(item.accepted),
     }
 
 
-def _size(folder: Path) -> int:
+def _measure_size(folder: Path) -> int:
+    """Return the bytes of the files in a folder."""
     total = 0
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):  # renamed meanwhile
@@ -173,20 +174,28 @@ def _size(folder: Path) -> int:
 
 def show_settings(output: Console, resolved: Resolved) -> None:
     """Print every setting with its value, where it came from and what it means."""
-    from pipeline.config.settings import Config
-
     table = Table(title=Text(f"recipe {resolved.recipe}"), title_justify="left")
     for heading in ("setting", "value", "from", "meaning"):
         table.add_column(heading, overflow="fold")
     for key, value in resolved.flat().items():
-        section, _, name = key.partition(".")
-        fields = type(getattr(Config(), section)).model_fields
         origin = resolved.origins[key]
         table.add_row(
             key,
             Text(repr(value) if value == "" else str(value)),
             Text(origin),
-            Text(fields[name].description or ""),
+            Text(describe_setting(key)),
             style="dim" if origin == "default" else "",
         )
+    output.print(table)
+
+
+def show_diagnoses(output: Console, found: Sequence[Diagnosis]) -> None:
+    """Print what was found of the machine, and what to do."""
+    styles = {"ok": "green", "note": "yellow", "problem": "red"}
+    table = Table()
+    for heading in ("what", "", "found", "what to do"):
+        table.add_column(heading, overflow="fold")
+    for item in found:
+        state = f"[{styles[item.state]}]{item.state}[/]"
+        table.add_row(item.subject, state, Text(item.found), Text(item.advice))
     output.print(table)
