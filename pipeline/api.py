@@ -37,7 +37,7 @@ from pipeline.workspace.workspace import RUN_STAGES, Workspace
 
 if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
-    from pipeline.export.export import Exported
+    from pipeline.export.record import ExportRecord
     from pipeline.release.classify import Classifier
     from pipeline.release.predict import Prediction
     from pipeline.reproduce.reproduction import Reproduction
@@ -230,7 +230,7 @@ def export(
     int8: bool = False,
     output: Path | str | None = None,
     workspace: Workspace = HERE,
-) -> Exported:
+) -> ExportRecord:
     """Write a model for another runtime, if it answers real images there as it does here.
 
     Args:

@@ -252,9 +252,11 @@ def emit_schedule(invocation: Invocation, engine: str, name: str, output: Path |
 @schedule_group.command(
     "serve",
     exit_codes=(3, 75),
+    params=_retrain_options(),
     examples={
         "alexnet schedule serve": "run all schedules of the work directory, until Ctrl-C",
         "alexnet schedule serve --once": "run what is due, if anything, and end",
+        "alexnet schedule serve --once --dataset photos": "the same, added if it is not there",
     },
 )
 @click.argument("name", default="main", shell_complete=_complete_schedule)
@@ -272,13 +274,18 @@ def serve_schedules(invocation: Invocation, name: str, once: bool) -> None:
     from pipeline.cli.shutdown import StopEvent
 
     workspace = invocation.open_workspace(NoticeObserver(silent=invocation.quiet))
-    if not api.list_schedules(workspace):
-        raise click.UsageError(
-            "There is no schedule yet. Type `alexnet schedule add --every 6h`, or --cron with an"
-            " expression."
-        )
     stop = StopEvent()
     if not once:
+        if invocation.has_settings:
+            raise click.UsageError(
+                "Settings belong to a schedule. Give them to `alexnet schedule add`, or to"
+                " `alexnet schedule serve --once`."
+            )
+        if not api.list_schedules(workspace):
+            raise click.UsageError(
+                "There is no schedule yet. Type `alexnet schedule add --every 6h`, or --cron with"
+                " an expression."
+            )
         api.serve_schedules(workspace=workspace, stop=stop)
         return
     found = api.run_due_schedule(name, workspace=workspace, stop=stop)

@@ -145,7 +145,7 @@ def _require_possible(format_name: str, int8: bool, images: Sequence[bytes]) -> 
         raise ConfigError(
             "8-bit integers are available for litert alone",
             received=format_name,
-            hint="Type --to litert, or leave out --int8",
+            hint="Type `alexnet export litert`, or leave out --int8",
         )
     if not images:
         raise ConfigError(

@@ -273,14 +273,14 @@ def _earlier(registry: Registry, aliases: Aliases, to: str | None) -> Version:
     if target.withdrawn and not to:
         raise ConfigError(
             f"Version {target.number}, the one before, was withdrawn. Expected one that was not."
-            f" Received none from `previous`. Name one: `alexnet rollback --to {target.number}`"
-            " releases it all the same; `alexnet models` shows the others."
+            f" Received none from `previous`. Name one: `alexnet model rollback {target.number}`"
+            " releases it all the same; `alexnet model list` shows the others."
         )
     if target.gate != "passed":
         why = target.tags.get("decision_reason", "it was not judged")
         raise GateError(
             f"Version {target.number} of {registry.name} never passed the gate ({why}). Expected"
-            " one that did. `alexnet models` shows them."
+            " one that did. `alexnet model list` shows them."
         )
     return target
 

@@ -315,7 +315,7 @@ def judge_against(
     """Score the champion, if there is one, on the candidate's test images, and let the gate judge.
 
     Raises:
-        CheckpointError: the champion's files are not those that were released; `alexnet rollback`
+        CheckpointError: the champion's files are not those that were released; `alexnet model rollback`
             helps.
     """
     names = candidate.release.class_names

@@ -13,7 +13,7 @@ from pipeline.reports.numbers import format_percent
 _NEXT = {
     "promoted": (
         "`alexnet serve` answers with it from now on; a running service changes over by itself."
-        " `alexnet rollback` goes back."
+        " `alexnet model rollback` goes back."
     ),
     "waiting": (
         "A person decides now: `alexnet promote --approve` judges it once more and makes it the"

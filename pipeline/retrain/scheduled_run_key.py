@@ -33,7 +33,7 @@ def parse_scheduled_run_key(key: str) -> tuple[str, datetime]:
             return name, datetime.strptime(run_time, _TIME_FORMAT).replace(tzinfo=UTC)
     raise ConfigError(
         f"{key[:100]!r} is not the key of a scheduled run. Expected NAME/20261127T030000Z."
-        " `alexnet history` lists them."
+        " `alexnet schedule history` lists them."
     )
 
 

@@ -56,7 +56,7 @@ def select_schedule(file: sqlite3.Connection | None, name: str) -> Schedule:
     listed = ", ".join(list(known)[:10]) or "there is none yet"
     raise ConfigError(
         f"There is no schedule {name[:80]!r}. Expected one of this work directory:"
-        f" {listed}.{suggest_spelling(name, tuple(known))} `alexnet schedules` lists them."
+        f" {listed}.{suggest_spelling(name, tuple(known))} `alexnet schedule list` lists them."
     )
 
 

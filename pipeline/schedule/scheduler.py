@@ -626,7 +626,7 @@ def _not_to_run(schedule: Schedule | None, scheduled_run: ScheduledRun) -> _Endi
         return _Ending("skipped", "the schedule was removed")
     if schedule.paused and scheduled_run.kind == "scheduled":
         return (
-            _Ending("pending", "paused; it goes on after `alexnet resume`")
+            _Ending("pending", "paused; it goes on after `alexnet schedule resume`")
             if scheduled_run.attempts
             else _Ending("skipped", "paused")
         )

@@ -16,7 +16,7 @@ from pipeline.tracking.registry import find_version as find_named_version
 from pipeline.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pipeline.export.export import Exported
+    from pipeline.export.record import ExportRecord
     from pipeline.release.classify import Classifier
 
 
@@ -98,7 +98,7 @@ def export_model(
     *,
     int8: bool = False,
     output: Path | None = None,
-) -> Exported:
+) -> ExportRecord:
     """Write a model for another runtime, if it answers real images there as it does here.
 
     The images are the release's golden ones and the first of the test split of the selected
@@ -119,7 +119,7 @@ def export_model(
     from pipeline.train.strategy import configure_inference
 
     configure_inference()
-    from pipeline.export.export import PARITY_IMAGES, export
+    from pipeline.export.export import PARITY_IMAGES, export_release
 
     dataset = _selected_dataset(workspace, release)
     golden = [(release.directory / image.file).read_bytes() for image in release.golden]
@@ -127,7 +127,7 @@ def export_model(
     suffix = "int8" if int8 else ""
     parts = (release.name.removesuffix(".keras"), release.version, target, suffix)
     name = "-".join(filter(None, parts))
-    return export(
+    return export_release(
         release,
         target,
         output or workspace.directory / "exports" / name,

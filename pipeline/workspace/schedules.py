@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -15,7 +15,7 @@ from pipeline.config.recipes import recipe_names
 from pipeline.config.resolution import Resolved, parse_assignments, resolve
 from pipeline.config.retrain import RetrainConfig
 from pipeline.data.reference import detect_dataset_kind, expand_home
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DatasetError
 from pipeline.retrain.scheduled_run_key import check_schedule_name
 from pipeline.schedule import scheduler
 from pipeline.schedule.records import Schedule, ScheduledRun
@@ -176,7 +176,25 @@ def serve_until(workspace: Workspace, stop: threading.Event) -> None:
 
 
 def run_due(workspace: Workspace, name: str, stop: threading.Event) -> ScheduledRun | None:
-    """Do the one scheduled run that is due, and return what became of it; None where none is."""
+    """Do the one scheduled run that is due, and return what became of it; None where none is.
+
+    A workspace with a recipe or settings adds or changes the schedule first.
+    """
+    known = find_schedule(workspace, name)
+    if workspace.recipe is not None or workspace.settings:
+        try:
+            # What calls at a run time is seconds late.
+            put_schedule(workspace, name, None, since=datetime.now(UTC) - timedelta(minutes=2))
+        except DatasetError:
+            # The scheduled run fails for the same reason, so history and notifications have it.
+            if known is None:
+                raise
+    elif known is None:
+        raise ConfigError(
+            f"There is no schedule {name} yet",
+            expected="its settings, such as --dataset photos",
+            hint="Or add it: alexnet schedule add",
+        )
     return scheduler.run_schedule_once(
         workspace.directory,
         name,

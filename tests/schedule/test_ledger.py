@@ -224,7 +224,7 @@ def test_a_name_that_cannot_name_a_folder_is_refused(ledger, name):
 )
 def test_a_schedule_that_is_not_there_is_one_sentence(ledger, verb):
     with pytest.raises(
-        ConfigError, match=r"no schedule 'mian'.*Did you mean `main`.*alexnet schedules"
+        ConfigError, match=r"no schedule 'mian'.*Did you mean `main`.*alexnet schedule list"
     ):
         getattr(ledger, verb)("mian")
 

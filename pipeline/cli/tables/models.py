@@ -15,7 +15,7 @@ from pipeline.reports.numbers import format_duration
 
 if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
-    from pipeline.export.export import Exported
+    from pipeline.export.record import ExportRecord
     from pipeline.tracking.registry import Version
 
 
@@ -69,7 +69,7 @@ def version_as_dict(version: Version) -> dict[str, Any]:
     }
 
 
-def show_export(output: Console, exported: Exported) -> None:
+def show_export(output: Console, exported: ExportRecord) -> None:
     """Print what was exported, how it compares, and where it is."""
     output.print(Text(exported.headline()), soft_wrap=True)
     print_location(output, "file", str(exported.file))

@@ -6,7 +6,7 @@
     airflow      a DAG, for Airflow 3
     prefect      a flow that serves itself, for Prefect 3
 
-All of them call `schedule --name NAME --once --workdir W ...`, which takes the scheduled run through the ledger. Its exit codes:
+All of them call `schedule serve NAME --once --workdir W ...`, which takes the scheduled run through the ledger. Its exit codes:
 
     0     done; possibly there was nothing to do
     3     the gate refused the new model: a decision, so no engine tries again or reports a failure
@@ -70,21 +70,23 @@ def emit_schedule_files(
     if engine not in _EXPORTERS:
         raise ConfigError(
             f"Unknown engine {engine[:80]!r}. Expected one of"
-            f" {', '.join(ENGINES)}.{suggest_spelling(engine, ENGINES)} Check --emit."
+            f" {', '.join(ENGINES)}.{suggest_spelling(engine, ENGINES)}"
         )
     workdir = workdir.absolute()
     job = ExportJob(
         schedule_name,
         timing,
         (str(python.absolute()), "-P", "-m", "pipeline"),
-        ("schedule", "--name", schedule_name, "--once", "--workdir", str(workdir), *arguments),
+        (
+            *("schedule", "serve", schedule_name, "--once", "--workdir", str(workdir)),
+            *arguments,
+        ),
         str(workdir.parent),
     )
     if not _NAME.fullmatch(schedule_name):
         raise ConfigError(
             f"The files of an engine cannot be named {schedule_name[:80]!r}. Expected letters,"
-            " digits and . _ -, a letter or digit first, 100 at most. Rename the schedule with"
-            " --name."
+            " digits and . _ -, a letter or digit first, 100 at most. Give the schedule another name."
         )
     for argument in job.command:
         if not argument.isprintable():
