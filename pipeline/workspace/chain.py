@@ -21,7 +21,7 @@ from pipeline.data.reference import require_source
 from pipeline.engine.runner import Runner
 from pipeline.engine.stage import Outcome
 from pipeline.errors import ConfigError, LostWorkerError, WorkersFailedError
-from pipeline.evaluate.external_model import given_model
+from pipeline.evaluate.external_model import find_external_model
 from pipeline.evaluate.stage import evaluate, evaluate_model
 from pipeline.tracking.fetching import fetch_model_file
 from pipeline.tracking.store import require_nameable_workdir
@@ -239,7 +239,7 @@ def _with_model_file(workspace: Workspace, resolved: Resolved) -> Resolved:
     path = Path(config.evaluate.model)
     if path.suffix != ".keras":
         path = fetch_model_file(config.evaluate.model, config.tracking, workspace.directory)
-    side = given_model(path).short_side
+    side = find_external_model(path).short_side
     named = resolved.origins["data.short_side"] in ("command line", "environment")
     data = config.data.model_copy(update={} if named or not side else {"short_side": side})
     evaluated = config.evaluate.model_copy(update={"model": str(path)})

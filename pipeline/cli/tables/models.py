@@ -78,10 +78,11 @@ def show_export(output: Console, exported: ExportRecord) -> None:
 
 def show_comparison(output: Console, comparison: Comparison) -> None:
     """Print which of two models is better, the numbers of both, and where the page is."""
-    from pipeline.evaluate.compare import measure_table, verdict
+    from pipeline.reports.comparison import describe_verdict, tabulate_measures
 
-    output.print(Text(verdict(comparison)))
-    numbers = measure_table(comparison)
+    document = comparison.as_dict()
+    output.print(Text(describe_verdict(document)))
+    numbers = tabulate_measures(document)
     table = Table()
     for heading in numbers.headings:
         table.add_column(heading, justify="left" if heading == "measure" else "right")
