@@ -105,11 +105,11 @@ def variant_of(name: str, variant: str) -> Callable[[], int]:
         load = Load(served(variant), "form", variant)
         return lambda: len(images) * len(load.answers(count, CLIENTS))
     classifier = opened(variant, BATCH[variant])
-    pixels = np.stack([classifier.pixels(one) for one in images])
+    pixels = np.stack([classifier.prepare_pixels(one) for one in images])
     if name == "forward pass":
-        return lambda: sum(len(classifier.logits(pixels)) for _ in range(count))
+        return lambda: sum(len(classifier.predict_logits(pixels)) for _ in range(count))
     return lambda: sum(
-        len(classifier.logits(np.stack([classifier.pixels(one) for one in images])))
+        len(classifier.predict_logits(np.stack([classifier.prepare_pixels(one) for one in images])))
         for _ in range(count)
     )
 
@@ -212,7 +212,7 @@ def waiting() -> dict[str, Any]:
     pixels = np.zeros((SINGLE_CLIENTS, SIDES["small"], SIDES["small"], 3), np.uint8)
     load.answers(SINGLES, SINGLE_CLIENTS)
     rounds = [
-        (timed(lambda: classifier.logits(pixels)), load.answers(SINGLES, SINGLE_CLIENTS))
+        (timed(lambda: classifier.predict_logits(pixels)), load.answers(SINGLES, SINGLE_CLIENTS))
         for _ in range(5)
     ]
     one = statistics.median(seconds for seconds, _ in rounds)

@@ -161,9 +161,9 @@ def rollback(version: str | None = None, *, workspace: Workspace = HERE) -> tupl
         GateError: it never passed the gate.
         CheckpointError: its files are not those that were released.
     """
-    from pipeline.release.commit import go_back
+    from pipeline.release.rollback import roll_back
 
-    return go_back(workspace.registry(), version)
+    return roll_back(workspace.registry(), version)
 
 
 def open_classifier(model: str = "", *, workspace: Workspace = HERE) -> Classifier:
@@ -198,11 +198,12 @@ def predict(
         ConfigError: a path or the model does not exist.
         DatasetError: `strict`, and a file cannot be classified.
     """
-    from pipeline.release import predict as prediction
+    from pipeline.release.image_paths import expand_paths
+    from pipeline.release.predict import predict_files
 
-    files = list(prediction.expanded([os.fspath(path) for path in paths]))
+    files = list(expand_paths([os.fspath(path) for path in paths]))
     classifier = open_classifier(model, workspace=workspace) if isinstance(model, str) else model
-    return prediction.predict(classifier, files, top=top, strict=strict, progress=progress)
+    return predict_files(classifier, files, top=top, strict=strict, progress=progress)
 
 
 def compare(first: str, second: str, *, workspace: Workspace = HERE) -> Comparison:

@@ -251,7 +251,7 @@ def test_a_worse_candidate_exits_3_and_a_way_back_leads_to_the_version_before(re
         ("2", "refused"),
         ("1", "passed"),
     ]
-    assert "no version to go back to" in alexnet("rollback", cwd=cwd, code=2).stderr
+    assert "no version to roll back to" in alexnet("rollback", cwd=cwd, code=2).stderr
     assert "never passed the gate" in alexnet("rollback", "--to", "2", cwd=cwd, code=3).stderr
 
     lenient = (
@@ -266,7 +266,7 @@ def test_a_worse_candidate_exits_3_and_a_way_back_leads_to_the_version_before(re
     went = last_line(alexnet("rollback", "--json", cwd=cwd))
     assert (went["from"], went["to"]) == ("3", "1")
     refused = alexnet("promote", *lenient, cwd=cwd, code=3)
-    assert "Somebody went back from version 3" in refused.stderr
+    assert "A rollback left version 3" in refused.stderr
     alexnet("promote", *lenient, "--approve", cwd=cwd)
     versions = last_line(alexnet("models", "--json", cwd=cwd))["versions"]
     assert versions[0]["aliases"] == ["candidate", "champion"]

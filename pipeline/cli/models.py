@@ -126,10 +126,11 @@ def predict_command(
 
     from pipeline import api
     from pipeline.cli.progress import ConsoleObserver, QuietObserver
-    from pipeline.release.predict import chosen_format, expanded, write
+    from pipeline.release.image_paths import expand_paths
+    from pipeline.release.prediction_output import choose_format, write_predictions
 
-    chosen = chosen_format(kind or ("jsonl" if invocation.json else ""), output, with_logits=logits)
-    files = list(expanded(paths))
+    chosen = choose_format(kind or ("jsonl" if invocation.json else ""), output, with_logits=logits)
+    files = list(expand_paths(paths))
     shown = Console(stderr=True, highlight=False)
     quiet = invocation.quiet or not (output or shown.is_terminal)
     observer = QuietObserver(shown) if quiet else ConsoleObserver(shown)
@@ -143,11 +144,13 @@ def predict_command(
     try:
         found = api.predict(files, model=classifier, top=top, strict=strict, progress=progress)
         guesses = min(top, len(classifier.release.class_names))
-        summary = write(found, chosen, output, sys.stdout, guesses=guesses, with_logits=logits)
+        summary = write_predictions(
+            found, chosen, output, sys.stdout, guesses=guesses, with_logits=logits
+        )
     finally:
         observer.close()
     if summary.unusable:
-        raise DatasetError(summary.complaint)
+        raise DatasetError(summary.warning)
 
 
 @click.command(

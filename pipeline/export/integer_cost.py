@@ -13,7 +13,7 @@ from pipeline.evaluate.intervals import compute_wilson_interval
 from pipeline.export.parity import compute_logits, decode_images, read_back_models
 from pipeline.export.record import IntegerCost
 from pipeline.release.classify import Classifier
-from pipeline.release.gate import lower_bound, upper_bound
+from pipeline.release.paired_difference import compute_lower_bound, compute_upper_bound
 
 if TYPE_CHECKING:
     from pipeline.arrays import Booleans
@@ -80,8 +80,8 @@ def compute_cost(
         int8_interval=compute_wilson_interval(int8_errors, images),
         rise=(only_int8 - only_float) / images,
         rise_interval=(
-            lower_bound(only_int8, only_float, images, _TAIL),
-            upper_bound(only_int8, only_float, images, _TAIL),
+            compute_lower_bound(only_int8, only_float, images, _TAIL),
+            compute_upper_bound(only_int8, only_float, images, _TAIL),
         ),
         float_bytes=float_bytes,
         float_seconds=float_seconds,

@@ -81,7 +81,7 @@ def compute_reference(classifier: Classifier, files: Sequence[bytes]) -> Referen
     """Return the released model's answers for images, each a file's bytes."""
     pixels = decode_images(classifier, files)
     logits = compute_logits(classifier, pixels)
-    return ReferenceAnswers(files, pixels, logits, classifier.probabilities(logits))
+    return ReferenceAnswers(files, pixels, logits, classifier.compute_probabilities(logits))
 
 
 def decode_images(classifier: Classifier, files: Sequence[bytes]) -> Images:
@@ -92,7 +92,7 @@ def decode_images(classifier: Classifier, files: Sequence[bytes]) -> Images:
     """
     try:
         with ThreadPoolExecutor() as threads:
-            return np.stack(list(threads.map(classifier.pixels, files)))
+            return np.stack(list(threads.map(classifier.prepare_pixels, files)))
     except UnusableError as error:
         raise DatasetError(
             f"An image for the export cannot be used: {error}",
@@ -107,7 +107,7 @@ def compute_logits(classifier: Classifier, pixels: Images) -> Logits:
     A GPU may round products to ten bits, and no runtime reads an export on one.
     """
     with tf.device("CPU:0"):
-        return classifier.logits(pixels)
+        return classifier.predict_logits(pixels)
 
 
 def read_back_models(

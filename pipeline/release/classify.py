@@ -1,6 +1,4 @@
-"""From an image file's bytes to classes.
-
-What `predict`, `serve`, the gate and every parity check share.
+"""Classification: from an image file's bytes to classes, for `predict`, `serve` and the gate.
 
 The pixels are those of the evaluation: the same decoder, the same resize, the same central crop,
 and the same compiled network.
@@ -11,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +21,12 @@ from pipeline.evaluate.scoring import ScoringModel, compute_logits, load_network
 from pipeline.release.package import Release
 
 if TYPE_CHECKING:
-    from pipeline.arrays import Floats
+    from pipeline.arrays import Floats, Image, Images, Logits, Network, Tensor
+
+    # From a file's bytes and EXIF orientation to uint8 [side, side, 3].
+    Cutter: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+    # From uint8 [size, side, side, 3] to float32 [size, classes].
+    Forward: TypeAlias = Callable[[Images], Logits]
 
 MAX_SIDE = 65_500  # libjpeg's own limit, in pixels
 # Of a logit, relative to the largest one: float32 has 7 digits, and batches of other sizes are
@@ -47,26 +50,28 @@ class Guess:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A release, opened. Both functions may be called from several threads."""
+    """A release, opened; its methods may be called from several threads."""
 
     release: Release
-    model: Any
+    model: Network
     batch: int
-    _cut: Any
-    _forward: dict[int, Callable[[Any], Any]]
+    _cut: Cutter
+    _forward: dict[int, Forward]
 
-    def pixels(
+    def prepare_pixels(
         self, encoded: bytes, *, orientation: int | None = None, max_pixels: int = MAX_PIXELS
-    ) -> Any:
-        """Return the pixels that the network sees of an image file, uint8 [image_size, image_size, 3] in [0, 255].
+    ) -> Image:
+        """Return the network's input, uint8 [image_size, image_size, 3] in [0, 255].
+
+        It is the center crop of an image file.
 
         Args:
             encoded: the file.
-            orientation: in 1..8; what its EXIF says unless somebody knows better.
+            orientation: in 1..8. None: that of its EXIF.
             max_pixels: of an image that is decoded.
 
         Raises:
-            UnusableError: the bytes are no image, a damaged one, or one with more than
+            UnusableError: the bytes are not an image, or one that is damaged or has more than
                 `max_pixels`.
         """
         try:
@@ -78,36 +83,41 @@ class Classifier:
         except tf.errors.OpError as error:
             raise UnusableError(decoding_error_reason(error.message) or "damaged") from error
 
-    def logits(self, pixels: Any) -> Floats:
-        """Return float32 [images, classes] of uint8 [images, image_size, image_size, 3] in [0, 255], in batches of fixed sizes.
+    def predict_logits(self, pixels: Images) -> Logits:
+        """Return float32 [images, classes], computed in batches of fixed sizes.
+
+        Args:
+            pixels: uint8 [images, image_size, image_size, 3] in [0, 255].
 
         Raises:
             CheckpointError: a logit is not a number.
         """
-        parts = (pixels[start : start + self.batch] for start in range(0, len(pixels), self.batch))
+        batches = (
+            pixels[start : start + self.batch] for start in range(0, len(pixels), self.batch)
+        )
         found = (
-            np.concatenate([self._part(part) for part in parts])
+            np.concatenate([self._predict_batch(batch) for batch in batches])
             if len(pixels)
             else np.zeros((0, len(self.release.class_names)), "f4")
         )
         if not np.isfinite(found).all():
             raise CheckpointError(
-                f"The model {self.release.title} returned logits that are not finite",
+                f"The model {self.release.title} answers with NaN or infinity",
                 expected="finite logits",
-                received=str(found[~np.isfinite(found)][0]),
+                received=f"{found[~np.isfinite(found)][0]}",
                 hint="Name another model with --model",
             )
         return found
 
-    def _part(self, pixels: Any) -> Floats:
-        """Answer at most a batch, filled up with its first image to the next size that is compiled."""
+    def _predict_batch(self, pixels: Images) -> Logits:
+        """Return the logits of at most a batch, padded with its first image to a compiled size."""
         size = next(size for size in self._forward if size >= len(pixels))
         filled = np.concatenate(
             [pixels, np.broadcast_to(pixels[:1], (size - len(pixels), *pixels.shape[1:]))]
         )
         return self._forward[size](filled)[: len(pixels)]
 
-    def probabilities(self, logits: Floats) -> Floats:
+    def compute_probabilities(self, logits: Logits) -> Floats:
         """Return calibrated probabilities, float64 [images, classes].
 
         Softmax of the logits divided by the release's temperature.
@@ -117,12 +127,12 @@ class Classifier:
         powers = np.exp(scaled)
         return powers / powers.sum(axis=1, keepdims=True)
 
-    def guesses(self, logits: Floats, top: int) -> list[list[Guess]]:
+    def rank_classes(self, logits: Logits, top: int) -> list[list[Guess]]:
         """Return for each image its `top` likeliest classes, the likeliest first.
 
-        Of equals the lower number first.
+        Of equal ones the lower number is first.
         """
-        probabilities, names = self.probabilities(logits), self.release.class_names
+        probabilities, names = self.compute_probabilities(logits), self.release.class_names
         order = np.argsort(-np.asarray(logits), axis=1, kind="stable")[:, :top]
         return [
             [Guess(names[number], int(number), float(own[number])) for number in first]
@@ -135,19 +145,20 @@ def load_classifier(release: Release, *, batch: int = 32) -> Classifier:
 
     Args:
         release: as `open_release` gives it.
-        batch: most images that are answered together.
+        batch: the largest number of images that are answered together.
 
     Raises:
         CheckpointError: the file is not safe to open or cannot be read.
-        DatasetError: it answers something else than these classes.
+        DatasetError: its classes are not those of the release.
     """
     model = load_network(release.model_path, len(release.class_names) or None)
     size, classes = model.input_shape[1], model.output_shape[-1]
     if release.image_size not in (0, size):
         raise CheckpointError(
-            f"The model {release.title} is not what its release says. Expected images of"
-            f" {release.image_size} pixels. Received a network for {size}. Name another model with"
-            " --model."
+            f"The model {release.title} is not as its release describes it",
+            expected=f"images of {release.image_size} pixels",
+            received=f"a network for {size}",
+            hint="Name another model with --model",
         )
     names = release.class_names or tuple(f"class {number}" for number in range(classes))
     known = release.model_copy(
@@ -162,30 +173,30 @@ def load_classifier(release: Release, *, batch: int = 32) -> Classifier:
         known,
         model,
         batch,
-        _cutter(known.short_side, size),
-        {size: _compiled(model, size) for size in sizes},
+        _compile_cutter(known.short_side, size),
+        {size: _compile_forward(model, size) for size in sizes},
     )
 
 
-def _compiled(model: Any, size: int) -> Callable[[Any], Any]:
-    """Return a function from uint8 [size, side, side, 3] to float32 [size, classes], compiled when it is first called."""
+def _compile_forward(model: Network, size: int) -> Forward:
+    """Return the forward pass of a batch size, compiled when it is first called."""
     network = ScoringModel(model)
 
     @functools.cache
-    def forward() -> Any:
+    def compile_once() -> Callable[[Tensor], Tensor]:
         program = tf.function(lambda pixels: compute_logits(network, pixels))
         return program.get_concrete_function(
             tf.TensorSpec((size, *model.input_shape[1:]), tf.uint8)
         )
 
-    return lambda pixels: forward()(tf.convert_to_tensor(pixels)).numpy()
+    return lambda pixels: compile_once()(tf.convert_to_tensor(pixels)).numpy()
 
 
-def _cutter(short_side: int, size: int) -> Any:
-    """Return a compiled function from a file's bytes and EXIF orientation to the central crop."""
+def _compile_cutter(short_side: int, size: int) -> Cutter:
+    """Return a compiled function from a file's bytes and EXIF orientation to the center crop."""
     margin = (short_side - size) // 2
 
-    def cut(encoded: Any, orientation: Any) -> Any:
+    def cut(encoded: Tensor, orientation: Tensor) -> Tensor:
         square = decode_and_resize(encoded, short_side, orientation)
         return square[margin : margin + size, margin : margin + size]
 
@@ -195,13 +206,22 @@ def _cutter(short_side: int, size: int) -> Any:
 
 
 def warm_up(classifier: Classifier) -> None:
-    """Answer a black image in each batch size, so that no person waits for a compilation."""
+    """Answer black images in each batch size, so that no request waits for a compilation."""
     side = classifier.release.image_size
     for size in classifier._forward:
-        classifier.logits(np.zeros((size, side, side, 3), np.uint8))
+        classifier.predict_logits(np.zeros((size, side, side, 3), np.uint8))
 
 
-def differences(classifier: Classifier, images: Sequence[tuple[bytes, Sequence[float]]]) -> float:
-    """Return the largest difference of a logit from the recorded one over some images, each a file's bytes and its logits."""
-    found = classifier.logits(np.stack([classifier.pixels(encoded) for encoded, _ in images]))
+def measure_logit_difference(
+    classifier: Classifier, images: Sequence[tuple[bytes, Sequence[float]]]
+) -> float:
+    """Return the largest difference of a logit from the recorded one.
+
+    Args:
+        classifier: the model.
+        images: for each a file's bytes and the recorded logits.
+    """
+    found = classifier.predict_logits(
+        np.stack([classifier.prepare_pixels(encoded) for encoded, _ in images])
+    )
     return float(np.abs(found - np.asarray([logits for _, logits in images])).max())

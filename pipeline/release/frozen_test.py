@@ -1,16 +1,14 @@
-"""The images that a candidate and the champion are judged by.
+"""The frozen test set: the images that a candidate and the champion are judged on.
 
-Those of the test split that the champion was released by.
+They are those of the test split that the champion was released by. A test that follows the data can
+be passed by changing the data: wrong labels that came with new images are in the test split as
+well, and a model that has learned them does well there. So the champion's test images stay, with
+the labels that they had, also those that are no longer in the data. Images are added by a rule and
+not by choice: those of classes of which the champion's test split has none. Once a candidate is
+promoted, its own test split, with whatever was new in it, is what the next one is judged on.
 
-A test that follows the data can be passed by changing the data: wrong labels that came with new
-images are in the test split as well, and a model that has learned them does well there. So the
-champion's test images stay, with the labels that they had, also those that are gone from the data.
-What is added is a rule and nobody's choice: images of classes of which the champion's test split
-has none. Once a candidate is promoted, its own test split, with whatever was new in it, is what the
-next one is judged by.
-
-An image of the champion's test that the candidate may have been trained on, because somebody moved
-it there, is left out.
+An image of the champion's test split that the candidate may have been trained on, because it was
+moved there, is left out.
 """
 
 from __future__ import annotations
@@ -22,52 +20,53 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from pyarrow import parquet
 
 from pipeline.artifacts import DatasetArtifact
 
 if TYPE_CHECKING:
-    from pipeline.arrays import Integers
+    from numpy.typing import NDArray
+
+    from pipeline.arrays import Integers, Labels
 
 
 @dataclass(frozen=True)
-class Exam:
+class FrozenTest:
     """Which images count, and with which labels, in the candidate's class numbers.
 
     Attributes:
-        own: int64 [own], places in the candidate's test split.
+        own: int64 [own], indices into the candidate's test split.
         own_labels: int64 [own].
-        gone: int64 [gone], places in the champion's test split of images that the candidate's has
-            not.
+        gone: int64 [gone], indices into the champion's test split, of the images that the
+            candidate's does not have.
         gone_labels: int64 [gone].
-        earlier: the champion's dataset. None: the candidate's own test split is what counts, whole.
-        text: what was chosen, for people.
+        earlier: the champion's dataset. None: the candidate's whole test split is what counts.
+        text: what was chosen, in a sentence.
     """
 
     own: Integers
-    own_labels: Integers
+    own_labels: Labels
     gone: Integers
-    gone_labels: Integers
+    gone_labels: Labels
     earlier: DatasetArtifact | None = None
     text: str = ""
 
     @property
-    def labels(self) -> Integers:
+    def labels(self) -> Labels:
         """The right classes, int64 [own + gone]."""
         return np.concatenate([self.own_labels, self.gone_labels])
 
 
-def own_exam(labels: Integers, text: str = "") -> Exam:
+def use_current_test(labels: Labels, text: str = "") -> FrozenTest:
     """Return the whole test split of a candidate, int64 [images] labels."""
     nothing = np.zeros(0, np.int64)
-    return Exam(np.arange(len(labels)), labels, nothing, nothing, text=text)
+    return FrozenTest(np.arange(len(labels)), labels, nothing, nothing, text=text)
 
 
-def frozen_exam(
+def freeze_test(
     dataset: DatasetArtifact, earlier: DatasetArtifact, renamed: Mapping[str, str] | None = None
-) -> Exam:
-    """Return the images that count for a candidate of one dataset, where the champion was released by the test split of another.
+) -> FrozenTest:
+    """Return the images that count for a candidate of a later dataset than the champion's.
 
     Args:
         dataset: the candidate's.
@@ -75,7 +74,7 @@ def frozen_exam(
         renamed: old name -> new name of classes.
     """
     contents, labels = read_index(earlier, "test")
-    classes = places_of(earlier.class_names, dataset.class_names, renamed or {})
+    classes = map_class_indices(earlier.class_names, dataset.class_names, renamed or {})
     own_contents, own_labels = read_index(dataset, "test")
     trained = np.concatenate([read_index(dataset, split)[0] for split in ("train", "validation")])
     counts = (classes[labels] >= 0) & ~np.isin(contents, trained)
@@ -85,13 +84,13 @@ def frozen_exam(
     kept = first[np.searchsorted(distinct, contents[there])]
     added = np.flatnonzero(~np.isin(own_labels, classes[np.unique(labels)]))
     relabeled = int(np.sum(own_labels[kept] != frozen[there]))
-    return Exam(
+    return FrozenTest(
         own=np.concatenate([kept, added]),
         own_labels=np.concatenate([frozen[there], own_labels[added]]),
         gone=np.flatnonzero(counts)[~there],
         gone_labels=frozen[~there],
         earlier=earlier,
-        text=_text(
+        text=_describe_frozen_test(
             frozen=len(frozen),
             gone=int(np.sum(~there)),
             relabeled=relabeled,
@@ -102,47 +101,45 @@ def frozen_exam(
     )
 
 
-def _text(
+def _describe_frozen_test(
     *, frozen: int, gone: int, relabeled: int, left_out: int, added: int, waiting: int
 ) -> str:
-    """Say which images count."""
-    parts = [
+    """Return which images count, in sentences."""
+    details = [f"{gone:,} of them are no longer in the data"] if gone else []
+    details += [f"{relabeled:,} have another label now"] if relabeled else []
+    sentence = (
         f"What counts is the champion's test split: {frozen:,} images with the labels that they had"
-    ]
-    details = [f"{gone:,} of them are gone from the data since"] if gone else []
-    details += [f"{relabeled:,} are labeled otherwise now"] if relabeled else []
-    parts += [f" ({', '.join(details)})"] if details else []
-    parts += [f", and {added:,} of classes that it had none of"] if added else []
-    parts += (
-        [
-            f". {left_out:,} of its images are left out: they are in the training now, or their"
-            " class is gone"
-        ]
-        if left_out
-        else []
     )
-    parts += (
-        [
-            f". {waiting:,} new test images do not count before a candidate made with them is"
-            " promoted"
-        ]
-        if waiting
-        else []
-    )
-    return "".join(parts) + "."
+    sentence += f" ({', '.join(details)})" if details else ""
+    sentence += f", and {added:,} of classes that it had none of." if added else "."
+    if left_out:
+        sentence += (
+            f" {left_out:,} of its images are left out: they are in the training split now, or"
+            " their class does not exist any more."
+        )
+    if waiting:
+        sentence += (
+            f" {waiting:,} new test images do not count before a candidate made with them is"
+            " promoted."
+        )
+    return sentence
 
 
-def places_of(names: Sequence[str], among: Sequence[str], renamed: Mapping[str, str]) -> Integers:
-    """Return the places of class names among others, int64 [names], -1 for one that is not there."""
+def map_class_indices(
+    names: Sequence[str], among: Sequence[str], renamed: Mapping[str, str]
+) -> Integers:
+    """Return the indices of class names among others, int64 [names]; -1 for one that is missing."""
     now = [renamed.get(name, name) for name in names]
     return np.asarray([among.index(name) if name in among else -1 for name in now], np.int64)
 
 
-def dataset_of(digest: str, workdir: Path) -> DatasetArtifact | None:
-    """Return the prepared dataset with this digest in a work directory, the newest of several, or None where it is not, or not whole."""
-    finished = (
-        folder for folder in workdir.glob("stages/ingest-*") if not folder.suffix
-    )  # .partial, .old
+def find_dataset(digest: str, workdir: Path) -> DatasetArtifact | None:
+    """Return the prepared dataset with a digest, the newest of several, or None.
+
+    One whose files are not complete does not count.
+    """
+    # Not those that end in .partial or .old.
+    finished = (folder for folder in workdir.glob("stages/ingest-*") if not folder.suffix)
     for folder in (
         sorted(finished, key=lambda folder: folder.stat().st_mtime, reverse=True) if digest else ()
     ):
@@ -153,8 +150,12 @@ def dataset_of(digest: str, workdir: Path) -> DatasetArtifact | None:
     return None
 
 
-def read_index(dataset: DatasetArtifact, split: str) -> tuple[NDArray[np.bytes_], Integers]:
-    """Return the contents' SHA-256, S32 [images], and class numbers, int64 [images], of a split in stored order."""
+def read_index(dataset: DatasetArtifact, split: str) -> tuple[NDArray[np.bytes_], Labels]:
+    """Return the contents' SHA-256 and the class numbers of a split, in stored order.
+
+    Returns:
+        S32 [images] and int64 [images].
+    """
     table = parquet.read_table(
         dataset.directory / "index" / f"{split}.parquet", columns=["label", "sha256"]
     )

@@ -1,12 +1,12 @@
-"""A release: a `.keras` file with everything that answering needs beside it, in a folder that proves itself.
+"""A release: a folder with a `.keras` file, all that serving needs, and digests that verify it.
 
     data/model.keras       the network
     release.json           its digest, class names, sizes, temperature, and the golden images with
-    the logits seen at evaluation
+                           the logits of the evaluation
     golden/                the files of these images
 
-The SHA-256 of release.json names the release; it holds those of all other files. So whoever knows
-that one digest, as a version in the registry does, needs to trust nothing else.
+The SHA-256 of release.json names the release; it holds those of all other files. So that one
+digest, which a version in the registry has, verifies everything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,20 +31,23 @@ from pipeline.files import write_text
 from pipeline.tracking.fetching import fetch_model_file, fetch_version
 from pipeline.tracking.registry import Version, find_version
 
+if TYPE_CHECKING:
+    from pipeline.arrays import Floats
 
-class Golden(BaseModel):
-    """An image with the answer that every copy of the model must give."""
+
+class GoldenEntry(BaseModel):
+    """An image with the logits that every copy of the model must give."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: str = Field(description="Its file, below the folder.", pattern=r"^golden/[0-9]+$")
     sha256: str = Field(description="SHA-256 of the file.")
     label: int = Field(description="Its right class.")
-    logits: tuple[float, ...] = Field(description="What the model said of it at evaluation.")
+    logits: tuple[float, ...] = Field(description="The model's logits of it at evaluation.")
 
 
 class Release(BaseModel):
-    """What answering needs to know of a model; `directory` is where it lies."""
+    """A model with what serving needs; `directory` holds its files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -54,7 +57,9 @@ class Release(BaseModel):
     directory: Path = Field(default=Path(), exclude=True)
     model_file: str = Field(default=MODEL_FILE, exclude=True)
     name: str = Field(
-        default="", exclude=True, description="What answers name: `alexnet`, or the file's name."
+        default="",
+        exclude=True,
+        description="Name in the registry, such as `alexnet`, or the file's name.",
     )
     version: str = Field(
         default="", exclude=True, description="The version in the registry; empty elsewhere."
@@ -62,7 +67,7 @@ class Release(BaseModel):
 
     model_sha256: str = Field(description="SHA-256 of the .keras file.")
     class_names: tuple[str, ...] = Field(
-        default=(), description="Names in the order of the logits; empty where nobody knows them."
+        default=(), description="Names in the order of the logits; empty where unknown."
     )
     image_size: int = Field(
         default=0,
@@ -70,15 +75,17 @@ class Release(BaseModel):
     )
     short_side: int = Field(
         default=0,
-        description="Pixels of the shorter side when the middle is cut out; 0: image_size.",
+        description="Pixels of the shorter side before the center crop; 0: image_size.",
     )
     temperature: float = Field(
-        default=1.0, gt=0, description="What logits are divided by for calibrated probabilities."
+        default=1.0, gt=0, description="Divisor of the logits for calibrated probabilities."
     )
     dataset_digest: str = Field(
-        default="", description="Digest of the dataset that it was judged on."
+        default="", description="Digest of the dataset that it was judged on; empty where unknown."
     )
-    golden: tuple[Golden, ...] = Field(default=(), description="Images with the right answers.")
+    golden: tuple[GoldenEntry, ...] = Field(
+        default=(), description="Images with the logits to expect."
+    )
 
     @property
     def model_path(self) -> Path:
@@ -87,15 +94,15 @@ class Release(BaseModel):
 
     @property
     def title(self) -> str:
-        """What a person calls it: `alexnet 3`, or the file's name."""
+        """Name and version, such as `alexnet 3`, or the file's name."""
         return f"{self.name} {self.version}".strip()
 
     def sha256(self) -> str:
-        """The digest that names the release."""
-        return hashlib.sha256(self.text().encode()).hexdigest()
+        """Return the digest that names the release."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
-    def text(self) -> str:
-        """What release.json holds."""
+    def to_json(self) -> str:
+        """Return the content of release.json."""
         return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
 
 
@@ -105,7 +112,7 @@ class GoldenImage:
 
     encoded: bytes
     label: int
-    logits: Any
+    logits: Floats
 
 
 def write_package(
@@ -118,18 +125,18 @@ def write_package(
     Args:
         release: without golden images.
         model: the `.keras` file, copied.
-        images: those that every copy is tried with.
+        images: those that every copy is tested with.
         directory: made if it is not there.
     """
     golden = []
     (directory / "golden").mkdir(parents=True, exist_ok=True)
     (directory / "data").mkdir(exist_ok=True)
-    for place, image in enumerate(images):
-        path = directory / "golden" / f"{place:02d}"
+    for index, image in enumerate(images):
+        path = directory / "golden" / f"{index:02d}"
         path.write_bytes(image.encoded)
         logits = tuple(float(value) for value in image.logits)
         golden.append(
-            Golden(
+            GoldenEntry(
                 file=f"golden/{path.name}",
                 sha256=hashlib.sha256(image.encoded).hexdigest(),
                 label=image.label,
@@ -140,7 +147,7 @@ def write_package(
     written = release.model_copy(
         update={"golden": tuple(golden), "directory": directory, "model_file": Release.MODEL_FILE}
     )
-    write_text(directory / Release.FILE, written.text())
+    write_text(directory / Release.FILE, written.to_json())
     return written
 
 
@@ -151,7 +158,7 @@ def read_package(
 
     Args:
         directory: the folder.
-        sha256: the release's own digest, from a place that is trusted; empty where nobody knows it.
+        sha256: the release's own digest, from a place that is trusted; empty where unknown.
         name: of the model.
         version: in the registry.
 
@@ -161,14 +168,14 @@ def read_package(
     path = directory / Release.FILE
     found = file_sha256(path) if path.is_file() else "no file"
     if sha256 and found != sha256:
-        raise _damaged(path, sha256, found)
+        raise _make_damage_error(path, sha256, found)
     try:
         release = Release.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, ValidationError) as error:
         raise CheckpointError(
-            f"{directory} holds no release that can be read ({' '.join(str(error).split())[:150]})."
-            " Expected release.json as `alexnet promote` writes it. Name another model with"
-            " --model."
+            f"{directory} holds no release that can be read ({' '.join(str(error).split())[:150]})",
+            expected="release.json as `alexnet promote` writes it",
+            hint="Name another model with --model",
         ) from error
     promised = {Release.MODEL_FILE: release.model_sha256} | {
         image.file: image.sha256 for image in release.golden
@@ -176,22 +183,23 @@ def read_package(
     for file, digest in promised.items():
         own = file_sha256(directory / file) if (directory / file).is_file() else "no file"
         if own != digest:
-            raise _damaged(directory / file, digest, own)
+            raise _make_damage_error(directory / file, digest, own)
     return release.model_copy(
         update={"directory": directory, "name": name or directory.name, "version": version}
     )
 
 
-def _damaged(path: Path, expected: str, received: str) -> CheckpointError:
+def _make_damage_error(path: Path, expected: str, received: str) -> CheckpointError:
     return CheckpointError(
-        f"The released file {path} is damaged. Expected SHA-256 {expected[:12]}..., received"
-        f" {received[:12]}. Nothing was opened: promote the model again, or go back with `alexnet"
-        " rollback`."
+        f"The released file {path} is damaged",
+        expected=f"SHA-256 {expected[:12]}...",
+        received=received[:12],
+        hint="Nothing was opened: promote the model again, or go back with `alexnet model rollback`",
     )
 
 
 def open_release(reference: str, config: TrackingConfig, workdir: Path) -> Release:
-    """Return the model that somebody names, every file of it compared with its digest before anything is opened.
+    """Return a model by its reference, verified: every file has its digest.
 
     Args:
         reference: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, a `.keras` file, the folder of a
@@ -212,11 +220,13 @@ def open_release(reference: str, config: TrackingConfig, workdir: Path) -> Relea
     if path.suffix != ".keras":
         if path.exists():
             raise ConfigError(
-                f"{path} is no model. Expected a .keras file, the folder of a release,"
-                " models:/NAME@ALIAS or the id of an MLflow run. Check --model."
+                f"{path} is not a model",
+                expected="a .keras file, the folder of a release, models:/NAME@ALIAS or the id of"
+                " an MLflow run",
+                hint="Check --model",
             )
         path = fetch_model_file(reference, config, workdir)
-    return _of_file(path, workdir)
+    return _describe_file(path, workdir)
 
 
 def open_version(version: Version, config: TrackingConfig, workdir: Path) -> Release:
@@ -224,8 +234,9 @@ def open_version(version: Version, config: TrackingConfig, workdir: Path) -> Rel
     if not version.release_sha256:
         raise CheckpointError(
             f"Version {version.number} of {version.name} cannot be verified: it was not registered"
-            " by `alexnet promote`. Expected a version with the tag release_sha256. Nothing was"
-            " opened: name another version, or promote a model."
+            " by `alexnet promote`",
+            expected="a version with the tag release_sha256",
+            hint="Nothing was opened: name another version, or promote a model",
         )
     known = {"name": version.name, "version": version.number}
     try:
@@ -238,24 +249,27 @@ def open_version(version: Version, config: TrackingConfig, workdir: Path) -> Rel
         )
 
 
-def _of_file(path: Path, workdir: Path) -> Release:
-    """Return a bare `.keras` file as a release, with what the record beside it and an evaluation in the work directory say of it."""
-    given = find_external_model(path)
-    evaluated = _evaluation_of(given.sha256, workdir)
+def _describe_file(path: Path, workdir: Path) -> Release:
+    """Return a bare `.keras` file as a release.
+
+    The record beside it and an evaluation in the work directory add what they know.
+    """
+    external = find_external_model(path)
+    evaluated = _find_evaluation(external.sha256, workdir)
     return Release(
         directory=path.parent,
         model_file=path.name,
         name=path.name,
-        model_sha256=given.sha256,
-        class_names=given.class_names or (),
-        short_side=given.short_side,
+        model_sha256=external.sha256,
+        class_names=external.class_names or (),
+        short_side=external.short_side,
         temperature=evaluated.temperature if evaluated else 1.0,
         dataset_digest=evaluated.dataset_digest if evaluated else "",
     )
 
 
-def _evaluation_of(model_sha256: str, workdir: Path) -> EvaluationReport | None:
-    """Return the last evaluation of a model that lies in a work directory, for its temperature."""
+def _find_evaluation(model_sha256: str, workdir: Path) -> EvaluationReport | None:
+    """Return the last evaluation of a model in a work directory, or None."""
     records = sorted(
         workdir.glob(f"stages/evaluate*/{EvaluationReport.FILE}"),
         key=lambda path: path.stat().st_mtime,
@@ -269,8 +283,11 @@ def _evaluation_of(model_sha256: str, workdir: Path) -> EvaluationReport | None:
     return None
 
 
-def settings_digest(config: Config) -> str:
-    """Return the SHA-256 of the settings that decide, with the images and the champion, what is trained and what the gate says of it."""
+def digest_settings(config: Config) -> str:
+    """Return the SHA-256 of the settings that the trained model and the verdict depend on.
+
+    They depend on the images and the champion besides.
+    """
     train = config.train.model_dump(mode="json", exclude=set(config.train.WITHOUT_EFFECT))
     gate = config.release.model_dump(mode="json", exclude={"approve", "dry_run"})
     return digest_of(

@@ -1,6 +1,6 @@
-"""The rehearsal of a release.
+"""The smoke test of a release: a clean process serves it and answers its golden images.
 
-A clean process serves it and must answer its golden images as the evaluation did.
+The answers must be those of the evaluation.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from pipeline.artifacts import GateCheck
 from pipeline.config.resolution import ENVIRONMENT_PREFIX
 from pipeline.release.classify import TOLERANCE
 from pipeline.release.package import Release
+from pipeline.reports.numbers import format_magnitude
 
 _START_SECONDS = 180.0  # TensorFlow starts in 5 to 20 s on a busy machine
 _ANSWER_SECONDS = 30.0
-# `alexnet`, ended with the process that started it, also by SIGKILL, where the system knows how:
+# `alexnet`, ended with the process that started it, also by SIGKILL, where the system can:
 # prctl(PR_SET_PDEATHSIG, SIGTERM).
 _SERVE = """
 import ctypes, sys
@@ -38,23 +39,23 @@ main(sys.argv[1:])
 """
 
 
-def rehearse(release: Release, scratch: Path) -> GateCheck:
-    """Serve a release by `alexnet serve` in a process of its own, and compare its answers with the recorded logits.
+def run_smoke_test(release: Release, scratch: Path) -> GateCheck:
+    """Serve a release by `alexnet serve` in another process, and compare its answers.
 
     Args:
         release: in the folder that will be registered.
         scratch: a folder for the process, which sees nothing of the work directory.
     """
     if not release.golden:
-        return _check(False, "none", "There is no golden image that a service could be tried with.")
+        return _make_check(False, "none", "There is no golden image to test a service with.")
     scratch.mkdir(parents=True, exist_ok=True)
     try:
-        with _served(release, scratch) as port:
+        with _serve_release(release, scratch) as port:
             found = np.asarray(
-                [_answer(port, release.directory / image.file) for image in release.golden]
+                [_request_logits(port, release.directory / image.file) for image in release.golden]
             )
     except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
-        return _check(
+        return _make_check(
             False,
             "no answer",
             f"A clean process did not serve the release ({' '.join(str(error).split())[:300]}).",
@@ -64,24 +65,24 @@ def rehearse(release: Release, scratch: Path) -> GateCheck:
         float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
     )
     passed = difference <= TOLERANCE * max(1.0, float(np.abs(expected).max()))
-    return _check(
+    return _make_check(
         passed,
-        f"{difference:.1e}",
-        f"A clean process served the release and answered {len(expected)} golden images; the"
-        f" largest difference of a logit is {difference:.1e}.",
+        format_magnitude(difference),
+        f"A clean process served the release and answered {len(expected)} golden images: largest"
+        f" logit difference {format_magnitude(difference)}.",
     )
 
 
-def _check(passed: bool, measured: str, text: str) -> GateCheck:
+def _make_check(passed: bool, measured: str, text: str) -> GateCheck:
     required = f"at most {TOLERANCE:.0e} of the largest logit"
     return GateCheck(name="serving", passed=passed, measured=measured, required=required, text=text)
 
 
 @contextlib.contextmanager
-def _served(release: Release, scratch: Path) -> Iterator[int]:
-    """Start the service on a free port of this machine, wait until it is ready, give the port, and end it."""
-    port = _free_port()
-    words = [
+def _serve_release(release: Release, scratch: Path) -> Iterator[int]:
+    """Serve a release on a free port of this machine; yield the port when the service is ready."""
+    port = _find_free_port()
+    arguments = [
         "serve",
         "--model",
         str(release.directory.resolve()),
@@ -90,26 +91,25 @@ def _served(release: Release, scratch: Path) -> Iterator[int]:
         "--workdir",
         str(scratch / "workdir"),
     ]
-    # Nothing of the shell's settings reaches it; our own code is found wherever it was started
-    # from.
-    kept = {
+    # No setting of the shell reaches it; our own code is found from any working directory.
+    environment = {
         name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)
     }
     paths = os.pathsep.join(
-        filter(None, [str(Path(__file__).parents[2]), kept.get("PYTHONPATH", "")])
+        filter(None, [str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")])
     )
     log = scratch / "serve.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, *words],
+            [sys.executable, "-c", _SERVE, *arguments],
             cwd=scratch,
-            env={**kept, "PYTHONPATH": paths},
+            env={**environment, "PYTHONPATH": paths},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for the command, which ends it
         )
         try:
-            _await(process, port, log, release)
+            _wait_until_ready(process, port, log, release)
             yield port
         finally:
             process.terminate()
@@ -119,13 +119,15 @@ def _served(release: Release, scratch: Path) -> Iterator[int]:
             process.wait()
 
 
-def _await(process: subprocess.Popen[bytes], port: int, log: Path, release: Release) -> None:
-    """Wait until the service is ready, and the release is what it serves.
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], port: int, log: Path, release: Release
+) -> None:
+    """Wait until the service is ready and serves the release.
 
     Another program may have taken the port.
 
     Raises:
-        OSError: the process ended; the message holds its last words.
+        OSError: the process ended; the message holds the last line of its log.
         TimeoutError: it takes too long.
     """
     until = time.monotonic() + _START_SECONDS
@@ -133,10 +135,10 @@ def _await(process: subprocess.Popen[bytes], port: int, log: Path, release: Rele
         if process.poll() is not None:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise OSError(
-                f"it ended with {process.returncode}: {lines[-1] if lines else 'no word'}"
+                f"it ended with {process.returncode}: {lines[-1] if lines else 'no output'}"
             )
         with contextlib.suppress(OSError):
-            status, answer = _asked(port, "GET", "/ready")
+            status, answer = _send_request(port, "GET", "/ready")
             if (
                 status == http.HTTPStatus.OK
                 and json.loads(answer)["model"]["release_sha256"] == release.sha256()
@@ -146,16 +148,16 @@ def _await(process: subprocess.Popen[bytes], port: int, log: Path, release: Rele
     raise TimeoutError(f"it was not ready after {_START_SECONDS:.0f} s")
 
 
-def _answer(port: int, image: Path) -> list[float]:
+def _request_logits(port: int, image: Path) -> list[float]:
     """Return the logits that the service gives an image file."""
-    status, text = _asked(port, "POST", "/predict?logits=true", image.read_bytes())
+    status, text = _send_request(port, "POST", "/predict?logits=true", image.read_bytes())
     if status != http.HTTPStatus.OK:
         raise OSError(f"it answered {status}: {text[:200]!r}")
     return [float(value) for value in json.loads(text)["predictions"][0]["logits"]]
 
 
-def _asked(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-    """Return status and body of an answer of the service."""
+def _send_request(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    """Return the status and the body of the service's answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_SECONDS)
     try:
         connection.request(method, path, body, {"Content-Type": "application/octet-stream"})
@@ -165,7 +167,7 @@ def _asked(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, b
         connection.close()
 
 
-def _free_port() -> int:
+def _find_free_port() -> int:
     with socket.socket() as candidate:
         candidate.bind(("127.0.0.1", 0))
         return int(candidate.getsockname()[1])

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipeline.artifacts import DatasetArtifact, Decision, EvaluationReport, TrainingResult
 from pipeline.config.release import ReleaseConfig
 from pipeline.engine.stage import Context, stage
 from pipeline.tracking.registry import Registry
 
 
-@stage(always=True)  # the champion, its files and the registry may be others each time
+def _draw_pages(record: Decision, folder: Path) -> None:
+    from pipeline.reports.decision import draw_decision_pages
+
+    draw_decision_pages(record, folder)
+
+
+# The champion, its files and the registry may be others each time.
+@stage(draw=_draw_pages, always=True)
 def promote(
     config: ReleaseConfig,
     dataset: DatasetArtifact,
@@ -16,13 +25,11 @@ def promote(
     report: EvaluationReport,
     context: Context,
 ) -> Decision:
-    """Judge the trained model against the champion, and let it take the champion's place if it passes."""
-    from pipeline.release.promotion import decide
-    from pipeline.reports.decision import write_decision
+    """Make the trained model the champion, if the gate passes it."""
+    from pipeline.release.promotion import decide_promotion
 
     registry = Registry(config.name, context.tracking, context.workdir)
-    decision = decide(config, dataset, trained, report, registry, context)
-    write_decision(decision, context.report_directory)
+    decision = decide_promotion(config, dataset, trained, report, registry, context)
     numbers = {
         "top1_error": decision.top1_error,
         "champion_top1_error": decision.champion_top1_error,

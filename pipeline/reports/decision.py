@@ -1,4 +1,4 @@
-"""The page of a decision: what became of the candidate first, then every check with its numbers."""
+"""The pages of a decision: the outcome first, then every check with its numbers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pipeline.files import write_text
 from pipeline.reports.html import PageSection, Table, render_page
 from pipeline.reports.numbers import format_percent
 
-_NEXT = {
+_NEXT_STEPS = {
     "promoted": (
-        "`alexnet serve` answers with it from now on; a running service changes over by itself."
+        "`alexnet serve` answers with it from now on; a running service reloads it by itself."
         " `alexnet model rollback` goes back."
     ),
     "waiting": (
-        "A person decides now: `alexnet promote --approve` judges it once more and makes it the"
+        "It needs a person's approval: `alexnet promote --approve` judges it again and makes it the"
         " champion."
     ),
     "would promote": "Nothing was written. The same command without --dry-run promotes it.",
-    "unchanged": "There is nothing to do.",
+    "unchanged": "Nothing to do.",
 }
 _REFUSED = (
     "The champion stays. More training images, a longer training or another network may help;"
@@ -28,68 +28,67 @@ _REFUSED = (
     " and which setting it reads."
 )
 _CHECKS_TEXT = (
-    "All must hold. The candidate and the champion were scored for this decision, from their saved"
-    " files, on the same images, which neither was trained on. What was not measured does not"
-    " hold."
+    "All must pass. The candidate and the champion were scored for this decision, from their saved"
+    " files, on the same images, which neither was trained on. What was not measured fails."
 )
 
 
-def write_decision(decision: Decision, directory: Path) -> None:
-    """Write decision.html and decision.json into a folder."""
-    write_text(directory / "decision.json", json.dumps(decision.model_dump(mode="json"), indent=1))
-    write_text(directory / Path(Decision.REPORT_FILE).name, _page(decision))
+def draw_decision_pages(decision: Decision, folder: Path) -> None:
+    """Write decision.html and decision.json into a report folder, from the record alone."""
+    write_text(folder / "decision.json", json.dumps(decision.model_dump(mode="json"), indent=1))
+    write_text(folder / Path(Decision.REPORT_FILE).name, _render_page(decision))
 
 
-def _page(decision: Decision) -> str:
+def _render_page(decision: Decision) -> str:
     sections = [
-        PageSection("What now", _NEXT.get(decision.outcome, _REFUSED)),
-        PageSection("The two", tables=[_models(decision)]),
+        PageSection("Next steps", _NEXT_STEPS.get(decision.outcome, _REFUSED)),
+        PageSection("Models", tables=[_make_models_table(decision)]),
     ]
     if decision.checks:
         rows = [
             (
                 check.name,
-                "holds" if check.passed else "does not hold",
+                "passed" if check.passed else "failed",
                 check.measured,
                 check.required,
             )
             for check in decision.checks
         ]
-        table = Table(("what", "", "found", "required"), rows)
+        table = Table(("check", "result", "measured", "required"), rows)
         failed = [check.text for check in decision.checks if not check.passed]
         passed = [check.text for check in decision.checks if check.passed]
-        sections += [PageSection("What speaks against it", " ".join(failed))] if failed else []
+        sections += [PageSection("Failed checks", " ".join(failed))] if failed else []
         sections += [
             PageSection("Checks", _CHECKS_TEXT, [table]),
-            PageSection("What was found", " ".join(passed)),
+            PageSection("Passed checks", " ".join(passed)),
         ]
     if decision.test_images_note:
-        sections.append(PageSection("Which images count", decision.test_images_note))
+        sections.append(PageSection("Test images", decision.test_images_note))
     if decision.advice:
-        sections.append(PageSection("How many images decide what", decision.advice))
+        sections.append(PageSection("Number of test images", decision.advice))
     return render_page(
-        f"Release of {decision.name}", verdict(decision), sections, _footer(decision)
+        f"Release of {decision.name}", describe_outcome(decision), sections, _make_footer(decision)
     )
 
 
-def verdict(decision: Decision) -> str:
-    """Say in a sentence what became of the candidate."""
-    what = (
+def describe_outcome(decision: Decision) -> str:
+    """Return the outcome and its reason in a sentence."""
+    subject = (
         f"Version {decision.version} of {decision.name}"
         if decision.version
         else f"The candidate for {decision.name}"
     )
-    became = {
+    outcomes = {
         "promoted": "is the champion now",
         "refused": "was refused",
         "unchanged": "is the champion already",
         "waiting": "waits for approval",
         "would promote": "would become the champion",
     }
-    return f"{what} {became[decision.outcome]}: {decision.reason}"
+    return f"{subject} {outcomes[decision.outcome]}: {decision.reason}"
 
 
-def _models(decision: Decision) -> Table:
+def _make_models_table(decision: Decision) -> Table:
     errors = [
         format_percent(error) if error is not None else "not scored"
         for error in (decision.top1_error, decision.champion_top1_error)
@@ -109,7 +108,7 @@ def _models(decision: Decision) -> Table:
     )
 
 
-def _footer(decision: Decision) -> str:
+def _make_footer(decision: Decision) -> str:
     release = f", release {decision.release_sha256[:12]}" if decision.release_sha256 else ""
     return (
         f"Model {decision.model_sha256[:12]}{release}, dataset {decision.dataset_digest[:12]},"

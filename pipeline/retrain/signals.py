@@ -35,7 +35,7 @@ from pipeline.artifacts import DatasetArtifact
 from pipeline.config.retrain import RetrainConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import CheckpointError, DatasetError
-from pipeline.release.frozen_test import dataset_of, read_index
+from pipeline.release.frozen_test import find_dataset, read_index
 from pipeline.retrain.drift import MIN_IMAGES, Look, compare, pick
 from pipeline.retrain.triggers import Facts, Index, Score, changed_images
 from pipeline.tracking.registry import Version
@@ -81,7 +81,7 @@ def measure(
         has_champion=True, champion_age_days=(time.time() - champion.created) / _DAY_SECONDS
     )
     digest = champion.tags.get("dataset_digest", "")
-    earlier = dataset if digest == dataset.digest else dataset_of(digest, workdir)
+    earlier = dataset if digest == dataset.digest else find_dataset(digest, workdir)
     if earlier is None:
         return replace(known, test_score=released_score(champion)), (
             _missing(champion, digest, workdir),
@@ -359,7 +359,7 @@ def _see(
             while window := list(itertools.islice(encoded, _WINDOW)):
                 pixels = list(
                     threads.map(
-                        lambda image: classifier.pixels(image[0], orientation=image[1]),
+                        lambda image: classifier.prepare_pixels(image[0], orientation=image[1]),
                         window,
                     )
                 )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @stage(always=True)  # the champion may be another one each time, and it grows older
 def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) -> Review:
     """Look at the new images and at the champion, and say whether to train again and why."""
-    from pipeline.release.package import settings_digest
+    from pipeline.release.package import digest_settings
     from pipeline.reports.retraining import write_review
     from pipeline.retrain.signals import measure
     from pipeline.retrain.triggers import decide
@@ -30,7 +30,7 @@ def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) ->
     verdict = decide(facts, config)
     if verdict.retrain and champion is not None and "always" not in config.triggers:
         verdict = _unless_tried(
-            verdict, registry, champion, dataset.digest, settings_digest(context.config)
+            verdict, registry, champion, dataset.digest, digest_settings(context.config)
         )
     found = Review(
         directory=context.directory,

@@ -132,7 +132,7 @@ class Batcher:
 def _classify_batch(batch: Sequence[_QueuedImage]) -> None:
     """Classify a batch; where that fails each image alone, so that one fails no other."""
     try:
-        found = batch[0].classifier.logits(np.stack([queued.pixels for queued in batch]))
+        found = batch[0].classifier.predict_logits(np.stack([queued.pixels for queued in batch]))
     except Exception as error:  # noqa: BLE001 - raised where the result is awaited
         if len(batch) == 1:
             batch[0].set_error(error)

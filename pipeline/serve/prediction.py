@@ -218,7 +218,7 @@ class Predictor:
         guessed = iter(
             ()
             if logits is None
-            else zip(model.classifier.guesses(logits, top), logits, strict=True)
+            else zip(model.classifier.rank_classes(logits, top), logits, strict=True)
         )
         predictions: list[dict[str, Any]] = []
         for image, pixels in zip(images, decoded, strict=True):
@@ -265,6 +265,6 @@ def _decode_images(
 
 def _decode_image(classifier: Classifier, encoded: bytes, max_pixels: int) -> Decoded:
     try:
-        return classifier.pixels(encoded, max_pixels=max_pixels)
+        return classifier.prepare_pixels(encoded, max_pixels=max_pixels)
     except UnusableError as error:
         return str(error)

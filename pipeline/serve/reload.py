@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import CheckpointError, describe_cause
-from pipeline.release.classify import Classifier, differences, load_classifier, warm_up
+from pipeline.release.classify import Classifier, load_classifier, measure_logit_difference, warm_up
 from pipeline.release.package import Release
 from pipeline.serve.metrics import ServiceMetrics
 
@@ -77,7 +77,7 @@ def load_served_model(release: Release, max_batch: int) -> ServedModel:
         allowed = GOLDEN_TOLERANCE * max(
             1.0, float(np.abs([image.logits for image in release.golden]).max())
         )
-        found = differences(classifier, images)
+        found = measure_logit_difference(classifier, images)
         if not found <= allowed:
             raise CheckpointError(
                 f"The model {release.title} does not answer its golden images as it did when it was"

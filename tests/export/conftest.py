@@ -24,7 +24,7 @@ def opened(release):
 @pytest.fixture(scope="module")
 def expected(release, opened):
     """Return pixels, logits and probabilities of the images."""
-    pixels = np.stack([opened.pixels(encoded) for encoded in IMAGES])
+    pixels = np.stack([opened.prepare_pixels(encoded) for encoded in IMAGES])
     logits = np.asarray(load_model(release.model_path)(pixels))
     return pixels, logits, np.asarray(tf.nn.softmax(logits / TEMPERATURE))
 
@@ -33,7 +33,9 @@ def expected(release, opened):
 def labeled(opened):
     """Return 30 images, each with the released model's class, but two with another."""
     images = photographs(30)
-    answers = opened.logits(np.stack([opened.pixels(encoded) for encoded in images])).argmax(axis=1)
+    answers = opened.predict_logits(
+        np.stack([opened.prepare_pixels(encoded) for encoded in images])
+    ).argmax(axis=1)
     answers[:2] = (answers[:2] + 1) % len(NAMES)
     return list(zip(images, answers.tolist(), strict=True))
 
@@ -48,13 +50,13 @@ def fake(opened, monkeypatch):
             return folder / "model.onnx"
 
         def read_back(format_name, paths, pixels, files, scratch, *, rounds=0):
-            right, many = opened.logits(pixels), len(paths)
+            right, many = opened.predict_logits(pixels), len(paths)
             logits = right + change if files else right[:, ::-1]
             return parity.RuntimeAnswers(
                 "fake",
                 "1",
                 [names] * many,
-                [{"image": (logits, opened.probabilities(right))}] * many,
+                [{"image": (logits, opened.compute_probabilities(right))}] * many,
                 [0.001] * many,
             )
 

@@ -63,7 +63,9 @@ def release(model_file, tmp_path_factory) -> Release:
     )
     classifier = load_classifier(bare, batch=4)
     files = [_image(seed) for seed in range(3)]
-    logits = classifier.logits(np.stack([classifier.pixels(file) for file in files]))
+    logits = classifier.predict_logits(
+        np.stack([classifier.prepare_pixels(file) for file in files])
+    )
     golden = [GoldenImage(file, 0, own) for file, own in zip(files, logits, strict=True)]
     folder = tmp_path_factory.mktemp("release") / "package"
     written = write_package(bare, model_file, golden, folder)

@@ -25,7 +25,7 @@ import mlflow.store.tracking.sqlalchemy_store
 from pipeline.artifacts import GateCheck
 from pipeline.config.release import ReleaseConfig
 from pipeline.config.tracking import TrackingConfig
-from pipeline.release.commit import Offer, Verdict, settle
+from pipeline.release.commit import GateVerdict, Offer, commit_promotion
 from pipeline.release.package import read_package
 from pipeline.tracking import registry as registry_module
 from pipeline.tracking.registry import MODEL_TAG, RELEASE_TAG, Registry
@@ -70,7 +70,7 @@ def promote(workdir, package, error, kill_at):
         setattr(mlflow.MlflowClient, name, wrap(getattr(mlflow.MlflowClient, name)))
     registry_module.save_keras_flavor = without_keras
 
-    def judged(champion):
+    def judge(champion):
         other = float(champion.tags["top1_error"]) if champion else 1.0
         check = GateCheck(
             name="error",
@@ -79,7 +79,7 @@ def promote(workdir, package, error, kill_at):
             required=f"{other}",
             text=f"{error} against {other}",
         )
-        return Verdict((check,), other)
+        return GateVerdict((check,), other)
 
     release = read_package(Path(package))
     tags = {
@@ -87,10 +87,10 @@ def promote(workdir, package, error, kill_at):
         MODEL_TAG: release.model_sha256,
         "top1_error": f"{error}",
     }
-    return settle(
+    return commit_promotion(
         Registry("alexnet", TrackingConfig(), workdir),
         Offer(release, tags),
-        judged,
+        judge,
         ReleaseConfig(),
     ).outcome
 

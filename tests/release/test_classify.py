@@ -12,7 +12,12 @@ from pipeline.artifacts import file_sha256
 from pipeline.data.decoding import decode_and_resize
 from pipeline.errors import CheckpointError, DatasetError
 from pipeline.model.weights import save_model
-from pipeline.release.classify import UnusableError, differences, load_classifier, warm_up
+from pipeline.release.classify import (
+    UnusableError,
+    load_classifier,
+    measure_logit_difference,
+    warm_up,
+)
 from pipeline.release.package import Release
 
 
@@ -33,7 +38,7 @@ def test_pixels_are_the_middle_of_what_ingest_stores(classifier, image, kind):
     margin = (side - size) // 2
     square = decode_and_resize(encoded, side).numpy()
     np.testing.assert_array_equal(
-        classifier.pixels(encoded), square[margin : margin + size, margin : margin + size]
+        classifier.prepare_pixels(encoded), square[margin : margin + size, margin : margin + size]
     )
 
 
@@ -42,32 +47,36 @@ def test_an_image_is_turned_as_its_file_says_unless_somebody_knows_better(classi
     exif[0x0112] = 3
     turned = image(1, "JPEG", exif=exif.tobytes(), quality=95)
     plain = image(1, "JPEG", quality=95)
-    expected = classifier.pixels(plain)[::-1, ::-1]
+    expected = classifier.prepare_pixels(plain)[::-1, ::-1]
     np.testing.assert_allclose(
-        classifier.pixels(turned).astype(int), expected, atol=1
+        classifier.prepare_pixels(turned).astype(int), expected, atol=1
     )  # a half may be rounded to either side
     np.testing.assert_array_equal(
-        classifier.pixels(turned, orientation=1), classifier.pixels(plain)
+        classifier.prepare_pixels(turned, orientation=1), classifier.prepare_pixels(plain)
     )
 
 
 def test_a_number_of_images_at_a_time_changes_no_logit(classifier, image):
-    pixels = np.stack([classifier.pixels(image(seed)) for seed in range(11)])
-    together = classifier.logits(pixels)
-    alone = np.concatenate([classifier.logits(pixels[place : place + 1]) for place in range(11)])
+    pixels = np.stack([classifier.prepare_pixels(image(seed)) for seed in range(11)])
+    together = classifier.predict_logits(pixels)
+    alone = np.concatenate(
+        [classifier.predict_logits(pixels[place : place + 1]) for place in range(11)]
+    )
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
     np.testing.assert_allclose(
         together, classifier.model(pixels, training=False), rtol=0, atol=1e-5
     )
-    assert classifier.logits(pixels[:0]).shape == (0, 3)
+    assert classifier.predict_logits(pixels[:0]).shape == (0, 3)
 
 
 def test_threads_get_the_answers_of_their_own_images(classifier, image):
     files = [image(seed) for seed in range(24)]
-    expected = classifier.logits(np.stack([classifier.pixels(file) for file in files]))
+    expected = classifier.predict_logits(
+        np.stack([classifier.prepare_pixels(file) for file in files])
+    )
 
     def ask(file):
-        return classifier.logits(classifier.pixels(file)[np.newaxis])[0]
+        return classifier.predict_logits(classifier.prepare_pixels(file)[np.newaxis])[0]
 
     with ThreadPoolExecutor(8) as threads:
         np.testing.assert_allclose(list(threads.map(ask, files)), expected, rtol=0, atol=1e-5)
@@ -77,16 +86,16 @@ def test_probabilities_are_those_of_the_fitted_temperature(classifier):
     logits = np.asarray([[1.0, 2.0, -3.0]], np.float32)
     powers = np.exp(np.asarray([1.0, 2.0, -3.0]) / 1.7)
     np.testing.assert_allclose(
-        classifier.probabilities(logits)[0], powers / powers.sum(), rtol=1e-6
+        classifier.compute_probabilities(logits)[0], powers / powers.sum(), rtol=1e-6
     )
 
 
 def test_guesses_come_with_the_likeliest_first_and_of_equals_the_lower_number(classifier):
-    ((first, second),) = classifier.guesses(np.asarray([[1.0, 4.0, 1.0]], np.float32), top=2)
+    ((first, second),) = classifier.rank_classes(np.asarray([[1.0, 4.0, 1.0]], np.float32), top=2)
     assert (first.name, first.number) == ("dog", 1)
     assert (second.name, second.number) == ("cat", 0)
     assert first.probability > second.probability
-    assert len(classifier.guesses(np.zeros((1, 3), np.float32), top=10)[0]) == 3
+    assert len(classifier.rank_classes(np.zeros((1, 3), np.float32), top=10)[0]) == 3
 
 
 def huge_png():
@@ -107,20 +116,20 @@ def huge_png():
 )
 def test_what_is_no_image_is_named(classifier, encoded, why):
     with pytest.raises(UnusableError, match=why):
-        classifier.pixels(encoded)
+        classifier.prepare_pixels(encoded)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
 def test_a_cut_file_is_refused_with_a_reason(classifier, image, kind):
     encoded = image(1, kind)
     with pytest.raises(UnusableError, match=r"."):
-        classifier.pixels(encoded[: len(encoded) // 3])
+        classifier.prepare_pixels(encoded[: len(encoded) // 3])
 
 
 def test_the_limit_on_pixels_is_the_callers(classifier, image):
     with pytest.raises(UnusableError, match="50 x 40 pixels are more than 1,999"):
-        classifier.pixels(image(0), max_pixels=1999)
-    assert classifier.pixels(image(0), max_pixels=2000).dtype == np.uint8
+        classifier.prepare_pixels(image(0), max_pixels=1999)
+    assert classifier.prepare_pixels(image(0), max_pixels=2000).dtype == np.uint8
 
 
 def test_a_model_for_other_classes_is_refused(release):
@@ -141,14 +150,14 @@ def test_logits_that_are_no_numbers_are_no_answer(tmp_path, make_model, image):
     save_model(model, tmp_path / "model.keras")
     classifier = load_classifier(released(tmp_path / "model.keras"))
     with pytest.raises(CheckpointError, match=r"Expected finite logits. Received nan"):
-        classifier.logits(classifier.pixels(image())[np.newaxis])
+        classifier.predict_logits(classifier.prepare_pixels(image())[np.newaxis])
 
 
 def test_a_bare_file_names_its_classes_by_number(model_file, image):
     classifier = load_classifier(released(model_file))
     assert classifier.release.class_names == ("class 0", "class 1", "class 2")
     assert classifier.release.short_side == classifier.release.image_size == 24
-    assert classifier.pixels(image()).shape == (24, 24, 3)
+    assert classifier.prepare_pixels(image()).shape == (24, 24, 3)
 
 
 def test_a_model_that_ends_in_softmax_answers_with_the_same_guesses(tmp_path, make_model, image):
@@ -159,7 +168,9 @@ def test_a_model_that_ends_in_softmax_answers_with_the_same_guesses(tmp_path, ma
         save_model(one, tmp_path / f"{number}.keras")
         classifier = load_classifier(released(tmp_path / f"{number}.keras"))
         answers.append(
-            classifier.probabilities(classifier.logits(classifier.pixels(image(3))[np.newaxis]))
+            classifier.compute_probabilities(
+                classifier.predict_logits(classifier.prepare_pixels(image(3))[np.newaxis])
+            )
         )
     np.testing.assert_allclose(*answers, atol=1e-6)
 
@@ -168,7 +179,7 @@ def test_golden_images_are_answered_as_recorded(classifier, release):
     golden = [
         ((release.directory / item.file).read_bytes(), item.logits) for item in release.golden
     ]
-    assert differences(classifier, golden) < 1e-5
+    assert measure_logit_difference(classifier, golden) < 1e-5
     golden[1] = (golden[1][0], [value + 0.5 for value in golden[1][1]])
-    assert differences(classifier, golden) == pytest.approx(0.5, abs=1e-4)
+    assert measure_logit_difference(classifier, golden) == pytest.approx(0.5, abs=1e-4)
     warm_up(classifier)

@@ -1,5 +1,5 @@
 """A decision from trained files to the alias, in a real registry; images come from memory, the
-rehearsal has a test of its own."""
+smoke test has a test of its own."""
 
 import json
 import shutil
@@ -21,11 +21,12 @@ from pipeline.engine.stage import Context, UnrecordedRun
 from pipeline.errors import CheckpointError
 from pipeline.evaluate.predictions import PredictionChunk, write_predictions
 from pipeline.model.weights import save_model
-from pipeline.release import promotion
+from pipeline.release import candidate, champion
 from pipeline.release.classify import load_classifier
 from pipeline.release.package import Release, open_release
-from pipeline.release.smoke_test import rehearse
-from pipeline.reports.decision import write_decision
+from pipeline.release.promotion import decide_promotion
+from pipeline.release.smoke_test import run_smoke_test
+from pipeline.reports.decision import draw_decision_pages
 from pipeline.tracking.registry import Aliases, Registry
 from pipeline.tracking.store import open_experiment
 
@@ -35,7 +36,7 @@ MARGIN = ReleaseConfig(margin=0.03, max_calibration_error=1)
 
 
 class House:
-    """A dataset of images in memory and models that are right on a chosen share of them."""
+    """A dataset of images in memory and models that are right on a chosen fraction of them."""
 
     def __init__(self, tmp_path, monkeypatch, make_model, image, store):
         self.tmp_path, self.make_model = tmp_path, make_model
@@ -44,20 +45,21 @@ class House:
         self.files = [image(seed, height=28, width=28) for seed in range(IMAGES)]
         self.labels = np.zeros(IMAGES, np.int64)
         self.names = ("cat", "dog", "owl")
-        monkeypatch.setattr(promotion, "load_split", lambda *_, **__: range(IMAGES))
+        for module in (candidate, champion):
+            monkeypatch.setattr(module, "load_split", lambda *_, **__: range(IMAGES))
         monkeypatch.setattr(
-            promotion,
-            "encoded_images",
+            candidate,
+            "read_encoded_images",
             lambda _: ((f, 1, int(n)) for f, n in zip(self.files, self.labels, strict=True)),
         )
         monkeypatch.setattr(
-            promotion,
-            "rehearse",
+            candidate,
+            "run_smoke_test",
             lambda *_: GateCheck(name="serving", passed=True, measured="", required="", text="ok"),
         )
         speed = SimpleNamespace(batches=[SimpleNamespace(p95_seconds=0.005)], model_bytes=1000)
         monkeypatch.setattr(
-            promotion, "measure_speed", lambda *_, **__: speed
+            candidate, "measure_speed", lambda *_, **__: speed
         )  # has tests of its own, and takes a second
         self.registry = Registry("alexnet", TrackingConfig(), self.workdir)
 
@@ -94,7 +96,9 @@ class House:
             short_side=28,
         )
         classifier = load_classifier(release, batch=64)
-        return classifier.logits(np.stack([classifier.pixels(file) for file in self.files]))
+        return classifier.predict_logits(
+            np.stack([classifier.prepare_pixels(file) for file in self.files])
+        )
 
     def evaluated(self, trained, **changes):
         """The evaluation of a model, as the stage writes it."""
@@ -149,8 +153,8 @@ class House:
         observer = SimpleNamespace(progressed=lambda *_: None, said=lambda _: None)
         context = Context(folder, UnrecordedRun(), observer, self.workdir)
         report = report or self.evaluated(trained)
-        decision = promotion.decide(config, self.dataset(), trained, report, self.registry, context)
-        write_decision(decision, context.report_directory)
+        decision = decide_promotion(config, self.dataset(), trained, report, self.registry, context)
+        draw_decision_pages(decision, context.report_directory)
         return decision.model_copy(update={"directory": folder})
 
 
@@ -185,10 +189,10 @@ def test_a_first_model_passes_on_absolute_floors_alone(house):
     ), decision.reason
     assert decision.top1_error == pytest.approx(0.1)
     assert "against_champion" not in checks_of(decision)
-    champion = open_release("models:/alexnet@champion", TrackingConfig(), house.workdir)
-    assert champion.temperature == 1.5
-    assert len(champion.golden) == promotion.GOLDEN_IMAGES
-    assert champion.model_sha256 == house.first.model_sha256
+    release = open_release("models:/alexnet@champion", TrackingConfig(), house.workdir)
+    assert release.temperature == 1.5
+    assert len(release.golden) == candidate.GOLDEN_IMAGES
+    assert release.model_sha256 == house.first.model_sha256
     assert "all 8 checks passed" in (decision.directory / "report" / "decision.html").read_text()
     assert (
         json.loads((decision.directory / "report" / "decision.json").read_text())["outcome"]
@@ -203,7 +207,7 @@ def test_a_first_model_below_a_floor_is_refused(house):
     assert [check.name for check in decision.checks if not check.passed] == ["top1_error"]
     assert house.registry.read_aliases().champion == ""
     assert house.registry.read_version("1").gate == "refused"
-    assert "What speaks against it" in (decision.directory / "report" / "decision.html").read_text()
+    assert "Failed checks" in (decision.directory / "report" / "decision.html").read_text()
 
 
 def test_the_champion_again_changes_nothing(house):
@@ -277,21 +281,21 @@ def test_a_candidate_is_judged_on_the_classes_that_the_champion_knows(house):
 
 
 def test_a_clean_process_serves_the_release_as_it_was_evaluated(release, tmp_path):
-    check = rehearse(release, tmp_path)
+    check = run_smoke_test(release, tmp_path)
     assert check.passed, check.text
     assert "answered 3 golden images" in check.text
-    assert not rehearse(
+    assert not run_smoke_test(
         release.model_copy(update={"golden": ()}), tmp_path
     ).passed  # nothing to try it with
 
 
 @pytest.mark.slow
-def test_a_release_that_answers_otherwise_is_seen_by_the_rehearsal(release, tmp_path):
+def test_a_release_that_answers_otherwise_is_seen_by_the_smoke_test(release, tmp_path):
     other = release.golden[0].model_copy(update={"logits": (9.0, 9.0, 9.0)})
     copy = tmp_path / "copy"
     shutil.copytree(release.directory, copy)
     changed = release.model_copy(update={"golden": (other, *release.golden[1:]), "directory": copy})
-    (copy / "release.json").write_text(changed.text())
-    refused = rehearse(changed, tmp_path)
+    (copy / "release.json").write_text(changed.to_json())
+    refused = run_smoke_test(changed, tmp_path)
     assert not refused.passed
     assert "does not answer its golden images" in refused.text

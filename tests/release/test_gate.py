@@ -5,21 +5,20 @@ import pytest
 from scipy import optimize, stats
 
 from pipeline.config.release import ReleaseConfig
-from pipeline.release.gate import (
-    Answers,
-    Measured,
-    decidable_margin,
-    images_needed,
-    images_to_win,
-    judge,
-    lower_bound,
-    needed_text,
-    upper_bound,
+from pipeline.release.champion_checks import describe_images_needed
+from pipeline.release.gate import judge_candidate
+from pipeline.release.gate_records import CandidateMeasurements, FirstGuesses
+from pipeline.release.paired_difference import (
+    compute_lower_bound,
+    compute_upper_bound,
+    count_images_needed,
+    count_images_to_win,
+    find_decidable_margin,
 )
 
 NAMES = tuple("abcdefghij")
 LEAST = 10  # images of one class of ten, all lost, that show a fall
-GOOD = Measured(
+GOOD = CandidateMeasurements(
     calibration_error=0.02, majority_error=0.9, latency_p95_seconds=0.01, model_bytes=2_000_000
 )
 RULES = ReleaseConfig()
@@ -38,7 +37,7 @@ def parted(images, only_candidate, only_champion, both_wrong=0):
     both = place >= images - both_wrong
     candidate = (place < only_candidate) | both
     champion = ((place >= only_candidate) & (place < only_candidate + only_champion)) | both
-    return Answers(labels, answered(labels, candidate), answered(labels, champion))
+    return FirstGuesses(labels, answered(labels, candidate), answered(labels, champion))
 
 
 def drawn(rng, images, share, worse, both_wrong=0.05):
@@ -48,17 +47,19 @@ def drawn(rng, images, share, worse, both_wrong=0.05):
     only_candidate = chance < (share + worse) / 2
     both = chance > 1 - both_wrong
     only_champion = (chance < share) & ~only_candidate
-    return Answers(
+    return FirstGuesses(
         labels, answered(labels, only_candidate | both), answered(labels, only_champion | both)
     )
 
 
 def passed(answers, measured=GOOD, config=RULES):
-    return all(check.passed for check in judge(answers, measured, NAMES, config))
+    return all(check.passed for check in judge_candidate(answers, measured, NAMES, config))
 
 
 def check_of(name, answers, measured=GOOD, config=RULES):
-    return next(check for check in judge(answers, measured, NAMES, config) if check.name == name)
+    return next(
+        check for check in judge_candidate(answers, measured, NAMES, config) if check.name == name
+    )
 
 
 def pass_rate(trials, images, share, worse, config=RULES, seed=0):
@@ -86,7 +87,8 @@ def test_the_interval_equals_published_ones(
     only_candidate, only_champion, images, level, interval, digits
 ):
     found = [
-        bound(only_candidate, only_champion, images, level) for bound in (lower_bound, upper_bound)
+        bound(only_candidate, only_champion, images, level)
+        for bound in (compute_lower_bound, compute_upper_bound)
     ]
     assert found == pytest.approx(interval, abs=0.51 * 10**-digits)
 
@@ -118,27 +120,35 @@ def test_a_bound_is_where_the_score_test_begins_to_reject(counts):
     for level in (0.05, 0.005):
         quantile = stats.norm.isf(level)
         if only_candidate < images:
-            assert statistic(upper_bound(*counts, level)) == pytest.approx(-quantile, rel=2e-3)
-        assert statistic(lower_bound(*counts, level)) == pytest.approx(quantile, rel=2e-3)
+            assert statistic(compute_upper_bound(*counts, level)) == pytest.approx(
+                -quantile, rel=2e-3
+            )
+        assert statistic(compute_lower_bound(*counts, level)) == pytest.approx(quantile, rel=2e-3)
 
 
 def test_models_that_change_places_change_the_sign():
     for counts in [(5, 4, 384), (0, 3, 50), (0, 0, 10), (7, 0, 7)]:
         swapped = (counts[1], counts[0], counts[2])
-        assert upper_bound(*counts) == -lower_bound(*swapped)
-        assert lower_bound(*counts) <= (counts[0] - counts[1]) / counts[2] <= upper_bound(*counts)
+        assert compute_upper_bound(*counts) == -compute_lower_bound(*swapped)
+        assert (
+            compute_lower_bound(*counts)
+            <= (counts[0] - counts[1]) / counts[2]
+            <= compute_upper_bound(*counts)
+        )
 
 
 def test_without_an_image_on_which_they_part_the_bound_is_known():
     square = stats.norm.isf(0.05) ** 2
     for images in (1, 10, 384, 10**6):
-        assert upper_bound(0, 0, images) == pytest.approx(square / (images + square), rel=1e-6)
-    assert upper_bound(9, 0, 9) == 1.0
-    assert upper_bound(0, 9, 9) == pytest.approx((square - 9) / (square + 9))
+        assert compute_upper_bound(0, 0, images) == pytest.approx(
+            square / (images + square), rel=1e-6
+        )
+    assert compute_upper_bound(9, 0, 9) == 1.0
+    assert compute_upper_bound(0, 9, 9) == pytest.approx((square - 9) / (square + 9))
 
 
 def test_the_bound_rises_with_each_image_that_the_candidate_alone_gets_wrong():
-    bounds = [upper_bound(count, 3, 40) for count in range(38)]
+    bounds = [compute_upper_bound(count, 3, 40) for count in range(38)]
     assert (np.diff(bounds) > 0).all()
 
 
@@ -151,7 +161,7 @@ def chance_that_truth_is_above(images, only_candidate, only_champion):
         images,
         (only_candidate, only_champion, 1 - only_candidate - only_champion),
     )
-    missed = [upper_bound(*pair, images) < only_candidate - only_champion for pair in pairs]
+    missed = [compute_upper_bound(*pair, images) < only_candidate - only_champion for pair in pairs]
     return float(chances[missed].sum())
 
 
@@ -186,13 +196,13 @@ def chance_to_pass(images, share, margin):
     return sum(
         chance
         for chance, pair in zip(chances, pairs, strict=True)
-        if chance > 1e-9 and upper_bound(*pair, images) < margin
+        if chance > 1e-9 and compute_upper_bound(*pair, images) < margin
     )
 
 
 @pytest.mark.parametrize("share", [0.0005, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02])
 def test_so_many_images_let_an_equally_good_candidate_pass_in_80_of_100_cases(share):
-    images = images_needed(share, 0.01)
+    images = count_images_needed(share, 0.01)
     assert 0.8 <= chance_to_pass(images, share, 0.01) < 0.99
     assert (
         images < 700 or chance_to_pass(int(0.9 * images), share, 0.01) < 0.8
@@ -201,30 +211,32 @@ def test_so_many_images_let_an_equally_good_candidate_pass_in_80_of_100_cases(sh
 
 def test_with_many_images_the_number_is_that_of_the_simple_formula():
     quantiles = (stats.norm.isf(0.05) + stats.norm.isf(0.2)) ** 2
-    assert images_needed(0.4, 0.01) == pytest.approx(0.4 * quantiles / 0.01**2, rel=1e-3)
-    assert images_needed(0.4, 0.01, power=0.9) == pytest.approx(
+    assert count_images_needed(0.4, 0.01) == pytest.approx(0.4 * quantiles / 0.01**2, rel=1e-3)
+    assert count_images_needed(0.4, 0.01, power=0.9) == pytest.approx(
         0.4 * (stats.norm.isf(0.05) + stats.norm.isf(0.1)) ** 2 / 1e-4, rel=1e-3
     )
-    assert images_to_win(0.4, 0.02) == pytest.approx(0.4 * quantiles / 0.02**2, rel=1e-3)
+    assert count_images_to_win(0.4, 0.02) == pytest.approx(0.4 * quantiles / 0.02**2, rel=1e-3)
 
 
 @pytest.mark.parametrize("margin", [0.002, 0.01, 0.1])
 def test_models_that_answer_alike_need_images_too(margin):
-    least = images_needed(0.0, margin)
-    assert upper_bound(0, 0, least) < margin <= upper_bound(0, 0, least - 1)
-    assert images_needed(margin / 100, margin) >= least
+    least = count_images_needed(0.0, margin)
+    assert compute_upper_bound(0, 0, least) < margin <= compute_upper_bound(0, 0, least - 1)
+    assert count_images_needed(margin / 100, margin) >= least
 
 
 @pytest.mark.parametrize(
     ("share", "images"), [(0.0, 384), (0.01, 384), (0.05, 2000), (0.3, 10_000)]
 )
 def test_the_margin_that_can_be_decided_is_the_least_that_needs_no_more_images(share, images):
-    margin = decidable_margin(share, images)
-    assert images_needed(share, margin) <= images < images_needed(share, margin - 0.0001)
+    margin = find_decidable_margin(share, images)
+    assert (
+        count_images_needed(share, margin) <= images < count_images_needed(share, margin - 0.0001)
+    )
 
 
 def test_one_image_decides_no_margin():
-    assert decidable_margin(1.0, 1) == 1.0
+    assert find_decidable_margin(1.0, 1) == 1.0
 
 
 # -- the whole gate --------------------------------------------------------------------------------
@@ -233,7 +245,7 @@ def test_one_image_decides_no_margin():
 @pytest.mark.parametrize("share", [0.02, 0.05])
 def test_equally_good_candidates_pass_and_worse_ones_do_not(share):
     margin = RULES.margin
-    images = images_needed(share, margin)
+    images = count_images_needed(share, margin)
     assert (
         pass_rate(1500, images, share, 0.0) > 0.78
     )  # 0.80 to 0.81, of which 1500 trials find two points less once in 40 cases
@@ -247,7 +259,7 @@ def test_rates_of_the_whole_gate(share):
     """6000 trials find a rate of 80 % to within a point, 19 times in 20, and one of 5 % to within
     0.6."""
     margin = RULES.margin
-    images = images_needed(share, margin)
+    images = count_images_needed(share, margin)
     assert 0.79 < pass_rate(6000, images, share, 0.0) < 0.9
     if share >= margin:
         assert pass_rate(6000, images, share, margin) <= 0.056
@@ -258,7 +270,7 @@ def test_rates_of_the_whole_gate(share):
 def test_superior_promotes_an_equal_model_in_5_of_100_cases_and_a_better_one_in_80():
     config = RULES.model_copy(update={"policy": "superior"})
     assert pass_rate(1500, 1000, 0.05, 0.0, config) <= 0.062
-    assert 0.78 < pass_rate(1000, images_to_win(0.05, 0.02), 0.05, -0.02, config) < 0.87
+    assert 0.78 < pass_rate(1000, count_images_to_win(0.05, 0.02), 0.05, -0.02, config) < 0.87
     assert pass_rate(200, 3000, 0.05, 0.01, config) == 0
 
 
@@ -271,7 +283,7 @@ def test_384_images_answered_alike_pass_and_267_do_not():
     refused = check_of("against_champion", parted(267, 0, 0))
     assert not refused.passed
     assert (
-        "268 would let an equally good candidate pass in 80 % of cases; 267 can decide a"
+        "with 268 an equally good candidate passes in 80 % of cases; 267 can decide a"
         " release.margin of 0.0101" in refused.text
     )
 
@@ -279,22 +291,25 @@ def test_384_images_answered_alike_pass_and_267_do_not():
 def test_a_refusal_says_what_would_help():
     few = check_of("against_champion", parted(384, 5, 4, both_wrong=20))
     assert not few.passed
-    bound = 100 * upper_bound(5, 4, 384)
+    bound = 100 * compute_upper_bound(5, 4, 384)
     assert (
         f"is +0.26 points on 384 test images, and with 95 % confidence below +{bound:.2f} points,"
         " where +1.00 points" in few.text
     )
     assert "5 images are wrong with the candidate alone, 4 with the champion alone" in few.text
-    assert f"too few to be sure: {images_needed(9 / 384, 0.01):,} would" in few.text
-    assert f"release.margin of {decidable_margin(9 / 384, 384):.4g}." in few.text
+    assert (
+        f"the images are too few: with {count_images_needed(9 / 384, 0.01):,} an equally"
+        in few.text
+    )
+    assert f"release.margin of {find_decidable_margin(9 / 384, 384):.4g}." in few.text
     worse = check_of("against_champion", parted(384, 14, 4))
     assert worse.text.endswith(
-        "The difference itself is not within release.margin, so more images are not what it lacks."
+        "The difference itself is not within release.margin, so more images would not help."
     )
     unlucky = check_of("against_champion", parted(3500, 105, 75))
     assert not unlucky.passed
     assert (
-        f"not what it lacks: {images_needed(180 / 3500, 0.01):,} let an equally good"
+        f"The images are enough: with {count_images_needed(180 / 3500, 0.01):,} an equally good"
         in unlucky.text
     )
 
@@ -303,10 +318,10 @@ def test_a_refusal_to_call_it_superior_says_what_would_help():
     config = RULES.model_copy(update={"policy": "superior"})
     lead = check_of("against_champion", parted(384, 4, 8), config=config)
     assert not lead.passed
-    assert f"{images_to_win(12 / 384, 4 / 384):,} would show it" in lead.text
+    assert f"{count_images_to_win(12 / 384, 4 / 384):,} would show it" in lead.text
     assert check_of("against_champion", parted(384, 4, 30), config=config).passed
     assert (
-        "It errs no less than the champion"
+        "Its error is not below the champion's"
         in check_of("against_champion", parted(384, 4, 4), config=config).text
     )
 
@@ -317,7 +332,7 @@ def test_a_class_that_collapses_is_refused_although_the_error_is_lower():
     candidate = answered(
         labels, (labels == 3) & (np.arange(4000) % 20 == 3)
     )  # wrong on half of one class, of no other
-    answers = Answers(labels, candidate, champion)
+    answers = FirstGuesses(labels, candidate, champion)
     assert check_of("against_champion", answers).passed
     found = check_of("classes_against_champion", answers)
     assert not found.passed
@@ -329,7 +344,7 @@ def test_a_fall_without_evidence_is_no_reason():
     labels = np.repeat(np.arange(10), [LEAST] + [400] * 9)
     wrong = np.zeros(len(labels), bool)
     wrong[:5] = True
-    answers = Answers(labels, answered(labels, wrong), labels)
+    answers = FirstGuesses(labels, answered(labels, wrong), labels)
     found = check_of("classes_against_champion", answers)
     assert found.passed
     assert found.measured == f"recall of `a` {-500 / LEAST:.2f} points"
@@ -339,10 +354,10 @@ def test_a_fall_without_evidence_is_no_reason():
 def test_classes_with_too_few_images_for_any_fall_are_counted():
     for images, blind in ((LEAST - 1, True), (LEAST, False)):
         labels = np.repeat(np.arange(10), [images] + [400] * 9)
-        lost = Answers(labels, answered(labels, labels == 0), labels)
+        lost = FirstGuesses(labels, answered(labels, labels == 0), labels)
         assert check_of("classes_against_champion", lost).passed == blind
-        text = check_of("classes_against_champion", Answers(labels, labels, labels)).text
-        assert ("Of 1 of 10 classes there are too few images" in text) == blind
+        text = check_of("classes_against_champion", FirstGuesses(labels, labels, labels)).text
+        assert ("1 of 10 classes have too few images" in text) == blind
 
 
 def named_rate(trials, images, share):
@@ -369,14 +384,14 @@ def test_images_of_classes_that_the_champion_does_not_know_are_left_out():
     known = labels < 8
     champion = np.where(known, labels, 0)
     candidate = answered(labels, ~known & (np.arange(1000) % 3 == 0))
-    answers = Answers(labels, candidate, champion, known)
+    answers = FirstGuesses(labels, candidate, champion, known)
     assert passed(answers)
     assert "on 800 test images" in check_of("against_champion", answers).text
     assert "with the candidate alone, 0 with" in check_of("against_champion", answers).text
     assert (
         "on 6.70 % of 1,000 test images" in check_of("top1_error", answers).text
     )  # the floors count them
-    assert not passed(replace(answers, champion=labels, shared=None))
+    assert not passed(replace(answers, champion=labels, compared=None))
 
 
 def test_an_answer_that_the_candidate_has_no_class_for_is_wrong():
@@ -392,27 +407,26 @@ def test_an_answer_that_the_candidate_has_no_class_for_is_wrong():
 
 def test_a_first_model_passes_by_itself():
     first = replace(parted(384, 10, 0), champion=None)
-    checks = judge(first, GOOD, NAMES, RULES)
+    checks = judge_candidate(first, GOOD, NAMES, RULES)
     assert [check.name for check in checks] == ALONE
     assert all(check.passed for check in checks)
 
 
 def test_a_model_that_gives_one_answer_is_refused():
     labels = np.arange(500) % 10
-    constant = Answers(labels, np.zeros(500, np.int64))
+    constant = FirstGuesses(labels, np.zeros(500, np.int64))
     found = check_of("beats_majority", constant)
     assert not found.passed
     assert found.text.endswith(
-        "always giving the commonest class is wrong on 90.00 %, and the model cannot be told from"
-        " that."
+        "always giving the commonest class is wrong on 90.00 %, which the model does not beat."
     )
     assert check_of(
-        "beats_majority", Answers(labels, answered(labels, np.arange(500) % 5 < 4))
+        "beats_majority", FirstGuesses(labels, answered(labels, np.arange(500) % 5 < 4))
     ).passed
 
 
 @pytest.mark.parametrize(
-    ("name", "rules", "words"),
+    ("name", "rules", "sentence"),
     [
         (
             "top1_error",
@@ -422,38 +436,38 @@ def test_a_model_that_gives_one_answer_is_refused():
         (
             "class_recall",
             {"min_class_recall": 0.01},
-            "The class found least is `c`, 0.00 % of 100 images; at least 1.00 % must be",
+            "The lowest recall is that of `c`, 0.00 % of 100 images; at least 1.00 % is required",
         ),
         (
             "calibration_error",
             {"max_calibration_error": 0.019},
-            "off by 2.00 % on average, beyond chance; at most 1.90 % is allowed",
+            "Calibration error beyond chance, with the fitted temperature: 2.00 %; at most 1.90 % is allowed",
         ),
         (
             "latency",
             {"max_latency_milliseconds": 9.9},
-            "within 10.0 ms in 95 of 100 cases; at most 9.9 ms is allowed",
+            "95 % of the answers to one image come within 10.0 ms; at most 9.9 ms is allowed",
         ),
-        ("size", {"max_megabytes": 1.9}, "has 2.0 MB; at most 1.9 MB is allowed"),
+        ("size", {"max_megabytes": 1.9}, "takes 2.0 MB; at most 1.9 MB is allowed"),
     ],
 )
-def test_each_floor_refuses_by_itself(name, rules, words):
+def test_each_floor_refuses_by_itself(name, rules, sentence):
     labels = np.arange(1000) % 10
-    answers = Answers(labels, answered(labels, labels == 2))
+    answers = FirstGuesses(labels, answered(labels, labels == 2))
     exact = {"max_top1_error": 0.1, "min_class_recall": 0.0, "max_calibration_error": 0.02}
     exact |= {"max_latency_milliseconds": 10.0, "max_megabytes": 2.0}
     assert passed(
         answers, config=RULES.model_copy(update=exact)
     )  # a number that is just at its limit passes
-    checks = judge(answers, GOOD, NAMES, RULES.model_copy(update=exact | rules))
+    checks = judge_candidate(answers, GOOD, NAMES, RULES.model_copy(update=exact | rules))
     assert [check.name for check in checks if not check.passed] == [name]
-    assert words in next(check.text for check in checks if check.name == name)
+    assert sentence in next(check.text for check in checks if check.name == name)
 
 
 def test_the_worst_class_is_one_that_has_images():
     labels = np.array([2] * 50 + [4] * 50)
-    found = check_of("class_recall", Answers(labels, answered(labels, np.arange(100) >= 90)))
-    assert found.text.startswith("The class found least is `e`, 80.00 % of 50 images")
+    found = check_of("class_recall", FirstGuesses(labels, answered(labels, np.arange(100) >= 90)))
+    assert found.text.startswith("The lowest recall is that of `e`, 80.00 % of 50 images")
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -1.0])
@@ -474,41 +488,45 @@ def test_what_was_not_measured_never_passes(field, name, value):
             "max_megabytes": 1e9,
         }
     )
-    checks = judge(parted(384, 0, 0), replace(GOOD, **{field: value}), NAMES, lax)
+    checks = judge_candidate(parted(384, 0, 0), replace(GOOD, **{field: value}), NAMES, lax)
     (refused,) = (check for check in checks if not check.passed)
     assert refused.name == name
     assert refused.measured == "not measured"
-    assert refused.text.endswith("no evidence, no promotion.")
+    assert refused.text.endswith("without evidence there is no promotion.")
 
 
 def test_without_images_nothing_passes():
     none = np.zeros(0, np.int64)
-    checks = judge(Answers(none, none, none), GOOD, NAMES, RULES)
+    checks = judge_candidate(FirstGuesses(none, none, none), GOOD, NAMES, RULES)
     assert {check.name for check in checks if check.passed} == {
         "calibration_error",
         "latency",
         "size",
     }
-    unknown = replace(parted(384, 0, 0), shared=np.zeros(384, bool))
-    refused = [check for check in judge(unknown, GOOD, NAMES, RULES) if not check.passed]
+    unknown = replace(parted(384, 0, 0), compared=np.zeros(384, bool))
+    refused = [check for check in judge_candidate(unknown, GOOD, NAMES, RULES) if not check.passed]
     assert [check.name for check in refused] == ["against_champion", "classes_against_champion"]
     assert all("not measured" in check.text for check in refused)
 
 
 def test_what_the_page_says_of_the_number_of_images():
-    found = needed_text(parted(384, 5, 4), RULES)
+    found = describe_images_needed(parted(384, 5, 4), RULES)
     equal = (
-        f"an equally good candidate passes in 80 % of cases with {images_needed(9 / 384, 0.01):,}"
+        f"an equally good candidate passes in 80 % of cases with {count_images_needed(9 / 384, 0.01):,}"
         " test images, "
     )
     assert (
         found
-        == f"With release.margin 0.01 {equal}where the two part on 2.34 % of them, as on the 384"
+        == f"With release.margin 0.01 {equal}where the two disagree on 2.34 % of them, as on the 384"
         " here."
     )
-    superior = needed_text(parted(384, 5, 4), RULES.model_copy(update={"policy": "superior"}))
-    better = f"passes in 80 % of cases with {images_to_win(9 / 384, 0.01):,} test images, "
+    superior = describe_images_needed(
+        parted(384, 5, 4), RULES.model_copy(update={"policy": "superior"})
+    )
+    better = f"passes in 80 % of cases with {count_images_to_win(9 / 384, 0.01):,} test images, "
     assert superior.startswith(f"A candidate whose error is lower by 1.00 points {better}")
-    first = needed_text(replace(parted(384, 5, 0), champion=None), RULES)
+    first = describe_images_needed(replace(parted(384, 5, 0), champion=None), RULES)
     assert "with 268 test images at least; how many more depends" in first
-    assert first == needed_text(replace(parted(384, 5, 0), shared=np.zeros(384, bool)), RULES)
+    assert first == describe_images_needed(
+        replace(parted(384, 5, 0), compared=np.zeros(384, bool)), RULES
+    )

@@ -8,13 +8,7 @@ import pytest
 from pipeline.artifacts import EvaluationReport, file_sha256
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.release.package import (
-    GoldenImage,
-    Release,
-    open_release,
-    read_package,
-    write_package,
-)
+from pipeline.release.package import GoldenImage, Release, open_release, read_package, write_package
 
 
 @pytest.fixture
@@ -104,13 +98,13 @@ def test_a_folder_is_a_release_only_with_its_record(release, tmp_path):
         open_release(str(release.directory), TrackingConfig(), tmp_path).class_names
         == release.class_names
     )
-    with pytest.raises(ConfigError, match="is no model"):
+    with pytest.raises(ConfigError, match="is not a model"):
         open_release(str(tmp_path), TrackingConfig(), tmp_path)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "model.h5").write_bytes(b"\x89HDF")
-    with pytest.raises(ConfigError, match=r"is no model. Expected a .keras file"):
+    with pytest.raises(ConfigError, match=r"is not a model. Expected a .keras file"):
         open_release(str(tmp_path / "model.h5"), TrackingConfig(), tmp_path)
 
 

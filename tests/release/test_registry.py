@@ -16,8 +16,9 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import BusyError, CheckpointError, ConfigError, GateError, TrackingError
 from pipeline.release import commit
 from pipeline.release import package as package_module
-from pipeline.release.commit import Offer, Verdict, go_back, settle
+from pipeline.release.commit import GateVerdict, Offer, commit_promotion
 from pipeline.release.package import open_release
+from pipeline.release.rollback import roll_back
 from pipeline.tracking import registry_lock
 from pipeline.tracking.registry import GATE_TAG, MODEL_TAG, RELEASE_TAG, Aliases, Registry
 from pipeline.tracking.registry_lock import lease_registry
@@ -68,7 +69,9 @@ def test_nothing_is_registered_at_first(registry):
 def test_a_release_is_registered_once_and_read_back_verified(registry, release):
     for outcome in ("promoted", "unchanged"):
         assert (
-            settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig()).outcome
+            commit_promotion(
+                registry, offered(release), lambda _: verdict(True), ReleaseConfig()
+            ).outcome
             == outcome
         )
     assert [version.number for version in registry.list_versions()] == ["1"]
@@ -84,11 +87,11 @@ def test_a_release_is_registered_once_and_read_back_verified(registry, release):
 
 
 def test_a_champion_whose_files_are_damaged_is_mended_by_promoting_it_again(registry, release):
-    settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig())
+    commit_promotion(registry, offered(release), lambda _: verdict(True), ReleaseConfig())
     damaged = open_release("models:/alexnet@champion", registry.config, registry.workdir)
     damaged.model_path.write_bytes(b"no model")
     against = []
-    settled = settle(
+    settled = commit_promotion(
         registry,
         offered(release),
         lambda champion: against.append(champion) or verdict(True),
@@ -156,27 +159,27 @@ def test_a_way_back_is_verified_marks_what_was_left_and_does_not_lead_forward_ag
     monkeypatch.setattr(commit, "open_version", lambda *_: None)
     registered(registry, release)
     registry.move_champion("1", expected="")
-    with pytest.raises(ConfigError, match="There is no version to go back to"):
-        go_back(registry, None)
+    with pytest.raises(ConfigError, match="There is no version to roll back to"):
+        roll_back(registry, None)
     another(registry, release, digest="2" * 64)
     another(registry, release, gate="refused", digest="3" * 64)
     another(registry, release, gate="waiting", digest="4" * 64)
     registry.move_champion("2", expected="1")
     for number in ("3", "4"):
         with pytest.raises(GateError, match=f"Version {number} of alexnet never passed the gate"):
-            go_back(registry, number)
+            roll_back(registry, number)
     with pytest.raises(ConfigError, match="Version 2 is the champion already"):
-        go_back(registry, "2")
+        roll_back(registry, "2")
     with pytest.raises(ConfigError, match="Version 9 is not there"):
-        go_back(registry, "9")
-    before, after = go_back(registry, None)
+        roll_back(registry, "9")
+    before, after = roll_back(registry, None)
     assert (before, after.number) == ("2", "1")
     assert registry.read_aliases() == Aliases(champion="1", previous="1")
     assert registry.read_version("2").withdrawn
-    assert "went back to it from version 2" in registry.read_version("1").tags["decision_reason"]
-    with pytest.raises(ConfigError, match="There is no version to go back to"):  # typed twice
-        go_back(registry, None)
-    assert go_back(registry, "2")[1].number == "2"  # forward, by its number
+    assert "rolled back to it from version 2" in registry.read_version("1").tags["decision_reason"]
+    with pytest.raises(ConfigError, match="There is no version to roll back to"):  # typed twice
+        roll_back(registry, None)
+    assert roll_back(registry, "2")[1].number == "2"  # forward, by its number
     assert not registry.read_version("2").withdrawn
     assert not registry.read_version("1").withdrawn
     assert registry.read_aliases() == Aliases(champion="2", previous="1")
@@ -191,9 +194,9 @@ def test_a_withdrawn_version_before_is_gone_back_to_only_by_its_number(
     registry.set_alias("champion", "2")
     registry.set_alias("previous", "1")
     registry.set_tags("1", {"withdrawn": "yes"})
-    with pytest.raises(ConfigError, match="Version 1, the one before, was withdrawn"):
-        go_back(registry, None)
-    assert go_back(registry, "1")[1].number == "1"
+    with pytest.raises(ConfigError, match="Version 1, the previous champion, was withdrawn"):
+        roll_back(registry, None)
+    assert roll_back(registry, "1")[1].number == "1"
 
 
 @pytest.mark.parametrize("tag", ["/elsewhere/evil", "../../evil", "ABC", "0" * 63])
@@ -243,12 +246,12 @@ def test_nobody_goes_back_to_a_damaged_version(registry, release):
         "alexnet", source, tags={GATE_TAG: "passed", RELEASE_TAG: "0" * 64}
     )
     with pytest.raises(CheckpointError, match="damaged"):
-        go_back(registry, "2")
+        roll_back(registry, "2")
     assert registry.read_aliases().champion == "1"
 
 
 def verdict(passed):
-    return Verdict(
+    return GateVerdict(
         (
             GateCheck(
                 name="test",
@@ -266,12 +269,12 @@ def offered(release):
 
 
 def test_a_dry_run_writes_nothing(registry, release):
-    settled = settle(
+    settled = commit_promotion(
         registry, offered(release), lambda _: verdict(True), ReleaseConfig(dry_run=True)
     )
     assert settled.outcome == "would promote"
     assert (
-        settle(
+        commit_promotion(
             registry, offered(release), lambda _: verdict(False), ReleaseConfig(dry_run=True)
         ).outcome
         == "refused"
@@ -280,25 +283,31 @@ def test_a_dry_run_writes_nothing(registry, release):
 
 
 def test_no_evidence_is_no_promotion(registry, release):
-    settled = settle(registry, offered(release), lambda _: Verdict(), ReleaseConfig())
+    settled = commit_promotion(registry, offered(release), lambda _: GateVerdict(), ReleaseConfig())
     assert settled.outcome == "refused"
     assert registry.read_aliases().champion == ""
 
 
 def test_a_person_is_waited_for_where_that_is_asked_for(registry, release):
     waits = ReleaseConfig(approval="required")
-    assert settle(registry, offered(release), lambda _: verdict(True), waits).outcome == "waiting"
+    assert (
+        commit_promotion(registry, offered(release), lambda _: verdict(True), waits).outcome
+        == "waiting"
+    )
     assert registry.read_aliases() == Aliases(candidate="1")
     approved = waits.model_copy(update={"approve": True})
     assert (
-        settle(registry, offered(release), lambda _: verdict(False), approved).outcome == "refused"
+        commit_promotion(registry, offered(release), lambda _: verdict(False), approved).outcome
+        == "refused"
     )  # approval is no way around the gate
     assert (
-        settle(registry, offered(release), lambda _: verdict(True), approved).outcome == "promoted"
+        commit_promotion(registry, offered(release), lambda _: verdict(True), approved).outcome
+        == "promoted"
     )
     assert registry.read_aliases() == Aliases(champion="1", candidate="1")
     assert (
-        settle(registry, offered(release), lambda _: verdict(True), approved).outcome == "unchanged"
+        commit_promotion(registry, offered(release), lambda _: verdict(True), approved).outcome
+        == "unchanged"
     )
 
 
@@ -311,12 +320,12 @@ def test_what_somebody_went_back_from_is_not_released_again_by_itself(registry, 
     )
     registry.set_alias("champion", "2")
     registry.set_tags("1", {"withdrawn": "yes"})
-    settled = settle(registry, offered(release), lambda _: verdict(True), ReleaseConfig())
+    settled = commit_promotion(registry, offered(release), lambda _: verdict(True), ReleaseConfig())
     assert (settled.outcome, registry.read_aliases().champion) == ("refused", "2")
-    assert "Somebody went back from version 1" in settled.reason
+    assert "A rollback left version 1" in settled.reason
     assert registry.read_version("1").gate == "passed"  # one that passed may still be gone back to
     assert (
-        settle(
+        commit_promotion(
             registry, offered(release), lambda _: verdict(True), ReleaseConfig(approve=True)
         ).outcome
         == "promoted"
@@ -331,13 +340,15 @@ def test_a_champion_that_comes_meanwhile_is_judged_against(registry, release):
     )
     against = []
 
-    def judged(champion):
+    def judge(champion):
         against.append(champion.number if champion else "")
         if len(against) == 1:
             registry.set_alias("champion", "2")  # another process is quicker
         return verdict(True)
 
-    assert settle(registry, offered(release), judged, ReleaseConfig()).outcome == "promoted"
+    assert (
+        commit_promotion(registry, offered(release), judge, ReleaseConfig()).outcome == "promoted"
+    )
     assert against == ["", "2"]
     assert registry.read_aliases().champion == "1"
 

@@ -29,7 +29,7 @@ from pipeline.errors import CheckpointError, DatasetError
 from pipeline.retrain import signals
 from pipeline.retrain.drift import Look, compare
 from pipeline.retrain.signals import (
-    dataset_of,
+    find_dataset,
     light_of,
     measure,
     plan_for,
@@ -191,9 +191,9 @@ def test_the_newest_whole_dataset_of_a_digest_is_found(tmp_path):
         indexed(folder, ("a", "b"), digest)
         os.utime(folder, (number, number))
     (folders[3] / "index" / "test.parquet").unlink()
-    assert dataset_of(DIGEST, tmp_path).directory == folders[1]
-    assert dataset_of("3" * 64, tmp_path) is None
-    assert dataset_of("", tmp_path) is None
+    assert find_dataset(DIGEST, tmp_path).directory == folders[1]
+    assert find_dataset("3" * 64, tmp_path) is None
+    assert find_dataset("", tmp_path) is None
 
 
 OLD = {
@@ -567,10 +567,10 @@ def independent(house, folder, rows):
     from pipeline.release.package import open_version
 
     classifier = load_classifier(open_version(house.champion, TrackingConfig(), house.workdir))
-    pixels = np.stack([classifier.pixels((folder / key).read_bytes()) for key, _ in rows])
+    pixels = np.stack([classifier.prepare_pixels((folder / key).read_bytes()) for key, _ in rows])
     answers = [
         classifier.release.class_names[number]
-        for number in classifier.logits(pixels).argmax(axis=1)
+        for number in classifier.predict_logits(pixels).argmax(axis=1)
     ]
     return [answer != name for answer, (_, name) in zip(answers, rows, strict=True)]
 
@@ -585,7 +585,7 @@ def listed(dataset, *splits):
 
 
 def before(house):
-    return dataset_of(house.champion.tags["dataset_digest"], house.workdir)
+    return find_dataset(house.champion.tags["dataset_digest"], house.workdir)
 
 
 @pytest.fixture(scope="module")
@@ -699,10 +699,12 @@ def test_images_are_measured_as_the_champion_sees_them(house, calm):
         ("brightness", "contrast", "saturation", "sharpness"), lights, strict=True
     ):
         assert np.array_equal(seen.scalars[name], values)
-    assert np.array_equal(seen.answers, classifier.logits(crops).argmax(axis=1))
+    assert np.array_equal(seen.answers, classifier.predict_logits(crops).argmax(axis=1))
     assert seen.embeddings.shape == (300, classifier.model.get_layer("fc7").output.shape[-1])
     head = classifier.model.layers[-1]
-    assert np.asarray(head(seen.embeddings)) == pytest.approx(classifier.logits(crops), abs=1e-3)
+    assert np.asarray(head(seen.embeddings)) == pytest.approx(
+        classifier.predict_logits(crops), abs=1e-3
+    )
 
 
 @pytest.mark.slow

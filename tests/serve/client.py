@@ -82,11 +82,13 @@ def one_release(folder, version, seed):
         )
         for n in range(10)
     ]
-    logits = classifier.logits(np.stack([classifier.pixels(image) for image in images]))
+    logits = classifier.predict_logits(
+        np.stack([classifier.prepare_pixels(image) for image in images])
+    )
     golden = [GoldenImage(image, 0, own) for image, own in zip(images[:3], logits, strict=False)]
     write_package(release, folder / "model.keras", golden, folder / "package")
     read = read_package(folder / "package", name="tiny", version=version)
-    probabilities = classifier.probabilities(logits)
+    probabilities = classifier.compute_probabilities(logits)
     return SimpleNamespace(release=read, images=images, logits=logits, probabilities=probabilities)
 
 
