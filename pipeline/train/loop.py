@@ -136,7 +136,7 @@ def train_epochs(state: TrainingState, training: Training) -> Generator[dict[str
         lambda: diagnose_hang(training.train, training.config, size, training.devices),
     )
     try:
-        with _translate_errors(state, training):
+        with _translate_tensorflow_errors(state, training):
             watchdog.call(_agree_on_start, state, training)
             yield from state.history
             epochs = _EpochLoop(state, training, watchdog)
@@ -184,7 +184,7 @@ def _agree_on_start(state: TrainingState, training: Training) -> None:
 
 
 @contextlib.contextmanager
-def _translate_errors(state: TrainingState, training: Training) -> Iterator[None]:
+def _translate_tensorflow_errors(state: TrainingState, training: Training) -> Iterator[None]:
     """Raise this package's errors in place of TensorFlow's."""
     try:
         yield

@@ -115,7 +115,7 @@ def test_the_launcher_ends_with_the_code_of_the_worker_that_failed_by_itself(
 # -- real workers ----------------------------------------------------------------------------------
 
 PROGRAM = (sys.executable, "-m", "pipeline")
-WORDS = [
+ARGUMENTS = [
     "--set",
     "model.alexnet.width_multiplier=0.2",
     "--set",
@@ -126,12 +126,12 @@ WORDS = [
 ]
 
 
-def started(words, cwd):
+def started(arguments, cwd):
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
     }
     return subprocess.Popen(
-        [*PROGRAM, *words],
+        [*PROGRAM, *arguments],
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
@@ -196,14 +196,14 @@ def assert_same_but_for_rounded_sums(one, other):
 def test_two_workers_train_as_two_devices_and_one_killed_in_the_middle_changes_nothing(tmp_path):
     """Bit for bit: undisturbed, with worker 1 killed, with the chief killed, and two devices of one
     process."""
-    words = ["run", "--epochs", "40", *WORDS]
+    arguments = ["run", "--epochs", "40", *ARGUMENTS]
     for name in ("undisturbed", "replicas", "worker killed", "chief killed"):
         (tmp_path / name).mkdir()
-    replicas = started([*words, "--devices", "cpu:2"], tmp_path / "replicas")
+    replicas = started([*arguments, "--devices", "cpu:2"], tmp_path / "replicas")
     _, errors = replicas.communicate(timeout=300)
     assert replicas.returncode == 0, errors
-    words += ["--workers", "2"]
-    undisturbed = started(words, tmp_path / "undisturbed")
+    arguments += ["--workers", "2"]
+    undisturbed = started(arguments, tmp_path / "undisturbed")
     output, errors = undisturbed.communicate(timeout=300)
     assert undisturbed.returncode == 0, errors
     assert "top-1 error" in output
@@ -211,7 +211,7 @@ def test_two_workers_train_as_two_devices_and_one_killed_in_the_middle_changes_n
     assert_same_but_for_rounded_sums(made(tmp_path / "undisturbed"), made(tmp_path / "replicas"))
     for victim, name in ((1, "worker killed"), (0, "chief killed")):
         cwd = tmp_path / name
-        launcher = started([*words, "--set", "train.checkpoint_seconds=0.3"], cwd)
+        launcher = started([*arguments, "--set", "train.checkpoint_seconds=0.3"], cwd)
         until(lambda cwd=cwd: checkpointed(cwd))
         os.kill(workers_of(launcher)[victim], signal.SIGKILL)
         output, errors = launcher.communicate(timeout=300)
@@ -228,8 +228,8 @@ def test_two_workers_train_as_two_devices_and_one_killed_in_the_middle_changes_n
 
 @pytest.mark.slow
 def test_a_signal_to_the_launcher_saves_and_ends_all_and_the_same_command_goes_on(tmp_path):
-    words = ["run", "--epochs", "40", *WORDS, "--workers", "2"]
-    launcher = started([*words, "--set", "train.checkpoint_seconds=0.3"], tmp_path)
+    arguments = ["run", "--epochs", "40", *ARGUMENTS, "--workers", "2"]
+    launcher = started([*arguments, "--set", "train.checkpoint_seconds=0.3"], tmp_path)
     until(lambda: checkpointed(tmp_path))
     workers = workers_of(launcher)
     asked = time.monotonic()
@@ -239,7 +239,7 @@ def test_a_signal_to_the_launcher_saves_and_ends_all_and_the_same_command_goes_o
     assert time.monotonic() - asked < 20
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers.values())
     assert launcher.returncode == 143
-    again = started(words, tmp_path)
+    again = started(arguments, tmp_path)
     _, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
     assert len(made(tmp_path)[1]) == 40
@@ -247,7 +247,7 @@ def test_a_signal_to_the_launcher_saves_and_ends_all_and_the_same_command_goes_o
 
 @pytest.mark.slow
 def test_workers_of_a_killed_launcher_do_not_stay_behind(tmp_path):
-    launcher = started(["run", "--epochs", "1000", *WORDS, "--workers", "2"], tmp_path)
+    launcher = started(["run", "--epochs", "1000", *ARGUMENTS, "--workers", "2"], tmp_path)
     until(lambda: any(tmp_path.glob("mlruns/stages/train-*.partial/scratch")))
     workers = workers_of(launcher)
     launcher.kill()
@@ -260,9 +260,9 @@ def test_a_worker_that_never_comes_is_told_in_one_sentence_and_a_signal_is_heard
     tmp_path,
 ):
     environment = os.environ | told({"worker": ["127.0.0.1:29471", "127.0.0.1:29472"]})
-    words = [*PROGRAM, "run", *WORDS, "--set", "train.watchdog_seconds=3"]
+    arguments = [*PROGRAM, "run", *ARGUMENTS, "--set", "train.watchdog_seconds=3"]
     done = subprocess.run(
-        words,
+        arguments,
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -274,7 +274,7 @@ def test_a_worker_that_never_comes_is_told_in_one_sentence_and_a_signal_is_heard
     assert "did not meet within 3 s" in done.stderr
     assert "127.0.0.1:29472 did not answer worker 0" in done.stderr
     waiting = subprocess.Popen(
-        [*words[:-1], "train.watchdog_seconds=300"],
+        [*arguments[:-1], "train.watchdog_seconds=300"],
         cwd=tmp_path,
         env=environment,
         stderr=subprocess.PIPE,

@@ -38,14 +38,17 @@ print(*os.environ["NODES"].split(), sep=chr(10))
 SRUN = """
 import json, os, subprocess, sys
 from pathlib import Path
-words = sys.argv[1:]
-options = [words.pop(0) for _ in range(next(place for place, word in enumerate(words) if not word.startswith("-")))]
+arguments = sys.argv[1:]
+options = []
+while arguments[0].startswith("-"):
+    options.append(arguments.pop(0))
 log = Path(os.environ["SRUN_LOG"])
 with log.open("a") as lines:
     lines.write(json.dumps(options) + chr(10))
 attempt = str(len(log.read_text().splitlines()))
 count = len(os.environ["NODES"].split())
-tasks = [subprocess.Popen(words, env=os.environ | {"SLURM_PROCID": str(rank), "ATTEMPT": attempt}) for rank in range(count)]
+environments = [{"SLURM_PROCID": str(rank), "ATTEMPT": attempt} for rank in range(count)]
+tasks = [subprocess.Popen(arguments, env=os.environ | own) for own in environments]
 print(json.dumps({"started": [task.pid for task in tasks]}), flush=True)
 sys.exit(max(task.wait() for task in tasks))
 """
@@ -322,10 +325,10 @@ def test_without_words_or_nodes_nothing_starts(sbatch):
 def test_slurm_reads_what_the_script_asks_for():
     lines = (CLUSTER / "slurm.sh").read_text().splitlines()
     assert lines[0].startswith("#!")  # sbatch takes no other
-    commands = [place for place, line in enumerate(lines) if line and not line.startswith("#")]
+    commands = [index for index, line in enumerate(lines) if line and not line.startswith("#")]
     asked = {
-        place: line.split(maxsplit=1)[1]
-        for place, line in enumerate(lines)
+        index: line.split(maxsplit=1)[1]
+        for index, line in enumerate(lines)
         if line.startswith("#SBATCH")
     }
     assert max(asked) < commands[0]  # sbatch stops at the first command

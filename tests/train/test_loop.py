@@ -66,10 +66,10 @@ def make_training(config, checkpoint, devices=ONE, **more):
     return loop.Training(split(96), split(40, 1, "validation"), config, devices, checkpoint, **more)
 
 
-def score(ema_network):
+def score(scored_network):
     config = TrainConfig(global_batch_size=32)
     return loop._EpochLoop(
-        prepare_state(lambda: ema_network, config, ONE),
+        prepare_state(lambda: scored_network, config, ONE),
         make_training(config, None),
         SimpleNamespace(call=lambda function, *arguments: function(*arguments)),
     ).score_validation()
@@ -250,19 +250,19 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch)
     assert any("c.npz is damaged" in said and "goes on from step 4" in said for said in told)
 
 
-def test_accumulated_parts_are_the_large_batch(tmp_path):
-    """With dropout, whose masks belong to the images and not to the parts."""
+def test_accumulated_micro_batches_are_the_large_batch(tmp_path):
+    """With dropout, whose masks belong to the images and not to the micro-batches."""
     states = [
         train(
             TrainConfig(
                 epochs=1,
                 global_batch_size=32,
-                gradient_accumulation_steps=parts,
+                gradient_accumulation_steps=steps,
                 learning_rate=0.02,
             ),
-            tmp_path / f"{parts}",
+            tmp_path / f"{steps}",
         )
-        for parts in (1, 4)
+        for steps in (1, 4)
     ]
     assert states[0].history[0]["train_loss"] == pytest.approx(
         states[1].history[0]["train_loss"], rel=1e-6
@@ -280,7 +280,7 @@ def test_a_smoothed_label_is_kerass(tmp_path):
     np.testing.assert_allclose(compute_losses(labels, logits, None, 0.1), wanted, rtol=1e-5)
 
 
-def test_averaged_weights_are_judged_and_kept(tmp_path, monkeypatch):
+def test_averaged_weights_are_scored_and_kept(tmp_path, monkeypatch):
     """The mean is computed here again from the weights after each step: one step an epoch, constant
     rate."""
     config = TrainConfig(
@@ -295,8 +295,8 @@ def test_averaged_weights_are_judged_and_kept(tmp_path, monkeypatch):
             share * old + (1 - share) * new.numpy()
             for old, new in zip(average, state.network.trainable_variables, strict=True)
         ]
-        for mean, ema_network in zip(average, state.ema_network.trainable_variables, strict=True):
-            np.testing.assert_allclose(ema_network.numpy(), mean, atol=1e-6)
+        for mean, variable in zip(average, state.ema_network.trainable_variables, strict=True):
+            np.testing.assert_allclose(variable.numpy(), mean, atol=1e-6)
         scored = score(state.ema_network)
         assert entry["validation_loss"] == pytest.approx(scored[0] / scored[3], rel=1e-5)
     if loop.choose_best_epoch(state.history)["epoch"] == 4:
@@ -402,7 +402,7 @@ def test_another_seed_is_another_training(tmp_path):
 
 
 def test_the_numbers_do_not_depend_on_how_many_steps_a_call_does(tmp_path, monkeypatch):
-    """Steps are grouped by the clock; sums, and so the digests that are made of them, must not be."""
+    """The clock decides how steps are grouped into calls, and must not decide their sums."""
     config = TrainConfig(epochs=2, global_batch_size=8, schedule="cosine", learning_rate=0.02)
     grouped = train(config, tmp_path / "a.npz")
     monkeypatch.setattr(loop, "_MAX_STEPS_PER_CALL", 1)
@@ -460,9 +460,11 @@ from pathlib import Path
 import numpy as np
 from pipeline.config.train import TrainConfig
 more = dict(clip_norm=1, gradient_accumulation_steps=2, ema_decay=0.9, label_smoothing=0.1)
-more |= dict(color_noise=0.1, mixup=0.4, cutmix=1.0, randaugment=2, random_erasing=0.5, class_weights=True)
+more |= dict(color_noise=0.1, mixup=0.4, cutmix=1.0, randaugment=2, random_erasing=0.5)
+more |= dict(class_weights=True)
 more = more if sys.argv[4] == "everything" else {}
-config = TrainConfig(epochs=1, global_batch_size=32, learning_rate=0.01, schedule="cosine", devices=sys.argv[1], **more)
+more |= dict(epochs=1, global_batch_size=32, learning_rate=0.01, schedule="cosine")
+config = TrainConfig(devices=sys.argv[1], **more)
 from pipeline.train.strategy import configure_runtime, list_devices, make_devices
 configure_runtime(config)
 sys.path.insert(0, sys.argv[3])
@@ -477,7 +479,7 @@ np.savez(sys.argv[2], len(list_devices()), *[variable.numpy() for variable in we
 @pytest.mark.parametrize("how", ["plain", "everything"])
 def test_two_replicas_train_as_one(tmp_path, how):
     for devices in ("cpu", "cpu:2"):
-        words = [
+        arguments = [
             sys.executable,
             "-c",
             REPLICAS,
@@ -486,7 +488,7 @@ def test_two_replicas_train_as_one(tmp_path, how):
             str(Path(__file__).parent),
             how,
         ]
-        subprocess.run(words, check=True, capture_output=True)
+        subprocess.run(arguments, check=True, capture_output=True)
     one, two = (list(np.load(tmp_path / f"{devices}.npz").values()) for devices in ("cpu", "cpu:2"))
     assert (one[0], two[0]) == (1, 2)
     for a, b in zip(one[1:], two[1:], strict=True):
@@ -621,7 +623,9 @@ def test_progress_says_how_it_goes_and_what_it_takes_of_the_machine(tmp_path):
         loop.train_epochs(
             prepare_state(network, config, ONE),
             make_training(
-                config, tmp_path / "c.npz", report_progress=lambda *words: told.append(words)
+                config,
+                tmp_path / "c.npz",
+                report_progress=lambda *arguments: told.append(arguments),
             ),
         )
     )
@@ -652,14 +656,15 @@ for epoch in loop.train_epochs(state, make_training(config, path, devices)):
     if epoch["epoch"] > before and len(sys.argv) > 5:
         os.kill(os.getpid(), signal.SIGKILL)
 variables, best, history = every_number(state)
-np.savez(path.with_suffix(".end"), history=repr(history), **variables, **{f"best{i}": b for i, b in enumerate(best)})
+best = {f"best{i}": weights for i, weights in enumerate(best)}
+np.savez(path.with_suffix(".end"), history=repr(history), **variables, **best)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", ["cpu", "cpu:2"])
 def test_killed_at_every_epoch_boundary_is_the_same_training(tmp_path, devices):
-    def run(name, *words):
+    def run(name, *arguments):
         command = [
             sys.executable,
             "-c",
@@ -668,7 +673,7 @@ def test_killed_at_every_epoch_boundary_is_the_same_training(tmp_path, devices):
             str(tmp_path / name),
             str(Path(__file__).parent),
             repr(EVERYTHING),
-            *words,
+            *arguments,
         ]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -63,8 +63,8 @@ def test_a_device_that_is_full_is_told_with_the_batch_that_fits_and_loses_nothin
     monkeypatch.setattr(memory, "_read_peak", lambda: next(peaks))
     monkeypatch.setattr(memory, "usable_memory_bytes", lambda: 1700 / 0.85 - 1)
 
-    def full_at_the_second(*words):
-        steps, calls = real(*words), iter([True])
+    def full_at_the_second(*arguments):
+        steps, calls = real(*arguments), iter([True])
 
         def train_steps(*given):
             if next(calls, False):
