@@ -215,7 +215,7 @@ def test_a_folder_that_is_away_at_a_slot_of_another_engine_is_a_failed_slot_that
     (photos / "photos").rename(photos / "elsewhere")
     alexnet(*arguments, cwd=photos, code=1)
     latest = told("history", "outer", cwd=photos)["scheduled_runs"][0]
-    assert (latest["state"], latest["notification"]) == ("failed", "told")
+    assert (latest["state"], latest["notification"]) == ("failed", "sent")
     assert "There is no folder" in latest["why"]
     assert (
         json.loads((photos / "told.json").read_text())["scheduled_run"] == latest["scheduled_run"]

@@ -20,7 +20,9 @@ from pipeline.files import write_text
 from pipeline.retrain.scheduled_run_key import format_scheduled_run_key, parse_scheduled_run_key
 from pipeline.tracking.registry import SCHEDULED_RUN_TAG, Registry, Version
 
-Became = Literal["promoted", "refused", "unchanged", "waiting", "would promote", "skipped"]
+RetrainingOutcome = Literal[
+    "promoted", "refused", "unchanged", "waiting", "would promote", "skipped"
+]
 RESULT_FILE, RETRAINING_FILE = "result.json", "retraining.html"
 TRIGGER_WORDS = {
     "first": "a first model",
@@ -62,7 +64,7 @@ class Retraining:
     """
 
     scheduled_run: str
-    outcome: Became
+    outcome: RetrainingOutcome
     why: str
     triggers: tuple[str, ...] = ()
     name: str = ""
@@ -184,7 +186,7 @@ def recover_retraining(registry: Registry, scheduled_run: str) -> Retraining | N
     return None
 
 
-def _became(version: Version) -> Became | None:
+def _became(version: Version) -> RetrainingOutcome | None:
     """Return the decision on a version, or None where none was made to its end.
 
     The alias is what is moved last.

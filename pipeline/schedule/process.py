@@ -1,10 +1,7 @@
-"""One process that does the work of a scheduled run: started, watched, ended.
+"""The child process that executes a scheduled run: started, watched and ended, and how it ended.
 
-And what it said of how it ended.
-
-It dies with the scheduler that started it, as it calls `die_with_parent` first. Where even that did
-not come about, a note in its folder says who it is, so that the next scheduler can wait for its
-end.
+It dies with the scheduler that started it, as it calls `die_with_parent` first. Where even that fails, a note in its folder says
+which process it is, so that the next scheduler can wait for its end.
 """
 
 from __future__ import annotations
@@ -24,36 +21,41 @@ from typing import Literal
 
 from pipeline.config.resolution import ENVIRONMENT_PREFIX
 from pipeline.config.retrain import RetrainConfig
+from pipeline.errors import BusyError, LostWorkerError
 from pipeline.files import write_text
 from pipeline.schedule.owners import describe_owner, identify_process, is_owner_alive
 
-HEARTBEAT_SECONDS = 60.0
+TICK_SECONDS = 1.0
 _PARENT = "ALEXNET_PARENT"
-_GRACE_SECONDS = 60.0  # for a child that was asked to end to save where it is
+_GRACE_SECONDS = 60.0  # for a child that was asked to stop to save its state
 _POLL_SECONDS = 0.1
 _TAIL_BYTES = 65_536
-_BY_EXIT_CODE = {
-    75: "BusyError",
-    76: "LostWorkerError",
-    128 + signal.SIGINT: "signal",
-    128 + signal.SIGKILL: "signal",
-    128 + signal.SIGTERM: "signal",
-}
+_OUTPUT_FILE, _NOTE_FILE = "output.log", "child"
+# Exit codes that are retryable: those of errors, and of shells for a child that a signal ended
+_RETRYABLE_CODES = (
+    BusyError.exit_code,
+    LostWorkerError.exit_code,
+    128 + signal.SIGINT,
+    128 + signal.SIGKILL,
+    128 + signal.SIGTERM,
+)
+
+EndKind = Literal["ended", "too long", "stopped", "lost"]
 
 
 @dataclass(frozen=True)
-class Run:
-    """How one start of a child ended.
+class ChildEnd:
+    """How one child ended.
 
     Attributes:
-        how: by itself, or because it took too long, was asked to stop, or the scheduled run is another's
-            now.
-        cause: the name of its error, or "signal"; empty where it is not known.
-        why: a sentence.
+        how: by itself; or ended here, because it took too long, because the scheduler is to stop,
+            or because another owner has the scheduled run now.
+        retryable: whether the same command may succeed later without any change by a person.
+        why: one sentence.
     """
 
-    how: Literal["ended", "too long", "stopped", "lost"]
-    cause: str = ""
+    how: EndKind
+    retryable: bool = False
     why: str = ""
 
 
@@ -62,19 +64,19 @@ def run_child_process(
     folder: Path,
     config: RetrainConfig,
     stop: threading.Event,
-    heartbeat: Callable[[], bool],
-) -> Run:
-    """Run the work of a scheduled run once, in a process and a session of its own, and end whatever it leaves behind.
+    tick: Callable[[], bool],
+) -> ChildEnd:
+    """Run a command once, in a process and a session of its own, and end every process it leaves.
 
     Args:
-        arguments: of its command line.
+        arguments: its command line.
         folder: for its output.
-        config: how long it may take, and how long it may go on when it is to stop.
-        stop: set where it is to stop.
-        heartbeat: called every minute; returns whether the scheduled run is ours still.
+        config: how long it may take, and how long it may go on after `stop`.
+        stop: set when it is to stop.
+        tick: called every second; returns False where another owner has the scheduled run.
     """
-    log, note = folder / "output.log", folder / "child"
-    # What the schedule wants is in the words; settings of this shell are none of its.
+    output_file, note = folder / _OUTPUT_FILE, folder / _NOTE_FILE
+    # The schedule's settings are in the arguments: those of this shell's environment do not apply.
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -83,8 +85,8 @@ def run_child_process(
     environment = {**kept, _PARENT: str(os.getpid())}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            place = output.tell()
+        with output_file.open("ab") as output:
+            offset = output.tell()
             child = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
@@ -94,26 +96,26 @@ def run_child_process(
                 start_new_session=True,
             )
     except OSError as error:
-        return Run("ended", "OSError", f"it could not be started: {error}.")
+        return ChildEnd("ended", retryable=True, why=f"it could not be started: {error}.")
     try:
         with contextlib.suppress(OSError):  # the note is for the next scheduler alone
             write_text(note, identify_process(child.pid))
-        how = _watch(child, config, stop, heartbeat)
+        how = _watch(child, config, stop, tick)
     finally:
         end_child(child)
         note.unlink(missing_ok=True)
-    cause, why = _cause(log, place, child.returncode)
-    return Run(how, cause, why)
+    retryable, why = _explain_end(output_file, offset, child.returncode)
+    return ChildEnd(how, retryable, why)
 
 
 def _watch(
     child: subprocess.Popen[bytes],
     config: RetrainConfig,
     stop: threading.Event,
-    heartbeat: Callable[[], bool],
-) -> Literal["ended", "too long", "stopped", "lost"]:
+    tick: Callable[[], bool],
+) -> EndKind:
     """Wait for the end of a child, or for a reason to end it."""
-    begin = beaten = time.monotonic()
+    begin = ticked = time.monotonic()
     drained: float | None = None
     while not _has_ended(child):
         now = time.monotonic()
@@ -123,29 +125,23 @@ def _watch(
             drained = drained or now + config.drain_seconds
             if now >= drained:
                 return "stopped"
-        if now - beaten > HEARTBEAT_SECONDS:
-            beaten = now
-            if not heartbeat():
+        if now - ticked > TICK_SECONDS:
+            ticked = now
+            if not tick():
                 return "lost"
         time.sleep(_POLL_SECONDS)
     return "ended"
 
 
 def _has_ended(child: subprocess.Popen[bytes]) -> bool:
-    """Return whether a child has ended.
-
-    It stays unreaped, so that its number is still that of its group.
-    """
+    """Return whether a child has ended; it stays unreaped, so that its id is still its group's."""
     if child.returncode is not None:
         return True
     return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def end_child(child: subprocess.Popen[bytes], grace_seconds: float = _GRACE_SECONDS) -> None:
-    """End a child that has not ended, with time to save where it is.
-
-    Then all that is left of its group.
-    """
+    """End a child, with time to save its state, and then kill every process left of its group."""
     try:
         if not _has_ended(child):
             os.kill(child.pid, signal.SIGTERM)
@@ -159,15 +155,15 @@ def end_child(child: subprocess.Popen[bytes], grace_seconds: float = _GRACE_SECO
 
 
 def end_orphan(folder: Path, log: Callable[[str], None]) -> None:
-    """Wait for the end of a child whose scheduler was killed, which it was told of, and end it where that takes long."""
-    note = folder / "child"
+    """End the child of a killed scheduler: wait for the end that it was asked for, then kill it."""
+    note = folder / _NOTE_FILE
     with contextlib.suppress(OSError):
         owner = note.read_text(encoding="utf-8")
         pid = int(owner.split("/")[1]) if is_owner_alive(owner) else 0
         if pid:
             log(
-                f"{folder.parent.name}/{folder.name}: {describe_owner(owner)} still works on it, and is"
-                " asked to end."
+                f"{folder.parent.name}/{folder.name}: {describe_owner(owner)} still works on it, and"
+                " is asked to stop."
             )
             os.kill(pid, signal.SIGTERM)
         until = time.monotonic() + _GRACE_SECONDS
@@ -178,32 +174,32 @@ def end_orphan(folder: Path, log: Callable[[str], None]) -> None:
         note.unlink()
 
 
-def _cause(log: Path, place: int, code: int) -> tuple[str, str]:
-    """Return the name of a child's error, and a sentence on how it ended.
+def _explain_end(output_file: Path, offset: int, code: int) -> tuple[bool, str]:
+    """Return whether a child's end is retryable, and a sentence on it.
 
     Args:
-        log: the file of its output.
-        place: where this start's output begins.
-        code: of its exit, below zero for a signal.
+        output_file: of the child.
+        offset: where the output of this start begins, in bytes.
+        code: its exit code, negative for a signal.
     """
-    lines = _last_lines(log, place)
+    lines = _read_last_lines(output_file, offset)
     for line in reversed(lines):
         with contextlib.suppress(ValueError, AttributeError, TypeError):
             error = json.loads(line).get("error")
             if error:
-                return str(error["type"]), str(error["message"])
+                return bool(error.get("retryable")), str(error["message"])
     last = f": {lines[-1][:300]}" if lines else ""
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        return "signal", f"it was ended by {name}{last}."
+        return True, f"it was ended by {name}{last}."
     if code == 0:
-        return "", f"it ended without a result{last}."
-    return _BY_EXIT_CODE.get(code, ""), f"it ended with exit code {code}{last}."
+        return False, f"it ended without a result{last}."
+    return code in _RETRYABLE_CODES, f"it ended with exit code {code}{last}."
 
 
-def _last_lines(log: Path, place: int) -> list[str]:
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(place, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+def _read_last_lines(output_file: Path, offset: int) -> list[str]:
+    with contextlib.suppress(OSError), output_file.open("rb") as file:
+        file.seek(max(offset, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         return [
             line
             for line in file.read(_TAIL_BYTES).decode("utf-8", errors="replace").splitlines()
@@ -213,11 +209,10 @@ def _last_lines(log: Path, place: int) -> list[str]:
 
 
 def die_with_parent() -> None:
-    """Let this process get SIGTERM when the scheduler that started it ends, however it ends.
+    """Have the kernel send this process SIGTERM when the scheduler that started it ends.
 
-    Nothing where none did.
-
-    `alexnet retrain` calls it first. A scheduler that was gone before is noticed too.
+    Without such a scheduler it does nothing. `alexnet retrain` calls it first; a scheduler that
+    ended before the call is noticed too.
     """
     parent = os.environ.pop(_PARENT, "")
     if not parent.isdecimal():

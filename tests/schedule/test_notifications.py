@@ -89,7 +89,7 @@ def test_a_command_that_fails_is_tried_three_times(tmp_path):
     reason = send_notification(
         f"echo . >> {tries}; echo out; echo no room >&2; echo for it >&2; exit 3", EVENT
     )
-    assert reason == "the hook ended with 3: for it"
+    assert reason == "the command ended with 3: for it"
     assert tries.read_text().count(".") == 3
 
 
@@ -115,7 +115,7 @@ def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path):
     reason = send_notification(
         f"sleep 300 & echo $! > {tmp_path}/pid; trap '' TERM; sleep 300", EVENT, limit_seconds=1
     )
-    assert reason == "the hook did not end within 1 s"
+    assert reason == "the command did not end within 1 s"
     assert time.monotonic() - begin < 5
     child = int((tmp_path / "pid").read_text())
     assert _is_gone(child)
@@ -145,7 +145,8 @@ def test_however_much_a_command_prints_is_no_trouble():
         == ""
     )
     assert (
-        send_notification("yes no >&2", EVENT, limit_seconds=1) == "the hook did not end within 1 s"
+        send_notification("yes no >&2", EVENT, limit_seconds=1)
+        == "the command did not end within 1 s"
     )
     assert psutil.Process().memory_info().rss - before < 30_000_000
 
