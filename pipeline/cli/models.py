@@ -127,7 +127,7 @@ def predict_command(
     from pipeline import api
     from pipeline.cli.progress import ConsoleObserver, QuietObserver
     from pipeline.release.image_paths import expand_paths
-    from pipeline.release.prediction_output import choose_format, write_predictions
+    from pipeline.release.prediction_output import choose_format, write_prediction_output
 
     chosen = choose_format(kind or ("jsonl" if invocation.json else ""), output, with_logits=logits)
     files = list(expand_paths(paths))
@@ -144,7 +144,7 @@ def predict_command(
     try:
         found = api.predict(files, model=classifier, top=top, strict=strict, progress=progress)
         guesses = min(top, len(classifier.release.class_names))
-        summary = write_predictions(
+        summary = write_prediction_output(
             found, chosen, output, sys.stdout, guesses=guesses, with_logits=logits
         )
     finally:

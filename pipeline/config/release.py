@@ -10,9 +10,9 @@ from pipeline.config.section import Section
 
 
 class ReleaseConfig(Section):
-    """When a trained network may take the champion's place.
+    """When a trained network may become the champion.
 
-    Docs/release.md says what each check decides, and with how many images.
+    docs/release.md describes each check of the gate and the number of images that it needs.
     """
 
     name: str = Field(
@@ -32,18 +32,18 @@ class ReleaseConfig(Section):
         gt=0,
         lt=1,
         description=(
-            "How much higher than the champion's the top-1 error may be, as a share of the test"
-            " images."
+            "Largest rise of the top-1 error over the champion's, as a fraction of the test images,"
+            " in (0, 1)."
         ),
     )
     class_margin: float = Field(
         0.1,
         gt=0,
         le=1,
-        description="By how much no class's recall may fall, as a share of its images.",
+        description="Largest fall of any class's recall, as a fraction of its images, in (0, 1].",
     )
     max_top1_error: float = Field(
-        1.0, ge=0, le=1, description="Highest top-1 error of a model that is released, in [0, 1]."
+        1.0, ge=0, le=1, description="Highest top-1 error of a released model, in [0, 1]."
     )
     min_class_recall: float = Field(
         0.0, ge=0, le=1, description="Lowest recall of any class, in [0, 1]."
@@ -57,25 +57,27 @@ class ReleaseConfig(Section):
         ),
     )
     max_latency_milliseconds: float = Field(
-        1000.0, gt=0, description="Longest time that 95 of 100 single images may take here."
+        1000.0,
+        gt=0,
+        description="Longest time in which 95 % of single images are answered on this machine.",
     )
-    max_megabytes: float = Field(1000.0, gt=0, description="Largest model file.")
+    max_megabytes: float = Field(1000.0, gt=0, description="Largest size of the model file, in MB.")
     test_images: Literal["frozen", "current"] = Field(
         "frozen",
         description=(
-            "`frozen`: judged on the test images, and labels, that the champion was released by,"
-            " and on those of new classes; `current`: on the test split as it is now."
+            "`frozen`: the test images and labels that the champion was released by, and those of"
+            " new classes; `current`: the test split as it is now."
         ),
     )
     approval: Literal["none", "required"] = Field(
         "none",
         description=(
-            "`required`: what passed waits as the candidate until a person types `alexnet promote"
+            "`required`: a candidate that passed waits until a person types `alexnet promote"
             " --approve`."
         ),
     )
-    approve: bool = Field(False, description="The approval, by the person who types the command.")
+    approve: bool = Field(False, description="Approve the candidate, as a person.")
     dry_run: bool = Field(
         False,
-        description="Judge, and say what would happen; nothing is registered and no alias moves.",
+        description="Judge and report the outcome; register nothing and move no alias.",
     )

@@ -66,8 +66,8 @@ def judge_against(
     """Score the champion, if there is one, on the frozen test images, and apply the gate.
 
     Raises:
-        CheckpointError: the champion's files are not those that were released; `alexnet model rollback`
-            helps.
+        CheckpointError: the champion's files are not those that were released; `alexnet model
+            rollback` helps.
     """
     names = candidate.release.class_names
     if champion is None:

@@ -18,7 +18,7 @@ from pipeline.data.names import natural_sort_key, to_printable
 from pipeline.data.reference import expand_home
 from pipeline.errors import ConfigError
 
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -36,13 +36,13 @@ def expand_paths(arguments: Sequence[str]) -> Iterator[str]:
         ConfigError: an argument is an address on the network, or nothing exists for it.
     """
     named = [(argument, _find_roots(argument)) for argument in arguments]
-    files = itertools.chain.from_iterable(itertools.starmap(_list_files, named))
+    files = itertools.chain.from_iterable(itertools.starmap(_list_named_files, named))
     return files if sum(len(roots) for _, roots in named) == 1 else _skip_repeated(files)
 
 
 def _find_roots(argument: str) -> list[str]:
     """Return the files and folders that an argument names, at least one."""
-    if _ADDRESS.match(argument):
+    if _URL.match(argument):
         raise ConfigError(
             f"{format_path(argument)} is an address on the network",
             expected="files, folders or patterns on this machine",
@@ -107,7 +107,7 @@ def _match_pattern(pattern: Path) -> list[str]:
     return sorted(seen, key=natural_sort_key)
 
 
-def _list_files(argument: str, roots: Sequence[str]) -> Iterator[str]:
+def _list_named_files(argument: str, roots: Sequence[str]) -> Iterator[str]:
     """Yield the files that an argument names, folder by folder."""
     found = False
     for root in roots:
@@ -121,9 +121,9 @@ def _list_files(argument: str, roots: Sequence[str]) -> Iterator[str]:
 def _list_files_below(root: str) -> Iterator[str]:
     """Yield what ingest would read in a folder: its files, then those of the folders in it.
 
-    Both are in natural order. As in `data.listing`, a link to a folder is followed unless it leads to a folder above it or to
-    one that a link led to before. Links to nothing, and folders that cannot be read, are yielded as
-    they are, so that each is reported.
+    Both are in natural order. As in `data.folder_scan`, a link to a folder is followed unless it
+    leads to a folder above it or to one that a link led to before. Broken links, and folders that
+    cannot be read, are yielded as they are, so that each is reported.
     """
     linked: set[tuple[int, int]] = set()
     waiting: list[tuple[str, bool, tuple[tuple[int, int], ...]]] = [(root, False, ())]

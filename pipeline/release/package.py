@@ -29,7 +29,7 @@ from pipeline.errors import CheckpointError, ConfigError
 from pipeline.evaluate.external_model import find_external_model
 from pipeline.files import write_text
 from pipeline.tracking.fetching import fetch_model_file, fetch_version
-from pipeline.tracking.registry import Version, find_version
+from pipeline.tracking.registry import Version, resolve_version
 
 if TYPE_CHECKING:
     from pipeline.arrays import Floats
@@ -194,7 +194,7 @@ def _make_damage_error(path: Path, expected: str, received: str) -> CheckpointEr
         f"The released file {path} is damaged",
         expected=f"SHA-256 {expected[:12]}...",
         received=received[:12],
-        hint="Nothing was opened: promote the model again, or go back with `alexnet model rollback`",
+        hint="Nothing was opened: promote the model again, or type `alexnet model rollback`",
     )
 
 
@@ -212,7 +212,7 @@ def open_release(reference: str, config: TrackingConfig, workdir: Path) -> Relea
         CheckpointError: it is not the one that was released, or that its record describes.
     """
     if reference.startswith("models:/"):
-        found = find_version(reference, config, workdir)
+        found = resolve_version(reference, config, workdir)
         return open_version(found, config, workdir)
     path = Path(reference).expanduser()
     if (path / Release.FILE).is_file():

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # TensorFlow is not needed to report a missing file
     from pipeline.release.classify import Classifier, Guess
 
 # Called with files done, files in all if known, and files done that cannot be classified.
-ReportProgress = Callable[[int, int | None, int], None]
+OnFilesDone = Callable[[int, int | None, int], None]
 MAX_BYTES = 100_000_000  # as in data.max_file_bytes
 _HEAVY_PIXELS = 32_000_000  # decoding takes some 6 bytes a pixel: below this, 200 MB a thread
 
@@ -64,7 +64,7 @@ def predict_files(
     top: int,
     strict: bool = False,
     threads: int = 0,
-    progress: ReportProgress,
+    progress: OnFilesDone,
 ) -> Iterator[Prediction]:
     """Return a prediction for each file, in the order of the files.
 
@@ -105,7 +105,7 @@ def _predict_batches(
     strict: bool,
     threads: int,
     total: int | None,
-    progress: ReportProgress,
+    progress: OnFilesDone,
 ) -> Iterator[Prediction]:
     """Yield predictions, batch by batch of files; unusable files make a batch smaller."""
     done = unusable = 0
@@ -117,7 +117,7 @@ def _predict_batches(
                     f"{format_path(bad[0].path)} cannot be classified",
                     expected="a JPEG, PNG, BMP, still GIF or WebP image",
                     received=bad[0].problem,
-                    hint="Repair or leave out that file, or leave out --strict to answer all others",
+                    hint="Repair or leave out that file, or answer all others without --strict",
                 )
             answers = _predict_group(classifier, group, top)
             done, unusable = done + len(group), unusable + len(bad)
@@ -165,7 +165,7 @@ def _decode_file(classifier: Classifier, path: str, heavy: threading.Lock) -> _D
     from pipeline.release.classify import UnusableError
 
     try:
-        encoded = _read_file(path)
+        encoded = _read_image_file(path)
         with heavy if _is_heavy(encoded) else contextlib.nullcontext():
             return _DecodedFile(path, classifier.prepare_pixels(encoded), "")
     except UnusableError as error:
@@ -174,7 +174,7 @@ def _decode_file(classifier: Classifier, path: str, heavy: threading.Lock) -> _D
         return _DecodedFile(path, None, error.strerror or "cannot be read")
 
 
-def _read_file(path: str) -> bytes:
+def _read_image_file(path: str) -> bytes:
     """Return the bytes of a file, as many as its size.
 
     Raises:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PredictionFormat = Literal["table", "csv", "jsonl", "parquet"]
 _DECIMALS = 5
-_EXAMPLES = 5
+_MAX_EXAMPLES = 5
 _ROWS_TOGETHER = 4096  # of Parquet: with 1000 logits a row, 16 MB
 _ROWS_MEASURED = 100  # of the table, for the widths of its columns
 
@@ -122,7 +122,7 @@ def _require_writable(output: Path) -> None:
         )
 
 
-def write_predictions(
+def write_prediction_output(
     predictions: Iterable[Prediction],
     kind: PredictionFormat,
     output: Path | None,
@@ -150,12 +150,12 @@ def write_predictions(
             counts["done"] += 1
             if prediction.problem:
                 counts["unusable"] += 1
-                if len(examples) < _EXAMPLES:
+                if len(examples) < _MAX_EXAMPLES:
                     examples.append(f"{format_path(prediction.path)} ({prediction.problem})")
             yield prediction
 
     if output is None:
-        _write_text(_make_lines(count_predictions(), kind, guesses, with_logits), stream)
+        _write_lines(_make_lines(count_predictions(), kind, guesses, with_logits), stream)
     else:
         with writing(output.resolve()) as partial:  # where a link leads, not the link
             if kind == "parquet":
@@ -166,7 +166,7 @@ def write_predictions(
     return PredictionSummary(counts["done"], counts["unusable"], tuple(examples))
 
 
-def _write_text(lines: Iterable[str], stream: TextIO) -> None:
+def _write_lines(lines: Iterable[str], stream: TextIO) -> None:
     """Write lines and flush each, so that a reader of a pipe gets it at once.
 
     A character that the terminal's encoding lacks is written as its code.

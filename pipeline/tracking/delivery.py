@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric as MlflowMetric
 
-_BATCH = 1000  # MLflow's limit of metrics in one log_batch call
+_METRICS_PER_CALL = 1000  # MLflow's limit of metrics in one log_batch call
 _KEY_TAG = "alexnet.run_key"
 
 
@@ -153,8 +153,8 @@ class Delivery:
             ]
             points.setdefault(self.state.run_ids[event["run"]], []).extend(values)
         for run_id, metrics in points.items():
-            for start in range(0, len(metrics), _BATCH):
-                self._client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+            for start in range(0, len(metrics), _METRICS_PER_CALL):
+                self._client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_CALL])
 
     def _deliver_tags(self, event: Event, run_id: str) -> None:
         from mlflow.entities import RunTag

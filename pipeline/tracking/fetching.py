@@ -48,7 +48,8 @@ def fetch_model_file(reference: str, config: TrackingConfig, workdir: Path) -> P
         raise ConfigError(
             f"There is no model `{reference}` in {get_store_uri(config, workdir)}"
             f" ({' '.join(str(error).split())[:150]})",
-            expected="a .keras file, models:/NAME@ALIAS or the id of an MLflow run that made a model",
+            expected="a .keras file, models:/NAME@ALIAS or the id of an MLflow run that made a"
+            " model",
             hint="Check --model and tracking.uri",
         ) from error
     return Path(local) / "data" / "model.keras"

@@ -15,7 +15,7 @@ from pipeline.model.weights import load_model
 if TYPE_CHECKING:
     from pipeline.arrays import Images, Logits, Network
 
-_BATCH = 64
+_IMAGES_TOGETHER = 64
 
 
 class PyfuncModel:
@@ -36,7 +36,10 @@ class PyfuncModel:
             params: not used.
         """
         (images,) = data.values() if isinstance(data, dict) else (data,)
-        batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
+        batches = [
+            images[start : start + _IMAGES_TOGETHER]
+            for start in range(0, len(images), _IMAGES_TOGETHER)
+        ]
         return np.concatenate(
             [np.asarray(self._network(batch, training=False)) for batch in batches]
         )

@@ -284,7 +284,7 @@ class Registry:
 
     def translate_errors(self) -> contextlib.AbstractContextManager[None]:
         """Return the context in which an error of the store is a TrackingError."""
-        return _translate_errors(self.config, self.workdir)
+        return _translate_registry_errors(self.config, self.workdir)
 
 
 def _describe_version(found: ModelVersion, aliases: Mapping[str, tuple[str, ...]]) -> Version:
@@ -306,7 +306,7 @@ def _describe_version(found: ModelVersion, aliases: Mapping[str, tuple[str, ...]
     )
 
 
-def find_version(reference: str, config: TrackingConfig, workdir: Path) -> Version:
+def resolve_version(reference: str, config: TrackingConfig, workdir: Path) -> Version:
     """Return the version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names.
 
     Raises:
@@ -353,7 +353,7 @@ def list_released_models(config: TrackingConfig, workdir: Path) -> tuple[str, ..
     Raises:
         TrackingError: the registry does not answer.
     """
-    with _translate_errors(config, workdir):
+    with _translate_registry_errors(config, workdir):
         versions = _search_versions(connect_store(config, workdir), "")
         return tuple(sorted({version.name for version in versions if RELEASE_TAG in version.tags}))
 
@@ -366,7 +366,7 @@ def list_files_in_use(config: TrackingConfig, workdir: Path) -> dict[str, frozen
     Raises:
         TrackingError: the registry does not answer.
     """
-    with _translate_errors(config, workdir):
+    with _translate_registry_errors(config, workdir):
         used = dict[str, frozenset[str]]()
         for version in _search_versions(connect_store(config, workdir), ""):
             for made_of in {
@@ -380,7 +380,7 @@ def list_files_in_use(config: TrackingConfig, workdir: Path) -> dict[str, frozen
         return used
 
 
-def _translate_errors(
+def _translate_registry_errors(
     config: TrackingConfig, workdir: Path
 ) -> contextlib.AbstractContextManager[None]:
     return translate_store_errors(

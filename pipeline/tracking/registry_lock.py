@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # No alias takes longer to move; after that an owner on another machine is believed to be gone.
 _LEASE_SECONDS = 600.0
 _LOCK_SECONDS = 120.0
-_POLL_SECONDS = 0.2
+_LEASE_POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ def lease_registry(name: str, config: TrackingConfig, workdir: Path) -> Iterator
     client, lease, token = connect_store(config, workdir), f"{name}.lock", uuid.uuid4().hex
     owner = {"token": token, "host": os.uname().nodename, "pid": os.getpid(), "since": time.time()}
     tags = {"owner": json.dumps(owner)}
-    with _translate_errors(config, workdir):
+    with _translate_lock_errors(config, workdir):
         until = time.monotonic() + _LOCK_SECONDS
         while not _take_lease(client, lease, tags):
             holder = _read_owner(client, lease)
@@ -74,11 +74,11 @@ def lease_registry(name: str, config: TrackingConfig, workdir: Path) -> Iterator
                 call_or_none(lambda: client.delete_registered_model(lease))
             elif time.monotonic() > until:
                 raise _make_busy_error(name, f"process {holder.get('pid')} on {holder.get('host')}")
-            time.sleep(_POLL_SECONDS)
+            time.sleep(_LEASE_POLL_SECONDS)
     try:
         yield
     finally:
-        with _translate_errors(config, workdir):
+        with _translate_lock_errors(config, workdir):
             if _read_owner(client, lease).get("token") == token:
                 call_or_none(lambda: client.delete_registered_model(lease))
 
@@ -110,7 +110,7 @@ def _make_busy_error(name: str, owner: str) -> BusyError:
     )
 
 
-def _translate_errors(
+def _translate_lock_errors(
     config: TrackingConfig, workdir: Path
 ) -> contextlib.AbstractContextManager[None]:
     return translate_store_errors(

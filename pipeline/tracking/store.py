@@ -1,4 +1,4 @@
-"""The tracking store: its address, the connection to it, its experiment, its pages and its server."""
+"""The tracking store: its address, connection, experiment, pages and server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def require_nameable_workdir(config: TrackingConfig, workdir: Path) -> None:
 
 
 def get_run_url(config: TrackingConfig, experiment_id: str, run_id: str) -> str:
-    """Return the page of a run, on the store's own server or on the one that `alexnet ui` starts."""
+    """Return the page of a run, on the store's own server or on that of `alexnet ui`."""
     return f"{_get_server(config)}/#/experiments/{experiment_id}/runs/{run_id}{_VIEW}"
 
 
@@ -163,7 +163,7 @@ def read_all_pages(read_page: Callable[[str | None], Any]) -> list[Any]:
 def build_server_command(
     config: TrackingConfig, workdir: Path, port: int
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the command line and environment of an MLflow server that only this machine reaches."""
+    """Return the command and environment of an MLflow server that only this machine reaches."""
     # Exact names: MLflow's default also accepts hosts that only look private.
     hosts = f"localhost:{port},127.0.0.1:{port}"
     command = [

@@ -72,7 +72,7 @@ def list_stored_runs(
     """
     from mlflow.entities import ViewType
 
-    with _translate_errors(config, workdir):
+    with _translate_run_errors(config, workdir):
         client = connect_store(config, workdir)
         experiments = _list_experiments(client, config, workdir)
         # Behind a server a deleted run can not be freed.
@@ -110,7 +110,7 @@ def list_stored_models(config: TrackingConfig, workdir: Path, name: str) -> tupl
     Raises:
         TrackingError: the store does not answer.
     """
-    with _translate_errors(config, workdir):
+    with _translate_run_errors(config, workdir):
         client = connect_store(config, workdir)
         experiments = _list_experiments(client, config, workdir)
         root = _find_removable_root(config, workdir)
@@ -126,7 +126,7 @@ def delete_run(config: TrackingConfig, workdir: Path, run: StoredRun) -> None:
     Raises:
         TrackingError: the store does not answer.
     """
-    with _translate_errors(config, workdir):
+    with _translate_run_errors(config, workdir):
         client = connect_store(config, workdir)
         _ignore_missing(lambda: client.delete_run(run.run_id))
         for model in run.models:
@@ -140,7 +140,7 @@ def delete_model(config: TrackingConfig, workdir: Path, model: StoredModel) -> N
     Raises:
         TrackingError: the store does not answer.
     """
-    with _translate_errors(config, workdir):
+    with _translate_run_errors(config, workdir):
         _delete_model(connect_store(config, workdir), model)
 
 
@@ -178,7 +178,7 @@ def _describe_run(run: Run, models: Iterable[StoredModel], root: Path | None) ->
         parent_id=run.data.tags.get("mlflow.parentRunId", ""),
         name=run.info.run_name,
         location=location,
-        folder=_find_folder(location, run.info.run_id, root),
+        folder=_find_local_folder(location, run.info.run_id, root),
         models=tuple(models),
     )
 
@@ -191,12 +191,12 @@ def _describe_model(model: LoggedModel, root: Path | None) -> StoredModel:
         created=model.creation_timestamp / 1000,
         tags=dict(model.tags or {}),
         location=location,
-        folder=_find_folder(location, model.model_id, root),
+        folder=_find_local_folder(location, model.model_id, root),
     )
 
 
 def _find_removable_root(config: TrackingConfig, workdir: Path) -> Path | None:
-    """Return the folder below which files may be removed; None for a server, whose files are its own.
+    """Return the folder below which files may be removed; None for a server.
 
     In a copy of a work directory, the database names the files of the original.
     """
@@ -205,7 +205,7 @@ def _find_removable_root(config: TrackingConfig, workdir: Path) -> Path | None:
     return Path("/") if config.uri else workdir.resolve()
 
 
-def _find_folder(location: str, name: str, root: Path | None) -> Path | None:
+def _find_local_folder(location: str, name: str, root: Path | None) -> Path | None:
     """Return the local folder, below a root, that holds a run's or a model's files; or None.
 
     Args:
@@ -221,7 +221,10 @@ def _find_folder(location: str, name: str, root: Path | None) -> Path | None:
 
 
 def _delete_model(client: MlflowClient, model: StoredModel) -> None:
-    """Delete a logged model; its files first, as one that is marked as deleted is not found again."""
+    """Delete a logged model.
+
+    Its files first, as one that is marked as deleted is not found again.
+    """
     if hasattr(client._tracking_client.store, "_hard_delete_logged_model"):
         _delete_files(model.location, model.folder)
     _ignore_missing(lambda: client.delete_logged_model(model.model_id))
@@ -263,7 +266,7 @@ def _ignore_missing(call: Callable[[], object]) -> None:
             raise
 
 
-def _translate_errors(
+def _translate_run_errors(
     config: TrackingConfig, workdir: Path
 ) -> contextlib.AbstractContextManager[None]:
     """Return the context in which an error of the store is a TrackingError."""

@@ -21,8 +21,15 @@ from pipeline.tracking.delivery import Delivery, deliver_leftovers
 from pipeline.tracking.journal import Event, JournalRun, RunStatus
 from pipeline.tracking.known_runs import read_known_runs, remove_delivered_journal
 
-_POLL_SECONDS = 2.0  # how soon a number of a running training shows up in the UI
-_PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "mlflow", "numpy", "alexnet-pipeline")
+_DELIVERY_SECONDS = 2.0  # how soon a number of a running training shows up in the UI
+_RECORDED_PACKAGES = (
+    "tensorflow",
+    "keras",
+    "tensorflow-datasets",
+    "mlflow",
+    "numpy",
+    "alexnet-pipeline",
+)
 
 
 class MlflowTracker:
@@ -120,7 +127,7 @@ class MlflowTracker:
 
     def _deliver_until_closed(self) -> None:
         deliver_leftovers(self._workdir, except_journal=self._journal)
-        while not self._stop.wait(_POLL_SECONDS):
+        while not self._stop.wait(_DELIVERY_SECONDS):
             self._delivery.deliver()
         if self._delivery.deliver():
             remove_delivered_journal(self._journal)
@@ -205,7 +212,7 @@ def collect_environment_tags() -> dict[str, str]:
     """Return the git commit of the code and the versions of the packages, as tags of a run."""
     tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "alexnet"}
     with contextlib.suppress(metadata.PackageNotFoundError):
-        tags |= {f"package.{name}": metadata.version(name) for name in _PACKAGES}
+        tags |= {f"package.{name}": metadata.version(name) for name in _RECORDED_PACKAGES}
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         commit = _run_git("rev-parse", "HEAD").strip()
         changed = _run_git("status", "--porcelain", "-uno")

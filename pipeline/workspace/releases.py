@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.artifacts import DatasetArtifact
 from pipeline.errors import ConfigError
 from pipeline.release.package import Release, open_release
-from pipeline.tracking.registry import Version
-from pipeline.tracking.registry import find_version as find_named_version
+from pipeline.tracking.registry import Version, resolve_version
 from pipeline.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def serve_model(workspace: Workspace, model: str) -> None:
     reference = workspace.model_reference(model)
 
     def describe_version() -> str:
-        version = find_named_version(reference, config.tracking, workspace.directory)
+        version = resolve_version(reference, config.tracking, workspace.directory)
         return f"{version.number} {version.release_sha256}"
 
     def find_release() -> Release:

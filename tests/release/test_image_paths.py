@@ -128,7 +128,10 @@ def test_a_folder_is_read_only_when_its_turn_comes(tmp_path):
 
 
 def test_wrong_arguments_are_refused_without_tensorflow():
-    code = "import sys; from pipeline.release import image_paths, predict, prediction_output; print('tensorflow' in sys.modules)"
+    code = (
+        "import sys; from pipeline.release import image_paths, predict, prediction_output;"
+        " print('tensorflow' in sys.modules)"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

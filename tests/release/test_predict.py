@@ -16,7 +16,7 @@ from pipeline.release.classify import load_classifier
 from pipeline.release.image_paths import expand_paths
 from pipeline.release.package import Release
 from pipeline.release.predict import Prediction, predict_files
-from pipeline.release.prediction_output import write_predictions
+from pipeline.release.prediction_output import write_prediction_output
 
 SIZE, NAMES = 12, ("cat", "dog, big", "=hen", "duck", "ö")
 
@@ -94,7 +94,9 @@ def test_the_same_bytes_whatever_the_threads(opened, images, tmp_path, kind):
         found = predict_files(
             opened(), [*images, str(tmp_path / "gone")], top=3, threads=threads, progress=silent
         )
-        write_predictions(found, kind, tmp_path / "out", io.StringIO(), guesses=3, with_logits=True)
+        write_prediction_output(
+            found, kind, tmp_path / "out", io.StringIO(), guesses=3, with_logits=True
+        )
         made.append((tmp_path / "out").read_bytes())
     assert made[0] == made[1] == made[2]
 
@@ -278,10 +280,12 @@ def test_names_that_are_no_text_are_shown_by_number(opened, tmp_path):
     assert (found[0].path, found[0].problem) == (path, "")
     for kind in ("csv", "jsonl", "table"):
         stream = io.StringIO()
-        write_predictions(found, kind, None, stream, guesses=1)
+        write_prediction_output(found, kind, None, stream, guesses=1)
         assert r"caf\xe9.png" in stream.getvalue().replace(r"\\", "\\")
-    write_predictions(found, "parquet", tmp_path / "o", io.StringIO(), guesses=1)
+    write_prediction_output(found, "parquet", tmp_path / "o", io.StringIO(), guesses=1)
     assert parquet.read_table(tmp_path / "o")["path"][0].as_py().endswith(r"caf\xe9.png")
     stream = io.StringIO()
-    write_predictions([Prediction(path, problem="empty file")], "csv", None, stream, guesses=1)
+    write_prediction_output(
+        [Prediction(path, problem="empty file")], "csv", None, stream, guesses=1
+    )
     assert stream.getvalue().count(r"caf\xe9") == 1

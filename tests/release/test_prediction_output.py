@@ -14,7 +14,11 @@ from pipeline.errors import ConfigError
 from pipeline.release import prediction_output
 from pipeline.release.classify import Guess
 from pipeline.release.predict import Prediction
-from pipeline.release.prediction_output import PredictionSummary, choose_format, write_predictions
+from pipeline.release.prediction_output import (
+    PredictionSummary,
+    choose_format,
+    write_prediction_output,
+)
 
 GOOD = [
     Prediction(
@@ -31,13 +35,13 @@ BAD = Prediction("c.jpg", problem="empty file")
 
 def written(kind, predictions=(GOOD[0], BAD, GOOD[1]), **how):
     stream = io.StringIO()
-    write_predictions(predictions, kind, None, stream, **{"guesses": 2, **how})
+    write_prediction_output(predictions, kind, None, stream, **{"guesses": 2, **how})
     return stream.getvalue()
 
 
 def test_csv_reads_back_equal(tmp_path):
     output = tmp_path / "o.csv"
-    write_predictions([GOOD[0], BAD, GOOD[1]], "csv", output, io.StringIO(), guesses=2)
+    write_prediction_output([GOOD[0], BAD, GOOD[1]], "csv", output, io.StringIO(), guesses=2)
     with output.open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file, strict=True))
     assert rows == [
@@ -71,7 +75,7 @@ def test_json_lines_read_back_equal_with_logits_if_asked():
 
 def test_parquet_reads_back_equal_in_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(prediction_output, "_ROWS_TOGETHER", 2)
-    write_predictions(
+    write_prediction_output(
         [GOOD[0], BAD, GOOD[1]],
         "parquet",
         tmp_path / "o.parquet",
@@ -92,7 +96,7 @@ def test_parquet_reads_back_equal_in_row_groups(tmp_path, monkeypatch):
     }
     np.testing.assert_array_equal(np.asarray(rows[2]["logits"], "f4"), GOOD[1].logits)
     assert parquet.ParquetFile(tmp_path / "o.parquet").num_row_groups == 2
-    write_predictions(GOOD, "parquet", tmp_path / "o.parquet", io.StringIO(), guesses=2)
+    write_prediction_output(GOOD, "parquet", tmp_path / "o.parquet", io.StringIO(), guesses=2)
     assert parquet.read_schema(tmp_path / "o.parquet").names == [
         "path",
         "classes",
@@ -128,7 +132,7 @@ def test_a_name_cannot_command_the_terminal():
     assert r"a\x1b[2J\r\nb.jpg" in text
     assert len(text.splitlines()) == 3
     narrow = io.TextIOWrapper(io.BytesIO(), "ascii")
-    write_predictions([Prediction("日.jpg", problem="x")], "table", None, narrow, guesses=1)
+    write_prediction_output([Prediction("日.jpg", problem="x")], "table", None, narrow, guesses=1)
     assert rb"\u65e5.jpg" in narrow.buffer.getvalue()
 
 
@@ -143,7 +147,7 @@ def test_an_interrupted_output_is_what_it_was_before(tmp_path, kind):
         if before:
             output.write_text(before)
         with pytest.raises(KeyboardInterrupt):
-            write_predictions(interrupted(), kind, output, io.StringIO(), guesses=2)
+            write_prediction_output(interrupted(), kind, output, io.StringIO(), guesses=2)
         assert [path.name for path in tmp_path.iterdir()] == (["out"] if before else [])
     assert output.read_text() == "as it was"
 
@@ -154,14 +158,14 @@ def test_a_killed_process_leaves_the_output_as_it_was(tmp_path, kind):
         import os, signal, sys
         from pathlib import Path
         from pipeline.release.predict import Prediction
-        from pipeline.release.prediction_output import write_predictions
+        from pipeline.release.prediction_output import write_prediction_output
 
         def deadly():
             for place in range(20_000):
                 yield Prediction(f"{place}.jpg", problem="empty file")
             os.kill(os.getpid(), signal.SIGKILL)
 
-        write_predictions(deadly(), sys.argv[1], Path(sys.argv[2]), sys.stdout, guesses=1)
+        write_prediction_output(deadly(), sys.argv[1], Path(sys.argv[2]), sys.stdout, guesses=1)
     """
     output = tmp_path / "out"
     output.write_text("as it was")
@@ -175,7 +179,7 @@ def test_an_output_is_replaced_as_a_whole_where_a_link_leads(tmp_path):
     (tmp_path / "real.csv").write_text("old")
     (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
     with (tmp_path / "real.csv").open() as before:
-        write_predictions(GOOD, "csv", tmp_path / "link.csv", io.StringIO(), guesses=2)
+        write_prediction_output(GOOD, "csv", tmp_path / "link.csv", io.StringIO(), guesses=2)
         assert before.read() == "old"  # not written into: whoever reads it sees one or the other
     assert (tmp_path / "link.csv").is_symlink()
     assert (tmp_path / "real.csv").read_text().startswith("path,")
@@ -183,16 +187,16 @@ def test_an_output_is_replaced_as_a_whole_where_a_link_leads(tmp_path):
 
 def test_the_summary_counts_and_names_the_first_few():
     bad = [Prediction(f"{place}.jpg", problem="empty file") for place in range(1200)]
-    summary = write_predictions([*GOOD, *bad], "csv", None, io.StringIO(), guesses=1)
+    summary = write_prediction_output([*GOOD, *bad], "csv", None, io.StringIO(), guesses=1)
     assert summary == PredictionSummary(
         1202, 1200, tuple(f"{place}.jpg (empty file)" for place in range(5))
     )
     assert "1,200 of 1,202 files could not be classified" in summary.warning
     assert "4.jpg (empty file), and 1,195 more" in summary.warning
-    assert write_predictions(GOOD, "csv", None, io.StringIO(), guesses=1).warning == ""
+    assert write_prediction_output(GOOD, "csv", None, io.StringIO(), guesses=1).warning == ""
     assert (
         "more"
-        not in write_predictions([BAD], "csv", None, io.StringIO(), guesses=1).warning.split(
+        not in write_prediction_output([BAD], "csv", None, io.StringIO(), guesses=1).warning.split(
             "Received"
         )[1]
     )

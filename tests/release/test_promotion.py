@@ -23,7 +23,8 @@ SCRIPT = Path(__file__).with_name("promoters.py")
 CHAMPION = """
     select a.version, g.value, e.value from registered_model_aliases a
     left join model_version_tags g on g.name = a.name and g.version = a.version and g.key = 'gate'
-    left join model_version_tags e on e.name = a.name and e.version = a.version and e.key = 'top1_error'
+    left join model_version_tags e on e.name = a.name and e.version = a.version
+        and e.key = 'top1_error'
     where a.name = 'alexnet' and a.alias = 'champion'
 """
 

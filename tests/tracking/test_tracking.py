@@ -399,7 +399,8 @@ from pipeline.tracking import tracker as tracker_module
 from pipeline.tracking.tracker import MlflowTracker
 from pipeline.config.tracking import TrackingConfig
 from pipeline.config.resolution import resolve
-tracker_module.deliver_leftovers = lambda *_, **__: (0, {})  # only who holds the work directory sends what others left
+# Only a process that holds the work directory delivers leftovers.
+tracker_module.deliver_leftovers = lambda *_, **__: (0, {})
 tracker = MlflowTracker(Path(sys.argv[1]), TrackingConfig())
 run = tracker.start_stage_run("build", "model", resolve(environment={}))
 for step in range(10):
