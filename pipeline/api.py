@@ -429,12 +429,12 @@ def publish_claims(reproduction: Reproduction | None, document: Path | str) -> N
         reproduction: what was measured; None only checks that the document can be written.
         document: the claims go between its two marks, or at its end.
     """
-    from pipeline.reproduce.reproduction import publish, require_document
+    from pipeline.reproduce.publishing import publish_results, read_results_document
 
     if reproduction is None:
-        require_document(Path(document))
+        read_results_document(Path(document))
     else:
-        publish(reproduction.folder, Path(document))
+        publish_results(reproduction.folder, Path(document))
 
 
 # -- looking ---------------------------------------------------------------------------------------

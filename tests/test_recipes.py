@@ -6,10 +6,10 @@ from importlib import resources
 
 import pytest
 
-from pipeline.api import reproduction_settings
 from pipeline.config.recipes import flatten, read_recipe, recipe_for, recipe_names
 from pipeline.config.resolution import DEFAULT_RECIPE, resolve
 from pipeline.config.settings import Config
+from tests.claim_settings import reproduction_settings
 
 RECIPES = (
     "cifar10",

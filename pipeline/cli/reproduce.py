@@ -11,22 +11,22 @@ from pipeline.errors import PipelineError
 
 
 def _complete_claim(_context: click.Context, _parameter: click.Parameter, start: str) -> list[str]:
-    from pipeline.reproduce.catalog import ALL, NAMES
+    from pipeline.reproduce.catalog import ALL, list_claim_names
 
-    return [name for name in (ALL, *NAMES) if name.startswith(start)]
+    return [name for name in (ALL, *list_claim_names()) if name.startswith(start)]
 
 
 class _ClaimsCommand(Command):
     """A command whose help lists the claims there are."""
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the description, then the names of the claims."""
-        from pipeline.reproduce.catalog import NAMES
+        """Write the description, then the claims of the catalog."""
+        from pipeline.reproduce.catalog import list_experiments
 
         super().format_help_text(ctx, formatter)
         formatter.write_paragraph()
-        with formatter.indentation():
-            formatter.write_text(f"Claims: {', '.join(NAMES)}; or all.")
+        with formatter.section("Claims"):
+            formatter.write_dl([(item.name, item.title) for item in list_experiments()])
 
 
 @click.command(
@@ -37,7 +37,7 @@ class _ClaimsCommand(Command):
     params=[
         SettingOption("--dataset", "data.dataset", metavar="NAME|FOLDER", path=True),
         SettingOption("--seeds", "reproduce.seeds", metavar="N"),
-        SettingOption("--max-minutes", "reproduce.budget_minutes", metavar="M"),
+        SettingOption("--max-minutes", "reproduce.max_minutes", metavar="M"),
     ],
     examples={
         "alexnet reproduce relu": "ReLU against tanh and the sigmoid, in minutes",

@@ -1,1 +1,1 @@
-"""The claims of 2012, measured again."""
+"""The claims of 2012, measured again: `claims/` holds them, the other modules the framework."""

@@ -1,52 +1,65 @@
-"""What one experiment leaves behind.
+"""The record of one experiment.
 
-Apart from the verdicts, so that another rule is no reason to train again.
+It stands apart from the verdicts, so that another rule does not repeat a training.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from pipeline.artifacts import Artifact
 
+if TYPE_CHECKING:
+    from pipeline.arrays import Booleans
+
 
 class Measurement(Artifact):
-    """What one experiment measured: one arm with one seed, or one look at a trained network."""
+    """The numbers of one experiment: one arm with one seed, or one examination of a network."""
 
     CURVE_FILE: ClassVar[str] = "curve.json"
     WRONG_FILE: ClassVar[str] = "wrong.npy"
     MODEL_FILE: ClassVar[str] = "model.keras"
 
-    name: str = Field(description="Which experiment.")
+    name: str = Field(description="Name of the experiment.")
     numbers: dict[str, float] = Field(
-        description="What was measured; errors are fractions in [0, 1], durations in seconds."
+        description="Measured numbers; errors are fractions in [0, 1], durations in seconds."
     )
     files: tuple[str, ...] = Field(default=(), description="Files beside the record.")
     sha256: str = Field(
-        default="", description="SHA-256 over those of the files that are the same each time."
+        default="", description="SHA-256 over the files that are equal in each repetition."
     )
 
     def headline(self) -> str:
-        """Name some numbers."""
+        """Return the first three numbers as text."""
         return ", ".join(f"{name} {value:.4g}" for name, value in list(self.numbers.items())[:3])
 
     def promised_files(self) -> tuple[Path, ...]:
-        """The files beside the record."""
+        """Return the paths of the files beside the record."""
         return tuple(self.directory / name for name in self.files)
 
-    def curve(self) -> list[dict[str, float]]:
+    def read_curve(self) -> list[dict[str, float]]:
         """Return the numbers of every epoch."""
-        found: list[dict[str, float]] = json.loads(
+        curve: list[dict[str, float]] = json.loads(
             (self.directory / self.CURVE_FILE).read_text(encoding="utf-8")
         )
-        return found
+        return curve
 
-    def wrong(self) -> Any:
-        """Return which test images were answered wrongly, bool [images] in stored order."""
+    def load_wrong(self) -> Booleans:
+        """Return which test images were misclassified, bool [images] in stored order."""
         import numpy as np
 
-        return np.load(self.directory / self.WRONG_FILE)
+        wrong: Booleans = np.load(self.directory / self.WRONG_FILE)
+        return wrong
+
+
+def hash_files(folder: Path, files: tuple[str, ...]) -> str:
+    """Return the SHA-256 over the bytes of some files, in order."""
+    digest = hashlib.sha256()
+    for name in files:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()

@@ -1,15 +1,9 @@
-"""All claims of one command, one after the other, each with a run of its own.
-
-Then the page of all that were ever concluded here.
-"""
+"""A command: its claims one after the other, each with a run of its own, and the page of all."""
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shlex
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,29 +13,33 @@ from pipeline.artifacts import Artifact, DatasetArtifact, digest_of
 from pipeline.config.resolution import Resolved
 from pipeline.engine.runner import Runner
 from pipeline.engine.stage import Tracker
-from pipeline.errors import ConfigError, PipelineError
-from pipeline.files import write_text
-from pipeline.reproduce.catalog import NAMES
-from pipeline.reproduce.lab import (
-    BudgetSpentError,
-    Experiment,
-    Lab,
-    Pace,
-    images_of,
-    planned,
-    read_claim,
-)
-from pipeline.reproduce.records import Claim
+from pipeline.errors import PipelineError
+from pipeline.reports.claim_records import Claim
+from pipeline.reproduce.budget import BudgetSpentError, WorkBudget, count_images_seen
+from pipeline.reproduce.catalog import list_claim_names
+from pipeline.reproduce.claim_run import ClaimRun
+from pipeline.reproduce.claim_store import read_claim, store_claim
+from pipeline.reproduce.experiment import Experiment
+from pipeline.reproduce.machine import describe_machine
+from pipeline.reproduce.planning import plan_trainings
 
 PAGE_FILE = "claims.html"
-RECORDS_FILE = "claims.json"
-# Tags of the run -> what records it.
-Trackers = Callable[[Mapping[str, str]], Tracker]
+# From the tags of a run to the tracker that records it.
+TrackerFactory = Callable[[Mapping[str, str]], Tracker]
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What a command found: the claims in order, those that the budget left over, those that failed and why, and the page."""
+    """The result of a command.
+
+    Attributes:
+        claims: in order, those that were concluded.
+        unfinished: names of those that the budget did not cover.
+        failed: by name, the reason.
+        page: the HTML page of all claims of the folder; `Path()` if there is none.
+        folder: of the claims.
+        not_recorded: why something was not tracked; empty if everything was.
+    """
 
     claims: tuple[Claim, ...]
     unfinished: tuple[str, ...] = ()
@@ -51,220 +49,170 @@ class Reproduction:
     not_recorded: str = ""
 
     def as_dicts(self) -> list[dict[str, Any]]:
-        """Return one JSON object for each claim of the command, also for those that have no verdict yet."""
+        """Return one JSON object per claim of the command, including those without a verdict."""
         nothing = {"published": None, "ours": None, "interval": None, "seeds": 0}
-        left = [
+        unfinished = [
             {"claim": name, **nothing, "verdict": "unfinished", "why": "the budget is spent"}
             for name in self.unfinished
         ]
-        lost = [
+        failed = [
             {"claim": name, **nothing, "verdict": "failed", "why": why}
             for name, why in self.failed.items()
         ]
-        found = {
-            told["claim"]: told
-            for told in [*(claim.as_dict() for claim in self.claims), *left, *lost]
+        objects = {
+            item["claim"]: item
+            for item in [*(claim.as_dict() for claim in self.claims), *unfinished, *failed]
         }
-        return [found[name] for name in NAMES if name in found]
+        return [objects[name] for name in list_claim_names() if name in objects]
 
 
-def measure(
+def measure_experiments(
     experiments: Sequence[Experiment],
     runner: Runner,
     resolved: Resolved,
-    trackers: Trackers,
-    words: Sequence[str],
+    make_tracker: TrackerFactory,
+    arguments: Sequence[str],
 ) -> Reproduction:
     """Measure some claims and write the page.
 
     Args:
-        experiments: which, in order.
+        experiments: the claims, in order.
         runner: of the folder of all experiments; its chain is `ingest`.
         resolved: the settings.
-        trackers: makes what records a run.
-        words: of the command line that chose the settings, such as `--profile quick`.
+        make_tracker: returns the tracker of a run.
+        arguments: of the command line that chose the settings, such as `--profile quick`.
     """
     (ingest,) = runner.stages
-    pace, claims, failed, new = (
-        Pace(resolved.config.reproduce.budget_minutes),
-        list[Claim](),
-        dict[str, str](),
-        False,
-    )
+    budget = WorkBudget(resolved.config.reproduce.max_minutes)
+    claims, failed, has_new = list[Claim](), dict[str, str](), False
     folder, unfinished, problems = Path(), list[str](), list[str]()
     for number, experiment in enumerate(experiments, start=1):
-        tracker = trackers({"claim": experiment.name})
+        tracker = make_tracker({"claim": experiment.name})
         with runner.recorded(tracker):
-            records = {
-                ingest.name: _required(runner.perform(ingest, resolved, {}, tracker).artifact)
-            }
-            resolved = _bounded(resolved, records[ingest.name])
-            if not pace.planned:
-                pace.planned = sum(
-                    images_of(spec, records[ingest.name])
-                    for _, _, spec in planned(experiments, resolved.config)
+            dataset = _require_dataset(runner.perform(ingest, resolved, {}, tracker).artifact)
+            resolved = _limit_images(resolved, dataset)
+            if not budget.planned:
+                budget.planned = sum(
+                    count_images_seen(spec, dataset)
+                    for _, _, spec in plan_trainings(experiments, resolved.config)
                 )
-            folder = folder_of(runner.workdir, resolved, records[ingest.name])
-            lab = Lab(runner, resolved, records, tracker, folder / experiment.name, pace)
-            lab.say(f"claim {number} of {len(experiments)}, {experiment.name}: {experiment.title}")
+            folder = locate_claims_folder(runner.workdir, resolved, dataset)
+            run = ClaimRun(
+                runner,
+                resolved,
+                {ingest.name: dataset},
+                tracker,
+                folder / experiment.name,
+                budget,
+            )
+            run.log(f"claim {number} of {len(experiments)}, {experiment.name}: {experiment.title}")
             try:
-                claims.append(_measured(experiment, lab, resolved, words))
-                new = new or lab.recorded
+                claim, is_new = _measure_claim(experiment, run, resolved, arguments)
+                claims.append(claim)
+                has_new = has_new or is_new
             except BudgetSpentError as error:
                 unfinished.append(experiment.name)
                 tracker.conclude_run(f"{experiment.name}: unfinished", {"note": str(error)})
-            except (
-                PipelineError
-            ) as error:  # one arm that is lost is no reason to lose the other claims
+            except PipelineError as error:  # the other claims go on
                 failed[experiment.name] = str(error)
                 tracker.conclude_run(f"{experiment.name}: failed", {"error": str(error)[:500]})
                 tracker.close("FAILED")
         problems.append(tracker.problem or "")
-    page = _concluded(folder, runner, resolved, trackers, new)
+    page = _write_page(folder, runner, resolved, make_tracker if has_new else None)
     return Reproduction(
         tuple(claims), tuple(unfinished), failed, page, folder, next(filter(None, problems), "")
     )
 
 
-def folder_of(workdir: Path, resolved: Resolved, dataset: DatasetArtifact) -> Path:
-    """Return where the claims of some settings and a dataset are kept.
+def locate_claims_folder(workdir: Path, resolved: Resolved, dataset: DatasetArtifact) -> Path:
+    """Return the folder of the claims of some settings and a dataset.
 
-    Claims under other settings are never on one page with them.
+    Claims under other settings are in another folder, so never on one page with them.
     """
-    changed = _changed(resolved)
+    changed = _list_changed_settings(resolved)
     name = f"{Path(resolved.recipe).stem.removeprefix('reproduce_')}-{dataset.name}" + (
         f"-{digest_of(changed)[:6]}" if changed else ""
     )
     return workdir / re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
-def _changed(resolved: Resolved) -> dict[str, Any]:
-    """Return the settings that words or the environment gave, but for those that are told otherwise or change nothing."""
-    told = ("data.dataset", "reproduce.seeds", "reproduce.budget_minutes")
+def read_claims(folder: Path) -> list[Claim]:
+    """Return every claim that was concluded in a folder, in the order of the catalog."""
+    return [
+        claim for name in list_claim_names() if (claim := read_claim(folder / name)) is not None
+    ]
+
+
+def _list_changed_settings(resolved: Resolved) -> dict[str, Any]:
+    """Return the settings of the command line and the environment.
+
+    Without those that have options of their own or change no result.
+    """
+    with_options = ("data.dataset", "reproduce.seeds", "reproduce.max_minutes")
     own = (
         key
         for key, origin in resolved.origins.items()
-        if origin in ("command line", "environment") and key not in told
+        if origin in ("command line", "environment") and key not in with_options
     )
     values = resolved.flat()
     return {key: values[key] for key in own if not key.startswith("tracking.")}
 
 
-def all_claims(folder: Path) -> list[Claim]:
-    """Return every claim that was concluded in a folder, in the order of the table."""
-    return [claim for name in NAMES if (claim := read_claim(folder / name)) is not None]
-
-
-def require_document(document: Path) -> str:
-    """Return the text of a Markdown document that results can be put into.
-
-    Empty where there is none yet.
-
-    Raises:
-        ConfigError: it cannot be read or written, or has one of the marks alone.
-    """
-    from pipeline.reports.claims import put_into
-
-    folder = document.resolve().parent
-    try:
-        text = document.read_text(encoding="utf-8") if document.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"The document {document} cannot be read ({error}). Expected Markdown in UTF-8. Name"
-            " another: --results."
-        ) from error
-    if document.suffix != ".md" or not os.access(
-        document if document.exists() else folder, os.W_OK
-    ):
-        raise ConfigError(
-            f"The results cannot be put into {document}. Expected a .md file in a folder that is"
-            " there and can be written to."
-        )
-    put_into(text, "")
-    return text
-
-
-def publish(folder: Path, document: Path) -> None:
-    """Put the claims of a folder into a Markdown document, and their images and records into a folder of its name beside it.
-
-    Raises:
-        ConfigError: nothing was concluded, or the document is none that results can be put into.
-    """
-    from pipeline.reports.claims import put_into, results_markdown, this_machine
-
-    claims, beside, machine, before = (
-        all_claims(folder),
-        document.with_suffix(""),
-        this_machine(),
-        require_document(document),
-    )
-    if not claims:
-        raise ConfigError(
-            f"There is nothing to put into {document}: no claim was concluded. Type the same"
-            " command again to go on."
-        )
-    beside.mkdir(parents=True, exist_ok=True)
-    for claim in claims:
-        for figure in claim.figures:
-            shutil.copyfile(
-                folder / claim.name / figure.file, beside / f"{claim.name}-{figure.file}"
-            )
-    records = {"machine": machine, "claims": [claim.model_dump(mode="json") for claim in claims]}
-    write_text(beside / RECORDS_FILE, json.dumps(records, indent=1) + "\n")
-    write_text(document, put_into(before, results_markdown(claims, beside.name, machine)))
-
-
-def _required(record: Artifact | None) -> DatasetArtifact:
+def _require_dataset(record: Artifact | None) -> DatasetArtifact:
+    """Return the record of ingest, which must be a dataset."""
     if not isinstance(record, DatasetArtifact):
         raise TypeError(f"ingest left a {type(record).__name__}")
     return record
 
 
-def _bounded(resolved: Resolved, dataset: DatasetArtifact) -> Resolved:
-    """Return the settings with as many training images as there are, where more or all were asked for."""
-    own, there = resolved.config.reproduce, dataset.images("train")
-    bounded = own.model_copy(update={"images": min(own.images or there, there)})
-    return replace(resolved, config=resolved.config.model_copy(update={"reproduce": bounded}))
+def _limit_images(resolved: Resolved, dataset: DatasetArtifact) -> Resolved:
+    """Return the settings with at most as many training images as the dataset has; 0 means all."""
+    own, available = resolved.config.reproduce, dataset.images("train")
+    limited = own.model_copy(update={"images": min(own.images or available, available)})
+    return replace(resolved, config=resolved.config.model_copy(update={"reproduce": limited}))
 
 
-def _measured(experiment: Experiment, lab: Lab, resolved: Resolved, words: Sequence[str]) -> Claim:
-    lab.folder.mkdir(parents=True, exist_ok=True)
-    measured = lab.trained(experiment.arms(lab.config))
-    changed = [f"--set {key}={value}" for key, value in _changed(resolved).items()]
-    data = shlex.quote(lab.dataset.name)
+def _measure_claim(
+    experiment: Experiment, run: ClaimRun, resolved: Resolved, arguments: Sequence[str]
+) -> tuple[Claim, bool]:
+    """Measure one claim and store it; return it and whether it is new."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    measured = run.train_arms(experiment.list_arms(run.config))
+    changed = [f"--set {key}={value}" for key, value in _list_changed_settings(resolved).items()]
     command = [
         "alexnet reproduce",
         experiment.name,
-        *words,
-        f"--data {data}",
-        f"--seeds {lab.config.reproduce.seeds}",
+        *arguments,
+        f"--dataset {shlex.quote(run.dataset.name)}",
+        f"--seeds {run.config.reproduce.seeds}",
         *changed,
     ]
-    about = {
+    shared_fields = {
         "profile": Path(resolved.recipe).stem.removeprefix("reproduce_"),
-        "dataset": lab.dataset.headline(),
+        "dataset": run.dataset.headline(),
         "command": " ".join(command),
     }
-    return lab.conclude(experiment, experiment.conclude(lab, measured), about)
+    return store_claim(run, experiment, experiment.conclude(run, measured), shared_fields)
 
 
-def _concluded(
-    folder: Path, runner: Runner, resolved: Resolved, trackers: Trackers, new: bool
+def _write_page(
+    folder: Path, runner: Runner, resolved: Resolved, make_tracker: TrackerFactory | None
 ) -> Path:
-    """Write the page of all claims, and record it if there is a new one."""
-    from pipeline.reports.claims import write_page
+    """Write the page of all claims of a folder, and track it if there is a tracker."""
+    from pipeline.reports.claims import write_claims_page
 
-    claims, page = all_claims(folder), folder / "page" / PAGE_FILE
+    claims, page = read_claims(folder), folder / "page" / PAGE_FILE
     if not claims:
         return Path()
     page.parent.mkdir(exist_ok=True)
-    whole = claims[0].command.replace(f"reproduce {claims[0].name} ", "reproduce all ")
-    write_page(claims, {claim.name: folder / claim.name for claim in claims}, page, command=whole)
-    if new:
-        tracker = trackers({"claims": ", ".join(claim.name for claim in claims)})
+    command = claims[0].command.replace(f"reproduce {claims[0].name} ", "reproduce all ")
+    folders = {claim.name: folder / claim.name for claim in claims}
+    write_claims_page(claims, folders, page, describe_machine(), command)
+    if make_tracker is not None:
+        tracker = make_tracker({"claims": ", ".join(claim.name for claim in claims)})
         with runner.recorded(tracker):
             tracker.start_pipeline_run(resolved)
-            verdicts = [claim.main.verdict for claim in claims]
+            verdicts = [claim.main_finding.verdict for claim in claims]
             counts = {
                 verdict.replace(" ", "_"): float(verdicts.count(verdict))
                 for verdict in sorted(set(verdicts))

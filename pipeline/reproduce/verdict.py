@@ -1,127 +1,94 @@
-"""The rule: from what each seed measured to an interval and a verdict.
+"""The rule that turns the measured effects of the seeds into an interval and a verdict.
 
-Nothing else in the project decides one.
+Every verdict of the package is made here.
 
-An effect is reproduced when even the low end of its 95 % interval is more than what counts as no
-effect. It is not reproduced when even the high end is less than what was published, or, where no
-number was, than what counts as no effect. In between it is not decidable at this size. Where there
-is no effect the low end is above it once in forty times, so no more than 2.5 % of such claims are
-called reproduced.
+An effect is reproduced when the low end of its 95 % interval is above the null effect. It is not
+reproduced when the high end is below the published effect or, if no number was published, below the
+null effect. In between it is not decidable at this size. If there is no effect, the low end is
+above it once in forty times, so at most 2.5 % of such claims are called reproduced.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
-Verdict = Literal["reproduced", "not reproduced", "not decidable", "not measured"]
-LEVEL = 0.95
+from pipeline.reports.claim_records import (
+    ClaimFinding,
+    ClaimQuestion,
+    ClaimVerdict,
+    EffectUnit,
+    format_effect,
+)
 
-
-class Question(BaseModel):
-    """What a claim says of one number, fixed before anything is measured.
-
-    Effects are written so that the claim says `more`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    what: str = Field(
-        description="The number, such as `top-1 error without dropout less that with it`."
-    )
-    unit: Literal["points", "times", "share"] = Field(
-        description="`points` of an error in %; `times`, a ratio; `share`, in [0, 1]."
-    )
-    published: float | None = Field(
-        description="The published effect in that unit; None where no number was."
-    )
-    source: str = Field(description="Where it was published.")
-    least: float = Field(description="Effects up to this count as none: 0 points, 1 times.")
+CONFIDENCE = 0.95
 
 
-class Finding(Question):
-    """The answer to a question."""
+@dataclass(frozen=True)
+class _Evidence:
+    """The measurements that a verdict is made from; fields as in `ClaimFinding`."""
 
-    effects: tuple[float, ...] = Field(description="What each seed gave.")
-    image_deviation: float = Field(
-        0.0, description="Deviation of the mean that comes from the choice of test images."
-    )
-    at_least: bool = Field(
-        False,
-        description=(
-            "The effects are lower bounds: the slow arm did not come to its goal within its budget."
-        ),
-    )
-    at_most: bool = Field(False, description="The effects are upper bounds: the fast arm did not.")
-    ours: float | None = Field(description="Mean effect; of ratios the geometric mean.")
-    interval: tuple[float, float] | None = Field(description="95 % interval of that mean.")
-    verdict: Verdict
-    why: str = Field(description="The reason for the verdict, with the numbers.")
-
-    @property
-    def seeds(self) -> int:
-        """How many seeds were measured."""
-        return len(self.effects)
+    effects: tuple[float, ...]
+    image_std: float
+    is_lower_bound: bool
+    is_upper_bound: bool
+    ours: float | None
+    interval: tuple[float, float] | None
 
 
-def find(
-    question: Question,
+def judge_effects(
+    question: ClaimQuestion,
     effects: Sequence[float],
     *,
-    image_deviation: float = 0.0,
-    at_least: bool = False,
-    at_most: bool = False,
-) -> Finding:
-    """Return the verdict on a question.
+    image_std: float = 0.0,
+    is_lower_bound: bool = False,
+    is_upper_bound: bool = False,
+) -> ClaimFinding:
+    """Return the finding on a question, with its interval and verdict.
 
     Args:
-        question: what was claimed.
-        effects: of each seed, both arms of which had the same images in the same order; in the
-            question's unit.
-        image_deviation: of the mean effect, in the question's unit, from having these test images
-            and not others. Not for ratios.
-        at_least: each effect is itself or a lower bound.
-        at_most: each effect is itself or an upper bound.
+        question: the quantity and its published value.
+        effects: one per seed, in the question's unit; both arms of a seed had the same images in
+            the same order.
+        image_std: standard deviation of the mean effect, in the question's unit, that comes from
+            the choice of test images. Not for ratios.
+        is_lower_bound: each effect is exact or a lower bound.
+        is_upper_bound: each effect is exact or an upper bound.
     """
     values = tuple(float(value) for value in effects)
-    ours, interval = _mean_and_interval(values, question.unit, image_deviation)
-    measured: dict[str, Any] = {
-        "effects": values,
-        "image_deviation": image_deviation,
-        "at_least": at_least,
-        "at_most": at_most,
-    }
-    measured |= {"ours": ours, "interval": interval}
-    verdict, why = _decided(question, **measured)
-    return Finding(
-        **{name: getattr(question, name) for name in Question.model_fields},
-        **measured,
+    ours, interval = _compute_mean_and_interval(values, question.unit, image_std)
+    evidence = _Evidence(values, image_std, is_lower_bound, is_upper_bound, ours, interval)
+    verdict, why = _decide_verdict(question, evidence)
+    return ClaimFinding(
+        **question.model_dump(include=set(ClaimQuestion.model_fields)),
+        **vars(evidence),
         verdict=verdict,
         why=why,
     )
 
 
-def not_measured(question: Question, why: str) -> Finding:
-    """Return the finding of a question that nothing was measured for, and why."""
-    question_fields = {name: getattr(question, name) for name in Question.model_fields}
-    return Finding(
-        **question_fields, effects=(), ours=None, interval=None, verdict="not measured", why=why
+def make_unmeasured_finding(question: ClaimQuestion, why: str) -> ClaimFinding:
+    """Return the finding of a question that was not measured, with the reason."""
+    return ClaimFinding(
+        **question.model_dump(include=set(ClaimQuestion.model_fields)),
+        effects=(),
+        ours=None,
+        interval=None,
+        verdict="not measured",
+        why=why,
     )
 
 
-def interval_of(
-    effects: Sequence[float], image_deviation: float = 0.0
+def compute_mean_interval(
+    effects: Sequence[float], image_std: float = 0.0
 ) -> tuple[float, float] | None:
-    """Return the 95 % interval of a mean.
+    """Return the 95 % interval of a mean; None for one seed.
 
-    Student's t over the seeds, and the test images' own chance on top; None for one seed.
-
-    The images' part is added to the seeds' as variances are. It contains some of the seeds' chance
-    again, so it errs on the wide side.
+    Student's t over the seeds, with the variance from the choice of test images added. It contains
+    a part of the seeds' variance again, so it errs on the wide side.
     """
     from scipy import stats
 
@@ -129,126 +96,102 @@ def interval_of(
         return None
     values = np.asarray(effects, np.float64)
     of_seeds = float(
-        stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+        stats.t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1)
+        * values.std(ddof=1)
+        / math.sqrt(len(values))
     )
-    half = math.hypot(of_seeds, float(stats.norm.ppf(0.5 + LEVEL / 2)) * image_deviation)
+    half = math.hypot(of_seeds, float(stats.norm.ppf(0.5 + CONFIDENCE / 2)) * image_std)
     return float(values.mean()) - half, float(values.mean()) + half
 
 
-def _mean_and_interval(
-    values: tuple[float, ...], unit: str, image_deviation: float
+def _compute_mean_and_interval(
+    values: tuple[float, ...], unit: EffectUnit, image_std: float
 ) -> tuple[float | None, tuple[float, float] | None]:
+    """Return the mean effect and its interval; both of the logarithms for ratios."""
     if not values:
         return None, None
     if unit != "times":
-        return float(np.mean(values)), interval_of(values, image_deviation)
+        return float(np.mean(values)), compute_mean_interval(values, image_std)
     logs = [math.log(value) for value in values]
-    interval = interval_of(logs)
+    interval = compute_mean_interval(logs)
     return math.exp(float(np.mean(logs))), (
         None if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
     )
 
 
-def _decided(
-    question: Question,
-    effects: tuple[float, ...],
-    image_deviation: float,
-    at_least: bool,
-    at_most: bool,
-    ours: float | None,
-    interval: tuple[float, float] | None,
-) -> tuple[Verdict, str]:
+def _decide_verdict(question: ClaimQuestion, evidence: _Evidence) -> tuple[ClaimVerdict, str]:
     """Return the verdict and its reason."""
-    if ours is None:
+    if evidence.ours is None:
         return "not measured", "No seed was measured."
-    if interval is None:
-        return "not decidable", "One seed has no spread to judge by; --seeds 3 or more has."
-    (low, high), published, unit = interval, question.published, question.unit
-    bound = "at least " if at_least else "at most " if at_most else ""
+    if evidence.interval is None:
+        return "not decidable", "One seed has no spread to judge by; use --seeds 3 or more."
+    (low, high), published, unit = evidence.interval, question.published, question.unit
+    is_bound = evidence.is_lower_bound or evidence.is_upper_bound
+    bound = "at least " if evidence.is_lower_bound else "at most " if is_bound else ""
     measured = (
-        f"{bound}{amount(ours, unit)}, 95 % interval {amount(low, unit)} to {amount(high, unit)}"
+        f"{bound}{format_effect(evidence.ours, unit)}, 95 % interval {format_effect(low, unit)} to"
+        f" {format_effect(high, unit)}"
     )
-    said = (
-        "no number was published" if published is None else f"published: {amount(published, unit)}"
+    reference = (
+        "no number was published"
+        if published is None
+        else f"published: {format_effect(published, unit)}"
     )
-    if low > question.least and not at_most:
-        smaller = published is not None and high < published and not at_least
-        return (
-            "reproduced",
-            (
-                f"{measured}: {_none(question)}, beyond"
-                f" chance{', though less than published' if smaller else ''} ({said})."
-            ),
-        )
-    if high < (question.least if published is None else published) and not at_least:
+    if low > question.null_effect and not evidence.is_upper_bound:
+        is_smaller = published is not None and high < published and not evidence.is_lower_bound
+        smaller = ", though less than published" if is_smaller else ""
+        reason = f"{_describe_null_effect(question)}, beyond chance{smaller}"
+        return "reproduced", f"{measured}: {reason} ({reference})."
+    excluded_from = question.null_effect if published is None else published
+    if high < excluded_from and not evidence.is_lower_bound:
         ruled_out = "an effect" if published is None else "an effect as large as the published one"
-        other_way = ", and it goes the other way" if high < _zero(question) else ""
-        return "not reproduced", f"{measured}: {ruled_out} is ruled out{other_way} ({said})."
-    if bound:
-        word = "larger" if at_least else "smaller"
-        return (
-            "not decidable",
-            (
-                f"{measured}, but an arm did not come to its goal, so the effect may be {word}"
-                f" ({said})."
-            ),
+        other_way = (
+            ", and the effect is in the other direction" if high < _get_zero_effect(unit) else ""
         )
+        return "not reproduced", f"{measured}: {ruled_out} is ruled out{other_way} ({reference})."
+    if is_bound:
+        direction = "larger" if evidence.is_lower_bound else "smaller"
+        reason = f"an arm did not reach its goal, so the effect may be {direction}"
+        return "not decidable", f"{measured}, but {reason} ({reference})."
     both = "no effect and " + ("some" if published is None else "the published one")
-    return (
-        "not decidable",
-        (
-            f"{measured}: both {both} are"
-            f" possible{_needed(question, effects, image_deviation, interval)} ({said})."
-        ),
-    )
+    needed = _describe_needed_seeds(question, evidence.effects, evidence.image_std, (low, high))
+    return "not decidable", f"{measured}: both {both} are possible{needed} ({reference})."
 
 
-def _zero(question: Question) -> float:
-    """Return what no effect at all is, in the question's unit."""
-    return 1.0 if question.unit == "times" else 0.0
+def _get_zero_effect(unit: EffectUnit) -> float:
+    """Return the value of exactly no effect in a unit."""
+    return 1.0 if unit == "times" else 0.0
 
 
-def _none(question: Question) -> str:
-    """Say what the low end of an effect that counts is above."""
+def _describe_null_effect(question: ClaimQuestion) -> str:
+    """Return the bound that the low end of a reproduced effect exceeds, as text."""
     return (
         "more than none"
-        if question.least == _zero(question)
-        else f"more than {amount(question.least, question.unit)}"
+        if question.null_effect == _get_zero_effect(question.unit)
+        else f"more than {format_effect(question.null_effect, question.unit)}"
     )
 
 
-def _needed(
-    question: Question,
+def _describe_needed_seeds(
+    question: ClaimQuestion,
     effects: tuple[float, ...],
-    image_deviation: float,
+    image_std: float,
     interval: tuple[float, float],
 ) -> str:
-    """Say what would tell the published effect, or the one that was seen, from none.
+    """Return how many seeds would tell the published or the observed effect from none, as text.
 
-    About how many seeds, or other images.
+    More test images are named instead where seeds alone would not do.
     """
-    aim, least, values = (
-        question.published or sum(interval) / 2,
-        question.least,
-        np.asarray(effects),
-    )
+    aim = question.published or sum(interval) / 2
+    null_effect, values = question.null_effect, np.asarray(effects)
     if question.unit == "times":
-        aim, least, values = math.log(max(aim, 1e-9)), math.log(least), np.log(values)
-    if aim <= least:
+        aim, null_effect = math.log(max(aim, 1e-9)), math.log(null_effect)
+        values = np.log(values)
+    if aim <= null_effect:
         return ""
-    # 1.96 + 0.84 deviations: an effect of that size is then found four times in five.
-    variance = ((aim - least) / 2.8) ** 2 - image_deviation**2
+    # 1.96 + 0.84 standard deviations: an effect of that size is then found four times in five.
+    variance = ((aim - null_effect) / 2.8) ** 2 - image_std**2
     if variance <= 0:
         return "; more seeds would not tell them apart, more test images would"
     seeds = max(math.ceil(float(values.var(ddof=1)) / variance), len(values) + 1)
     return f"; about {seeds:,} seeds would tell them apart"
-
-
-def amount(value: float, unit: str) -> str:
-    """Write an effect with its unit."""
-    if unit == "times":
-        mantissa, _, exponent = f"{value:.1e}".partition("e")
-        return (
-            f"{value:.3g} times" if 1e-3 < value < 1e4 else f"{mantissa} x 10^{int(exponent)} times"
-        )
-    return f"{value:+.2f} points" if unit == "points" else f"{value:.3f}"

@@ -32,10 +32,10 @@ def measure_claims(workspace: Workspace, claims: Sequence[str], profile: str) ->
     Raises:
         PipelineError: one of its kinds; a claim that is not reproduced is a result.
     """
-    from pipeline.reproduce.catalog import experiments
-    from pipeline.reproduce.reproduction import measure
+    from pipeline.reproduce.catalog import select_experiments
+    from pipeline.reproduce.reproduction import measure_experiments
 
-    wanted, resolved = experiments(claims), resolve_claims(workspace, profile)
+    wanted, resolved = select_experiments(claims), resolve_claims(workspace, profile)
     require_source(resolved.config.data)
     require_nameable_workdir(resolved.config.tracking, workspace.directory)
     with workspace.hold():
@@ -50,7 +50,7 @@ def measure_claims(workspace: Workspace, claims: Sequence[str], profile: str) ->
         runner = workspace.runner(resolved, stages=(ingest,), subfolder="reproduce", selects=False)
         recipe = workspace.recipe
         arguments = ("--recipe", recipe) if recipe else ("--profile", profile)
-        return measure(wanted, runner, resolved, open_tracker, arguments)
+        return measure_experiments(wanted, runner, resolved, open_tracker, arguments)
 
 
 def resolve_claims(workspace: Workspace, profile: str) -> Resolved:
@@ -81,15 +81,8 @@ def plan_claims(workspace: Workspace, claims: Sequence[str], profile: str) -> li
 
     Each row has `claim`, `trainings`, `short_trainings` and `images` seen.
     """
-    from pipeline.reproduce.catalog import experiments
-    from pipeline.reproduce.lab import planned
+    from pipeline.reproduce.catalog import select_experiments
+    from pipeline.reproduce.planning import tabulate_plan
 
-    config, wanted = resolve_claims(workspace, profile).config, experiments(claims)
-    rows = {
-        item.name: dict.fromkeys(("trainings", "short_trainings", "images"), 0) for item in wanted
-    }
-    for item, _, spec in planned(wanted, config):
-        kind, times = ("short_trainings", 4) if "criterion" in spec else ("trainings", 1)
-        rows[item.name][kind] += times
-        rows[item.name]["images"] += times * spec["images"] * spec["train"]["epochs"]
-    return [{"claim": name, **row} for name, row in rows.items()]
+    config = resolve_claims(workspace, profile).config
+    return tabulate_plan(select_experiments(claims), config)

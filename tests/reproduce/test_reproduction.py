@@ -15,11 +15,11 @@ import pytest
 
 from pipeline import api
 from pipeline.config.tracking import TrackingConfig
-from pipeline.reports.claims import BEGIN, END
-from pipeline.reproduce.catalog import experiment as experiment_of
-from pipeline.reproduce.records import Claim
-from pipeline.reproduce.verdict import Question, find
+from pipeline.reports.claim_records import Claim, ClaimQuestion
+from pipeline.reports.claims_markdown import RESULTS_MARKS
+from pipeline.reproduce.verdict import judge_effects
 from pipeline.tracking.store import connect_store
+from pipeline.workspace.workspace import Workspace
 
 TINY = {
     "data.dataset": "digits",
@@ -57,7 +57,7 @@ def workdir(tmp_path_factory):
     return tmp_path_factory.mktemp("claims")
 
 
-WORDS = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
+SETTINGS = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def told(workdir):
         *CLAIMS,
         "--workdir",
         str(workdir),
-        *WORDS,
+        *SETTINGS,
     ]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
 
@@ -81,7 +81,7 @@ def told(workdir):
 @pytest.fixture(scope="module")
 def found(workdir, told):
     """The same as a function gives it, which has nothing left to do."""
-    return api.reproduce(CLAIMS, settings=TINY, workdir=workdir)
+    return api.reproduce(CLAIMS, workspace=Workspace(workdir, settings=TINY))
 
 
 def stored(workdir):
@@ -132,9 +132,9 @@ def test_a_child_says_what_its_arm_changes_and_what_came_out(workdir, found):
 
 def test_a_claims_run_bears_its_verdict_and_its_page(workdir, found):
     (parent,) = (run for run in stored(workdir).values() if run.data.tags.get("claim") == "pooling")
-    assert parent.info.run_name == f"pooling: {found.claims[0].main.verdict}"
-    assert parent.data.tags["verdict"] == found.claims[0].main.verdict
-    assert parent.data.metrics["ours"] == pytest.approx(found.claims[0].main.ours)
+    assert parent.info.run_name == f"pooling: {found.claims[0].main_finding.verdict}"
+    assert parent.data.tags["verdict"] == found.claims[0].main_finding.verdict
+    assert parent.data.metrics["ours"] == pytest.approx(found.claims[0].main_finding.ours)
     client = connect_store(TrackingConfig(), workdir)
     files = {file.path for file in client.list_artifacts(parent.info.run_id, "report")}
     assert {"report/claim.json", "report/arms.png"} <= files
@@ -154,13 +154,17 @@ def test_an_arm_of_two_claims_is_trained_once_and_the_second_says_where(workdir,
 def test_the_effect_is_the_difference_of_the_arms_seed_by_seed(found):
     claim = found.claims[0]
     whole, control = (row.values["test_top1_error"] for row in claim.rows)
-    assert claim.main.effects == pytest.approx(
+    assert claim.main_finding.effects == pytest.approx(
         [100 * (one - other) for one, other in zip(control, whole, strict=True)]
     )
-    question = {name: getattr(claim.main, name) for name in Question.model_fields}
+    question = {name: getattr(claim.main_finding, name) for name in ClaimQuestion.model_fields}
     assert (
-        find(Question(**question), claim.main.effects, image_deviation=claim.main.image_deviation)
-        == claim.main
+        judge_effects(
+            ClaimQuestion(**question),
+            claim.main_finding.effects,
+            image_std=claim.main_finding.image_std,
+        )
+        == claim.main_finding
     )
 
 
@@ -180,7 +184,7 @@ def test_json_ends_with_an_object_for_each_claim(found, told):
 
 def test_the_page_shows_every_claim(found):
     page = found.page.read_text(encoding="utf-8")
-    assert all(claim.title in page and claim.main.verdict in page for claim in found.claims)
+    assert all(claim.title in page and claim.main_finding.verdict in page for claim in found.claims)
     assert page.count("data:image/png;base64,") >= 2
 
 
@@ -197,7 +201,7 @@ def test_the_whole_is_a_run_of_its_own_with_the_page(workdir, found):
 
 def test_the_same_command_again_trains_nothing_and_records_nothing(workdir, found):
     before, notes = set(stored(workdir)), Notes()
-    again = api.reproduce(CLAIMS, settings=TINY, workdir=workdir, observer=notes)
+    again = api.reproduce(CLAIMS, workspace=Workspace(workdir, settings=TINY, observer=notes))
     assert again.claims == found.claims
     assert notes.ran == []
     assert set(stored(workdir)) == before
@@ -205,15 +209,16 @@ def test_the_same_command_again_trains_nothing_and_records_nothing(workdir, foun
 
 def test_a_budget_that_is_spent_begins_nothing_and_says_what_is_left(workdir, found):
     notes = Notes()
-    settings = {**TINY, "reproduce.budget_minutes": 1e-9}
+    settings = {**TINY, "reproduce.max_minutes": 1e-9}
     spent = api.reproduce(
-        ("pooling", "lrn", "color"), settings=settings, workdir=workdir, observer=notes
+        ("pooling", "lrn", "color"),
+        workspace=Workspace(workdir, settings=settings, observer=notes),
     )
     assert [claim.name for claim in spent.claims] == ["pooling"]
     assert spent.unfinished == ("lrn", "color")
     assert [(told["claim"], told["verdict"]) for told in spent.as_dicts()] == [
         ("lrn", "unfinished"),
-        ("pooling", found.claims[0].main.verdict),
+        ("pooling", found.claims[0].main_finding.verdict),
         ("color", "unfinished"),
     ]
     assert notes.ran == []
@@ -221,7 +226,9 @@ def test_a_budget_that_is_spent_begins_nothing_and_says_what_is_left(workdir, fo
 
 def test_a_claim_says_under_which_settings_it_was_measured(found):
     command = found.claims[0].command
-    assert command.startswith("alexnet reproduce pooling --profile quick --data digits --seeds 2 ")
+    assert command.startswith(
+        "alexnet reproduce pooling --profile quick --dataset digits --seeds 2 "
+    )
     assert "--set reproduce.images=96" in command
     assert "96 training images, 1 epochs" in found.claims[0].size
 
@@ -229,8 +236,9 @@ def test_a_claim_says_under_which_settings_it_was_measured(found):
 def test_claims_under_other_settings_are_kept_apart(workdir, found):
     other = api.reproduce(
         ("color",),
-        settings={**TINY, "train.epochs": 2, "reproduce.budget_minutes": 1e-9},
-        workdir=workdir,
+        workspace=Workspace(
+            workdir, settings={**TINY, "train.epochs": 2, "reproduce.max_minutes": 1e-9}
+        ),
     )
     assert other.folder != found.folder
     assert other.claims == ()
@@ -240,20 +248,23 @@ def test_a_claim_whose_arm_is_lost_is_told_and_the_others_go_on(workdir, found, 
     from pipeline.errors import TrainingDivergedError
     from pipeline.reproduce import catalog
 
-    def lost(_lab, _measured):
+    def lost(_run, _measured):
         raise TrainingDivergedError("the loss became nan")
 
-    broken = dataclasses.replace(catalog.experiment("tencrop"), conclude=lost)
-    monkeypatch.setattr(
-        catalog, "experiment", lambda name: broken if name == "tencrop" else experiment_of(name)
+    experiments = tuple(
+        dataclasses.replace(item, conclude=lost) if item.name == "tencrop" else item
+        for item in catalog.list_experiments()
     )
-    after = api.reproduce(CLAIMS, settings=TINY, workdir=workdir)
+    monkeypatch.setattr(catalog, "list_experiments", lambda: experiments)
+    after = api.reproduce(CLAIMS, workspace=Workspace(workdir, settings=TINY))
     assert [claim.name for claim in after.claims] == ["pooling"]
     assert after.failed == {"tencrop": "the loss became nan"}
     assert after.as_dicts()[-1]["verdict"] == "failed"
 
 
-@pytest.mark.parametrize("text", [f"{BEGIN}\n", f"{END}\n{BEGIN}\n"])
+@pytest.mark.parametrize(
+    "text", [f"{RESULTS_MARKS[0]}\n", f"{RESULTS_MARKS[1]}\n{RESULTS_MARKS[0]}\n"]
+)
 def test_a_document_with_marks_that_are_no_pair_is_refused_before_anything_is_measured(
     tmp_path, text
 ):
@@ -264,7 +275,7 @@ def test_a_document_with_marks_that_are_no_pair_is_refused_before_anything_is_me
         "pipeline",
         "reproduce",
         "all",
-        "--data",
+        "--dataset",
         "digits",
         "--workdir",
         "w",
@@ -288,8 +299,10 @@ def test_results_are_put_between_the_marks_of_a_document_and_can_be_judged_again
     workdir, found, tmp_path
 ):
     document = tmp_path / "results.md"
-    document.write_text(f"# Mine\n\n{BEGIN}\nold\n{END}\n\nkept\n", encoding="utf-8")
-    api.put_results(found, document)
+    document.write_text(
+        f"# Mine\n\n{RESULTS_MARKS[0]}\nold\n{RESULTS_MARKS[1]}\n\nkept\n", encoding="utf-8"
+    )
+    api.publish_claims(found, document)
     text = document.read_text(encoding="utf-8")
     assert text.startswith("# Mine\n")
     assert text.endswith("kept\n")
@@ -308,7 +321,7 @@ COMMAND = [sys.executable, "-m", "pipeline", "--json", "reproduce", "pooling", "
 
 @pytest.mark.slow
 def test_killed_again_and_again_it_comes_to_the_same_claims(tmp_path):
-    words = [*WORDS, "--set", "train.epochs=3", "--set", "train.checkpoint_steps=1"]
+    words = [*SETTINGS, "--set", "train.epochs=3", "--set", "train.checkpoint_steps=1"]
     whole = subprocess.run(
         [*COMMAND, "--workdir", tmp_path / "whole", *words],
         capture_output=True,

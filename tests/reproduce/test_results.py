@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.reports.claims import BEGIN, END, results_markdown
-from pipeline.reproduce.catalog import NAMES
-from pipeline.reproduce.records import Claim
-from pipeline.reproduce.verdict import Question, find
+from pipeline.reports.claim_records import Claim, ClaimQuestion
+from pipeline.reports.claims_markdown import RESULTS_MARKS, render_results_markdown
+from pipeline.reproduce.catalog import list_claim_names
+from pipeline.reproduce.verdict import judge_effects
 
 DOCS = Path(__file__).parents[2] / "docs"
 RECORDS = json.loads((DOCS / "results" / "claims.json").read_text(encoding="utf-8"))
@@ -25,19 +25,23 @@ MEASURED = [
 
 
 def test_every_claim_is_there_in_order():
-    assert tuple(claim.name for claim in CLAIMS) == NAMES
+    assert tuple(claim.name for claim in CLAIMS) == list_claim_names()
 
 
 @pytest.mark.parametrize(
-    ("name", "finding"), MEASURED, ids=[f"{name}-{finding.what[:30]}" for name, finding in MEASURED]
+    ("name", "finding"),
+    MEASURED,
+    ids=[f"{name}-{finding.quantity[:30]}" for name, finding in MEASURED],
 )
 def test_a_published_verdict_is_the_rules(name, finding):
-    question = Question(**{field: getattr(finding, field) for field in Question.model_fields})
-    again = find(
+    question = ClaimQuestion(
+        **{field: getattr(finding, field) for field in ClaimQuestion.model_fields}
+    )
+    again = judge_effects(
         question,
         finding.effects,
-        image_deviation=finding.image_deviation,
-        at_least=finding.at_least,
+        image_std=finding.image_std,
+        is_lower_bound=finding.is_lower_bound,
     )
     assert (again.verdict, again.why) == (finding.verdict, finding.why)
     assert again.interval == pytest.approx(finding.interval)
@@ -45,14 +49,15 @@ def test_a_published_verdict_is_the_rules(name, finding):
 
 def test_the_document_holds_what_the_records_say():
     text = (DOCS / "results.md").read_text(encoding="utf-8")
-    block = text[text.index(BEGIN) + len(BEGIN) : text.index(END)].strip()
-    assert block == results_markdown(CLAIMS, "results", RECORDS["machine"]).strip()
+    begin, end = RESULTS_MARKS
+    block = text[text.index(begin) + len(begin) : text.index(end)].strip()
+    assert block == render_results_markdown(CLAIMS, "results", RECORDS["machine"]).strip()
 
 
 def test_the_race_has_three_seeds_an_arm_at_least_and_an_interval():
     race = CLAIMS[0]
     assert all(len(row.values["epochs"]) >= 3 for row in race.rows)
-    assert race.main.interval is not None
+    assert race.main_finding.interval is not None
 
 
 def test_images_are_there_and_of_moderate_size():

@@ -8,18 +8,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.reproduce.verdict import Question, find, interval_of, not_measured
+from pipeline.reports.claim_records import ClaimQuestion
+from pipeline.reproduce.verdict import compute_mean_interval, judge_effects, make_unmeasured_finding
 
-POINTS = Question(
-    what="error without less that with", unit="points", published=1.4, source="paper", least=0.0
+POINTS = ClaimQuestion(
+    quantity="error without less that with",
+    unit="points",
+    published=1.4,
+    source="paper",
+    null_effect=0.0,
 )
 QUALITATIVE = POINTS.model_copy(update={"published": None})
-TIMES = Question(
-    what="epochs with tanh over those with ReLU",
+TIMES = ClaimQuestion(
+    quantity="epochs with tanh over those with ReLU",
     unit="times",
     published=6.0,
     source="figure 1",
-    least=2.0,
+    null_effect=2.0,
 )
 # Of shapes unlike each other: the t interval is exact for the first alone.
 NOISES = {
@@ -30,20 +35,23 @@ NOISES = {
 
 
 def test_the_interval_is_students():
-    low, high = interval_of([1.0, 2.0, 4.0])
+    low, high = compute_mean_interval([1.0, 2.0, 4.0])
     half = stats.t.ppf(0.975, 2) * np.std([1, 2, 4], ddof=1) / math.sqrt(3)
     assert (low, high) == pytest.approx((7 / 3 - half, 7 / 3 + half))
 
 
 def test_the_choice_of_test_images_widens_the_interval_as_variances_add():
-    alone, both = interval_of([1.0, 2.0, 4.0]), interval_of([1.0, 2.0, 4.0], 0.5)
+    alone, both = (
+        compute_mean_interval([1.0, 2.0, 4.0]),
+        compute_mean_interval([1.0, 2.0, 4.0], 0.5),
+    )
     assert (both[1] - both[0]) / 2 == pytest.approx(
         math.hypot((alone[1] - alone[0]) / 2, 0.5 * stats.norm.ppf(0.975))
     )
 
 
 def test_equal_seeds_do_not_hide_the_chance_of_the_images():
-    assert find(POINTS, [1.0, 1.0, 1.0], image_deviation=0.6).verdict == "not decidable"
+    assert judge_effects(POINTS, [1.0, 1.0, 1.0], image_std=0.6).verdict == "not decidable"
 
 
 @pytest.mark.parametrize(
@@ -65,59 +73,63 @@ def test_equal_seeds_do_not_hide_the_chance_of_the_images():
     ],
 )
 def test_verdicts(question, effects, verdict):
-    assert find(question, effects).verdict == verdict
+    assert judge_effects(question, effects).verdict == verdict
 
 
 def test_the_mean_of_ratios_is_geometric():
-    found = find(TIMES, [2.0, 8.0])
+    found = judge_effects(TIMES, [2.0, 8.0])
     assert found.ours == pytest.approx(4.0)
     assert found.interval[0] * found.interval[1] == pytest.approx(16.0)
 
 
 def test_a_smaller_effect_than_published_is_reproduced_and_said_to_be_smaller():
-    assert "though less than published" in find(POINTS, [0.3, 0.35, 0.4]).why
-    assert "though less than published" not in find(POINTS, [1.2, 1.4, 1.6]).why
+    assert "though less than published" in judge_effects(POINTS, [0.3, 0.35, 0.4]).why
+    assert "though less than published" not in judge_effects(POINTS, [1.2, 1.4, 1.6]).why
 
 
 def test_a_lower_bound_is_never_a_refutation():
-    assert find(TIMES, [1.0, 1.1, 1.2], at_least=True).verdict == "not decidable"
-    found = find(TIMES, [4.0, 4.1, 4.2], at_least=True)
+    assert judge_effects(TIMES, [1.0, 1.1, 1.2], is_lower_bound=True).verdict == "not decidable"
+    found = judge_effects(TIMES, [4.0, 4.1, 4.2], is_lower_bound=True)
     assert found.verdict == "reproduced"
     assert found.why.startswith("at least 4.1 times")
     assert "less than published" not in found.why
 
 
 def test_an_upper_bound_is_never_a_confirmation_and_may_refute():
-    assert find(TIMES, [4.0, 4.1, 4.2], at_most=True).verdict == "not reproduced"  # 6 is ruled out
-    assert find(TIMES, [9.0, 9.1, 9.2], at_most=True).verdict == "not decidable"
-    assert find(TIMES, [0.4, 0.5, 0.6], at_most=True).why.startswith("at most 0.493 times")
+    assert (
+        judge_effects(TIMES, [4.0, 4.1, 4.2], is_upper_bound=True).verdict == "not reproduced"
+    )  # 6 is ruled out
+    assert judge_effects(TIMES, [9.0, 9.1, 9.2], is_upper_bound=True).verdict == "not decidable"
+    assert judge_effects(TIMES, [0.4, 0.5, 0.6], is_upper_bound=True).why.startswith(
+        "at most 0.493 times"
+    )
 
 
 def test_an_effect_of_the_other_sign_is_told():
-    assert "goes the other way" in find(POINTS, [-1.2, -1.4, -1.5]).why
-    assert "goes the other way" not in find(POINTS, [-0.1, 0.0, 0.1]).why
+    assert "in the other direction" in judge_effects(POINTS, [-1.2, -1.4, -1.5]).why
+    assert "in the other direction" not in judge_effects(POINTS, [-0.1, 0.0, 0.1]).why
 
 
 def test_how_many_seeds_would_do_is_told_and_they_would():
     effects = [-1.0, 0.5, 2.0]
-    why = find(POINTS, effects).why
+    why = judge_effects(POINTS, effects).why
     seeds = int(why.partition("about ")[2].partition(" seeds")[0])
     rng = np.random.default_rng(0)
     samples = rng.normal(1.4, np.std(effects, ddof=1), (2000, seeds))
-    found = np.mean([interval_of(sample)[0] > 0 for sample in samples])
+    found = np.mean([compute_mean_interval(sample)[0] > 0 for sample in samples])
     assert 0.7 < found < 0.9  # four times in five
 
 
 def test_where_the_test_images_are_too_few_no_number_of_seeds_is_named():
-    assert "more test images would" in find(POINTS, [1.0, 1.05, 0.95], image_deviation=0.8).why
-    why = find(POINTS, [-1.0, 0.5, 2.0], image_deviation=0.3).why
+    assert "more test images would" in judge_effects(POINTS, [1.0, 1.05, 0.95], image_std=0.8).why
+    why = judge_effects(POINTS, [-1.0, 0.5, 2.0], image_std=0.3).why
     assert int(why.partition("about ")[2].partition(" seeds")[0]) > int(
-        find(POINTS, [-1.0, 0.5, 2.0]).why.partition("about ")[2].partition(" seeds")[0]
+        judge_effects(POINTS, [-1.0, 0.5, 2.0]).why.partition("about ")[2].partition(" seeds")[0]
     )
 
 
 def test_what_was_not_measured_says_why_and_has_no_numbers():
-    found = not_measured(POINTS, "no GPU here")
+    found = make_unmeasured_finding(POINTS, "no GPU here")
     assert (found.verdict, found.why, found.ours, found.interval, found.seeds) == (
         "not measured",
         "no GPU here",
@@ -127,9 +139,9 @@ def test_what_was_not_measured_says_why_and_has_no_numbers():
     )
 
 
-def share_of(verdict: str, question: Question, effects) -> float:
+def count_fraction(verdict: str, question: ClaimQuestion, effects) -> float:
     """Return how often the rule gives a verdict, over rows of effects."""
-    return float(np.mean([find(question, row).verdict == verdict for row in effects]))
+    return float(np.mean([judge_effects(question, row).verdict == verdict for row in effects]))
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
@@ -137,30 +149,30 @@ def share_of(verdict: str, question: Question, effects) -> float:
 @pytest.mark.parametrize("question", [POINTS, QUALITATIVE], ids=["published", "qualitative"])
 def test_a_planted_null_is_reproduced_in_at_most_one_of_twenty(question, noise, seeds):
     effects = NOISES[noise](np.random.default_rng(1), (1500, seeds))
-    assert share_of("reproduced", question, effects) <= 0.05
+    assert count_fraction("reproduced", question, effects) <= 0.05
 
 
 @pytest.mark.parametrize("noise", NOISES)
 def test_a_planted_ratio_of_the_least_that_counts_is_reproduced_in_at_most_one_of_twenty(noise):
-    ratios = TIMES.least * np.exp(0.3 * NOISES[noise](np.random.default_rng(2), (1500, 3)))
-    assert share_of("reproduced", TIMES, ratios) <= 0.05
+    ratios = TIMES.null_effect * np.exp(0.3 * NOISES[noise](np.random.default_rng(2), (1500, 3)))
+    assert count_fraction("reproduced", TIMES, ratios) <= 0.05
 
 
 @pytest.mark.parametrize("noise", NOISES)
 def test_a_planted_effect_of_the_published_size_is_refuted_in_at_most_one_of_twenty(noise):
     effects = POINTS.published + NOISES[noise](np.random.default_rng(3), (1500, 3))
-    assert share_of("not reproduced", POINTS, effects) <= 0.05
+    assert count_fraction("not reproduced", POINTS, effects) <= 0.05
 
 
 def test_a_clear_effect_is_found():
     effects = POINTS.published + 0.2 * np.random.default_rng(4).normal(size=(500, 3))
-    assert share_of("reproduced", POINTS, effects) > 0.95
+    assert count_fraction("reproduced", POINTS, effects) > 0.95
 
 
 def test_networks_that_differ_by_chance_alone_are_not_told_apart_by_their_images():
     """The whole way, from the wrong answers of two arms that are equally good on all the images
     there could be."""
-    from pipeline.reproduce.claims.ablation import image_deviation
+    from pipeline.reproduce.comparison import estimate_image_std
 
     rng, trials, seeds, images, reproduced = np.random.default_rng(5), 300, 6, 300, np.zeros(2)
     for _ in range(trials):
@@ -171,10 +183,10 @@ def test_networks_that_differ_by_chance_alone_are_not_told_apart_by_their_images
         effects = [
             100 * (one.mean() - other.mean()) for one, other in zip(first, second, strict=True)
         ]
-        deviations = (image_deviation(first, second), 0.0)
+        image_stds = (estimate_image_std(first, second), 0.0)
         reproduced += [
-            find(QUALITATIVE, effects, image_deviation=deviation).verdict == "reproduced"
-            for deviation in deviations
+            judge_effects(QUALITATIVE, effects, image_std=image_std).verdict == "reproduced"
+            for image_std in image_stds
         ]
     assert reproduced[0] / trials <= 0.05
     assert reproduced[1] / trials > 0.1  # seeds alone would have said so of one in four
@@ -202,7 +214,7 @@ def test_the_luck_in_choosing_a_rate_is_in_the_interval_when_each_seed_chooses_a
         trained((trials, seeds)) - trained((trials, seeds)) + 0.5 * rng.normal(size=(trials, seeds))
     )
     once = (trained((trials, 1)) - trained((trials, 1))) + 0.5 * rng.normal(size=(trials, seeds))
-    assert share_of("reproduced", QUALITATIVE, anew) <= 0.05
+    assert count_fraction("reproduced", QUALITATIVE, anew) <= 0.05
     assert (
-        share_of("reproduced", QUALITATIVE, once) > 0.1
+        count_fraction("reproduced", QUALITATIVE, once) > 0.1
     )  # one choice for all seeds would look like an effect

@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 
 def show_claims(output: Console, found: Reproduction) -> None:
     """Print the verdict on each claim, and where the figures are."""
-    from pipeline.reports.claims import summary
+    from pipeline.reports.claim_tables import tabulate_claims
 
-    told = summary(found.claims)
-    table = Table(*told.headings, box=None, header_style="bold", pad_edge=False)
-    for row in told.rows:
+    summary = tabulate_claims(found.claims)
+    table = Table(*summary.headings, box=None, header_style="bold", pad_edge=False)
+    for row in summary.rows:
         table.add_row(*row)
     if found.claims:
         output.print(table)
         output.print()
         for claim in found.claims:
-            output.print(Text(f"{claim.name}: {claim.main.what}. {claim.main.why}"))
+            output.print(
+                Text(f"{claim.name}: {claim.main_finding.quantity}. {claim.main_finding.why}")
+            )
     if found.unfinished:
         output.print(
             Text(

@@ -1,47 +1,38 @@
-"""Claim: it takes a GPU to train a network as large as this."""
+"""Claim: training a network as large as this takes a GPU (sections 1 and 5)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from pipeline.artifacts import DatasetArtifact
 from pipeline.config.model import ModelConfig
-from pipeline.config.settings import Config
 from pipeline.config.train import TrainConfig
-from pipeline.engine.stage import Context
-from pipeline.reproduce.arms import Arm
-from pipeline.reproduce.claims.replicas import processors, timing, visible_gpus
-from pipeline.reproduce.lab import Experiment, Lab
-from pipeline.reproduce.measurement import Measurement
-from pipeline.reproduce.records import Conclusion, Figure, Row
-from pipeline.reproduce.verdict import Question, find, not_measured
+from pipeline.reports.claim_records import ArmRow, ClaimFigure, ClaimQuestion
+from pipeline.reproduce.arms import list_no_arms
+from pipeline.reproduce.claim_run import ClaimRun
+from pipeline.reproduce.experiment import ArmMeasurements, Conclusion, Experiment
+from pipeline.reproduce.timing import describe_processors, list_visible_gpus, time_on_each_device
+from pipeline.reproduce.verdict import judge_effects, make_unmeasured_finding
 
 _PAIRS = 3
-_STEPS, _SECONDS = 30, 6.0
-_CLASSES, _SHORT_SIDE, _IMAGE_SIZE = 1000, 256, 224
+_STEPS, _SECONDS = 30, 6.0  # limits of a timing
+_IMAGE_SIZE = 224
 _BATCH = 128  # of 2012
-_SMALL_BATCH = 32  # where only a processor is there, for which nothing is compared
+_SMALL_BATCH = 32  # on a processor alone, where nothing is compared
 _IMAGES_OF_2012 = 90 * 1_200_000  # 90 passes over 1.2 million images (section 5)
-_RATIO = Question(
-    what="images a second while training the network of 2012, on a GPU over on the processor",
+_RATIO = ClaimQuestion(
+    quantity="images/s while training the network of 2012, on a GPU over on the processor",
     unit="times",
     published=None,
     source=(
         "no ratio was published: paper, section 1, and section 5, five to six days on two GTX 580"
     ),
-    least=1.0,
+    null_effect=1.0,
 )
 
 
-def arms(_config: Config) -> tuple[Arm, ...]:
-    """Return nothing: no network needs to be trained to its end."""
-    return ()
-
-
-def conclude(lab: Lab, _measured: Mapping[str, Sequence[Measurement]]) -> Conclusion:
+def conclude_gpu(run: ClaimRun, _measured: ArmMeasurements) -> Conclusion:
     """Compare the processor with the GPU, or time the processor alone."""
-    gpus = visible_gpus(lab.config.train)
+    gpus = list_visible_gpus(run.config.train)
     devices, pairs = (["cpu", f"gpu:{gpus[0]}"], _PAIRS) if gpus else (["cpu"], 1)
     batch = _BATCH if gpus else _SMALL_BATCH
     spec = {
@@ -54,55 +45,54 @@ def conclude(lab: Lab, _measured: Mapping[str, Sequence[Measurement]]) -> Conclu
         "steps": _STEPS,
         "seconds": _SECONDS,
     }
-    made = lab.perform(f"speed-{'-'.join(devices).replace(':', '')}", spec, time_on_each)
+    made = run.perform_experiment(
+        f"speed-{'-'.join(devices).replace(':', '')}", spec, time_on_each_device
+    )
     speeds = {
         device: tuple(made.numbers[f"{device}/{pair}"] for pair in range(pairs))
         for device in devices
     }
-    rows = tuple(_row(device, speeds[device], batch) for device in devices)
+    rows = tuple(_make_device_row(device, speeds[device], batch) for device in devices)
     if not gpus:
-        finding = not_measured(
+        finding = make_unmeasured_finding(
             _RATIO, "No GPU on this machine; `alexnet reproduce gpu` on one measures it."
         )
-        return Conclusion((finding,), rows, (), _notes(speeds))
+        return Conclusion((finding,), rows, (), _write_notes(speeds))
     from pipeline.reports.claim_figures import draw_arms
 
-    draw_arms(
-        rows, "images_per_second", lab.folder / "speeds.png", xlabel="training images a second"
-    )
-    figure = Figure(
+    draw_arms(rows, "images_per_second", run.folder / "speeds.png", xlabel="training images/s")
+    figure = ClaimFigure(
         file="speeds.png",
-        caption="Images a second while training the network of 2012, a dot a timing.",
+        caption="Images/s while training the network of 2012, one dot per timing.",
     )
     cpu, gpu = speeds.values()
-    finding = find(_RATIO, [one / other for one, other in zip(gpu, cpu, strict=True)])
-    return Conclusion((finding,), rows, (figure,), _notes(speeds))
+    finding = judge_effects(_RATIO, [one / other for one, other in zip(gpu, cpu, strict=True)])
+    return Conclusion((finding,), rows, (figure,), _write_notes(speeds))
 
 
-def _row(device: str, speeds: Sequence[float], batch: int) -> Row:
+def _make_device_row(device: str, speeds: Sequence[float], batch: int) -> ArmRow:
+    """Return the row of a device: its speeds and the durations of a step."""
     values = {
         "images_per_second": tuple(speeds),
         "seconds_per_step": tuple(batch / speed for speed in speeds),
     }
-    cpu = device == "cpu"
-    return Row(
-        arm=processors() if cpu else "one GPU",
-        setting=f"{device}, {batch} images a step",
+    return ArmRow(
+        arm=describe_processors() if device == "cpu" else "one GPU",
+        setting=f"{device}, {batch} images per step",
         values=values,
     )
 
 
-def _notes(speeds: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
-    """Say how long 2012's training would take here, and what the numbers depend on."""
+def _write_notes(speeds: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
+    """Return how long the training of 2012 would take here, and the limits of the numbers."""
     days = {
         device: _IMAGES_OF_2012 / (sum(own) / len(own)) / 86_400 for device, own in speeds.items()
     }
-    here = " and ".join(f"{_days(number)} on `{device}`" for device, number in days.items())
+    here = " and ".join(f"{_format_days(number)} on `{device}`" for device, number in days.items())
     timed = (
-        "The paper's 90 passes over 1.2 million images took five to six days on two GTX 580,"
-        f" some 210 to 250 images a second; at the speed measured here they take {here}. Images"
-        " are noise in memory: reading and decoding them is not timed, cutting and color noise"
-        " are."
+        "The paper's 90 passes over 1.2 million images took five to six days on two GTX 580, about"
+        f" 210 to 250 images/s; at the speed measured here they take {here}. Images are noise in"
+        " memory: reading and decoding are not timed, crops and color noise are."
     )
     precision = (
         "On a GPU, TensorFlow may multiply with TF32, and its deterministic operations are slower"
@@ -111,7 +101,8 @@ def _notes(speeds: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
     return (timed, precision) if len(speeds) > 1 else (timed,)
 
 
-def _days(number: float) -> str:
+def _format_days(number: float) -> str:
+    """Return a number of days as `78 days`, `1.5 days` or `12.0 hours`."""
     return (
         f"{number:,.0f} days"
         if number >= 10
@@ -121,37 +112,21 @@ def _days(number: float) -> str:
     )
 
 
-def time_on_each(
-    spec: Mapping[str, Any], dataset: DatasetArtifact, context: Context
-) -> Measurement:
-    """Time the network on each device, by turns and each time in a process of its own."""
-    names = tuple(f"class {number}" for number in range(_CLASSES))
-    large = dataset.model_copy(
-        update={"class_names": names, "class_counts": {}, "short_side": _SHORT_SIDE}
-    )
-    numbers: dict[str, float] = {}
-    for pair in range(spec["pairs"]):
-        for device in spec["devices"] if pair % 2 == 0 else spec["devices"][::-1]:
-            context.progress(
-                len(numbers),
-                len(spec["devices"]) * spec["pairs"],
-                "timings",
-                f"training on {device}",
-            )
-            found = timing({**spec, "settings": {**spec["settings"], "devices": device}}, large)
-            context.run.set_tags({f"hardware.{device.partition(':')[0]}": found["hardware"]})
-            numbers[f"{device}/{pair}"] = found["images_per_second"]["paper"]
-    context.run.log_metrics(numbers)
-    return Measurement(directory=context.directory, name="speed", numbers=numbers)
-
-
-EXPERIMENT = Experiment(
-    "gpu",
-    "It takes a GPU to train a network as large as this",
-    "Section 1: GPUs with a highly optimized convolution are powerful enough to train large"
-    " networks; section 5: the training took five to six days on two GTX 580. Here: training"
-    " images a second of the paper's network, 224 x 224 pixels and 1,000 classes, on the"
-    " processor and on one GPU, by turns and each time in a process of its own.",
-    arms,
-    conclude,
+EXPERIMENTS = (
+    Experiment(
+        name="gpu",
+        position=140,
+        title="Training a network as large as this takes a GPU",
+        text=(
+            "Section 1: GPUs with a highly optimized convolution are powerful enough to train large"
+            " networks; section 5: the training took five to six days on two GTX 580. Here:"
+            " training images/s of the paper's network, 224 x 224 pixels and 1,000 classes, on the"
+            " processor and on one GPU, in alternating order and each in a process of its own."
+        ),
+        summary="a GPU makes it possible",
+        section="sections 1, 5",
+        criterion="only on a GPU",
+        list_arms=list_no_arms,
+        conclude=conclude_gpu,
+    ),
 )

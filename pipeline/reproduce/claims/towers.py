@@ -1,127 +1,118 @@
-"""Claim: the filters of one tower are blind to color, those of the other are not, in every run."""
+"""Claim: the filters of one tower are blind to color, those of the other are not (section 6.1)."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from pipeline.artifacts import DatasetArtifact
-from pipeline.config.settings import Config
-from pipeline.engine.stage import Context
-from pipeline.reproduce.arms import Arm, baseline, digest_of_files
-from pipeline.reproduce.lab import Experiment, Lab
+from pipeline.reports.claim_records import ArmRow, ClaimFigure, ClaimQuestion
+from pipeline.reports.store import read_report_data
+from pipeline.reproduce.arms import list_baseline_arm
+from pipeline.reproduce.claim_run import ClaimRun
+from pipeline.reproduce.experiment import ArmMeasurements, Conclusion, Experiment
 from pipeline.reproduce.measurement import Measurement
-from pipeline.reproduce.records import Conclusion, Figure, Row
-from pipeline.reproduce.verdict import Question, find, not_measured
+from pipeline.reproduce.tower_colors import KERNELS, load_tower_colors, measure_tower_colors
+from pipeline.reproduce.verdict import judge_effects, make_unmeasured_finding
 
 _SPLITS = 10_000
-_SEED = 2012  # of the random halves
-_LEVEL = 0.05
-_COLORS_FILE = "colorfulness.npy"
-_KERNELS = {"filters": "first filters", "changes": "what training changed in them"}
+_SPLIT_SEED = 2012
+_SIGNIFICANCE = 0.05
+_LABELS = ("first filters", "what training changed in them")
 _MEASURES = ("tower 1", "tower 2", "difference", "by chance", "p")
-_APART = Question(
-    what=(
+_DIFFERENCE = ClaimQuestion(
+    quantity=(
         "difference of the two towers' mean colorfulness of first filters, less what random halves"
         " of the same filters differ by"
     ),
-    unit="share",
+    unit="fraction",
     published=None,
     source="qualitative: paper, section 6.1 and figure 3, 'occurs during every run'",
-    least=0.05,  # less than a twentieth of the energy is no specialization that figure 3 would show
+    # Less than a twentieth of the energy would not be visible in figure 3.
+    null_effect=0.05,
 )
-_CHANGED = _APART.model_copy(update={"what": "the same of what training changed in these filters"})
+_CHANGED = _DIFFERENCE.model_copy(
+    update={"quantity": "the same of what training changed in these filters"}
+)
 _FIGURES = (
-    Figure(
+    ClaimFigure(
         file="towers.png",
         caption=(
             "The colorfulness of each first filter, by tower and seed, with the towers' means: the"
-            " share of its energy that no gray image could excite. 0 is blind to color, 1 is"
+            " fraction of its energy that no gray image could excite. 0 is blind to color, 1 is"
             " blind to brightness, and 2/3 is what random weights have."
         ),
     ),
-    Figure(
+    ClaimFigure(
         file="filters.png",
         caption=(
             "The first filters of seed 0 by tower, as the paper's figure 3, in each the grayest"
             " first; gray is zero."
         ),
     ),
-    Figure(
+    ClaimFigure(
         file="changes.png",
         caption=(
-            "What training changed in the first filters of seed 0, each in the same place as the"
-            " filter."
+            "What training changed in the first filters of seed 0, in the same order as the"
+            " filters."
         ),
     ),
 )
 
 
-def arms(config: Config) -> tuple[Arm, ...]:
-    """Return the network as it is."""
-    return (baseline(config),)
-
-
-def conclude(lab: Lab, measured: Mapping[str, Sequence[Measurement]]) -> Conclusion:
+def conclude_towers(run: ClaimRun, measured: ArmMeasurements) -> Conclusion:
     """Compare the towers of each seed with random halves of the same filters."""
     from pipeline.reports.claim_figures import draw_towers
+    from pipeline.reports.evaluation.inspection_figures import draw_filters
 
-    if is_gray(lab.dataset):
-        return Conclusion(
-            (
-                not_measured(
-                    _APART,
-                    "These images are gray. Type `alexnet reproduce towers --data cifar10`, or"
-                    " other colors.",
-                ),
-            )
+    if has_gray_images(run.dataset):
+        why = (
+            "These images are gray. Type `alexnet reproduce towers --dataset cifar10`, or other images"
+            " in color."
         )
-    spec = {"splits": _SPLITS, "split_seed": _SEED}
-    looks = [
-        lab.look(f"towers-seed{seed}", {**spec, "images": seed == 0}, look_at_colors, trained)
+        return Conclusion((make_unmeasured_finding(_DIFFERENCE, why),))
+    spec = {"splits": _SPLITS, "split_seed": _SPLIT_SEED}
+    made = [
+        run.examine_network(
+            f"towers-seed{seed}", {**spec, "filters": seed == 0}, measure_tower_colors, trained
+        )
         for seed, trained in enumerate(measured["baseline"])
     ]
-    if looks[0].numbers["towers"] < 2:
+    if made[0].numbers["towers"] < 2:
         why = (
-            f"The network {lab.config.model.network} has one tower. Type `alexnet reproduce towers"
+            f"The network {run.config.model.network} has one tower. Type `alexnet reproduce towers"
             " --set model.network=small`, or `paper`."
         )
-        return Conclusion((not_measured(_APART, why),))
-    draw_towers([by_tower(look) for look in looks], lab.folder / "towers.png")
-    for file in (f"{kernel}.png" for kernel in _KERNELS):
-        shutil.copyfile(looks[0].directory / file, lab.folder / file)
+        return Conclusion((make_unmeasured_finding(_DIFFERENCE, why),))
+    draw_towers([load_tower_colors(one) for one in made], run.folder / "towers.png")
+    values, kernels = read_report_data(made[0].directory)
+    for name in KERNELS:
+        draw_filters(kernels[name], values["towers"], run.folder / f"{name}.png")
     findings = tuple(
-        find(question, [look.numbers[f"{kernel}/effect"] for look in looks])
-        for question, kernel in zip((_APART, _CHANGED), _KERNELS, strict=True)
+        judge_effects(question, [one.numbers[f"{kernel}/effect"] for one in made])
+        for question, kernel in zip((_DIFFERENCE, _CHANGED), KERNELS, strict=True)
     )
     rows = tuple(
-        Row(
+        ArmRow(
             arm=label,
             values={
-                name: tuple(look.numbers[f"{kernel}/{name}"] for look in looks)
-                for name in _MEASURES
+                name: tuple(one.numbers[f"{kernel}/{name}"] for one in made) for name in _MEASURES
             },
         )
-        for kernel, label in _KERNELS.items()
+        for kernel, label in zip(KERNELS, _LABELS, strict=True)
     )
-    return Conclusion(findings, rows, _FIGURES, _notes(looks))
+    return Conclusion(findings, rows, _FIGURES, _write_notes(made))
 
 
-def _notes(looks: Sequence[Measurement]) -> tuple[str, ...]:
-    """Say in how many runs it occurs, how far the filters came, and how the network differs from that of 2012."""
-    chances, window = (
-        [look.numbers["filters/p"] for look in looks],
-        round(looks[0].numbers["window"]),
-    )
-    moved = sum(look.numbers["moved"] for look in looks) / len(looks)
+def _write_notes(made: Sequence[Measurement]) -> tuple[str, ...]:
+    """Return the seeds with a difference, the change by training and the limits, as notes."""
+    p_values = [one.numbers["filters/p"] for one in made]
+    window = round(made[0].numbers["window"])
+    moved = sum(one.numbers["moved"] for one in made) / len(made)
     return (
         (
-            f"{sum(p < _LEVEL for p in chances)} of {len(chances)} seeds by themselves differ more"
-            " than random halves do at the 5 % level (p:"
-            f" {', '.join(f'{p:.2g}' for p in chances)}). The paper says every run."
+            f"{sum(p < _SIGNIFICANCE for p in p_values)} of {len(p_values)} seeds by themselves"
+            " differ more than random halves do at the 5 % level (p:"
+            f" {', '.join(f'{p:.2g}' for p in p_values)}). The paper says every run."
         ),
         (
             f"Training changed the first filters by {moved:.2g} times the length of their initial"
@@ -130,143 +121,33 @@ def _notes(looks: Sequence[Measurement]) -> tuple[str, ...]:
         ),
         (
             f"The first layer's windows are {window} x {window} pixels here, 11 x 11 in 2012, when"
-            " the towers were two GPUs. What a tower does not see of the other until conv3 is the"
-            " same."
+            " the towers were two GPUs. The towers exchange nothing before conv3, as in 2012."
         ),
     )
 
 
-def is_gray(dataset: DatasetArtifact) -> bool:
-    """Return whether red, green and blue are the same in all images.
-
-    Then nothing in them is a color.
-    """
-    first, *others = (spread for row in dataset.channel_covariance for spread in row)
-    return all(abs(spread - first) <= 1e-6 * abs(first) for spread in others)
+def has_gray_images(dataset: DatasetArtifact) -> bool:
+    """Return whether red, green and blue are equal in all images, so that there is no color."""
+    first, *others = (value for row in dataset.channel_covariance for value in row)
+    return all(abs(value - first) <= 1e-6 * abs(first) for value in others)
 
 
-def by_tower(look: Measurement) -> tuple[list[float], list[float]]:
-    """Return the colorfulness of the first tower's filters and of the second's."""
-    import numpy as np
-
-    one, two = np.split(np.load(look.directory / _COLORS_FILE)[0], 2)
-    return one.tolist(), two.tolist()
-
-
-def look_at_colors(
-    spec: Mapping[str, Any], _dataset: DatasetArtifact, context: Context, trained: Path
-) -> Measurement:
-    """Measure how colorful a trained network's first filters are, and what training changed in them; draw both if asked to.
-
-    `colorfulness.npy` is float64 [2, filters] in [0, 1]; with two towers the first half is the
-    first tower's.
-    """
-    import keras
-    import numpy as np
-
-    from pipeline.evaluate.chain import read_first_filters
-    from pipeline.model.weights import load_model
-    from pipeline.reports.evaluation.inspection_figures import draw_filters
-
-    network = load_model(trained / Measurement.MODEL_FILE)
-    kernel, towers = read_first_filters(network)
-    initial, _ = read_first_filters(
-        keras.models.clone_model(network)
-    )  # the file names each layer's initial weights and their seed
-    kernels = dict(zip(_KERNELS, (kernel, kernel - initial), strict=True))
-    values = {name: colorfulness(weights) for name, weights in kernels.items()}
-    np.save(context.directory / _COLORS_FILE, np.stack(list(values.values())))
-    moved = np.linalg.norm(kernel - initial) / np.linalg.norm(initial)
-    numbers = {"towers": float(towers), "window": float(kernel.shape[0]), "moved": float(moved)}
-    if towers == 2:
-        for name, own in values.items():
-            found = split_in_two(own, splits=spec["splits"], seed=spec["split_seed"])
-            numbers |= {
-                f"{name}/tower {tower}": float(half.mean())
-                for tower, half in enumerate(np.split(own, 2), start=1)
-            }
-            numbers |= {
-                f"{name}/difference": found.difference,
-                f"{name}/by chance": found.by_chance,
-            }
-            numbers |= {f"{name}/effect": found.effect, f"{name}/p": found.p}
-    files: tuple[str, ...] = (_COLORS_FILE,)
-    if spec["images"]:
-        halves = np.split(np.arange(kernel.shape[-1]), towers)
-        order = np.concatenate(
-            [half[np.argsort(values["filters"][half], kind="stable")] for half in halves]
-        )
-        for name, weights in kernels.items():
-            draw_filters(weights[..., order], towers, context.directory / f"{name}.png")
-        files += tuple(f"{name}.png" for name in kernels)
-    context.run.log_metrics(numbers)
-    digest = digest_of_files(context.directory, files)
-    return Measurement(
-        directory=context.directory, name="towers", numbers=numbers, files=files, sha256=digest
-    )
-
-
-def colorfulness(kernel: Any) -> Any:
-    """Return the share of each filter's energy that lies off the axis of grays, float64 [filters] in [0, 1].
-
-    A filter of equal red, green and blue has 0, one whose colors add up to nothing everywhere 1.
-    Random weights have 2/3.
-
-    Args:
-        kernel: float [height, width, 3, filters], unbounded.
-    """
-    import numpy as np
-
-    weights = np.asarray(kernel, np.float64)
-    energy = np.square(weights).sum(axis=(0, 1, 2))
-    gray = 3 * np.square(weights.mean(axis=2)).sum(axis=(0, 1))
-    return np.where(energy > 0, 1 - gray / np.where(energy > 0, energy, 1), 0.0).clip(0, 1)
-
-
-@dataclass(frozen=True)
-class Split:
-    """How far two halves differ in their means, how far random halves of the same values do on average, and how often as far or further."""
-
-    difference: float
-    by_chance: float
-    p: float
-
-    @property
-    def effect(self) -> float:
-        """The difference beyond chance; 0 on average where the halves are random."""
-        return self.difference - self.by_chance
-
-
-def split_in_two(values: Any, *, splits: int, seed: int) -> Split:
-    """Return how the first half of some values differs from the second, and random halves from each other.
-
-    Args:
-        values: float [values], an even number of them.
-        splits: random halves.
-        seed: of these.
-    """
-    import numpy as np
-
-    half = len(values) // 2
-
-    def differences(ordered: Any) -> Any:
-        return np.abs(ordered[..., :half].mean(axis=-1) - ordered[..., half:].mean(axis=-1))
-
-    rows = np.tile(np.asarray(values, np.float64), (splits, 1))
-    random = differences(np.random.default_rng(seed).permuted(rows, axis=1))
-    own = float(differences(np.asarray(values, np.float64)))
-    as_far = int((random >= own - 1e-12).sum())  # the same halves, added up in another order
-    return Split(own, float(random.mean()), (1 + as_far) / (1 + splits))
-
-
-EXPERIMENT = Experiment(
-    "towers",
-    "One tower specializes in color, the other in brightness",
-    "Section 6.1 and figure 3: the filters on one GPU are largely color-agnostic, those on the"
-    " other largely color-specific; this occurs in every run, whatever the initial weights. Here:"
-    " the share of each first filter's energy that lies off the axis of grays, and the difference"
-    " of the towers' means, less the mean difference of 10,000 random halves of the same filters,"
-    " so that chance gives 0.",
-    arms,
-    conclude,
+EXPERIMENTS = (
+    Experiment(
+        name="towers",
+        position=90,
+        title="One tower specializes in color, the other in brightness",
+        text=(
+            "Section 6.1 and figure 3: the filters on one GPU are largely color-agnostic, those on"
+            " the other largely color-specific; this occurs in every run, whatever the initial"
+            " weights. Here: the fraction of each first filter's energy that lies off the axis of"
+            " grays, and the difference of the towers' means, less the mean difference of 10,000"
+            " random halves of the same filters, so that chance gives 0."
+        ),
+        summary="one tower comes to see color, the other none, in every run",
+        section="section 6.1, figure 3",
+        criterion="difference of colorfulness, over random halves",
+        list_arms=list_baseline_arm,
+        conclude=conclude_towers,
+    ),
 )

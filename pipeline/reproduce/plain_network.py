@@ -1,6 +1,6 @@
-"""Plain deep networks, which differ in depth and activation alone.
+"""Plain fully connected networks that differ only in depth and activation.
 
-What the vanishing gradient is shown with.
+The claim about vanishing gradients is measured with them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pipeline.random_streams import derive_layer_seed
 if TYPE_CHECKING:
     from pipeline.arrays import Network
 
-# Units of each hidden layer: enough that chance among them says little, few enough for seconds a
-# training.
+# Units of each hidden layer: enough to average out the chance of single units, few enough to train
+# in seconds.
 _UNITS = 128
 
 
-def plain_network(
+def build_plain_network(
     depth: int,
     config: ModelConfig,
     *,
@@ -27,15 +27,13 @@ def plain_network(
     channel_mean: Sequence[float],
     channel_std: Sequence[float],
 ) -> Network:
-    """Return an uncompiled network of fully connected layers with fresh weights.
+    """Return an uncompiled network of `depth` fully connected layers with fresh weights.
 
-    `depth` layers, the logits among them.
-
-    Each activation has the initial weights that are usual for it: Glorot's for sigmoid and tanh,
-    He's for ReLU. Pixels have mean 0 and deviation 1.
+    Each activation has its usual initial weights: Glorot's for sigmoid and tanh, He's for ReLU.
+    Pixels are normalized to mean 0 and standard deviation 1.
 
     Args:
-        depth: layers with weights, at least 2.
+        depth: layers with weights including the logits, at least 2.
         config: image size, activation and seed.
         num_classes: number of logits.
         channel_mean: RGB mean of the training pixels, 0-255.
