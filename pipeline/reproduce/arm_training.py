@@ -19,7 +19,7 @@ from pipeline.reproduce.scoring import find_wrong_answers, load_cached_split, ta
 if TYPE_CHECKING:
     from pipeline.arrays import Network
     from pipeline.data.loader import LoadedSplit
-    from pipeline.train.state import State
+    from pipeline.train.state import TrainingState
 
 # Training images that the training error is measured on, cropped as the test images are.
 MAX_SCORED_TRAINING_IMAGES = 5000
@@ -29,7 +29,7 @@ MAX_SCORED_TRAINING_IMAGES = 5000
 class ArmTraining:
     """A network under training and the epochs that it yields."""
 
-    state: State
+    state: TrainingState
     epochs: Generator[dict[str, float]]
 
 
