@@ -13,7 +13,7 @@ from pipeline.reports.store import ARRAYS_FILE, VALUES_FILE, write_report_data
 from pipeline.reproduce.measurement import Measurement, hash_files
 
 if TYPE_CHECKING:
-    from pipeline.arrays import Booleans, Floats, Images, Integers, Labels, Network, Tensor
+    from pipeline.arrays import Array, Booleans, Floats, Images, Integers, Labels, Network, Tensor
     from pipeline.data.loader import LoadedSplit
 
 # The networks that are probed: the trained one, and the same with the weights before training.
@@ -256,7 +256,7 @@ def _store_features(network: Network, images: LoadedSplit, folder: Path) -> None
     indices = sorted({round(step * (len(layers) - 1) / (_SHOWN_LAYERS - 1)) for step in steps})
     shown = [layers[index] for index in indices]
     found = find_top_patches(network, pixels, shown, maps=_MAPS, patches=_PATCHES)
-    arrays = {"filters": kernel}
+    arrays: dict[str, Array] = {"filters": kernel}
     for name, patches in found.items():
         arrays |= {f"{name} maps": patches.maps, f"{name} patches": patches.pixels}
     write_report_data(folder, {"layers": list(found), "towers": towers}, arrays)
