@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.reports.store import write_report_data
 from pipeline.reproduce.claims import features
 
 
@@ -19,6 +20,12 @@ def test_the_drop_of_the_error_is_judged_and_what_training_adds_to_it(tmp_path, 
         for j, layer in enumerate(("conv1", "fc7"))
     }
     run = make_run(tmp_path, numbers, reproduce={"images": 3000})
+    arrays = {
+        "filters": rng.normal(size=(5, 5, 3, 8)),
+        "conv1 maps": np.array([3, 5]),
+        "conv1 patches": rng.integers(0, 255, (2, 4, 5, 5, 4), dtype=np.uint8),
+    }
+    write_report_data(tmp_path, {"layers": ["conv1"], "towers": 2}, arrays)
     concluded = features.conclude_features(run, {"baseline": [None, None, None]})
     added, drop = concluded.findings
     assert drop.effects == pytest.approx([100 * (errors[0, 0] - errors[0, 1])] * 3)
@@ -34,3 +41,9 @@ def test_the_drop_of_the_error_is_judged_and_what_training_adds_to_it(tmp_path, 
     ] * 3  # no more than the network was trained on
     assert [spec["features"] for _, spec in run.asked] == [True, False, False]
     assert "at 1 of 1 steps." in concluded.notes[0]
+    assert [figure.file for figure in concluded.figures] == [
+        "probes.png",
+        "filters.png",
+        "patches.png",
+    ]
+    assert all((tmp_path / figure.file).stat().st_size for figure in concluded.figures)
