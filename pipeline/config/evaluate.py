@@ -10,7 +10,7 @@ from pipeline.config.section import Section
 
 
 class EvaluateConfig(Section):
-    """How the trained network is judged."""
+    """Settings of the evaluation of a model."""
 
     split: Literal["test", "validation"] = Field("test", description="Which split to score.")
     view: Literal["center", "ten"] = Field(
@@ -24,10 +24,7 @@ class EvaluateConfig(Section):
         256,
         ge=1,
         le=65_536,
-        description=(
-            "Images per forward step; logits may depend on it in their last digit, nothing else"
-            " does."
-        ),
+        description=("Images per forward step; only the last digits of logits may depend on it."),
     )
     report: Literal["full", "short"] = Field(
         "full",
@@ -39,11 +36,10 @@ class EvaluateConfig(Section):
     model: str = Field(
         "",
         description=(
-            "Judge this model instead of the trained one: a `.keras` file, models:/NAME@ALIAS, or"
-            " the id of an MLflow run."
+            "Evaluate this model instead of the trained one: a `.keras` file, models:/NAME@ALIAS,"
+            " or the id of an MLflow run."
         ),
     )
 
-    # With a model of its own the stage is another one, which knows it by its bytes and not by its
-    # name.
+    # With `model` another stage runs, whose fingerprint has the bytes of the model, not its name.
     WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"model"})

@@ -64,7 +64,7 @@ VIEW_NAMES: Mapping[View, str] = {"center": "center crop", "ten": "mean of ten c
 # Enough for an error to within two or three points, and a second or two of a small network's time.
 _CORRUPTED_IMAGES = 500
 # Neighbors and exciting patches are looked for among the first so many.
-_TRAINING_IMAGES = 2000
+_MAX_TRAINING_IMAGES = 2000
 # Logits that the temperature is fitted to; more would not change its third digit.
 _MAX_TEMPERATURE_LOGITS = 10_000_000
 _CORRUPTION_SEED = 0
@@ -315,7 +315,7 @@ def _inspect_model(
     """Inspect a model with the first training images of the shards, where images lie mixed."""
     images = load_split(dataset, "train", in_memory=False)
     batches = make_evaluation_batches(images, image_size=size, batch_size=100)
-    first = list(itertools.islice(batches, _TRAINING_IMAGES // 100))
+    first = list(itertools.islice(batches, _MAX_TRAINING_IMAGES // 100))
     pixels, labels = (
         np.concatenate([np.asarray(batch[index]) for batch in first]) for index in range(2)
     )

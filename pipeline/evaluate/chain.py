@@ -127,8 +127,8 @@ def find_feature_layer(model: Network) -> str:
 def read_first_filters(model: Network) -> tuple[Floats, int]:
     """Return the filters that see the pixels, and the number of towers that share them.
 
-    The filters are float32 [height, width, 3, filters]. With 2 towers, the next layer reads the first half of the filters in the first tower and the second
-    half in the second.
+    The filters are float32 [height, width, 3, filters]. With 2 towers, the next layer reads the
+    first half of the filters in the first tower and the second half in the second.
     """
     first, *others = (layer for layer in model.layers if isinstance(layer, _CONVOLUTIONS))
     towers = 2 if others and isinstance(others[0], TwoTowerConv2D) else 1

@@ -28,7 +28,7 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """How many images of class `label` were answered `answer`: class ids."""
+    """Number of images of class `label` that were answered `answer`: class ids."""
 
     label: int
     answer: int
@@ -55,10 +55,10 @@ def score_classes(confusion: Integers) -> ClassScores:
 def score_class_counts(
     right: Floats | Integers, answered: Floats | Integers, support: Floats | Integers
 ) -> ClassScores:
-    """Return the scores from the images of each class that are right, answered with it, and its own.
+    """Return the scores from the counts of each class.
 
     Args:
-        right: [classes] or [classes, samples], as the two others.
+        right: images of the class that are right, [classes] or [classes, samples], as the others.
         answered: images answered with the class.
         support: images of the class.
     """

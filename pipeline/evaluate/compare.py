@@ -18,7 +18,7 @@ from pipeline.evaluate.predictions import read_columns, read_logits
 from pipeline.files import write_text
 from pipeline.reports.comparison import (
     COMPARISON_FILE,
-    PAGE_FILE,
+    COMPARISON_PAGE,
     ComparisonDocument,
     describe_verdict,
     draw_comparison_page,
@@ -34,7 +34,7 @@ _MAX_DISAGREEMENTS = 40  # images that are listed
 class MeasureChange:
     """One number of both models, and second less first with its 95 % interval.
 
-    The interval is that of bootstrap samples of the images that both share.
+    The interval is that from bootstrap samples of the images, the same for both.
     """
 
     name: str
@@ -130,7 +130,7 @@ def compare_reports(first: EvaluationReport, second: EvaluationReport) -> Compar
         ConfigError: the views or the splits are unlike.
         DatasetError: the images are not the same ones in the same order.
     """
-    _require_comparable(first, second)
+    _require_same_images(first, second)
     keys, labels, answers, other_answers = _read_answers(first, second)
     wrong, other_wrong = answers != labels, other_answers != labels
     only_first, only_second = int(np.sum(wrong & ~other_wrong)), int(np.sum(other_wrong & ~wrong))
@@ -155,7 +155,7 @@ def compare_reports(first: EvaluationReport, second: EvaluationReport) -> Compar
     )
 
 
-def _require_comparable(first: EvaluationReport, second: EvaluationReport) -> None:
+def _require_same_images(first: EvaluationReport, second: EvaluationReport) -> None:
     for what in ("split", "view"):
         one, other = getattr(first, what), getattr(second, what)
         if one != other:
@@ -250,7 +250,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
     digests = (report.predictions_sha256[:8] for report in (comparison.first, comparison.second))
     own = folder / "-".join(digests)
     own.mkdir(parents=True, exist_ok=True)
-    comparison = replace(comparison, page=own / PAGE_FILE)
+    comparison = replace(comparison, page=own / COMPARISON_PAGE)
     write_text(own / COMPARISON_FILE, json.dumps(comparison.as_dict(), indent=1, allow_nan=False))
     draw_comparison_page(own)
     return comparison

@@ -5,7 +5,7 @@ Pure NumPy, and Pillow for JPEG.
 In the spirit of ImageNet-C (Hendrycks and Dietterich, Benchmarking Neural Network Robustness to
 Common Corruptions and Perturbations, ICLR 2019), but neither its code nor its images: seven kinds
 instead of fifteen, for images of any size. So errors on these are not to be compared with published
-ones. Where a table below has numbers of that paper's authors, it says of which of their sets:
+ones. Where a table below has numbers of that paper's authors, the comment names their set:
 ImageNet-C has 224 pixels a side, Tiny-ImageNet-C 64, CIFAR-10-C 32.
 """
 
@@ -69,7 +69,7 @@ _OCCLUSION = (
     0.25,
 )  # hidden fraction of the area: our choice, ImageNet-C hides nothing
 
-_GRAY = 128  # as far from black as from white
+_OCCLUSION_GRAY = 128  # as far from black as from white
 _VALUES_AT_ONCE = (
     2**18
 )  # float32 copies of so many stay in a core's cache: one image of 224 pixels, a hundred of 28
@@ -101,16 +101,15 @@ def corrupt_images(
         positions: int [batch] at least 0, each image's index in its split.
 
     Raises:
-        ValueError: there is no such kind or severity.
+        ValueError: the kind or the severity is unknown.
     """
     if kind not in CORRUPTIONS:
         raise ValueError(
-            f"There is no such corruption. Expected one of {', '.join(CORRUPTIONS)}. Received"
-            f" {kind!r}."
+            f"Unknown corruption. Expected one of {', '.join(CORRUPTIONS)}. Received {kind!r}."
         )
     if severity not in range(1, 6):
         raise ValueError(
-            f"There is no such severity of a corruption. Expected 1 to 5. Received {severity!r}."
+            f"Unknown severity of a corruption. Expected 1 to 5. Received {severity!r}."
         )
     number = CORRUPTIONS.index(kind)
     result = np.empty(pixels.shape, np.uint8)
@@ -131,7 +130,7 @@ def compute_mean_corruption_error(
     """Return the plain mean error over the kinds, each the mean over its severities.
 
     ImageNet-C divides each kind's error by AlexNet's before the mean, so that hard kinds do not
-    outweigh easy ones. For other data there is no such reference: nothing is divided here, and the
+    outweigh easy ones. Other data lack such a reference: nothing is divided here, and the
     number compares networks on the same images only.
 
     Args:
@@ -251,7 +250,7 @@ def _reduce_contrast(pixels: Images, fraction: float) -> Images:
 def _coarsen_quality(quality: int, factor: float) -> int:
     """Return the JPEG quality whose steps between levels are `factor` times as large.
 
-    The given quality is at most 50.
+    The quality passed in is at most 50.
 
     libjpeg multiplies its table of steps by 50 / quality up to 50, and by 2 - quality / 50 above.
     """
@@ -295,5 +294,5 @@ def _occlude(pixels: Images, fraction: float, streams: Iterable[np.random.Genera
     result = pixels.copy()
     for image, stream in zip(result, streams, strict=True):
         top, left = stream.integers(0, (height - side + 1, width - side + 1))
-        image[top : top + side, left : left + side] = _GRAY
+        image[top : top + side, left : left + side] = _OCCLUSION_GRAY
     return result

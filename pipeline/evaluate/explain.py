@@ -39,8 +39,9 @@ class TopPatches:
     """The parts of images that excite some feature maps of one layer most.
 
     `maps` are int [maps], the maps' numbers; `images` int [maps, patches], the indices of the
-    images that are cut, the most exciting first; `peaks` float32 [maps, patches], the activations there; `pixels` uint8 [maps, patches,
-    field, field, 4], RGBA in [0, 255], transparent outside the image.
+    images that are cut, the most exciting first; `peaks` float32 [maps, patches], the
+    activations there; `pixels` uint8 [maps, patches, field, field, 4], RGBA in [0, 255],
+    transparent outside the image.
     """
 
     maps: Integers
@@ -124,8 +125,8 @@ def compute_grad_cam(model: Network, pixels: Images, classes: Labels) -> Floats:
     """Return the evidence of the last convolution for a class, by pixel of each image.
 
     Grad-CAM (Selvaraju and others, 2017): the maps are added up, each weighted with the mean
-    gradient of the class's logit by it, and evidence against the class is left out. Between the units, which lie where the middles of their
-    receptive fields are, the sum is interpolated bilinearly.
+    gradient of the class's logit by it, and evidence against the class is left out. Between the units,
+    which lie at the middles of their receptive fields, the sum is interpolated bilinearly.
 
     Args:
         model: takes `pixels`.

@@ -16,7 +16,7 @@ from pipeline.errors import CheckpointError, ConfigError
 
 @dataclass(frozen=True)
 class ExternalModel:
-    """A `.keras` file, its SHA-256, and the facts of the record beside it.
+    """A `.keras` file, its SHA-256, and what the record beside it has of it.
 
     Without a record `class_names` is None and `short_side` is 0.
 
@@ -34,8 +34,8 @@ def find_external_model(path: Path) -> ExternalModel:
     """Return a `.keras` file after comparing it with the digest recorded beside it, if any.
 
     Raises:
-        ConfigError: there is no such file.
-        CheckpointError: it is another file than the one that was saved.
+        ConfigError: the file does not exist.
+        CheckpointError: the file is not the one that was saved.
     """
     if not path.is_file() or path.suffix != ".keras":
         raise ConfigError(
@@ -60,7 +60,7 @@ def find_external_model(path: Path) -> ExternalModel:
 
 
 def _read_record_beside(path: Path) -> dict[str, Any]:
-    """Return the facts of a stage's record or of MLflow's MLmodel file, where one is there."""
+    """Return the values of a stage's record or of MLflow's MLmodel file beside a model."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         record = json.loads((path.parent / Artifact.FILE).read_text(encoding="utf-8"))
         return {"sha256": record.get("model_sha256")} | {

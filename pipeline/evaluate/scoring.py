@@ -23,7 +23,7 @@ from pipeline.model.weights import load_model
 if TYPE_CHECKING:
     from pipeline.arrays import Floats, Image, Images, Integers, Labels, Network, Tensor
 
-_MIN_PROBABILITY = 1e-30  # float32 still holds it; the logarithm of 0 would be no number
+MIN_PROBABILITY = 1e-30  # float32 still holds it; the logarithm of 0 would be infinite
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ScoringModel:
 
     @property
     def ends_in_softmax(self) -> bool:
-        """Whether the model gives probabilities, as many from elsewhere do.
+        """Whether the model gives probabilities, as many external models do.
 
         Their logarithms serve as logits.
         """
@@ -47,7 +47,7 @@ class ScoringModel:
 
     @property
     def device_count(self) -> int:
-        """How many batches are worked on at a time."""
+        """Number of batches that are worked on at a time."""
         return self.strategy.num_replicas_in_sync if self.strategy else 1
 
 
@@ -159,7 +159,7 @@ def score_batches(
                 contrast,
             )
             if len(own) == len(pixels):
-                _require_finite(chunk)
+                _require_finite_logits(chunk)
             done, wrong = (
                 done + len(pixels),
                 wrong + int(np.count_nonzero(chunk.logits.argmax(axis=1) != chunk.labels)),
@@ -186,7 +186,7 @@ def _group_batches(
         yield group
 
 
-def compute_logits(network: ScoringModel, pixels: Images | Tensor) -> Tensor:
+def compute_tensor_logits(network: ScoringModel, pixels: Images | Tensor) -> Tensor:
     """Return the logits of images, float32 [batch, classes], eagerly or in a graph.
 
     Args:
@@ -194,7 +194,7 @@ def compute_logits(network: ScoringModel, pixels: Images | Tensor) -> Tensor:
         pixels: uint8 [batch, size, size, 3] in [0, 255].
     """
     logits = tf.cast(network.model(pixels, training=False), tf.float32)
-    return tf.math.log(tf.maximum(logits, _MIN_PROBABILITY)) if network.ends_in_softmax else logits
+    return tf.math.log(tf.maximum(logits, MIN_PROBABILITY)) if network.ends_in_softmax else logits
 
 
 def compile_forward(
@@ -209,17 +209,17 @@ def compile_forward(
 
     @tf.function(reduce_retracing=False)
     def forward(pixels: Tensor) -> Tensor:
-        logits = compute_logits(network, tf.reshape(pixels, (-1, *size)))
+        logits = compute_tensor_logits(network, tf.reshape(pixels, (-1, *size)))
         if len(pixels.shape) == 4:
             return logits
         views = tf.reshape(tf.nn.log_softmax(logits), (batch_size, -1, logits.shape[-1]))
         return tf.reduce_logsumexp(views, axis=1) - math.log(pixels.shape[1])
 
-    def run_group(group: list[Tensor]) -> list[Tensor]:
+    def run_alone(group: list[Tensor]) -> list[Tensor]:
         return [forward(group[0])]
 
     if strategy is None:
-        return run_group
+        return run_alone
 
     @tf.function(reduce_retracing=False)
     def forward_on_each(pixels: Tensor) -> Tensor:
@@ -274,7 +274,7 @@ def _measure_light(pixels: Images) -> tuple[Floats, Floats]:
     return mean.astype(np.float32), np.sqrt(np.maximum(squares - mean**2, 0)).astype(np.float32)
 
 
-def _require_finite(chunk: PredictionChunk) -> None:
+def _require_finite_logits(chunk: PredictionChunk) -> None:
     """Raise unless every logit is finite and every label is a class.
 
     A NaN compares as false and would score silently.

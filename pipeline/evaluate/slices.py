@@ -37,11 +37,6 @@ class ErrorSlice:
     interval: tuple[float, float]
     others_top1_error: float
 
-    @property
-    def clearly_worse(self) -> bool:
-        """Whether the whole interval lies above the error of the other images."""
-        return self.interval[0] > self.others_top1_error
-
 
 def find_slices(wrong: Booleans, attributes: Mapping[str, AttributeValues]) -> list[ErrorSlice]:
     """Return the slices of every attribute, the worst first.

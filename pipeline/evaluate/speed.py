@@ -81,7 +81,7 @@ def measure_speed(
         model_path: the file that it was read from.
         seconds: how long each size is timed. A slow network is given up to ten times as long for
             its first 20 calls; one that cannot make them in that time is timed on fewer, as `calls`
-            says. Warming up takes four calls, or as long at most.
+            shows. Warming up takes four calls, or as long at most.
         batches: images a call.
     """
     device, name = _name_device()
@@ -106,8 +106,8 @@ def measure_speed(
 def measure_resident_memory(work: Callable[[], _Result]) -> tuple[_Result, int | None]:
     """Run a function; return its result and the bytes by which resident memory rose at its peak.
 
-    The kernel is made to forget the peak so far (proc(5), clear_refs). None where there is no such
-    file, or none that may be written.
+    The kernel is made to forget the peak so far (proc(5), clear_refs). None without such a file,
+    or where it may not be written.
     """
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -122,7 +122,7 @@ def _measure_tensor_memory(device: str, work: Callable[[], _Result]) -> tuple[_R
     """Run a function; return its result and the bytes by which a device's tensors rose at most.
 
     None where the device's allocator does not count: that of a processor without oneDNN raises, or
-    says 0 whatever it holds.
+    counts 0 whatever it holds.
     """
     try:
         tf.config.experimental.reset_memory_stats(device)
@@ -150,7 +150,7 @@ def _name_device() -> tuple[str, str]:
 
 
 def _read_processor_name() -> str:
-    """Return the processor's name, or its architecture where the kernel does not tell, as on ARM."""
+    """Return the processor's name, or its architecture where the kernel has none, as on ARM."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

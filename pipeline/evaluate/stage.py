@@ -12,13 +12,13 @@ from pipeline.errors import DatasetError
 from pipeline.evaluate.external_model import ExternalModel, find_external_model
 
 
-def _draw_pages(record: EvaluationReport, folder: Path) -> None:
+def _draw_evaluation(record: EvaluationReport, folder: Path) -> None:
     from pipeline.reports.evaluation.page import draw_evaluation_pages
 
     draw_evaluation_pages(record, folder)
 
 
-@stage(draw=_draw_pages)
+@stage(draw=_draw_evaluation)
 def evaluate(
     config: EvaluateConfig, dataset: DatasetArtifact, trained: TrainingResult, context: Context
 ) -> EvaluationReport:
@@ -36,7 +36,7 @@ def _hash_external_model(config: EvaluateConfig) -> Mapping[str, str]:
     return {"model": find_external_model(Path(config.model)).sha256}
 
 
-@stage(source=_hash_external_model, draw=_draw_pages)
+@stage(source=_hash_external_model, draw=_draw_evaluation)
 def evaluate_model(
     config: EvaluateConfig, dataset: DatasetArtifact, context: Context
 ) -> EvaluationReport:

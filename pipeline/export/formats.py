@@ -24,7 +24,7 @@ import tensorflow as tf
 from tensorflow.lite.python.convert import ConverterError
 
 from pipeline.data.decoding import decode_and_resize
-from pipeline.evaluate.scoring import ScoringModel
+from pipeline.evaluate.scoring import MIN_PROBABILITY, ScoringModel
 from pipeline.export import pixels
 from pipeline.release.classify import Classifier
 from pipeline.release.package import Release
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from pipeline.arrays import Images, Tensor
 
-# As in pipeline.evaluate.scoring: a probability of 0 of an external model needs a logarithm too.
-_MIN_PROBABILITY = 1e-30
 # The first date that a zip file can hold: equal models make equal files.
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -54,7 +52,7 @@ def make_export_network(classifier: Classifier) -> keras.Model:
         model(keras.ops.cast(image, model.inputs[0].dtype), training=False), "float32"
     )
     if ScoringModel(model).ends_in_softmax:
-        logits = keras.ops.log(keras.ops.maximum(logits, _MIN_PROBABILITY))
+        logits = keras.ops.log(keras.ops.maximum(logits, MIN_PROBABILITY))
     return keras.Model(
         image,
         {

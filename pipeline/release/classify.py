@@ -17,7 +17,7 @@ import tensorflow as tf
 from pipeline.data.decoding import decode_and_resize, decoding_error_reason
 from pipeline.data.headers import read_orientation, require_decodable
 from pipeline.errors import CheckpointError
-from pipeline.evaluate.scoring import ScoringModel, compute_logits, load_network
+from pipeline.evaluate.scoring import ScoringModel, compute_tensor_logits, load_network
 from pipeline.release.package import Release
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _compile_forward(model: Network, size: int) -> Forward:
 
     @functools.cache
     def compile_once() -> Callable[[Tensor], Tensor]:
-        program = tf.function(lambda pixels: compute_logits(network, pixels))
+        program = tf.function(lambda pixels: compute_tensor_logits(network, pixels))
         return program.get_concrete_function(
             tf.TensorSpec((size, *model.input_shape[1:]), tf.uint8)
         )

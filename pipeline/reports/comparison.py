@@ -17,7 +17,7 @@ from pipeline.reports.numbers import (
     format_points_interval,
 )
 
-COMPARISON_FILE, PAGE_FILE = "comparison.json", "report.html"
+COMPARISON_FILE, COMPARISON_PAGE = "comparison.json", "report.html"
 _SIGNIFICANCE_LEVEL = 0.05
 _NUMBERS_TEXT = (
     "Each interval is that of the difference, from bootstrap samples of the images in which both"
@@ -84,10 +84,10 @@ def draw_comparison_page(folder: Path) -> None:
     page = render_page(
         "Two models on the same images",
         describe_verdict(document),
-        _build_sections(document),
+        _build_comparison_sections(document),
         f"Dataset {document['dataset_digest'][:12]}.",
     )
-    write_text(folder / PAGE_FILE, page)
+    write_text(folder / COMPARISON_PAGE, page)
 
 
 def describe_verdict(comparison: ComparisonDocument) -> str:
@@ -123,12 +123,14 @@ def tabulate_measures(comparison: ComparisonDocument) -> Table:
     return Table(("measure", "first", "second", "second less first", "its 95 % interval"), rows)
 
 
-def _build_sections(comparison: ComparisonDocument) -> list[PageSection]:
+def _build_comparison_sections(comparison: ComparisonDocument) -> list[PageSection]:
     sections = [
         PageSection("Models", tables=[_tabulate_models(comparison)]),
         PageSection("Metrics", _NUMBERS_TEXT, [tabulate_measures(comparison)]),
         PageSection("Right and wrong", _COUNTS_TEXT, [_tabulate_counts(comparison)]),
-        PageSection("Classes, the largest loss first", tables=[_tabulate_classes(comparison)]),
+        PageSection(
+            "Classes, the largest loss first", tables=[_tabulate_recall_changes(comparison)]
+        ),
     ]
     listed = len(comparison["disagreements"])
     if listed:
@@ -162,7 +164,7 @@ def _tabulate_counts(comparison: ComparisonDocument) -> Table:
     )
 
 
-def _tabulate_classes(comparison: ComparisonDocument) -> Table:
+def _tabulate_recall_changes(comparison: ComparisonDocument) -> Table:
     changes = comparison["recall_changes"]
     order = sorted(range(len(changes)), key=lambda index: changes[index])
     return Table(

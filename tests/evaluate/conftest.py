@@ -21,7 +21,7 @@ SIZE = 12
 
 @dataclass
 class Notes:
-    """A tracking run and an observer that remember what they were told."""
+    """A tracking run and an observer that remember what they receive."""
 
     key: str = ""
     summary: dict[str, float] = field(default_factory=dict)

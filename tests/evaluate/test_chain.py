@@ -160,7 +160,7 @@ def test_receptive_field_is_where_the_gradient_is(settings):
             model.get_layer(name).output.shape[1] - 1,
         )
         for unit in ((0, last), (last // 2, last // 3)):
-            first = [field.start + field.stride * place for place in unit]
+            first = [field.start + field.stride * index for index in unit]
             ends = [
                 (max(start, 0), min(start + field.size, model.input_shape[1]) - 1)
                 for start in first

@@ -15,8 +15,7 @@ NAMES = ("cat", "<script>alert(1)</script>", "émeu")
 
 @pytest.fixture
 def make_evaluation(tmp_path):
-    """Return what makes the record of an evaluation whose images are wrong where they are told to
-    be."""
+    """Return a function that makes the record of an evaluation with some images wrong."""
 
     def make(name, wrong, *, view="center crop", split="test", images="p", names=NAMES):
         folder = tmp_path / name

@@ -25,13 +25,13 @@ def photos():
 
     def cut(side, count=8):
         boxes = [
-            (40 * place, 10 * place, 40 * place + 300, 10 * place + 300) for place in range(count)
+            (40 * index, 10 * index, 40 * index + 300, 10 * index + 300) for index in range(count)
         ]
         pixels = np.stack(
             [np.asarray(image.resize((side, side), Image.Resampling.BOX, box)) for box in boxes]
         )
         pixels.flags.writeable = (
-            False  # so every test also asks that the given images are not changed
+            False  # so every test also asks that the images passed in are not changed
         )
         return pixels
 
@@ -56,9 +56,9 @@ def test_bytes_do_not_depend_on_the_batch(photos, kind):
     np.testing.assert_array_equal(
         corrupt_images(pixels[order], kind, 3, seed=3, positions=order), together[order]
     )
-    for place in (0, 13, 29):
+    for index in (0, 13, 29):
         np.testing.assert_array_equal(
-            change(pixels[place : place + 1], kind, 3, first=place)[0], together[place]
+            change(pixels[index : index + 1], kind, 3, first=index)[0], together[index]
         )
 
 
@@ -121,22 +121,20 @@ def test_plain_images_survive(kind, level):
         np.testing.assert_array_equal(found, plain(level))
 
 
-@pytest.mark.parametrize(("side", "deviation"), [(224, 0.18 * 255), (56, 0.09 * 255)])
-def test_noise_deviates_as_much_as_said(side, deviation):
+@pytest.mark.parametrize(("side", "std"), [(224, 0.18 * 255), (56, 0.09 * 255)])
+def test_noise_has_the_std_of_its_severity(side, std):
     errors = change(plain(128, (2, side, side, 3)), "noise", 3).astype(float) - 128
-    assert errors.std() == pytest.approx(deviation, rel=0.02)
+    assert errors.std() == pytest.approx(std, rel=0.02)
     assert abs(np.corrcoef(errors.reshape(2, -1))[0, 1]) < 0.05
     assert abs(np.corrcoef(errors[..., 0].ravel(), errors[..., 1].ravel())[0, 1]) < 0.05
 
 
-@pytest.mark.parametrize(
-    ("severity", "deviation", "radius"), [(1, 0.7, 3), (3, 1.35, 5), (5, 2.1, 7)]
-)
-def test_blur_equals_scipy(photos, severity, deviation, radius):
+@pytest.mark.parametrize(("severity", "std", "radius"), [(1, 0.7, 3), (3, 1.35, 5), (5, 2.1, 7)])
+def test_blur_equals_scipy(photos, severity, std, radius):
     pixels = photos(56, 2)
     expected = gaussian_filter(
         pixels.astype(float),
-        (0, deviation, deviation, 0),
+        (0, std, std, 0),
         mode="reflect",
         radius=(0, radius, radius, 0),
     )
@@ -199,8 +197,8 @@ def test_mean_error_counts_kinds_the_same():
 @pytest.mark.parametrize(
     ("kind", "severity", "message"),
     [
-        ("rain", 1, r"no such corruption. Expected one of noise, .*occlusion. Received 'rain'"),
-        ("noise", 0, r"no such severity of a corruption. Expected 1 to 5. Received 0"),
+        ("rain", 1, r"Unknown corruption. Expected one of noise, .*occlusion. Received 'rain'"),
+        ("noise", 0, r"Unknown severity of a corruption. Expected 1 to 5. Received 0"),
         ("noise", 6, r"Received 6"),
     ],
 )

@@ -124,11 +124,11 @@ def test_patches_are_transparent_outside_the_image():
         assert layer.pixels.shape == (4, 5, field.size, field.size, 4)
         assert set(np.unique(layer.pixels[..., 3])) <= {0, 255}
         assert (layer.pixels[layer.pixels[..., 3] == 0] == 0).all()
-        for place in np.ndindex(4, 5):
-            inside = layer.pixels[place][..., 3] == 255
-            patch = layer.pixels[place][inside.any(axis=1)][:, inside.any(axis=0), :3]
+        for index in np.ndindex(4, 5):
+            inside = layer.pixels[index][..., 3] == 255
+            patch = layer.pixels[index][inside.any(axis=1)][:, inside.any(axis=0), :3]
             windows = np.lib.stride_tricks.sliding_window_view(
-                pixels[layer.images[place]], patch.shape
+                pixels[layer.images[index]], patch.shape
             )
             assert (windows == patch).all(axis=(-1, -2, -3)).any()
     # A unit of conv5 sees 43 pixels of 32.
@@ -147,7 +147,7 @@ def test_patches_of_few_images_and_of_images_without_anything():
 def test_maps_of_patches_tell_different_things():
     kernel = np.concatenate(
         [color_kernel(), 2 * color_kernel()], axis=-1
-    )  # maps 3-5 say what 0-2 say, twice as loud
+    )  # maps 3-5 are maps 0-2, twice as strong
     model = planted(4, kernel, np.zeros((96, 2), np.float32))
     pixels = np.zeros((30, 4, 4, 3), np.uint8)
     pixels[:, 0, 0] = np.random.default_rng(3).integers(0, 256, (30, 3))

@@ -178,7 +178,7 @@ def test_intervals_cover_the_truth_about_95_times_in_100():
 
 @pytest.mark.slow
 def test_intervals_of_classes_with_five_images_are_too_narrow_but_not_by_much():
-    """What docs/evaluation.md says of them."""
+    """The coverage that docs/evaluation.md states."""
     classes, covered = (
         50,
         {

@@ -15,8 +15,12 @@ def test_the_planted_slice_comes_first_and_is_clearly_worse():
     found = find_slices(wrong, {"site": site, "brightness": brightness})
     assert found[0].attribute == "brightness"
     assert float(found[0].value.split(" to ")[1]) < 70
-    assert found[0].clearly_worse
-    assert not any(item.clearly_worse for item in found[1:] if item.attribute == "brightness")
+    assert found[0].interval[0] > found[0].others_top1_error
+    assert not any(
+        item.interval[0] > item.others_top1_error
+        for item in found[1:]
+        if item.attribute == "brightness"
+    )
     assert len(found) == 2 + 4
 
 

@@ -218,8 +218,8 @@ def _color_fractions(fractions: Floats) -> Floats:
 
     Blue on the diagonal, orange elsewhere, deeper for larger fractions in [0, 1].
 
-    Wrong fractions are drawn by their square root, because one wrong answer in a hundred must not look
-    like none.
+    Wrong fractions are drawn by their square root, so that one wrong answer in a hundred can be
+    seen.
     """
     diagonal = np.eye(len(fractions), dtype=bool)[..., None]
     return np.where(diagonal, _RIGHTS(fractions), _WRONGS(np.sqrt(fractions)))

@@ -32,7 +32,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ConfusionRow:
-    """How many images of class `label` were answered `answer`: class ids."""
+    """Number of images of class `label` that were answered `answer`: class ids."""
 
     label: int
     answer: int

@@ -1,9 +1,6 @@
 """Figures of the inside of a network: filters, feature maps, patches, Grad-CAM and neighbors.
 
 `pipeline.reports.figures` has what all figures share.
-
-Everything is placed in inches from the top left corner inside the margin. What is enlarged more
-than twice is not smoothed: every pixel can be seen.
 """
 
 from __future__ import annotations
@@ -14,32 +11,32 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
+from pipeline.reports.evaluation.layout import (
+    LAYER_NAME_WIDTH,
+    add_axes,
+    draw_image,
+    make_figure,
+    write_label,
+    write_layer_name,
+)
 from pipeline.reports.figures import (
     BLUE,
-    CENTERED,
     DPI,
     FAINT,
-    INK,
-    LITERAL,
     fit_class_name,
     save_figure,
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from pipeline.arrays import Floats, Image, Images, Labels
     from pipeline.reports.evaluation.data import LayerMaps, LayerPatches
 
 # The blue and the orange of the other figures, as strong as a thin line needs.
 _SAME, _UNLIKE = BLUE, "#ef8a2c"
 # In inches.
-_MARGIN = 0.12
 _IMAGE_GAP = 0.08  # between images
 _HAIR = 0.03  # between images that belong together
-_LAYER_NAME = 0.95  # room for a layer's name
 _TEXT_LINE = 0.2  # room for a line of small letters
 _FILTERS_A_ROW = 16
 _GROUPS_A_ROW = 3
@@ -60,13 +57,13 @@ def draw_filters(kernel: Floats, towers: int, path: Path) -> None:
     high, wide = sheets[0].shape[0] / DPI, sheets[0].shape[1] / DPI
     head = 0.3 if towers > 1 else 0.0
     each = head + high + _IMAGE_GAP
-    figure = _make_figure(max(wide, 0.7), towers * each - _IMAGE_GAP)
+    figure = make_figure(max(wide, 0.7), towers * each - _IMAGE_GAP)
     for tower, sheet in enumerate(sheets):
         if towers > 1:
-            _write_text(
+            write_label(
                 figure, 0, tower * each + head / 2, f"tower {tower + 1}", ha="left", weight="bold"
             )
-        _add_axes(figure, 0, tower * each + head, wide, high).imshow(sheet, interpolation="nearest")
+        add_axes(figure, 0, tower * each + head, wide, high).imshow(sheet, interpolation="nearest")
     save_figure(figure, path)
 
 
@@ -83,26 +80,26 @@ def draw_activations(pixels: Images, maps: Mapping[str, LayerMaps], path: Path) 
     """
     image, tile, between = 2.0, 0.84, 0.2
     left, step, row = (
-        image + between + _LAYER_NAME,
+        image + between + LAYER_NAME_WIDTH,
         tile + _IMAGE_GAP,
         tile + _TEXT_LINE + _IMAGE_GAP,
     )
     columns = max(layer.indices.shape[1] for layer in maps.values())
     block = max(len(maps) * row, image) + between
-    figure = _make_figure(left + columns * step - _IMAGE_GAP, len(pixels) * block - between)
+    figure = make_figure(left + columns * step - _IMAGE_GAP, len(pixels) * block - between)
     for index, shown in enumerate(pixels):
-        _draw_image(_add_axes(figure, 0, index * block, image, image), shown)
+        draw_image(add_axes(figure, 0, index * block, image, image), shown)
         for line, (name, layer) in enumerate(maps.items()):
             top = index * block + line * row
             high, wide = layer.values.shape[2:]
-            _write_layer_name(figure, image + between, top + tile / 2, name, f"{high} × {wide}")
+            write_layer_name(figure, image + between, top + tile / 2, name, f"{high} × {wide}")
             for column, (number, values) in enumerate(
                 zip(layer.indices[index], layer.values[index], strict=True)
             ):
-                _draw_image(
-                    _add_axes(figure, left + column * step, top, tile, tile), _color_map(values)
+                draw_image(
+                    add_axes(figure, left + column * step, top, tile, tile), _color_map(values)
                 )
-                _write_text(
+                write_label(
                     figure,
                     left + column * step + tile / 2,
                     top + tile + _TEXT_LINE / 2,
@@ -131,24 +128,24 @@ def draw_patches(patches: Mapping[str, LayerPatches], path: Path) -> None:
     )
     columns = min(_GROUPS_A_ROW, max(len(layer.maps) for layer in patches.values()))
     rows = [-(-len(layer.maps) // columns) for layer in patches.values()]
-    figure = _make_figure(
-        _LAYER_NAME + columns * group - between, sum(rows) * row + (len(rows) - 1) * between
+    figure = make_figure(
+        LAYER_NAME_WIDTH + columns * group - between, sum(rows) * row + (len(rows) - 1) * between
     )
     top = 0.0
     for (name, layer), lines in zip(patches.items(), rows, strict=True):
         field = layer.pixels.shape[2]
-        _write_layer_name(figure, 0, top + _TEXT_LINE + tile / 2, name, f"sees {field} × {field}")
+        write_layer_name(figure, 0, top + _TEXT_LINE + tile / 2, name, f"sees {field} × {field}")
         for group_index, (number, tiles) in enumerate(
             zip(layer.maps, _trim_patches(layer.pixels), strict=True)
         ):
-            x = _LAYER_NAME + group_index % columns * group
+            x = LAYER_NAME_WIDTH + group_index % columns * group
             y = top + group_index // columns * row
-            _write_text(
+            write_label(
                 figure, x, y + _TEXT_LINE / 2, f"map {number}", size=7, color=FAINT, ha="left"
             )
             for index, pixels in enumerate(tiles):
-                _draw_image(
-                    _add_axes(figure, x + index * (tile + _HAIR), y + _TEXT_LINE, tile, tile),
+                draw_image(
+                    add_axes(figure, x + index * (tile + _HAIR), y + _TEXT_LINE, tile, tile),
                     pixels,
                 )
         top += lines * row + between
@@ -173,17 +170,17 @@ def draw_grad_cam(
     tile, between, mark = 1.12, 0.2, 0.16
     pair, row = 2 * tile + _HAIR, tile + (0.28 if np.array_equal(labels, answers) else 0.42)
     columns = min(_PAIRS_A_ROW, len(pixels))
-    figure = _make_figure(columns * (pair + between) - between, -(-len(pixels) // columns) * row)
+    figure = make_figure(columns * (pair + between) - between, -(-len(pixels) // columns) * row)
     for index, (label, answer) in enumerate(zip(map(int, labels), map(int, answers), strict=True)):
         x, y = index % columns * (pair + between), index // columns * row
-        _draw_image(_add_axes(figure, x, y, tile, tile), pixels[index])
-        _draw_image(
-            _add_axes(figure, x + tile + _HAIR, y, tile, tile),
+        draw_image(add_axes(figure, x, y, tile, tile), pixels[index])
+        draw_image(
+            add_axes(figure, x + tile + _HAIR, y, tile, tile),
             _overlay_heat(pixels[index], heat[index]),
         )
         sign, color = ("✓", _SAME) if label == answer else ("✗", _UNLIKE)
-        _write_text(figure, x, y + tile + 0.11, sign, color=color, ha="left", weight="bold")
-        _write_text(
+        write_label(figure, x, y + tile + 0.11, sign, color=color, ha="left", weight="bold")
+        write_label(
             figure,
             x + mark,
             y + tile + 0.11,
@@ -193,7 +190,7 @@ def draw_grad_cam(
         )
         if label != answer:
             truth = fit_class_name(names, label, (pair - mark - 0.55) * 72, 8)
-            _write_text(
+            write_label(
                 figure,
                 x + mark,
                 y + tile + 0.26,
@@ -227,15 +224,15 @@ def draw_neighbors(
     """
     tile, between, head = 1.0, 0.3, 0.26
     left, step, row = tile + between, tile + _IMAGE_GAP, tile + 0.26
-    figure = _make_figure(
+    figure = make_figure(
         left + max(neighbors.shape[1] * step - _IMAGE_GAP, 1.5), head + len(queries) * row
     )
     for x, heading in ((0, "test image"), (left, "nearest training images")):
-        _write_text(figure, x, 0.08, heading, size=8, color=FAINT, ha="left")
+        write_label(figure, x, 0.08, heading, size=8, color=FAINT, ha="left")
     for index, label in enumerate(query_labels):
         y = head + index * row
-        _draw_image(_add_axes(figure, 0, y, tile, tile), queries[index])
-        _write_text(
+        draw_image(add_axes(figure, 0, y, tile, tile), queries[index])
+        write_label(
             figure,
             tile / 2,
             y + tile + 0.11,
@@ -247,13 +244,13 @@ def draw_neighbors(
             zip(neighbors[index], neighbor_labels[index], strict=True)
         ):
             x = left + rank * step
-            _draw_image(
-                _add_axes(figure, x, y, tile, tile),
+            draw_image(
+                add_axes(figure, x, y, tile, tile),
                 image,
                 frame=_SAME if other == label else _UNLIKE,
             )
             if other != label:
-                _write_text(
+                write_label(
                     figure,
                     x + tile / 2,
                     y + tile + 0.11,
@@ -335,75 +332,3 @@ def _trim_patches(patches: Images) -> Images:
             np.ix_(rows, columns)
         ]
     return trimmed
-
-
-def _make_figure(width: float, height: float) -> Figure:
-    """Return a figure with a width and a height, in inches, inside its margin."""
-    return Figure((width + 2 * _MARGIN, height + 2 * _MARGIN))
-
-
-def _add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Return axes without a frame at a position of a figure."""
-    wide, high = figure.get_size_inches()
-    axes = figure.add_axes(
-        ((_MARGIN + left) / wide, 1 - (_MARGIN + top + height) / high, width / wide, height / high)
-    )
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    return axes
-
-
-def _draw_image(axes: Axes, pixels: Image | Floats, frame: str | None = None) -> None:
-    """Draw an image, in a frame if a color is given."""
-    axes.imshow(pixels, interpolation="antialiased", aspect="auto")
-    if frame:
-        axes.spines[:].set(visible=True, color=frame, linewidth=2.5)
-
-
-def _write_layer_name(figure: Figure, left: float, middle: float, name: str, note: str) -> None:
-    """Write a layer's name and a small note below it."""
-    room = (_LAYER_NAME - 0.1) * 72
-    _write_text(
-        figure,
-        left,
-        middle - 0.08,
-        fit_class_name([name], 0, room, 9, bold=True),
-        ha="left",
-        weight="bold",
-    )
-    _write_text(
-        figure,
-        left,
-        middle + 0.08,
-        fit_class_name([note], 0, room, 7.5),
-        size=7.5,
-        color=FAINT,
-        ha="left",
-    )
-
-
-def _write_text(
-    figure: Figure,
-    x: float,
-    y: float,
-    text: str,
-    *,
-    size: float = 9,
-    color: str = INK,
-    ha: str = "center",
-    weight: str = "normal",
-) -> None:
-    """Write a text at a position of a figure, in the middle of its height."""
-    wide, high = figure.get_size_inches()
-    position = ((_MARGIN + x) / wide, 1 - (_MARGIN + y) / high)
-    figure.text(
-        position[0],
-        position[1],
-        text,
-        fontsize=size,
-        color=color,
-        fontweight=weight,
-        **{**CENTERED, "ha": ha},
-        **LITERAL,
-    )

@@ -54,12 +54,15 @@ def draw_evaluation_pages(record: EvaluationReport, folder: Path) -> None:
         _write_json(folder / "speed.json", data.speed_readings)
     title = f"Evaluation on the {data.split} split"
     page = render_page(
-        title, describe_result(data), _build_sections(folder, data), _describe_sources(record, data)
+        title,
+        describe_result(data),
+        _build_evaluation_sections(folder, data),
+        _describe_sources(record, data),
     )
     write_text(folder / "report.html", page)
 
 
-def _build_sections(folder: Path, data: EvaluationData) -> list[PageSection]:
+def _build_evaluation_sections(folder: Path, data: EvaluationData) -> list[PageSection]:
     sections = [
         PageSection(
             "Metrics",

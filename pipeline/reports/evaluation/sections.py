@@ -111,7 +111,7 @@ def _list_classes(pairs: Sequence[ConfusionRow]) -> list[int]:
 
 
 def build_slice_sections(folder: Path, data: EvaluationData) -> list[PageSection]:
-    """Return the worst slices, or nothing where there are none."""
+    """Return the worst slices; an empty list without any."""
     if not data.slices:
         return []
     path = folder / "slices.png"

@@ -1,4 +1,4 @@
-"""The drawings of what the network looks at: there, of a sensible size, in the right colors,
+"""The figures of the inside of a network: there, of a sensible size, in the right colors,
 whatever the names."""
 
 import numpy as np
@@ -42,7 +42,7 @@ def patches_of(maps, patches, field, inside=None):
 
 
 def drawn(path):
-    """Return uint8 [height, width, 3] in [0, 255] after a look at the size."""
+    """Return uint8 [height, width, 3] in [0, 255] after a check of the size."""
     pixels = np.round(png.imread(path)[..., :3] * 255).astype(np.uint8)
     height, width, _ = pixels.shape
     assert 50 < height < 2600
