@@ -1,4 +1,4 @@
-"""The pages of a retraining: why it was or was not, and, on one page, everything from there to the decision."""
+"""The pages of a review and of a retraining: the triggers, both models, the gate, the training and the times."""
 
 from __future__ import annotations
 
@@ -16,94 +16,105 @@ from pipeline.artifacts import (
 )
 from pipeline.files import write_text
 from pipeline.reports.html import PageImage, PageSection, Table, render_page
-from pipeline.retrain.retraining import RETRAINING_FILE, TRIGGER_WORDS, verdict
+from pipeline.reports.numbers import format_percent
+
+RETRAINING_FILE = "retraining.html"
+_TRIGGER_LABELS = {
+    "first": "first model",
+    "tried": "tried before",
+    "always": "every scheduled run",
+    "new_data": "new images",
+    "drift": "drift",
+    "degraded_champion": "degraded champion",
+    "age": "age",
+}
+_OUTCOMES = {
+    "promoted": "Trained again, and version {version} is the champion now",
+    "refused": "Trained again, and refused: the champion, version {champion}, stays",
+    "unchanged": "Trained again, and the result is the champion itself, version {champion}",
+    "waiting": "Trained again, and version {version} waits for approval",
+    "would promote": "Trained again, and it would become the champion",
+}
 
 
-def write_review(review: Review, directory: Path) -> None:
-    """Write review.html and review.json into a folder."""
-    write_text(directory / "review.json", json.dumps(review.model_dump(mode="json"), indent=1))
-    title = "Train again?"
-    write_text(
-        directory / Path(Review.REPORT_FILE).name,
-        render_page(title, review.text, _review_sections(review), _footer(review)),
+def describe_outcome(review: Review, decision: Decision | None) -> str:
+    """Return the outcome of a retraining and its reason, in a sentence or two."""
+    if decision is None:
+        return f"No reason to train again: {review.brief}."
+    outcome = _OUTCOMES[decision.outcome].format(
+        version=decision.version, champion=decision.champion or decision.version
     )
+    if decision.outcome == "refused" and not decision.champion:
+        outcome = "Trained again, and refused: there is still no champion"
+    failed = ", ".join(check.name for check in decision.checks if not check.passed)
+    reason = "" if decision.outcome == "promoted" else f": {decision.reason.rstrip('.')}"
+    if failed:
+        reason = f"; failed checks: {failed}"
+    return f"{outcome}{reason}. Trained because: {review.brief}."
 
 
-def draw_retraining_page(title: str, records: Mapping[str, Artifact], directory: Path) -> None:
-    """Write retraining.html into a folder: the whole decision on one page.
+def draw_review_pages(review: Review, folder: Path) -> None:
+    """Write review.html and review.json into a folder."""
+    write_text(folder / "review.json", json.dumps(review.model_dump(mode="json"), indent=1))
+    page = render_page("Train again?", review.text, _draw_triggers(review), _draw_footer(review))
+    write_text(folder / Path(Review.REPORT_FILE).name, page)
+
+
+def draw_retraining_page(title: str, records: Mapping[str, Artifact], folder: Path) -> None:
+    """Write retraining.html into a folder: the whole retraining on one page.
 
     Args:
-        title: of the page, such as the schedule and the scheduled run.
-        records: of the stages that were gone through, by name, in order.
-        directory: made if it is not there.
+        title: of the page, such as the key of the scheduled run.
+        records: of the executed stages, by name, in order; `review` is one of them.
+        folder: made where it is missing.
     """
     review, decision = records["review"], records.get("promote")
     if not isinstance(review, Review):
         raise TypeError(f"Expected the record of `review`. Received {type(review).__name__}.")
-    sections = []
-    if isinstance(decision, Decision):
-        sections += [*_decision_sections(decision), *_training_sections(records)]
-    sections += _review_sections(review)
-    sections.append(
-        PageSection("Where the time went and where things lie", tables=[_stages(records)])
-    )
-    directory.mkdir(parents=True, exist_ok=True)
-    page = render_page(
-        title,
-        verdict(review, decision if isinstance(decision, Decision) else None),
-        sections,
-        _footer(review),
-    )
-    write_text(directory / RETRAINING_FILE, page)
+    if not isinstance(decision, Decision):
+        decision = None
+    sections = _draw_triggers(review)
+    if decision is not None:
+        sections = [*_draw_decision(decision), *_draw_training(records), *sections]
+    sections.append(PageSection("Times and folders", tables=[_tabulate_stages(records)]))
+    folder.mkdir(parents=True, exist_ok=True)
+    page = render_page(title, describe_outcome(review, decision), sections, _draw_footer(review))
+    write_text(folder / RETRAINING_FILE, page)
 
 
-def _review_sections(review: Review) -> list[PageSection]:
+def _draw_triggers(review: Review) -> list[PageSection]:
     rows = [
-        (TRIGGER_WORDS[name], "yes" if name in review.triggers else "no", text)
+        (_TRIGGER_LABELS[name], "yes" if name in review.triggers else "no", text)
         for name, text in review.reasons.items()
     ]
-    sections = [
-        PageSection(
-            "Why", "One reason is enough.", [Table(("reason", "holds", "what was found"), rows)]
-        )
-    ]
+    table = Table(("trigger", "fired", "measured"), rows)
+    sections = [PageSection("Triggers", "One that fires is enough.", [table])]
     if review.notes:
-        sections.append(PageSection("What could not be measured", " ".join(review.notes)))
+        sections.append(PageSection("Not measured", " ".join(review.notes)))
     return sections
 
 
-def _decision_sections(decision: Decision) -> list[PageSection]:
-    rows = [
-        (check.name, "holds" if check.passed else "does not hold", check.measured, check.required)
-        for check in decision.checks
-    ]
+def _draw_decision(decision: Decision) -> list[PageSection]:
+    candidate = f"version {decision.version}" if decision.version else "not registered"
     champion = f"version {decision.champion}" if decision.champion else "there was none"
     errors = [
-        (
-            "candidate",
-            f"version {decision.version}" if decision.version else "not registered",
-            _error(decision.top1_error),
-        )
+        ("candidate", candidate, _format_error(decision.top1_error)),
+        ("champion", champion, _format_error(decision.champion_top1_error)),
     ]
-    errors.append(("champion", champion, _error(decision.champion_top1_error)))
-    sections = [
-        PageSection(
-            "The two", decision.test_images_note, [Table(("", "version", "top-1 error"), errors)]
-        )
+    table = Table(("", "version", "top-1 error"), errors)
+    sections = [PageSection("Candidate and champion", decision.test_images_note, [table])]
+    rows = [
+        (check.name, "passed" if check.passed else "failed", check.measured, check.required)
+        for check in decision.checks
     ]
     if rows:
         failed = " ".join(check.text for check in decision.checks if not check.passed)
-        sections.append(
-            PageSection(
-                "The gate",
-                failed or "All checks hold.",
-                [Table(("check", "", "found", "required"), rows)],
-            )
-        )
+        checks = Table(("check", "", "measured", "required"), rows)
+        sections.append(PageSection("Gate", failed or "All checks passed.", [checks]))
     return sections
 
 
-def _training_sections(records: Mapping[str, Artifact]) -> list[PageSection]:
+def _draw_training(records: Mapping[str, Artifact]) -> list[PageSection]:
     dataset, trained, report = (records.get(name) for name in ("ingest", "train", "evaluate"))
     if not (
         isinstance(dataset, DatasetArtifact)
@@ -112,40 +123,36 @@ def _training_sections(records: Mapping[str, Artifact]) -> list[PageSection]:
     ):
         return []
     curves = trained.directory / "report" / "learning_curves.png"
-    images = [PageImage(curves, "Loss and error, epoch by epoch.")] if curves.exists() else []
+    images = [PageImage(curves, "Loss and error by epoch.")] if curves.exists() else []
     text = (
         f"{dataset.headline()}. {trained.headline().capitalize()}. On its own test split:"
         f" {report.headline()}."
     )
-    return [PageSection("The training", text, images=images)]
+    return [PageSection("Training", text, images=images)]
 
 
-def _stages(records: Mapping[str, Artifact]) -> Table:
+def _tabulate_stages(records: Mapping[str, Artifact]) -> Table:
     rows = [
-        (name, f"{_seconds(record):,.1f}", str(record.directory))
+        (name, f"{_read_seconds(record):,.1f}", str(record.directory))
         for name, record in records.items()
     ]
     return Table(("stage", "seconds", "folder"), rows)
 
 
-def _seconds(record: Artifact) -> float:
-    """Return how long a stage took when it ran."""
+def _read_seconds(record: Artifact) -> float:
+    """Return how long a stage took when it was executed; 0 where its run.json does not say."""
     try:
-        return float(
-            json.loads((record.directory / "run.json").read_text(encoding="utf-8"))["seconds"]
-        )
+        stored = json.loads((record.directory / "run.json").read_text(encoding="utf-8"))
+        return float(stored["seconds"])
     except (OSError, ValueError, KeyError):
         return 0.0
 
 
-def _error(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.2f} %"
+def _format_error(fraction: float | None) -> str:
+    return "" if fraction is None else format_percent(fraction, 2)
 
 
-def _footer(review: Review) -> str:
-    before = (
-        f", the champion's {review.champion_dataset_digest[:12]}"
-        if review.champion_dataset_digest
-        else ""
-    )
+def _draw_footer(review: Review) -> str:
+    champion = review.champion_dataset_digest
+    before = f", the champion's {champion[:12]}" if champion else ""
     return f"Dataset {review.dataset_digest[:12]}{before}."

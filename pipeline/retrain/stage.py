@@ -1,8 +1,9 @@
-"""The stage that looks at the data and at the champion, and says whether to train again."""
+"""The stage `review`: compare the data with the champion's, and decide whether to train again."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.artifacts import DatasetArtifact, Review
@@ -14,11 +15,16 @@ if TYPE_CHECKING:
     from pipeline.retrain.triggers import Verdict
 
 
-@stage(always=True)  # the champion may be another one each time, and it grows older
+def _draw_pages(record: Review, folder: Path) -> None:
+    from pipeline.reports.retraining import draw_review_pages
+
+    draw_review_pages(record, folder)
+
+
+@stage(draw=_draw_pages, always=True)  # the champion may be another one each time, and it ages
 def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) -> Review:
-    """Look at the new images and at the champion, and say whether to train again and why."""
+    """Decide from the new images and the champion whether to train again, and why."""
     from pipeline.release.package import digest_settings
-    from pipeline.reports.retraining import write_review
     from pipeline.retrain.signals import measure
     from pipeline.retrain.triggers import decide
 
@@ -45,7 +51,6 @@ def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) ->
         champion_dataset_digest=champion.tags.get("dataset_digest", "") if champion else "",
         dataset_digest=dataset.digest,
     )
-    write_review(found, context.report_directory)
     context.run.log_metrics(found.numbers)
     context.run.set_tags(
         {

@@ -15,7 +15,6 @@ from pipeline.errors import PipelineError
 from pipeline.release.stage import promote
 from pipeline.retrain import garbage_collection
 from pipeline.retrain.retraining import (
-    RETRAINING_FILE,
     Retraining,
     locate_retraining,
     read_retraining,
@@ -66,6 +65,8 @@ def _run_stages(
     workspace: Workspace, resolved: Resolved, scheduled_run: str, folder: Path
 ) -> Retraining:
     """Run the stages, write the pages and the result."""
+    from pipeline.reports.retraining import RETRAINING_FILE, draw_retraining_page
+
     schedule = scheduled_run.partition("/")[0]
     tracker = workspace.tracker(resolved, {"schedule": schedule, SCHEDULED_RUN_TAG: scheduled_run})
     # Weights that were put in for the champion's are no setting for later commands to go on with.
@@ -74,8 +75,6 @@ def _run_stages(
     report = folder / "report"
 
     def conclude(records: Mapping[str, Artifact]) -> Path:
-        from pipeline.reports.retraining import draw_retraining_page
-
         draw_retraining_page(f"Retraining {scheduled_run}", records, report)
         decision = records.get(promote.name)
         outcome = decision.outcome if isinstance(decision, Decision) else "skipped"
@@ -84,7 +83,7 @@ def _run_stages(
 
     started = time.monotonic()
     outcomes = tuple(runner.run(resolved, _STAGE_NAMES, tracker, conclude=conclude))
-    result = Retraining.of(
+    result = Retraining.from_outcomes(
         scheduled_run,
         {outcome.stage: outcome for outcome in outcomes},
         name=resolved.config.release.name,

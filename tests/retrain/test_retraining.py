@@ -2,20 +2,17 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from pipeline.artifacts import Decision, GateCheck, Review
 from pipeline.engine.stage import Outcome
 from pipeline.errors import ConfigError
-from pipeline.reports.retraining import draw_retraining_page, write_review
 from pipeline.retrain.retraining import (
     Retraining,
     locate_retraining,
     read_retraining,
     recover_retraining,
-    verdict,
     write_retraining,
 )
 from pipeline.retrain.stage import _unless_tried
@@ -70,7 +67,7 @@ def of(review, decision=None):
         outcomes["promote"] = Outcome(
             "promote", "ran", 1.0, Path("w/stages/promote-1"), "k", decision
         )
-    return Retraining.of(
+    return Retraining.from_outcomes(
         SLOT, outcomes, name="alexnet", page=Path("page.html"), seconds=2.0, run_id="r"
     )
 
@@ -84,41 +81,6 @@ def test_a_slot_without_a_reason_is_skipped_and_says_why():
         "",
     )
     assert result.stages == {"review": "review-1"}
-
-
-@pytest.mark.parametrize(
-    ("outcome", "begin"),
-    [
-        ("promoted", "Trained again, and version 3 is the champion now."),
-        (
-            "refused",
-            "Trained again, and refused: the champion, version 2, stays: all 10 checks passed.",
-        ),
-        ("unchanged", "Trained again, and the result is the champion itself, version 2: "),
-        ("waiting", "Trained again, and version 3 waits for approval: "),
-    ],
-)
-def test_the_verdict_says_what_became_of_it_and_what_for(outcome, begin):
-    text = verdict(make_review(), make_decision(outcome))
-    assert text.startswith(begin)
-    assert text.endswith("Trained because: 30 changed.")
-
-
-def test_a_refusal_names_the_checks_that_do_not_hold():
-    failed = GateCheck(
-        name="against_champion",
-        passed=False,
-        measured="",
-        required="",
-        text="Worse, in many words.",
-    )
-    text = verdict(
-        make_review(), make_decision("refused", checks=(failed,), reason="Worse, in many words.")
-    )
-    assert text.startswith(
-        "Trained again, and refused: the champion, version 2, stays; what does not hold:"
-        " against_champion. Trained because"
-    )
 
 
 def test_a_result_is_read_as_it_was_written(tmp_path):
@@ -251,47 +213,4 @@ def test_other_images_or_settings_are_another_try(tags):
             FIRED, registry_of(((), tags)), Version("alexnet", "1", "", "", "", 0.0), "d", "t"
         )
         is FIRED
-    )
-
-
-def test_the_page_tells_everything_and_escapes_what_others_wrote(tmp_path):
-    review = make_review(
-        directory=tmp_path,
-        reasons={"new_data": "<b>30</b> changed."},
-        notes=("No drift was measured.",),
-    )
-    draw_retraining_page(
-        "Retraining main",
-        {"review": review, "promote": make_decision(directory=tmp_path)},
-        tmp_path / "report",
-    )
-    page = (tmp_path / "report" / "retraining.html").read_text()
-    for arguments in (
-        "version 3 is the champion now",
-        "new images",
-        "&lt;b&gt;30",
-        "5.00 %",
-        "6.00 %",
-        "latency",
-        "The old ones.",
-        "No drift was",
-    ):
-        assert arguments in page
-    write_review(review, tmp_path)
-    assert "&lt;b&gt;30" in (tmp_path / "review.html").read_text()
-    assert json.loads((tmp_path / "review.json").read_text())["triggers"] == ["new_data"]
-
-
-def test_a_slot_that_did_not_retrain_has_a_page_too(tmp_path):
-    review = make_review(directory=tmp_path, retrain=False, brief="0 changed", triggers=())
-    assert review.ends_chain
-    assert not make_review().ends_chain
-    draw_retraining_page(
-        "Retraining main",
-        {"ingest": SimpleNamespace(directory=tmp_path), "review": review},
-        tmp_path / "report",
-    )
-    assert (
-        "No reason to train again: 0 changed."
-        in (tmp_path / "report" / "retraining.html").read_text()
     )

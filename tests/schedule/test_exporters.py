@@ -98,7 +98,7 @@ def only(found):
 
 
 def command(place, arguments=WORDS, name="main"):
-    return ["schedule", "--name", name, "--once", "--workdir", str(place / "mlruns"), *arguments]
+    return ["schedule", "serve", name, "--once", "--workdir", str(place / "mlruns"), *arguments]
 
 
 def run_times(timing, count=10, since=SINCE):
@@ -164,7 +164,7 @@ def test_what_an_engine_cannot_say_is_refused(kind, name, arguments, sentence, p
     [("crontab", "7h"), ("kubernetes", "45m"), ("kubernetes", "30s"), ("crontab", "2d")],
 )
 def test_an_interval_that_no_cron_expression_is_is_refused(kind, timing, place):
-    with pytest.raises(ConfigError, match=f"cannot say every {timing}"):
+    with pytest.raises(ConfigError, match=f"cannot express every {timing}"):
         files(kind, parse_timing("", timing, "UTC"), place)
 
 
