@@ -59,9 +59,9 @@ def make_hung_error(
     """Return the error for a step that did not end in time.
 
     Args:
-        watchdog_seconds: how long training waited.
+        watchdog_seconds: time that training waited.
         input_stage: the stage of the input that did not answer; empty if all did.
-        stage_seconds: how long each stage was given.
+        stage_seconds: time that each stage of the input had, in seconds.
         workers: how many train together.
     """
     start = f"No step ended within {watchdog_seconds:g} s, which is train.watchdog_seconds"

@@ -35,7 +35,7 @@ class CheckpointSaver:
 
     @property
     def steps_until_due(self) -> float:
-        """How many steps may be done before `checkpoint_steps` asks for the next checkpoint."""
+        """The steps that may be done before `checkpoint_steps` asks for the next checkpoint."""
         if not self._steps:
             return math.inf
         step = int(self._state.steps.numpy())
@@ -51,7 +51,7 @@ class CheckpointSaver:
             return
         with contextlib.suppress(
             TrainingDivergedError
-        ):  # the next loss, or the end of the epoch, tells it to all workers alike
+        ):  # the next loss, or the end of the epoch, reports it on all workers
             self._state.save_to(self._path)
         self._saved, self._saved_step = time.monotonic(), step
         self._wait = (

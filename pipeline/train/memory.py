@@ -76,7 +76,7 @@ def _find_fitting_rows(
     `max_rows`, or the largest number tried by doubling; 0 if none fits.
 
     A GPU refuses what does not fit. A processor's memory does not end before the system ends the
-    process, so there the growth from one try to the next says whether the next would fit.
+    process, so there the growth from one try to the next predicts whether the next would fit.
     """
     size, compute_gradients = (
         state.network.input_shape[1],

@@ -41,8 +41,8 @@ def train_as_worker(
     resumable=True,
     take_part=train_as_worker,
     draw=draw_training_pages,
-    # They decide when a call is given up, when a checkpoint is saved, what is recorded of the
-    # machine and what an error advises; a training that ends well has the same numbers anyway.
+    # They decide when a call is given up, when a checkpoint is saved, which use of the
+    # machine is recorded and what an error advises; they change no number of a finished training.
     without_effect=[
         "pipeline.train.checkpoint_saver",
         "pipeline.train.diagnosis",

@@ -213,7 +213,7 @@ def _join_workers() -> Strategy:
     ):
         signal.signal(
             signal.SIGTERM, handler
-        )  # TensorFlow has put its own, of its preemption watcher, in this one's place
+        )  # TensorFlow has replaced it by that of its preemption watcher
     return strategy
 
 
