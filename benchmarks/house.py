@@ -40,9 +40,13 @@ LISTED_ON_DEMAND = "duplicated_top_level_names"
 # Run in a process of its own, as two checkouts cannot be imported into one.
 FINGERPRINT_PROBE = """
 import importlib, json, sys
-engine, *stages = sys.argv[1:]
+engine, stages = sys.argv[1], json.loads(sys.argv[2])
 code_parts = importlib.import_module(engine).code_parts
-print(json.dumps({module: sorted(code_parts(module)) for module in stages}))
+found = {
+    module: sorted(code_parts(module, frozenset(left_out)) if left_out else code_parts(module))
+    for module, left_out in stages.items()
+}
+print(json.dumps(found))
 """
 
 House = dict[str, Figures]
@@ -67,20 +71,31 @@ def read_formatted(checkout: Path) -> tuple[list[SourceFile], str]:
         return read_sources(Path(folder), "pipeline"), ""
 
 
-def has_stage(file: SourceFile) -> bool:
-    """Return whether a function of a module is decorated by `@stage(...)`."""
+def stage_decorators(file: SourceFile) -> list[ast.Call]:
+    """Return the decorators `@stage(...)` of a module's functions."""
     decorators = (decorator for function in file.functions for decorator in function.decorator_list)
-    called = (ast.unparse(item.func) for item in decorators if isinstance(item, ast.Call))
-    return any(name.rpartition(".")[2] == "stage" for name in called)
+    called = [item for item in decorators if isinstance(item, ast.Call)]
+    return [item for item in called if ast.unparse(item.func).rpartition(".")[2] == "stage"]
+
+
+def left_out_modules(decorator: ast.Call) -> list[str]:
+    """Return the modules that a stage declares to be no part of its fingerprint."""
+    options = (item for item in decorator.keywords if item.arg in ("registries", "without_effect"))
+    values = (node for option in options for node in ast.walk(option.value))
+    return [str(node.value) for node in values if isinstance(node, ast.Constant)]
 
 
 def measure_fingerprints(checkout: Path, pipeline: list[SourceFile]) -> Figures:
     """Return how many modules the fingerprint of each stage module covers, as its engine says."""
-    stages = [file.module for file in pipeline if has_stage(file)]
+    stages = {
+        file.module: left_out_modules(decorator)
+        for file in pipeline
+        for decorator in stage_decorators(file)
+    }
     environment = os.environ | {"PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"}
     # Its place differs from one version of the engine to another.
     engine = names_and_modules(pipeline, ast.FunctionDef).get("code_parts", ["engine"])[0]
-    command = [sys.executable, "-c", FINGERPRINT_PROBE, f"pipeline.{engine}", *stages]
+    command = [sys.executable, "-c", FINGERPRINT_PROBE, f"pipeline.{engine}", json.dumps(stages)]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=checkout, env=environment, check=False
     )
