@@ -166,7 +166,10 @@ def require_enough_usable(checked: Sequence[CheckedFile], config: DataConfig) ->
         raise DatasetError(
             f"{len(unusable)} of {len(checked)} files cannot be used: {_name_first(unusable)}",
             expected=f"at most {config.max_quarantined_fraction:.1%}",
-            hint=(f"Repair or remove them, or type --set data.max_quarantined_fraction={needed:g}"),
+            hint=(
+                f"Repair or remove them, or type --set data.max_quarantined_fraction={needed:g} to"
+                " leave them out"
+            ),
         )
 
 

@@ -316,7 +316,7 @@ def test_absolute_and_home_paths(tmp_path, monkeypatch):
             "path,label\na,b.jpg,x\n",
             "Line 2 of .* has more cells than the first line. Expected 2. Received 3",
         ),
-        ('path,label\n"a.jpg,x\n', "cannot be read .*Mend that line"),
+        ('path,label\n"a.jpg,x\n', "cannot be read .*Correct that line"),
         (
             "path,label,split,group\na,x,train,g\nb,x,test,g\n",
             "Line 3 .* puts the group 'g' into a second split",

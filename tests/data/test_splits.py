@@ -91,7 +91,7 @@ def test_copies_leave_no_trace_in_another_split_and_move_nobody():
         assert original or copy
     reported, told = assign_splits(copied, CONFIG.model_copy(update={"duplicates": "report"}))
     assert "" not in reported
-    assert told.in_several_splits == copies.straddling
+    assert told.in_several_splits == copies.in_several_splits
 
 
 def test_a_named_test_image_is_never_set_aside():
@@ -129,7 +129,7 @@ def test_class_ids_stay():
         DatasetError,
         match=(
             r"1 classes of the last ingest .* 'a'.*new classes: 'c'.*--set"
-            r" data.renamed_classes=a=c; .*=a=$"
+            r" data.renamed_classes=a=c for .*--set data.renamed_classes=a= to drop it"
         ),
     ):
         order_classes({"b", "c"}, ("a", "b"), {})
