@@ -1,119 +1,153 @@
-"""Batches of crops of a split, from its pixels in memory or on the disk, or decoded from its shards."""
+"""Batches of crops: cut from pixels in memory or on the disk, or decoded from shards."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from pipeline.data.crops import cut_squares, place_window
 from pipeline.data.decoding import decode_window, mirror_where, resize_square
-from pipeline.data.loader import LoadedSplit, decode_square, decoding_hints
+from pipeline.data.loader import LoadedSplit, decode_square, make_hints
+from pipeline.data.shards import RecordReader
 
+if TYPE_CHECKING:
+    from pipeline.arrays import Array, Dataset, Image, Images, Integers, Tensor
+
+# Small batches that are cut by one call of Python, which costs as much as copying some hundred kB.
 _MAX_TOGETHER, _BYTES_TOGETHER = 64, 2**20
 
 
 def cut_pixel_batches(
-    images: LoadedSplit, order: Any, how: tuple[Any, ...], size: int, calls: int
-) -> Any:
+    images: LoadedSplit, order: Integers, crops: tuple[Array, ...], size: int, calls: int
+) -> Dataset:
     """Cut batches from memory or from the disk.
 
-    `how` belongs to the places of `order` [batches, batch], whatever it is.
+    Args:
+        images: a split with its pixels.
+        order: which image is at each position, int [batches, batch].
+        crops: either top, left and mirrored [batches, batch], or the two arrays of `draw_windows`
+            and mirrored.
+        size: height and width of the result.
+        calls: batches, or images of resized crops, that are prepared at a time.
+
+    Returns:
+        Batches of `pixels` uint8 [batch, size, size, 3] and `labels`.
     """
-    side, batch = images.dataset.short_side, order.shape[1]
+    if len(crops[0].shape) == 2:  # corners; copied batch by batch, as single images are soon done
+        return _cut_corners(images, order, crops, size, calls)
+    return _cut_windows(images, order, crops, size, calls)
 
-    def copied(*where: Any) -> Any:
-        places, top, left, mirrored = (values.reshape(-1) for values in where)
-        return cut_squares(images.pixels, places, top, left, mirrored, size).reshape(
-            *where[0].shape, size, size, 3
-        )
 
-    def squares(*where: Any) -> Any:
-        return tf.ensure_shape(
-            tf.numpy_function(copied, where, tf.uint8, stateful=False), (None, batch, size, size, 3)
-        )
+def _cut_corners(
+    images: LoadedSplit, order: Integers, crops: tuple[Array, ...], size: int, calls: int
+) -> Dataset:
+    batch = order.shape[1]
 
-    def part(place: Any, inside: Any) -> Any:
-        top, left, height, width = inside.tolist()
-        return np.ascontiguousarray(images.pixels[place, top : top + height, left : left + width])
+    def copy_squares(*crops: Array) -> Images:
+        indices, top, left, mirrored = (values.reshape(-1) for values in crops)
+        squares = cut_squares(_pixels_of(images), indices, top, left, mirrored, size)
+        return squares.reshape(*crops[0].shape, size, size, 3)
 
-    def window(place: Any, shapes: Any, corner: Any, mirrored: Any) -> Any:
-        copied = tf.numpy_function(
-            part, [place, place_window(shapes, corner, (side, side))], tf.uint8, stateful=False
-        )
-        return mirror_where(mirrored, resize_square(tf.ensure_shape(copied, (None, None, 3)), size))
+    def cut(*crops: Tensor) -> Tensor:
+        squares = tf.numpy_function(copy_squares, crops, tf.uint8, stateful=False)
+        return tf.ensure_shape(squares, (None, batch, size, size, 3))
 
-    if len(how[0].shape) == 2:  # corners; copied batch by batch, as single images are soon done
-        # Several small batches at a time: a call of Python costs as much as copying some hundred
-        # kB.
-        together = max(1, min(_MAX_TOGETHER, _BYTES_TOGETHER // (batch * size * size * 3)))
-        slices = tf.data.Dataset.from_tensor_slices((images.labels[order], (order, *how))).batch(
-            together
-        )
-        copies = slices.map(
-            lambda labels, where: {"pixels": squares(*where), "labels": labels},
-            num_parallel_calls=calls,
-        )
-        return (
-            copies.unbatch()
-            if together > 1
-            else copies.map(lambda one: {name: values[0] for name, values in one.items()})
-        )
+    together = max(1, min(_MAX_TOGETHER, _BYTES_TOGETHER // (batch * size * size * 3)))
+    slices = tf.data.Dataset.from_tensor_slices((images.labels[order], (order, *crops)))
+    copies = slices.batch(together).map(
+        lambda labels, crops: {"pixels": cut(*crops), "labels": labels}, num_parallel_calls=calls
+    )
+    if together > 1:
+        return copies.unbatch()
+    return copies.map(lambda one: {name: values[0] for name, values in one.items()})
+
+
+def _cut_windows(
+    images: LoadedSplit, order: Integers, crops: tuple[Array, ...], size: int, calls: int
+) -> Dataset:
+    side = images.dataset.short_side
+
+    def copy_window(index: int, window: Integers) -> Image:
+        top, left, height, width = window.tolist()
+        pixels = _pixels_of(images)
+        return np.ascontiguousarray(pixels[index, top : top + height, left : left + width])
+
+    def cut(index: Tensor, shapes: Tensor, corner: Tensor, mirrored: Tensor) -> Tensor:
+        window = place_window(shapes, corner, (side, side))
+        copied = tf.numpy_function(copy_window, [index, window], tf.uint8, stateful=False)
+        copied = tf.ensure_shape(copied, (None, None, 3))
+        return mirror_where(mirrored, resize_square(copied, size))
+
     slices = tf.data.Dataset.from_tensor_slices(
-        (images.labels[order.reshape(-1)], _flat(order, *how))
+        (images.labels[order.reshape(-1)], _flatten_batches(order, *crops))
     )
     pairs = slices.map(
-        lambda label, where: {"pixels": window(*where), "labels": label}, num_parallel_calls=calls
+        lambda label, crop: {"pixels": cut(*crop), "labels": label}, num_parallel_calls=calls
     )
-    return pairs.batch(batch, drop_remainder=True)
+    return pairs.batch(order.shape[1], drop_remainder=True)
+
+
+def _pixels_of(images: LoadedSplit) -> Images:
+    if images.pixels is None:
+        raise ValueError(f"the {images.split} split is streamed")
+    return images.pixels
 
 
 def decode_record_batches(
     images: LoadedSplit,
-    records: Any,
-    parse: Callable[..., Any],
-    how: tuple[Any, ...],
+    records: Dataset,
+    reader: RecordReader,
+    crops: tuple[Array, ...],
     size: int,
     calls: int,
-) -> Any:
+) -> Dataset:
     """Decode batches from shards.
 
-    `how` belongs to the places of `records`, [batches, batch] whatever it is.
+    Args:
+        images: a split.
+        records: of its shards, in the order of the batches.
+        reader: what parses them.
+        crops: as `cut_pixel_batches` takes them, for the positions of `records`.
+        size: height and width of the result.
+        calls: images that are prepared at a time.
+
+    Returns:
+        Batches of `pixels` uint8 [batch, size, size, 3] and `labels`.
     """
     dataset = images.dataset
 
-    def crop(example: dict[str, Any], top: Any, left: Any) -> Any:
+    def decode_crop(example: dict[str, Tensor], top: Tensor, left: Tensor) -> Tensor:
         return tf.slice(decode_square(dataset, example), [top, left, 0], [size, size, 3])
 
-    def window(example: dict[str, Any], shapes: Any, corner: Any) -> Any:
-        def inside(sides: Any) -> Any:
+    def decode_resized(example: dict[str, Tensor], shapes: Tensor, corner: Tensor) -> Tensor:
+        def find_window(sides: Tensor) -> Tensor:
             return place_window(shapes, corner, sides)
 
         return decode_window(
-            example["image"], example["orientation"], inside, size, decoding_hints(dataset)
+            example["image"], example["orientation"], find_window, size, make_hints(dataset)
         )
 
-    function = crop if len(how[0].shape) == 2 else window
+    decode = decode_crop if len(crops[0].shape) == 2 else decode_resized
 
-    def one(record: Any, where: tuple[Any, ...]) -> dict[str, Any]:
-        *place, mirrored = where
-        example = parse(record)
+    def make_example(record: Tensor, crop: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        *position, mirrored = crop
+        example = reader.parse(record)
         return {
-            "pixels": mirror_where(mirrored, function(example, *place)),
+            "pixels": mirror_where(mirrored, decode(example, *position)),
             "labels": tf.cast(example["label"], tf.int32),
         }
 
-    places = tf.data.Dataset.from_tensor_slices(_flat(*how))
-    batch = how[0].shape[1]
+    slices = tf.data.Dataset.from_tensor_slices(_flatten_batches(*crops))
+    batch = crops[0].shape[1]
     return (
-        tf.data.Dataset.zip(records, places)
-        .map(one, num_parallel_calls=calls)
+        tf.data.Dataset.zip(records, slices)
+        .map(make_example, num_parallel_calls=calls)
         .batch(batch, drop_remainder=True)
     )
 
 
-def _flat(*arrays: Any) -> tuple[Any, ...]:
+def _flatten_batches(*arrays: Array) -> tuple[Array, ...]:
     """Return arrays [batches, batch, ...] as [batches * batch, ...]."""
     return tuple(array.reshape(-1, *array.shape[2:]) for array in arrays)

@@ -1,28 +1,29 @@
-"""What is cut from each image of an epoch, and which are mirrored."""
+"""The crops of an epoch: where each image is cut and whether it is mirrored."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from pipeline.random_streams import RandomStream, open_stream
 
+if TYPE_CHECKING:
+    from pipeline.arrays import Booleans, Floats, Images, Integers, Tensor
+
+# One pixel as one item, so that NumPy copies its three bytes together.
 _PIXEL = np.dtype("V3")
 
 
 @dataclass(frozen=True)
 class Crops:
-    """What is cut from each image of an epoch.
+    """The crop of each image: int32 top and left corner [images], and bool mirrored [images]."""
 
-    Int32 top and left corners [images], and bool mirrored [images].
-    """
-
-    top: Any
-    left: Any
-    mirrored: Any
+    top: Integers
+    left: Integers
+    mirrored: Booleans
 
 
 def center_crops(count: int, surplus: int) -> Crops:
@@ -30,7 +31,7 @@ def center_crops(count: int, surplus: int) -> Crops:
 
     Args:
         count: images.
-        surplus: how many pixels a side is longer than the crop.
+        surplus: pixels by which a side is longer than the crop.
     """
     corner = np.full(count, surplus // 2, np.int32)
     return Crops(corner, corner, np.zeros(count, np.bool_))
@@ -39,22 +40,20 @@ def center_crops(count: int, surplus: int) -> Crops:
 def draw_crops(
     count: int, surplus: int, *, seed: int, epoch: int, random_crop: bool, flip: bool
 ) -> Crops:
-    """Return a crop and a mirroring for each place in an epoch's order.
+    """Return a random crop and a mirroring for each position in an epoch's order.
 
-    They depend on (seed, epoch, place) alone.
-
-    Drawn all at once, ahead of the input threads, so that no number of them changes what is drawn.
+    They depend on (seed, epoch, position) alone: all are drawn at once, ahead of the input threads,
+    so that their number changes nothing.
 
     Args:
         count: images.
-        surplus: how many pixels a side is longer than the crop.
+        surplus: pixels by which a side is longer than the crop.
         seed: of the training.
         epoch: counted from 0.
-        random_crop: cut at random places; else at the center.
+        random_crop: cut at random corners; else at the center.
         flip: mirror one image in two.
     """
     center = center_crops(count, surplus)
-    # An own stream for each purpose: switching one off does not change the others.
     tops, lefts, coins = (
         open_stream(stream, seed=seed, epoch=epoch)
         for stream in (RandomStream.CROP_TOP, RandomStream.CROP_LEFT, RandomStream.MIRRORING)
@@ -66,13 +65,13 @@ def draw_crops(
     )
 
 
-def draw_windows(count: int, *, seed: int, epoch: int) -> tuple[Any, Any]:
-    """Return what decides the window of a resized crop for each place in an epoch's order.
+def draw_windows(count: int, *, seed: int, epoch: int) -> tuple[Floats, Floats]:
+    """Return the random numbers of the window of a resized crop, for each position of an epoch.
 
-    That is float32 [count, 4, 2], four tries of height and width in units of the root of the
-    image's area: a share of the area in [0.08, 1) and a width / height between 3/4 and 4/3; and
-    float32 [count, 2], where the window lies, in [0, 1) of the way it can be moved down and to the
-    right. The ranges are those of Szegedy and others, 2014, section 6.
+    The first are float32 [count, 4, 2], four tries of height and width in units of the root of the
+    image's area: a fraction of the area in [0.08, 1) and a width / height between 3/4 and 4/3. The
+    second are float32 [count, 2], where the window lies, in [0, 1) of the distance it can be moved
+    down and to the right. The ranges are those of Szegedy and others, 2014, section 6.
 
     Args:
         count: images.
@@ -80,21 +79,19 @@ def draw_windows(count: int, *, seed: int, epoch: int) -> tuple[Any, Any]:
         epoch: counted from 0.
     """
     rng = open_stream(RandomStream.RESIZED_CROP, seed=seed, epoch=epoch)
-    area, aspect = (
-        rng.uniform(0.08, 1, (count, 4)),
-        np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), (count, 4))),
-    )
+    area = rng.uniform(0.08, 1, (count, 4))
+    aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), (count, 4)))
     shapes = np.sqrt(np.stack([area / aspect, area * aspect], axis=2))
     return shapes.astype(np.float32), rng.random((count, 2), np.float32)
 
 
-def place_window(shapes: Any, corner: Any, sides: Any) -> Any:
+def place_window(shapes: Tensor, corner: Tensor, sides: Tensor) -> Tensor:
     """Return the window of an image, int32 [..., 4]: top, left, height and width, inside the image.
 
     The first try that fits is taken; if none does, the largest square.
 
     Args:
-        shapes: float32 [..., 4, 2], as `draw_windows` gives them.
+        shapes: float32 [..., 4, 2], as `draw_windows` returns them.
         corner: float32 [..., 2], likewise.
         sides: int [2], height and width of the image.
     """
@@ -108,15 +105,22 @@ def place_window(shapes: Any, corner: Any, sides: Any) -> Any:
     return tf.cast(tf.concat([start, size], axis=-1), tf.int32)
 
 
-def cut_squares(pixels: Any, places: Any, top: Any, left: Any, mirrored: Any, size: int) -> Any:
-    """Copy a square out of some images and mirror some; no pixel is changed.
+def cut_squares(
+    pixels: Images,
+    indices: Integers,
+    top: Integers,
+    left: Integers,
+    mirrored: Booleans,
+    size: int,
+) -> Images:
+    """Copy a square out of some images and mirror some; pixels keep their values.
 
     In NumPy, which copies as fast as memory allows and holds no lock meanwhile; TensorFlow's
     gathering takes seven times as long.
 
     Args:
         pixels: uint8 [images, side, side, 3] in [0, 255].
-        places: int [batch], which images.
+        indices: int [batch], which images.
         top: int [batch] in [0, side - size].
         left: int [batch] in [0, side - size].
         mirrored: bool [batch].
@@ -127,12 +131,12 @@ def cut_squares(pixels: Any, places: Any, top: Any, left: Any, mirrored: Any, si
     """
     whole = pixels.view(_PIXEL)[..., 0]
     if size == whole.shape[1]:  # nothing is cut off
-        squares = whole[places]
+        squares = whole[indices]
         squares[mirrored] = squares[mirrored, :, ::-1]
         return squares.view(np.uint8).reshape(*squares.shape, 3)
-    squares = np.empty((len(places), size, size), _PIXEL)
-    for square, place, y, x, turned in zip(
-        squares, places.tolist(), top.tolist(), left.tolist(), mirrored.tolist(), strict=True
+    squares = np.empty((len(indices), size, size), _PIXEL)
+    for square, index, y, x, turned in zip(
+        squares, indices.tolist(), top.tolist(), left.tolist(), mirrored.tolist(), strict=True
     ):
-        square[:, :: -1 if turned else 1] = whole[place, y : y + size, x : x + size]
+        square[:, :: -1 if turned else 1] = whole[index, y : y + size, x : x + size]
     return squares.view(np.uint8).reshape(*squares.shape, 3)

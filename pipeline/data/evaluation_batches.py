@@ -1,8 +1,8 @@
-"""A split as batches of central crops or of ten views, every image once in stored order."""
+"""The batches of evaluation: central crops or ten views, every image once in stored order."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -10,9 +10,10 @@ import tensorflow as tf
 from pipeline.data.loader import LoadedSplit, decode_square, measure_surplus, open_split_records
 from pipeline.data.shards import count_processors, make_deterministic_options
 
+if TYPE_CHECKING:
+    from pipeline.arrays import Array, Dataset, Images, Tensor
+
 _PREFETCHED_BATCHES = 2
-
-
 View = Literal["center", "ten"]
 
 
@@ -24,15 +25,16 @@ def make_evaluation_batches(
     view: View = "center",
     worker: tuple[int, int] = (0, 1),
     parallel_calls: int | None = None,
-) -> Any:
-    """Return a split as a tf.data.Dataset of (uint8 [batch, image_size, image_size, 3] in [0, 255], int32 [batch]).
+) -> Dataset:
+    """Return a split as batches of (pixels, labels): crops in stored order, every image once.
 
-    Crops in stored order, every image once; the last batch may be smaller.
+    Pixels are uint8 [batch, image_size, image_size, 3] in [0, 255], labels int32 [batch]; the last
+    batch may be smaller.
 
     Args:
         images: the split.
         image_size: height and width of the crops.
-        batch_size: images a batch.
+        batch_size: images per batch.
         view: `center`, the central crop; or `ten`, the paper's ten (section 4.1), pixels [batch,
             10, ...]: the four corners and the center, then the same mirrored.
         worker: whose batches, and of how many that take them in turns.
@@ -42,47 +44,13 @@ def make_evaluation_batches(
     Raises:
         ConfigError: the images are smaller than the crop.
     """
-    surplus, calls, (index, workers) = (
-        measure_surplus(images, image_size),
-        parallel_calls or 2 * count_processors(),
-        worker,
-    )
-    if images.pixels is not None:
-        slices = (
-            tf.data.Dataset.from_tensor_slices((np.arange(len(images)), images.labels))
-            .batch(batch_size)
-            .shard(workers, index)
-        )
-        batches = slices.map(
-            lambda places, labels: (_rows_at(images, places), labels), num_parallel_calls=calls
-        )
-    else:
-        records, parse = open_split_records(images)
-        own = records(None)
-        if workers > 1:  # before anything is decoded
-            own = (
-                own.enumerate()
-                .filter(lambda place, _: place // batch_size % workers == index)
-                .map(lambda _, record: record)
-            )
-        decoded = own.map(
-            lambda record: decode_square(images.dataset, parse(record)), num_parallel_calls=calls
-        ).batch(batch_size)
-        labels = (
-            tf.data.Dataset.from_tensor_slices(images.labels)
-            .batch(batch_size)
-            .shard(workers, index)
-        )
-        batches = tf.data.Dataset.zip(decoded, labels)
+    surplus = measure_surplus(images, image_size)
+    calls = parallel_calls or 2 * count_processors()
+    read = _read_streamed if images.pixels is None else _read_pixels
+    half = surplus // 2
 
-    def viewed(squares: Any, labels: Any) -> tuple[Any, Any]:
-        corners = (
-            (0, 0),
-            (0, surplus),
-            (surplus, 0),
-            (surplus, surplus),
-            (surplus // 2, surplus // 2),
-        )
+    def cut_views(squares: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        corners = ((0, 0), (0, surplus), (surplus, 0), (surplus, surplus), (half, half))
         crops = [
             squares[:, top : top + image_size, left : left + image_size] for top, left in corners
         ]
@@ -92,27 +60,65 @@ def make_evaluation_batches(
         return tf.concat([five, tf.reverse(five, [3])], axis=1), labels
 
     return (
-        batches.map(viewed, num_parallel_calls=calls)
+        read(images, batch_size, worker, calls)
+        .map(cut_views, num_parallel_calls=calls)
         .prefetch(_PREFETCHED_BATCHES)
         .with_options(make_deterministic_options())
     )
 
 
+def _read_pixels(
+    images: LoadedSplit, batch_size: int, worker: tuple[int, int], calls: int
+) -> Dataset:
+    """Return a worker's batches of whole squares, and labels, from memory or the disk."""
+    index, workers = worker
+    slices = (
+        tf.data.Dataset.from_tensor_slices((np.arange(len(images)), images.labels))
+        .batch(batch_size)
+        .shard(workers, index)
+    )
+    return slices.map(
+        lambda indices, labels: (_take_images(images, indices), labels), num_parallel_calls=calls
+    )
+
+
+def _read_streamed(
+    images: LoadedSplit, batch_size: int, worker: tuple[int, int], calls: int
+) -> Dataset:
+    """Return a worker's batches of whole squares, and labels, decoded from the shards."""
+    index, workers = worker
+    reader = open_split_records(images)
+    own = reader.read(None)
+    if workers > 1:  # before anything is decoded
+        own = (
+            own.enumerate()
+            .filter(lambda position, _: position // batch_size % workers == index)
+            .map(lambda _, record: record)
+        )
+    decoded = own.map(
+        lambda record: decode_square(images.dataset, reader.parse(record)), num_parallel_calls=calls
+    ).batch(batch_size)
+    labels = (
+        tf.data.Dataset.from_tensor_slices(images.labels).batch(batch_size).shard(workers, index)
+    )
+    return tf.data.Dataset.zip(decoded, labels)
+
+
 def make_scoring_batches(
     images: LoadedSplit, *, image_size: int, batch_size: int, worker: tuple[int, int], full: bool
-) -> Any:
+) -> Dataset:
     """Return the centers of `make_evaluation_batches` as dictionaries of `pixels` and `labels`.
 
     Args:
         images: the split.
         image_size: height and width of the crops.
-        batch_size: images a batch.
+        batch_size: images per batch.
         worker: whose batches, and of how many.
         full: fill the last batch up with black images of label -1, so that devices have equal
-            shares.
+            parts.
     """
 
-    def named(pixels: Any, labels: Any) -> dict[str, Any]:
+    def make_dictionary(pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
         if not full:
             return {"pixels": pixels, "labels": labels}
         missing = batch_size - tf.shape(labels)[0]
@@ -125,10 +131,17 @@ def make_scoring_batches(
 
     return make_evaluation_batches(
         images, image_size=image_size, batch_size=batch_size, worker=worker
-    ).map(named)
+    ).map(make_dictionary)
 
 
-def _rows_at(images: LoadedSplit, places: Any) -> Any:
-    """Return the images at some places, uint8 [places, side, side, 3], from memory or from the disk."""
-    rows = tf.numpy_function(images.pixels.__getitem__, [places], tf.uint8, stateful=False)
-    return tf.ensure_shape(rows, (None, *images.pixels.shape[1:]))
+def _take_images(images: LoadedSplit, indices: Tensor) -> Tensor:
+    """Return some images, uint8 [indices, side, side, 3], from memory or from the disk."""
+    pixels = images.pixels
+    if pixels is None:
+        raise ValueError(f"the {images.split} split is streamed")
+
+    def take(rows: Array) -> Images:
+        return pixels[rows]
+
+    taken = tf.numpy_function(take, [indices], tf.uint8, stateful=False)
+    return tf.ensure_shape(taken, (None, *pixels.shape[1:]))

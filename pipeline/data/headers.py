@@ -7,13 +7,12 @@ from collections.abc import Iterator
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-# EXIF calls it tag 0x0112 (CIPA DC-008, 4.6.4 A); 1 is upright, from 5 on the image lies on its
-# side.
+# EXIF's tag (CIPA DC-008, 4.6.4 A); 1 is upright, from 5 on the image lies on its side.
 _ORIENTATION_TAG = 0x0112
 
 
-# Segments, blocks or chunks of a header that are looked at; cameras write some dozens, and a file
-# made to keep us busy millions.
+# Segments, blocks or chunks of a header that are read; cameras write some dozens, and a malicious
+# file millions.
 _MAX_PARTS = 10_000
 
 
@@ -31,7 +30,7 @@ _OTHER_FORMATS = {
 
 
 def detect_format(encoded: bytes) -> str:
-    """Return `jpeg`, `png`, `bmp`, `gif` or `webp` by the first bytes, or nothing for other files."""
+    """Return `jpeg`, `png`, `bmp`, `gif` or `webp` by the first bytes, or an empty text."""
     starts = {
         b"\xff\xd8\xff": "jpeg",
         PNG_SIGNATURE: "png",
@@ -45,18 +44,18 @@ def detect_format(encoded: bytes) -> str:
 
 
 def read_header_size(encoded: bytes) -> tuple[int, int]:
-    """Return (height, width) as an image's header says, before it is turned upright.
+    """Return (height, width) of an image's header, before it is turned upright.
 
     Raises:
-        ValueError: the bytes are no such file, or the header is cut off.
+        ValueError: the bytes are not such a file, or the header is cut off.
     """
     kind = detect_format(encoded)
     if not kind:
         raise ValueError("empty file" if not encoded else "not a JPEG, PNG, BMP, GIF or WebP file")
     if kind == "jpeg":
-        return _jpeg_size(encoded)
+        return _read_jpeg_size(encoded)
     if kind == "webp":
-        return _webp_size(encoded)
+        return _read_webp_size(encoded)
     if len(encoded) < 26:
         raise ValueError(f"its {kind.upper()} header is cut off")
     if kind == "png":
@@ -69,13 +68,9 @@ def read_header_size(encoded: bytes) -> tuple[int, int]:
 
 
 def require_decodable(encoded: bytes, *, max_side: int, max_pixels: int) -> None:
-    """Refuse, by its header, a file that must not be decoded.
-
-    Raises:
-        ValueError: the reason.
-    """
+    """Raise a ValueError with the reason if a file must not be decoded, by its header."""
     if encoded and not detect_format(encoded):
-        raise ValueError(_what_else(encoded))
+        raise ValueError(_name_other_format(encoded))
     height, width = read_header_size(encoded)
     if height < 1 or width < 1:
         raise ValueError("no pixels")
@@ -87,8 +82,8 @@ def require_decodable(encoded: bytes, *, max_side: int, max_pixels: int) -> None
         raise ValueError("animated: more than one image")
 
 
-def _what_else(encoded: bytes) -> str:
-    """Name a file that is no image of ours."""
+def _name_other_format(encoded: bytes) -> str:
+    """Return what a file is that is not an accepted image."""
     for start, name in _OTHER_FORMATS.items():
         if encoded.startswith(start):
             return f"{name}, not a JPEG, PNG, BMP, GIF or WebP file"
@@ -104,33 +99,36 @@ def _what_else(encoded: bytes) -> str:
     return "not a JPEG, PNG, BMP, GIF or WebP file"
 
 
-def _jpeg_size(encoded: bytes) -> tuple[int, int]:
+def _read_jpeg_size(encoded: bytes) -> tuple[int, int]:
     """Return (height, width) from a JPEG's frame header (ITU T.81, B.2.2)."""
-    for marker, segment in _jpeg_segments(encoded):
+    for marker, segment in _iterate_jpeg_segments(encoded):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(segment) >= 5:
             return int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big")
     raise ValueError("its JPEG header is damaged")
 
 
-def _jpeg_segments(encoded: bytes) -> Iterator[tuple[int, bytes]]:
+def _iterate_jpeg_segments(encoded: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield (marker, content) of a JPEG's segments up to the first scan."""
-    at = 2
+    offset = 2
     for _ in range(_MAX_PARTS):
-        if at + 4 > len(encoded) or encoded[at] != 0xFF:
+        if offset + 4 > len(encoded) or encoded[offset] != 0xFF:
             return
-        marker = encoded[at + 1]
+        marker = encoded[offset + 1]
         if marker == 0xFF:  # a fill byte
-            at += 1
+            offset += 1
             continue
-        length = int.from_bytes(encoded[at + 2 : at + 4], "big")
-        yield marker, encoded[at + 4 : at + 2 + length]
+        length = int.from_bytes(encoded[offset + 2 : offset + 4], "big")
+        yield marker, encoded[offset + 4 : offset + 2 + length]
         if marker == 0xDA or length < 2:
             return
-        at += 2 + length
+        offset += 2 + length
 
 
-def _webp_size(encoded: bytes) -> tuple[int, int]:
-    """Return (height, width) from a WebP's first chunk (Google's container specification; VP8 is RFC 6386, 9.1)."""
+def _read_webp_size(encoded: bytes) -> tuple[int, int]:
+    """Return (height, width) from a WebP's first chunk.
+
+    Google's container specification; VP8 is RFC 6386, 9.1.
+    """
     kind, content = encoded[12:16], encoded[20:30]
     if len(content) == 10:
         if kind == b"VP8X":
@@ -150,93 +148,102 @@ def _webp_size(encoded: bytes) -> tuple[int, int]:
 
 
 def is_animated(encoded: bytes) -> bool:
-    """Say whether a GIF, PNG or WebP file holds more than one image."""
+    """Return whether a GIF, PNG or WebP file holds more than one image."""
     kind = detect_format(encoded)
     if kind == "webp":
         return encoded[12:16] == b"VP8X" and len(encoded) > 20 and bool(encoded[20] & 2)
     if kind == "png":
-        return any(name == b"acTL" for name, _ in _chunks(encoded, 8, "big"))
-    return kind == "gif" and _gif_frames(encoded) > 1
+        return any(name == b"acTL" for name, _ in _iterate_chunks(encoded, 8, "big"))
+    return kind == "gif" and _count_gif_frames(encoded) > 1
 
 
-def _gif_frames(encoded: bytes) -> int:
-    """Return how many images a GIF holds, two for more, by walking over its blocks (GIF89a, 17-26)."""
-    at = 13 + _palette_bytes(encoded[10:11])
+def _count_gif_frames(encoded: bytes) -> int:
+    """Return the number of images of a GIF, at most two, from its blocks (GIF89a, 17-26)."""
+    offset = 13 + _measure_palette(encoded[10:11])
     frames = 0
     for _ in range(_MAX_PARTS):
-        if at >= len(encoded) or frames > 1:
+        if offset >= len(encoded) or frames > 1:
             break
-        block = encoded[at]
+        block = encoded[offset]
         if block == 0x2C:
             frames += 1
-            at += 11 + _palette_bytes(encoded[at + 9 : at + 10])
+            offset += 11 + _measure_palette(encoded[offset + 9 : offset + 10])
         elif block == 0x21:
-            at += 2
+            offset += 2
         else:
             break
-        while at < len(encoded) and encoded[at]:
-            at += 1 + encoded[at]
-        at += 1
+        while offset < len(encoded) and encoded[offset]:
+            offset += 1 + encoded[offset]
+        offset += 1
     return frames
 
 
-def _palette_bytes(flags: bytes) -> int:
+def _measure_palette(flags: bytes) -> int:
+    """Return the bytes of the color table that a block's flags announce."""
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
-def _chunks(encoded: bytes, at: int, order: str) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (name, content) of the chunks of a PNG (`big`) up to its pixels, or of a WebP (`little`)."""
+def _iterate_chunks(encoded: bytes, offset: int, order: str) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (name, content) of the chunks of a PNG (`big`), up to its pixels, or WebP (`little`)."""
     for _ in range(_MAX_PARTS):
-        if at + 8 > len(encoded):
+        if offset + 8 > len(encoded):
             return
         if order == "big":
-            length, name = int.from_bytes(encoded[at : at + 4], "big"), encoded[at + 4 : at + 8]
-            following = at + 12 + length
+            length, name = (
+                int.from_bytes(encoded[offset : offset + 4], "big"),
+                encoded[offset + 4 : offset + 8],
+            )
+            following = offset + 12 + length
         else:
-            length, name = int.from_bytes(encoded[at + 4 : at + 8], "little"), encoded[at : at + 4]
-            following = at + 8 + length + length % 2
+            length, name = (
+                int.from_bytes(encoded[offset + 4 : offset + 8], "little"),
+                encoded[offset : offset + 4],
+            )
+            following = offset + 8 + length + length % 2
         if name == b"IDAT":
             return
-        yield name, encoded[at + 8 : at + 8 + length]
-        at = following
+        yield name, encoded[offset + 8 : offset + 8 + length]
+        offset = following
 
 
 def read_orientation(encoded: bytes) -> int:
     """Return the EXIF orientation of a JPEG, PNG or WebP file, 1..8.
 
-    1, upright, where it says none or nonsense.
+    1, upright, where it is missing or nonsense.
     """
     kind = detect_format(encoded)
     found: Iterator[bytes] = iter(())
     if kind == "jpeg":
         found = (
             content[6:]
-            for marker, content in _jpeg_segments(encoded)
+            for marker, content in _iterate_jpeg_segments(encoded)
             if marker == 0xE1 and content[:6] == b"Exif\0\0"
         )
     elif kind == "png":
-        found = (content for name, content in _chunks(encoded, 8, "big") if name == b"eXIf")
+        found = (content for name, content in _iterate_chunks(encoded, 8, "big") if name == b"eXIf")
     elif kind == "webp":
         found = (
             content.removeprefix(b"Exif\0\0")
-            for name, content in _chunks(encoded, 12, "little")
+            for name, content in _iterate_chunks(encoded, 12, "little")
             if name == b"EXIF"
         )
-    return _tiff_orientation(next(found, b""))
+    return _read_tiff_orientation(next(found, b""))
 
 
-def _tiff_orientation(exif: bytes) -> int:
+def _read_tiff_orientation(exif: bytes) -> int:
     """Return the orientation from EXIF's first directory of tags (TIFF 6.0, section 2)."""
     if exif[:2] not in (b"II", b"MM"):
         return 1
 
-    def number(at: int, length: int) -> int:
-        return int.from_bytes(exif[at : at + length], "little" if exif[:2] == b"II" else "big")
+    def number(offset: int, length: int) -> int:
+        return int.from_bytes(
+            exif[offset : offset + length], "little" if exif[:2] == b"II" else "big"
+        )
 
     directory = number(4, 4)
     for entry in range(min(number(directory, 2), 1000)):
-        at = directory + 2 + 12 * entry
-        if number(at, 2) == _ORIENTATION_TAG:
-            value = number(at + 8, 2)
+        offset = directory + 2 + 12 * entry
+        if number(offset, 2) == _ORIENTATION_TAG:
+            value = number(offset + 8, 2)
             return value if 1 <= value <= 8 else 1
     return 1

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 
 def main() -> None:
-    """Serve until the process is ended."""
+    """Serve until the process ends."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.data.input_service",
         description=__doc__.splitlines()[0] if __doc__ else "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,45 +12,46 @@ from pipeline.config.train import TrainConfig
 from pipeline.data.loader import LoadedSplit, decode_square, open_split_records
 from pipeline.data.training_batches import make_training_batches
 
+if TYPE_CHECKING:
+    from pipeline.data.training_batches import Batch
+
+# A stage's name, and a function that tries a bit of it.
+InputStage = tuple[str, Callable[[], object]]
+
 
 def list_input_stages(
     images: LoadedSplit, config: TrainConfig, image_size: int
-) -> list[tuple[str, Callable[[], Any]]]:
-    """Return what the images of a training batch pass through, from the disk on, each with a function that tries a bit of it."""
+) -> list[InputStage]:
+    """Return the stages that the images of a training batch pass through, from the disk on."""
 
-    def batch(**changes: str) -> Any:
-        return next(
-            iter(
-                make_training_batches(
-                    images, config.model_copy(update=changes), image_size=image_size, epoch=0
-                )
-            )
-        )
+    def take_batch(**changes: str) -> Batch:
+        changed = config.model_copy(update=changes)
+        return next(iter(make_training_batches(images, changed, image_size=image_size, epoch=0)))
 
-    whole = ("cutting and changing the images of a batch", batch)
+    batching = "cutting and changing the images of a batch"
     if isinstance(images.pixels, np.memmap):
+        path = images.dataset.pixels_path(images.split)
         return [
-            (
-                f"reading the prepared pixels {images.dataset.pixels_path(images.split)}",
-                images.pixels[-1].sum,
-            ),
-            whole,
+            (f"reading the prepared pixels {path}", images.pixels[-1].sum),
+            (batching, take_batch),
         ]
     if images.pixels is not None:
-        return [whole]
-    records, parse = open_split_records(images)
-    stages: list[tuple[str, Callable[[], Any]]] = [
-        (f"reading the shards in {images.dataset.shards}", lambda: next(iter(records(None)))),
-        (
-            "decoding an image",
-            lambda: next(
-                iter(records(None).map(lambda record: decode_square(images.dataset, parse(record))))
-            ),
-        ),
-        (whole[0], functools.partial(batch, data_services="")),
+        return [(batching, take_batch)]
+    reader = open_split_records(images)
+
+    def decode_first() -> object:
+        squares = reader.read(None).map(
+            lambda record: decode_square(images.dataset, reader.parse(record))
+        )
+        return next(iter(squares))
+
+    stages: list[InputStage] = [
+        (f"reading the shards in {images.dataset.shards}", lambda: next(iter(reader.read(None)))),
+        ("decoding an image", decode_first),
+        (batching, functools.partial(take_batch, data_services="")),
     ]
     services = [address for address in config.data_services.split(",") if address]
     return stages + [
-        (f"the input service {address}", functools.partial(batch, data_services=address))
+        (f"the input service {address}", functools.partial(take_batch, data_services=address))
         for address in services
     ]

@@ -1,12 +1,12 @@
-"""One split of a prepared dataset: in memory where it fits, else mapped from the disk or streamed."""
+"""One split of a prepared dataset: in memory where it fits, else mapped or streamed from the disk."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +15,7 @@ from pyarrow import parquet
 from pipeline.artifacts import DatasetArtifact
 from pipeline.data.decoding import DecodingHints, decode_and_resize
 from pipeline.data.shards import (
+    RecordReader,
     count_processors,
     index_path,
     make_deterministic_options,
@@ -22,8 +23,11 @@ from pipeline.data.shards import (
 )
 from pipeline.errors import ConfigError, DatasetError
 
+if TYPE_CHECKING:
+    from pipeline.arrays import Images, Labels, Tensor
+
 # Loading takes twice a split's size for a moment, and training needs room, too.
-_MEMORY_SHARE = 0.25
+_MEMORY_FRACTION = 0.25
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,17 @@ class LoadedSplit:
 
     dataset: DatasetArtifact
     split: str
-    labels: Any
+    labels: Labels
     keys: tuple[str, ...]
-    pixels: Any
+    pixels: Images | None
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.labels)
 
     @property
-    def where(self) -> str:
-        """Say where batches come from."""
+    def location(self) -> str:
+        """Where batches come from, for people."""
         size = f"{len(self) * self.dataset.short_side**2 * 3 / 1e9:.2g} GB"
         if self.pixels is None:
             return (
@@ -64,7 +68,7 @@ class LoadedSplit:
 def load_split(
     dataset: DatasetArtifact, split: str, *, in_memory: bool | None = None
 ) -> LoadedSplit:
-    """Return a split of a prepared dataset, decoded and resized in memory if it takes less than a quarter of the machine's.
+    """Return a split, decoded and resized in memory if it takes less than a quarter of it.
 
     A larger one is mapped from the disk where ingest stored its pixels, and decoded from the shards
     in every epoch where it did not.
@@ -75,7 +79,7 @@ def load_split(
         in_memory: decides instead of the machine's memory.
 
     Raises:
-        DatasetError: the shards or the index are gone or do not belong together.
+        DatasetError: the shards or the index are missing or do not belong together.
     """
     try:
         index = parquet.read_table(index_path(dataset.directory, split), columns=["key", "label"])
@@ -83,19 +87,19 @@ def load_split(
         raise _damaged_error(dataset, f"{error}") from error
     labels = index["label"].to_numpy()
     size = len(labels) * dataset.short_side**2 * 3
-    keep = size <= _MEMORY_SHARE * usable_memory_bytes() if in_memory is None else in_memory
+    keep = size <= _MEMORY_FRACTION * usable_memory_bytes() if in_memory is None else in_memory
     images = LoadedSplit(dataset, split, labels, tuple(index["key"].to_pylist()), None)
     if dataset.store == "pixels":
-        stored = _stored_pixels(images)
+        stored = _map_stored_pixels(images)
         return replace(images, pixels=np.array(stored) if keep else stored)
-    return replace(images, pixels=_pixels(images)) if keep else images
+    return replace(images, pixels=_decode_pixels(images)) if keep else images
 
 
-def _stored_pixels(images: LoadedSplit) -> Any:
+def _map_stored_pixels(images: LoadedSplit) -> Images:
     """Return the pixels that ingest stored, mapped from the disk."""
     path, side = images.dataset.pixels_path(images.split), images.dataset.short_side
     try:
-        stored = np.load(path, mmap_mode="r")
+        stored: Images = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise _damaged_error(images.dataset, str(error)) from error
     if stored.shape != (len(images), side, side, 3) or stored.dtype != np.uint8:
@@ -105,13 +109,14 @@ def _stored_pixels(images: LoadedSplit) -> Any:
 
 def _damaged_error(dataset: DatasetArtifact, reason: str) -> DatasetError:
     return DatasetError(
-        f"The prepared dataset in {dataset.shards} is damaged ({reason:.200}). Expected the files"
-        " that ingest wrote. Type the same command with --rerun ingest."
+        f"The prepared dataset in {dataset.shards} is damaged ({reason:.200})",
+        expected="the files that ingest wrote",
+        hint="Type the same command with --rerun ingest",
     )
 
 
 def usable_memory_bytes() -> int:
-    """Return the memory this process may use: the machine's, or its container's limit.
+    """Return the memory that this process may use: the machine's, or its container's limit.
 
     All of it, not what is free at the moment: the choice that depends on it must be the same in the
     next run.
@@ -122,10 +127,12 @@ def usable_memory_bytes() -> int:
     return min(machine, int(text)) if text.isdecimal() else machine
 
 
-def open_split_records(
-    images: LoadedSplit,
-) -> tuple[Callable[[int | None], Any], Callable[[Any], dict[str, Any]]]:
-    """Return what `open_records` does for a split."""
+def open_split_records(images: LoadedSplit) -> RecordReader:
+    """Open the shards of a split.
+
+    Raises:
+        DatasetError: they are missing or damaged.
+    """
     dataset = images.dataset
     try:
         return open_records(
@@ -135,23 +142,23 @@ def open_split_records(
         raise _damaged_error(dataset, str(error)) from error
 
 
-def decode_square(dataset: DatasetArtifact, example: dict[str, Any]) -> Any:
+def decode_square(dataset: DatasetArtifact, example: dict[str, Tensor]) -> Tensor:
     """Return an image as uint8 [short_side, short_side, 3] in [0, 255]."""
     return decode_and_resize(
-        example["image"], dataset.short_side, example["orientation"], decoding_hints(dataset)
+        example["image"], dataset.short_side, example["orientation"], make_hints(dataset)
     )
 
 
-def decoding_hints(dataset: DatasetArtifact) -> DecodingHints:
+def make_hints(dataset: DatasetArtifact) -> DecodingHints:
     """Return what is known of every image of a dataset."""
     return DecodingHints(dataset.upright_jpeg, dataset.largest_short_side)
 
 
-def _pixels(images: LoadedSplit) -> Any:
-    """Return every image of a split as one uint8 array [images, short_side, short_side, 3] in memory."""
-    records, parse = open_split_records(images)
-    decoded = records(None).map(
-        lambda record: decode_square(images.dataset, parse(record)),
+def _decode_pixels(images: LoadedSplit) -> Images:
+    """Return every image of a split, uint8 [images, short_side, short_side, 3], in memory."""
+    reader = open_split_records(images)
+    decoded = reader.read(None).map(
+        lambda record: decode_square(images.dataset, reader.parse(record)),
         num_parallel_calls=2 * count_processors(),
     )
     with tf.device("CPU:0"):
@@ -169,20 +176,28 @@ def _pixels(images: LoadedSplit) -> Any:
 
 
 def read_encoded_images(images: LoadedSplit) -> Iterator[tuple[bytes, int, int]]:
-    """Yield each image's file, its EXIF orientation in 1..8 and its label, in stored order, none of them decoded."""
-    records, parse = open_split_records(images)
-    for record in records(None):
-        example = parse(record)
+    """Yield each image's file, not decoded, its EXIF orientation in 1..8 and its label.
+
+    In stored order.
+    """
+    reader = open_split_records(images)
+    for record in reader.read(None):
+        example = reader.parse(record)
         yield example["image"].numpy(), int(example["orientation"]), int(example["label"])
 
 
 def measure_surplus(images: LoadedSplit, image_size: int) -> int:
-    """Return how many pixels a stored side is longer than the crop."""
+    """Return the pixels by which a stored side is longer than the crop.
+
+    Raises:
+        ConfigError: the images are smaller than the crop.
+    """
     surplus = images.dataset.short_side - image_size
     if surplus < 0:
         raise ConfigError(
-            "model.image_size is larger than the prepared images. Expected at most"
-            f" {images.dataset.short_side}. Received {image_size}. Type --set"
-            f" data.short_side={image_size} and run ingest again."
+            "model.image_size is larger than the prepared images",
+            expected=f"at most {images.dataset.short_side}",
+            received=str(image_size),
+            hint=f"Type --set data.short_side={image_size} and run ingest again",
         )
     return surplus

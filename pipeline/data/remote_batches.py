@@ -1,31 +1,37 @@
 """Batches that other hosts prepare, each with an input service (`pipeline.data.input_service`).
 
 Each host has a tf.data service of its own with one worker, and takes every n-th batch. So batches
-come in the same order and with the same bytes as without hosts, which a service that hands out work
-as it likes could not promise. Hosts must see the shards under the same path.
+come in the same order and with the same bytes as without hosts; a service that assigns work to its
+workers itself could not promise that. The shards must have the same path on all hosts.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
 from pipeline.data.shards import make_deterministic_options
 from pipeline.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pipeline.arrays import Dataset, Integers
+
 
 def distribute_batches(
-    addresses: Sequence[str], places: Any, batches_of: Callable[[Any, tuple[int, int]], Any]
-) -> Any:
-    """Return batches that hosts prepare in turn, as a tf.data.Dataset in the order of `places`.
+    addresses: Sequence[str],
+    positions: Integers,
+    make_batches: Callable[[Integers, tuple[int, int]], Dataset],
+) -> Dataset:
+    """Return batches that hosts prepare in turn, in the order of `positions`.
 
     Args:
         addresses: `host:port` of each.
-        places: int64 [batches, batch], of an epoch's order.
-        batches_of: makes the batches of some rows of `places`, given whose turn they are.
+        positions: int64 [batches, batch], in an epoch's order.
+        make_batches: makes the batches of some rows of `positions`, called with (number, hosts) of
+            the host whose turn they are.
 
     Raises:
         ConfigError: a host does not answer.
@@ -36,7 +42,7 @@ def distribute_batches(
     service = tf.data.experimental.service
     parts = [
         # Not compressed: pixels hardly shrink.
-        batches_of(places[index::count], (index, count)).apply(
+        make_batches(positions[index::count], (index, count)).apply(
             service.distribute(
                 processing_mode=service.ShardingPolicy.OFF,
                 service=f"grpc://{address}",
@@ -45,7 +51,7 @@ def distribute_batches(
         )
         for index, address in enumerate(addresses)
     ]
-    turns = tf.data.Dataset.range(len(places)).map(lambda number: number % count)
+    turns = tf.data.Dataset.range(len(positions)).map(lambda number: number % count)
     return (
         tf.data.Dataset.choose_from_datasets(parts, turns, stop_on_empty_dataset=False)
         .prefetch(count)
@@ -54,12 +60,13 @@ def distribute_batches(
 
 
 def _require_answer(address: str) -> None:
-    """Raise a ConfigError where nobody listens; TensorFlow would go on trying."""
+    """Raise a ConfigError if nothing listens at an address; TensorFlow would try for ever."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except OSError as error:
         raise ConfigError(
-            f"Nobody answers at {address} of train.data_services ({error}). Expected an input"
-            f" service. Type there: python -m pipeline.data.input_service --port {port}"
+            f"The host {address} of train.data_services does not answer ({error})",
+            expected="an input service",
+            hint=f"Type there: python -m pipeline.data.input_service --port {port}",
         ) from error

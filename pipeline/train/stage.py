@@ -61,7 +61,7 @@ def train(
 
     context.run.set_tags({"seed": config.seed, **describe_runtime()}, summary=True)
     state, training = _prepare_training(config, dataset, model, context)
-    context.run.set_tags({"training_images": training.train.where})
+    context.run.set_tags({"training_images": training.train.location})
     images, descriptions = _collect_training_sample(training.train, training.config, model)
     with contextlib.closing(loop.train_epochs(state, training)) as epochs:
         for epoch in epochs:

@@ -178,10 +178,10 @@ def test_mixup_is_the_weighted_sum_with_the_neighbor(dataset):
     pixels = smooth(40)
     batch, (found, _, partners, shares) = batch_of(pixels, dataset, mixup=0.4)
     np.testing.assert_array_equal(partners, np.arange(40) ^ 1)
-    np.testing.assert_allclose(shares, batch["share"], atol=1e-6)
+    np.testing.assert_allclose(shares, batch["own_fraction"], atol=1e-6)
     own = shares[:, None, None, None]
     assert np.abs(found - (pixels * own + pixels[partners] * (1 - own))).max() <= 0.51
-    drawn = draw_augmentations(TrainConfig(mixup=0.4), dataset, size=SIZE, epoch=0)["share"]
+    drawn = draw_augmentations(TrainConfig(mixup=0.4), dataset, size=SIZE, epoch=0)["own_fraction"]
     assert abs(drawn.mean() - 0.5) < 0.04
     assert abs(drawn.std() - np.sqrt(0.25 / 1.8)) < 0.02  # Beta(a, a): variance 1 / (4 (2 a + 1))
 
@@ -202,7 +202,7 @@ def test_mixup_and_cutmix_take_turns(dataset):
     drawn = draw_augmentations(TrainConfig(mixup=0.2, cutmix=1.0), dataset, size=SIZE, epoch=0)
     whole = (drawn["mixed"] == [0, 0, SIZE, SIZE]).all(1)
     assert abs(whole.mean() - 0.5) < 0.06
-    assert (drawn["share"][~whole] == 0).all()
+    assert (drawn["own_fraction"][~whole] == 0).all()
 
 
 def test_pairs_do_not_reach_over_even_shares_of_a_batch(dataset):
@@ -234,7 +234,7 @@ def changed(kind, sign, pixels, dataset, magnitude=15):
         def choice(self, _values, count):
             return np.full(count, sign)
 
-    warp, tone = augment._random_changes(Chosen(), len(pixels), SIZE, 1, magnitude / 30)
+    warp, tone = augment._draw_randaugment(Chosen(), len(pixels), SIZE, 1, magnitude / 30)
     batch = {
         "pixels": tf.constant(pixels),
         "labels": tf.range(len(pixels)),

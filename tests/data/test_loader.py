@@ -154,9 +154,9 @@ def test_epochs_that_are_made_ready_ahead_are_the_same(kind, request):
 
 def test_stored_pixels_give_the_batches_of_memory(train, mapped, digits):
     assert isinstance(mapped.pixels, np.memmap)
-    assert "mapped from the disk" in mapped.where
-    assert "in memory" in train.where
-    assert "decoded" in load_split(digits, "train", in_memory=False).where
+    assert "mapped from the disk" in mapped.location
+    assert "in memory" in train.location
+    assert "decoded" in load_split(digits, "train", in_memory=False).location
     for change in ({}, EVERYTHING, {"epoch": 3, "color_noise": 0.2, "color_mode": "paper"}):
         how = {"global_batch_size": 54} | change
         assert_same(batches_of(mapped, **how, parallel_calls=5), batches_of(train, **how))
@@ -300,12 +300,12 @@ def test_large_jpegs_are_reduced_while_they_are_decoded(ratio):
     whole = decode_image(encoded).numpy()[:, 5 * ratio : 55 * ratio]
     averaged = whole.reshape(50, ratio, 50, ratio, 3).mean((1, 3))
     expected = tf.image.resize(averaged, (36, 36)).numpy()
-    for known in (
+    for hints in (
         DecodingHints(),
         DecodingHints(upright_jpeg=True),
         DecodingHints(upright_jpeg=True, short_side=50 * ratio),
     ):
-        found = decode_and_resize(encoded, 36, known=known).numpy()
+        found = decode_and_resize(encoded, 36, hints=hints).numpy()
         assert np.abs(found - expected).mean() < 1.5
         assert np.abs(found - expected).max() < 12
 
