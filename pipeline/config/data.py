@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -28,21 +28,21 @@ class DataConfig(Section):
         gt=0,
         lt=0.5,
         description=(
-            "Share of the training images kept for validation where the source names none, in (0,"
-            " 0.5)."
+            "Fraction of the training images kept for validation where the source names none, in"
+            " (0, 0.5)."
         ),
     )
     test_fraction: float = Field(
         0.2,
         gt=0,
         lt=0.5,
-        description="Share kept for the test where the source names none, in (0, 0.5).",
+        description="Fraction kept for the test where the source names none, in (0, 0.5).",
     )
     max_quarantined_fraction: float = Field(
         0.01,
         ge=0,
         le=1,
-        description="Ingest fails when a larger share of the files cannot be used, in [0, 1].",
+        description="Ingest fails when a larger fraction of the files cannot be used, in [0, 1].",
     )
     # Pillow's own limit, 1024^3 / 4 / 3: a PNG of some kilobytes can hold an image that fills the
     # memory when it is decoded.
@@ -64,8 +64,8 @@ class DataConfig(Section):
     duplicates: Literal["exclude", "report"] = Field(
         "exclude",
         description=(
-            "Copies, exact or near, of an image of another split: `exclude` leaves them out,"
-            " `report` only tells."
+            "Duplicates, exact or near, of an image of another split: `exclude` leaves them out,"
+            " `report` only lists them."
         ),
     )
     renamed_classes: dict[str, str] = Field(
@@ -93,11 +93,11 @@ class DataConfig(Section):
 
     @field_validator("renamed_classes", mode="before")
     @classmethod
-    def _from_words(cls, value: Any) -> Any:
-        """Take `old=new,older=newer` of a command line."""
+    def _parse_pairs(cls, value: object) -> object:
+        """Parse `old=new,older=newer` of a command line."""
         if not isinstance(value, str):
             return value
-        words = [word for word in value.split(",") if word.strip()]
-        if not all("=" in word for word in words):
+        pairs = [pair for pair in value.split(",") if pair.strip()]
+        if not all("=" in pair for pair in pairs):
             raise ValueError("should be old=new, with commas between several")
-        return {old.strip(): new.strip() for old, new in (word.split("=", 1) for word in words)}
+        return {old.strip(): new.strip() for old, new in (pair.split("=", 1) for pair in pairs)}

@@ -23,7 +23,7 @@ from pipeline.data.audit_cache import (
     stamp_file,
     write_cached,
 )
-from pipeline.data.checked import CheckedFile, ImageFacts, ImageFile, Progress
+from pipeline.data.checked import CheckedFile, ImageFacts, ImageFile, IngestProgress
 from pipeline.data.examination import ReadFile, examine_header, examine_images
 from pipeline.data.shards import count_processors
 from pipeline.errors import DatasetError
@@ -43,7 +43,7 @@ class _AuditBatch:
 
 
 def audit_files(
-    files: Sequence[ImageFile], cache_path: Path, config: DataConfig, progress: Progress
+    files: Sequence[ImageFile], cache_path: Path, config: DataConfig, progress: IngestProgress
 ) -> list[CheckedFile]:
     """Check every file that is not in the cache; the order stays.
 

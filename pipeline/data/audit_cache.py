@@ -62,12 +62,12 @@ def open_cache(path: Path, config: DataConfig) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return _connect(path, config)
+            return _connect_cache(path, config)
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
             path.unlink()
-            return _connect(path, config)
+            return _connect_cache(path, config)
     except (OSError, sqlite3.OperationalError) as error:
         raise DatasetError(
             f"The audit cannot write {path} ({error})",
@@ -76,7 +76,7 @@ def open_cache(path: Path, config: DataConfig) -> sqlite3.Connection:
         ) from error
 
 
-def _connect(path: Path, config: DataConfig) -> sqlite3.Connection:
+def _connect_cache(path: Path, config: DataConfig) -> sqlite3.Connection:
     cache = sqlite3.connect(path, isolation_level=None)
     try:
         cache.execute("PRAGMA journal_mode=WAL")

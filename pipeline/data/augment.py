@@ -120,9 +120,9 @@ def draw_augmentations(
     host and all at once, from (seed, epoch) alone: neither threads nor replicas change them, and
     every purpose has a stream of its own, so that switching one off does not change the others.
 
-    `shift` float32 [images, 3] is added to the colors. `warp` [images, 8] and `tone` [images, 6] are
-    RandAugment's. `erased` int32 [images, 4] is a box to hide. `mixed` int32 [images, 4] is the box
-    of the partner, and `own_fraction` float32 [images] the weight of the image itself there.
+    `shift` float32 [images, 3] is added to the colors. `warp` [images, 8] and `tone` [images, 6]
+    are RandAugment's. `erased` int32 [images, 4] is a box to hide. `mixed` int32 [images, 4] is the
+    box of the partner, and `own_fraction` float32 [images] the weight of the image itself there.
 
     Args:
         config: which options.

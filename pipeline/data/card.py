@@ -1,4 +1,4 @@
-"""Measure and store what the dataset card shows: the numbers, some images, and a preview of augmentation."""
+"""Store what the dataset card shows: numbers, some images, and a preview of augmentation."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def write_card_data(
     Values: `card` as `collect_card_values` says, `measured_images`, `preview_columns` (headings),
     `crop_fraction` and `color_noise` of the preview, and `principal_std` in levels.
 
-    Arrays: `examples` uint8 [images, side, side, 3] with `example_labels` int [images]; `mean_image`
-    float32 [side, side, 3] in [0, 255]; `principal_directions` float64 [3, 3], one a row; `preview`
-    uint8 [columns, images, crop, crop, 3]; `duplicates` uint8 [groups, 2, 64, 64, 3].
+    Arrays: `examples` uint8 [images, side, side, 3] with `example_labels` int [images];
+    `mean_image` float32 [side, side, 3] in [0, 255]; `principal_directions` float64 [3, 3], one a
+    row; `preview` uint8 [columns, images, crop, crop, 3]; `duplicates` uint8 [groups, 2, 64, 64,
+    3].
     """
     labels = [label for label, images in sorted(statistics.examples.items()) for _ in images]
     stds, directions = find_principal_colors(statistics.channel_covariance)

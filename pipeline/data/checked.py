@@ -11,7 +11,7 @@ from pipeline.data.names import to_printable
 SPLITS = ("train", "validation", "test")
 
 # Called with the units done, the units in all, and what is being done.
-Progress = Callable[[int, int, str], None]
+IngestProgress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)

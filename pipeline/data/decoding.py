@@ -250,5 +250,5 @@ def _to_levels(values: Tensor) -> Tensor:
 
 
 def decoding_error_reason(message: str) -> str:
-    """Return the reason in TensorFlow's message of a failed decoding, without names of operations."""
+    """Return the reason in TensorFlow's message of a failed decoding, without operations."""
     return message.partition("\n\t [[")[0].rpartition("\n")[2].partition(" when decoding")[0][:120]

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import tensorflow as tf
 
-from pipeline.data.loader import LoadedSplit, decode_square, measure_surplus, open_split_records
+from pipeline.data.loader import (
+    PREFETCHED_BATCHES,
+    LoadedSplit,
+    decode_square,
+    measure_surplus,
+    open_split_records,
+)
 from pipeline.data.shards import count_processors, make_deterministic_options
 
 if TYPE_CHECKING:
     from pipeline.arrays import Array, Dataset, Images, Tensor
 
-_PREFETCHED_BATCHES = 2
 View = Literal["center", "ten"]
 
 
@@ -62,7 +67,7 @@ def make_evaluation_batches(
     return (
         read(images, batch_size, worker, calls)
         .map(cut_views, num_parallel_calls=calls)
-        .prefetch(_PREFETCHED_BATCHES)
+        .prefetch(PREFETCHED_BATCHES)
         .with_options(make_deterministic_options())
     )
 

@@ -15,10 +15,10 @@ import argparse
 import hashlib
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from pipeline.errors import DatasetError, PipelineError
+from pipeline.files import write_bytes
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 # SHA-256 of the published files, as TFDS registers them in url_checksums/fashion_mnist.txt.
@@ -36,8 +36,8 @@ SHA256 = {
 _MODIFIED = {"t10k": 1504176627, "train": 1504176606}
 
 
-def restore(source: Path, manual: Path) -> list[Path]:
-    """Write the four published files, byte for byte, and return where they are.
+def restore_files(source: Path, manual: Path) -> list[Path]:
+    """Write the four published files, byte for byte, and return their paths.
 
     Args:
         source: folder of Debian's files; only read.
@@ -54,31 +54,34 @@ def restore(source: Path, manual: Path) -> list[Path]:
         ]
     except FileNotFoundError as error:
         raise DatasetError(
-            f"There is no {error.filename}. Expected the files of Debian's package. Received a path"
-            " that does not exist. Type: apt-get install dataset-fashion-mnist"
+            f"There is no {error.filename}",
+            expected="the files of Debian's package",
+            received="a path that does not exist",
+            hint="Type: apt-get install dataset-fashion-mnist",
         ) from error
     except OSError as error:
         raise DatasetError(
-            f"{error.filename} cannot be read or written ({error.strerror}). Expected files that"
-            " you may read and a folder that you may write. Check its permissions and the room on"
-            " the disk."
+            f"{error.filename} cannot be read or written ({error.strerror})",
+            expected="files that you may read and a folder that you may write",
+            hint="Check its permissions and the room on the disk",
         ) from error
 
 
 def _restore_file(source: Path, target: Path, sha256: str) -> Path:
-    published = with_header(source.read_bytes(), target.name)
+    published = add_header(source.read_bytes(), target.name)
     if hashlib.sha256(published).hexdigest() != sha256:
         raise DatasetError(
-            f"{source} is not the file that was published. Expected Debian's edition, which gives"
-            f" SHA-256 {sha256}. Received another. Type: apt-get install --reinstall"
-            " dataset-fashion-mnist"
+            f"{source} is not the file that was published",
+            expected=f"Debian's edition, which gives SHA-256 {sha256}",
+            received="another",
+            hint="Type: apt-get install --reinstall dataset-fashion-mnist",
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, published)
+    write_bytes(target, published)
     return target
 
 
-def with_header(stripped: bytes, name: str) -> bytes:
+def add_header(stripped: bytes, name: str) -> bytes:
     """Return a gzip file with the time and the name in its head again (RFC 1952, section 2.3).
 
     Args:
@@ -98,25 +101,8 @@ def with_header(stripped: bytes, name: str) -> bytes:
     )
 
 
-def _write(target: Path, content: bytes) -> None:
-    """Write a file beside its place and put it there in one step, so that TFDS never sees half of it."""
-    with tempfile.NamedTemporaryFile(
-        dir=target.parent, prefix=f".{target.name}.", delete=False
-    ) as file:
-        partial = Path(file.name)
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            partial.chmod(0o644)  # a temporary file is its owner's alone
-            partial.replace(target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-
-
-def main() -> str:
-    """Restore the files where the command line says, and return the sentence that says so."""
+def restore_from_arguments() -> str:
+    """Restore the files as the command line asks, and return a sentence for the terminal."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.data.fashion_mnist",
         description="Fashion-MNIST from Debian's package.",
@@ -138,7 +124,7 @@ def main() -> str:
     data_directory = Path(
         os.environ.get("TFDS_DATA_DIR") or options.workdir / "datasets"
     ).expanduser()
-    restored = restore(options.source, data_directory / "downloads" / "manual")
+    restored = restore_files(options.source, data_directory / "downloads" / "manual")
     return (
         f"Fashion-MNIST: {len(restored)} files in {restored[0].parent}. Next: alexnet run --dataset"
         " fashion_mnist\n"
@@ -147,6 +133,6 @@ def main() -> str:
 
 if __name__ == "__main__":
     try:
-        sys.stdout.write(main())
+        sys.stdout.write(restore_from_arguments())
     except PipelineError as error:
         sys.exit(f"Error: {error}")

@@ -34,7 +34,7 @@ _LITTER = frozenset({"__macosx", "thumbs.db", "desktop.ini", "icon\r", "mlruns"}
 
 
 class FolderContents(NamedTuple):
-    """The content of a folder: names of files, why some cannot be used, and folders (true: a link)."""
+    """The content of a folder: files, why some cannot be used, and folders (true for a link)."""
 
     files: list[str]
     problems: dict[str, str]

@@ -14,7 +14,7 @@ from pipeline.data.names import natural_sort_key, to_printable
 from pipeline.data.reference import missing_folder_error
 from pipeline.errors import DatasetError
 
-_EXAMPLES = 3  # per reason
+_EXAMPLES_PER_REASON = 3
 
 
 def list_folder(folder: Path) -> FileListing:
@@ -56,7 +56,7 @@ def _list_class_folders(folder: Path) -> FileListing:
             or _explain_suffix(parts[-1])
         ):
             excluded[reason] += 1
-            if excluded[reason] <= _EXAMPLES:
+            if excluded[reason] <= _EXAMPLES_PER_REASON:
                 examples.setdefault(reason, []).append(to_printable(name))
             continue
         label = labels.get(parts[label_part]) or labels.setdefault(

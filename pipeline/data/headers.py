@@ -184,7 +184,7 @@ def _measure_palette(flags: bytes) -> int:
 
 
 def _iterate_chunks(encoded: bytes, offset: int, order: str) -> Iterator[tuple[bytes, bytes]]:
-    """Yield (name, content) of the chunks of a PNG (`big`), up to its pixels, or WebP (`little`)."""
+    """Yield (name, content) of the chunks of a PNG (`big`) up to its pixels, or WebP (`little`)."""
     for _ in range(_MAX_PARTS):
         if offset + 8 > len(encoded):
             return

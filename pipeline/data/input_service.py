@@ -13,7 +13,7 @@ import sys
 import tensorflow as tf
 
 
-def main() -> None:
+def run_input_service() -> None:
     """Serve until the process ends."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.data.input_service",
@@ -49,4 +49,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    main()
+    run_input_service()

@@ -1,4 +1,4 @@
-"""One split of a prepared dataset: in memory where it fits, else mapped or streamed from the disk."""
+"""One split of a prepared dataset: in memory where it fits, else mapped or streamed."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Loading takes twice a split's size for a moment, and training needs room, too.
 _MEMORY_FRACTION = 0.25
+# Batches that are ready ahead, of training and evaluation alike.
+PREFETCHED_BATCHES = 2
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class PreparedDataset:
     """A dataset in shards, not measured yet.
 
-    `found` = images in the shards + quarantined + excluded_duplicates (images of which another split
-    holds a duplicate) + the sum of excluded. `duplicate_groups` names the images of each group of
+    `found` = images in the shards + quarantined + excluded_duplicates (another split holds a
+    duplicate of these) + the sum of excluded. `duplicate_groups` names the images of each group of
     equal or nearly equal ones, `label_conflicts` equal ones under different labels;
     `duplicate_thumbnails` are uint8 [64, 64, 3], of the first two of some groups. `quarantined`
     holds (key, reason).

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.data.builders import import_beam, make_download_config, quiet_builder
-from pipeline.data.checked import Progress
+from pipeline.data.checked import IngestProgress
 from pipeline.errors import DatasetError
 
 _IMAGES_PER_PROGRESS = 256
@@ -38,7 +38,7 @@ def write_shards(
     splits: Mapping[str, Iterable[SourceImage]],
     classes: int,
     total: int,
-    progress: Progress,
+    progress: IngestProgress,
     beam_options: str = "",
 ) -> Path:
     """Write images into TFDS shards and return the folder that `tfds.builder_from_directory` takes.

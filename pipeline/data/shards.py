@@ -142,7 +142,7 @@ def open_records(shards: Path, instruction: str, image_key: str, label_key: str)
 
 
 def make_deterministic_options() -> tf.data.Options:
-    """Return options under which a dataset gives the same elements on any machine, without stalls."""
+    """Return options under which a dataset gives the same elements everywhere, without stalls."""
     import tensorflow as tf
 
     options = tf.data.Options()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.config.data import DataConfig
 from pipeline.data.audit import audit_files, require_enough_usable
 from pipeline.data.catalog import prepare_tfds
-from pipeline.data.checked import SPLITS, CheckedFile, Progress
+from pipeline.data.checked import SPLITS, CheckedFile, IngestProgress
 from pipeline.data.class_ids import (
     order_classes,
     read_known_classes,
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 _SHOWN_GROUPS = 24  # of duplicates
 
 
-def prepare_dataset(config: DataConfig, directory: Path, progress: Progress) -> PreparedDataset:
+def prepare_dataset(
+    config: DataConfig, directory: Path, progress: IngestProgress
+) -> PreparedDataset:
     """Bring the dataset into shards.
 
     Args:
@@ -57,7 +59,9 @@ def prepare_dataset(config: DataConfig, directory: Path, progress: Progress) -> 
     return _prepare_files(config, directory, progress)
 
 
-def _prepare_digits(config: DataConfig, directory: Path, progress: Progress) -> PreparedDataset:
+def _prepare_digits(
+    config: DataConfig, directory: Path, progress: IngestProgress
+) -> PreparedDataset:
     """Store scikit-learn's 1,797 scanned digits as PNG files.
 
     They are uint8 grayscale [8, 8, 1] in [0, 255].
@@ -95,7 +99,9 @@ def _encode_png(scan: Array) -> bytes:
     return bytes(tf.io.encode_png(scan).numpy())
 
 
-def _prepare_files(config: DataConfig, directory: Path, progress: Progress) -> PreparedDataset:
+def _prepare_files(
+    config: DataConfig, directory: Path, progress: IngestProgress
+) -> PreparedDataset:
     """Check the images of a folder or a manifest, split them, and store the usable files' bytes."""
     path, workdir = expand_home(config.dataset), directory.parents[1]
     is_folder = detect_dataset_kind(config.dataset) == "folder"
@@ -144,7 +150,7 @@ def _prepare_files(config: DataConfig, directory: Path, progress: Progress) -> P
     )
 
 
-def _read_file(path: str) -> bytes:
+def _read_bytes(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
@@ -155,7 +161,7 @@ def _iterate_images(
     for item, own in zip(usable, assigned, strict=True):
         if own == split:
             file, facts = item.file, item.facts
-            read = functools.partial(_read_file, file.path)
+            read = functools.partial(_read_bytes, file.path)
             yield SourceImage(
                 file.key, class_ids[file.label], facts.orientation, facts.sha256, read
             )

@@ -12,14 +12,14 @@ from pipeline.data.source_stamp import stamp_source
 from pipeline.engine.stage import Context, stage
 
 
-def _draw_pages(record: DatasetArtifact, folder: Path) -> None:
+def _draw_card(record: DatasetArtifact, folder: Path) -> None:
     """Draw the dataset card; matplotlib is loaded only then."""
     from pipeline.reports.dataset import draw_dataset_pages
 
     draw_dataset_pages(record, folder)
 
 
-@stage(source=stamp_source, draw=_draw_pages)
+@stage(source=stamp_source, draw=_draw_card)
 def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
     """Prepare the images: read, check, split and store them."""
     import numpy as np

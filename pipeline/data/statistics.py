@@ -1,7 +1,4 @@
-"""One pass over a prepared dataset.
-
-What is in it, and a digest that says whether it is the same.
-"""
+"""One pass over a prepared dataset: its statistics, its index, and a digest of its content."""
 
 from __future__ import annotations
 
@@ -14,13 +11,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 from pyarrow import parquet
 
+from pipeline.data.checked import IngestProgress
 from pipeline.data.decoding import decode_and_resize
 from pipeline.data.headers import detect_format, read_header_size
 from pipeline.data.prepared import PreparedDataset
@@ -32,17 +30,20 @@ from pipeline.data.shards import (
 )
 from pipeline.errors import DatasetError
 
-Progress = Callable[[int, int, str], None]
-Triple = tuple[float, float, float]
+if TYPE_CHECKING:
+    from pipeline.arrays import Dataset, Floats, Image, Images, Integers, Tensor
+
+RgbValues = tuple[float, float, float]
 # Mean and covariance are known to a hundredth of a level after this many images; counts and digest
 # cover all.
 MEASURED_IMAGES = 20_000
 EXAMPLE_CLASSES = 12
 EXAMPLES_PER_CLASS = 8
 SAMPLE_IMAGES = 32
-_WINDOW, _SHOWN = 4096, 256
-_Row = tuple[str, int, bytes, int, int]
-_INDEX = pa.schema(
+_ROWS_PER_WRITE, _IMAGES_PER_REPORT = 4096, 256
+# Key, label, SHA-256, height and width of an image.
+IndexRow = tuple[str, int, bytes, int, int]
+_INDEX_SCHEMA = pa.schema(
     {
         "key": pa.string(),
         "label": pa.int32(),
@@ -55,21 +56,22 @@ _INDEX = pa.schema(
 
 @dataclass(frozen=True)
 class DatasetStatistics:
-    """What one pass found.
+    """The findings of one pass.
 
     `heights` and `widths` are those of the files, in pixels. `mean_image` is float32 [short_side,
     short_side, 3] in [0, 255]. `examples` holds training images, uint8 [short_side, short_side, 3],
-    by class id. Contents are counted by their SHA-256. `upright_jpeg`: every image is a JPEG that need not be turned.
+    by class id. Contents are counted by their SHA-256. `upright_jpeg`: every image is a JPEG that
+    need not be turned.
     """
 
     digest: str
     class_counts: Mapping[str, tuple[int, ...]]
-    channel_mean: Triple
-    channel_covariance: tuple[Triple, Triple, Triple]
-    mean_image: Any
-    heights: Any
-    widths: Any
-    examples: Mapping[int, list[Any]]
+    channel_mean: RgbValues
+    channel_covariance: tuple[RgbValues, RgbValues, RgbValues]
+    mean_image: Floats
+    heights: Integers
+    widths: Integers
+    examples: Mapping[int, list[Image]]
     contents_in_several_splits: int
     contents_with_several_labels: int
     upright_jpeg: bool
@@ -77,46 +79,52 @@ class DatasetStatistics:
 
 @dataclass
 class _Tally:
-    """What the pass has seen so far, some 60 bytes an image."""
+    """The counts and sums of the pass so far, some 60 bytes per image.
+
+    `contents` holds 16 bytes of each image's SHA-256, `groups` label * splits + split. `image_sum`
+    is int64 [side, side, 3] and `products` int64 [3, 3], the sum over pixels of channels' products.
+    """
 
     counts: dict[str, list[int]]
-    image_sum: Any
-    digest: Any = field(default_factory=hashlib.sha256)
+    image_sum: Integers
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
     done: int = 0
     heights: array[int] = field(default_factory=lambda: array("q"))
     widths: array[int] = field(default_factory=lambda: array("q"))
-    contents: bytearray = field(default_factory=bytearray)  # 16 bytes of each image's SHA-256
-    places: array[int] = field(default_factory=lambda: array("q"))  # label * 3 + split
-    products: Any = field(default_factory=lambda: np.zeros((3, 3), np.int64))
+    contents: bytearray = field(default_factory=bytearray)
+    groups: array[int] = field(default_factory=lambda: array("q"))
+    products: Integers = field(default_factory=lambda: np.zeros((3, 3), np.int64))
     pixels: int = 0
     upright_jpeg: bool = True
-    examples: dict[int, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    examples: dict[int, list[Image]] = field(default_factory=lambda: defaultdict(list))
 
 
 def measure_dataset(
     prepared: PreparedDataset,
     short_side: int,
     directory: Path,
-    progress: Progress,
+    progress: IngestProgress,
     *,
     store_pixels: bool = False,
 ) -> DatasetStatistics:
-    """Read every image's bytes once.
+    """Read every image's bytes once, and write each split's index into `directory`.
 
-    Write each split's index of keys, labels, SHA-256 and sizes into `directory`.
-
-    The numbers do not depend on the number of threads: pixels are summed as integers.
+    The index holds keys, labels, SHA-256 and sizes. The numbers do not depend on the number of
+    threads: pixels are summed as integers.
 
     Args:
         prepared: the dataset in shards.
         short_side: pixels are counted after the resize that training uses, of the first 20,000
             training images.
         directory: the stage's own folder.
-        progress: called with images done, images in all and what is going on.
+        progress: called with images done, images in all and what is being done.
         store_pixels: also write every image after the resize into `pixels/<split>.npy`.
+
+    Raises:
+        DatasetError: an image has no valid label.
     """
     splits = {
-        split: _resized(prepared, split, short_side, store_pixels) for split in prepared.reads
+        split: _add_pixels(prepared, split, short_side, store_pixels) for split in prepared.reads
     }
     sizes = {split: int(examples.cardinality()) for split, examples in splits.items()}
     tally = _Tally(
@@ -126,7 +134,7 @@ def measure_dataset(
     index_path(directory, "train").parent.mkdir(exist_ok=True)
     for split, examples in splits.items():
         stored = (
-            _pixels_file(directory, split, (sizes[split], short_side, short_side, 3))
+            _create_pixels_file(directory, split, (sizes[split], short_side, short_side, 3))
             if store_pixels
             else None
         )
@@ -140,26 +148,32 @@ def measure_dataset(
         )
         if stored is not None:
             stored.flush()
+    return _conclude(tally, short_side)
+
+
+def _conclude(tally: _Tally, short_side: int) -> DatasetStatistics:
     measured = tally.pixels // short_side**2
+    sums, groups = tally.image_sum.sum((0, 1)).tolist(), np.asarray(tally.groups)
     return DatasetStatistics(
         digest=tally.digest.hexdigest(),
         class_counts={split: tuple(counts) for split, counts in tally.counts.items()},
-        channel_mean=_triple(tally.image_sum.sum((0, 1)).tolist(), tally.pixels),
-        channel_covariance=_covariance(
-            tally.image_sum.sum((0, 1)).tolist(), tally.products.tolist(), tally.pixels
-        ),
+        channel_mean=_divide_sums(sums, tally.pixels),
+        channel_covariance=_compute_covariance(sums, tally.products.tolist(), tally.pixels),
         mean_image=(tally.image_sum / measured).astype(np.float32),
         heights=np.asarray(tally.heights),
         widths=np.asarray(tally.widths),
         examples=dict(tally.examples),
-        contents_in_several_splits=_with_several(tally, np.asarray(tally.places) % len(splits)),
-        contents_with_several_labels=_with_several(tally, np.asarray(tally.places) // len(splits)),
+        contents_in_several_splits=_count_contents(tally, groups % len(tally.counts)),
+        contents_with_several_labels=_count_contents(tally, groups // len(tally.counts)),
         upright_jpeg=tally.upright_jpeg,
     )
 
 
-def write_sample(examples: Mapping[int, list[Any]], directory: Path) -> None:
-    """Write sample.npz: up to 32 training images, one of each class in turn, for the checks of the network."""
+def write_sample(examples: Mapping[int, list[Image]], directory: Path) -> None:
+    """Write sample.npz, for the checks of the network: up to 32 training images.
+
+    One of each class in turn.
+    """
     turns = [
         (label, images[turn])
         for turn in range(EXAMPLES_PER_CLASS)
@@ -173,9 +187,7 @@ def write_sample(examples: Mapping[int, list[Any]], directory: Path) -> None:
 def write_attributes(
     names: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], path: Path
 ) -> None:
-    """Write what a manifest says of its images besides their labels.
-
-    A Parquet file of `key` and a column of text for each name.
+    """Write the other columns of a manifest: a Parquet file of `key` and text columns.
 
     Args:
         names: of the columns.
@@ -185,7 +197,7 @@ def write_attributes(
     schema = pa.schema([("key", pa.string()), *((name, pa.string()) for name in names)])
     with parquet.ParquetWriter(path, schema) as writer:
         every = iter(rows)
-        while window := list(itertools.islice(every, _WINDOW)):
+        while window := list(itertools.islice(every, _ROWS_PER_WRITE)):
             columns = zip(*((key, *cells) for key, cells in window), strict=True)
             writer.write_batch(
                 pa.record_batch(
@@ -194,20 +206,20 @@ def write_attributes(
             )
 
 
-def _resized(prepared: PreparedDataset, split: str, short_side: int, every: bool) -> Any:
+def _add_pixels(prepared: PreparedDataset, split: str, short_side: int, every: bool) -> Dataset:
     """Return a split's examples with `pixels` uint8 [side, side, 3] and `products` int64 [3, 3].
 
-    No pixels where none are needed.
+    Pixels are empty where none are needed: in images that are not measured, unless `every`.
     """
     limit = MEASURED_IMAGES if split == "train" else 0
 
-    def add(index: Any, example: Any) -> Any:
-        def pixels() -> Any:
+    def add(index: Tensor, example: dict[str, Tensor]) -> dict[str, Tensor]:
+        def decode() -> Tensor:
             return decode_and_resize(example["image"], short_side, example["orientation"])
 
         nothing = tf.zeros((0, 0, 3), tf.uint8)
-        found = pixels() if every else tf.cond(index < limit, pixels, lambda: nothing)
-        return {**example, "pixels": found, "products": _channel_products(found)}
+        pixels = decode() if every else tf.cond(index < limit, decode, lambda: nothing)
+        return {**example, "pixels": pixels, "products": _multiply_channels(pixels)}
 
     examples = read_examples(
         prepared.builder_directory, prepared.reads[split], prepared.image_key, prepared.label_key
@@ -220,34 +232,37 @@ def _resized(prepared: PreparedDataset, split: str, short_side: int, every: bool
     )
 
 
-def _channel_products(image: Any) -> Any:
+def _multiply_channels(image: Tensor) -> Tensor:
     """Return int64 [3, 3]: the sum over the pixels of each product of two channels."""
     # float64 holds these integers exactly, and multiplies matrices much faster than int64.
     values = tf.cast(tf.reshape(image, (-1, 3)), tf.float64)
     return tf.cast(tf.matmul(values, values, transpose_a=True), tf.int64)
 
 
-def _pixels_file(directory: Path, split: str, shape: tuple[int, ...]) -> Any:
-    """Return a new file of uint8 pixels on the disk that is written like an array."""
+def _create_pixels_file(
+    directory: Path, split: str, shape: tuple[int, ...]
+) -> np.memmap[Any, np.dtype[np.uint8]]:
+    """Return a new file of uint8 pixels, mapped into memory to be written like an array."""
     path = directory / "pixels" / f"{split}.npy"
     path.parent.mkdir(exist_ok=True)
     stored = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     with path.open("r+b") as file:
-        os.posix_fallocate(
-            file.fileno(), 0, path.stat().st_size
-        )  # a full disk is an error now, and not a crash when a page is written
+        # A full disk is an error now, and not a crash when a page is written.
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return stored
 
 
 def _count_split(
-    tally: _Tally, split: str, examples: Any, stored: Any, index: Path, progress: Callable[[], None]
+    tally: _Tally,
+    split: str,
+    examples: Dataset,
+    stored: Images | None,
+    index: Path,
+    progress: Callable[[], None],
 ) -> None:
-    """Add one split to the tally.
-
-    Write its index, and its pixels where they are stored, as they come.
-    """
-    with parquet.ParquetWriter(index, _INDEX) as writer:
-        rows: list[_Row] = []
+    """Add one split to the tally; write its index, and its pixels where they are stored."""
+    with parquet.ParquetWriter(index, _INDEX_SCHEMA) as writer:
+        rows: list[IndexRow] = []
         for position, example in enumerate(examples.as_numpy_iterator()):
             label, key = int(example["label"]), example["key"].decode("utf-8", "backslashreplace")
             _require_class(label, key, split, len(tally.counts[split]))
@@ -261,30 +276,32 @@ def _count_split(
             )
             if split == "train":
                 _count_pixels(tally, position, label, example)
-            if tally.done % _SHOWN == 0:
+            if tally.done % _IMAGES_PER_REPORT == 0:
                 progress()
-            if len(rows) == _WINDOW:
-                writer.write_batch(_batch(rows))
+            if len(rows) == _ROWS_PER_WRITE:
+                writer.write_batch(_make_record_batch(rows))
                 rows.clear()
-        writer.write_batch(_batch(rows))
+        writer.write_batch(_make_record_batch(rows))
     progress()
 
 
-def _batch(rows: Sequence[_Row]) -> Any:
+def _make_record_batch(rows: Sequence[IndexRow]) -> pa.RecordBatch:
     """Return rows of the index as Arrow holds them."""
-    columns = zip(*rows, strict=True) if rows else ([],) * len(_INDEX)
+    columns = zip(*rows, strict=True) if rows else ([],) * len(_INDEX_SCHEMA)
     return pa.record_batch(
-        [pa.array(column, kind) for column, kind in zip(columns, _INDEX.types, strict=True)],
-        schema=_INDEX,
+        [pa.array(column, kind) for column, kind in zip(columns, _INDEX_SCHEMA.types, strict=True)],
+        schema=_INDEX_SCHEMA,
     )
 
 
 def _require_class(label: int, key: str, split: str, classes: int) -> None:
     if not 0 <= label < classes:
         raise DatasetError(
-            f"The image {key!r} of the {split} split has the label {label}. Expected a class id"
-            f" from 0 to {classes - 1}. A split without labels cannot be used: make a manifest or"
-            " folder of labeled images."
+            f"The image {key!r} of the {split} split has the label {label}",
+            expected=f"a class id from 0 to {classes - 1}",
+            hint=(
+                "A split without labels cannot be used: make a manifest or folder of labeled images"
+            ),
         )
 
 
@@ -292,22 +309,24 @@ def _count_image(
     tally: _Tally, split: str, label: int, sha256: bytes, example: Mapping[str, Any]
 ) -> None:
     sides = read_header_size(example["image"])
-    height, width = (
-        sides if example["orientation"] < 5 else sides[::-1]
-    )  # EXIF: from 5 on the image lies on its side
+    # EXIF: from 5 on the image lies on its side.
+    height, width = sides if example["orientation"] < 5 else sides[::-1]
     tally.upright_jpeg &= bool(
         detect_format(example["image"]) == "jpeg" and example["orientation"] == 1
     )
     tally.heights.append(height)
     tally.widths.append(width)
     tally.contents += sha256[:16]
-    tally.places.append(label * len(tally.counts) + list(tally.counts).index(split))
+    tally.groups.append(label * len(tally.counts) + list(tally.counts).index(split))
     tally.counts[split][label] += 1
     tally.done += 1
 
 
 def _count_pixels(tally: _Tally, position: int, label: int, example: Mapping[str, Any]) -> None:
-    """Add a training image to the sums, and keep it if it is one of the first of a dozen classes, spread evenly over all of them."""
+    """Add a training image to the sums, and keep it if it is one of the first of its class.
+
+    Images of a dozen classes are kept, spread evenly over all of them.
+    """
     if position >= MEASURED_IMAGES:
         return
     tally.image_sum += example["pixels"]
@@ -315,17 +334,17 @@ def _count_pixels(tally: _Tally, position: int, label: int, example: Mapping[str
     tally.pixels += example["pixels"].size // 3
     classes = len(tally.counts["train"])
     shown = {
-        round(place * (classes - 1) / (EXAMPLE_CLASSES - 1)) for place in range(EXAMPLE_CLASSES)
+        round(index * (classes - 1) / (EXAMPLE_CLASSES - 1)) for index in range(EXAMPLE_CLASSES)
     }
     if label in shown and len(tally.examples[label]) < EXAMPLES_PER_CLASS:
         tally.examples[label].append(example["pixels"])
 
 
-def _with_several(tally: _Tally, values: Any) -> int:
-    """Return how many contents stand at more than one value, such as more than one split.
+def _count_contents(tally: _Tally, values: Integers) -> int:
+    """Return the number of contents with more than one value, such as in more than one split.
 
     Args:
-        tally: whose contents are looked at.
+        tally: with the content of each image.
         values: int64 [images].
     """
     contents = np.frombuffer(bytes(tally.contents), "S16")
@@ -334,17 +353,20 @@ def _with_several(tally: _Tally, values: Any) -> int:
     return int(np.count_nonzero(np.bincount(pairs[0]) > 1))
 
 
-def _triple(sums: list[int], pixels: int) -> Triple:
+def _divide_sums(sums: list[int], pixels: int) -> RgbValues:
     red, green, blue = (total / pixels for total in sums)
     return red, green, blue
 
 
-def _covariance(
+def _compute_covariance(
     sums: list[int], products: list[list[int]], pixels: int
-) -> tuple[Triple, Triple, Triple]:
-    """Return the channels' covariance from integer sums [3] and products [3, 3], without rounding on the way."""
+) -> tuple[RgbValues, RgbValues, RgbValues]:
+    """Return the covariance of the channels, from integer sums [3] and products [3, 3].
+
+    Without rounding on the way.
+    """
     red, green, blue = (
-        _triple(
+        _divide_sums(
             [
                 pixels * product - sums[row] * sums[column]
                 for column, product in enumerate(products[row])

@@ -14,7 +14,12 @@ from pipeline.config.train import TrainConfig
 from pipeline.data.augment import draw_augmentations
 from pipeline.data.cropped_batches import cut_pixel_batches, decode_record_batches
 from pipeline.data.crops import draw_crops, draw_windows
-from pipeline.data.loader import LoadedSplit, measure_surplus, open_split_records
+from pipeline.data.loader import (
+    PREFETCHED_BATCHES,
+    LoadedSplit,
+    measure_surplus,
+    open_split_records,
+)
 from pipeline.data.remote_batches import distribute_batches
 from pipeline.data.shards import count_processors, make_deterministic_options
 from pipeline.errors import ConfigError
@@ -29,7 +34,6 @@ if TYPE_CHECKING:
 # Encoded images that are shuffled at a time when a split is streamed, a quarter of a GB of
 # ImageNet's; shards are shuffled, too.
 _SHUFFLE_BUFFER = 2048
-_PREFETCHED_BATCHES = 2
 # Of the epochs that share an iterator.
 _STEPS_TOGETHER, _IMAGES_TOGETHER = 4096, 2**18
 
@@ -145,7 +149,7 @@ def _add_drawn(batches: Dataset, drawn: Mapping[str, Array]) -> Dataset:
     if drawn:
         more = tf.data.Dataset.from_tensor_slices(dict(drawn))
         batches = tf.data.Dataset.zip(batches, more).map(lambda batch, added: {**batch, **added})
-    return batches.prefetch(_PREFETCHED_BATCHES).with_options(make_deterministic_options())
+    return batches.prefetch(PREFETCHED_BATCHES).with_options(make_deterministic_options())
 
 
 def _list_positions(

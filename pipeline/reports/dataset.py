@@ -24,8 +24,8 @@ _COLOR_NOTE = (
 )
 _DUPLICATES = (
     "Images that are equal, or that look the same when they are made small or mirrored. An image in"
-    " two splits would let a model be tested on what it was trained with, so each group stays in one"
-    " split; duplicates in other splits are excluded unless data.duplicates is `report`."
+    " two splits would let a model be tested on what it was trained with, so each group stays in"
+    " one split; duplicates in other splits are excluded unless data.duplicates is `report`."
 )
 _DUPLICATES_NOTE = "Two images of some groups side by side, squeezed to squares."
 
