@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.config.data import DataConfig
+from pipeline.data.loader import load_split
 from pipeline.data.stage import ingest
 from pipeline.engine.stage import Context
 
@@ -77,3 +79,29 @@ def _write_folder(root: Path, classes=("1", "2", "10"), per_class=30, seed=0):
 def write_folder():
     """Return a function that writes class folders."""
     return _write_folder
+
+
+@pytest.fixture(scope="session")
+def train(digits):
+    return load_split(digits, "train")
+
+
+@pytest.fixture(scope="session")
+def streamed(digits):
+    return load_split(digits, "train", in_memory=False)
+
+
+@pytest.fixture
+def stored(digits, tmp_path):
+    """The digits with their pixels stored, too."""
+    shutil.copytree(digits.directory, tmp_path / "ingest-pixels")
+    dataset = digits.model_copy(update={"directory": tmp_path / "ingest-pixels", "store": "pixels"})
+    (dataset.directory / "pixels").mkdir()
+    for split in digits.reads:
+        np.save(dataset.pixels_path(split), load_split(digits, split).pixels)
+    return dataset
+
+
+@pytest.fixture
+def mapped(stored):
+    return load_split(stored, "train", in_memory=False)

@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from pipeline.config.data import DataConfig
 from pipeline.data import audit as audit_module
+from pipeline.data import audit_cache
 from pipeline.data.audit import audit_files
 from pipeline.data.duplicates import DESCRIPTOR
 from pipeline.data.examination import examine_image
@@ -252,3 +253,18 @@ def test_random_damage_crashes_nothing(count):
     verdicts = [examine_image(data, config).problem for data in mutations(count, seed=count)]
     assert 0.2 * count < sum(bool(problem) for problem in verdicts) < count
     assert all("\n" not in problem and len(problem) < 200 for problem in verdicts)
+
+
+def test_the_cache_depends_on_code_without_comments(monkeypatch):
+    """The engine's digests leave comments and docstrings out; a changed one empties the cache."""
+    from pipeline.engine.fingerprint import source_digest
+
+    before = audit_cache._digest_rules(CONFIG)
+    digests = {
+        f"pipeline.data.{name}": source_digest(f"pipeline.data.{name}")
+        for name in audit_cache._DECISIVE_MODULES
+    }
+    monkeypatch.setattr(audit_cache, "source_digest", digests.__getitem__)
+    assert audit_cache._digest_rules(CONFIG) == before
+    digests["pipeline.data.decoding"] = "another"
+    assert audit_cache._digest_rules(CONFIG) != before

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from pipeline.data.decoding import decode_image
-from pipeline.data.headers import detect_format, is_animated, read_header_size, read_orientation
+from pipeline.data.decoding import DecodingHints, decode_and_resize, decode_image, decode_window
+from pipeline.data.headers import read_orientation
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
@@ -32,19 +32,6 @@ def test_images_are_turned_as_pillow_turns_them(kind, number):
     assert read_orientation(encoded) == number
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB"))
     np.testing.assert_array_equal(decoded(encoded, read_orientation(encoded)), expected)
-
-
-def test_orientation_is_upright_where_there_is_none_or_nonsense():
-    plain = saved(Image.fromarray(PIXELS), "JPEG")
-    assert (
-        read_orientation(plain)
-        == read_orientation(b"")
-        == read_orientation(b"\xff\xd8\xff\xe1\x00\x10Exif\0\0MM")
-        == 1
-    )
-    big_endian = b"MM\0*\0\0\0\x08" + b"\0\x01" + b"\x01\x12\0\x03\0\0\0\x01\0\x05\0\0"
-    exif = b"\xff\xe1" + (len(big_endian) + 8).to_bytes(2, "big") + b"Exif\0\0" + big_endian
-    assert read_orientation(plain[:2] + exif + plain[2:]) == 5
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -100,19 +87,93 @@ def test_cmyk_is_close_to_pillow():
     )
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
-@pytest.mark.parametrize("shape", [(5, 7), (1, 1), (300, 2)])
-def test_headers_say_the_size(kind, shape):
-    image = Image.fromarray(np.zeros((*shape, 3), np.uint8))
-    for how in ({}, {"lossless": True}) if kind == "WEBP" else ({},):
-        encoded = saved(image, kind, **how)
-        assert read_header_size(encoded) == shape
-        assert detect_format(encoded) == kind.lower()
-        assert not is_animated(encoded)
-        for length in range(min(len(encoded), 60)):
-            try:
-                read_header_size(encoded[:length])
-            except ValueError as error:
-                assert str(error)
-            is_animated(encoded[:length])
-            read_orientation(encoded[:length])
+@pytest.mark.parametrize("sides", [(60, 100), (36, 36), (20, 9), (200, 151)])
+def test_resize_is_that_of_tensorflow_and_cuts_the_center(sides):
+    pixels = np.random.default_rng(0).integers(0, 256, (*sides, 3), np.uint8)
+    side = min(sides)
+    top, left = (sides[0] - side) // 2, (sides[1] - side) // 2
+    square = pixels[top : top + side, left : left + side]
+    reference = tf.image.resize(square, (36, 36), antialias=side >= 72).numpy()
+    found = decode_and_resize(tf.io.encode_png(pixels), 36).numpy()
+    assert found.shape == (36, 36, 3)
+    assert np.abs(found - reference).max() <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4, 8])
+def test_large_jpegs_are_reduced_while_they_are_decoded(ratio):
+    """What libjpeg leaves out is what averaging pixels would take away."""
+    smooth = tf.image.resize(
+        np.random.default_rng(0).integers(0, 256, (9, 12, 3)),
+        (50 * ratio, 60 * ratio),
+        method="bicubic",
+    )
+    encoded = tf.io.encode_jpeg(tf.cast(tf.clip_by_value(smooth, 0, 255), tf.uint8), quality=95)
+    whole = decode_image(encoded).numpy()[:, 5 * ratio : 55 * ratio]
+    averaged = whole.reshape(50, ratio, 50, ratio, 3).mean((1, 3))
+    expected = tf.image.resize(averaged, (36, 36)).numpy()
+    for hints in (
+        DecodingHints(),
+        DecodingHints(upright_jpeg=True),
+        DecodingHints(upright_jpeg=True, short_side=50 * ratio),
+    ):
+        found = decode_and_resize(encoded, 36, hints=hints).numpy()
+        assert np.abs(found - expected).mean() < 1.5
+        assert np.abs(found - expected).max() < 12
+
+
+def test_a_square_of_the_right_size_is_not_touched():
+    pixels = np.random.default_rng(0).integers(0, 256, (36, 36, 3), np.uint8)
+    np.testing.assert_array_equal(decode_and_resize(tf.io.encode_png(pixels), 36), pixels)
+
+
+@pytest.mark.parametrize("shape", [(1, 4000), (4000, 1), (8, 8), (7, 500)])
+def test_no_shape_leaves_an_edge_without_pixels(shape):
+    pixels = np.full((*shape, 3), 200, np.uint8)
+    assert np.unique(decode_and_resize(tf.io.encode_png(pixels), 36)).tolist() == [200]
+
+
+def test_decoding_agrees_with_pillow():
+    import io
+
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    smooth = tf.cast(
+        tf.image.resize(rng.integers(0, 256, (6, 8, 3)), (60, 80), method="bicubic"), tf.uint8
+    )
+    encoded = tf.io.encode_jpeg(smooth).numpy()
+    np.testing.assert_array_equal(
+        decode_image(tf.constant(encoded)),
+        np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")),
+    )
+    gray = tf.io.encode_png(rng.integers(0, 256, (5, 6, 1), np.uint8)).numpy()
+    np.testing.assert_array_equal(
+        decode_image(tf.constant(gray)), np.asarray(Image.open(io.BytesIO(gray)).convert("RGB"))
+    )
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_only_the_window_is_decoded_and_it_is_the_same(kind, orientation):
+    import io
+
+    from PIL import Image
+
+    smooth = tf.cast(
+        tf.image.resize(
+            np.random.default_rng(0).integers(0, 256, (6, 8, 3)), (60, 80), method="bicubic"
+        ),
+        tf.uint8,
+    ).numpy()
+    file = io.BytesIO()
+    Image.fromarray(smooth).save(file, kind)
+    whole = decode_image(tf.constant(file.getvalue()), orientation).numpy()
+    window = (7, 11, 30, 40)
+    found = decode_window(
+        tf.constant(file.getvalue()), orientation, lambda sides: tf.constant(window), 24
+    ).numpy()
+    expected = tf.image.resize(whole[7:37, 11:51], (24, 24)).numpy()
+    assert found.shape == (24, 24, 3)
+    assert np.abs(found - expected).max() <= (
+        3 if kind == "JPEG" else 0.51
+    )  # chroma is interpolated across the window's edge

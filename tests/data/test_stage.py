@@ -1,19 +1,12 @@
 import os
 import shutil
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_datasets as tfds
 from pyarrow import parquet
 
-from pipeline.config.data import DataConfig
-from pipeline.data.catalog import assign_tfds_splits
-from pipeline.data.folders import list_folder
 from pipeline.data.loader import load_split
-from pipeline.data.reference import detect_dataset_kind
-from pipeline.data.source_stamp import stamp_source
 from pipeline.errors import DatasetError
 
 
@@ -31,9 +24,6 @@ def card_of(dataset):
 def write_manifest(path, *lines):
     path.write_text("path,label,split\n" + "\n".join(lines))
     return str(path)
-
-
-# -- digits ----------------------------------------------------------------------------------------
 
 
 def test_digits_are_split_by_their_pixels(digits):
@@ -95,9 +85,6 @@ def test_a_renamed_stage_folder_is_still_usable(digits, tmp_path):
     assert moved.shards.is_relative_to(tmp_path)
     assert all(path.exists() for path in moved.promised_files())
     assert len(load_split(moved, "test").pixels) == 385
-
-
-# -- folders ---------------------------------------------------------------------------------------
 
 
 def test_folder_has_natural_order_and_counts_what_it_leaves_out(folder, make_dataset):
@@ -327,78 +314,6 @@ def test_what_cannot_train_a_classifier_is_refused(
         make_dataset(dataset=str(tmp_path / "p"))
 
 
-def test_a_missing_folder_is_an_error_for_ingest_and_not_for_status(tmp_path, make_dataset):
-    missing = str(tmp_path / "nowhere")
-    assert stamp_source(DataConfig(dataset=missing)) == {"folder": "missing"}
-    assert stamp_source(DataConfig(dataset=f"{missing}.csv")) == {"manifest": "missing"}
-    with pytest.raises(DatasetError, match=r"There is no folder .*nowhere"):
-        make_dataset(dataset=missing)
-    with pytest.raises(DatasetError, match=r"There is no manifest .*nowhere.csv"):
-        make_dataset(dataset=f"{missing}.csv")
-
-
-def test_stamp_changes_with_the_files(folder):
-    config = DataConfig(dataset=str(folder))
-    stamps = [stamp_source(config)]
-    (folder / "1" / "new.jpg").write_text("x")
-    stamps.append(stamp_source(config))
-    (folder / "1" / "new.jpg").write_text("y2")
-    stamps.append(stamp_source(config))
-    (folder / "1" / "new.jpg").rename(folder / "2" / "new.jpg")
-    stamps.append(stamp_source(config))
-    assert len({stamp["folder"] for stamp in stamps}) == 4
-    assert stamp_source(config) == stamps[-1]
-
-
-def test_stage_and_stamp_need_no_heavy_library():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys; from pipeline.data.stage import ingest; from pipeline.config.data import"
-        " DataConfig\nfor name in ('digits', 'cifar10', '/nowhere', '/nowhere.csv'):"
-        " ingest.source(DataConfig(dataset=name))\nprint([name for name in ('tensorflow', 'keras',"
-        " 'numpy', 'mlflow', 'sklearn', 'tensorflow_datasets') if name in sys.modules])"
-    )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "[]"
-    )
-
-
-def test_kind_of(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    kinds = (
-        "digits",
-        "cifar10",
-        "imagenette/320px-v2",
-        "imagenet2012:5.1.0",
-        "./x",
-        "~/x",
-        "/x",
-        "Some Folder",
-        "x.csv",
-    )
-    assert [detect_dataset_kind(name) for name in kinds] == [
-        "digits",
-        "tfds",
-        "tfds",
-        "tfds",
-        "folder",
-        "folder",
-        "folder",
-        "folder",
-        "manifest",
-    ]
-    (tmp_path / "flowers").mkdir()
-    assert detect_dataset_kind("flowers") == "folder"
-
-
-# -- manifests -------------------------------------------------------------------------------------
-
-
 def test_manifest_names_images_labels_and_splits(folder, make_dataset):
     rows = [
         f"{path.relative_to(folder)},class {path.parent.name},{'test' if path.stem == '7' else ''}"
@@ -448,175 +363,3 @@ def test_unusable_manifests_are_refused(tmp_path, make_dataset, text, message):
     (tmp_path / "m.csv").write_text(text)
     with pytest.raises(DatasetError, match=message):
         make_dataset(dataset=str(tmp_path / "m.csv"))
-
-
-# -- TFDS ------------------------------------------------------------------------------------------
-
-
-class TinyShapes(tfds.core.GeneratorBasedBuilder):
-    """Forty small images, with a validation and without a test."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        features = {
-            "image": tfds.features.Image(shape=(20, 24, 3)),
-            "label": tfds.features.ClassLabel(names=["dark", "light"]),
-        }
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
-
-    def _split_generators(self, dl_manager):
-        return {
-            "train": self._generate_examples(40, 0),
-            "validation": self._generate_examples(10, 1),
-        }
-
-    def _generate_examples(self, count, seed):
-        rng = np.random.default_rng(seed)
-        for index in range(count):
-            yield (
-                index,
-                {
-                    "image": rng.integers(0, 256, (20, 24, 3), dtype=np.uint8),
-                    "label": index % 2,
-                },
-            )
-
-
-class BeamShapes(TinyShapes):
-    """The same, made by Apache Beam."""
-
-    def _generate_examples(self, count, seed):
-        import apache_beam
-
-        return apache_beam.Create(list(super()._generate_examples(count, seed)))
-
-
-class NoImages(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict({"number": np.int64})
-        )
-
-    def _split_generators(self, dl_manager):
-        return {"train": [(0, {"number": 0})]}
-
-    def _generate_examples(self):
-        return iter(())  # abstract in TFDS; the split above holds its examples itself
-
-
-def test_tfds_set_whose_validation_is_the_test(make_dataset, monkeypatch, tmp_path, capfd):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "shared"))
-    dataset = make_dataset(dataset="tiny_shapes", validation_fraction=0.25)
-    assert dataset.reads == {
-        "train": "train[:30]",
-        "validation": "train[30:]",
-        "test": "validation",
-    }
-    assert {split: dataset.images(split) for split in dataset.reads} == {
-        "train": 30,
-        "validation": 10,
-        "test": 10,
-    }
-    assert dataset.class_names == ("dark", "light")
-    assert dataset.builder_directory == tmp_path / "shared" / "tiny_shapes" / "1.0.0"
-    assert load_split(dataset, "test").pixels.shape == (10, 36, 36, 3)
-    assert capfd.readouterr().out == ""
-    again = make_dataset(dataset="tiny_shapes", validation_fraction=0.25)
-    assert again.identity() == dataset.identity()
-
-
-def test_tfds_sets_land_in_the_work_directory(make_dataset, monkeypatch):
-    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    dataset = make_dataset(dataset="tiny_shapes:1.0.0")
-    assert (
-        dataset.builder_directory
-        == dataset.directory.parents[1] / "datasets" / "tiny_shapes" / "1.0.0"
-    )
-
-
-def test_a_set_in_another_file_format_is_refused(make_dataset, monkeypatch, tmp_path):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    TinyShapes(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    with pytest.raises(DatasetError, match=r"is kept as array_record. Expected TFRecord"):
-        make_dataset(dataset="tiny_shapes")
-
-
-def test_unusable_tfds_sets_are_refused(make_dataset):
-    with pytest.raises(DatasetError, match=r"Did you mean `cifar10`"):
-        make_dataset(dataset="cifar1")
-    with pytest.raises(DatasetError, match=r"not a dataset of images .* Received number"):
-        make_dataset(dataset="no_images")
-    with pytest.raises(
-        DatasetError,
-        match=(
-            r"could not prepare `imagenet2012` .*ILSVRC2012_img_train.tar.* into"
-            r" .*/datasets/downloads/manual"
-        ),
-    ):
-        make_dataset(dataset="imagenet2012")
-    with pytest.raises(
-        DatasetError, match=r"could not prepare `imagenette/nope`.*BuilderConfig nope not found"
-    ):
-        make_dataset(dataset="imagenette/nope")
-
-
-@pytest.mark.parametrize(
-    ("sizes", "reads"),
-    [
-        ({"train": 100, "validation": 9, "test": 9}, ("train", "validation", "test")),
-        ({"train": 101, "test": 9}, ("train[:91]", "train[91:]", "test")),
-        (
-            {"train": 1_281_167, "validation": 50_000},
-            ("train[:1153050]", "train[1153050:]", "validation"),
-        ),
-        ({"train": 100}, ("train[:72]", "train[72:80]", "train[80:]")),
-    ],
-)
-def test_missing_tfds_splits_are_cut_in_whole_images(sizes, reads):
-    assert tuple(assign_tfds_splits(DataConfig(), sizes).values()) == reads
-
-
-def test_listing_keeps_to_its_folder(folder):
-    assert {entry.split for entry in list_folder(folder).files} == {""}
-    assert [entry.key for entry in list_folder(folder).files][:3] == [
-        "1/0.jpg",
-        "1/1.png",
-        "1/10.png",
-    ]
-
-
-# -- Apache Beam -----------------------------------------------------------------------------------
-
-BEAM = "--runner=DirectRunner"
-
-
-@pytest.mark.slow
-def test_beam_makes_the_same_shards(folder, make_dataset):
-    plain, beam = make_dataset(dataset=str(folder)), make_dataset(dataset=str(folder), beam=BEAM)
-    assert beam.identity() == plain.identity()
-    for one, other in zip(
-        sorted(plain.shards.glob("*.tfrecord*")),
-        sorted(beam.shards.glob("*.tfrecord*")),
-        strict=True,
-    ):
-        assert one.name == other.name
-        assert one.read_bytes() == other.read_bytes()
-
-
-def test_beam_makes_the_sets_of_tfds_that_need_it(make_dataset, monkeypatch, tmp_path):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "shared"))
-    made = make_dataset(dataset="beam_shapes", beam=BEAM)
-    assert {split: made.images(split) for split in made.reads} == {
-        "train": 36,
-        "validation": 4,
-        "test": 10,
-    }
-
-
-def test_beam_that_is_missing_is_named(folder, make_dataset, monkeypatch):
-    monkeypatch.setitem(sys.modules, "apache_beam", None)
-    with pytest.raises(DatasetError, match=r"needs the package apache-beam.*\[beam\]"):
-        make_dataset(dataset=str(folder), beam=BEAM)
