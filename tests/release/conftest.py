@@ -1,6 +1,7 @@
 """A small network, saved, and releases of it."""
 
 import io
+import shutil
 from pathlib import Path
 
 import keras
@@ -9,9 +10,12 @@ import pytest
 from PIL import Image
 
 from pipeline.artifacts import file_sha256
+from pipeline.config.tracking import TrackingConfig
 from pipeline.model.weights import save_model
 from pipeline.release.classify import load_classifier
 from pipeline.release.package import GoldenImage, Release, read_package, write_package
+from pipeline.tracking.registry import Registry
+from pipeline.tracking.store import open_experiment
 
 SIZE, SIDE = 24, 28
 NAMES = ("cat", "dog", "owl")
@@ -85,3 +89,18 @@ def make_model():
 @pytest.fixture(scope="session")
 def image():
     return _image
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A work directory with a database that is migrated: that takes seconds."""
+    workdir = tmp_path_factory.mktemp("store")
+    open_experiment(TrackingConfig(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def registry(store, tmp_path):
+    workdir = tmp_path / "w"
+    shutil.copytree(store, workdir)
+    return Registry("alexnet", TrackingConfig(), workdir)

@@ -25,7 +25,6 @@ from pipeline.release import candidate, champion
 from pipeline.release.classify import load_classifier
 from pipeline.release.package import Release, open_release
 from pipeline.release.promotion import decide_promotion
-from pipeline.release.smoke_test import run_smoke_test
 from pipeline.reports.decision import draw_decision_pages
 from pipeline.tracking.registry import Aliases, Registry
 from pipeline.tracking.store import open_experiment
@@ -278,24 +277,3 @@ def test_a_candidate_is_judged_on_the_classes_that_the_champion_knows(house):
     house.names = ("cat", "dog", "wolf")  # `owl` is gone
     lost = house.decide(house.trained("lost", bias=2e-3))
     assert (lost.outcome, checks_of(lost)["classes"].measured) == ("refused", "1 missing")
-
-
-def test_a_clean_process_serves_the_release_as_it_was_evaluated(release, tmp_path):
-    check = run_smoke_test(release, tmp_path)
-    assert check.passed, check.text
-    assert "answered 3 golden images" in check.text
-    assert not run_smoke_test(
-        release.model_copy(update={"golden": ()}), tmp_path
-    ).passed  # nothing to try it with
-
-
-@pytest.mark.slow
-def test_a_release_that_answers_otherwise_is_seen_by_the_smoke_test(release, tmp_path):
-    other = release.golden[0].model_copy(update={"logits": (9.0, 9.0, 9.0)})
-    copy = tmp_path / "copy"
-    shutil.copytree(release.directory, copy)
-    changed = release.model_copy(update={"golden": (other, *release.golden[1:]), "directory": copy})
-    (copy / "release.json").write_text(changed.to_json())
-    refused = run_smoke_test(changed, tmp_path)
-    assert not refused.passed
-    assert "does not answer its golden images" in refused.text
