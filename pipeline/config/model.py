@@ -97,8 +97,8 @@ class AlexNetConfig(Section):
         "auto",
         description=(
             "Pixels inside the network: `levels` 0-255 less the mean; `unit` also divided by the"
-            " standard deviation; `fraction`: 0-1. A pair with initialization; `auto` is unit for he and"
-            " glorot, else levels."
+            " standard deviation; `fraction`: 0-1. A pair with initialization; `auto` is unit for"
+            " he and glorot, else levels."
         ),
     )
 

@@ -1,7 +1,8 @@
 """Which settings are in force: command line > environment > recipe > default.
 
 A setting is named `section.field`, or `section.subsection.field`. The command line gives
-`--set train.epochs=5`, the environment `ALEXNET_TRAIN__EPOCHS=5`, a recipe is a YAML file of sections.
+`--set train.epochs=5`, the environment `ALEXNET_TRAIN__EPOCHS=5`, a recipe is a YAML file of
+sections.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def build_family_network(
     channel_std: Sequence[float],
     weights_layout: str = "",
 ) -> Network:
-    """Return an uncompiled AlexNet with fresh weights; `networks.build_network` has the arguments."""
+    """Return an uncompiled AlexNet with fresh weights; arguments as of `build_network`."""
     layers = decide_layers(row, config, weights_layout=weights_layout)
     mean, std = _pixel_constants(layers.input_scale, channel_mean, channel_std)
     image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+if TYPE_CHECKING:
+    from keras.initializers import Initializer
+
+    from pipeline.arrays import Floats, Tensor
+
+    Shape: TypeAlias = Sequence[int | None]
 
 _PACKAGE = "alexnet"
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class PixelNormalization(keras.layers.Layer):
-    """Makes numbers of pixels: (pixel - mean) / std for each of red, green and blue.
+    """Scale pixels to (pixel - mean) / std for each of red, green and blue.
 
     Always in float32 (float64 under that policy): half precision has 8 bits for 256 levels. Keras's
     `Normalization` keeps its constants outside the graph, and an ONNX file asks for them as inputs;
@@ -30,7 +37,7 @@ class PixelNormalization(keras.layers.Layer):
         super().__init__(**kwargs)
         self.mean, self.std = [float(value) for value in mean], [float(value) for value in std]
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         """Turn uint8 [batch, height, width, 3] in [0, 255] into float of the same shape."""
         _, height, width, channels = inputs.shape
         dtype = tf.float64 if self.compute_dtype == "float64" else tf.float32
@@ -39,20 +46,22 @@ class PixelNormalization(keras.layers.Layer):
         lines = tf.reshape(tf.cast(inputs, dtype), (-1, height, width * channels)) * scale - offset
         return tf.reshape(lines, (-1, height, width, channels))
 
-    def compute_output_spec(self, inputs: Any) -> Any:
-        """The input's shape, in float."""
+    def compute_output_spec(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
+        """Return the input's shape, in float."""
         return keras.KerasTensor(
             inputs.shape, dtype="float64" if self.compute_dtype == "float64" else "float32"
         )
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Return the constructor's arguments."""
         return super().get_config() | {"mean": self.mean, "std": self.std}
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class LocalResponseNormalization(keras.layers.Layer):
-    """Divides each activation by a power of the energy of its neighboring channels (paper, section 3.3).
+    """Divide each activation by a power of its neighbors' energy (paper, section 3.3).
+
+    Neighbors are channels.
 
     b[c] = a[c] / (bias + alpha * sum of a[j]^2 for |j - c| <= depth_radius) ** beta, where the sum
     is over existing channels. As in the paper, and as in TensorFlow's own kernel, alpha is not
@@ -89,45 +98,44 @@ class LocalResponseNormalization(keras.layers.Layer):
             towers,
         )
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         """Normalize float [batch, height, width, channels]; same shape and dtype out."""
-        band = tf.cast(self._band(inputs.shape[-1]), _wide(inputs).dtype)
+        band = tf.cast(self._band_matrix(inputs.shape[-1]), _widen(inputs).dtype)
 
         @tf.custom_gradient
-        def normalized(x: Any) -> Any:
+        def normalize(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
             energy = self.bias + self.alpha * tf.nn.conv2d(x * x, band, 1, "VALID")
             divisor = _inverse_power(energy, self.beta)
 
-            def gradient(upstream: Any) -> Any:
-                spread = tf.nn.conv2d(
-                    upstream * x * divisor / energy, band, 1, "VALID"
-                )  # the band is symmetric
+            def gradient(upstream: Tensor) -> Tensor:
+                # The band is symmetric.
+                spread = tf.nn.conv2d(upstream * x * divisor / energy, band, 1, "VALID")
                 return upstream * divisor - (2 * self.alpha * self.beta) * x * spread
 
             return x * divisor, gradient
 
-        return tf.cast(normalized(_wide(inputs)), inputs.dtype)
+        return tf.cast(normalize(_widen(inputs)), inputs.dtype)
 
-    def _band(self, channels: int) -> Any:
+    def _band_matrix(self, channels: int) -> Floats:
         """Return float32 [1, 1, channels, channels]: 1 where one channel counts for another."""
         index = np.arange(channels)
         near = np.abs(index[:, np.newaxis] - index) <= self.depth_radius
         tower = index * self.towers // channels
         return (near & (tower[:, np.newaxis] == tower)).astype(np.float32)[np.newaxis, np.newaxis]
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The input's shape."""
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input's shape."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Return the constructor's arguments."""
         names = ("depth_radius", "bias", "alpha", "beta", "towers")
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class SpatialResponseNormalization(keras.layers.Layer):
-    """Divides each activation by a power of the energy around it in its own map.
+    """Divide each activation by a power of the energy around it in its own map.
 
     `rnorm`, which the code of 2012 has and the paper has not.
 
@@ -144,9 +152,9 @@ class SpatialResponseNormalization(keras.layers.Layer):
         super().__init__(**kwargs)
         self.size, self.alpha, self.beta = size, alpha, beta
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         """Normalize float [batch, height, width, channels]; same shape and dtype out."""
-        x = _wide(inputs)
+        x = _widen(inputs)
         edge = [self.size // 2] * 2
         # A mean over the window with zeros beyond the border, times its area, is the sum over what
         # is there.
@@ -155,16 +163,16 @@ class SpatialResponseNormalization(keras.layers.Layer):
             x * _inverse_power(1 + self.alpha * self.size**2 * mean, self.beta), inputs.dtype
         )
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The input's shape."""
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input's shape."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Return the constructor's arguments."""
         return super().get_config() | {"size": self.size, "alpha": self.alpha, "beta": self.beta}
 
 
-def _wide(x: Any) -> Any:
+def _widen(x: Tensor) -> Tensor:
     """Return half precision as float32.
 
     Squares overflow float16, and a sum in bfloat16 has two digits.
@@ -172,7 +180,7 @@ def _wide(x: Any) -> Any:
     return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
 
 
-def _inverse_power(x: Any, beta: float) -> Any:
+def _inverse_power(x: Tensor, beta: float) -> Tensor:
     """Return x ** -beta for positive x.
 
     The published exponent by two roots, which are four times as fast as a power.
@@ -185,7 +193,7 @@ def _inverse_power(x: Any, beta: float) -> Any:
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class TwoTowerConv2D(keras.layers.Layer):
-    """A convolution of two towers that do not see each other: the 2012 network's layers 2, 4 and 5.
+    """Convolve in two towers that do not see each other: layers 2, 4 and 5 of 2012.
 
     The first half of the filters sees the first half of the input's channels, the second half the
     second. The mathematics and the kernel's layout are those of `Conv2D(groups=2)`, which
@@ -205,9 +213,9 @@ class TwoTowerConv2D(keras.layers.Layer):
         filters: int,
         kernel_size: int,
         *,
-        activation: Any = None,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
+        activation: str | Mapping[str, Any] | Callable[[Tensor], Tensor] | None = None,
+        kernel_initializer: str | Mapping[str, Any] | Initializer = "glorot_uniform",
+        bias_initializer: str | Mapping[str, Any] | Initializer = "zeros",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -220,10 +228,10 @@ class TwoTowerConv2D(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Make the weights for [batch, height, width, channels] with an even number of channels."""
         channels = input_shape[-1]
-        if channels % 2:
+        if channels is None or channels % 2:
             raise ValueError(
                 "Two towers need an even number of input channels. Received shape"
                 f" {tuple(input_shape)}."
@@ -236,8 +244,8 @@ class TwoTowerConv2D(keras.layers.Layer):
             name="bias", shape=(self.filters,), initializer=self.bias_initializer
         )
 
-    def call(self, inputs: Any) -> Any:
-        """Convolve float [batch, height, width, channels] into [batch, height, width, filters], 'same' padding."""
+    def call(self, inputs: Tensor) -> Tensor:
+        """Convolve float [batch, height, width, channels] into [..., filters], 'same' padding."""
         halves = zip(
             keras.ops.split(inputs, 2, axis=-1),
             keras.ops.split(self.kernel, 2, axis=-1),
@@ -246,12 +254,12 @@ class TwoTowerConv2D(keras.layers.Layer):
         towers = [keras.ops.conv(pixels, kernel, padding="same") for pixels, kernel in halves]
         return self.activation(keras.ops.concatenate(towers, axis=-1) + self.bias)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The input's shape with `filters` channels."""
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input's shape with `filters` channels."""
         return (*input_shape[:-1], self.filters)
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """Return the constructor's arguments."""
         return super().get_config() | {
             "filters": self.filters,
             "kernel_size": self.kernel_size,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.arrays import Array, Layer, Network
 
 _IMAGENET_CLASSES = 1000
+_SAME_SETTINGS = "Give the settings that it was made with"
 _ORIGINS = {"torchvision": "torchvision's AlexNet", "caffe": "Caffe's AlexNet or CaffeNet"}
 # What may differ between a file's network and the one that starts from it: how its weights began,
 # and chance.
@@ -40,14 +41,16 @@ def load_pretrained_network(
     pretrained = read_weights_file(path)
     if pretrained.network is None:
         _require_layout(pretrained.layout, config, path)
-    # A network of ours brings its own mean and std, which are 0 and 255, or 1, where it was not made
-    # with `unit`.
+    # A network of ours brings its own mean and std, which are 0 and 255, or 1, where it was not
+    # made with `unit`.
     scale = "levels" if pretrained.layout == "caffe" else "unit"
     asked = config.alexnet.input_scale
     if pretrained.network is None and asked not in ("auto", scale):
         raise ConfigError(
-            f"The weights in {path} were trained with model.alexnet.input_scale={scale}. Received"
-            f" {asked}; leave the setting out."
+            f"The weights in {path} were trained on another scale of pixels",
+            expected=f"model.alexnet.input_scale={scale}",
+            received=asked,
+            hint="Leave the setting out",
         )
     alexnet = config.alexnet.model_copy(update={"input_scale": scale})
     network = build_network(
@@ -97,8 +100,10 @@ def _keeps_classifier(
     )
     if config.classifier == "keep" and classes != len(class_names):
         raise ConfigError(
-            f"model.classifier=keep needs as many classes as {path} has. Expected {classes},"
-            f" received {len(class_names)}; leave the setting out and the last layer starts afresh."
+            f"model.classifier=keep needs as many classes as {path} has",
+            expected=f"{classes} classes",
+            received=str(len(class_names)),
+            hint="Leave the setting out and the last layer starts afresh",
         )
     return config.classifier == "keep" or (config.classifier == "auto" and same)
 
@@ -109,15 +114,16 @@ def _assign_weights(layer: Layer, arrays: list[Array] | None, path: Path) -> Non
     found = None if arrays is None else [array.shape for array in arrays]
     if found != expected:
         raise ConfigError(
-            f"The weights in {path} are of another network: layer {layer.name} expects arrays of"
-            f" {expected}, received {found}. Choose the network, image_size and width_multiplier"
-            " that they were trained with."
+            f"The weights in {path} are of another network: layer {layer.name} expects other arrays",
+            expected=f"shapes {expected}",
+            received=str(found),
+            hint="Choose the network, image_size and width_multiplier that they were trained with",
         )
     layer.set_weights(arrays)
 
 
 def _require_same_network(network: Network, other: Network, path: Path) -> None:
-    """Raise a ConfigError where two networks compute different things, such as other activations."""
+    """Raise a ConfigError where two networks compute different functions."""
     mine, theirs = (
         {layer.name: layer.get_config() for layer in model.layers} for model in (network, other)
     )
@@ -129,8 +135,8 @@ def _require_same_network(network: Network, other: Network, path: Path) -> None:
                 else "has one that the settings do not make"
             )
             raise ConfigError(
-                f"The network in {path} is another one: it {which}: layer {name}. Give the settings"
-                " that it was made with."
+                f"The network in {path} is another one: it {which}: layer {name}",
+                hint=_SAME_SETTINGS,
             )
     for name, config in mine.items():
         for key in sorted(config.keys() - _MAY_DIFFER):
@@ -139,6 +145,6 @@ def _require_same_network(network: Network, other: Network, path: Path) -> None:
             ):
                 raise ConfigError(
                     f"The network in {path} is another one: its layer {name} has"
-                    f" {key}={theirs[name].get(key)}, the settings make {config[key]}. Give the"
-                    " settings that it was made with."
+                    f" {key}={theirs[name].get(key)}, the settings make {config[key]}",
+                    hint=_SAME_SETTINGS,
                 )

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from pipeline.arrays import Images, Labels, Layer, Network, Tensor
 
 SIGNAL_IMAGES = 32
-# The learning rate at which the 2012 networks were trained from the start (paper, section 5); update
-# ratios before training are those of a step at it.
+# The learning rate of the first steps of 2012 (paper, section 5); update ratios before training are
+# those of a step at it.
 _LEARNING_RATE = 0.01
-# Standard deviation of the logits across images. At initialization the configurations that are known to stay
-# flat have 5e-5 to 8e-4; Caffe's AlexNet, which did learn, 2e-3; the code of 2012 0.1; He's
-# initialization 0.3.
+# Standard deviation of the logits across images. At initialization the configurations that are
+# known to stay flat have 5e-5 to 8e-4; Caffe's AlexNet, which did learn, 2e-3; the code of 2012
+# 0.1; He's initialization 0.3.
 _VANISHED_SPREAD, _WEAK_SPREAD = 1e-3, 4e-3
 # The first layer's update ratio: 3e-5 to 2e-4 in those that stay flat, 6e-4 in Caffe's, 4e-2 in the
 # code of 2012.

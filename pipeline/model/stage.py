@@ -172,7 +172,8 @@ def _check_signal(
     dead = own.state in ("vanished", "exploded") and not config.weights
     if dead and config.signal_check == "stop":
         raise ConfigError(
-            f"{describe_signal(finding)} Or build it all the same: --set model.signal_check=warn."
+            describe_signal(finding),
+            hint="Or build it all the same: --set model.signal_check=warn",
         )
     for done, activation in enumerate(_COMPARED_ACTIVATIONS, start=1):
         settings = config.alexnet.model_copy(update={"activation": activation})

@@ -44,7 +44,10 @@ def read_torch_tensors(path: Path) -> Mapping[str, Array]:
 
 
 def _read_tensors_before_1_6(path: Path) -> Mapping[str, Array]:
-    """Read four pickles (magic number, protocol, machine, object), storages' names, and storages."""
+    """Read the older format: four pickles, then the storages' names, then the storages.
+
+    The pickles are a magic number, the protocol, the machine and the object.
+    """
     magic = 0x1950A86A20F9469CFC6C  # PyTorch's own number
     waiting: dict[str, bytearray] = {}
 
@@ -93,7 +96,7 @@ class TensorUnpickler(pickle.Unpickler):
         self.types: dict[str, np.dtype[Any]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a function that may be called: one that makes a dictionary, a tensor or an array."""
+        """Return a function that may be called: it makes a dictionary, tensor or array."""
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         if (module, name) not in _CALLABLE:

@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import keras
 from keras.src.saving.serialization_lib import SafeModeScope
 
-import pipeline.model.layers  # noqa: F401  (registers our layers, so that a file that names them can be read)
+import pipeline.model.layers  # noqa: F401  (registers our layers, which files name)
+from pipeline.files import writing
 from pipeline.model.safety import require_safe
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can name
+if TYPE_CHECKING:
+    from pipeline.arrays import Network
+
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can name
 
 
-def save_model(network: Any, path: Path) -> None:
+def save_model(network: Network, path: Path) -> None:
     """Write a `.keras` file, complete or not at all; equal networks give equal bytes.
 
     Keras writes the time and memory addresses (`shared_object_id`) into the file. Here times are
     fixed and addresses are numbered in order of appearance, so that the file's SHA-256 says which
     network it is.
     """
-    raw, final = path.with_name(f".{path.name}.raw.keras"), path.with_name(f".{path.name}.partial")
-    network.save(raw)
-    with zipfile.ZipFile(raw) as source, zipfile.ZipFile(final, "w", zipfile.ZIP_STORED) as target:
-        for name in sorted(source.namelist()):
-            target.writestr(zipfile.ZipInfo(name, _EPOCH), _without_chance(name, source.read(name)))
-    raw.unlink()
-    with final.open("rb") as file:
-        os.fsync(file.fileno())
-    final.replace(path)
+    raw = path.with_name(f".{path.name}.raw.keras")
+    try:
+        network.save(raw)
+        with (
+            writing(path) as final,
+            zipfile.ZipFile(raw) as source,
+            zipfile.ZipFile(final, "w", zipfile.ZIP_STORED) as target,
+        ):
+            for name in sorted(source.namelist()):
+                content = _remove_chance(name, source.read(name))
+                target.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), content)
+    finally:
+        raw.unlink(missing_ok=True)
 
 
-def load_model(path: Path) -> Any:
+def load_model(path: Path) -> Network:
     """Read a `.keras` file without compiling it and without running any code that it carries.
 
     Raises:
@@ -49,8 +56,8 @@ def load_model(path: Path) -> Any:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
-def _without_chance(name: str, content: bytes) -> bytes:
-    """Return a member of a `.keras` file without the time of saving and without memory addresses."""
+def _remove_chance(name: str, content: bytes) -> bytes:
+    """Return a member of a `.keras` file without the time of saving and memory addresses."""
     if not name.endswith(".json"):
         return content
     document = json.loads(content)
@@ -60,7 +67,7 @@ def _without_chance(name: str, content: bytes) -> bytes:
     return json.dumps(document, sort_keys=True).encode()
 
 
-def _number_shared_objects(node: Any, numbers: dict[int, int]) -> None:
+def _number_shared_objects(node: object, numbers: dict[int, int]) -> None:
     """Replace each `shared_object_id` by its rank of first appearance; equal ids stay equal."""
     if isinstance(node, dict):
         if "shared_object_id" in node:

@@ -1,11 +1,10 @@
 """Files of weights from elsewhere, read without running code that they carry.
 
-| file                   | layout                                 | conversion                                         |
-|------------------------|----------------------------------------|----------------------------------------------------|
-| `.keras`               | this project's networks                | none                                               |
-| `.pth`, `.safetensors` | a state dict of torchvision's AlexNet  | kernels to height, width, in, out; fc6 from        |
-|                        |                                        | channel-first maps                                 |
-| `.npy`, `.npz`         | Caffe's `bvlc_alexnet` or its CaffeNet | the same, and the first kernel from blue-green-red |
+.keras               this project's networks; nothing is converted
+.pth, .safetensors   a state dict of torchvision's AlexNet; kernels become height, width, in,
+                     out, and fc6 is reordered from channel-first maps
+.npy, .npz           Caffe's `bvlc_alexnet` or its CaffeNet; the same, and the first kernel is
+                     turned from blue-green-red
 """
 
 from __future__ import annotations
@@ -89,11 +88,14 @@ def read_weights_file(path: Path) -> ForeignWeights:
         ".npz": lambda file: _from_caffe(_numpy_arrays(file)),
     }
     if path.suffix not in readers:
-        raise ConfigError(f"model.weights must be a file of {', '.join(readers)}. Received {path}.")
+        raise ConfigError(
+            f"model.weights must be a file of {', '.join(readers)}", received=str(path)
+        )
     if not path.is_file():
         raise ConfigError(
-            f"There is no file {path}. Expected weights to start from: mend model.weights, or leave"
-            " it out."
+            f"There is no file {path}",
+            expected="weights to start from",
+            hint="Correct model.weights, or leave it out",
         )
     try:
         return readers[path.suffix](path)
@@ -110,9 +112,9 @@ def read_weights_file(path: Path) -> ForeignWeights:
     ) as error:
         why = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"The weights in {path} cannot be read as an AlexNet ({type(error).__name__}: {why})."
-            " Expected a .keras file of this project, a state dict of torchvision's AlexNet (.pth,"
-            " .safetensors), or Caffe's layers (.npy, .npz)."
+            f"The weights in {path} cannot be read as an AlexNet ({type(error).__name__}: {why})",
+            expected="a .keras file of this project, a state dict of torchvision's AlexNet (.pth,"
+            " .safetensors), or Caffe's layers (.npy, .npz)",
         ) from error
 
 

@@ -232,7 +232,7 @@ def _signal_table(layers: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def draw_network(layers: Sequence[LayerRecord]) -> Figure:
-    """Return the network as blocks, the pixels on the left, parameters and multiplications below."""
+    """Return a figure of the network as blocks, with parameters and MACs below."""
     shown = [layer for layer in layers if _color(layer)]
     figure = Figure(figsize=(14, 6.6), layout="constrained")
     image, parameters, work = figure.subplots(3, 1, sharex=True, height_ratios=[5, 1, 1])
@@ -274,7 +274,7 @@ def draw_network(layers: Sequence[LayerRecord]) -> Figure:
 
 
 def _in_towers(shown: Sequence[LayerRecord], index: int) -> bool:
-    """Return whether a layer's maps belong to two towers: a tower made them, or a tower reads them."""
+    """Return whether towers made a layer's maps, or read them."""
     convolutions = [
         number for number, layer in enumerate(shown) if layer.kind.startswith("convolution")
     ]
