@@ -114,7 +114,8 @@ def _assign_weights(layer: Layer, arrays: list[Array] | None, path: Path) -> Non
     found = None if arrays is None else [array.shape for array in arrays]
     if found != expected:
         raise ConfigError(
-            f"The weights in {path} are of another network: layer {layer.name} expects other arrays",
+            f"The weights in {path} are of another network: layer {layer.name} expects other"
+            " arrays",
             expected=f"shapes {expected}",
             received=str(found),
             hint="Choose the network, image_size and width_multiplier that they were trained with",

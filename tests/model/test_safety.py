@@ -676,7 +676,7 @@ def test_weights_that_break_hdf5_down_or_keep_it_busy_are_refused(written, monke
         ("while True: pass", "take more than 1 seconds"),
     ):
         monkeypatch.setattr(safety, "_MAX_SECONDS", 1)
-        monkeypatch.setattr(safety, "_APART", code)
+        monkeypatch.setattr(safety, "_CHECK_WEIGHTS_CODE", code)
         assert why in refused(written())
 
 
