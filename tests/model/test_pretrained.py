@@ -198,7 +198,7 @@ def test_the_classifier_starts_afresh_for_other_classes(tmp_path):
         )
         assert fresh == (() if kept else ("fc8",))
         assert network.output_shape == (None, len(names))
-    with pytest.raises(ConfigError, match="Expected 1000 classes. Received 2"):
+    with pytest.raises(ConfigError, match=r"Expected 1000 classes\. Received 2"):
         load_pretrained_network(config.model_copy(update={"classifier": "keep"}), ("cat", "dog"))
 
 
