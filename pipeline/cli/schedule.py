@@ -78,9 +78,16 @@ def schedule_group() -> None:
     metavar="TIME",
     help="Start up to so much later, always the same for one run time: 10m.",
 )
+@click.option("--dry-run", is_flag=True, help="Only show the next run times.")
 @pass_invocation
 def add_schedule(
-    invocation: Invocation, name: str, cron: str, every: str, timezone: str, jitter: str
+    invocation: Invocation,
+    name: str,
+    cron: str,
+    every: str,
+    timezone: str,
+    jitter: str,
+    dry_run: bool,
 ) -> None:
     """Add a schedule, or change its timing or settings.
 
@@ -90,6 +97,9 @@ def add_schedule(
     from pipeline import api
 
     workspace = invocation.open_workspace()
+    if dry_run:
+        _show_timing(invocation, cron, every, timezone, jitter)
+        return
     api.add_schedule(
         name, cron=cron, every=every, timezone=timezone, jitter=jitter, workspace=workspace
     )
@@ -125,6 +135,21 @@ def list_schedules(invocation: Invocation) -> None:
 def show_schedule(invocation: Invocation, name: str) -> None:
     """Show a schedule: its next run times and its settings."""
     show_one(invocation, name)
+
+
+def _show_timing(invocation: Invocation, cron: str, every: str, timezone: str, jitter: str) -> None:
+    """Print the next run times of a timing that no schedule has yet."""
+    from pipeline import api
+    from pipeline.cli.tables.schedule import run_times_as_list, show_timing
+    from pipeline.schedule.timing import describe_timing
+    from pipeline.workspace.schedules import make_timing
+
+    timing = make_timing(cron, every, timezone, jitter)
+    if timing is None:
+        raise click.UsageError("--dry-run shows a timing. Expected --cron or --every too.")
+    times = api.list_run_times(timing)
+    value = {"timing": describe_timing(timing), "run_times": run_times_as_list(times)}
+    invocation.present(value, lambda output: show_timing(output, timing, times))
 
 
 def show_one(invocation: Invocation, name: str) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pipeline.retrain.garbage_collection import GarbagePlan, KeptItem, Removal
     from pipeline.retrain.retraining import Retraining
     from pipeline.schedule.records import Schedule, ScheduledRun
+    from pipeline.schedule.timing import Timing
 
 _STYLES = {"ran": "green", "failed": "red", "claimed": "cyan", "pending": "yellow"}
 
@@ -35,22 +36,33 @@ def show_retraining(output: Console, result: Retraining) -> None:
 def show_run_times(
     output: Console, found: Schedule, times: Sequence[tuple[datetime, datetime]]
 ) -> None:
-    """Print a schedule: its timing, its next run times in its own zone and in UTC, its settings."""
-    from pipeline.schedule.timing import describe_timing
-
+    """Print a schedule: its timing, its next run times and its settings."""
     state = " (paused)" if found.paused else ""
-    title = Text(f"{found.name}: {describe_timing(found.timing)}{state}")
-    if times:
-        table = Table(title=title, title_justify="left")
-        for heading in (found.timing.timezone, "UTC"):
-            table.add_column(heading)
-        for local, utc in times:
-            table.add_row(f"{local:%a %Y-%m-%d %H:%M:%S %z}", f"{utc:%a %Y-%m-%d %H:%M:%S}")
-        output.print(table)
-    else:
-        output.print(title)
+    show_timing(output, found.timing, times, title=f"{found.name}{state}: ")
     output.print(Text(f"settings: {' '.join(found.arguments)}"), soft_wrap=True)
     output.print("Run it with `alexnet schedule serve`.", highlight=False)
+
+
+def show_timing(
+    output: Console,
+    timing: Timing,
+    times: Sequence[tuple[datetime, datetime]],
+    *,
+    title: str = "",
+) -> None:
+    """Print the next run times of a timing, in its own zone and in UTC."""
+    from pipeline.schedule.timing import describe_timing
+
+    heading = Text(f"{title}{describe_timing(timing)}")
+    if not times:
+        output.print(heading)
+        return
+    table = Table(title=heading, title_justify="left")
+    for name in (timing.timezone, "UTC"):
+        table.add_column(name)
+    for local, utc in times:
+        table.add_row(f"{local:%a %Y-%m-%d %H:%M:%S %z}", f"{utc:%a %Y-%m-%d %H:%M:%S}")
+    output.print(table)
 
 
 def run_times_as_list(times: Sequence[tuple[datetime, datetime]]) -> list[dict[str, str]]:

@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 
 from pipeline import api
+from pipeline.api import Workspace
+from pipeline.config.resolution import resolve
 from pipeline.errors import ConfigError
 from pipeline.schedule.ledger import Ledger
 from pipeline.schedule.owners import identify_this_process
+from pipeline.workspace.schedules import read_arguments, read_retrain_settings
 
 PROGRAM = (sys.executable, "-m", "pipeline")
 
@@ -49,65 +52,58 @@ def photos(tmp_path):
     return tmp_path
 
 
-def test_the_next_due_times_in_both_zones(tmp_path):
-    found = told(
-        "schedule", "--cron", "0 3 * * 1", "--timezone", "Europe/Madrid", "--dry-run", cwd=tmp_path
-    )
+def workspace_of(folder):
+    settings = {"data.dataset": str(folder / "photos")}
+    return Workspace(folder / "mlruns", settings=settings)
+
+
+def test_the_next_run_times_in_both_zones(tmp_path):
+    timing = ("--cron", "0 3 * * 1", "--timezone", "Europe/Madrid")
+    found = told("schedule", "add", *timing, "--dry-run", cwd=tmp_path)
     assert len(found["run_times"]) == 10
     for run_time in found["run_times"]:
         local = datetime.fromisoformat(run_time["local"])
         assert (local.isoweekday(), local.hour, local.minute) == (1, 3, 0)
         assert local.astimezone(UTC) == datetime.fromisoformat(run_time["utc"])
     assert list(tmp_path.iterdir()) == []
-    shown = alexnet("schedule", "--every", "6h", "--dry-run", cwd=tmp_path).stdout
+    shown = alexnet("schedule", "add", "--every", "6h", "--dry-run", cwd=tmp_path).stdout
     assert "every 6h" in shown
 
 
+ADD = ("schedule", "add")
+
+
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("arguments", "sentence"),
     [
-        (("schedule",), "There is no schedule yet. Expected --cron or --every"),
-        (("schedule", "--cron", "0 3 31 2 *", "--dry-run"), "never comes"),
-        (("schedule", "--cron", "0 3 * * 1", "--every", "6h"), "A schedule needs one timing"),
+        (("schedule", "serve"), "There is no schedule yet. Type `alexnet schedule add"),
+        ((*ADD, "--cron", "0 3 31 2 *", "--dry-run"), "never comes"),
+        ((*ADD, "--cron", "0 3 * * 1", "--every", "6h"), "A schedule needs one timing"),
+        ((*ADD, "--every", "6h", "--timezone", "Europe/Madird"), "Did you mean `Europe/Madrid`?"),
+        ((*ADD, "--every", "6h", "--set", "train.epoch=3"), "Did you mean `train.epochs`?"),
+        ((*ADD, "--every", "6h", "--trigger", "drfit"), "drfit"),
+        ((*ADD, "../x", "--every", "6h"), "cannot name a folder"),
+        ((*ADD, "by-hand", "--every", "6h"), "cannot name a folder"),
+        ((*ADD, "_x", "--every", "6h"), "cannot name a folder"),
         (
-            ("schedule", "--every", "6h", "--timezone", "Europe/Madird"),
-            "Did you mean `Europe/Madrid`?",
-        ),
-        (("schedule", "--every", "6h", "--set", "train.epoch=3"), "Did you mean `train.epochs`?"),
-        (("schedule", "--every", "6h", "--trigger", "drfit"), "drfit"),
-        (("schedule", "--every", "6h", "--name", "../x"), "cannot name a folder"),
-        (("schedule", "--every", "6h", "--once", "--dry-run"), "Expected one of --once, --dry-run"),
-        (
-            ("schedule", "--every", "6h", "--set", "tracking.enabled=no"),
+            (*ADD, "--every", "6h", "--set", "tracking.enabled=no"),
             "A release lives in MLflow's registry",
         ),
-        (("schedule", "--dry-run"), "There is no schedule 'main'"),
-        (("schedule", "--dataset", "digits"), "Settings come with a timing"),
-        (("schedule", "--jitter", "5m"), "--jitter would change nothing here"),
-        (("schedule", "--timezone", "UTC", "--once"), "--timezone would change nothing here"),
-        (("schedule", "--every", "6h", "--output", "units"), "--output would change nothing here"),
-        (
-            ("schedule", "--remove", "--every", "6h"),
-            "a timing or settings would change nothing here",
-        ),
-        (
-            ("schedule", "--emit", "crontab", "--dataset", "digits"),
-            "settings would change nothing here",
-        ),
-        (
-            ("schedule", "--once", "--name", "typo"),
-            "There is no schedule typo yet. Expected its settings",
-        ),
-        (("schedule", "--every", "6h", "--name", "by-hand"), "cannot name a folder"),
-        (("schedule", "--every", "6h", "--name", "_x"), "cannot name a folder"),
-        (("history", "nosuch"), "There is no schedule 'nosuch'"),
-        (("history", "--limit", "99999999999999999999"), "is not in the range"),
-        (("schedule", "--remove"), "There is no schedule 'main'"),
-        (("pause",), "There is no schedule 'main'"),
-        (("resume", "nightly"), "There is no schedule 'nightly'"),
-        (("now",), "There is no schedule 'main'"),
+        ((*ADD, "--dry-run"), "--dry-run shows a timing. Expected --cron or --every"),
+        ((*ADD, "--jitter", "5m"), "--jitter would change nothing without a timing"),
+        ((*ADD, "--timezone", "UTC"), "--timezone would change nothing without a timing"),
+        (("schedule", "serve", "--dataset", "digits"), "Settings belong to a schedule"),
+        (("schedule", "serve", "typo", "--once"), "There is no schedule typo yet. Expected its"),
+        (("schedule", "emit", "crontab"), "There is no schedule 'main'"),
+        (("schedule", "show"), "There is no schedule 'main'"),
+        (("schedule", "history", "nosuch"), "There is no schedule 'nosuch'"),
+        (("schedule", "history", "--limit", "99999999999999999999"), "is not in the range"),
+        (("schedule", "remove"), "There is no schedule 'main'"),
+        (("schedule", "pause"), "There is no schedule 'main'"),
+        (("schedule", "resume", "nightly"), "There is no schedule 'nightly'"),
+        (("schedule", "now"), "There is no schedule 'main'"),
         (("clean",), "There is no work directory mlruns"),
-        (("train", "schedule"), "stands alone"),
+        (("train", "schedule"), "'schedule' is not one of"),
     ],
 )
 def test_what_cannot_be_is_one_sentence_and_leaves_nothing(tmp_path, arguments, sentence):
@@ -118,22 +114,22 @@ def test_what_cannot_be_is_one_sentence_and_leaves_nothing(tmp_path, arguments, 
 
 
 def test_a_folder_that_is_not_there_is_refused_when_it_is_scheduled(tmp_path):
-    done = alexnet("schedule", "--every", "6h", "--dataset", "./nowhere", cwd=tmp_path, code=1)
+    done = alexnet(*ADD, "--every", "6h", "--dataset", "./nowhere", cwd=tmp_path, code=1)
     assert "There is no folder nowhere." in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 def test_a_name_that_nobody_knows_is_refused_when_it_is_scheduled(tmp_path):
-    done = alexnet("schedule", "--every", "6h", "--dataset", "cifar1o", cwd=tmp_path, code=1)
+    done = alexnet(*ADD, "--every", "6h", "--dataset", "cifar1o", cwd=tmp_path, code=1)
     assert "Did you mean `cifar10`?" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_questions_about_nothing_have_answers(tmp_path):
-    assert told("schedules", cwd=tmp_path) == {"schedules": []}
-    assert told("history", cwd=tmp_path) == {"scheduled_runs": []}
-    assert "`alexnet schedule --every 6h`" in alexnet("schedules", cwd=tmp_path).stdout
+    assert told("schedule", "list", cwd=tmp_path) == {"schedules": []}
+    assert told("schedule", "history", cwd=tmp_path) == {"scheduled_runs": []}
+    assert "`alexnet schedule add --every 6h`" in alexnet("schedule", "list", cwd=tmp_path).stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -148,7 +144,9 @@ def test_a_schedule_keeps_what_was_meant_when_it_was_made(photos, monkeypatch):
         "model.image_size": 32,
         "data.short_side": 32,
     }
-    made = api.schedule("nightly", every="1d", recipe="mine.yaml", settings=settings)
+    made = api.add_schedule(
+        "nightly", every="1d", workspace=Workspace(recipe="mine.yaml", settings=settings)
+    )
     arguments = dict(zip(made.arguments[1::2], made.arguments[1::2], strict=True))
     assert made.arguments[:2] == ("--recipe", str(photos / "mine.yaml"))
     assert {
@@ -159,9 +157,9 @@ def test_a_schedule_keeps_what_was_meant_when_it_was_made(photos, monkeypatch):
     } <= set(arguments)
     assert not any(word.startswith("train.global_batch_size") for word in arguments)
     monkeypatch.setenv("ALEXNET_TRAIN__EPOCHS", "9")
-    assert api._retrain_config(made).triggers == ("age", "drift")
-    recipe, given = api._given_by(made.arguments)
-    again = api.resolve(recipe, given, environment={}).config
+    assert read_retrain_settings(made).triggers == ("age", "drift")
+    recipe, given = read_arguments(made.arguments)
+    again = resolve(recipe, given, environment={}).config
     assert (again.train.epochs, again.train.global_batch_size, again.data.renamed_classes) == (
         7,
         64,
@@ -171,11 +169,13 @@ def test_a_schedule_keeps_what_was_meant_when_it_was_made(photos, monkeypatch):
 
 def test_a_schedule_that_is_there_keeps_its_settings_where_none_are_given(photos, monkeypatch):
     monkeypatch.chdir(photos)
-    made = api.schedule(every="6h", settings={"data.dataset": "photos", "train.epochs": 3})
+    made = api.add_schedule(
+        every="6h", workspace=Workspace(settings={"data.dataset": "photos", "train.epochs": 3})
+    )
     (photos / "mlruns" / "current.json").write_text(
         json.dumps({"recipe": "digits", "stages": {}, "last": {}})
     )
-    again = api.schedule(every="12h")
+    again = api.add_schedule(every="12h")
     assert again.arguments == made.arguments
     assert again.timing.every_seconds == 12 * 3600
 
@@ -184,9 +184,12 @@ def test_paths_mean_the_same_from_another_folder_wherever_they_came_from(photos,
     monkeypatch.chdir(photos)
     (photos / "mine.yaml").write_text("data: {dataset: photos}\n")
     wanted = f"data.dataset={photos / 'photos'}"
-    assert wanted in api.schedule("recipe", every="6h", recipe="mine.yaml").arguments
+    assert (
+        wanted
+        in api.add_schedule("recipe", every="6h", workspace=Workspace(recipe="mine.yaml")).arguments
+    )
     monkeypatch.setenv("ALEXNET_DATA__DATASET", "photos")
-    assert wanted in api.schedule("environment", every="6h").arguments
+    assert wanted in api.add_schedule("environment", every="6h").arguments
 
 
 def test_settings_that_no_command_line_can_say_are_refused_when_they_are_scheduled(photos):
@@ -194,8 +197,8 @@ def test_settings_that_no_command_line_can_say_are_refused_when_they_are_schedul
         "data.dataset": str(photos / "photos"),
         "data.renamed_classes": {"ox": "cow, or bull"},
     }
-    with pytest.raises(ConfigError, match="no way onto a command line"):
-        api.schedule(every="6h", settings=settings, workdir=photos / "mlruns")
+    with pytest.raises(ConfigError, match="cannot be written on a command line"):
+        api.add_schedule(every="6h", workspace=Workspace(photos / "mlruns", settings=settings))
 
 
 def test_a_folder_that_is_away_at_a_slot_of_another_engine_is_a_failed_slot_that_the_hook_hears_of(
@@ -203,9 +206,9 @@ def test_a_folder_that_is_away_at_a_slot_of_another_engine_is_a_failed_slot_that
 ):
     arguments = (
         "schedule",
-        "--once",
-        "--name",
+        "serve",
         "outer",
+        "--once",
         "--dataset",
         "photos",
         "--set",
@@ -214,7 +217,7 @@ def test_a_folder_that_is_away_at_a_slot_of_another_engine_is_a_failed_slot_that
     alexnet(*arguments, cwd=photos, code=1)  # two images are too few
     (photos / "photos").rename(photos / "elsewhere")
     alexnet(*arguments, cwd=photos, code=1)
-    latest = told("history", "outer", cwd=photos)["scheduled_runs"][0]
+    latest = told("schedule", "history", "outer", cwd=photos)["scheduled_runs"][0]
     assert (latest["state"], latest["notification"]) == ("failed", "sent")
     assert "There is no folder" in latest["why"]
     assert (
@@ -224,14 +227,12 @@ def test_a_folder_that_is_away_at_a_slot_of_another_engine_is_a_failed_slot_that
 
 def test_a_file_of_a_name_of_ours_in_the_folder_is_not_taken_for_the_program(photos):
     (photos / "pipeline.py").write_text("raise SystemExit('shadowed')")
-    api.schedule(
-        every="30d", settings={"data.dataset": str(photos / "photos")}, workdir=photos / "mlruns"
-    )
+    api.add_schedule(every="30d", workspace=workspace_of(photos))
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
     }
     done = subprocess.run(
-        [*PROGRAM[:1], "-P", "-m", "pipeline", "now"],
+        [*PROGRAM[:1], "-P", "-m", "pipeline", "schedule", "now"],
         cwd=photos,
         env=environment,
         check=False,
@@ -253,7 +254,9 @@ def test_a_schedule_without_a_dataset_takes_what_the_last_command_used(photos, m
         "last": {},
     }
     (photos / "mlruns" / "current.json").write_text(json.dumps(current))
-    arguments = api.schedule(every="1d", settings={"model.image_size": 32}).arguments
+    arguments = api.add_schedule(
+        every="1d", workspace=Workspace(settings={"model.image_size": 32})
+    ).arguments
     assert arguments[:2] == ("--recipe", "folder")
     assert {
         f"data.dataset={photos / 'photos'}",
@@ -274,18 +277,13 @@ def test_models_are_shown_while_only_the_images_are_prepared(photos, monkeypatch
     }
     (photos / "mlruns" / "current.json").write_text(json.dumps(current))
     with pytest.raises(ConfigError, match="There is no registry in mlruns"):
-        api.models()
+        api.list_models()
 
 
 def test_names_of_schedules_are_completed(photos):
     for name in ("nightly", "weekly"):
-        api.schedule(
-            name,
-            every="6h",
-            settings={"data.dataset": str(photos / "photos")},
-            workdir=photos / "mlruns",
-        )
-    for arguments, word in (("alexnet pause ", "2"), ("alexnet schedule --name ", "3")):
+        api.add_schedule(name, every="6h", workspace=workspace_of(photos))
+    for arguments, word in (("alexnet schedule pause ", "3"), ("alexnet schedule show ", "3")):
         shown = alexnet(
             cwd=photos, _ALEXNET_COMPLETE="bash_complete", COMP_WORDS=arguments, COMP_CWORD=word
         ).stdout
@@ -293,41 +291,37 @@ def test_names_of_schedules_are_completed(photos):
 
 
 def test_pause_resume_and_remove(photos):
-    api.schedule(
-        "nightly",
-        every="6h",
-        settings={"data.dataset": str(photos / "photos")},
-        workdir=photos / "mlruns",
-    )
-    assert "is paused" in alexnet("pause", "nightly", cwd=photos).stdout
-    (row,) = told("schedules", cwd=photos)["schedules"]
-    assert (row["name"], row["timing"], row["state"], row["next_due"], row["last"]) == (
+    api.add_schedule("nightly", every="6h", workspace=workspace_of(photos))
+    assert "is paused" in alexnet("schedule", "pause", "nightly", cwd=photos).stdout
+    (row,) = told("schedule", "list", cwd=photos)["schedules"]
+    assert (row["name"], row["timing"], row["state"], row["next_run_time"], row["last"]) == (
         "nightly",
         "every 6h",
         "paused",
         None,
         None,
     )
-    alexnet("resume", "nightly", cwd=photos)
-    (row,) = told("schedules", cwd=photos)["schedules"]
-    run_time = datetime.fromisoformat(row["next_due"])
+    alexnet("schedule", "resume", "nightly", cwd=photos)
+    (row,) = told("schedule", "list", cwd=photos)["schedules"]
+    run_time = datetime.fromisoformat(row["next_run_time"])
     assert (row["state"], run_time.hour % 6, run_time.minute) == ("on", 0, 0)
-    alexnet("schedule", "--name", "nightly", "--remove", cwd=photos)
-    assert told("schedules", cwd=photos) == {"schedules": []}
+    alexnet("schedule", "remove", "nightly", cwd=photos)
+    assert told("schedule", "list", cwd=photos) == {"schedules": []}
 
 
 def test_once_with_nothing_due_ends_at_once(photos):
-    arguments = ("schedule", "--once", "--cron", "0 3 1 1 *", "--dataset", "photos")
+    alexnet(*ADD, "--cron", "0 3 1 1 *", "--dataset", "photos", cwd=photos)
+    arguments = ("schedule", "serve", "--once")
     assert "Nothing is due." in alexnet(*arguments, cwd=photos).stderr
-    assert told("history", cwd=photos) == {"scheduled_runs": []}
+    assert told("schedule", "history", cwd=photos) == {"scheduled_runs": []}
 
 
 def test_a_slot_that_fails_says_why_and_exits_1(photos):
     # Two images cannot be split, so ingest refuses them.
     done = alexnet(
-        "schedule", "--once", "--name", "outer", "--dataset", "photos", cwd=photos, code=1
+        "schedule", "serve", "outer", "--once", "--dataset", "photos", cwd=photos, code=1
     )
-    (scheduled_run,) = told("history", "outer", cwd=photos)["scheduled_runs"]
+    (scheduled_run,) = told("schedule", "history", "outer", cwd=photos)["scheduled_runs"]
     assert (scheduled_run["state"], scheduled_run["attempts"], scheduled_run["kind"]) == (
         "failed",
         1,
@@ -338,27 +332,18 @@ def test_a_slot_that_fails_says_why_and_exits_1(photos):
 
 
 def test_the_scheduler_ends_by_sigterm_and_another_is_refused(photos):
-    arguments = ("schedule", "--every", "30d", "--dataset", "photos")
+    alexnet(*ADD, "--every", "30d", "--dataset", "photos", cwd=photos)
+    arguments = ("schedule", "serve")
     with subprocess.Popen(
         [*PROGRAM, *arguments], cwd=photos, stderr=subprocess.PIPE, text=True
     ) as first:
         try:
             while "Scheduling in" not in (line := first.stderr.readline()):
                 assert line, first.wait()
-            refused = alexnet("schedule", cwd=photos, code=75)
+            refused = alexnet("schedule", "serve", cwd=photos, code=75)
             assert f"process {first.pid}" in refused.stderr
-            alexnet(
-                "schedule",
-                "--name",
-                "second",
-                "--every",
-                "1d",
-                "--dataset",
-                "photos",
-                cwd=photos,
-                code=75,
-            )
-            assert [row["name"] for row in told("schedules", cwd=photos)["schedules"]] == [
+            alexnet(*ADD, "second", "--every", "1d", "--dataset", "photos", cwd=photos)
+            assert [row["name"] for row in told("schedule", "list", cwd=photos)["schedules"]] == [
                 "main",
                 "second",
             ]
@@ -368,15 +353,17 @@ def test_the_scheduler_ends_by_sigterm_and_another_is_refused(photos):
 
 
 def test_now_waits_for_nobody_where_it_is_interrupted(photos):
-    api.schedule(
-        every="30d", settings={"data.dataset": str(photos / "photos")}, workdir=photos / "mlruns"
-    )
+    api.add_schedule(every="30d", workspace=workspace_of(photos))
     ledger = Ledger(photos / "mlruns" / "schedule.db")
     scheduled_run = ledger.claim_scheduled_run(
         identify_this_process(), ledger.request_scheduled_run("main")
     )  # this process is at work on one
     with subprocess.Popen(
-        [*PROGRAM, "now"], cwd=photos, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*PROGRAM, "schedule", "now"],
+        cwd=photos,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as asked:
         until = time.monotonic() + 30
         while len(ledger.list_unfinished_scheduled_runs()) < 2:
@@ -392,14 +379,14 @@ def test_now_waits_for_nobody_where_it_is_interrupted(photos):
 
 @pytest.mark.parametrize("kind", ["systemd", "crontab", "kubernetes", "airflow", "prefect"])
 def test_emit_writes_what_an_engine_needs(photos, kind):
-    arguments = ("schedule", "--cron", "0 3 * * 1", "--dataset", "photos", "--emit", kind)
+    alexnet(*ADD, "--cron", "0 3 * * 1", "--dataset", "photos", cwd=photos)
+    arguments = ("schedule", "emit", kind)
     shown = alexnet(*arguments, cwd=photos).stdout
     assert "schedule" in shown
     assert "--once" in shown
     written = alexnet(*arguments, "--output", "units", cwd=photos).stdout.split()
     assert written
     assert all((photos / name).is_file() for name in written)
-    assert not (photos / "mlruns").exists()
 
 
 def test_what_the_recipe_says_is_not_said_again(photos, monkeypatch):
@@ -407,7 +394,7 @@ def test_what_the_recipe_says_is_not_said_again(photos, monkeypatch):
     matter."""
     monkeypatch.chdir(photos)
     (photos / "mlruns").mkdir()
-    known = api.resolve(
+    known = resolve(
         "folder", {"data.dataset": str(photos / "photos"), "train.epochs": 3}, environment={}
     ).flat()
     stages = {
@@ -428,7 +415,7 @@ def test_what_the_recipe_says_is_not_said_again(photos, monkeypatch):
     (photos / "mlruns" / "current.json").write_text(
         json.dumps({"recipe": "folder", "stages": stages, "last": {}})
     )
-    arguments = api.schedule(every="1d").arguments
+    arguments = api.add_schedule(every="1d").arguments
     assert arguments == (
         "--recipe",
         "folder",
@@ -437,5 +424,5 @@ def test_what_the_recipe_says_is_not_said_again(photos, monkeypatch):
         "--set",
         "train.epochs=3",
     )
-    (line,) = api.emit("crontab").values()
+    (line,) = api.emit_schedule("crontab").values()
     assert "train.epochs=3" in line
