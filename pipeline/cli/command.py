@@ -291,6 +291,18 @@ class OptionsAnywhere(click.Group):
         """Move options that stand before the command word behind it, then parse."""
         return super().parse_args(ctx, self._word_first(list(args)))
 
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the group's own options and, for completion, those of its commands."""
+        own = super().get_params(ctx)
+        if not ctx.resilient_parsing:
+            return own
+        below: dict[str, click.Parameter] = {}
+        for command in self.walk_commands():
+            for parameter in command.params:
+                if isinstance(parameter, click.Option):
+                    below.setdefault(parameter.opts[0], parameter)
+        return [*own, *below.values()]
+
     def _word_first(self, args: list[str]) -> list[str]:
         own = {
             flag

@@ -46,7 +46,7 @@ def list_models(invocation: Invocation) -> None:
 @click.argument("version", default="champion")
 @pass_invocation
 def show_model(invocation: Invocation, version: str) -> None:
-    """Show one version: by number or alias, the champion by default."""
+    """Show one version, by number or alias."""
     from pipeline import api
     from pipeline.cli.tables.models import show_version, version_as_dict
 

@@ -22,7 +22,7 @@ def _draw_evaluation(record: EvaluationReport, folder: Path) -> None:
 def evaluate(
     config: EvaluateConfig, dataset: DatasetArtifact, trained: TrainingResult, context: Context
 ) -> EvaluationReport:
-    """Score the saved model, or the one that --model names, on images it has never seen."""
+    """Score a saved model on images that it has never seen."""
     require_same_classes(dataset.class_names, trained.class_names)
     from pipeline.evaluate.assessment import assess_model
 

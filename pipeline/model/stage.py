@@ -45,7 +45,7 @@ _REGISTRIES = ("pipeline.model.networks",)
 
 @stage(source=_weights_stamp, chosen_code=network_code, registries=_REGISTRIES, draw=_draw_pages)
 def build(config: ModelConfig, dataset: DatasetArtifact, context: Context) -> ModelArtifact:
-    """Build the network for the dataset, with fresh weights or those of a file."""
+    """Build the network, with fresh weights or those of a file."""
     import numpy as np
 
     with np.load(dataset.sample_path) as sample:

@@ -25,7 +25,7 @@ def promote(
     report: EvaluationReport,
     context: Context,
 ) -> Decision:
-    """Make the trained model the champion, if the gate passes it."""
+    """Release the model if it is as good as the champion."""
     from pipeline.release.promotion import decide_promotion
 
     registry = Registry(config.name, context.tracking, context.workdir)

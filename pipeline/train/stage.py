@@ -53,7 +53,7 @@ def train_as_worker(
 def train(
     config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, context: Context
 ) -> TrainingResult:
-    """Train the network on one device or on many, and keep the weights of its best epoch."""
+    """Train the network and keep the weights of its best epoch."""
     from pipeline.model.weights import load_model, save_model
     from pipeline.reports.store import write_report_data
     from pipeline.train import loop

@@ -10,15 +10,18 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import numpy as np
 import pytest
 
-from pipeline import api
 from pipeline.artifacts import file_sha256
-from pipeline.cli import main
+from pipeline.cli import main, shutdown, stages
+from pipeline.cli.command import SECTIONS, Invocation
+from pipeline.config.description import describe_setting
 from pipeline.engine.workdir import work_directory
 from pipeline.errors import Terminated
 from pipeline.train.checkpoint import read_checkpoint
+from pipeline.workspace.workspace import ALL_STAGES, RUN_STAGES
 
 # A shell has SIGINT ignored for what runs in the background; children of these tests must not
 # inherit that.
@@ -90,7 +93,7 @@ def test_the_last_line_says_what_was_made_and_where(finished):
     cwd, done = finished
     result = last_line(done)
     assert [(stage["name"], stage["state"]) for stage in result["stages"]] == [
-        (name, "ran") for name in main.STAGE_NAMES
+        (name, "ran") for name in stages.RUN_STAGES
     ]
     assert all((cwd / stage["directory"] / "artifact.json").exists() for stage in result["stages"])
     assert all(stage["seconds"] >= 0 and len(stage["run_id"]) == 32 for stage in result["stages"])
@@ -104,7 +107,7 @@ def test_the_last_line_says_what_was_made_and_where(finished):
     assert result["run_url"].startswith("http://127.0.0.1:5000/#/experiments/1/runs/")
     assert result["not_recorded"] is None
     finished_stages = [json.loads(line)["stage"]["name"] for line in done.stdout.splitlines()[:-1]]
-    assert finished_stages == list(main.STAGE_NAMES)
+    assert finished_stages == list(stages.RUN_STAGES)
     assert done.stderr == ""
 
 
@@ -351,7 +354,7 @@ def test_a_model_that_a_run_trained_is_judged_again_and_compared(finished):
         (
             ("train", "--set", "evaluate.model=x.keras"),
             2,
-            "Expected the commands ingest and evaluate alone, received train",
+            "Expected the commands ingest and evaluate alone. Received train",
         ),
         (("compare", "abcdef12", "evaluate-no"), 2, "There is no evaluation `abcdef12`"),
         (("compare", "abcdef12"), 2, "Missing argument"),
@@ -604,12 +607,118 @@ def test_the_next_day_in_another_folder_with_the_images_gone(tmp_path):
     assert without["test"]["loss"] == first["test"]["loss"]
 
 
-def test_the_command_line_knows_the_stages_and_their_words():
-    assert main.STAGE_NAMES == api.STAGE_NAMES
-    for stage in (*api.STAGES, api.promote):
-        assert main.cli.commands[stage.name].help == stage.help
-    assert main.ALL_STAGE_NAMES == api.ALL_STAGE_NAMES
-    assert set(main.MEANINGS) == {*api.ALL_STAGE_NAMES, "run"}
+def test_the_command_line_knows_the_stages_and_what_they_do():
+    assert [stage.name for stage in RUN_STAGES] == list(stages.RUN_STAGES)
+    assert [stage.name for stage in ALL_STAGES] == list(stages.ALL_STAGES)
+    for stage in ALL_STAGES:
+        assert stages.SUMMARIES[stage.name] == stage.help.splitlines()[0]
+    named = {name for option in stages.STAGE_OPTIONS for name in option.settings}
+    assert named == set(stages.ALL_STAGES)
+
+
+def test_every_stage_option_is_a_setting_with_a_description():
+    for option in stages.STAGE_OPTIONS:
+        assert all(describe_setting(setting) for setting in option.settings.values()), option.flag
+
+
+def test_stage_words_come_in_any_number_and_order():
+    assert stages.expand_stages(["evaluate", "train"]) == ("train", "evaluate")
+    assert stages.expand_stages(["promote", "run"]) == stages.ALL_STAGES
+    assert stages.expand_stages(["run", "train"]) == stages.RUN_STAGES
+
+
+def parsed(*arguments):
+    """The invocation and the stages that a command line means, without running them."""
+    taken = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            stages,
+            "_run_stages",
+            lambda invocation, *named: (
+                taken.append((invocation, *named)) or SimpleNamespace(outcomes=())
+            ),
+        )
+        main.cli.main(args=list(arguments), standalone_mode=False, obj=Invocation())
+    ((invocation, named, *_),) = taken
+    return invocation, named
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--dataset", "photos", "--json", "run", "promote"),
+        ("run", "promote", "--dataset", "photos", "--json"),
+        ("--json", "run", "--dataset=photos", "promote"),
+        ("run", "--json", "promote", "--dataset", "photos"),
+    ],
+)
+def test_options_stand_before_between_or_after_the_words(arguments):
+    invocation, named = parsed(*arguments)
+    assert named == stages.ALL_STAGES
+    assert (invocation.settings, invocation.json) == ({"data.dataset": "photos"}, True)
+
+
+def test_an_option_of_two_stages_means_those_that_are_named():
+    seeds = {"model.seed": "3", "train.seed": "3"}
+    assert parsed("run", "--seed", "3")[0].settings == seeds
+    assert parsed("--seed", "3", "train")[0].settings == {"train.seed": "3"}
+    assert parsed("build", "--seed", "3")[0].settings == {"model.seed": "3"}
+    assert parsed("evaluate", "--seed", "3")[0].settings == seeds
+
+
+def test_shared_options_may_stand_before_any_command(tmp_path):
+    done = alexnet("--workdir", "w", "--json", "schedule", "list", cwd=tmp_path)
+    assert last_line(done) == {"schedules": []}
+    done = alexnet("schedule", "--json", "list", cwd=tmp_path)
+    assert last_line(done) == {"schedules": []}
+    refused = alexnet("--fly", "status", cwd=tmp_path, check=False)
+    assert (refused.returncode, "No such option" in refused.stderr) == (2, True)
+
+
+def commands(group=main.cli, words=()):
+    """Every command with its words."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield (*words, name), command
+            yield from commands(command, (*words, name))
+        else:
+            yield (*words, name), command
+
+
+def test_summaries_are_short_and_whole():
+    shown = alexnet("--help", cwd=Path()).stdout
+    for name, summary in stages.SUMMARIES.items():
+        assert len(summary) <= 60, name
+        assert summary in shown
+    for words, command in commands():
+        summary = command.get_short_help_str(limit=1000)
+        assert len(summary) <= 60, words
+        if len(words) == 1:
+            assert summary in shown, words
+    for section in SECTIONS:
+        assert f"{section}:" in shown
+
+
+def test_every_command_has_examples_and_exit_codes():
+    for words, command in commands():
+        if isinstance(command, click.Group):
+            continue
+        assert command.examples, words
+        assert all(line.startswith(f"alexnet {' '.join(words)}") for line in command.examples)
+        assert {0, 1, 2} <= set(command.exit_codes)
+    for word in stages.SUMMARIES:
+        assert all(word in line.split() for line in stages.EXAMPLES[word])
+    shown = alexnet("model", "rollback", "--help", cwd=Path()).stdout
+    assert "Examples:" in shown
+    assert "Exit codes:" in shown
+
+
+def test_help_of_a_stage_shows_its_own_options():
+    shown = alexnet("train", "--help", cwd=Path()).stdout
+    for flag in ("--epochs", "--learning-rate", "--batch-size", "--precision", "--recipe"):
+        assert flag in shown
+    assert "--classes" not in shown
+    assert "--classes" in alexnet("build", "train", "--help", cwd=Path()).stdout
 
 
 def test_a_held_work_directory_names_its_owner(tmp_path):
@@ -695,7 +804,7 @@ def test_interrupted_then_killed_then_typed_again_gives_the_same_digests(finishe
 
 
 def test_an_end_that_a_library_swallowed_comes_with_the_next_step():
-    asked, told = main._Asked(), []
+    asked, told = shutdown.ShutdownRequest(), []
     observer = SimpleNamespace(
         started=lambda *words: told.append(words),
         progressed=None,
@@ -703,7 +812,7 @@ def test_an_end_that_a_library_swallowed_comes_with_the_next_step():
         finished=None,
         waiting=None,
     )
-    heeding = main._Heeding(observer, asked)
+    heeding = shutdown.InterruptibleObserver(observer, asked)
     heeding.started("ingest", ())
     with contextlib.suppress(KeyboardInterrupt):
         asked(signal.SIGTERM, None)
