@@ -1,1 +1,1 @@
-"""The networks: AlexNet in its variants, with pixel preprocessing inside."""
+"""The networks: a registry, the AlexNet family, and the files that hold a network."""
