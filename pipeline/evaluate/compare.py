@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from pipeline.artifacts import EvaluationReport
-from pipeline.errors import ConfigError, DatasetError
+from pipeline.errors import ConfigError, DatasetError, describe_cause
 from pipeline.evaluate.intervals import compute_bootstrap_interval
 from pipeline.evaluate.metrics import Tally, compute_headline_numbers
 from pipeline.evaluate.predictions import read_columns, read_logits
@@ -160,17 +160,20 @@ def _require_same_images(first: EvaluationReport, second: EvaluationReport) -> N
         one, other = getattr(first, what), getattr(second, what)
         if one != other:
             raise ConfigError(
-                f"The two evaluations cannot be compared: unlike {what}s. Expected the same {what}"
-                f" of the same images. Received `{one}` and `{other}`. Type `alexnet evaluate`"
-                " for one of them again with that of the other."
+                f"The two evaluations cannot be compared: unlike {what}s",
+                expected=f"the same {what} of the same images",
+                received=f"`{one}` and `{other}`",
+                hint="Type `alexnet evaluate` for one of them again with that of the other",
             )
     if first.images_sha256 != second.images_sha256 or first.class_names != second.class_names:
         what = "images" if first.class_names == second.class_names else "classes"
         raise DatasetError(
-            f"The two evaluations are not of the same {what}. Expected the same names, labels and"
-            f" bytes of {first.images:,} images in the same order, and the same classes. Received"
-            f" {second.images:,} images with other {what}. Evaluate both on one dataset: `alexnet"
-            " ingest evaluate --model ... --dataset ...`."
+            f"The two evaluations are not of the same {what}",
+            expected=f"the same names, labels and bytes of {first.images:,} images in the same order,"
+            " and the same classes",
+            received=f"{second.images:,} images with other {what}",
+            hint="Evaluate both on one dataset: `alexnet ingest evaluate --model ... --dataset"
+            " ...`",
         )
 
 
@@ -183,9 +186,9 @@ def _read_answers(
         (other_answers,) = read_columns(second.predictions_path, "answer")
     except (OSError, ValueError) as error:
         raise DatasetError(
-            "The predictions of an evaluation cannot be read"
-            f" ({' '.join(str(error).split())[:150]}). Expected the file that evaluate wrote. Type"
-            " `alexnet evaluate --rerun evaluate`."
+            f"The predictions of an evaluation cannot be read ({describe_cause(error, 150)})",
+            expected="the file that evaluate wrote",
+            hint="Type `alexnet evaluate --rerun evaluate`",
         ) from error
     return keys, labels, answers, other_answers
 
@@ -212,8 +215,8 @@ def _tally_predictions(report: EvaluationReport) -> Tally:
         tally.add_images(logits, labels)
     if tally is None:
         raise DatasetError(
-            f"The predictions in {report.directory} hold no image. Type `alexnet evaluate --rerun"
-            " evaluate`."
+            f"The predictions in {report.directory} hold no image",
+            hint="Type `alexnet evaluate --rerun evaluate`",
         )
     return tally
 

@@ -39,17 +39,19 @@ def find_external_model(path: Path) -> ExternalModel:
     """
     if not path.is_file() or path.suffix != ".keras":
         raise ConfigError(
-            f"There is no model {path}. Expected a .keras file, models:/NAME@ALIAS or the id of an"
-            " MLflow run that made a model. Received"
-            f" {'another kind of file' if path.is_file() else 'a path that is no file'}. Check"
-            " --model."
+            f"There is no model {path}",
+            expected="a .keras file, models:/NAME@ALIAS or the id of an MLflow run that made a model",
+            received="another kind of file" if path.is_file() else "a path that is not a file",
+            hint="Check --model",
         )
     known, found = _read_record_beside(path), file_sha256(path)
     promised, names, side = known.get("sha256"), known.get("class_names"), known.get("short_side")
     if promised and promised != found:
         raise CheckpointError(
-            f"The model file {path} is damaged. Expected SHA-256 {str(promised)[:12]}..., as its"
-            f" record says. Received {found[:12]}. Fetch it again, or train again."
+            f"The model file {path} is damaged",
+            expected=f"SHA-256 {str(promised)[:12]}..., as its record says",
+            received=f"{found[:12]}",
+            hint="Fetch it again, or train again",
         )
     return ExternalModel(
         path,

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.errors import CheckpointError, DatasetError
+from pipeline.errors import CheckpointError, DatasetError, describe_cause
 from pipeline.evaluate.predictions import PredictionChunk
 from pipeline.model.weights import load_model
 
@@ -75,8 +75,9 @@ def load_network(path: Path, classes: int | None) -> Network:
     ) as error:
         raise CheckpointError(
             f"The model file {path} cannot be read ({type(error).__name__}:"
-            f" {' '.join(str(error).split())[:150]}). Expected a .keras file that this pipeline or"
-            " Keras 3 wrote, without code of its own. Name another one, or train again."
+            f" {describe_cause(error, 150)})",
+            expected="a .keras file that this pipeline or Keras 3 wrote, without code of its own",
+            hint="Name another one, or train again",
         ) from error
     takes, gives = (
         [tuple(tensor.shape) for tensor in keras.tree.flatten(end)]
@@ -92,9 +93,10 @@ def load_network(path: Path, classes: int | None) -> Network:
     classes = gives[0][-1] if classes is None else classes
     if not squares or named or [shape[1:] for shape in gives] != [(classes,)]:
         raise DatasetError(
-            f"The model {path} is not one for this dataset. Expected images of equal sides in 3"
-            f" colors and {classes} logits. Received inputs {takes} and outputs {gives}. Name the"
-            " dataset that it was trained for: --dataset."
+            f"The model {path} is not one for this dataset",
+            expected=f"images of equal sides in 3 colors and {classes} logits",
+            received=f"inputs {takes} and outputs {gives}",
+            hint="Name the dataset that it was trained for: --dataset",
         )
     return model
 
@@ -168,8 +170,10 @@ def score_batches(
             yield chunk
     if done != len(names) or done == 0:
         raise DatasetError(
-            f"The split cannot be scored once per image. Expected {len(names)} images, at least"
-            f" one. Received {done}. Type the same command with --rerun ingest."
+            "The split cannot be scored once per image",
+            expected=f"{len(names)} images, at least one",
+            received=str(done),
+            hint="Type the same command with --rerun ingest",
         )
 
 
@@ -288,18 +292,19 @@ def _require_finite_logits(chunk: PredictionChunk) -> None:
     if outside.any():
         first = int(np.argmax(outside))
         raise DatasetError(
-            f"{np.count_nonzero(outside)} of {images} labels are not a class of the model. Expected"
-            f" 0-{classes - 1}. Received {chunk.labels[first]} for {chunk.keys[first]!r}. Type the"
-            " same command with --rerun ingest."
+            f"{np.count_nonzero(outside)} of {images} labels are not a class of the model",
+            expected=f"0-{classes - 1}",
+            received=f"{chunk.labels[first]} for {chunk.keys[first]!r}",
+            hint="Type the same command with --rerun ingest",
         )
     broken = ~np.isfinite(chunk.logits).all(axis=1)
     if broken.any():
         first = int(np.argmax(broken))
         raise CheckpointError(
-            f"The model's logits are not numbers for {np.count_nonzero(broken)} of {images}"
-            f" images. Expected finite values. Received {chunk.logits[first].min()} for"
-            f" {chunk.keys[first]!r}. Train again with a lower rate, for example --set"
-            " train.learning_rate=0.001."
+            f"The model's logits are not numbers for {np.count_nonzero(broken)} of {images} images",
+            expected="finite values",
+            received=f"{chunk.logits[first].min()} for {chunk.keys[first]!r}",
+            hint="Train again with a lower rate, for example --set train.learning_rate=0.001",
         )
 
 
@@ -332,9 +337,10 @@ def require_class_counts(labels: Labels, counts: Sequence[int], split: str) -> N
     if not np.array_equal(found, counts):
         first = int(np.argmax(found != np.asarray(counts)))
         raise DatasetError(
-            f"The {split} split is not what its record promises. Expected {counts[first]} images"
-            f" of class {first}. Received {found[first]}. Type the same command with --rerun"
-            " ingest."
+            f"The {split} split is not what its record promises",
+            expected=f"{counts[first]} images of class {first}",
+            received=f"{found[first]}",
+            hint="Type the same command with --rerun ingest",
         )
 
 

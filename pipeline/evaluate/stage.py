@@ -51,10 +51,10 @@ def evaluate_model(
         require_same_classes(dataset.class_names, model.class_names)
     if model.short_side not in (0, dataset.short_side):
         raise DatasetError(
-            "The dataset is prepared at another scale than the model was trained at. Expected"
-            f" images with a shorter side of {model.short_side} pixels. Received"
-            f" {dataset.short_side}. Type --set data.short_side={model.short_side}, and ingest"
-            " before evaluate."
+            "The dataset is prepared at another scale than the model was trained at",
+            expected=f"images with a shorter side of {model.short_side} pixels",
+            received=str(dataset.short_side),
+            hint=f"Type --set data.short_side={model.short_side}, and ingest before evaluate",
         )
     from pipeline.evaluate.assessment import assess_model
 
@@ -73,6 +73,6 @@ def require_same_classes(dataset: Sequence[str], trained: Sequence[str]) -> None
         )
         difference = f"Expected class {index} to be {trained[index]!r}. Received {dataset[index]!r}"
     raise DatasetError(
-        f"The model was trained for other classes than the dataset has. {difference}. Train for"
-        " this dataset: `alexnet train`."
+        f"The model was trained for other classes than the dataset has. {difference}",
+        hint="Train for this dataset: `alexnet train`",
     )

@@ -70,10 +70,11 @@ def replace_block(markdown: str, block: str, marks: tuple[str, str] = RESULTS_MA
         return f"{markdown.rstrip()}\n\n{marked}\n".lstrip()
     if counts != (1, 1) or markdown.index(begin) > markdown.index(end):
         raise ConfigError(
-            f"The document's marks are not one pair. Expected `{begin}` once and after it `{end}`"
-            f" once, or neither. Received {counts[0]} of the first and {counts[1]} of the"
-            f" second{', in the wrong order' if counts == (1, 1) else ''}. Remove them, and the"
-            " block is put at the end."
+            "The document's marks are not one pair",
+            expected=f"`{begin}` once and after it `{end}` once, or neither",
+            received=f"{counts[0]} of the first and {counts[1]} of the"
+            f" second{', in the wrong order' if counts == (1, 1) else ''}",
+            hint="Remove them, and the block is put at the end",
         )
     before, _, rest = markdown.partition(begin)
     return before + marked + rest.partition(end)[2]

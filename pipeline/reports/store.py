@@ -58,9 +58,9 @@ def read_report_data(directory: Path) -> tuple[dict[str, Any], dict[str, Array]]
             arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"The report data in {directory} cannot be read ({error}). Expected {VALUES_FILE} and"
-            f" {ARRAYS_FILE}. Type the same command with --rerun"
-            f" {directory.name.partition('-')[0]}."
+            f"The report data in {directory} cannot be read ({error})",
+            expected=f"{VALUES_FILE} and {ARRAYS_FILE}",
+            hint=f"Type the same command with --rerun {directory.name.partition('-')[0]}",
         ) from error
     return values, arrays
 

@@ -50,8 +50,8 @@ def select_experiments(names: Sequence[str]) -> tuple[Experiment, ...]:
     unknown = [name for name in names if name not in (*known, ALL)]
     if unknown or not names:
         raise ConfigError(
-            f"There is no claim {', '.join(unknown) or 'named'}. Expected {ALL}, or some of"
-            f" {', '.join(known)}."
+            f"There is no claim {', '.join(unknown) or 'named'}",
+            expected=f"{ALL}, or some of {', '.join(known)}",
         )
     return tuple(item for item in list_experiments() if ALL in names or item.name in names)
 

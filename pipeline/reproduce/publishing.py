@@ -27,15 +27,17 @@ def read_results_document(document: Path) -> str:
         text = document.read_text(encoding="utf-8") if document.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"The document {document} cannot be read ({error}). Expected Markdown in UTF-8. Name"
-            " another: --results."
+            f"The document {document} cannot be read ({error})",
+            expected="Markdown in UTF-8",
+            hint="Name another: --results",
         ) from error
     if document.suffix != ".md" or not os.access(
         document if document.exists() else folder, os.W_OK
     ):
         raise ConfigError(
-            f"The results cannot be put into {document}. Expected a writable .md file in an"
-            " existing folder. Name another: --results."
+            f"The results cannot be put into {document}",
+            expected="a writable .md file in an existing folder",
+            hint="Name another: --results",
         )
     replace_block(text, "")
     return text
@@ -53,8 +55,8 @@ def publish_results(folder: Path, document: Path) -> None:
     text = read_results_document(document)
     if not claims:
         raise ConfigError(
-            f"There is nothing to put into {document}: no claim was concluded. Type the same"
-            " command again to go on."
+            f"There is nothing to put into {document}: no claim was concluded",
+            hint="Type the same command again to go on",
         )
     beside.mkdir(parents=True, exist_ok=True)
     for claim in claims:

@@ -140,9 +140,9 @@ def time_in_process(spec: Mapping[str, Any], dataset: DatasetArtifact) -> dict[s
             error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
         ).strip().splitlines() or [str(error)]
         raise PipelineError(
-            f"A timing on {spec['settings']['devices']} failed: {message[-1][:300]}. Expected a"
-            " process of its own to train for some steps. If the device ran out of memory, type"
-            " `alexnet reproduce` with this claim alone."
+            f"A timing on {spec['settings']['devices']} failed: {message[-1][:300]}",
+            expected="a process of its own to train for some steps",
+            hint="If the device ran out of memory, type `alexnet reproduce` with this claim alone",
         ) from error
     return timing
 

@@ -32,8 +32,9 @@ def parse_scheduled_run_key(key: str) -> tuple[str, datetime]:
         with contextlib.suppress(ValueError):
             return name, datetime.strptime(run_time, _TIME_FORMAT).replace(tzinfo=UTC)
     raise ConfigError(
-        f"{key[:100]!r} is not the key of a scheduled run. Expected NAME/20261127T030000Z."
-        " `alexnet schedule history` lists them."
+        f"{key[:100]!r} is not the key of a scheduled run",
+        expected="NAME/20261127T030000Z",
+        hint="`alexnet schedule history` lists them",
     )
 
 
@@ -45,6 +46,8 @@ def check_schedule_name(name: str) -> None:
     """
     if not _NAME.fullmatch(name) or name == BY_HAND:
         raise ConfigError(
-            "The name of the schedule cannot name a folder. Expected letters, digits and . _ -"
-            f" with a letter or a digit first, 64 at most. Received {name[:80]!r}. Check --name."
+            "The name of the schedule cannot name a folder",
+            expected="letters, digits and . _ - with a letter or a digit first, 64 at most",
+            received=repr(name[:80]),
+            hint="Check --name",
         )

@@ -373,9 +373,10 @@ def _see(
         raise _damaged(images.dataset, f"{len(found)} images instead of {len(rows)}")
     if not np.isfinite(found).all():
         raise CheckpointError(
-            f"The champion {classifier.release.title} answers with what is no number. Expected"
-            f" finite logits. Received {found[~np.isfinite(found)][0]}. Go back with `alexnet"
-            " rollback`."
+            f"The champion {classifier.release.title} answers with what is no number",
+            expected="finite logits",
+            received=f"{found[~np.isfinite(found)][0]}",
+            hint="Go back with `alexnet rollback`",
         )
     scalars = dict(
         zip(
@@ -464,7 +465,8 @@ def _examples(dataset: DatasetArtifact, split: str, places: Integers) -> Any:
 
 def _damaged(dataset: DatasetArtifact, reason: str) -> DatasetError:
     return DatasetError(
-        f"The prepared dataset in {dataset.shards} is damaged ({' '.join(reason.split()):.200})."
-        f" Expected the files that ingest wrote. Remove {dataset.directory} and type the same"
-        " command: data that are still there are prepared again, others are not compared with."
+        f"The prepared dataset in {dataset.shards} is damaged ({' '.join(reason.split()):.200})",
+        expected="the files that ingest wrote",
+        hint=f"Remove {dataset.directory} and type the same command: data that are still there"
+        " are prepared again, others are not compared with",
     )
