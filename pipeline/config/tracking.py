@@ -8,11 +8,11 @@ from pipeline.config.section import Section
 
 
 class TrackingConfig(Section):
-    """Where runs are recorded; never changes what a stage makes."""
+    """Where runs are recorded; it never changes the result of a stage."""
 
     enabled: bool = Field(True, description="Record runs in MLflow.")
     uri: str = Field(
-        "", description="MLflow tracking store; empty means mlflow.db in the work directory."
+        "", description="Address of the tracking store; empty: mlflow.db in the work directory."
     )
     experiment: str = Field(
         "alexnet", min_length=1, description="MLflow experiment that holds the runs."

@@ -1,1 +1,1 @@
-"""From a good model to one that people use."""
+"""The release of a trained model: its package, the gate, the promotion, and its predictions."""

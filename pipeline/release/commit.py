@@ -33,7 +33,7 @@ PromotionOutcome = Literal["promoted", "refused", "unchanged", "waiting", "would
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """What the gate found.
+    """The findings of the gate.
 
     Attributes:
         checks: all of them; empty when nothing was judged.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FrozenTest:
-    """Which images count, and with which labels, in the candidate's class numbers.
+    """The images that count, with their labels in the candidate's class numbers.
 
     Attributes:
         own: int64 [own], indices into the candidate's test split.

@@ -33,7 +33,7 @@ class FirstGuesses:
 
 @dataclass(frozen=True)
 class CandidateMeasurements:
-    """What else was measured of the candidate; None or NaN where it was not.
+    """Measurements of the candidate besides its guesses; None or NaN where they are missing.
 
     Attributes:
         calibration_error: expected calibration error with the fitted temperature, in [0, 1], less

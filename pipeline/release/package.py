@@ -158,7 +158,7 @@ def read_package(
 
     Args:
         directory: the folder.
-        sha256: the release's own digest, from a place that is trusted; empty where unknown.
+        sha256: the release's own digest, from a trusted source; empty where unknown.
         name: of the model.
         version: in the registry.
 

@@ -10,14 +10,14 @@ from pipeline.engine.stage import Context, stage
 from pipeline.tracking.registry import Registry
 
 
-def _draw_decision(record: Decision, folder: Path) -> None:
+def _draw_promotion(record: Decision, folder: Path) -> None:
     from pipeline.reports.decision import draw_decision_pages
 
     draw_decision_pages(record, folder)
 
 
 # The champion, its files and the registry may be others each time.
-@stage(draw=_draw_decision, always=True)
+@stage(draw=_draw_promotion, always=True)
 def promote(
     config: ReleaseConfig,
     dataset: DatasetArtifact,

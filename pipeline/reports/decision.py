@@ -24,8 +24,8 @@ _NEXT_STEPS = {
 }
 _REFUSED = (
     "The champion stays. More training images, a longer training or another network may help;"
-    " more test images make small differences visible. docs/release.md says what each check means"
-    " and which setting it reads."
+    " more test images make small differences visible. docs/release.md explains each check and"
+    " its setting."
 )
 _CHECKS_TEXT = (
     "All must pass. The candidate and the champion were scored for this decision, from their saved"

@@ -1,1 +1,1 @@
-"""tracking."""
+"""Recording of runs in MLflow, and its registry of models."""

@@ -34,7 +34,7 @@ _KEY_TAG = "alexnet.run_key"
 
 @dataclass
 class DeliveryState:
-    """How far a journal was delivered, and to which runs.
+    """The delivered part of a journal, and the runs that it went to.
 
     Attributes:
         offset: bytes of the journal that were delivered.

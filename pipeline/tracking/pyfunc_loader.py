@@ -15,7 +15,7 @@ from pipeline.model.weights import load_model
 if TYPE_CHECKING:
     from pipeline.arrays import Images, Logits, Network
 
-_IMAGES_TOGETHER = 64
+_PYFUNC_BATCH = 64
 
 
 class PyfuncModel:
@@ -37,8 +37,7 @@ class PyfuncModel:
         """
         (images,) = data.values() if isinstance(data, dict) else (data,)
         batches = [
-            images[start : start + _IMAGES_TOGETHER]
-            for start in range(0, len(images), _IMAGES_TOGETHER)
+            images[start : start + _PYFUNC_BATCH] for start in range(0, len(images), _PYFUNC_BATCH)
         ]
         return np.concatenate(
             [np.asarray(self._network(batch, training=False)) for batch in batches]

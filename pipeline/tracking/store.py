@@ -73,7 +73,7 @@ def connect_store(config: TrackingConfig, workdir: Path) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # About type hints of MLflow's own wrappers; color codes stand before the words.
+    # About type hints of MLflow's own wrappers; color codes stand before the text.
     warnings.filterwarnings("ignore", message=".*(type hint|Add type hints)", category=UserWarning)
 
     uri = get_store_uri(config, workdir)

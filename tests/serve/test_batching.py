@@ -16,7 +16,7 @@ class Summing:
     def __init__(self):
         self.batches = []
 
-    def logits(self, pixels):
+    def predict_logits(self, pixels):
         self.batches.append(len(pixels))
         if (pixels == 13).any():
             raise CheckpointError("13 is no number.")
