@@ -22,8 +22,10 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from pipeline import api
+from pipeline.api import Workspace
 from pipeline.config.tracking import TrackingConfig
 from pipeline.reports.html import PageImage, PageSection, Table, render_page
+from pipeline.tracking.known_runs import read_known_runs
 from pipeline.tracking.store import DEFAULT_UI, get_run_url
 
 CHROMIUM = next(
@@ -121,11 +123,11 @@ def server(finished):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command, environment, _ = api.ui_server(TrackingConfig(), finished.workdir, port)
+    ui = api.prepare_ui(port, workspace=Workspace(finished.workdir))
     log = finished.workdir.with_suffix(".log")
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=output, start_new_session=True
+            ui.command, env=ui.environment, stdout=output, stderr=output, start_new_session=True
         )
     yield SimpleNamespace(process=process, port=port, address=f"http://127.0.0.1:{port}", log=log)
     with contextlib.suppress(ProcessLookupError):
@@ -378,7 +380,8 @@ def is_mlflows_own(server, url, text):
 
 def test_mlflow_shows_the_run_and_the_report_in_it(browser, finished, server, tmp_path):
     run_id = finished.result["stages"][-1]["run_id"]
-    (ids,) = [ids for ids in api.known_runs(finished.workdir).values() if ids["run_id"] == run_id]
+    known = read_known_runs(finished.workdir)
+    (ids,) = [ids for ids in known.values() if ids["run_id"] == run_id]
     address = get_run_url(TrackingConfig(), **ids).replace(DEFAULT_UI, server.address)
     wait_until_up(server)
     with watched(browser, **viewport("window")) as (page, asked, wrong):

@@ -16,6 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from pipeline import api
+from pipeline.api import Workspace
 from pipeline.artifacts import DatasetArtifact
 from pipeline.config.tracking import TrackingConfig
 from pipeline.data.loader import load_split, read_encoded_images
@@ -50,7 +51,13 @@ def last_line(done):
 
 @pytest.mark.parametrize(
     "words",
-    [("predict", "a.png"), ("serve",), ("export", "--to", "onnx"), ("models",), ("rollback",)],
+    [
+        ("predict", "a.png"),
+        ("serve",),
+        ("export", "onnx"),
+        ("model", "list"),
+        ("model", "rollback"),
+    ],
 )
 def test_without_a_registry_every_command_says_so_and_makes_none(tmp_path, words):
     (tmp_path / "a.png").write_bytes(b"x")
@@ -61,14 +68,15 @@ def test_without_a_registry_every_command_says_so_and_makes_none(tmp_path, words
 
 
 @pytest.mark.parametrize(
-    "words", [("promote", "predict", "a.png"), ("run", "promote", "models"), ("models", "promote")]
+    ("words", "sentence"),
+    [
+        (("promote", "predict", "a.png"), "'predict' is not one of"),
+        (("run", "promote", "model"), "'model' is not one of"),
+        (("model", "promote"), "No such command 'promote'"),
+    ],
 )
-def test_stages_and_other_commands_are_not_mixed_in_one_line(tmp_path, words):
-    done = alexnet(*words, cwd=tmp_path, code=2)
-    assert (
-        "stands alone. Expected stages in a chain" in done.stderr
-        or "There is no registry" in done.stderr
-    )
+def test_stages_and_other_commands_are_not_mixed_in_one_line(tmp_path, words, sentence):
+    assert sentence in alexnet(*words, cwd=tmp_path, code=2).stderr
 
 
 def test_a_registry_without_a_champion_says_what_to_do(tmp_path):
@@ -216,14 +224,14 @@ def test_predict_serve_export_and_evaluate_say_the_same(released, tmp_path):
     )
 
     for form in ("savedmodel", "onnx", "litert"):
-        exported = last_line(alexnet("--json", "export", "--to", form, cwd=cwd))
+        exported = last_line(alexnet("--json", "export", form, cwd=cwd))
         assert exported["checks"][0]["images"] == 116
         assert all(
             check["difference"] <= allowed and check["same_top5"] == 116
             for check in exported["checks"]
         )
 
-    notebook = list(api.predict([folder], workdir=cwd / "mlruns"))
+    notebook = list(api.predict([folder], workspace=Workspace(cwd / "mlruns")))
     require_equal([prediction.logits for prediction in notebook])
 
 
@@ -246,13 +254,13 @@ def test_a_worse_candidate_exits_3_and_a_way_back_leads_to_the_version_before(re
     assert last_line(worse)["decision"]["outcome"] == "refused"
     again = alexnet("promote", cwd=cwd, code=3)  # never skipped, and still refused
     assert "it is never skipped" in again.stdout
-    versions = last_line(alexnet("--json", "models", cwd=cwd))["versions"]
+    versions = last_line(alexnet("--json", "model", "list", cwd=cwd))["versions"]
     assert [(item["version"], item["gate"]) for item in versions] == [
         ("2", "refused"),
         ("1", "passed"),
     ]
-    assert "no version to roll back to" in alexnet("rollback", cwd=cwd, code=2).stderr
-    assert "never passed the gate" in alexnet("rollback", "--to", "2", cwd=cwd, code=3).stderr
+    assert "no version to roll back to" in alexnet("model", "rollback", cwd=cwd, code=2).stderr
+    assert "never passed the gate" in alexnet("model", "rollback", "2", cwd=cwd, code=3).stderr
 
     lenient = (
         "--margin",
@@ -263,12 +271,12 @@ def test_a_worse_candidate_exits_3_and_a_way_back_leads_to_the_version_before(re
         "release.max_calibration_error=1",
     )
     alexnet("run", "--epochs", "4", *TINY, "promote", *lenient, cwd=cwd)
-    went = last_line(alexnet("rollback", "--json", cwd=cwd))
+    went = last_line(alexnet("model", "rollback", "--json", cwd=cwd))
     assert (went["from"], went["to"]) == ("3", "1")
     refused = alexnet("promote", *lenient, cwd=cwd, code=3)
     assert "A rollback left version 3" in refused.stderr
     alexnet("promote", *lenient, "--approve", cwd=cwd)
-    versions = last_line(alexnet("models", "--json", cwd=cwd))["versions"]
+    versions = last_line(alexnet("model", "list", "--json", cwd=cwd))["versions"]
     assert versions[0]["aliases"] == ["candidate", "champion"]
     assert versions[2]["aliases"] == ["previous"]
 

@@ -91,7 +91,7 @@ class House:
 
     def day(self, code=0):
         """Let a day's scheduled run come: what the running scheduler makes of it."""
-        scheduled_run = self.alexnet("now", code=code)
+        scheduled_run = self.alexnet("schedule", "now", code=code)
         return scheduled_run, json.loads(
             (
                 self.folder
@@ -139,10 +139,8 @@ def tell(house, port):
 
     house.add(0, 1000)
     # A day is when the story says: no time of the clock comes due meanwhile.
-    house.scheduler = house.start("schedule", "--every", "366d", "--dataset", "photos", *settings)
-    until = time.monotonic() + 60
-    while not house.alexnet("schedules")["schedules"]:
-        assert time.monotonic() < until
+    house.alexnet("schedule", "add", "--every", "366d", "--dataset", "photos", *settings)
+    house.scheduler = house.start("schedule", "serve")
     told["day 1"] = house.day()
     house.port = port
     house.service = house.start("serve", "--port", str(port), "--set", "serve.reload_seconds=1")
@@ -163,7 +161,7 @@ def tell(house, port):
     told["day 5"] = house.day()
     told["serving 5"] = house.serving("4")
 
-    told["rollback"] = house.alexnet("rollback")
+    told["rollback"] = house.alexnet("model", "rollback")
     told["serving 6"] = house.serving("2")
     told["day 6"] = house.day()
     return told

@@ -752,13 +752,14 @@ def test_after_a_clean_every_command_goes_on(tmp_path):
 
     assert "stale" not in alexnet("status", cwd=tmp_path).stdout
     versions = [
-        json.loads(line) for line in alexnet("--json", "models", cwd=tmp_path).stdout.splitlines()
+        json.loads(line)
+        for line in alexnet("--json", "model", "list", cwd=tmp_path).stdout.splitlines()
     ]
     assert "champion" in json.dumps(versions)
     image = next(iter((workdir / "artifacts" / "models").rglob("golden/00")))
     shutil.copy(image, tmp_path / "digit.png")
     assert "digit.png" in alexnet("predict", "digit.png", cwd=tmp_path).stdout
-    alexnet("rollback", cwd=tmp_path)
+    alexnet("model", "rollback", cwd=tmp_path)
     registry = Registry("alexnet", TrackingConfig(), workdir)
     assert registry.read_aliases().champion == "2"
     result = promoted(4, tmp_path)

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline import api
+from pipeline.api import Workspace
 from pipeline.config.tracking import TrackingConfig
 from pipeline.schedule.ledger import Ledger
 from pipeline.tracking.registry import Registry
@@ -35,8 +36,10 @@ SETTINGS = {
 BEFORE_THE_RESULT = """
 import json, os, signal, sys
 from pipeline import api
-api.write_retraining = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-api.retrain(settings=json.loads(sys.argv[1]), workdir="mlruns", scheduled_run=sys.argv[2])
+from pipeline.api import Workspace
+from pipeline.workspace import retraining
+retraining.write_retraining = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+api.retrain(sys.argv[2], workspace=Workspace(settings=json.loads(sys.argv[1])))
 """
 
 
@@ -72,12 +75,14 @@ def versions(place):
 
 
 def test_killed_every_few_seconds_a_slot_comes_to_one_end(place):
-    api.schedule(every="366d", settings={"data.dataset": "photos", **SETTINGS})
+    api.add_schedule(
+        every="366d", workspace=Workspace(settings={"data.dataset": "photos", **SETTINGS})
+    )
     ledger, kills = Ledger(place / "mlruns" / "schedule.db"), 0
     # Longer and longer, so that each start comes further than the one before, and the last one to
     # the end.
     for seconds in (3, 8, 12, 16, 20, 25, 30, 40, 300):
-        started = process("-m", "pipeline", "now", cwd=place)
+        started = process("-m", "pipeline", "schedule", "now", cwd=place)
         try:
             started.wait(timeout=seconds)
             break
@@ -121,9 +126,9 @@ def test_killed_after_the_promotion_and_before_the_record_the_decision_stands(pl
     assert not (place / "mlruns" / "retrainings" / scheduled_run / "result.json").exists()
     assert [version.number for version in versions(place)] == ["1"]
     began = time.monotonic()
-    result = api.retrain(settings=settings, scheduled_run=scheduled_run)
+    result = api.retrain(scheduled_run, workspace=Workspace(settings=settings))
     assert time.monotonic() - began < 30  # nothing was trained
     assert (result.outcome, result.version) == ("promoted", "1")
-    assert api.retrain(settings=settings, scheduled_run=scheduled_run) == result
+    assert api.retrain(scheduled_run, workspace=Workspace(settings=settings)) == result
     (version,) = versions(place)
     assert set(version.aliases) == {"champion", "candidate"}

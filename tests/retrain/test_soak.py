@@ -78,24 +78,13 @@ def test_fifty_retrainings_leave_the_scheduler_as_it_was(tmp_path):
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
     }
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    program = (sys.executable, "-m", "pipeline", "schedule")
+    add_schedule = (*program, "add", "--every", "1s", "--dataset", "photos", *arguments)
+    subprocess.run(add_schedule, cwd=tmp_path, env=environment, check=True)
     ledger, seen = Ledger(tmp_path / "mlruns" / "schedule.db"), []
     with (tmp_path / "log").open("w") as log:
-        scheduler = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "pipeline",
-                "schedule",
-                "--every",
-                "1s",
-                "--dataset",
-                "photos",
-                *arguments,
-            ],
-            cwd=tmp_path,
-            env=environment | {"PYTHONPATH": str(Path(__file__).parents[2])},
-            stderr=log,
-        )
+        scheduler = subprocess.Popen([*program, "serve"], cwd=tmp_path, env=environment, stderr=log)
         try:
             while len(seen) < RETRAININGS:
                 time.sleep(0.5)

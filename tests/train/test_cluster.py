@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import api
+from pipeline.api import Workspace
 from pipeline.config.train import TrainConfig
 from pipeline.errors import ConfigError, WorkersFailedError
 from pipeline.train.cluster import Cluster, read_cluster
@@ -83,11 +84,12 @@ def test_a_batch_that_workers_cannot_share_is_refused_with_one_that_they_can():
 def test_before_anything_starts(tmp_path, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", told({"worker": [*TWO, "c:3"]})["TF_CONFIG"])
     with pytest.raises(ConfigError, match="multiple of 3"):
-        api.run(settings={"train.global_batch_size": 64}, workdir=tmp_path / "w")
+        api.run(workspace=Workspace(tmp_path / "w", settings={"train.global_batch_size": 64}))
+    workspace = Workspace(tmp_path / "w", settings={"train.global_batch_size": 66})
     with pytest.raises(ConfigError, match="one of several already"):
-        api.run(settings={"train.global_batch_size": 66}, workers=2, workdir=tmp_path / "w")
+        api.run(workers=2, workspace=workspace)
     with pytest.raises(ConfigError, match="when the chief has made build again"):
-        api.run(settings={"train.global_batch_size": 66}, rerun=["build"], workdir=tmp_path / "w")
+        api.run(rerun=["build"], workspace=workspace)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,12 +103,12 @@ def test_the_launcher_ends_with_the_code_of_the_worker_that_failed_by_itself(
     assert len(heard) == 1
     assert heard[0].startswith("worker 1 ended with 2: Error: ")
     with pytest.raises(ConfigError, match="epochs"):
-        api.run(settings={"train.epochs": "none"}, workers=2)
+        api.run(workers=2, workspace=Workspace(settings={"train.epochs": "none"}))
     begun = time.monotonic()
     with pytest.raises(
         WorkersFailedError
     ) as found:  # nothing to train with: the chief says so, and the other is not waited for
-        api.run(["train"], settings={"tracking.enabled": False}, workers=2)
+        api.run(["train"], workers=2, workspace=Workspace(settings={"tracking.enabled": False}))
     assert found.value.exit_code == 1
     assert time.monotonic() - begun < 20
     assert "Type `alexnet ingest` first" in capfd.readouterr().err
