@@ -37,6 +37,7 @@ EXIT_CODES = {
 # The sections of `alexnet --help`, in this order.
 SECTIONS = ("Pipeline", "Models", "Serving", "Schedule", "Look")
 DEFAULT_WORKDIR = Path("mlruns")
+_NETWORK = "model.network"  # its values are the rows of a registry, not those of a type
 _PIPE_WIDTH = 140  # columns; a pipe or a file has no width of its own
 
 
@@ -151,20 +152,28 @@ class SettingOption(StoredOption):
         from pipeline.config.description import describe_setting
 
         self.help = " ".join(dict.fromkeys(map(describe_setting, self.settings)))
+        if _NETWORK in self.settings:
+            self.help += f" One of {', '.join(_list_values(_NETWORK))}."
         return super().get_help_record(ctx)
 
     def shell_complete(
         self, ctx: click.Context, incomplete: str
     ) -> list[click.shell_completion.CompletionItem]:
         """Complete the values that the setting may have, and paths where it may be one."""
-        from pipeline.config.description import list_choices
-
         found = [
-            click.shell_completion.CompletionItem(choice)
-            for choice in list_choices(self.settings[0])
-            if choice.startswith(incomplete)
+            click.shell_completion.CompletionItem(value)
+            for value in _list_values(self.settings[0])
+            if value.startswith(incomplete)
         ]
         return found or super().shell_complete(ctx, incomplete)
+
+
+def _list_values(key: str) -> tuple[str, ...]:
+    """Return the words that a setting may be; networks are those of the registry."""
+    from pipeline.config.description import list_choices
+    from pipeline.model.networks import network_names
+
+    return network_names() if key == _NETWORK else list_choices(key)
 
 
 class _PathText(click.ParamType[str]):
