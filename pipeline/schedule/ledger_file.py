@@ -103,14 +103,15 @@ class LedgerFile:
         version = int(file.execute("PRAGMA user_version").fetchone()[0])
         if version > len(_MIGRATIONS):
             raise ConfigError(
-                f"The ledger {self.path} is of version {version}, which a newer alexnet wrote. Expected"
-                f" {len(_MIGRATIONS)} at most. Upgrade this program, or name another folder with"
-                " --workdir."
+                f"The ledger {self.path} is of version {version}, which a newer alexnet wrote",
+                expected=f"{len(_MIGRATIONS)} at most",
+                hint="Upgrade this program, or name another folder with --workdir",
             )
         if version == 0 and file.execute("SELECT 1 FROM sqlite_master").fetchone():
             raise ConfigError(
-                f"The file {self.path} was written by another program. Expected a ledger of schedules. Name"
-                " another folder with --workdir."
+                f"The file {self.path} was written by another program",
+                expected="a ledger of schedules",
+                hint="Name another folder with --workdir",
             )
         return version
 
@@ -154,20 +155,23 @@ def _translate_error(path: Path, error: sqlite3.DatabaseError) -> PipelineError 
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return BusyError(
-            f"The ledger {path} is locked by another process. Expected it free within"
-            f" {_BUSY_SECONDS:.0f} s. Type the command again."
+            f"The ledger {path} is locked by another process",
+            expected=f"it free within {_BUSY_SECONDS:.0f} s",
+            hint="Type the command again",
         )
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or "no such" in str(error):
         return ConfigError(
-            f"The ledger {path} is damaged ({error}). Expected a file that alexnet wrote. Put a"
-            " copy in its place, or move it away and add the schedules again; the history is then"
-            " lost."
+            f"The ledger {path} is damaged ({error})",
+            expected="a file that alexnet wrote",
+            hint="Put a copy in its place, or move it away and add the schedules again; the"
+            " history is then lost",
         )
     if name.startswith(
         ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")
     ):
         return PipelineError(
-            f"The ledger {path} cannot be read or written ({error}). Expected room on its disk, and"
-            " write permission. Correct that and type the command again; nothing is lost."
+            f"The ledger {path} cannot be read or written ({error})",
+            expected="room on its disk, and write permission",
+            hint="Correct that and type the command again; nothing is lost",
         )
     return None

@@ -55,8 +55,9 @@ def select_schedule(file: sqlite3.Connection | None, name: str) -> Schedule:
         return known[name]
     listed = ", ".join(list(known)[:10]) or "there is none yet"
     raise ConfigError(
-        f"There is no schedule {name[:80]!r}. Expected one of this work directory:"
-        f" {listed}.{suggest_spelling(name, tuple(known))} `alexnet schedule list` lists them."
+        f"There is no schedule {name[:80]!r}",
+        expected=f"one of this work directory: {listed}",
+        hint=f"{suggest_spelling(name, tuple(known))} `alexnet schedule list` lists them",
     )
 
 

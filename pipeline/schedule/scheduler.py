@@ -198,9 +198,9 @@ def _refuse_foreign_claims(context: SchedulerContext) -> None:
         if scheduled_run.state == "claimed" and scheduled_run.owner != context.owner:
             raise BusyError(
                 f"The scheduled run {scheduled_run.key} is claimed by"
-                f" {describe_owner(scheduled_run.owner)}, whose last heartbeat is recent. Expected"
-                " one at a time. Type the command again when it has ended, or 15 minutes after it"
-                " was lost."
+                f" {describe_owner(scheduled_run.owner)}, whose last heartbeat is recent",
+                expected="one at a time",
+                hint="Type the command again when it has ended, or 15 minutes after it was lost",
             )
 
 

@@ -65,8 +65,9 @@ def hold_scheduler_lock(
         holder = describe_holder(workdir)
         if not wait:
             raise BusyError(
-                f"Another scheduler is at work in {workdir}: {holder}. Expected one at a time. Stop"
-                " that one, or type the command with --wait to stand by."
+                f"Another scheduler is at work in {workdir}: {holder}",
+                expected="one at a time",
+                hint="Stop that one, or type the command with --wait to stand by",
             )
         if not shown:
             show_line(f"Standing by: {holder} is at work in {workdir}.")

@@ -131,8 +131,9 @@ def parse_timing(cron: str, every: str, timezone: str, jitter: str = "") -> Timi
     if bool(cron) == bool(every):
         received = "both" if cron else "neither"
         raise ConfigError(
-            "A schedule needs one timing. Expected either --cron, such as --cron '0 3 * * 1', or"
-            f" --every, such as --every 6h. Received {received}."
+            "A schedule needs one timing",
+            expected="either --cron, such as --cron '0 3 * * 1', or --every, such as --every 6h",
+            received=received,
         )
     _check_zone(timezone)
     if cron:
@@ -147,8 +148,9 @@ def _check_zone(timezone: str) -> None:
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         guess = suggest_spelling(timezone, tuple(sorted(available_timezones())))
         raise ConfigError(
-            f"There is no time zone {timezone[:80]!r}. Expected an IANA name, such as"
-            f" Europe/Madrid, or UTC.{guess} Check --timezone."
+            f"There is no time zone {timezone[:80]!r}",
+            expected="an IANA name, such as Europe/Madrid, or UTC",
+            hint=f"{guess} Check --timezone",
         ) from error
 
 
@@ -157,8 +159,10 @@ def _seconds(arguments: str, option: str, least: int = 1) -> int:
     seconds = int(match[1]) * _UNITS.get(match[2], -1) if match else -1
     if not least <= seconds <= _LONGEST_SECONDS:
         raise ConfigError(
-            f"{option} is not understood. Expected a whole number and a unit, s, m, h, d or w, such"
-            f" as 6h or 90m, from {least}s to 366d. Received {arguments[:80]!r}."
+            f"{option} is not understood",
+            expected=f"a whole number and a unit, s, m, h, d or w, such as 6h or 90m, from {least}s"
+            " to 366d",
+            received=repr(arguments[:80]),
         )
     return seconds
 
@@ -172,15 +176,17 @@ def parse_cron(cron: str) -> CronExpression:
     if cron.startswith("@") and cron not in _NICKNAMES:
         guess = suggest_spelling(cron, tuple(_NICKNAMES))
         raise ConfigError(
-            f"There is no cron word {cron[:80]!r}. Expected one of {', '.join(_NICKNAMES)}.{guess}"
-            " Check --cron."
+            f"There is no cron word {cron[:80]!r}",
+            expected=f"one of {', '.join(_NICKNAMES)}",
+            hint=f"{guess} Check --cron",
         )
     fields = _NICKNAMES.get(cron, cron).split()
     if len(fields) != 5:
         raise ConfigError(
-            "A cron expression has five fields: minute, hour, day of the month, month, weekday."
-            f" Expected one such as '0 3 * * 1'. Received {len(fields)} in {cron[:80]!r}. Put it"
-            " into quotes, so that the shell leaves `*` alone."
+            "A cron expression has five fields: minute, hour, day of the month, month, weekday",
+            expected="one such as '0 3 * * 1'",
+            received=f"{len(fields)} in {cron[:80]!r}",
+            hint="Put it into quotes, so that the shell leaves `*` alone",
         )
     minutes, hours, days, months, weekdays = (
         _field(text, name, least, most, names)
@@ -242,9 +248,11 @@ def _not_a_field(
 ) -> ConfigError:
     spelled = f" or {', '.join(names)}" if names else ""
     return ConfigError(
-        f"The {name} of the cron expression is not understood. Expected numbers from {least} to"
-        f" {most}{spelled}, as *, 1, 1-5, */2, 1-5/2 or several with commas between. Received"
-        f" {part[:80]!r}. Check --cron."
+        f"The {name} of the cron expression is not understood",
+        expected=f"numbers from {least} to {most}{spelled}, as *, 1, 1-5, */2, 1-5/2 or several with"
+        " commas between",
+        received=repr(part[:80]),
+        hint="Check --cron",
     )
 
 
@@ -253,8 +261,10 @@ def _check_comes(parsed: CronExpression, cron: str) -> None:
         min(parsed.days) <= _MAX_DAYS[month - 1] for month in parsed.months
     ):
         raise ConfigError(
-            "The cron expression never comes. Expected a day of the month that one of its months"
-            f" has. Received {cron!r}. Check --cron."
+            "The cron expression never comes",
+            expected="a day of the month that one of its months has",
+            received=repr(cron),
+            hint="Check --cron",
         )
 
 

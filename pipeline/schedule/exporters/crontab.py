@@ -37,9 +37,10 @@ def write_crontab(job: ExportJob) -> dict[str, str]:
     )  # a bare % would end the line
     if len(line.encode()) > _CRON_BYTES:
         raise ConfigError(
-            f"The command is too long for a crontab. Expected {_CRON_BYTES} bytes at most. Received"
-            f" {len(line.encode())}. Put the settings into a recipe and name it with --recipe, or"
-            " type --emit systemd."
+            "The command is too long for a crontab",
+            expected=f"{_CRON_BYTES} bytes at most",
+            received=f"{len(line.encode())}",
+            hint="Put the settings into a recipe and name it with --recipe, or type --emit systemd",
         )
     text = f"""\
 # Retraining, schedule {job.name}: {describe_timing(job.timing)}.

@@ -69,8 +69,9 @@ def emit_schedule_files(
     """
     if engine not in _EXPORTERS:
         raise ConfigError(
-            f"Unknown engine {engine[:80]!r}. Expected one of"
-            f" {', '.join(ENGINES)}.{suggest_spelling(engine, ENGINES)}"
+            f"Unknown engine {engine[:80]!r}",
+            expected=f"one of {', '.join(ENGINES)}",
+            hint=suggest_spelling(engine, ENGINES),
         )
     workdir = workdir.absolute()
     job = ExportJob(
@@ -85,14 +86,15 @@ def emit_schedule_files(
     )
     if not _NAME.fullmatch(schedule_name):
         raise ConfigError(
-            f"The files of an engine cannot be named {schedule_name[:80]!r}. Expected letters,"
-            " digits and . _ -, a letter or digit first, 100 at most. Give the schedule another name."
+            f"The files of an engine cannot be named {schedule_name[:80]!r}",
+            expected="letters, digits and . _ -, a letter or digit first, 100 at most",
+            hint="Give the schedule another name",
         )
     for argument in job.command:
         if not argument.isprintable():
             raise ConfigError(
-                f"The argument {argument[:80]!r} cannot be written into the files of an engine."
-                " Expected printable characters, without line breaks. Rename the path, or leave the"
-                " argument out."
+                f"The argument {argument[:80]!r} cannot be written into the files of an engine",
+                expected="printable characters, without line breaks",
+                hint="Rename the path, or leave the argument out",
             )
     return _EXPORTERS[engine](job)

@@ -67,9 +67,9 @@ def require_cron(job: ExportJob, engine: str) -> CronExpression:
     cron = convert_to_cron(job.timing)
     if cron is None:
         raise ConfigError(
-            f"{engine} cannot express {describe_timing(job.timing)}. Expected a part of an hour or of a day,"
-            " such as 15m, 1h, 6h or 1d, or 1w. Type --cron with times of a day, or --emit"
-            " systemd, airflow or prefect."
+            f"{engine} cannot express {describe_timing(job.timing)}",
+            expected="a part of an hour or of a day, such as 15m, 1h, 6h or 1d, or 1w",
+            hint="Type --cron with times of a day, or --emit systemd, airflow or prefect",
         )
     return cron
 
@@ -103,9 +103,9 @@ def require_cron_fields(job: ExportJob, engine: str) -> str:
     cron = require_cron(job, engine)
     if needs_both_days(cron):
         raise ConfigError(
-            f"{engine} takes a day of the month or a weekday, where {job.timing.cron!r} means both."
-            " Expected one of the two to be *. Type another --cron, or --emit systemd, crontab or"
-            " prefect."
+            f"{engine} takes a day of the month or a weekday, where {job.timing.cron!r} means both",
+            expected="one of the two to be *",
+            hint="Type another --cron, or --emit systemd, crontab or prefect",
         )
     return format_cron_fields(cron)
 

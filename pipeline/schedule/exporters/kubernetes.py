@@ -41,9 +41,9 @@ def write_kubernetes_manifest(job: ExportJob) -> dict[str, str]:
     """Return the manifest of a CronJob and its volume claim, by its name."""
     if not _KUBERNETES_NAME.fullmatch(job.name):
         raise ConfigError(
-            f"Kubernetes cannot call anything {job.name!r}. Expected at most 44 small letters,"
-            " digits and -, a letter or digit at both ends. Name the schedule otherwise with"
-            " --name."
+            f"Kubernetes cannot call anything {job.name!r}",
+            expected="at most 44 small letters, digits and -, a letter or digit at both ends",
+            hint="Name the schedule otherwise with --name",
         )
     name, cron = f"alexnet-{job.name}", require_cron(job, "Kubernetes")
     fields = require_cron_fields(job, "Kubernetes")
