@@ -132,7 +132,7 @@ def resolve(
     for origin, settings in layers:
         for key, value in settings.items():
             _require_known(key, origin)
-            _put(nested, key, value)
+            _put_setting(nested, key, value)
             origins[key] = origin
     try:
         config = Config.model_validate(nested)
@@ -143,7 +143,7 @@ def resolve(
     return Resolved(config=config, recipe=name, origins=origins)
 
 
-def _put(nested: dict[str, Any], key: str, value: Any) -> None:
+def _put_setting(nested: dict[str, Any], key: str, value: object) -> None:
     """Set a value by the name of its setting in {section: {field: value}}."""
     *sections, name = key.split(".")
     for section in sections:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -119,7 +119,7 @@ class RetrainConfig(Section):
 
     @field_validator("triggers", mode="before")
     @classmethod
-    def _from_words(cls, value: Any) -> Any:
+    def _from_words(cls, value: object) -> object:
         """Take `drift,age` of a command line."""
         return (
             tuple(word.strip() for word in value.split(",") if word.strip())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -18,7 +18,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _refuse_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
         """Refuse `epochs: yes`, which YAML reads as true and pydantic as 1."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (
             int,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     Shape: TypeAlias = Sequence[int | None]
 
+# The `kwargs` below are those of every Keras layer, such as name and dtype: Keras types them.
 _PACKAGE = "alexnet"
 
 

@@ -205,7 +205,7 @@ def read_signal(network: Network, numbers: tuple[Tensor, Tensor], learning_rate:
     return Signal(tuple(layers), float(numbers[1]), int(network.output.shape[-1]))
 
 
-def make_noise_images(count: int, size: int, seed: int = 0) -> Images:
+def make_photo_like_noise(count: int, size: int, seed: int = 0) -> Images:
     """Return noise as uint8 [count, size, size, 3], mean 128 and standard deviation 65.
 
     Its amplitude falls with frequency as in photographs.

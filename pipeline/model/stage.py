@@ -34,7 +34,7 @@ def _weights_stamp(config: ModelConfig) -> dict[str, str]:
     return {"weights": f"{found.st_size} bytes, changed at {found.st_mtime_ns}"}
 
 
-def _draw_pages(record: ModelArtifact, folder: Path) -> None:
+def _draw_network(record: ModelArtifact, folder: Path) -> None:
     from pipeline.reports.network import draw_network_pages
 
     draw_network_pages(record, folder)
@@ -43,7 +43,7 @@ def _draw_pages(record: ModelArtifact, folder: Path) -> None:
 _REGISTRIES = ("pipeline.model.networks",)
 
 
-@stage(source=_weights_stamp, chosen_code=network_code, registries=_REGISTRIES, draw=_draw_pages)
+@stage(source=_weights_stamp, chosen_code=network_code, registries=_REGISTRIES, draw=_draw_network)
 def build(config: ModelConfig, dataset: DatasetArtifact, context: Context) -> ModelArtifact:
     """Build the network, with fresh weights or those of a file."""
     import numpy as np
@@ -57,14 +57,14 @@ def build(config: ModelConfig, dataset: DatasetArtifact, context: Context) -> Mo
     return record.model_copy(update={"short_side": dataset.short_side})
 
 
-@stage(source=_weights_stamp, chosen_code=network_code, registries=_REGISTRIES, draw=_draw_pages)
+@stage(source=_weights_stamp, chosen_code=network_code, registries=_REGISTRIES, draw=_draw_network)
 def build_without_dataset(config: ModelConfig, context: Context) -> ModelArtifact:
     """Build a network for `model.classes` classes, on images of noise, to look at it."""
     import numpy as np
 
-    from pipeline.model.signal import SIGNAL_IMAGES, make_noise_images
+    from pipeline.model.signal import SIGNAL_IMAGES, make_photo_like_noise
 
-    images = make_noise_images(SIGNAL_IMAGES, config.image_size)
+    images = make_photo_like_noise(SIGNAL_IMAGES, config.image_size)
     statistics = _Statistics(
         tuple(f"class {index}" for index in range(config.classes)),
         [float(value) for value in images.mean((0, 1, 2))],

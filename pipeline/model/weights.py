@@ -17,7 +17,7 @@ from pipeline.model.safety import require_safe
 if TYPE_CHECKING:
     from pipeline.arrays import Network
 
-_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can name
+_FIRST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can name
 
 
 def save_model(network: Network, path: Path) -> None:
@@ -37,7 +37,7 @@ def save_model(network: Network, path: Path) -> None:
         ):
             for name in sorted(source.namelist()):
                 content = _remove_chance(name, source.read(name))
-                target.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), content)
+                target.writestr(zipfile.ZipInfo(name, _FIRST_ZIP_DATE), content)
     finally:
         raw.unlink(missing_ok=True)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BATCHES = (1, 32, 64, 128, 256, 512, 1024)
-_COLORS = {
+_KIND_COLORS = {
     "convolution": "#2f6fde",
     "pool": "#9db7e4",
     "fully connected": "#e08a1e",
@@ -327,7 +327,7 @@ def _draw_block(axes: Axes, index: int, layer: LayerRecord, rows: Sequence[float
 
 
 def _color(layer: LayerRecord) -> str:
-    return next((color for word, color in _COLORS.items() if word in layer.kind), "")
+    return next((color for word, color in _KIND_COLORS.items() if word in layer.kind), "")
 
 
 def draw_signals(signals: Mapping[str, Mapping[str, Any]]) -> Figure:

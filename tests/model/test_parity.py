@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.model.networks import build_network
-from pipeline.model.signal import make_noise_images
+from pipeline.model.signal import make_photo_like_noise
 from pipeline.model.weights_files import read_weights_file
 from tests.networks import model_config
 
@@ -120,7 +120,7 @@ def both(case, dtype):
         network = build_network(config, num_classes=1000, channel_mean=MEAN, channel_std=STD)
     finally:
         keras.config.set_dtype_policy("float32")
-    images, labels = make_noise_images(4, 224), np.arange(4) * 200
+    images, labels = make_photo_like_noise(4, 224), np.arange(4) * 200
     with tf.GradientTape() as tape:
         logits = network(images)
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
@@ -251,7 +251,7 @@ def test_the_weights_of_torchvision_give_its_logits(tmp_path):
         )
     alexnet.eval()
     torch.save(alexnet.state_dict(), tmp_path / "alexnet.pth")
-    images = make_noise_images(4, 224)
+    images = make_photo_like_noise(4, 224)
     pixels = torch.tensor(
         (images / 255 - np.array(MEAN) / 255) / (np.array(STD) / 255), dtype=torch.float32
     ).permute(0, 3, 1, 2)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.model.networks import build_network, describe_start
-from pipeline.model.signal import make_noise_images, measure_signal
+from pipeline.model.signal import make_photo_like_noise, measure_signal
 from pipeline.reports.network import describe_signal
 from tests.networks import model_config
 
@@ -26,7 +26,7 @@ FLAT = [("paper", "fraction"), ("paper", "unit"), ("glorot", "fraction")]
 
 
 def images_of(size, count=16):
-    images = make_noise_images(count, size)
+    images = make_photo_like_noise(count, size)
     return (
         images,
         np.arange(count, dtype=np.int32) % 10,
