@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.errors import PipelineError
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -356,10 +354,3 @@ def require_one_of(ways: Mapping[str, bool]) -> None:
         raise click.UsageError(
             f"{' and '.join(given)} exclude each other. Expected one of them; leave the others out."
         )
-
-
-def describe_error(error: BaseException) -> dict[str, Any]:
-    """Return an error as --json shows it."""
-    if isinstance(error, PipelineError):
-        return error.as_dict()
-    return {"type": type(error).__name__, "message": str(error)}

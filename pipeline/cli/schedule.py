@@ -12,10 +12,9 @@ from pipeline.cli.command import (
     Invocation,
     OptionsAnywhere,
     SettingOption,
-    describe_error,
     pass_invocation,
 )
-from pipeline.errors import GateError, PipelineError
+from pipeline.errors import GateError, PipelineError, error_as_dict
 
 if TYPE_CHECKING:
     from pipeline.cli.shutdown import StopEvent
@@ -370,7 +369,7 @@ def retrain_command(invocation: Invocation, scheduled_run: str) -> None:
         result = api.retrain(scheduled_run, workspace=workspace)
     except PipelineError as error:
         if invocation.json:
-            print_json(output, {"error": describe_error(error)})
+            print_json(output, {"error": error_as_dict(error)})
         raise
     finally:
         observer.close()

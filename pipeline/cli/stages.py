@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.command import Command, Invocation, SettingOption, describe_error, pass_invocation
-from pipeline.errors import GateError, LostWorkerError
+from pipeline.cli.command import Command, Invocation, SettingOption, pass_invocation
+from pipeline.errors import GateError, LostWorkerError, error_as_dict
 
 if TYPE_CHECKING:
     from pipeline.workspace.chain import PipelineResult
@@ -270,7 +270,7 @@ def _run_stages(
                 "stages": [outcome.as_dict(run_ids) for outcome in observer.outcomes]
             }
             nothing = dict.fromkeys(("test", "model", "run_url"))
-            print_json(output, done | nothing | {"error": describe_error(error)})
+            print_json(output, done | nothing | {"error": error_as_dict(error)})
         raise
     finally:
         observer.close()

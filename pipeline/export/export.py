@@ -47,7 +47,7 @@ MAX_ERROR_RISE = 0.05
 PARITY_IMAGES = 100
 # TensorFlow's guide asks for a few hundred; each passes through the network alone.
 CALIBRATION_IMAGES = 200
-_PACKAGES: Mapping[str, Sequence[str]] = {
+_FORMAT_PACKAGES: Mapping[str, Sequence[str]] = {
     "savedmodel": (),
     "onnx": ("tf2onnx", "onnx", "onnxruntime"),
     "litert": ("ai_edge_litert",),
@@ -55,7 +55,7 @@ _PACKAGES: Mapping[str, Sequence[str]] = {
 _TIMED_CALLS = 20
 
 LabeledFiles = Iterable[tuple[bytes, int]]
-Progress = Callable[[str], None]
+ShowProgress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class _ExportJob:
     network: Network
     reference: ReferenceAnswers
     scratch: Path
-    progress: Progress
+    progress: ShowProgress
 
     @property
     def release(self) -> Release:
@@ -84,7 +84,7 @@ def export_release(
     calibration: LabeledFiles = (),
     test: LabeledFiles = (),
     max_error_rise: float = MAX_ERROR_RISE,
-    progress: Progress = lambda _: None,
+    progress: ShowProgress = lambda _: None,
 ) -> ExportRecord:
     """Write a release in another format, and publish it if its runtime answers as the release does.
 
@@ -153,7 +153,9 @@ def _require_possible(format_name: str, int8: bool, images: Sequence[bytes]) -> 
             expected="at least one",
             hint="Name a dataset with test images",
         )
-    missing = [name for name in _PACKAGES[format_name] if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in _FORMAT_PACKAGES[format_name] if importlib.util.find_spec(name) is None
+    ]
     if missing:
         raise ConfigError(
             f"An export to {format_name} needs packages that are not installed:"

@@ -1,7 +1,8 @@
 """Writers of the three export formats: SavedModel, ONNX and LiteRT.
 
 All take uint8 pixels, return `logits` and `probabilities` calibrated with the temperature of the
-release, and hold the class names. Nothing here checks the result: `pipeline.export.parity` reads it back.
+release, and hold the class names. Nothing here checks the result: `pipeline.export.parity` reads it
+back.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.arrays import Images, Tensor
 
 # The first date that a zip file can hold: equal models make equal files.
-_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
+_ARCHIVE_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def make_export_network(classifier: Classifier) -> keras.Model:
@@ -314,7 +315,7 @@ def write_litert(
     }
     with zipfile.ZipFile(path, "a") as archive:
         for name, text in texts.items():
-            archive.writestr(zipfile.ZipInfo(name, _ZIP_EPOCH), text)
+            archive.writestr(zipfile.ZipInfo(name, _ARCHIVE_DATE), text)
     shutil.copyfile(pixels.__file__, folder / "pixels.py")
     return path
 

@@ -18,7 +18,7 @@ from pipeline.release.paired_difference import compute_lower_bound, compute_uppe
 if TYPE_CHECKING:
     from pipeline.arrays import Booleans
 
-_WINDOW = 256  # test images that are decoded and classified together
+_TEST_WINDOW = 256  # test images that are decoded and classified together
 _TAIL = 0.025  # at either end of a 95 % interval
 
 
@@ -53,7 +53,7 @@ def _count_windows(
     progress: Callable[[str], None],
 ) -> Iterator[tuple[Booleans, Booleans]]:
     done = 0
-    while window := list(itertools.islice(test, _WINDOW)):
+    while window := list(itertools.islice(test, _TEST_WINDOW)):
         pixels = decode_images(classifier, [encoded for encoded, _ in window])
         labels = np.asarray([label for _, label in window])
         found = read_back_models("litert", [path], pixels, (), scratch)

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-_BATCH = 16  # more images than that are answered in batches of two sizes
+_READBACK_BATCH = 16  # more images than that are answered in batches of two sizes
 RUNTIMES = {"savedmodel": "tensorflow", "onnx": "onnxruntime", "litert": "ai-edge-litert"}
 
 # uint8 [images, size, size, 3] in [0, 255], or files' bytes for the endpoint `jpeg`.
@@ -126,7 +126,10 @@ def read_back(folder: Path) -> None:
 
 def _run_batches(endpoint: Endpoint, images: Inputs) -> dict[str, NDArray[np.float32]]:
     """Return `logits` and `probabilities`, float32 [images, classes], computed in batches."""
-    batches = [endpoint(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+    batches = [
+        endpoint(images[start : start + _READBACK_BATCH])
+        for start in range(0, len(images), _READBACK_BATCH)
+    ]
     return {
         name: np.concatenate([np.asarray(batch[name]) for batch in batches])
         for name in ("logits", "probabilities")

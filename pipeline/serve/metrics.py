@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def make_metrics() -> ServiceMetrics:
             "alexnet_predict_seconds",
             "From a request of /predict to its answer, upload included.",
             registry=registry,
-            buckets=_SECONDS,
+            buckets=_LATENCY_BUCKETS,
         ),
         batches=Histogram(
-            "alexnet_batch_images", "Images per batch.", registry=registry, buckets=_IMAGES
+            "alexnet_batch_images", "Images per batch.", registry=registry, buckets=_BATCH_BUCKETS
         ),
         rejected=Counter(
             "alexnet_rejected",

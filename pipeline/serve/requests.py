@@ -219,8 +219,8 @@ def _decode_base64(text: str, index: int) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise _unprocessable(
-            f"Invalid images[{index}]: not base64 ({text[:40]!r}); use A-Z, a-z, 0-9, + and / without"
-            " a prefix."
+            f"Invalid images[{index}]: not base64 ({text[:40]!r}); use A-Z, a-z, 0-9, + and /,"
+            " without a prefix."
         ) from error
 
 

@@ -116,7 +116,9 @@ def _bind(route: Route, predictor: Predictor) -> Callable[[Request], Awaitable[R
 
 
 async def _answer_refused(_request: Request, error: Any) -> Response:
-    return _error(error.status, str(error), {"Retry-After": "1"} if error.retryable else None)
+    return _error_response(
+        error.status, str(error), {"Retry-After": "1"} if error.retryable else None
+    )
 
 
 async def _answer_unknown_route(request: Request, error: Any) -> Response:
@@ -126,14 +128,16 @@ async def _answer_unknown_route(request: Request, error: Any) -> Response:
     else:
         known = ", ".join(f"{route.method} {route.path}" for route in ROUTES)
         sentence = f"There is nothing at {path}; use {known}."
-    return _error(error.status_code, sentence, error.headers)
+    return _error_response(error.status_code, sentence, error.headers)
 
 
 async def _answer_failed(_request: Request, error: Exception) -> Response:
     """Answer with what a person can act on; a bug shows its traceback in the log alone."""
     sentence = error.summary if isinstance(error, PipelineError) else "Internal error; see the log."
-    return _error(HTTPStatus.INTERNAL_SERVER_ERROR, sentence)
+    return _error_response(HTTPStatus.INTERNAL_SERVER_ERROR, sentence)
 
 
-def _error(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def _error_response(
+    status: int, sentence: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
     return JSONResponse({"error": sentence}, status, headers)

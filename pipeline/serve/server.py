@@ -26,7 +26,7 @@ from pipeline.errors import PipelineError
 
 # A client that reads only after it has sent everything sees its refusal if the rest of its upload
 # is discarded for so long, in seconds.
-_LINGER_SECONDS = 2.0
+_DISCARD_SECONDS = 2.0
 _SHUTDOWN_SECONDS = 20  # that requests in progress may take after the shutdown has begun
 _HOST = re.compile(r"(\[[^\]]+\]|[^:\[\]]+)(?::[0-9]+)?")
 _COMMON_HEADERS = [
@@ -175,7 +175,7 @@ class _Exchange:
         A connection that is closed before loses the answer.
         """
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LINGER_SECONDS):
+            async with asyncio.timeout(_DISCARD_SECONDS):
                 while (await self._receive()).get("more_body", False):
                     pass
 

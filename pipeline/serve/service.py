@@ -24,7 +24,7 @@ from pipeline.serve.server import Server, find_allowed_hosts, guard_app, open_li
 _LOADING_SECONDS = 15.0  # that a graceful shutdown waits for a model that is just being loaded
 
 
-def serve(
+def run_service(
     find_release: Callable[[], Release],
     config: ServeConfig,
     *,
@@ -49,7 +49,7 @@ def serve(
 class Service:
     """A service that holds its port already, and answers from `run` until `stop` or a signal.
 
-    The arguments are those of `serve`.
+    The arguments are those of `run_service`.
     """
 
     def __init__(

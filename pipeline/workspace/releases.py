@@ -79,10 +79,10 @@ def serve_model(workspace: Workspace, model: str) -> None:
     from pipeline.train.strategy import configure_inference
 
     configure_inference()
-    from pipeline.serve.service import serve
+    from pipeline.serve.service import run_service
 
     follows = "@" in reference.partition(":/")[2]
-    serve(
+    run_service(
         find_release,
         config.serve,
         log=workspace.observer.said,

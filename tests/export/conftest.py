@@ -63,7 +63,7 @@ def fake(opened, monkeypatch):
         monkeypatch.setattr(module, "WRITERS", {"onnx": write, "litert": write})
         for reader in (module, integer_cost):
             monkeypatch.setattr(reader, "read_back_models", read_back)
-        monkeypatch.setattr(module, "_PACKAGES", {"onnx": (), "litert": ()})
+        monkeypatch.setattr(module, "_FORMAT_PACKAGES", {"onnx": (), "litert": ()})
         monkeypatch.setattr(module, "load_classifier", lambda _: opened)
         monkeypatch.setattr(module, "make_export_network", lambda _: None)
 

@@ -47,9 +47,11 @@ def test_a_port_that_is_taken_is_a_sentence(served):
     with pytest.raises(
         PipelineError, match=rf"at 127.0.0.1:{served.port} .* Name others with --port"
     ):
-        service_module.serve(lambda: None, ServeConfig(port=served.port), log=print)
+        service_module.run_service(lambda: None, ServeConfig(port=served.port), log=print)
     with pytest.raises(PipelineError, match=r"cannot listen at no\.such\.host\.invalid"):
-        service_module.serve(lambda: None, ServeConfig(host="no.such.host.invalid"), log=print)
+        service_module.run_service(
+            lambda: None, ServeConfig(host="no.such.host.invalid"), log=print
+        )
 
 
 # As the command line does, a signal raises; so whatever the service does not take itself ends the
@@ -62,10 +64,10 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, asked)
 from pipeline.config.serve import ServeConfig
 from pipeline.release.package import read_package
-from pipeline.serve.service import serve
+from pipeline.serve.service import run_service
 from pathlib import Path
 config = ServeConfig(port=int(sys.argv[2]))
-serve(lambda: read_package(Path(sys.argv[1])), config, log=lambda line: print(line, flush=True))
+run_service(lambda: read_package(Path(sys.argv[1])), config, log=lambda line: print(line, flush=True))
 print("ended", flush=True)
 """
 
