@@ -1,5 +1,4 @@
-"""Paired measurements: each variant in a process of its own, one working at a time, in the order A
-B C C B A ..."""
+"""Paired measurements: one process per variant, measured in turns A B C C B A."""
 
 from __future__ import annotations
 
@@ -16,9 +15,8 @@ from typing import Any
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def cpu_seconds() -> float:
-    """Return user and system seconds of this process and of its living children, such as a loader's
-    workers."""
+def read_cpu_seconds() -> float:
+    """Return the user and system seconds of this process and its living children."""
     waiting, total = [os.getpid()], 0.0
     while waiting:
         process = Path(f"/proc/{waiting.pop()}")
@@ -35,20 +33,23 @@ def cpu_seconds() -> float:
     return total
 
 
-def serve(variant: Callable[[], int]) -> None:
-    """Answer each line of the standard input with one measured call of `variant`, which returns how
-    many items it did."""
-    told = os.fdopen(os.dup(1), "w")
+def serve_variant(variant: Callable[[], int]) -> None:
+    """Answer each line of standard input with one measured call of a variant.
+
+    Args:
+        variant: returns the number of items that it did.
+    """
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries may print
     variant()  # warm up: compile, open files, fill caches
-    print("ready", file=told, flush=True)
+    print("ready", file=output, flush=True)
     for _ in sys.stdin:
-        cpu, wall = cpu_seconds(), time.perf_counter()
+        cpu, wall = read_cpu_seconds(), time.perf_counter()
         items = variant()
-        wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
+        wall, cpu = time.perf_counter() - wall, read_cpu_seconds() - cpu
         print(
             json.dumps({"wall": items / wall, "cpu": items / max(cpu, 1 / TICKS)}),
-            file=told,
+            file=output,
             flush=True,
         )
 
@@ -56,32 +57,34 @@ def serve(variant: Callable[[], int]) -> None:
 class Worker:
     """A process of this script that runs one variant when it is asked to."""
 
-    def __init__(self, script: str, name: str, words: list[str]):
-        command = [sys.executable, script, "--worker", name, *words]
+    def __init__(self, script: str, name: str, arguments: list[str]):
+        command = [sys.executable, script, "--worker", name, *arguments]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.ready = self._answer() == "ready"
+        self.ready = self._read_answer() == "ready"
 
-    def _answer(self) -> str:
+    def _read_answer(self) -> str:
         return (self._process.stdout.readline() if self._process.stdout else "").strip()
 
     def measure(self) -> dict[str, float]:
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        return json.loads(self._answer())
+        return json.loads(self._read_answer())
 
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait(timeout=60)
 
 
-def alternate(
-    script: str, names: list[str], rounds: int, words: list[str]
+def alternate_variants(
+    script: str, names: list[str], rounds: int, arguments: list[str]
 ) -> dict[str, dict[str, float]]:
-    """Return items per wall second and per CPU second of each variant, medians over the rounds; one
-    that cannot start is left out."""
-    workers = {name: Worker(script, name, words) for name in names}
+    """Return items per wall second and per CPU second of each variant, medians over rounds.
+
+    A variant that cannot start is left out.
+    """
+    workers = {name: Worker(script, name, arguments) for name in names}
     alive = [name for name in names if workers[name].ready]
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in alive}
     for turn in range(rounds):
@@ -95,9 +98,11 @@ def alternate(
     }
 
 
-def ratio(rates: dict[str, dict[str, float]], ours: str, peer: str) -> Any:
-    """Return ours / peer, by the clock on a quiet machine and by CPU seconds on a busy one;
-    `skipped` where either is missing."""
+def compute_ratio(rates: dict[str, dict[str, float]], ours: str, peer: str) -> Any:
+    """Return ours / peer, or `skipped` if either is missing.
+
+    By the clock on a quiet machine, by CPU seconds on a busy one.
+    """
     if ours not in rates or peer not in rates:
         return "skipped"
     by = "cpu" if os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1) else "wall"
@@ -117,7 +122,7 @@ def print_rows(pairs: dict[str, tuple[str, str]], rates: dict[str, dict[str, flo
                 {
                     "id": name,
                     "what": f"{left} / {right}",
-                    "ratio": ratio(rates, left, right),
+                    "ratio": compute_ratio(rates, left, right),
                     "images_per_second": rated,
                 }
             )

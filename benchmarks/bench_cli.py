@@ -1,5 +1,4 @@
-"""C1: how long `alexnet --help` takes against `python -c "import click"`, and that it loads nothing
-heavy.
+"""C1: duration and imports of `alexnet --help` against `python -c "import click"`.
 
 The two commands alternate, so that both meet the same machine. Prints one JSON object.
 """
@@ -21,16 +20,17 @@ PEER = [sys.executable, "-c", "import click"]
 PROBE = f"""
 import json, sys
 from pipeline.cli.main import main
-sys.stdout, told, exit_code = open({os.devnull!r}, "w"), sys.stdout, 0
+sys.stdout, output, exit_code = open({os.devnull!r}, "w"), sys.stdout, 0
 try:
     main(["--help"])
 except SystemExit as end:
     exit_code = end.code or 0
-print(json.dumps({{"exit_code": exit_code, "loaded": [name for name in {HEAVY!r} if name in sys.modules]}}), file=told)
+loaded = [name for name in {HEAVY!r} if name in sys.modules]
+print(json.dumps({{"exit_code": exit_code, "loaded": loaded}}), file=output)
 """
 
 
-def measure(command: list[str]) -> tuple[float, float]:
+def time_command(command: list[str]) -> tuple[float, float]:
     """Run a command and return its wall seconds and the CPU seconds of its process."""
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
@@ -39,10 +39,10 @@ def measure(command: list[str]) -> tuple[float, float]:
 
 
 def measure_pairs(rounds: int) -> dict[str, float]:
-    """Alternate the two commands and return medians, and the ratio that holds on this machine now."""
+    """Alternate the two commands; return medians, and the ratio for this machine's load."""
     for command in (PROGRAM, PEER):
-        measure(command)  # warm the file cache
-    pairs = [(measure(PROGRAM), measure(PEER)) for _ in range(rounds)]
+        time_command(command)  # warm the file cache
+    pairs = [(time_command(PROGRAM), time_command(PEER)) for _ in range(rounds)]
     wall, cpu = (
         statistics.median(program[which] / peer[which] for program, peer in pairs)
         for which in (0, 1)
@@ -59,6 +59,7 @@ def measure_pairs(rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
+    """Print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="25 rounds instead of 7")
     rounds = 25 if parser.parse_args().full else 7

@@ -26,7 +26,7 @@ from typing import Any
 
 import bench_loop
 import numpy as np
-from _harness import alternate, print_rows, serve
+from _harness import alternate_variants, print_rows, serve_variant
 
 PAIRS = {"V1": ("score", "forward pass"), "V1 file": ("score and write", "forward pass")}
 IMAGES, SIDE, CLASSES = 4096, 32, 10
@@ -35,17 +35,17 @@ FEW, MANY, V2_SIDE, V2_BATCH = 1_000, 1_000_000, 4, 1_000
 WARM_UP = 100_000
 
 
-def scored(
+def make_scoring(
     network: Any, batches: Iterable[Any], keys: Any, batch_size: int, path: Path | None = None
 ) -> int:
-    """Score images with the program's own functions, into a file or into nothing; return how many."""
+    """Score images with the program's own functions, to a file or not; return their number."""
     from pipeline.evaluate.predictions import write_predictions
     from pipeline.evaluate.scoring import ScoringModel, score_batches
 
     seen = [0]
-    told = lambda done, _wrong: seen.append(done)  # noqa: E731
+    count = lambda done, _wrong: seen.append(done)  # noqa: E731
     chunks = score_batches(
-        ScoringModel(network), batches, keys, batch_size=batch_size, progress=told
+        ScoringModel(network), batches, keys, batch_size=batch_size, progress=count
     )
     if path is None:
         return sum(len(chunk.keys) for chunk in chunks)
@@ -56,31 +56,30 @@ def scored(
 # -- time ------------------------------------------------------------------------------------------
 
 
-def variant(name: str) -> Callable[[], int]:
+def make_variant(name: str) -> Callable[[], int]:
     """Return one pass over the split."""
     from pipeline.config.evaluate import EvaluateConfig
     from pipeline.data.evaluation_batches import make_evaluation_batches
 
     network, images, batch_size = (
-        bench_loop.small(),
-        bench_loop.split(IMAGES, SIDE),
+        bench_loop.build_small_network(),
+        bench_loop.make_split(IMAGES, SIDE),
         EvaluateConfig().global_batch_size,
     )
     batches = make_evaluation_batches(images, image_size=SIDE, batch_size=batch_size)
     if name == "forward pass":
-        return forward_pass(network, list(batches))
+        return make_forward_pass(network, list(batches))
 
-    def one() -> int:
+    def run_scoring() -> int:
         with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
             path = Path(folder, "predictions.parquet") if name == "score and write" else None
-            return scored(network, batches, images.keys, batch_size, path)
+            return make_scoring(network, batches, images.keys, batch_size, path)
 
-    return one
+    return run_scoring
 
 
-def forward_pass(network: Any, batches: list[Any]) -> Callable[[], int]:
-    """Return the least that scoring needs: the compiled network on each batch, and its logits in
-    NumPy."""
+def make_forward_pass(network: Any, batches: list[Any]) -> Callable[[], int]:
+    """Return the minimum of scoring: the compiled network on each batch, logits in NumPy."""
     import tensorflow as tf
 
     forward = tf.function(lambda pixels: tf.cast(network(pixels, training=False), tf.float32))
@@ -90,7 +89,7 @@ def forward_pass(network: Any, batches: list[Any]) -> Callable[[], int]:
 # -- memory ----------------------------------------------------------------------------------------
 
 
-def single_layer() -> Any:
+def build_single_layer() -> Any:
     """Return 4 x 4 pixels -> 10 logits."""
     import keras
 
@@ -101,7 +100,7 @@ def single_layer() -> Any:
     )
 
 
-def made(count: int) -> Iterator[tuple[Any, Any]]:
+def make_batches(count: int) -> Iterator[tuple[Any, Any]]:
     """Yield images and labels that nobody keeps."""
     rng = np.random.default_rng(0)
     for _ in range(count // V2_BATCH):
@@ -109,17 +108,20 @@ def made(count: int) -> Iterator[tuple[Any, Any]]:
         yield pixels, rng.integers(0, CLASSES, V2_BATCH).astype(np.int32)
 
 
-def growth(count: int) -> dict[str, Any]:
+def measure_growth(count: int) -> dict[str, Any]:
     """Return by how much scoring so many images makes this process grow."""
     from pipeline.evaluate.speed import measure_resident_memory
 
-    network, keys = single_layer(), tuple(f"{index:08}.jpg" for index in range(max(count, WARM_UP)))
+    network, keys = (
+        build_single_layer(),
+        tuple(f"{index:08}.jpg" for index in range(max(count, WARM_UP))),
+    )
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
 
         def score(images: int) -> int:
-            return scored(
+            return make_scoring(
                 network,
-                made(images),
+                make_batches(images),
                 keys[:images],
                 V2_BATCH,
                 Path(folder, "predictions.parquet"),
@@ -136,7 +138,7 @@ def growth(count: int) -> dict[str, Any]:
     }
 
 
-def measured(count: int) -> dict[str, Any]:
+def measure_in_process(count: int) -> dict[str, Any]:
     """Return what a process of its own measured."""
     done = subprocess.run(
         [sys.executable, __file__, "--worker", "growth", str(count)],
@@ -149,8 +151,9 @@ def measured(count: int) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def memory_row() -> dict[str, Any]:
-    few, many = measured(FEW), measured(MANY)
+def measure_memory() -> dict[str, Any]:
+    """Return the growth of memory with the number of images."""
+    few, many = measure_in_process(FEW), measure_in_process(MANY)
     row: dict[str, Any] = {
         "id": "V2",
         "what": f"resident growth while {FEW:,} and {MANY:,} images are scored",
@@ -167,6 +170,7 @@ def memory_row() -> dict[str, Any]:
 
 
 def main() -> None:
+    """Print one JSON object per row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="more rounds")
     parser.add_argument("--rounds", type=int, help="so many rounds")
@@ -175,17 +179,20 @@ def main() -> None:
     parser.add_argument("count", nargs="?", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker == "growth":
-        print(json.dumps(growth(options.count)))
+        print(json.dumps(measure_growth(options.count)))
     elif options.worker:
-        serve(variant(options.worker))
+        serve_variant(make_variant(options.worker))
     else:
         if options.only in (None, "V1"):
             names = list(dict.fromkeys(name for pair in PAIRS.values() for name in pair))
             print_rows(
-                PAIRS, alternate(__file__, names, options.rounds or (11 if options.full else 5), [])
+                PAIRS,
+                alternate_variants(
+                    __file__, names, options.rounds or (11 if options.full else 5), []
+                ),
             )
         if options.only in (None, "V2"):
-            print(json.dumps(memory_row()))
+            print(json.dumps(measure_memory()))
 
 
 if __name__ == "__main__":

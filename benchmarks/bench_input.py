@@ -1,5 +1,6 @@
-"""I1-I6: the input pipeline against PyTorch's loader and against the bare decoder, on the same JPEG
-files and cores.
+"""I1-I6: the input pipeline against PyTorch's loader and the bare decoder.
+
+All read the same JPEG files on the same cores.
 
 384 images are made from a seed: 1/f noise and shapes, sides of 256-500 pixels, quality 90; each is
 there under eight names, so that an epoch is long enough. Every variant reads them for a second or
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import alternate, print_rows, serve
+from _harness import alternate_variants, print_rows, serve_variant
 
 IMAGES, NAMES, SIDE, SIZE, BATCH = 384, 8, 256, 224, 64
 CORES = len(os.sched_getaffinity(0))
@@ -54,14 +55,15 @@ def make_images(folder: Path) -> None:
             path.with_name(f"{index:04d}_{name}.jpg").hardlink_to(path)
 
 
-def files(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
+    """Return the paths of the JPEG files."""
     return sorted(str(path) for path in folder.glob("images/*/*.jpg"))
 
 
 # -- ours ------------------------------------------------------------------------------------------
 
 
-def prepared(folder: Path, store: str, short_side: int = SIDE) -> Any:
+def prepare_images(folder: Path, store: str, short_side: int = SIDE) -> Any:
     """Return the record of the dataset, prepared for this process alone."""
     from types import SimpleNamespace
 
@@ -85,11 +87,14 @@ def prepared(folder: Path, store: str, short_side: int = SIDE) -> Any:
     )
 
 
-def ours(
+def make_own_input(
     folder: Path, store: str, *, in_memory: bool = False, apply: bool = False, **how: Any
 ) -> Callable[[], int]:
-    """Return one pass over the training images as the train stage reads them; `apply`: with what it
-    does to the pixels on its device."""
+    """Return one pass over the training images as the train stage reads them.
+
+    Args:
+        apply: include what it does to the pixels on its device.
+    """
     import tensorflow as tf
 
     from pipeline.config.train import TrainConfig
@@ -98,28 +103,28 @@ def ours(
     from pipeline.data.training_batches import iterate_training_epochs
 
     config = TrainConfig(global_batch_size=BATCH, epochs=10_000, **how)
-    images = load_split(prepared(folder, store), "train", in_memory=in_memory)
+    images = load_split(prepare_images(folder, store), "train", in_memory=in_memory)
     device = tf.function(lambda batch: augment_batch(batch, config, images.dataset)[0])
     epochs = iterate_training_epochs(images, config, image_size=SIZE, first=0)
 
-    def one() -> int:
+    def run_batches() -> int:
         batches = itertools.islice(
             next(epochs), len(images) // BATCH
         )  # small epochs share an iterator
         return sum(len(device(batch) if apply else batch["pixels"]) for batch in batches)
 
-    return lambda: sum(one() for _ in range(8 if images.pixels is not None else 1))
+    return lambda: sum(run_batches() for _ in range(8 if images.pixels is not None else 1))
 
 
-def keras_layers(folder: Path) -> Callable[[], int]:
-    """Return the same crops and mirroring by Keras's preprocessing layers, over shuffled in memory."""
+def make_keras_input(folder: Path) -> Callable[[], int]:
+    """Return the same crops and mirroring by Keras's preprocessing layers, in memory."""
     import keras
     import tensorflow as tf
 
     from pipeline.data.loader import load_split
     from pipeline.data.shards import make_deterministic_options
 
-    images = load_split(prepared(folder, "encoded"), "train", in_memory=True)
+    images = load_split(prepare_images(folder, "encoded"), "train", in_memory=True)
     layers = keras.Sequential(
         [keras.layers.RandomCrop(SIZE, SIZE), keras.layers.RandomFlip("horizontal")]
     )
@@ -138,7 +143,7 @@ def keras_layers(folder: Path) -> Callable[[], int]:
 # -- peers -----------------------------------------------------------------------------------------
 
 
-class _Files:
+class ImageFiles:
     """A PyTorch dataset of a list of files."""
 
     def __init__(self, names: list[str], read: Callable[[str, Any], Any]):
@@ -155,9 +160,11 @@ class _Files:
         )
 
 
-def window(height: int, width: int, rng: Any) -> tuple[int, int, int, int]:
-    """Return (top, left, height, width) of a random crop of 8-100 % of the area, as torchvision's
-    RandomResizedCrop draws it."""
+def draw_window(height: int, width: int, rng: Any) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width) of a random crop, as torchvision's RandomResizedCrop.
+
+    Its area is 8-100 % of the image.
+    """
     for _ in range(10):
         area, aspect = (
             height * width * rng.uniform(0.08, 1),
@@ -169,35 +176,38 @@ def window(height: int, width: int, rng: Any) -> tuple[int, int, int, int]:
     return 0, 0, height, width
 
 
-def read_pil(name: str, rng: Any) -> Any:
+def read_with_pil(name: str, rng: Any) -> Any:
+    """Return a random crop of a JPEG file, decoded and resized by Pillow."""
     from PIL import Image
 
     with Image.open(name) as file:
         image = file.convert("RGB")
-    top, left, height, width = window(image.height, image.width, rng)
+    top, left, height, width = draw_window(image.height, image.width, rng)
     image = image.resize(
         (SIZE, SIZE), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height)
     )
     return np.asarray(image)[:, :: 1 - 2 * int(rng.integers(2))]
 
 
-def read_cv2(name: str, rng: Any) -> Any:
+def read_with_cv2(name: str, rng: Any) -> Any:
+    """Return a random crop of a JPEG file, decoded by simplejpeg and resized by OpenCV."""
     import cv2
     import simplejpeg
 
     pixels = simplejpeg.decode_jpeg(Path(name).read_bytes(), fastdct=False, fastupsample=False)
-    top, left, height, width = window(*pixels.shape[:2], rng)
+    top, left, height, width = draw_window(*pixels.shape[:2], rng)
     return cv2.resize(pixels[top : top + height, left : left + width], (SIZE, SIZE))[
         :, :: 1 - 2 * int(rng.integers(2))
     ]
 
 
-def torch_loader(folder: Path, read: Callable[[str, Any], Any]) -> Callable[[], int]:
+def make_torch_input(folder: Path, read: Callable[[str, Any], Any]) -> Callable[[], int]:
+    """Return one pass of PyTorch's loader over the files."""
     from torch.utils.data import DataLoader
 
-    read(files(folder)[0], np.random.default_rng(0))  # a missing library is known now
+    read(list_files(folder)[0], np.random.default_rng(0))  # a missing library is known now
     loader = DataLoader(
-        _Files(files(folder), read),
+        ImageFiles(list_files(folder), read),
         BATCH,
         shuffle=True,
         num_workers=CORES,
@@ -207,13 +217,13 @@ def torch_loader(folder: Path, read: Callable[[str, Any], Any]) -> Callable[[], 
     return lambda: sum(len(batch) for batch in loader)
 
 
-def bare_decoder(folder: Path) -> Callable[[], int]:
+def make_decoder(folder: Path) -> Callable[[], int]:
     """Return a full decode of every file from memory by libjpeg-turbo, one thread a core."""
     from concurrent.futures import ThreadPoolExecutor
 
     import simplejpeg
 
-    encoded = [Path(name).read_bytes() for name in files(folder)]
+    encoded = [Path(name).read_bytes() for name in list_files(folder)]
     pool = ThreadPoolExecutor(CORES)
     return lambda: sum(
         1
@@ -223,20 +233,20 @@ def bare_decoder(folder: Path) -> Callable[[], int]:
     )
 
 
-def copies(folder: Path) -> Callable[[], int]:  # noqa: ARG001 - every variant gets the folder
+def make_copier(folder: Path) -> Callable[[], int]:  # noqa: ARG001 - every variant gets the folder
     """Return copying prepared images into batches: what the memory allows."""
     images = np.random.default_rng(0).integers(0, 256, (IMAGES * NAMES, SIDE, SIDE, 3), np.uint8)
     batch = np.empty((BATCH, SIDE, SIDE, 3), np.uint8)
 
-    def one() -> Iterator[int]:
+    def run_batches() -> Iterator[int]:
         for start in range(0, len(images), BATCH):
             np.copyto(batch, images[start : start + BATCH])
             yield BATCH
 
-    return lambda: sum(sum(one()) for _ in range(8))
+    return lambda: sum(sum(run_batches()) for _ in range(8))
 
 
-def audited(folder: Path) -> Callable[[], int]:
+def make_audit(folder: Path) -> Callable[[], int]:
     """Return one audit of every file that remembers nothing."""
     from pipeline.config.data import DataConfig
     from pipeline.data.audit import audit_files
@@ -244,32 +254,36 @@ def audited(folder: Path) -> Callable[[], int]:
 
     config, entries = DataConfig(), list_folder(folder / "images").files
 
-    def one() -> int:
+    def run_batches() -> int:
         with tempfile.TemporaryDirectory() as memory:
             return len(
                 audit_files(entries, Path(memory) / "memory.sqlite", config, lambda *_: None)
             )
 
-    return one
+    return run_batches
 
 
 VARIANTS: dict[str, Callable[[Path], Callable[[], int]]] = {
-    "jpeg resized crop": lambda folder: ours(folder, "encoded", crop="resized"),
-    "jpeg random crop": lambda folder: ours(folder, "encoded", apply=True),
-    "jpeg random crop, color": lambda folder: ours(folder, "encoded", apply=True, color_noise=0.1),
-    "memory random crop": lambda folder: ours(folder, "encoded", in_memory=True),
-    "memory resized crop": lambda folder: ours(folder, "encoded", in_memory=True, crop="resized"),
-    "pixels random crop": lambda folder: ours(folder, "pixels"),
-    "pixels random crop, color": lambda folder: ours(folder, "pixels", color_noise=0.1),
-    "pixels random crop, color, applied": lambda folder: ours(
+    "jpeg resized crop": lambda folder: make_own_input(folder, "encoded", crop="resized"),
+    "jpeg random crop": lambda folder: make_own_input(folder, "encoded", apply=True),
+    "jpeg random crop, color": lambda folder: make_own_input(
+        folder, "encoded", apply=True, color_noise=0.1
+    ),
+    "memory random crop": lambda folder: make_own_input(folder, "encoded", in_memory=True),
+    "memory resized crop": lambda folder: make_own_input(
+        folder, "encoded", in_memory=True, crop="resized"
+    ),
+    "pixels random crop": lambda folder: make_own_input(folder, "pixels"),
+    "pixels random crop, color": lambda folder: make_own_input(folder, "pixels", color_noise=0.1),
+    "pixels random crop, color, applied": lambda folder: make_own_input(
         folder, "pixels", apply=True, color_noise=0.1
     ),
-    "keras layers": keras_layers,
-    "torch, PIL": lambda folder: torch_loader(folder, read_pil),
-    "torch, simplejpeg and cv2": lambda folder: torch_loader(folder, read_cv2),
-    "libjpeg-turbo decode": bare_decoder,
-    "memory copy": copies,
-    "audit": audited,
+    "keras layers": make_keras_input,
+    "torch, PIL": lambda folder: make_torch_input(folder, read_with_pil),
+    "torch, simplejpeg and cv2": lambda folder: make_torch_input(folder, read_with_cv2),
+    "libjpeg-turbo decode": make_decoder,
+    "memory copy": make_copier,
+    "audit": make_audit,
 }
 PAIRS = {
     "I1": ("jpeg resized crop", "torch, PIL"),
@@ -288,6 +302,7 @@ PAIRS = {
 
 
 def main() -> None:
+    """Print one JSON object per row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="11 rounds instead of 5")
     parser.add_argument(
@@ -299,7 +314,7 @@ def main() -> None:
     if options.worker:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         sys.path.insert(0, str(Path(__file__).parents[1]))
-        serve(VARIANTS[options.worker](options.folder))
+        serve_variant(VARIANTS[options.worker](options.folder))
         return
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder) / "images")
@@ -307,7 +322,7 @@ def main() -> None:
             name: pair for name, pair in PAIRS.items() if not options.only or name in options.only
         }
         needed = [name for name in VARIANTS if any(name in pair for pair in pairs.values())]
-        rates = alternate(__file__, needed, 11 if options.full else 5, [folder])
+        rates = alternate_variants(__file__, needed, 11 if options.full else 5, [folder])
     print_rows(pairs, rates)
 
 

@@ -1,5 +1,4 @@
-"""L: an epoch of a tiny network against Keras `fit`, two logical devices against one, and what a
-checkpoint costs.
+"""L: an epoch of a tiny network against Keras `fit`, two logical devices, checkpoints.
 
 python benchmarks/bench_loop.py [--full] [--only ROW]
 """
@@ -25,7 +24,7 @@ PAIRS = {"L1": ("tiny, ours", "tiny, keras fit"), "L3": ("small, two devices", "
 SIDE, CLASSES = 8, 10
 
 
-def split(count: int, side: int) -> Any:
+def make_split(count: int, side: int) -> Any:
     """Return random images as a training split."""
     from pipeline.data.loader import LoadedSplit
 
@@ -43,7 +42,7 @@ def split(count: int, side: int) -> Any:
     return LoadedSplit(dataset, "train", labels, tuple(map(str, range(count))), pixels)
 
 
-def tiny() -> Any:
+def build_tiny_network() -> Any:
     """Return 192 numbers -> 32 -> 16 -> 10."""
     import keras
 
@@ -59,7 +58,8 @@ def tiny() -> Any:
     )
 
 
-def small() -> Any:
+def build_small_network() -> Any:
+    """Return the small network on 32 pixels."""
     from pipeline.config.model import ModelConfig
     from pipeline.model.networks import build_network
 
@@ -71,7 +71,7 @@ def small() -> Any:
     )
 
 
-def epochs_of(network: Callable[[], Any], images: Any, **settings: Any) -> Callable[[], int]:
+def make_epochs(network: Callable[[], Any], images: Any, **settings: Any) -> Callable[[], int]:
     """Return whole epochs of the program's loop, opened and ended as training does."""
     import tensorflow as tf
 
@@ -94,22 +94,22 @@ def epochs_of(network: Callable[[], Any], images: Any, **settings: Any) -> Calla
         images, config, image_size=size, first=0, opened=devices.distribute_batches
     )
 
-    def one() -> int:
+    def run_epoch() -> int:
         iterator = next(epochs)
         for start in range(0, steps, loop._MAX_STEPS_PER_CALL):
             count = min(loop._MAX_STEPS_PER_CALL, steps - start)
             train_steps(iterator, tf.constant(count, tf.int64), tf.constant(start == 0)).numpy()
         return steps * config.global_batch_size
 
-    return one
+    return run_epoch
 
 
-def keras_fit(images: Any) -> Callable[[], int]:
+def make_keras_fit(images: Any) -> Callable[[], int]:
     """Return epochs of Keras's own loop, as its guide has it, fed from memory."""
     import keras
     import tensorflow as tf
 
-    network = tiny()
+    network = build_tiny_network()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile(keras.optimizers.SGD(1e-4, momentum=0.9), loss, metrics=["accuracy"])
     data = (
@@ -119,29 +119,35 @@ def keras_fit(images: Any) -> Callable[[], int]:
     )
     data = data.prefetch(tf.data.AUTOTUNE)
 
-    def one() -> int:
+    def run_epoch() -> int:
         network.fit(data, epochs=1, verbose=0)
         return len(images) // 32 * 32
 
-    return one
+    return run_epoch
 
 
-def variant(name: str) -> Callable[[], int]:
+def make_variant(name: str) -> Callable[[], int]:
+    """Return the variant of a name."""
     if name.startswith("tiny"):
-        images = split(8192, SIDE)
+        images = make_split(8192, SIDE)
         return (
-            keras_fit(images)
+            make_keras_fit(images)
             if "keras" in name
-            else epochs_of(tiny, images, global_batch_size=32, flip=False)
+            else make_epochs(build_tiny_network, images, global_batch_size=32, flip=False)
         )
-    return epochs_of(
-        small, split(512, 32), global_batch_size=64, devices="cpu:2" if "two" in name else "cpu"
+    return make_epochs(
+        build_small_network,
+        make_split(512, 32),
+        global_batch_size=64,
+        devices="cpu:2" if "two" in name else "cpu",
     )
 
 
-def checkpoint(rounds: int) -> dict[str, Any]:
-    """Return how long a checkpoint of the one-tower network of 2014 takes, and which share of an
-    epoch of ten minutes that is."""
+def measure_checkpoint(rounds: int) -> dict[str, Any]:
+    """Return the duration of a checkpoint of the one-tower network of 2014.
+
+    Also as a fraction of an epoch of ten minutes.
+    """
     from pipeline.config.model import ModelConfig
     from pipeline.config.train import TrainConfig
     from pipeline.model.networks import build_network
@@ -163,7 +169,7 @@ def checkpoint(rounds: int) -> dict[str, Any]:
             seconds.append(time.perf_counter() - started)
         size = path.stat().st_size
     median = statistics.median(seconds)
-    # Training waits until a checkpoint takes no more than this share, and saves once more at a
+    # Training waits until a checkpoint takes no more than this fraction, and saves once more at a
     # stop.
     return {
         "id": "C",
@@ -175,20 +181,21 @@ def checkpoint(rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Print one JSON object per row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="more rounds")
     parser.add_argument("--only", choices=(*PAIRS, "C"), help="one row")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        _harness.serve(variant(options.worker))
+        _harness.serve_variant(make_variant(options.worker))
         return
     for name, pair in PAIRS.items():
         if options.only in (None, name):
-            rates = _harness.alternate(__file__, list(pair), 11 if options.full else 5, [])
+            rates = _harness.alternate_variants(__file__, list(pair), 11 if options.full else 5, [])
             _harness.print_rows({name: pair}, rates)
     if options.only in (None, "C"):
-        print(json.dumps(checkpoint(5 if options.full else 3)))
+        print(json.dumps(measure_checkpoint(5 if options.full else 3)))
 
 
 if __name__ == "__main__":

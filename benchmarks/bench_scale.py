@@ -48,27 +48,33 @@ def write_files(folder: Path, count: int, *, empty: bool) -> None:
             )
 
 
-def resident_mb(*, peak: bool = True) -> float:
+def read_resident_megabytes(*, peak: bool = True) -> float:
     """Return this process's resident memory, at its peak or now."""
     if peak:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def listing(folder: Path) -> dict[str, Any]:
+def measure_listing(folder: Path) -> dict[str, Any]:
+    """Return the duration and memory of listing a folder."""
     from pipeline.data.folders import list_folder
 
-    before, started = resident_mb(), time.perf_counter()
+    before, started = read_resident_megabytes(), time.perf_counter()
     count = len(list_folder(folder).files)
-    return {"files": count, "seconds": time.perf_counter() - started, "mb": resident_mb() - before}
+    return {
+        "files": count,
+        "seconds": time.perf_counter() - started,
+        "mb": read_resident_megabytes() - before,
+    }
 
 
-def ingest(folder: Path) -> dict[str, Any]:
+def measure_ingest(folder: Path) -> dict[str, Any]:
+    """Return the duration and memory of ingest."""
     from pipeline.config.data import DataConfig
     from pipeline.data.stage import ingest as stage
     from pipeline.engine.stage import Context
 
-    def one(images: Path, workdir: str) -> Any:
+    def run_ingest(images: Path, workdir: str) -> Any:
         directory = Path(workdir) / "stages" / "ingest"
         directory.mkdir(parents=True)
         run = SimpleNamespace(key="", metrics=lambda *_, **__: None, tags=lambda *_, **__: None)
@@ -80,21 +86,23 @@ def ingest(folder: Path) -> dict[str, Any]:
         )
 
     with tempfile.TemporaryDirectory() as workdir:
-        one(folder.with_name("warm"), workdir)  # libraries are loaded and graphs are compiled
+        run_ingest(
+            folder.with_name("warm"), workdir
+        )  # libraries are loaded and graphs are compiled
     with tempfile.TemporaryDirectory() as workdir:
-        before, cpu, started = resident_mb(), sum(os.times()[:2]), time.perf_counter()
-        record = one(folder, workdir)
+        before, cpu, started = read_resident_megabytes(), sum(os.times()[:2]), time.perf_counter()
+        record = run_ingest(folder, workdir)
         count = sum(record.images(split) for split in record.reads)
         found = {
             "files": count,
             "seconds": time.perf_counter() - started,
             "cpu": sum(os.times()[:2]) - cpu,
-            "mb": resident_mb() - before,
+            "mb": read_resident_megabytes() - before,
         }
-        return found | {"streamed": streamed(record)}
+        return found | {"streamed": measure_streaming(record)}
 
 
-def streamed(record: Any) -> dict[str, Any]:
+def measure_streaming(record: Any) -> dict[str, Any]:
     """Read the training split twice from its shards; the first time to warm up."""
     from pipeline.config.train import TrainConfig
     from pipeline.data.loader import load_split
@@ -102,16 +110,18 @@ def streamed(record: Any) -> dict[str, Any]:
 
     images = load_split(record, "train", in_memory=False)
     for epoch in range(2):
-        before, cpu = resident_mb(peak=False), sum(os.times()[:2])
+        before, cpu = read_resident_megabytes(peak=False), sum(os.times()[:2])
         most = before
         for batch in make_training_batches(
             images, TrainConfig(global_batch_size=64), image_size=28, epoch=epoch
         ):
-            most = max(most, resident_mb(peak=False)) if batch["labels"][0] == 0 else most
+            most = (
+                max(most, read_resident_megabytes(peak=False)) if batch["labels"][0] == 0 else most
+            )
     return {"files": len(images), "cpu": sum(os.times()[:2]) - cpu, "mb": most - before}
 
 
-def measured(kind: str, folder: Path) -> dict[str, Any]:
+def measure_in_process(kind: str, folder: Path) -> dict[str, Any]:
     """Return what a process of its own measured."""
     done = subprocess.run(
         [sys.executable, __file__, "--worker", kind, str(folder)],
@@ -125,6 +135,7 @@ def measured(kind: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Print one JSON object per row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--full",
@@ -137,13 +148,19 @@ def main() -> None:
     if options.worker:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         sys.path.insert(0, str(Path(__file__).parents[1]))
-        print(json.dumps({"listing": listing, "ingest": ingest}[options.worker](options.folder)))
+        print(
+            json.dumps(
+                {"listing": measure_listing, "ingest": measure_ingest}[options.worker](
+                    options.folder
+                )
+            )
+        )
         return
     factor = 10 if options.full else 1
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_files(folder / "empty", 100_000 * factor, empty=True)
-        found = measured("listing", folder / "empty")
+        found = measure_in_process("listing", folder / "empty")
         million = 1e6 / found["files"]
         print(
             json.dumps(
@@ -159,7 +176,7 @@ def main() -> None:
         sizes = (5_000 * factor, 20_000 * factor)
         for size in sizes:
             write_files(folder / f"{size}", size, empty=False)
-        few, many = (measured("ingest", folder / f"{size}") for size in sizes)
+        few, many = (measure_in_process("ingest", folder / f"{size}") for size in sizes)
     for name, left, right in (("ingest", few, many), ("N1", few["streamed"], many["streamed"])):
         ratio = right["cpu"] / right["files"] / (left["cpu"] / left["files"])
         grown = right["mb"] - left["mb"]

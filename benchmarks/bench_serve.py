@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import alternate, print_rows, serve
+from _harness import alternate_variants, print_rows, serve_variant
 
 PAIRS = {"H1": ("serve", "forward pass"), "H1 decode": ("serve", "decode and forward pass")}
 CLASSES = 10
@@ -41,7 +41,8 @@ REQUESTS = {"small": 48, "owt": 12}  # in a round
 CLIENTS, SINGLES, SINGLE_CLIENTS = 2, 640, 16
 
 
-def network(variant: str) -> Any:
+def build_served_network(variant: str) -> Any:
+    """Return a network with fresh weights."""
     from pipeline.config.model import ModelConfig
     from pipeline.model.networks import build_network
 
@@ -51,13 +52,13 @@ def network(variant: str) -> Any:
     )
 
 
-def release(variant: str, folder: Path) -> Any:
+def make_release(variant: str, folder: Path) -> Any:
     """Return the variant with fresh weights as a release in a folder."""
     from pipeline.artifacts import file_sha256
     from pipeline.model.weights import save_model
     from pipeline.release.package import Release
 
-    save_model(network(variant), folder / "model.keras")
+    save_model(build_served_network(variant), folder / "model.keras")
     side, names = SIDES[variant], tuple(f"class {number}" for number in range(CLASSES))
     digest = file_sha256(folder / "model.keras")
     return Release(
@@ -71,7 +72,7 @@ def release(variant: str, folder: Path) -> Any:
     )
 
 
-def files(variant: str) -> list[bytes]:
+def make_files(variant: str) -> list[bytes]:
     """Return a batch of smooth images as PNG files."""
     from PIL import Image
 
@@ -84,7 +85,8 @@ def files(variant: str) -> list[bytes]:
     return made
 
 
-def form(images: list[bytes]) -> bytes:
+def encode_form(images: list[bytes]) -> bytes:
+    """Return the images as the body of a form."""
     parts = [
         '--frontier\r\nContent-Disposition: form-data; name="image";'
         f' filename="{place}.png"\r\n\r\n'.encode()
@@ -98,13 +100,13 @@ def form(images: list[bytes]) -> bytes:
 # -- throughput ------------------------------------------------------------------------------------
 
 
-def variant_of(name: str, variant: str) -> Callable[[], int]:
+def make_variant(name: str, variant: str) -> Callable[[], int]:
     """Return one round: as many images for each peer."""
-    images, count = files(variant), REQUESTS[variant]
+    images, count = make_files(variant), REQUESTS[variant]
     if name == "serve":
-        load = Load(served(variant), "form", variant)
-        return lambda: len(images) * len(load.answers(count, CLIENTS))
-    classifier = opened(variant, BATCH[variant])
+        load = ClientLoad(serve_release(variant), "form", variant)
+        return lambda: len(images) * len(load.time_answers(count, CLIENTS))
+    classifier = open_classifier(variant, BATCH[variant])
     pixels = np.stack([classifier.prepare_pixels(one) for one in images])
     if name == "forward pass":
         return lambda: sum(len(classifier.predict_logits(pixels)) for _ in range(count))
@@ -114,17 +116,17 @@ def variant_of(name: str, variant: str) -> Callable[[], int]:
     )
 
 
-def opened(variant: str, batch: int) -> Any:
+def open_classifier(variant: str, batch: int) -> Any:
     """Return a classifier, compiled."""
     from pipeline.release.classify import load_classifier, warm_up
 
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
-        classifier = load_classifier(release(variant, Path(folder)), batch=batch)
+        classifier = load_classifier(make_release(variant, Path(folder)), batch=batch)
     warm_up(classifier)
     return classifier
 
 
-def served(variant: str) -> int:
+def serve_release(variant: str) -> int:
     """Start the service in a thread of this process, and return its port."""
     from pipeline.config.serve import ServeConfig
     from pipeline.serve.service import Service
@@ -135,7 +137,7 @@ def served(variant: str) -> int:
     ready = threading.Event()
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
         found, config = (
-            release(variant, Path(folder)),
+            make_release(variant, Path(folder)),
             ServeConfig(port=port, max_batch=BATCH[variant]),
         )
         service = Service(
@@ -148,7 +150,7 @@ def served(variant: str) -> int:
     return port
 
 
-class Load:
+class ClientLoad:
     """A process of clients, which send the same request again and again."""
 
     def __init__(self, port: int, what: str, variant: str):
@@ -157,29 +159,28 @@ class Load:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def answers(self, requests: int, clients: int) -> list[float]:
+    def time_answers(self, requests: int, clients: int) -> list[float]:
         """Send so many requests, so many at a time, and return the seconds until each answer."""
         self._process.stdin.write(f"{requests} {clients}\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
 
-def clients(port: int, what: str, variant: str) -> None:
-    """Answer each line of the standard input, `requests clients`, with the seconds that each
-    request took.
+def run_client_process(port: int, what: str, variant: str) -> None:
+    """Answer each line of standard input, `requests clients`, with the seconds of each request.
 
     A request is a `form` of a batch of images, or `one` of them.
     """
-    images = files(variant)
+    images = make_files(variant)
     body, kind = (
-        (form(images), "multipart/form-data; boundary=frontier")
+        (encode_form(images), "multipart/form-data; boundary=frontier")
         if what == "form"
         else (images[0], "image/png")
     )
 
-    def client(share: int) -> list[float]:
+    def run_client(count: int) -> list[float]:
         connection, seconds = http.client.HTTPConnection("127.0.0.1", port, timeout=120), []
-        for _ in range(share):
+        for _ in range(count):
             started = time.perf_counter()
             connection.request("POST", "/predict", body, {"Content-Type": kind})
             response = connection.getresponse()
@@ -194,7 +195,7 @@ def clients(port: int, what: str, variant: str) -> None:
         with concurrent.futures.ThreadPoolExecutor(at_a_time) as pool:
             found = [
                 second
-                for seconds in pool.map(client, [requests // at_a_time] * at_a_time)
+                for seconds in pool.map(run_client, [requests // at_a_time] * at_a_time)
                 for second in seconds
             ]
         print(json.dumps(found), flush=True)
@@ -203,22 +204,27 @@ def clients(port: int, what: str, variant: str) -> None:
 # -- waiting ---------------------------------------------------------------------------------------
 
 
-def waiting() -> dict[str, Any]:
-    """Return the percentiles of many small requests, and what a pass takes, all in this process;
-    medians of a few rounds."""
-    told, port = os.fdopen(os.dup(1), "w"), served("small")
+def print_waiting() -> dict[str, Any]:
+    """Print the percentiles of many small requests and the duration of a pass.
+
+    All are measured in this process; medians of a few rounds.
+    """
+    output, port = os.fdopen(os.dup(1), "w"), serve_release("small")
     os.dup2(2, 1)  # libraries may print
-    load, classifier = Load(port, "one", "small"), opened("small", SINGLE_CLIENTS)
+    load, classifier = ClientLoad(port, "one", "small"), open_classifier("small", SINGLE_CLIENTS)
     pixels = np.zeros((SINGLE_CLIENTS, SIDES["small"], SIDES["small"], 3), np.uint8)
-    load.answers(SINGLES, SINGLE_CLIENTS)
+    load.time_answers(SINGLES, SINGLE_CLIENTS)
     rounds = [
-        (timed(lambda: classifier.predict_logits(pixels)), load.answers(SINGLES, SINGLE_CLIENTS))
+        (
+            time_call(lambda: classifier.predict_logits(pixels)),
+            load.time_answers(SINGLES, SINGLE_CLIENTS),
+        )
         for _ in range(5)
     ]
     one = statistics.median(seconds for seconds, _ in rounds)
     half, most = (
-        statistics.median(float(np.percentile(seconds, share)) for _, seconds in rounds)
-        for share in (50, 95)
+        statistics.median(float(np.percentile(seconds, percent)) for _, seconds in rounds)
+        for percent in (50, 95)
     )
     found = {
         "ratio": most / one,
@@ -227,11 +233,13 @@ def waiting() -> dict[str, Any]:
         "pass_milliseconds": 1e3 * one,
     }
     print(
-        json.dumps({name: round(value, 2) for name, value in found.items()}), file=told, flush=True
+        json.dumps({name: round(value, 2) for name, value in found.items()}),
+        file=output,
+        flush=True,
     )
 
 
-def timed(call: Callable[[], Any]) -> float:
+def time_call(call: Callable[[], Any]) -> float:
     """Return the median seconds of a call."""
     seconds = []
     for _ in range(30):
@@ -241,7 +249,8 @@ def timed(call: Callable[[], Any]) -> float:
     return statistics.median(seconds)
 
 
-def waiting_row() -> dict[str, Any]:
+def measure_waiting() -> dict[str, Any]:
+    """Return what `print_waiting` prints in a process of its own."""
     done = subprocess.run(
         [sys.executable, __file__, "--worker", "waiting", "small"],
         capture_output=True,
@@ -258,6 +267,7 @@ def waiting_row() -> dict[str, Any]:
 
 
 def main() -> None:
+    """Print one JSON object per row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--full", action="store_true", help="more rounds, and variant owt on 224 pixels"
@@ -270,27 +280,27 @@ def main() -> None:
     options = parser.parse_args()
     if options.clients:
         port, what, variant = options.clients
-        clients(int(port), what, variant)
+        run_client_process(int(port), what, variant)
     elif options.worker == "waiting":
-        waiting()
+        print_waiting()
     elif options.worker:
-        serve(variant_of(options.worker, options.variant))
+        serve_variant(make_variant(options.worker, options.variant))
     else:
-        measure(options)
+        print_measurements(options)
 
 
-def measure(options: argparse.Namespace) -> None:
+def print_measurements(options: argparse.Namespace) -> None:
     """Print the rows that were asked for."""
     names = list(dict.fromkeys(name for pair in PAIRS.values() for name in pair))
     if options.only in (None, "H1"):
         for variant in ("small", "owt") if options.full else ("small",):
-            rates = alternate(
+            rates = alternate_variants(
                 __file__, names, options.rounds or (11 if options.full else 5), [variant]
             )
             suffix = "" if variant == "small" else f" {variant}"
             print_rows({f"{name}{suffix}": pair for name, pair in PAIRS.items()}, rates)
     if options.only in (None, "H2"):
-        print(json.dumps(waiting_row()))
+        print(json.dumps(measure_waiting()))
 
 
 if __name__ == "__main__":

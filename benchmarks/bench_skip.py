@@ -1,5 +1,7 @@
-"""S: `alexnet run` where nothing changed, against importing the settings library alone, on a
-finished work directory of its own."""
+"""S: `alexnet run` without changes, against importing the settings libraries alone.
+
+On a finished work directory of its own.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +25,19 @@ TINY = (
 PEER = "import click, pydantic, rich, yaml"
 
 
-def seconds(command: list[str], cwd: str) -> float:
+def time_command(command: list[str], cwd: str) -> float:
+    """Return the seconds of a command."""
     started = time.perf_counter()
     subprocess.run(command, cwd=cwd, check=True, capture_output=True)
     return time.perf_counter() - started
 
 
 def main() -> None:
+    """Print one JSON object."""
     program, peer = [sys.executable, "-m", "pipeline", "run", *TINY], [sys.executable, "-c", PEER]
     with tempfile.TemporaryDirectory() as cwd:
-        first = seconds(program, cwd)
-        pairs = [(seconds(program, cwd), seconds(peer, cwd)) for _ in range(ROUNDS)]
+        first = time_command(program, cwd)
+        pairs = [(time_command(program, cwd), time_command(peer, cwd)) for _ in range(ROUNDS)]
     skipped, imports = (statistics.median(values) for values in zip(*pairs, strict=True))
     result = {
         "id": "skip",

@@ -1,5 +1,6 @@
-"""S1 to S7 and the layers: one optimizer step, with the program's own loop, against bare
-TensorFlow, PyTorch and the machine's own limit.
+"""S1 to S7 and the layers: one optimizer step with the program's own loop.
+
+Against bare TensorFlow, PyTorch and the machine's own limit.
 
 Everything runs on the same batch again and again, so nothing waits for input. Limits are told in
 images a second, too: as many as the machine could do if it did nothing but multiply matrices of
@@ -17,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from _harness import alternate, print_rows, serve
+from _harness import alternate_variants, print_rows, serve_variant
 
 SIZE, CLASSES, GEMM = 224, 1000, 4096
 # Multiplications of the one-tower network: all three products of each layer but the gradient by the
@@ -27,7 +28,7 @@ TRAIN_FLOP, FORWARD_FLOP = 2 * (3 * MACS - FIRST_LAYER), 2 * MACS
 MEAN = (125.0, 120.0, 115.0)
 
 
-def steps_of(network: Any, batch: int, precision: str = "float32") -> Callable[[], int]:
+def make_steps(network: Any, batch: int, precision: str = "float32") -> Callable[[], int]:
     """Return two steps of the program's training on one batch."""
     import tensorflow as tf
 
@@ -62,23 +63,26 @@ def steps_of(network: Any, batch: int, precision: str = "float32") -> Callable[[
     return run
 
 
-def ours(
+def make_own_steps(
     variant: str, batch: int, precision: str = "float32", **settings: Any
 ) -> Callable[[], int]:
+    """Return steps of one of the program's networks."""
     from pipeline.config.model import ModelConfig
     from pipeline.model.networks import build_network
 
     model = ModelConfig(network=variant, image_size=SIZE, **settings)
-    return steps_of(
+    return make_steps(
         build_network(model, num_classes=CLASSES, channel_mean=MEAN, channel_std=(60.0,) * 3),
         batch,
         precision,
     )
 
 
-def naive_paper(batch: int) -> Callable[[], int]:
-    """The two-tower network as it is usually written: `Conv2D(groups=2)`, and TensorFlow's LRN in a
-    Lambda."""
+def make_naive_steps(batch: int) -> Callable[[], int]:
+    """Return steps of the two-tower network as it is usually written.
+
+    With `Conv2D(groups=2)` and TensorFlow's LRN in a Lambda.
+    """
     import keras
     import tensorflow as tf
 
@@ -114,10 +118,11 @@ def naive_paper(batch: int) -> Callable[[], int]:
         network.add(layers.Dropout(0.5))
     network.add(layers.Dense(CLASSES))
     assert network.count_params() == 60_965_224
-    return steps_of(network, batch)
+    return make_steps(network, batch)
 
 
-def _owt_shapes() -> list[tuple[int, ...]]:
+def _list_owt_shapes() -> list[tuple[int, ...]]:
+    """Return the shapes of the weights of the one-tower network."""
     kernels = [
         (11, 11, 3, 64),
         (5, 5, 64, 192),
@@ -131,7 +136,7 @@ def _owt_shapes() -> list[tuple[int, ...]]:
     return [shape for kernel in kernels for shape in (kernel, kernel[-1:])]
 
 
-def bare(batch: int) -> Callable[[], int]:
+def make_bare_steps(batch: int) -> Callable[[], int]:
     """The one-tower network's training step on bare operations, in one compiled function."""
     import tensorflow as tf
 
@@ -142,7 +147,7 @@ def bare(batch: int) -> Callable[[], int]:
             if len(shape) > 1
             else np.zeros(shape, np.float32)
         )
-        for shape in _owt_shapes()
+        for shape in _list_owt_shapes()
     ]
     slots = [tf.Variable(tf.zeros(weight.shape)) for weight in weights]
     images = tf.constant(rng.integers(0, 256, (batch, SIZE, SIZE, 3), dtype=np.uint8))
@@ -189,6 +194,7 @@ def bare(batch: int) -> Callable[[], int]:
 
 
 def forward(batch: int) -> Callable[[], int]:
+    """Return forward passes of the one-tower network."""
     import tensorflow as tf
 
     from pipeline.config.model import ModelConfig
@@ -213,7 +219,7 @@ def forward(batch: int) -> Callable[[], int]:
     return run
 
 
-def torch_owt(batch: int, *, train: bool, bfloat16: bool = False) -> Callable[[], int]:
+def make_torch_steps(batch: int, *, train: bool, bfloat16: bool = False) -> Callable[[], int]:
     """The same in PyTorch, channels last."""
     import torch
     from torch import nn
@@ -275,9 +281,8 @@ def torch_owt(batch: int, *, train: bool, bfloat16: bool = False) -> Callable[[]
     return run
 
 
-def gemm(flop_per_image: int, dtype: str = "float32") -> Callable[[], float]:
-    """Return how many images of so many operations the machine could do if it only multiplied
-    matrices."""
+def make_matrix_products(flop_per_image: int, dtype: str = "float32") -> Callable[[], float]:
+    """Return the images per call if the machine only multiplied matrices."""
     import tensorflow as tf
 
     left, right = (
@@ -293,7 +298,7 @@ def gemm(flop_per_image: int, dtype: str = "float32") -> Callable[[], float]:
     return run
 
 
-def lrn(shape: tuple[int, ...], *, own: bool) -> Callable[[], int]:
+def make_normalization(shape: tuple[int, ...], *, own: bool) -> Callable[[], int]:
     """Return the normalization forward and back."""
     import tensorflow as tf
 
@@ -324,9 +329,8 @@ def lrn(shape: tuple[int, ...], *, own: bool) -> Callable[[], int]:
     return run
 
 
-def update(*, own: bool) -> Callable[[], int]:
-    """Return updates of the one-tower network's weights: the program's, or Keras's with momentum
-    and decay."""
+def make_update(*, own: bool) -> Callable[[], int]:
+    """Return updates of the one-tower network's weights, by the program's optimizer or Keras's."""
     import keras
     import tensorflow as tf
 
@@ -334,8 +338,8 @@ def update(*, own: bool) -> Callable[[], int]:
     from pipeline.train.optimizer import apply_update, make_optimizer
 
     config = TrainConfig(learning_rate=1e-4)
-    weights = [keras.Variable(np.full(shape, 0.01, np.float32)) for shape in _owt_shapes()]
-    gradients = [tf.fill(shape, 1e-3) for shape in _owt_shapes()]
+    weights = [keras.Variable(np.full(shape, 0.01, np.float32)) for shape in _list_owt_shapes()]
+    gradients = [tf.fill(shape, 1e-3) for shape in _list_owt_shapes()]
     optimizer = (
         make_optimizer(config, weights)
         if own
@@ -361,25 +365,25 @@ def update(*, own: bool) -> Callable[[], int]:
 
 
 VARIANTS: dict[str, Callable[[], Callable[[], float]]] = {
-    "owt": lambda: ours("owt", 32),
-    "owt, bare operations": lambda: bare(32),
-    "owt, PyTorch channels last": lambda: torch_owt(32, train=True),
-    "GEMM, training": lambda: gemm(TRAIN_FLOP),
-    "owt, batch 128": lambda: ours("owt", 128),
-    "paper": lambda: ours("paper", 32, fidelity="paper"),
-    "paper, code of 2012": lambda: ours("paper", 32),
-    "paper, groups=2": lambda: naive_paper(32),
-    "owt, bfloat16": lambda: ours("owt", 32, "bfloat16"),
-    "owt, PyTorch bfloat16": lambda: torch_owt(32, train=True, bfloat16=True),
+    "owt": lambda: make_own_steps("owt", 32),
+    "owt, bare operations": lambda: make_bare_steps(32),
+    "owt, PyTorch channels last": lambda: make_torch_steps(32, train=True),
+    "GEMM, training": lambda: make_matrix_products(TRAIN_FLOP),
+    "owt, batch 128": lambda: make_own_steps("owt", 128),
+    "paper": lambda: make_own_steps("paper", 32, fidelity="paper"),
+    "paper, code of 2012": lambda: make_own_steps("paper", 32),
+    "paper, groups=2": lambda: make_naive_steps(32),
+    "owt, bfloat16": lambda: make_own_steps("owt", 32, "bfloat16"),
+    "owt, PyTorch bfloat16": lambda: make_torch_steps(32, train=True, bfloat16=True),
     "owt forward": lambda: forward(32),
-    "owt forward, PyTorch channels last": lambda: torch_owt(32, train=False),
-    "GEMM, forward": lambda: gemm(FORWARD_FLOP),
-    "update": lambda: update(own=True),
-    "update, Keras": lambda: update(own=False),
-    "LRN 55 x 55 x 96": lambda: lrn((32, 55, 55, 96), own=True),
-    "LRN 55 x 55 x 96, TensorFlow": lambda: lrn((32, 55, 55, 96), own=False),
-    "LRN 27 x 27 x 256": lambda: lrn((32, 27, 27, 256), own=True),
-    "LRN 27 x 27 x 256, TensorFlow": lambda: lrn((32, 27, 27, 256), own=False),
+    "owt forward, PyTorch channels last": lambda: make_torch_steps(32, train=False),
+    "GEMM, forward": lambda: make_matrix_products(FORWARD_FLOP),
+    "update": lambda: make_update(own=True),
+    "update, Keras": lambda: make_update(own=False),
+    "LRN 55 x 55 x 96": lambda: make_normalization((32, 55, 55, 96), own=True),
+    "LRN 55 x 55 x 96, TensorFlow": lambda: make_normalization((32, 55, 55, 96), own=False),
+    "LRN 27 x 27 x 256": lambda: make_normalization((32, 27, 27, 256), own=True),
+    "LRN 27 x 27 x 256, TensorFlow": lambda: make_normalization((32, 27, 27, 256), own=False),
 }
 PAIRS = {
     "S1": ("owt", "owt, bare operations"),
@@ -408,6 +412,7 @@ GROUPS = (
 
 
 def main() -> None:
+    """Print one JSON object per row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="9 rounds instead of 5")
     parser.add_argument(
@@ -418,12 +423,12 @@ def main() -> None:
     if options.worker:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         sys.path.insert(0, str(Path(__file__).parents[1]))
-        serve(VARIANTS[options.worker]())
+        serve_variant(VARIANTS[options.worker]())
         return
     for rows in GROUPS:
         if options.only in (None, *rows):
             names = list(dict.fromkeys(name for row in rows for name in PAIRS[row]))
-            rates = alternate(__file__, names, 9 if options.full else 5, [])
+            rates = alternate_variants(__file__, names, 9 if options.full else 5, [])
             print_rows({row: PAIRS[row] for row in rows}, rates)
 
 

@@ -43,7 +43,7 @@ POINTS, DELIVERIES, SINGLE = (
 START_SECONDS = 90
 
 
-def trained(tracker: Any, images: tuple[Any, Any], folder: Path) -> tuple[float, str]:
+def time_training(tracker: Any, images: tuple[Any, Any], folder: Path) -> tuple[float, str]:
     """Return how long a recorded training takes, and the key of its run."""
     from pipeline.config.resolution import resolve
     from pipeline.config.train import TrainConfig
@@ -55,12 +55,12 @@ def trained(tracker: Any, images: tuple[Any, Any], folder: Path) -> tuple[float,
         TrainConfig(epochs=EPOCHS, global_batch_size=BATCH, learning_rate=1e-4),
         resolve(environment={}),
     )
-    state, recorded = prepare_state(bench_loop.small, config, Devices()), 0
+    state, recorded = prepare_state(bench_loop.build_small_network, config, Devices()), 0
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         started = time.perf_counter()
         run = tracker.start_stage_run("train", "train", resolved)
 
-        def each_step(done: int, _total: int, _detail: str) -> None:
+        def log_steps(done: int, _total: int, _detail: str) -> None:
             nonlocal recorded
             loss, top1_error, _, seen = state.sums.numpy()
             for step in range(recorded + 1, done + 1):  # since the last compiled call
@@ -70,7 +70,7 @@ def trained(tracker: Any, images: tuple[Any, Any], folder: Path) -> tuple[float,
             recorded = done
 
         training = loop.Training(
-            *images, config, Devices(), Path(scratch, "checkpoint.npz"), progress=each_step
+            *images, config, Devices(), Path(scratch, "checkpoint.npz"), report_progress=log_steps
         )
         with contextlib.closing(loop.train_epochs(state, training)) as epochs:
             for epoch in epochs:
@@ -106,9 +106,11 @@ def require_recorded(config: Any, workdir: Path, key: str) -> int:
 
 
 @contextlib.contextmanager
-def server(workdir: Path) -> Iterator[str]:
-    """Start an MLflow server that only this machine reaches, and give its address; an empty one if
-    it does not start."""
+def start_server(workdir: Path) -> Iterator[str]:
+    """Start an MLflow server that only this machine reaches, and yield its address.
+
+    The address is empty if it does not start.
+    """
     from pipeline.config.tracking import TrackingConfig
     from pipeline.tracking.store import build_server_command, open_experiment
 
@@ -123,7 +125,7 @@ def server(workdir: Path) -> Iterator[str]:
     address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
     try:
         while (
-            not (up := answers(f"{address}/health"))
+            not (up := check_server(f"{address}/health"))
             and process.poll() is None
             and time.monotonic() < deadline
         ):
@@ -137,29 +139,29 @@ def server(workdir: Path) -> Iterator[str]:
         process.wait(timeout=30)
 
 
-def answers(address: str) -> bool:
+def check_server(address: str) -> bool:
     """Return whether a page is there."""
     with contextlib.suppress(OSError):
         return urllib.request.urlopen(address, timeout=2).status == 200  # noqa: S310 - our own server
     return False
 
 
-def tracking_rows(rounds: int) -> Iterator[dict[str, Any]]:
+def measure_tracking(rounds: int) -> Iterator[dict[str, Any]]:
     """Yield T1 for the database and for the server."""
     from pipeline.config.tracking import TrackingConfig
     from pipeline.config.train import TrainConfig
     from pipeline.train.strategy import configure_runtime
 
     configure_runtime(TrainConfig())
-    images = (bench_loop.split(STEPS * BATCH, SIDE), bench_loop.split(2 * BATCH, SIDE))
+    images = (bench_loop.make_split(STEPS * BATCH, SIDE), bench_loop.split(2 * BATCH, SIDE))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        first = first_seconds(folder)
-        with server(folder / "server") as address:
+        first = measure_first_run(folder)
+        with start_server(folder / "server") as address:
             stores = {"T1": TrackingConfig()} | (
                 {"T1 http": TrackingConfig(uri=address)} if address else {}
             )
-            seconds, points = in_turns(stores, images, folder, rounds)
+            seconds, points = measure_in_turns(stores, images, folder, rounds)
     for row in stores:
         pairs = list(zip(seconds[row], seconds["off"], strict=True))
         yield {
@@ -183,9 +185,8 @@ def tracking_rows(rounds: int) -> Iterator[dict[str, Any]]:
         yield {"id": "T1 http", "ratio": "skipped"}
 
 
-def first_seconds(folder: Path) -> float:
-    """Return how long importing MLflow and making its database take, beside TensorFlow that is
-    there."""
+def measure_first_run(folder: Path) -> float:
+    """Return the duration of importing MLflow and making its database, beside TensorFlow."""
     from pipeline.config.tracking import TrackingConfig
     from pipeline.tracking.store import open_experiment
 
@@ -197,11 +198,13 @@ def first_seconds(folder: Path) -> float:
     return time.perf_counter() - started
 
 
-def in_turns(
+def measure_in_turns(
     stores: dict[str, Any], images: tuple[Any, Any], folder: Path, rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Return the seconds of each round with every store and with none, `off`, and how many numbers
-    each store has of a training."""
+    """Return the seconds of each round with every store and without one, `off`.
+
+    Also how many numbers each store has of a training.
+    """
     from pipeline.tracking.tracker import MlflowTracker, NoTracker
 
     names = ["off", *stores]
@@ -210,7 +213,7 @@ def in_turns(
     for turn in range(rounds + 1):
         for name in names if turn % 2 else names[::-1]:
             tracker = MlflowTracker(folder / name, stores[name]) if name in stores else NoTracker()
-            taken, key = trained(tracker, images, folder)
+            taken, key = time_training(tracker, images, folder)
             if turn:  # the one before warms up
                 seconds[name].append(taken)
             elif name in stores:
@@ -221,7 +224,7 @@ def in_turns(
 # -- one number ------------------------------------------------------------------------------------
 
 
-def through_journal(workdir: Path) -> Callable[[], int]:
+def make_journal_writer(workdir: Path) -> Callable[[], int]:
     """Return numbers written into a journal, one an event, and its delivery."""
     from pipeline.config.tracking import TrackingConfig
     from pipeline.tracking.journal import JournalRun
@@ -232,17 +235,17 @@ def through_journal(workdir: Path) -> Callable[[], int]:
     run, steps = JournalRun(tracker._append, "benchmark"), itertools.count()
     run.start("benchmark", {}, {})
 
-    def one() -> int:
+    def log_points() -> int:
         for _ in range(DELIVERIES):
             for step in itertools.islice(steps, POINTS):
                 run.log_metrics({"loss": 1 / (step + 1)}, step=step)
             assert tracker._delivery.deliver(), tracker.problem
         return DELIVERIES * POINTS
 
-    return one
+    return log_points
 
 
-def one_by_one(workdir: Path) -> Callable[[], int]:
+def make_client_writer(workdir: Path) -> Callable[[], int]:
     """Return numbers told to MLflow as each comes."""
     import mlflow
 
@@ -254,28 +257,29 @@ def one_by_one(workdir: Path) -> Callable[[], int]:
     client = mlflow.MlflowClient(get_store_uri(TrackingConfig(), workdir))
     run_id = client.create_run(experiment).info.run_id
 
-    def one() -> int:
+    def log_points() -> int:
         for step in itertools.islice(steps, SINGLE):
             client.log_metric(run_id, "loss", 1 / (step + 1), step=step, synchronous=True)
         return SINGLE
 
-    return one
+    return log_points
 
 
-def point_row(rounds: int) -> dict[str, Any]:
+def measure_points(rounds: int) -> dict[str, Any]:
     """Return T2."""
     with tempfile.TemporaryDirectory() as folder:
-        rates = _harness.alternate(__file__, [OURS, PEER], rounds, [folder])
+        rates = _harness.alternate_variants(__file__, [OURS, PEER], rounds, [folder])
     microseconds = {name: round(1e6 / rate["wall"], 1) for name, rate in rates.items()}
     return {
         "id": "T2",
         "what": f"{OURS} / {PEER}",
-        "ratio": _harness.ratio(rates, OURS, PEER),
+        "ratio": _harness.compute_ratio(rates, OURS, PEER),
         "microseconds_per_point": microseconds,
     }
 
 
 def main() -> None:
+    """Print one JSON object per row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="11 rounds instead of 7")
     parser.add_argument("--only", choices=("T1", "T2"), help="one row, T1 with its server")
@@ -286,15 +290,15 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.insert(0, str(Path(__file__).parents[1]))
     if options.worker:
-        make = {OURS: through_journal, PEER: one_by_one}[options.worker]
-        _harness.serve(make(options.folder / options.worker))
+        make = {OURS: make_journal_writer, PEER: make_client_writer}[options.worker]
+        _harness.serve_variant(make(options.folder / options.worker))
         return
     rounds = options.rounds or (11 if options.full else 7)
     if options.only in (None, "T1"):
-        for row in tracking_rows(rounds):
+        for row in measure_tracking(rounds):
             print(json.dumps(row), flush=True)
     if options.only in (None, "T2"):
-        print(json.dumps(point_row(rounds)))
+        print(json.dumps(measure_points(rounds)))
 
 
 if __name__ == "__main__":

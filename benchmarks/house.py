@@ -60,11 +60,11 @@ def last_line(text: str) -> str:
 
 def read_formatted(checkout: Path) -> tuple[list[SourceFile], str]:
     """Return `pipeline/` formatted at one width, or nothing and what went wrong."""
-    words = ["format", "--isolated", "--no-cache", "--line-length", str(FORMATTED_WIDTH)]
+    arguments = ["format", "--isolated", "--no-cache", "--line-length", str(FORMATTED_WIDTH)]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "pipeline"
         shutil.copytree(checkout / "pipeline", copy, ignore=shutil.ignore_patterns("__pycache__"))
-        command = [sys.executable, "-m", "ruff", *words, str(copy)]
+        command = [sys.executable, "-m", "ruff", *arguments, str(copy)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             return [], last_line(done.stderr)

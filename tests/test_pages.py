@@ -58,7 +58,7 @@ def as_shown(name):
 
 
 def write_dataset(folder):
-    """Write 30 images a class under file names and class names that bite, and return the manifest."""
+    """Write 30 images per class under difficult names, and return the manifest."""
     rng = np.random.default_rng(0)
     rows = []
     for label, name in enumerate(NAMES):
@@ -73,12 +73,12 @@ def write_dataset(folder):
     return folder / "list.csv"
 
 
-def alexnet(*words):
+def alexnet(*arguments):
     """Run a command to its end and return what its last line says."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
     }
-    command = [sys.executable, "-m", "pipeline", *words]
+    command = [sys.executable, "-m", "pipeline", *arguments]
     done = subprocess.run(
         command, check=False, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -91,7 +91,7 @@ def finished(tmp_path_factory):
     """A work directory in which a pipeline has run: its folder, the result and the page of each
     stage."""
     workdir = tmp_path_factory.mktemp("work")
-    words = [
+    arguments = [
         "--workdir",
         workdir,
         "--json",
@@ -101,7 +101,7 @@ def finished(tmp_path_factory):
         "--epochs",
         "1",
     ]
-    words += [
+    arguments += [
         "--image-size",
         "32",
         "--set",
@@ -109,7 +109,7 @@ def finished(tmp_path_factory):
         "--set",
         "model.alexnet.width_multiplier=0.2",
     ]
-    result = alexnet(*words, "--set", "evaluate.report=short")
+    result = alexnet(*arguments, "--set", "evaluate.report=short")
     pages = {
         stage["name"]: Path(stage["directory"]) / "report" / PAGES.get(stage["name"], "")
         for stage in result["stages"]
@@ -196,7 +196,7 @@ def require_whole_words(page):
 
 
 def beyond_the_edge(page, but):
-    """Return the elements that go past the right edge, but those in the ones that a selector names."""
+    """Return the elements past the right edge, except those in elements that match a selector."""
     beyond = (
         f"[...document.querySelectorAll('body *')].filter(e => !e.closest('{but}') &&"
         " e.getBoundingClientRect().right > innerWidth + 1)"
@@ -223,8 +223,8 @@ def table(page, *headings):
 def luminance(pixels):
     """Return the relative luminance in [0, 1] of uint8 [height, width, 3] sRGB pixels in [0, 255],
     as the WCAG defines it."""
-    share = pixels / 255
-    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ (
+    fraction = pixels / 255
+    return np.where(fraction <= 0.04045, fraction / 12.92, ((fraction + 0.055) / 1.055) ** 2.4) @ (
         0.2126,
         0.7152,
         0.0722,

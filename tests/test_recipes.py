@@ -1,4 +1,4 @@
-"""Every packaged recipe resolves, says what it is, and holds no setting that is the default anyway."""
+"""Every packaged recipe resolves, describes itself, and holds no default."""
 
 from __future__ import annotations
 
@@ -72,10 +72,12 @@ def test_the_header_says_what_it_is_and_what_to_expect(recipe):
     "recipe", [name for name in RECIPES if name != "network" and not name.startswith("reproduce")]
 )
 def test_the_command_of_the_header_uses_the_recipe(recipe):
-    words = command(recipe)
-    assert words[:2] == ["alexnet", "run"]
+    arguments = command(recipe)
+    assert arguments[:2] == ["alexnet", "run"]
     overrides = (
-        {"data.dataset": words[words.index("--dataset") + 1]} if "--dataset" in words else {}
+        {"data.dataset": arguments[arguments.index("--dataset") + 1]}
+        if "--dataset" in arguments
+        else {}
     )
     with_command = resolve(overrides=overrides, environment={})
     assert with_command.recipe == recipe
@@ -132,9 +134,9 @@ def test_digits_are_never_mirrored():
 
 @pytest.mark.parametrize("profile", ["quick", "paper"])
 def test_a_profile_is_the_recipe_that_its_command_uses(profile):
-    words = command(f"reproduce_{profile}")
-    assert words[:3] == ["alexnet", "reproduce", "all"]
-    assert words[3:] == ([] if profile == "quick" else ["--profile", "paper"])
+    arguments = command(f"reproduce_{profile}")
+    assert arguments[:3] == ["alexnet", "reproduce", "all"]
+    assert arguments[3:] == ([] if profile == "quick" else ["--profile", "paper"])
     assert reproduction_settings(profile).recipe == f"reproduce_{profile}"
 
 

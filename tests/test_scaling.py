@@ -38,7 +38,7 @@ POSTGRES_USER = "postgres"  # Debian's package makes it; PostgreSQL refuses to r
 
 
 def block(start):
-    """The one block of commands of the page that starts with these words."""
+    """The one block of commands of the page that starts with these arguments."""
     (found,) = (
         text
         for text in re.findall(r"^```\w*\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -220,20 +220,20 @@ def server(database, tmp_path_factory):
     return Server(tmp_path_factory.mktemp("server"), database)
 
 
-def start(server, cwd, *words, experiment="alexnet"):
+def start(server, cwd, *arguments, experiment="alexnet"):
     cwd.mkdir(parents=True, exist_ok=True)
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
     }
-    words = (
-        *words,
+    arguments = (
+        *arguments,
         "--set",
         f"tracking.uri={server.uri}",
         "--set",
         f"tracking.experiment={experiment}",
     )
     return subprocess.Popen(
-        [*PROGRAM, *words],
+        [*PROGRAM, *arguments],
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
@@ -297,8 +297,8 @@ def test_kubernetes_knows_every_field(version):
     )
     if validate is None:
         pytest.skip("kubernetes-validate is not installed (PyPI)")
-    words = [validate, "--strict", "-k", version, str(CLUSTER / "kubernetes.yaml")]
-    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    arguments = [validate, "--strict", "-k", version, str(CLUSTER / "kubernetes.yaml")]
+    done = subprocess.run(arguments, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -313,9 +313,18 @@ def test_the_slurm_script_has_no_fault_that_shellcheck_knows():
 
 @pytest.mark.slow
 def test_two_workers_run_all_stages_and_not_training_alone(tmp_path):
-    words = [*PROGRAM, "run", "--workers", "2", "--epochs", "1", "--set", "evaluate.report=short"]
+    arguments = [
+        *PROGRAM,
+        "run",
+        "--workers",
+        "2",
+        "--epochs",
+        "1",
+        "--set",
+        "evaluate.report=short",
+    ]
     done = subprocess.run(
-        words, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=300
+        arguments, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name.split("-")[0] for path in (tmp_path / "mlruns" / "stages").iterdir()} == {
@@ -352,9 +361,9 @@ def test_runs_are_in_postgresql_and_a_release_is_fetched_from_elsewhere(server, 
         assert int(rows.stdout) == 6
         # Nothing but the address is known elsewhere: no folder is shared.
         seen = images(tmp_path / "images")
-        words = ("predict", str(seen), "--workdir", "other", "--format", "jsonl", "--logits")
-        there = ended(start(server, tmp_path / "elsewhere", *words))
-        here = ended(start(server, tmp_path / "one", *words[:2], *words[4:]))
+        arguments = ("predict", str(seen), "--workdir", "other", "--format", "jsonl", "--logits")
+        there = ended(start(server, tmp_path / "elsewhere", *arguments))
+        here = ended(start(server, tmp_path / "one", *arguments[:2], *arguments[4:]))
         assert there == here
         assert there.count("\n") == 5
         (fetched,) = (tmp_path / "elsewhere" / "other" / "fetched").iterdir()
@@ -367,9 +376,10 @@ def test_runs_are_in_postgresql_and_a_release_is_fetched_from_elsewhere(server, 
 def test_two_promote_at_once_and_one_after_the_other_decides(server, tmp_path):
     name = ("--set", "release.name=twice")
     with server.running():
-        words = ("--json", "run", "--epochs", "2", *SMALL, *name)
+        arguments = ("--json", "run", "--epochs", "2", *SMALL, *name)
         both = [
-            start(server, tmp_path / seed, *words, "--seed", seed, "promote") for seed in ("1", "2")
+            start(server, tmp_path / seed, *arguments, "--seed", seed, "promote")
+            for seed in ("1", "2")
         ]
         decisions = [last_line(ended(process))["decision"] for process in both]
         registry = Registry("twice", server.config(), tmp_path)
@@ -390,7 +400,7 @@ def test_two_promote_at_once_and_one_after_the_other_decides(server, tmp_path):
 def test_a_server_killed_in_the_middle_of_a_run_and_started_again_lacks_nothing(server, tmp_path):
     cwd, epochs = tmp_path / "work", 40
 
-    def epochs_told():
+    def list_reported_epochs():
         return sum(
             path.read_text().count('"event": "metrics"')
             for path in cwd.glob("mlruns/journal/*.jsonl")
@@ -407,15 +417,15 @@ def test_a_server_killed_in_the_middle_of_a_run_and_started_again_lacks_nothing(
             "evaluate.report=short",
             experiment="killed",
         )
-        until(lambda: epochs_told() > 5 and server.runs("killed"), 120, "no epoch ends")
+        until(lambda: list_reported_epochs() > 5 and server.runs("killed"), 120, "no epoch ends")
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert run.poll() is None
     time.sleep(3)
-    told = epochs_told()
+    reported = list_reported_epochs()
     with server.running():
         ended(run)
-        assert epochs_told() > told  # it went on without the server
+        assert list_reported_epochs() > reported  # it went on without the server
         ended(start(server, cwd, "sync", experiment="killed"))
         found = {run.data.tags.get("stage", "pipeline"): run for run in server.runs("killed")}
         assert {run.info.status for run in found.values()} == {"FINISHED"}

@@ -53,11 +53,11 @@ class House:
     def add(
         self, start, stop, name="digit", change=lambda pixels: pixels, label=lambda label: label
     ):
-        """Add images; `change` takes and returns float [8, 8] in [0, 255], `label` the right class."""
+        """Add images; `change` takes and returns float [8, 8] in [0, 255], `label` is the class."""
         for index in range(start, stop):
             pixels = np.clip(change(self.digits.images[index] / 16 * 255), 0, 255).astype(np.uint8)
             place = self.photos / str(label(int(self.digits.target[index])))
-            place.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).resize((32, 32), Image.Resampling.NEAREST).save(
                 place / f"{name}{index:04d}.png"
             )
@@ -66,9 +66,9 @@ class House:
         for path in self.photos.glob(f"*/{name}*.png"):
             path.unlink()
 
-    def alexnet(self, *words, code=0):
+    def alexnet(self, *arguments, code=0):
         done = subprocess.run(
-            [*PROGRAM, "--json", *words],
+            [*PROGRAM, "--json", *arguments],
             cwd=self.folder,
             env=self.environment,
             check=False,
@@ -76,13 +76,13 @@ class House:
             text=True,
             timeout=300,
         )
-        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}
 
-    def start(self, *words):
+    def start(self, *arguments):
         with (self.folder / "log").open("a") as log:
             return subprocess.Popen(
-                [*PROGRAM, *words],
+                [*PROGRAM, *arguments],
                 cwd=self.folder,
                 env=self.environment,
                 stdout=subprocess.DEVNULL,
@@ -131,40 +131,40 @@ def dim(pixels):
     return 90 + pixels * 0.3
 
 
-def tell(house, port):
+def run_story(house, port):
     """Live through the six days; return what became of each."""
     dice = np.random.default_rng(0)
     settings = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
-    told = {}
+    story = {}
 
     house.add(0, 1000)
     # A day is when the story says: no time of the clock comes due meanwhile.
     house.alexnet("schedule", "add", "--every", "366d", "--dataset", "photos", *settings)
     house.scheduler = house.start("schedule", "serve")
-    told["day 1"] = house.day()
+    story["day 1"] = house.day()
     house.port = port
     house.service = house.start("serve", "--port", str(port), "--set", "serve.reload_seconds=1")
-    told["serving 1"] = house.serving()
+    story["serving 1"] = house.serving()
 
-    told["day 2"] = house.day()
+    story["day 2"] = house.day()
 
     house.add(1000, 1300)
-    told["day 3"] = house.day()
-    told["serving 3"] = house.serving("2")
+    story["day 3"] = house.day()
+    story["serving 3"] = house.serving("2")
 
     house.add(1300, 1600, "poison", label=lambda _label: int(dice.integers(10)))
-    told["day 4"] = house.day(code=3)
-    told["serving 4"] = house.serving()
+    story["day 4"] = house.day(code=3)
+    story["serving 4"] = house.serving()
 
     house.take_away("poison")
     house.add(1300, 1600, "dim", change=dim)
-    told["day 5"] = house.day()
-    told["serving 5"] = house.serving("4")
+    story["day 5"] = house.day()
+    story["serving 5"] = house.serving("4")
 
-    told["rollback"] = house.alexnet("model", "rollback")
-    told["serving 6"] = house.serving("2")
-    told["day 6"] = house.day()
-    return told
+    story["rollback"] = house.alexnet("model", "rollback")
+    story["serving 6"] = house.serving("2")
+    story["day 6"] = house.day()
+    return story
 
 
 def free_port():
@@ -177,12 +177,12 @@ def free_port():
 def test_six_days(tmp_path):
     house = House(tmp_path)
     try:
-        told = tell(house, free_port())
+        story = run_story(house, free_port())
     finally:
         house.close()
     outcomes = {
-        day: (told[day][0]["state"], told[day][0]["outcome"])
-        for day in told
+        day: (story[day][0]["state"], story[day][0]["outcome"])
+        for day in story
         if day.startswith("day")
     }
     assert outcomes == {
@@ -193,10 +193,10 @@ def test_six_days(tmp_path):
         "day 5": ("ran", "promoted"),
         "day 6": ("skipped", "skipped"),
     }
-    results = {day: told[day][1] for day in outcomes}
+    results = {day: story[day][1] for day in outcomes}
     assert results["day 1"]["triggers"] == ["first"]
     assert results["day 2"]["numbers"]["new_data.images"] == 0
-    assert told["day 2"][0]["why"].startswith(
+    assert story["day 2"][0]["why"].startswith(
         "No reason to train again: 0 images changed (0.00 %); "
     )
     assert "new_data" in results["day 3"]["triggers"]
@@ -206,14 +206,14 @@ def test_six_days(tmp_path):
     assert results["day 5"]["numbers"]["drift.contrast.p_value"] == pytest.approx(0.001)
     assert results["day 6"]["triggers"] == []
     assert "version 4 was withdrawn" in results["day 6"]["why"]
-    assert [told[f"serving {day}"] for day in (1, 3, 4, 5, 6)] == ["1", "2", "2", "4", "2"]
-    # Each scheduled_run has one run in MLflow, with the schedule, the scheduled_run, the triggers and the page.
+    assert [story[f"serving {day}"] for day in (1, 3, 4, 5, 6)] == ["1", "2", "2", "4", "2"]
+    # Each scheduled run has one run in MLflow, with its schedule, triggers and page.
     client = api.Registry("alexnet", api.TrackingConfig(), tmp_path / "mlruns").connect()
     runs = client.search_runs(["1"], "tags.schedule = 'main'", order_by=["attributes.start_time"])
     assert len(runs) == 6
     assert [run.data.tags["retrain"] for run in runs] == ["yes", "no", "yes", "yes", "yes", "no"]
     assert [run.info.run_name.partition(":")[0] for run in runs] == [
-        told[day][0]["outcome"] for day in outcomes
+        story[day][0]["outcome"] for day in outcomes
     ]
     assert [run.info.status for run in runs] == ["FINISHED"] * 6
     for run, result in zip(runs, results.values(), strict=True):
@@ -227,15 +227,15 @@ def test_six_days(tmp_path):
 
 
 if __name__ == "__main__":
-    (place,) = map(Path, sys.argv[1:])
-    place.mkdir(parents=True, exist_ok=True)
-    teller = House(place.resolve())
+    (folder,) = map(Path, sys.argv[1:])
+    folder.mkdir(parents=True, exist_ok=True)
+    house = House(folder.resolve())
     try:
         for day, (scheduled_run, _) in {
-            name: value for name, value in tell(teller, 8099).items() if name.startswith("day")
+            name: value for name, value in run_story(house, 8099).items() if name.startswith("day")
         }.items():
             sys.stdout.write(
-                f"{day} {scheduled_run['state']} {scheduled_run['outcome']} {scheduled_run['why']}\n"
+                f"{day} {' '.join(scheduled_run[key] for key in ('state', 'outcome', 'why'))}\n"
             )
     finally:
-        teller.close()
+        house.close()

@@ -97,7 +97,7 @@ def format_counts(axis: Axis) -> None:
 
 
 def scale_to_decades(axes: Axes) -> None:
-    """Make the y axis logarithmic and end it at powers of ten, of which at least two are written."""
+    """Make the y axis logarithmic and end it at powers of ten, at least two of them."""
     low, high = axes.dataLim.intervaly
     axes.set_yscale("log")
     if 0 < low <= high < math.inf:

@@ -91,7 +91,7 @@ def draw_effects(claims: Sequence[Claim], path: Path) -> None:
 
 
 def has_scale(finding: ClaimFinding) -> bool:
-    """Return whether `draw_effects` can show a finding: its published effect is not the null effect."""
+    """Return whether `draw_effects` can show a finding: it has a published effect but the null."""
     return finding.published is not None and finding.published != finding.null_effect
 
 

@@ -180,7 +180,7 @@ def draw_curves(curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], p
 
     Args:
         curves: by arm and seed, the numbers of each epoch: `epoch`, `train_top1_error` and
-            `validation_top1_error`, fractions in [0, 1]. The mean ends with the first seed that does.
+            `validation_top1_error`, fractions in [0, 1]. The mean ends with the shortest seed.
         path: the PNG file to write.
     """
     figure, panels = make_panels(2, same=True)

@@ -143,5 +143,5 @@ def flatten_sections(**sections: Section) -> dict[str, Any]:
 
 
 def order_trainings(arms: tuple[Arm, ...], seeds: int) -> Iterator[tuple[Arm, int]]:
-    """Yield the trainings in the order in which they are done: all arms of one seed, then the next."""
+    """Yield the trainings in order: all arms of one seed, then all of the next."""
     return ((arm, seed) for seed, arm in itertools.product(range(seeds), arms))

@@ -104,7 +104,7 @@ def _track_claim(run: ClaimRun, claim: Claim) -> None:
 
 
 def read_claim(folder: Path) -> Claim | None:
-    """Return the claim that is stored in a folder with all of its figures; None if there is none."""
+    """Return the claim that is stored in a folder with its figures; None if there is none."""
     try:
         claim = Claim.model_validate_json((folder / Claim.FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -54,7 +54,7 @@ class Experiment:
     position: int = _LAST
 
     def describe_size(self, config: Config) -> str:
-        """Return the network, training images and epochs of the arms as text; empty without arms."""
+        """Return network, training images and epochs of the arms as text; empty without arms."""
         specs = [arm.make_spec(config, 0) for arm in self.list_arms(config)]
         if not specs:
             return ""

@@ -1,4 +1,4 @@
-"""The results of a reproduction in a Markdown document, with their figures and records beside it."""
+"""The results of a reproduction in a Markdown document, figures and records beside it."""
 
 from __future__ import annotations
 

@@ -34,16 +34,16 @@ CLAIMS = ("pooling", "tencrop")
 
 
 class Notes:
-    """An observer that keeps what was said and which stages ran."""
+    """An observer that keeps what was logged and which stages ran."""
 
     def __init__(self):
-        self.ran, self.words = [], []
+        self.ran, self.texts = [], []
 
     def started(self, stage, why):
         self.ran.append(stage)
 
     def said(self, text):
-        self.words.append(text)
+        self.texts.append(text)
 
     def progressed(self, done, total, unit, detail): ...
 
@@ -61,10 +61,10 @@ SETTINGS = [word for key, value in TINY.items() for word in ("--set", f"{key}={v
 
 
 @pytest.fixture(scope="module")
-def told(workdir):
+def output_lines(workdir):
     """The command's own output: in a process of its own, as another test may have started
     TensorFlow otherwise in this one."""
-    words = [
+    arguments = [
         sys.executable,
         "-m",
         "pipeline",
@@ -75,11 +75,11 @@ def told(workdir):
         str(workdir),
         *SETTINGS,
     ]
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    return subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
-def found(workdir, told):
+def found(workdir, output_lines):
     """The same as a function gives it, which has nothing left to do."""
     return api.reproduce(CLAIMS, workspace=Workspace(workdir, settings=TINY))
 
@@ -168,8 +168,8 @@ def test_the_effect_is_the_difference_of_the_arms_seed_by_seed(found):
     )
 
 
-def test_json_ends_with_an_object_for_each_claim(found, told):
-    objects = [json.loads(line) for line in told[-2:]]
+def test_json_ends_with_an_object_for_each_claim(found, output_lines):
+    objects = [json.loads(line) for line in output_lines[-2:]]
     assert objects == json.loads(json.dumps(found.as_dicts()))
     assert all(
         {"claim", "published", "ours", "interval", "seeds", "verdict"} <= object_.keys()
@@ -216,7 +216,7 @@ def test_a_budget_that_is_spent_begins_nothing_and_says_what_is_left(workdir, fo
     )
     assert [claim.name for claim in spent.claims] == ["pooling"]
     assert spent.unfinished == ("lrn", "color")
-    assert [(told["claim"], told["verdict"]) for told in spent.as_dicts()] == [
+    assert [(item["claim"], item["verdict"]) for item in spent.as_dicts()] == [
         ("lrn", "unfinished"),
         ("pooling", found.claims[0].main_finding.verdict),
         ("color", "unfinished"),
@@ -269,7 +269,7 @@ def test_a_document_with_marks_that_are_no_pair_is_refused_before_anything_is_me
     tmp_path, text
 ):
     (tmp_path / "results.md").write_text(text, encoding="utf-8")
-    words = [
+    arguments = [
         sys.executable,
         "-m",
         "pipeline",
@@ -283,7 +283,7 @@ def test_a_document_with_marks_that_are_no_pair_is_refused_before_anything_is_me
         "results.md",
     ]
     done = subprocess.run(
-        words,
+        arguments,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
@@ -321,9 +321,9 @@ COMMAND = [sys.executable, "-m", "pipeline", "--json", "reproduce", "pooling", "
 
 @pytest.mark.slow
 def test_killed_again_and_again_it_comes_to_the_same_claims(tmp_path):
-    words = [*SETTINGS, "--set", "train.epochs=3", "--set", "train.checkpoint_steps=1"]
+    arguments = [*SETTINGS, "--set", "train.epochs=3", "--set", "train.checkpoint_steps=1"]
     whole = subprocess.run(
-        [*COMMAND, "--workdir", tmp_path / "whole", *words],
+        [*COMMAND, "--workdir", tmp_path / "whole", *arguments],
         capture_output=True,
         text=True,
         check=True,
@@ -331,7 +331,7 @@ def test_killed_again_and_again_it_comes_to_the_same_claims(tmp_path):
     kills = 0
     for seconds in (6, 9, 12, 15, 18, 21, 30, 60, 300):
         process = subprocess.Popen(
-            [*COMMAND, "--workdir", tmp_path / "killed", *words],
+            [*COMMAND, "--workdir", tmp_path / "killed", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
@@ -345,11 +345,11 @@ def test_killed_again_and_again_it_comes_to_the_same_claims(tmp_path):
             time.sleep(0.2)
     assert kills >= 2
     assert process.returncode == 0
-    told = [
+    output_lines = [
         [json.loads(line) for line in text.splitlines()[-2:]]
         for text in (whole.stdout, output.decode())
     ]
-    for one, other in zip(*told, strict=True):
+    for one, other in zip(*output_lines, strict=True):
         assert {name: one[name] for name in one if name != "seconds"} == {
             name: other[name] for name in other if name != "seconds"
         }

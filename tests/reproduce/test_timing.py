@@ -53,9 +53,9 @@ def test_each_timing_is_a_process_with_its_own_devices(dataset):
 
 
 def test_a_timing_that_fails_says_why(monkeypatch, dataset):
-    def run(words, **_):
+    def run(arguments, **_):
         raise subprocess.CalledProcessError(
-            1, words, stderr="Traceback\npipeline.errors.ConfigError: no such GPU\n"
+            1, arguments, stderr="Traceback\npipeline.errors.ConfigError: no such GPU\n"
         )
 
     monkeypatch.setattr(subprocess, "run", run)

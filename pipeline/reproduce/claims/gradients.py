@@ -1,4 +1,4 @@
-"""Claim: the gradient vanishes on its way down through sigmoids and tanhs, but not through ReLUs."""
+"""Claim: the gradient vanishes through sigmoids and tanhs, but not through ReLUs."""
 
 from __future__ import annotations
 

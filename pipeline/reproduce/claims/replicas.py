@@ -132,7 +132,7 @@ def halve_network(model: ModelConfig) -> ModelConfig:
 
 
 def fit_batch_to_devices(devices: int, config: TrainConfig) -> TrainConfig:
-    """Return the settings with the nearest smaller batch that is divisible by a number of devices."""
+    """Return the settings with the nearest smaller batch that some devices can share."""
     unit = devices * config.batch_multiple
     return config.model_copy(
         update={"global_batch_size": max(unit, config.global_batch_size // unit * unit)}

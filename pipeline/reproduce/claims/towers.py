@@ -66,8 +66,8 @@ def conclude_towers(run: ClaimRun, measured: ArmMeasurements) -> Conclusion:
 
     if has_gray_images(run.dataset):
         why = (
-            "These images are gray. Type `alexnet reproduce towers --dataset cifar10`, or other images"
-            " in color."
+            "These images are gray. Type `alexnet reproduce towers --dataset cifar10`, or"
+            " name other images in color."
         )
         return Conclusion((make_unmeasured_finding(_DIFFERENCE, why),))
     spec = {"splits": _SPLITS, "split_seed": _SPLIT_SEED}

@@ -52,6 +52,8 @@ def test_settings_that_leave_nothing_to_change_are_refused():
     ).config
     with pytest.raises(
         ConfigError,
-        match=r"The arm no-conv4 cannot be made of these settings: Network cifar has no layer conv4",
+        match=(
+            r"The arm no-conv4 cannot be made of these settings: Network cifar has no layer conv4"
+        ),
     ):
         find_experiment("depth").list_arms(config)[1].make_spec(config, 0)
