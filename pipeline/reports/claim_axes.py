@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
@@ -47,8 +48,8 @@ _SERIF_WIDTH = 1.08
 LegendLocation = Literal["upper center", "lower center"]
 GRAY, _GREEN = "#69707d", "#2a8f6a"
 GRID = "#e6e8ec"
-_COLORS = (BLUE, ORANGE, _GREEN, GRAY, INK)
-_DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
+_ARM_COLORS = (BLUE, ORANGE, _GREEN, GRAY, INK)
+_ARM_DASHES = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
 
 
 def make_panels(count: int, *, same: bool = False) -> tuple[Figure, Sequence[Axes]]:
@@ -62,9 +63,37 @@ def make_panels(count: int, *, same: bool = False) -> tuple[Figure, Sequence[Axe
     return figure, figure.subplots(1, count, sharex=same, sharey=same, squeeze=False)[0]
 
 
+def draw_dots_and_mean(
+    axes: Axes, seeds: Mapping[int, Sequence[float]], label: str, index: int
+) -> None:
+    """Draw every seed's value as a dot over its x, and a line through the means."""
+    shown = {x: values for x, values in sorted(seeds.items()) if len(values)}
+    style = choose_style(index)
+    for x, values in shown.items():
+        axes.plot(
+            [x] * len(values),
+            values,
+            "o",
+            color=style["color"],
+            markersize=4,
+            alpha=0.55,
+            markeredgewidth=0,
+        )
+    axes.plot(
+        list(shown),
+        [float(np.mean(values)) for values in shown.values()],
+        linewidth=1.5,
+        label=label,
+        **style,
+    )
+
+
 def choose_style(index: int) -> dict[str, Any]:
     """Return the color and the dashes of an arm, by its index."""
-    return {"color": _COLORS[index % len(_COLORS)], "linestyle": _DASHES[index % len(_DASHES)]}
+    return {
+        "color": _ARM_COLORS[index % len(_ARM_COLORS)],
+        "linestyle": _ARM_DASHES[index % len(_ARM_DASHES)],
+    }
 
 
 def number_epochs(values: Sequence[float] | Floats) -> list[int]:

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-from PIL import Image
 
 from pipeline.reports.claim_axes import (
     GRID,
     TEXT_STYLE,
     WIDTH,
     choose_style,
+    draw_dots_and_mean,
     draw_empty_note,
     draw_legend,
-    draw_legend_below,
     fit_line,
     fit_two_lines,
     format_counts,
@@ -34,14 +33,10 @@ from pipeline.reports.claim_axes import (
     scale_to_decades,
 )
 from pipeline.reports.claim_records import ArmRow
-from pipeline.reports.evaluation.data import LayerPatches
-from pipeline.reports.evaluation.inspection_figures import draw_patches
 from pipeline.reports.figures import BLUE, FAINT, INK, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from pipeline.arrays import Array
 
 
 def draw_epochs_to_goal(
@@ -241,7 +236,7 @@ def draw_depths(
     left.set_title(f"before training, {deepest} layers", fontsize=9, color=INK, **TEXT_STYLE)
     label_axes(left, "layer, from the first", "norm of its gradient")
     for index, (activation, seeds_by_depth) in enumerate(errors.items()):
-        _draw_dots_and_mean(right, seeds_by_depth, fit_line(activation, 1.2), index)
+        draw_dots_and_mean(right, seeds_by_depth, fit_line(activation, 1.2), index)
     right.axhline(chance, color=FAINT, linewidth=0.9, dashes=(5, 3), zorder=1)
     across = ("axes fraction", "data")
     right.annotate(
@@ -291,7 +286,7 @@ def draw_sizes(errors: Mapping[int, Sequence[float]], path: Path) -> None:
         path: the PNG file to write.
     """
     figure, (axes,) = make_panels(1)
-    _draw_dots_and_mean(axes, errors, "", 0)
+    draw_dots_and_mean(axes, errors, "", 0)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(sorted(errors)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -301,106 +296,6 @@ def draw_sizes(errors: Mapping[int, Sequence[float]], path: Path) -> None:
     axes.grid(axis="y", color=GRID, linewidth=0.6)
     label_axes(axes, "training images", "test error")
     save_palette_figure(figure, path)
-
-
-def draw_probes(errors: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
-    """Draw the test error of a linear classifier on each layer's features, one line per network.
-
-    Args:
-        errors: by network, such as `trained` and `fresh weights`, and by layer, from the first on,
-            the test error of each seed, fractions in [0, 1].
-        path: the PNG file to write.
-    """
-    figure, (axes,) = make_panels(1)
-    layers = list(dict.fromkeys(layer for by_layer in errors.values() for layer in by_layer))
-    for index, (network, by_layer) in enumerate(errors.items()):
-        _draw_dots_and_mean(
-            axes,
-            {layers.index(layer): seeds for layer, seeds in by_layer.items()},
-            fit_line(network),
-            index,
-        )
-    room = 5.4 / max(1, len(layers))
-    axes.set_xticks(
-        range(len(layers)),
-        [fit_line(layer, room, 8.5) for layer in layers],
-        fontsize=8.5,
-        color=INK,
-        **TEXT_STYLE,
-    )
-    axes.set_xlim(-0.4, max(1, len(layers)) - 0.6)
-    axes.set_ylim(bottom=0)
-    format_percents(axes.yaxis)
-    axes.grid(axis="y", color=GRID, linewidth=0.6)
-    label_axes(axes, "layer that is read", "test error")
-    draw_legend(axes)
-    save_palette_figure(figure, path)
-
-
-def draw_towers(values: Sequence[tuple[Sequence[float], Sequence[float]]], path: Path) -> None:
-    """Draw the colorfulness of each first filter by seed and tower, with the means as bars.
-
-    Args:
-        values: for each seed, of each filter of tower 1 and of tower 2.
-        path: the PNG file to write.
-    """
-    figure, (axes,) = make_panels(1)
-    for seed, towers in enumerate(values):
-        for side, tower in enumerate(towers):
-            if not len(tower):
-                continue
-            middle, color = seed + (side - 0.5) * 0.36, (BLUE, ORANGE)[side]
-            # By the golden ratio neighbors lie apart, and equal in each repetition.
-            spread = (np.arange(len(tower)) * 0.618) % 1 - 0.5
-            axes.plot(
-                middle + 0.2 * spread,
-                sorted(tower),
-                "o",
-                color=color,
-                markersize=3.2,
-                alpha=0.6,
-                markeredgewidth=0,
-            )
-            axes.plot(
-                (middle - 0.15, middle + 0.15),
-                [float(np.mean(tower))] * 2,
-                color=INK,
-                linewidth=1.6,
-                zorder=4,
-            )
-    for side, color in enumerate((BLUE, ORANGE)):
-        axes.plot([], [], "o", color=color, markersize=4, label=f"tower {side + 1}")
-    axes.plot([], [], color=INK, linewidth=1.6, label="mean")
-    axes.set_xticks(
-        range(len(values)),
-        [f"seed {seed}" for seed in range(len(values))],
-        fontsize=8.5,
-        color=INK,
-        **TEXT_STYLE,
-    )
-    axes.set_xlim(-0.6, max(1, len(values)) - 0.4)
-    axes.set_ylim(bottom=0)
-    label_axes(axes, "", "colorfulness of a filter")
-    draw_legend_below(axes, axes.get_legend_handles_labels()[0], "upper center", (0.5, -0.1))
-    save_palette_figure(figure, path)
-
-
-def draw_stored_patches(layers: Sequence[str], arrays: Mapping[str, Array], path: Path) -> None:
-    """Draw the patches that excite some maps of a network most.
-
-    Args:
-        layers: names of the layers, from the first on.
-        arrays: for each layer `NAME maps` and `NAME patches`, as `LayerPatches` has them.
-        path: the PNG file to write.
-    """
-    patches = {
-        name: LayerPatches(arrays[f"{name} maps"], arrays[f"{name} patches"]) for name in layers
-    }
-    draw_patches(patches, path)
-    # In fewer bytes, as a page holds many images.
-    with Image.open(path) as drawn:
-        reduced = drawn.convert("RGB")
-    reduced.save(path, optimize=True)
 
 
 def _find_goal_epoch(errors: Sequence[float], goal: float) -> int:
@@ -445,29 +340,4 @@ def _draw_seeds_and_mean(
     mean = np.mean([line[:shortest] for line in lines], axis=0)
     axes.plot(
         mean[:, 0], mean[:, 1], linewidth=1.9, marker=marker, markersize=4, label=label, **style
-    )
-
-
-def _draw_dots_and_mean(
-    axes: Axes, seeds: Mapping[int, Sequence[float]], label: str, index: int
-) -> None:
-    """Draw every seed's value as a dot over its x, and a line through the means."""
-    shown = {x: values for x, values in sorted(seeds.items()) if len(values)}
-    style = choose_style(index)
-    for x, values in shown.items():
-        axes.plot(
-            [x] * len(values),
-            values,
-            "o",
-            color=style["color"],
-            markersize=4,
-            alpha=0.55,
-            markeredgewidth=0,
-        )
-    axes.plot(
-        list(shown),
-        [float(np.mean(values)) for values in shown.values()],
-        linewidth=1.5,
-        label=label,
-        **style,
     )

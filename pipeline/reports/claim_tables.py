@@ -68,7 +68,7 @@ def tabulate_arms(claim: Claim) -> Table:
     return Table(headings, rows)
 
 
-def tabulate_headline() -> Table:
+def tabulate_ilsvrc_entries() -> Table:
     """Return the entries of ILSVRC-2012 behind `26 % to 15 %` (the paper's table 2)."""
     rows = (
         ("second-best entry", "SIFT and Fisher vectors", "26.2 %", "test", "none", "none known"),

@@ -17,7 +17,7 @@ from pipeline.reports.claim_tables import (
     describe_claim_setup,
     tabulate_arms,
     tabulate_claims,
-    tabulate_headline,
+    tabulate_ilsvrc_entries,
     write_abstract,
 )
 from pipeline.reports.html import PageImage, Table
@@ -61,7 +61,7 @@ def write_claims_page(
         draw_effects(claims, path.with_name(EFFECTS_FILE))
         first = PageImage(path.with_name(EFFECTS_FILE), _EFFECTS_CAPTION)
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    page = environment.from_string(_TEMPLATE).render(
+    page = environment.from_string(_CLAIMS_TEMPLATE).render(
         title=TITLE,
         paper=PAPER,
         abstract=write_abstract(claims, machine),
@@ -73,7 +73,7 @@ def write_claims_page(
         headline={
             "title": HEADLINE_TITLE,
             "text": HEADLINE_TEXT,
-            "table": tabulate_headline(),
+            "table": tabulate_ilsvrc_entries(),
             "number": 2 + sum(bool(claim.rows) for claim in claims),
         },
         arms_caption=_ARMS_CAPTION,
@@ -117,7 +117,7 @@ def _list_claim_parts(
         yield ClaimPart(claim, describe_claim_setup(claim), number, tabulate_arms(claim), images)
 
 
-_TEMPLATE = """{% macro grid(table, number, caption, anchors=[]) -%}
+_CLAIMS_TEMPLATE = """{% macro grid(table, number, caption, anchors=[]) -%}
 <p class="caption"><b>Table {{ number }}.</b> {{ caption }}</p>
 <div class="table"><table{% if anchors %} class="short"{% endif %}>
 <thead><tr>{% for text in table.headings %}<th>{{ text }}</th>{% endfor %}</tr></thead>

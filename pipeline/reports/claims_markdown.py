@@ -17,7 +17,7 @@ from pipeline.reports.claim_tables import (
     describe_claim_setup,
     tabulate_arms,
     tabulate_claims,
-    tabulate_headline,
+    tabulate_ilsvrc_entries,
     write_abstract,
 )
 from pipeline.reports.html import Table
@@ -47,7 +47,7 @@ def render_results_markdown(claims: Sequence[Claim], images: str, machine: str) 
     blocks += [
         f"### {_escape(HEADLINE_TITLE)}",
         _wrap(_escape(HEADLINE_TEXT)),
-        render_table(tabulate_headline()),
+        render_table(tabulate_ilsvrc_entries()),
     ]
     return "\n\n".join(blocks) + "\n"
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.config.model import ModelConfig
 from pipeline.config.recipes import flatten
 from pipeline.config.section import Section
 from pipeline.config.settings import Config
+from pipeline.config.train import TrainConfig
 from pipeline.errors import ConfigError
 from pipeline.model.networks import require_network_settings
 
@@ -21,6 +23,8 @@ from pipeline.model.networks import require_network_settings
 _TUNING_SEEDS = 1000
 # Images with a longer side do not suit the four-layer network of CIFAR-10 and the plain networks.
 MAX_SMALL_IMAGE = 64
+# The activations of the claims about them.
+ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,31 @@ def apply_settings(sections: dict[str, Any], settings: Mapping[str, Any]) -> dic
             section = section[part]
         section[field_name] = value
     return sections
+
+
+def list_small_settings(
+    activation: str, image_size: int, *, epochs: int, learning_rate: float
+) -> dict[str, Any]:
+    """Return all settings of a four-layer network of CIFAR-10 without any regularization.
+
+    Args:
+        activation: of its hidden layers.
+        image_size: in pixels.
+        epochs: of the training, at a constant learning rate.
+        learning_rate: the first one that is tried.
+    """
+    model = ModelConfig.model_validate(
+        {"network": "cifar", "image_size": image_size, "alexnet": {"activation": activation}}
+    )
+    train = TrainConfig(
+        epochs=epochs,
+        schedule="constant",
+        learning_rate=learning_rate,
+        weight_decay=0,
+        crop="center",
+        flip=False,
+    )
+    return flatten_sections(model=model, train=train)
 
 
 def flatten_sections(**sections: Section) -> dict[str, Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Units of each hidden layer: enough to average out the chance of single units, few enough to train
 # in seconds.
-_UNITS = 128
+_HIDDEN_UNITS = 128
 
 
 def build_plain_network(
@@ -56,7 +56,7 @@ def build_plain_network(
     for number in range(1, depth + 1):
         name, last = f"layer{number}", number == depth
         x = keras.layers.Dense(
-            num_classes if last else _UNITS,
+            num_classes if last else _HIDDEN_UNITS,
             activation=None if last else config.alexnet.activation,
             kernel_initializer=start(seed=derive_layer_seed(config.seed, name)),
             name=name,

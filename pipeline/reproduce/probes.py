@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 NETWORKS = ("trained", "fresh")
 # Test images that are searched for the patches that excite a map most.
 SEARCHED_IMAGES = 512
-_MAPS, _PATCHES, _SHOWN_LAYERS = 3, 5, 3
-_BATCH = 250
+_SHOWN_MAPS, _SHOWN_PATCHES, _SHOWN_LAYERS = 3, 5, 3
+_PROBE_BATCH = 250
 # The ridge is chosen among these, in units of a feature's variance, by generalized cross-validation
 # (Golub, Heath and Wahba, 1979). A smaller one would fit as many features as images exactly, and
 # the criterion is undefined there.
@@ -57,8 +57,10 @@ def measure_probes(
     for name, own in zip(NETWORKS, (network, copy_fresh_network(network)), strict=True):
         context.progress(len(wrong), len(NETWORKS), "networks", f"probes, {name} weights")
         size, positions = network.input_shape[1], spec["positions"]
-        known, labels = compute_features(own, _read_batches(train, size, counts[0]), positions)
-        asked, truth = compute_features(own, _read_batches(test, size, counts[1]), positions)
+        known, labels = compute_probe_features(
+            own, _read_batches(train, size, counts[0]), positions
+        )
+        asked, truth = compute_probe_features(own, _read_batches(test, size, counts[1]), positions)
         # On one thread: the last bits of a sum depend on the number of threads, and the others
         # would spin beside TensorFlow's.
         with threadpool_limits(1):
@@ -110,7 +112,7 @@ def list_probed_layers(network: Network) -> dict[str, str]:
     }
 
 
-def compute_features(
+def compute_probe_features(
     network: Network, batches: Iterable[tuple[Tensor, Labels]], positions: int
 ) -> tuple[dict[str, Floats], Labels]:
     """Return the features of images at each depth, float32 [images, features], and their labels.
@@ -226,9 +228,9 @@ def _read_batches(images: LoadedSplit, size: int, count: int) -> Iterator[tuple[
     from pipeline.data.evaluation_batches import make_evaluation_batches
 
     left = count
-    for pixels, labels in make_evaluation_batches(images, image_size=size, batch_size=_BATCH).take(
-        -(-count // _BATCH)
-    ):
+    for pixels, labels in make_evaluation_batches(
+        images, image_size=size, batch_size=_PROBE_BATCH
+    ).take(-(-count // _PROBE_BATCH)):
         yield pixels[:left], labels[:left].numpy()
         left -= len(labels)
 
@@ -255,7 +257,7 @@ def _store_features(network: Network, images: LoadedSplit, folder: Path) -> None
     steps = range(_SHOWN_LAYERS)
     indices = sorted({round(step * (len(layers) - 1) / (_SHOWN_LAYERS - 1)) for step in steps})
     shown = [layers[index] for index in indices]
-    found = find_top_patches(network, pixels, shown, maps=_MAPS, patches=_PATCHES)
+    found = find_top_patches(network, pixels, shown, maps=_SHOWN_MAPS, patches=_SHOWN_PATCHES)
     arrays: dict[str, Array] = {"filters": kernel}
     for name, patches in found.items():
         arrays |= {f"{name} maps": patches.maps, f"{name} patches": patches.pixels}

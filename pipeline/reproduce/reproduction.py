@@ -23,7 +23,7 @@ from pipeline.reproduce.experiment import Experiment
 from pipeline.reproduce.machine import describe_machine
 from pipeline.reproduce.planning import plan_trainings
 
-PAGE_FILE = "claims.html"
+CLAIMS_PAGE_FILE = "claims.html"
 # From the tags of a run to the tracker that records it.
 TrackerFactory = Callable[[Mapping[str, str]], Tracker]
 
@@ -201,7 +201,7 @@ def _write_page(
     """Write the page of all claims of a folder, and track it if there is a tracker."""
     from pipeline.reports.claims import write_claims_page
 
-    claims, page = read_claims(folder), folder / "page" / PAGE_FILE
+    claims, page = read_claims(folder), folder / "page" / CLAIMS_PAGE_FILE
     if not claims:
         return Path()
     page.parent.mkdir(exist_ok=True)

@@ -206,7 +206,7 @@ def measure_training_speed(
 
     config = apply_fidelity(config, model.alexnet.fidelity)
     config = config.model_copy(update={"class_weights": False})
-    images = make_noise_images(dataset, 2 * config.global_batch_size)
+    images = make_noise_split(dataset, 2 * config.global_batch_size)
     mean, std, classes = dataset.channel_mean, dataset.channel_std, len(dataset.class_names)
     state = prepare_state(
         lambda: build_network(model, num_classes=classes, channel_mean=mean, channel_std=std),
@@ -231,7 +231,7 @@ def measure_training_speed(
     return config.global_batch_size * count / time_steps(count)
 
 
-def make_noise_images(dataset: DatasetArtifact, count: int) -> LoadedSplit:
+def make_noise_split(dataset: DatasetArtifact, count: int) -> LoadedSplit:
     """Return training images of noise with the image size and classes of a dataset."""
     import numpy as np
 

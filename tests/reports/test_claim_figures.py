@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.reports import claim_figures
+from pipeline.reports import claim_feature_figures, claim_figures
 from pipeline.reports.claim_records import ArmRow
 
 
@@ -49,10 +49,12 @@ DRAWINGS = {
         {50_000: [0.1, 0.2, 0.1], 1000: [0.5], 10_000: [0.3, 0.31]}, path
     ),
     "one size": lambda path: claim_figures.draw_sizes({100: [0.5]}, path),
-    "probes": lambda path: claim_figures.draw_probes(
+    "probes": lambda path: claim_feature_figures.draw_probes(
         {"trained": {"conv1": [0.5, 0.4], "a" * 80: [0.2]}, "fresh": {"conv1": [0.6]}}, path
     ),
-    "towers": lambda path: claim_figures.draw_towers([(GAMMA, 3 * GAMMA), ([0.1], [])], path),
+    "towers": lambda path: claim_feature_figures.draw_towers(
+        [(GAMMA, 3 * GAMMA), ([0.1], [])], path
+    ),
 }
 
 

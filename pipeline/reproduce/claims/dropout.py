@@ -17,21 +17,21 @@ from pipeline.reproduce.comparison import (
 from pipeline.reproduce.experiment import ArmMeasurements, Conclusion, Experiment
 from pipeline.reproduce.verdict import judge_effects
 
-_GAP = ClaimQuestion(
+_DROPOUT_GAP = ClaimQuestion(
     quantity="gap between test and training error without dropout, less the gap with it",
     unit="points",
     published=None,
     source='paper, section 4.2: "substantial overfitting" without, no number',
     null_effect=0.0,
 )
-_TIME = ClaimQuestion(
+_DROPOUT_TIME = ClaimQuestion(
     quantity="epochs until the validation error that both reach, with dropout over without",
     unit="times",
     published=2.0,
     source='paper, section 4.2: "roughly doubles the number of iterations"',
     null_effect=1.0,
 )
-_ERROR = ClaimQuestion(
+_DROPOUT_ERROR = ClaimQuestion(
     quantity="test error without dropout less that with it",
     unit="points",
     published=None,
@@ -58,9 +58,9 @@ def conclude_dropout(run: ClaimRun, measured: ArmMeasurements) -> Conclusion:
         for one, other in zip(whole, without, strict=True)
     ]
     findings = (
-        compare_gaps(_GAP, without, whole),
-        judge_effects(_TIME, ratios),
-        compare_errors(_ERROR, without, whole),
+        compare_gaps(_DROPOUT_GAP, without, whole),
+        judge_effects(_DROPOUT_TIME, ratios),
+        compare_errors(_DROPOUT_ERROR, without, whole),
     )
     notes = (
         (

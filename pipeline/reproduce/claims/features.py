@@ -22,8 +22,8 @@ from pipeline.reproduce.verdict import judge_effects
 # Maps are averaged over so many positions per side, at every depth: a first layer has a hundred
 # times as many numbers as the last, which would give it the advantage of a longer description.
 _POSITIONS = 4
-_TRAINING_IMAGES, _TEST_IMAGES = 4000, 2000
-_SOURCE = (
+_PROBE_TRAINING_IMAGES, _PROBE_TEST_IMAGES = 4000, 2000
+_FEATURE_SOURCE = (
     "qualitative: Krizhevsky 2012, section 6.1 and figures 3 and 4; the phrase is of Zeiler and"
     " Fergus, 2014, figure 2"
 )
@@ -34,7 +34,7 @@ _LEARNED = ClaimQuestion(
     ),
     unit="points",
     published=None,
-    source=_SOURCE,
+    source=_FEATURE_SOURCE,
     null_effect=0.0,
 )
 _DROP = _LEARNED.model_copy(
@@ -48,11 +48,11 @@ _DROP = _LEARNED.model_copy(
 
 def conclude_features(run: ClaimRun, measured: ArmMeasurements) -> Conclusion:
     """Compare the errors of the probes at each depth."""
-    from pipeline.reports.claim_figures import draw_probes
+    from pipeline.reports.claim_feature_figures import draw_probes
 
     # No image that the network was not trained on.
-    taken = min(_TRAINING_IMAGES, run.config.reproduce.images or _TRAINING_IMAGES)
-    spec = {"training_images": taken, "test_images": _TEST_IMAGES, "positions": _POSITIONS}
+    taken = min(_PROBE_TRAINING_IMAGES, run.config.reproduce.images or _PROBE_TRAINING_IMAGES)
+    spec = {"training_images": taken, "test_images": _PROBE_TEST_IMAGES, "positions": _POSITIONS}
     probes = [
         run.examine_network(
             f"features-seed{seed}", {**spec, "features": seed == 0}, measure_probes, trained
@@ -92,7 +92,10 @@ def conclude_features(run: ClaimRun, measured: ArmMeasurements) -> Conclusion:
         for network, label in zip(NETWORKS, ("trained", "fresh weights"), strict=True)
     )
     return Conclusion(
-        findings, rows, tuple(_collect_figures(run, probes[0])), _write_notes(errors["trained"])
+        findings,
+        rows,
+        tuple(_collect_figures(run, probes[0])),
+        _write_feature_notes(errors["trained"]),
     )
 
 
@@ -113,7 +116,7 @@ def list_errors_by_depth(
 
 def _collect_figures(run: ClaimRun, first: Measurement) -> Iterator[ClaimFigure]:
     """Yield the figures; those of features are drawn from what was stored of the first seed."""
-    from pipeline.reports.claim_figures import draw_stored_patches
+    from pipeline.reports.claim_feature_figures import draw_stored_patches
     from pipeline.reports.evaluation.inspection_figures import draw_filters
 
     yield ClaimFigure(
@@ -145,7 +148,7 @@ def _collect_figures(run: ClaimRun, first: Measurement) -> Iterator[ClaimFigure]
     )
 
 
-def _write_notes(errors: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
+def _write_feature_notes(errors: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
     """Return the trend over the depths, and the limits of a probe, as notes."""
     means = {depth: 100 * sum(seeds) / len(seeds) for depth, seeds in errors.items()}
     steps = list(pairwise(means.items()))

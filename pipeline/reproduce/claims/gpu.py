@@ -13,13 +13,13 @@ from pipeline.reproduce.experiment import ArmMeasurements, Conclusion, Experimen
 from pipeline.reproduce.timing import describe_processors, list_visible_gpus, time_on_each_device
 from pipeline.reproduce.verdict import judge_effects, make_unmeasured_finding
 
-_PAIRS = 3
-_STEPS, _SECONDS = 30, 6.0  # limits of a timing
-_IMAGE_SIZE = 224
-_BATCH = 128  # of 2012
+_GPU_PAIRS = 3
+_GPU_STEPS, _GPU_SECONDS = 30, 6.0  # limits of a timing
+_IMAGE_SIZE_OF_2012 = 224
+_BATCH_OF_2012 = 128  # of 2012
 _SMALL_BATCH = 32  # on a processor alone, where nothing is compared
 _IMAGES_OF_2012 = 90 * 1_200_000  # 90 passes over 1.2 million images (section 5)
-_RATIO = ClaimQuestion(
+_GPU_RATIO = ClaimQuestion(
     quantity="images/s while training the network of 2012, on a GPU over on the processor",
     unit="times",
     published=None,
@@ -33,17 +33,19 @@ _RATIO = ClaimQuestion(
 def conclude_gpu(run: ClaimRun, _measured: ArmMeasurements) -> Conclusion:
     """Compare the processor with the GPU, or time the processor alone."""
     gpus = list_visible_gpus(run.config.train)
-    devices, pairs = (["cpu", f"gpu:{gpus[0]}"], _PAIRS) if gpus else (["cpu"], 1)
-    batch = _BATCH if gpus else _SMALL_BATCH
+    devices, pairs = (["cpu", f"gpu:{gpus[0]}"], _GPU_PAIRS) if gpus else (["cpu"], 1)
+    batch = _BATCH_OF_2012 if gpus else _SMALL_BATCH
     spec = {
         "devices": devices,
         "networks": {
-            "paper": ModelConfig(network="paper", image_size=_IMAGE_SIZE).model_dump(mode="json")
+            "paper": ModelConfig(network="paper", image_size=_IMAGE_SIZE_OF_2012).model_dump(
+                mode="json"
+            )
         },
         "settings": TrainConfig(global_batch_size=batch, color_noise=0.1).model_dump(mode="json"),
         "pairs": pairs,
-        "steps": _STEPS,
-        "seconds": _SECONDS,
+        "steps": _GPU_STEPS,
+        "seconds": _GPU_SECONDS,
     }
     made = run.perform_experiment(
         f"speed-{'-'.join(devices).replace(':', '')}", spec, time_on_each_device
@@ -55,9 +57,9 @@ def conclude_gpu(run: ClaimRun, _measured: ArmMeasurements) -> Conclusion:
     rows = tuple(_make_device_row(device, speeds[device], batch) for device in devices)
     if not gpus:
         finding = make_unmeasured_finding(
-            _RATIO, "No GPU on this machine; `alexnet reproduce gpu` on one measures it."
+            _GPU_RATIO, "No GPU on this machine; `alexnet reproduce gpu` on one measures it."
         )
-        return Conclusion((finding,), rows, (), _write_notes(speeds))
+        return Conclusion((finding,), rows, (), _write_gpu_notes(speeds))
     from pipeline.reports.claim_figures import draw_arms
 
     draw_arms(rows, "images_per_second", run.folder / "speeds.png", xlabel="training images/s")
@@ -66,8 +68,8 @@ def conclude_gpu(run: ClaimRun, _measured: ArmMeasurements) -> Conclusion:
         caption="Images/s while training the network of 2012, one dot per timing.",
     )
     cpu, gpu = speeds.values()
-    finding = judge_effects(_RATIO, [one / other for one, other in zip(gpu, cpu, strict=True)])
-    return Conclusion((finding,), rows, (figure,), _write_notes(speeds))
+    finding = judge_effects(_GPU_RATIO, [one / other for one, other in zip(gpu, cpu, strict=True)])
+    return Conclusion((finding,), rows, (figure,), _write_gpu_notes(speeds))
 
 
 def _make_device_row(device: str, speeds: Sequence[float], batch: int) -> ArmRow:
@@ -83,7 +85,7 @@ def _make_device_row(device: str, speeds: Sequence[float], batch: int) -> ArmRow
     )
 
 
-def _write_notes(speeds: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
+def _write_gpu_notes(speeds: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
     """Return how long the training of 2012 would take here, and the limits of the numbers."""
     days = {
         device: _IMAGES_OF_2012 / (sum(own) / len(own)) / 86_400 for device, own in speeds.items()

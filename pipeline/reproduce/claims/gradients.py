@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.config.model import ModelConfig
 from pipeline.config.settings import Config
-from pipeline.config.train import TrainConfig
-from pipeline.reports.claim_records import ArmRow, ClaimFigure, ClaimQuestion
-from pipeline.reproduce.arms import MAX_SMALL_IMAGE, Arm, flatten_sections
+from pipeline.reports.claim_records import ArmRow, ClaimFigure, ClaimFinding, ClaimQuestion
+from pipeline.reproduce.arms import ACTIVATIONS, MAX_SMALL_IMAGE, Arm, list_small_settings
 from pipeline.reproduce.claim_run import ClaimRun
 from pipeline.reproduce.comparison import describe_rates
 from pipeline.reproduce.experiment import ArmMeasurements, Conclusion, Experiment
@@ -16,31 +14,30 @@ from pipeline.reproduce.measurement import Measurement
 from pipeline.reproduce.verdict import judge_effects, make_unmeasured_finding
 
 DEPTHS = (4, 8, 12, 16)
-_ACTIVATIONS = ("relu", "tanh", "sigmoid")
-_LABELS = {"relu": "ReLU", "tanh": "tanh", "sigmoid": "sigmoid"}
+_ACTIVATION_LABELS = {"relu": "ReLU", "tanh": "tanh", "sigmoid": "sigmoid"}
 _IMAGE_SIZE = 28
-_SOURCE = (
+_GRADIENT_SOURCE = (
     "no number was published; Hochreiter, 1991, and Glorot and Bengio, 2010, describe the effect,"
     " the paper's section 3.1 uses it"
 )
-_SIGMOID = ClaimQuestion(
+_SIGMOID_GRADIENT = ClaimQuestion(
     quantity=(
         "fraction of the gradient that arrives at the first of 16 layers, with ReLU over with"
         " sigmoid"
     ),
     unit="times",
     published=None,
-    source=_SOURCE,
+    source=_GRADIENT_SOURCE,
     null_effect=2.0,
 )
-_TANH = _SIGMOID.model_copy(
+_TANH_GRADIENT = _SIGMOID_GRADIENT.model_copy(
     update={"quantity": "the same with ReLU over with tanh", "null_effect": 1.0}
 )
 _TRAINED = ClaimQuestion(
     quantity="training error of 16 layers with sigmoid less that with ReLU",
     unit="points",
     published=None,
-    source=_SOURCE,
+    source=_GRADIENT_SOURCE,
     null_effect=0.0,
 )
 _TRAINED_TANH = _TRAINED.model_copy(
@@ -53,34 +50,19 @@ def list_plain_arms(config: Config) -> tuple[Arm, ...]:
     if config.data.short_side > MAX_SMALL_IMAGE:
         return ()
     size = min(_IMAGE_SIZE, config.data.short_side)
-    train = TrainConfig(
-        epochs=config.reproduce.plain_epochs,
-        schedule="constant",
-        learning_rate=0.01,
-        weight_decay=0,
-        crop="center",
-        flip=False,
-    )
     return tuple(
         Arm(
             f"plain-{activation}-{depth}",
-            f"{_LABELS[activation]}, {depth} layers",
-            settings=flatten_sections(
-                model=ModelConfig.model_validate(
-                    {
-                        "network": "cifar",
-                        "image_size": size,
-                        "alexnet": {"activation": activation},
-                    }
-                ),
-                train=train,
+            f"{_ACTIVATION_LABELS[activation]}, {depth} layers",
+            settings=list_small_settings(
+                activation, size, epochs=config.reproduce.plain_epochs, learning_rate=0.01
             ),
             images=config.reproduce.plain_images,
             depth=depth,
             criterion="train_loss",
             tuning_epochs=min(config.reproduce.tuning_epochs, config.reproduce.plain_epochs),
         )
-        for activation in _ACTIVATIONS
+        for activation in ACTIVATIONS
         for depth in DEPTHS
     )
 
@@ -97,7 +79,7 @@ def conclude_gradients(run: ClaimRun, measured: ArmMeasurements) -> Conclusion:
         return Conclusion(
             tuple(
                 make_unmeasured_finding(question, why)
-                for question in (_SIGMOID, _TANH, _TRAINED, _TRAINED_TANH)
+                for question in (_SIGMOID_GRADIENT, _TANH_GRADIENT, _TRAINED, _TRAINED_TANH)
             )
         )
 
@@ -105,41 +87,21 @@ def conclude_gradients(run: ClaimRun, measured: ArmMeasurements) -> Conclusion:
         return measured[f"plain-{activation}-{depth}"]
 
     gradients = {
-        _LABELS[name]: {
+        _ACTIVATION_LABELS[name]: {
             depth: average_gradients(find_measurements(name, depth)) for depth in DEPTHS
         }
-        for name in _ACTIVATIONS
+        for name in ACTIVATIONS
     }
     errors = {
-        _LABELS[name]: {
+        _ACTIVATION_LABELS[name]: {
             depth: [get_last_error(one) for one in find_measurements(name, depth)]
             for depth in DEPTHS
         }
-        for name in _ACTIVATIONS
+        for name in ACTIVATIONS
     }
     counts = run.dataset.class_counts["train"]
     draw_depths(gradients, errors, 1 - max(counts) / sum(counts), run.folder / "depths.png")
-    deepest = {name: find_measurements(name, DEPTHS[-1]) for name in _ACTIVATIONS}
-    arriving = {
-        name: [compute_arriving_fraction(one) for one in made] for name, made in deepest.items()
-    }
-    learned = {name: [100 * get_last_error(one) for one in made] for name, made in deepest.items()}
-    findings = (
-        *(
-            judge_effects(
-                question,
-                [one / other for one, other in zip(arriving["relu"], arriving[name], strict=True)],
-            )
-            for question, name in ((_SIGMOID, "sigmoid"), (_TANH, "tanh"))
-        ),
-        *(
-            judge_effects(
-                question,
-                [one - other for one, other in zip(learned[name], learned["relu"], strict=True)],
-            )
-            for question, name in ((_TRAINED, "sigmoid"), (_TRAINED_TANH, "tanh"))
-        ),
-    )
+    findings = _judge_deepest(measured)
     rows = tuple(
         ArmRow(
             arm=arm.label,
@@ -167,6 +129,31 @@ def conclude_gradients(run: ClaimRun, measured: ArmMeasurements) -> Conclusion:
         "Training errors are those of the last epoch, as its steps measured it.",
     )
     return Conclusion(findings, rows, (ClaimFigure(file="depths.png", caption=caption),), notes)
+
+
+def _judge_deepest(measured: ArmMeasurements) -> tuple[ClaimFinding, ...]:
+    """Return the findings on the deepest networks: arriving gradients, then training errors."""
+    deepest = {name: measured[f"plain-{name}-{DEPTHS[-1]}"] for name in ACTIVATIONS}
+    arriving = {
+        name: [compute_arriving_fraction(one) for one in made] for name, made in deepest.items()
+    }
+    learned = {name: [100 * get_last_error(one) for one in made] for name, made in deepest.items()}
+    return (
+        *(
+            judge_effects(
+                question,
+                [one / other for one, other in zip(arriving["relu"], arriving[name], strict=True)],
+            )
+            for question, name in ((_SIGMOID_GRADIENT, "sigmoid"), (_TANH_GRADIENT, "tanh"))
+        ),
+        *(
+            judge_effects(
+                question,
+                [one - other for one, other in zip(learned[name], learned["relu"], strict=True)],
+            )
+            for question, name in ((_TRAINED, "sigmoid"), (_TRAINED_TANH, "tanh"))
+        ),
+    )
 
 
 def list_gradients(made: Measurement) -> list[float]:

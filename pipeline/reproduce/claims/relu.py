@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.config.model import ModelConfig
 from pipeline.config.settings import Config
-from pipeline.config.train import TrainConfig
 from pipeline.reports.claim_records import ClaimFigure, ClaimFinding, ClaimQuestion
-from pipeline.reproduce.arms import MAX_SMALL_IMAGE, Arm, flatten_sections
+from pipeline.reproduce.arms import ACTIVATIONS, MAX_SMALL_IMAGE, Arm, list_small_settings
 from pipeline.reproduce.claim_run import ClaimRun
 from pipeline.reproduce.comparison import find_crossing_epoch, make_arm_row
 from pipeline.reproduce.experiment import ArmMeasurements, Conclusion, Experiment
@@ -16,17 +14,16 @@ from pipeline.reproduce.measurement import Measurement
 from pipeline.reproduce.verdict import judge_effects, make_unmeasured_finding
 
 GOAL = 0.25
-_ACTIVATIONS = ("relu", "tanh", "sigmoid")
 _TUNING_EPOCHS = 5
 _IMAGE_SIZE = 32
-_TANH = ClaimQuestion(
+_TANH_EPOCHS = ClaimQuestion(
     quantity="epochs until 25 % training error with tanh, over those with ReLU",
     unit="times",
     published=6.0,
     source="paper, section 3.1 and figure 1",
     null_effect=2.0,  # "several times faster"
 )
-_SIGMOID = ClaimQuestion(
+_SIGMOID_EPOCHS = ClaimQuestion(
     quantity="epochs until 25 % training error with sigmoid, over those with ReLU",
     unit="times",
     published=None,
@@ -39,35 +36,20 @@ def list_activation_arms(config: Config) -> tuple[Arm, ...]:
     """Return the four-layer network with each activation, without any regularization."""
     if config.data.short_side > MAX_SMALL_IMAGE:
         return ()
-    train = TrainConfig(
-        epochs=config.reproduce.activation_epochs,
-        schedule="constant",
-        learning_rate=0.003,
-        weight_decay=0,
-        crop="center",
-        flip=False,
-    )
     size = min(_IMAGE_SIZE, config.data.short_side)
     return tuple(
         Arm(
             f"four-layers-{activation}",
             {"relu": "ReLU"}.get(activation, activation),
-            settings=flatten_sections(
-                model=ModelConfig.model_validate(
-                    {
-                        "network": "cifar",
-                        "image_size": size,
-                        "alexnet": {"activation": activation},
-                    }
-                ),
-                train=train,
+            settings=list_small_settings(
+                activation, size, epochs=config.reproduce.activation_epochs, learning_rate=0.003
             ),
             images=config.reproduce.activation_images,
             goal=GOAL,
             criterion="train_loss",
             tuning_epochs=min(_TUNING_EPOCHS, config.reproduce.activation_epochs),
         )
-        for activation in _ACTIVATIONS
+        for activation in ACTIVATIONS
     )
 
 
@@ -81,7 +63,10 @@ def conclude_activations(run: ClaimRun, measured: ArmMeasurements) -> Conclusion
             " --dataset cifar10`."
         )
         return Conclusion(
-            (make_unmeasured_finding(_TANH, why), make_unmeasured_finding(_SIGMOID, why))
+            (
+                make_unmeasured_finding(_TANH_EPOCHS, why),
+                make_unmeasured_finding(_SIGMOID_EPOCHS, why),
+            )
         )
     arms = list_activation_arms(run.config)
     rows = tuple(
@@ -109,8 +94,8 @@ def conclude_activations(run: ClaimRun, measured: ArmMeasurements) -> Conclusion
         for arm in arms
     ]
     findings = (
-        judge_time_ratio(_TANH, times[1], times[0]),
-        judge_time_ratio(_SIGMOID, times[2], times[0]),
+        judge_time_ratio(_TANH_EPOCHS, times[1], times[0]),
+        judge_time_ratio(_SIGMOID_EPOCHS, times[2], times[0]),
     )
     notes = (
         (

@@ -17,9 +17,9 @@ from pipeline.reproduce.timing import (
 )
 from pipeline.reproduce.verdict import judge_effects, make_unmeasured_finding
 
-_PAIRS = 3
-_STEPS, _SECONDS = 30, 4.0  # limits of a timing
-_RATIO = ClaimQuestion(
+_REPLICA_PAIRS = 3
+_REPLICA_STEPS, _REPLICA_SECONDS = 30, 4.0  # limits of a timing
+_REPLICA_RATIO = ClaimQuestion(
     quantity=(
         "images/s of the two-tower network on two devices, over those of the network with half the"
         " filters on one"
@@ -29,7 +29,7 @@ _RATIO = ClaimQuestion(
     source="qualitative: paper, section 3.2, 'slightly less time'",
     null_effect=1.0,
 )
-_LABELS = {
+_REPLICA_LABELS = {
     "half": "half the filters, one device",
     "one": "two towers, one device",
     "two": "two towers, two devices",
@@ -48,7 +48,7 @@ def conclude_replicas(run: ClaimRun, _measured: ArmMeasurements) -> Conclusion:
             f"The network {model.network} has one tower. Type `alexnet reproduce replicas --set"
             " model.network=small`, or `paper`."
         )
-        return Conclusion((make_unmeasured_finding(_RATIO, why),))
+        return Conclusion((make_unmeasured_finding(_REPLICA_RATIO, why),))
     has_two_gpus = len(gpus) > 1
     devices = [f"gpu:{gpus[0]}", f"gpu:{gpus[0]},{gpus[1]}"] if has_two_gpus else ["cpu", "cpu:2"]
     train = fit_batch_to_devices(2, run.config.train)
@@ -59,23 +59,26 @@ def conclude_replicas(run: ClaimRun, _measured: ArmMeasurements) -> Conclusion:
             "whole": model.model_dump(mode="json"),
         },
         "settings": train.model_dump(mode="json"),
-        "pairs": _PAIRS,
-        "steps": _STEPS,
-        "seconds": _SECONDS,
+        "pairs": _REPLICA_PAIRS,
+        "steps": _REPLICA_STEPS,
+        "seconds": _REPLICA_SECONDS,
     }
     made = run.perform_experiment(
         f"replicas-{devices[1].replace(':', '').replace(',', '-')}",
         spec,
         time_on_one_and_two_devices,
     )
-    speeds = {arm: [made.numbers[f"{arm}/{pair}"] for pair in range(_PAIRS)] for arm in _LABELS}
+    speeds = {
+        arm: [made.numbers[f"{arm}/{pair}"] for pair in range(_REPLICA_PAIRS)]
+        for arm in _REPLICA_LABELS
+    }
     rows = tuple(
         ArmRow(
             arm=label,
             setting=devices[arm == "two"],
             values={"images_per_second": tuple(speeds[arm])},
         )
-        for arm, label in _LABELS.items()
+        for arm, label in _REPLICA_LABELS.items()
     )
     draw_arms(rows, "images_per_second", run.folder / "speeds.png", xlabel="training images/s")
     caption = (
@@ -89,17 +92,19 @@ def conclude_replicas(run: ClaimRun, _measured: ArmMeasurements) -> Conclusion:
         " two GPUs measures it."
     )
     finding = (
-        judge_effects(_RATIO, ratios) if has_two_gpus else make_unmeasured_finding(_RATIO, why)
+        judge_effects(_REPLICA_RATIO, ratios)
+        if has_two_gpus
+        else make_unmeasured_finding(_REPLICA_RATIO, why)
     )
     return Conclusion(
         (finding,),
         rows,
         (ClaimFigure(file="speeds.png", caption=caption),),
-        _write_notes(speeds, train.global_batch_size, on_gpus=has_two_gpus),
+        _write_replica_notes(speeds, train.global_batch_size, on_gpus=has_two_gpus),
     )
 
 
-def _write_notes(
+def _write_replica_notes(
     speeds: Mapping[str, Sequence[float]], batch: int, *, on_gpus: bool
 ) -> tuple[str, ...]:
     """Return the speeds beside the claim, and how its two GPUs differed, as notes."""

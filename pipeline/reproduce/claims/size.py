@@ -10,7 +10,7 @@ from pipeline.reproduce.comparison import compare_errors, make_arm_row
 from pipeline.reproduce.experiment import ArmMeasurements, Conclusion, Experiment
 
 _DIVISORS = (2, 8)
-_ERROR = ClaimQuestion(
+_EIGHTH_ERROR = ClaimQuestion(
     quantity="test error with an eighth of the images less that with all",
     unit="points",
     published=None,
@@ -19,7 +19,7 @@ _ERROR = ClaimQuestion(
     ),
     null_effect=0.0,
 )
-_HALF = _ERROR.model_copy(
+_HALF_ERROR = _EIGHTH_ERROR.model_copy(
     update={"quantity": "test error with half of the images less that with all"}
 )
 
@@ -62,8 +62,8 @@ def conclude_sizes(run: ClaimRun, measured: ArmMeasurements) -> Conclusion:
     }
     draw_sizes(errors, run.folder / "sizes.png")
     findings = (
-        compare_errors(_ERROR, smaller[-1], whole),
-        compare_errors(_HALF, smaller[0], whole),
+        compare_errors(_EIGHTH_ERROR, smaller[-1], whole),
+        compare_errors(_HALF_ERROR, smaller[0], whole),
     )
     rows = tuple(
         make_arm_row(arm, measured[arm.name]).model_copy(

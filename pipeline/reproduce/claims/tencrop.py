@@ -10,7 +10,7 @@ from pipeline.reproduce.experiment import ArmMeasurements, Conclusion, Experimen
 from pipeline.reproduce.scoring import score_ten_crops
 from pipeline.reproduce.verdict import judge_effects
 
-_ERROR = ClaimQuestion(
+_CROP_ERROR = ClaimQuestion(
     quantity="test error by the central crop less that by ten",
     unit="points",
     published=1.55,
@@ -52,7 +52,7 @@ def conclude_tencrop(run: ClaimRun, measured: ArmMeasurements) -> Conclusion:
             " per seed."
         ),
     )
-    return Conclusion((judge_effects(_ERROR, gains, image_std=image_std),), rows, (figure,))
+    return Conclusion((judge_effects(_CROP_ERROR, gains, image_std=image_std),), rows, (figure,))
 
 
 EXPERIMENTS = (

@@ -17,8 +17,8 @@ from pipeline.reproduce.verdict import judge_effects, make_unmeasured_finding
 _SPLITS = 10_000
 _SPLIT_SEED = 2012
 _SIGNIFICANCE = 0.05
-_LABELS = ("first filters", "what training changed in them")
-_MEASURES = ("tower 1", "tower 2", "difference", "by chance", "p")
+_TOWER_LABELS = ("first filters", "what training changed in them")
+_TOWER_MEASURES = ("tower 1", "tower 2", "difference", "by chance", "p")
 _DIFFERENCE = ClaimQuestion(
     quantity=(
         "difference of the two towers' mean colorfulness of first filters, less what random halves"
@@ -33,7 +33,7 @@ _DIFFERENCE = ClaimQuestion(
 _CHANGED = _DIFFERENCE.model_copy(
     update={"quantity": "the same of what training changed in these filters"}
 )
-_FIGURES = (
+_TOWER_FIGURES = (
     ClaimFigure(
         file="towers.png",
         caption=(
@@ -61,7 +61,7 @@ _FIGURES = (
 
 def conclude_towers(run: ClaimRun, measured: ArmMeasurements) -> Conclusion:
     """Compare the towers of each seed with random halves of the same filters."""
-    from pipeline.reports.claim_figures import draw_towers
+    from pipeline.reports.claim_feature_figures import draw_towers
     from pipeline.reports.evaluation.inspection_figures import draw_filters
 
     if has_gray_images(run.dataset):
@@ -95,15 +95,16 @@ def conclude_towers(run: ClaimRun, measured: ArmMeasurements) -> Conclusion:
         ArmRow(
             arm=label,
             values={
-                name: tuple(one.numbers[f"{kernel}/{name}"] for one in made) for name in _MEASURES
+                name: tuple(one.numbers[f"{kernel}/{name}"] for one in made)
+                for name in _TOWER_MEASURES
             },
         )
-        for kernel, label in zip(KERNELS, _LABELS, strict=True)
+        for kernel, label in zip(KERNELS, _TOWER_LABELS, strict=True)
     )
-    return Conclusion(findings, rows, _FIGURES, _write_notes(made))
+    return Conclusion(findings, rows, _TOWER_FIGURES, _write_tower_notes(made))
 
 
-def _write_notes(made: Sequence[Measurement]) -> tuple[str, ...]:
+def _write_tower_notes(made: Sequence[Measurement]) -> tuple[str, ...]:
     """Return the seeds with a difference, the change by training and the limits, as notes."""
     p_values = [one.numbers["filters/p"] for one in made]
     window = round(made[0].numbers["window"])
