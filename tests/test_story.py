@@ -76,7 +76,9 @@ class House:
             text=True,
             timeout=300,
         )
-        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, (
+            f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}
 
     def start(self, *arguments):
