@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pipeline.release.classify import Classifier
     from pipeline.release.predict import Prediction
     from pipeline.reproduce.reproduction import Reproduction
-    from pipeline.retrain.garbage_collection import GarbagePlan
+    from pipeline.retrain.garbage_plan import GarbagePlan
     from pipeline.retrain.retraining import Retraining
     from pipeline.schedule.records import Schedule, ScheduledRun
     from pipeline.schedule.timing import Timing

@@ -1,6 +1,6 @@
-"""Whether new images look like those that the champion was made for.
+"""Drift: whether new images differ from those that the champion was made for.
 
-    pick        some images of both sides, however many there are: at most 1,000 new ones and 2,000
+    sample      some images of both sides, however many there are: at most 1,000 new ones and 2,000
     of the reference
     measure     class, brightness, contrast, size and embedding of these (elsewhere: here are arrays
     alone)
@@ -8,8 +8,8 @@
     or 2 for each thing that was measured
     calibrate   the same distance between images of the reference alone, 999 times drawn at random,
     in groups of the same sizes
-    decide      drift is a distance that so few of these draws reach that all tests together cry
-    wolf in `level` of the cases (Holm 1979)
+    decide      drift is a distance that so few of these draws reach that the family-wise false-alarm
+    rate is at most `significance_level` (Holm 1979)
 
 No threshold is a magic number: each is what the reference's own images make by chance. Distances,
 unlike a test's statistic, do not grow with the images, and 1,000 of them are the floor under what
@@ -27,14 +27,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
 if TYPE_CHECKING:
-    from pipeline.arrays import Floats, Integers
+    from pipeline.arrays import Array, Floats, Integers
 
 
 MAX_IMAGES = 1000  # of each kind
@@ -44,12 +43,11 @@ DRAWS = 999
 _DIGITS = (
     9  # of a distance: equal ones must compare as equal in whatever order their parts were summed
 )
-_Labels = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was measured of some images, in the same order everywhere.
+class ImageMeasurements:
+    """Measurements of some images, in the same order everywhere.
 
     Attributes:
         scalars: name -> float [images], finite, in any unit, such as `brightness`.
@@ -60,32 +58,32 @@ class Look:
     """
 
     scalars: Mapping[str, Floats] = field(default_factory=dict)
-    labels: _Labels | None = None
+    labels: Array | None = None
     embeddings: Floats | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return next((len(values) for values in self.parts().values()), 0)
+        return next((len(values) for values in self.as_arrays().values()), 0)
 
-    def parts(self) -> dict[str, NDArray[Any]]:
-        """Return what was measured, by name: arrays whose first axis is the images."""
+    def as_arrays(self) -> dict[str, Array]:
+        """Return the measurements by name: arrays whose first axis is the images."""
         named = {"class_balance": self.labels, **self.scalars, "embeddings": self.embeddings}
         return {name: values for name, values in named.items() if values is not None}
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that was compared.
+class DriftTest:
+    """The comparison of one measurement.
 
     Attributes:
         name: `class_balance`, `embeddings` or a scalar's name.
         distance: of the new images from the reference. A scalar: Kolmogorov's and Smirnov's
-            distance, in [0, 1]. Class balance: root of the sum over classes of the shares' squared
-            difference by the share in both, in [0, 2] between groups of one size. Embeddings:
+            distance, in [0, 1]. Class balance: root of the sum over classes of the fractions' squared
+            difference by the fraction in both, in [0, 2] between groups of one size. Embeddings:
             squared MMD, at most 2 and without bias, so that it may be below 0.
         threshold: a distance above this is drift, whatever else was found; below it, it may be
             where other things have drifted for sure.
-        p_value: share of draws of the reference that are as far, the new images counted as one, in
+        p_value: fraction of draws of the reference that are as far, the new images counted as one, in
             (0, 1].
         drifted: whether it is drift, beyond chance.
         note: what changed, such as `median 0.52, was 0.47`; empty for embeddings.
@@ -101,39 +99,37 @@ class Finding:
 
 @dataclass(frozen=True)
 class Drift:
-    """What was found: `images` new ones were compared with `reference` others.
+    """The result: `images` new ones were compared with `reference` others.
 
-    `level` is the chance of any alarm without a drift.
+    `significance_level` is the family-wise false-alarm rate.
     """
 
-    findings: tuple[Finding, ...]
+    tests: tuple[DriftTest, ...]
     images: int
     reference: int
-    level: float
+    significance_level: float
 
     @property
-    def drifted(self) -> tuple[Finding, ...]:
-        """What has drifted, the least likely first."""
+    def drifted(self) -> tuple[DriftTest, ...]:
+        """The measurements that drifted, the smallest p-value first."""
         return tuple(
             sorted(
-                (finding for finding in self.findings if finding.drifted),
-                key=lambda finding: finding.p_value,
+                (test for test in self.tests if test.drifted),
+                key=lambda test: test.p_value,
             )
         )
 
 
-def pick(new: int, reference: int, seed: int = 0) -> tuple[Integers, Integers] | None:
-    """Choose the images to be measured, so that the cost has a bound.
+def sample_images(new: int, reference: int, seed: int = 0) -> tuple[Integers, Integers] | None:
+    """Sample the images to be measured, so that the cost has a bound; None where there are too few.
 
-    Int64 places, ascending, in both; None where there are too few.
-
-    As many new images as there are, but 1,000 at most and half of the reference; of the reference
-    so many and up to 1,000 more.
+    All new images, at most 1,000 and half of the reference; of the reference as many, and up to
+    1,000 more. Both are int64 indices, ascending.
 
     Args:
-        new: how many new images there are.
-        reference: how many others there are.
-        seed: of the choice.
+        new: number of new images.
+        reference: number of images of the reference.
+        seed: of the sample.
     """
     count = min(new, MAX_IMAGES, reference // 2)
     if count < MIN_IMAGES:
@@ -147,51 +143,59 @@ def pick(new: int, reference: int, seed: int = 0) -> tuple[Integers, Integers] |
     return mine, theirs
 
 
-def compare(new: Look, reference: Look, *, level: float, seed: int = 0) -> Drift:
-    """Compare new images with a reference in everything that was measured of both.
+def measure_drift(
+    new: ImageMeasurements,
+    reference: ImageMeasurements,
+    *,
+    significance_level: float,
+    seed: int = 0,
+) -> Drift:
+    """Compare new images with a reference in every measurement that both have.
 
     Args:
         new: n images.
         reference: n + m images, of which m are compared with, and from which draws of n and m are
             made to learn what chance does.
-        level: chance of an alarm without a drift, for all things together, in (0, 1).
+        significance_level: family-wise false-alarm rate, in (0, 1).
         seed: of the draws.
 
     Raises:
         ValueError: the two do not fit, something is not finite, or the level is too low for so few
             draws.
     """
-    parts, others = new.parts(), reference.parts()
-    names = [name for name in parts if name in others]
-    _require_comparable([*parts.values()], [*others.values()], level / max(1, len(names)))
+    arrays, others = new.as_arrays(), reference.as_arrays()
+    names = [name for name in arrays if name in others]
+    _require_comparable(
+        [*arrays.values()], [*others.values()], significance_level / max(1, len(names))
+    )
     weights = draw_weights(len(new), len(reference) - len(new), np.random.default_rng(seed))
     distances = {
-        name: np.round(_distances(name, parts[name], others[name], weights), _DIGITS)
+        name: np.round(_compute_distances(name, arrays[name], others[name], weights), _DIGITS)
         for name in names
     }
     p_values = {name: float(np.mean(found >= found[0])) for name, found in distances.items()}
-    certain = holm(p_values, level)
-    findings = tuple(
-        Finding(
+    certain = reject_by_holm(p_values, significance_level)
+    tests = tuple(
+        DriftTest(
             name,
             float(found[0]),
-            _threshold(found[1:], level / len(names)),
+            _compute_threshold(found[1:], significance_level / len(names)),
             p_values[name],
             name in certain,
             note,
         )
         for (name, found), note in zip(
-            distances.items(), _notes(new, reference, names), strict=True
+            distances.items(), _describe_changes(new, reference, names), strict=True
         )
     )
-    return Drift(findings, len(new), len(reference) - len(new), level)
+    return Drift(tests, len(new), len(reference) - len(new), significance_level)
 
 
 def _require_comparable(
-    parts: list[NDArray[Any]], others: list[NDArray[Any]], level: float
+    arrays: list[Array], others: list[Array], significance_level: float
 ) -> None:
-    """Raise a ValueError for looks that cannot be compared at this level of one test."""
-    sizes, reference_sizes = {len(values) for values in parts}, {len(values) for values in others}
+    """Raise a ValueError for measurements that cannot be compared at this level of one test."""
+    sizes, reference_sizes = {len(values) for values in arrays}, {len(values) for values in others}
     if (
         len(sizes) != 1
         or len(reference_sizes) != 1
@@ -202,15 +206,15 @@ def _require_comparable(
             f" and {reference_sizes}."
         )
     if not all(
-        np.isfinite(values).all() for values in (*parts, *others) if values.dtype.kind == "f"
+        np.isfinite(values).all() for values in (*arrays, *others) if values.dtype.kind == "f"
     ):
         raise ValueError(
             "Expected finite measurements of every image. Received some that are NaN or infinite."
         )
-    if not level * (DRAWS + 1) >= 1:
+    if not significance_level * (DRAWS + 1) >= 1:
         raise ValueError(
             f"Expected a level of at least {1 / (DRAWS + 1)} a test, which {DRAWS} draws can show."
-            f" Received {level}."
+            f" Received {significance_level}."
         )
 
 
@@ -218,7 +222,7 @@ def _require_comparable(
 
 
 def draw_weights(count: int, rest: int, rng: np.random.Generator) -> Floats:
-    """Return who is compared with whom, float64 [1 + draws, count + (count + rest)].
+    """Return the weights of the compared groups, float64 [1 + draws, count + (count + rest)].
 
     New images stand before the reference.
 
@@ -236,35 +240,38 @@ def draw_weights(count: int, rest: int, rng: np.random.Generator) -> Floats:
     return weights
 
 
-def holm(p_values: Mapping[str, float], level: float) -> frozenset[str]:
+def reject_by_holm(p_values: Mapping[str, float], significance_level: float) -> frozenset[str]:
     """Return the tests that reject, so that the chance of any false one among all is at most `level` (Holm 1979)."""
     order = sorted(p_values, key=lambda name: p_values[name])
-    kept = [rank for rank, name in enumerate(order) if p_values[name] > level / (len(order) - rank)]
+    kept = [
+        rank
+        for rank, name in enumerate(order)
+        if p_values[name] > significance_level / (len(order) - rank)
+    ]
     return frozenset(order[: kept[0]] if kept else order)
 
 
-def _threshold(drawn: Floats, level: float) -> float:
+def _compute_threshold(drawn: Floats, significance_level: float) -> float:
     """Return the distance above which new images are, where at most a share `level` of them and the draws together is as far."""
-    return float(np.sort(drawn)[-int(level * (DRAWS + 1) + 1e-9)])
+    return float(np.sort(drawn)[-int(significance_level * (DRAWS + 1) + 1e-9)])
 
 
 # -- distances -------------------------------------------------------------------------------------
 
 
-def _distances(name: str, new: NDArray[Any], reference: NDArray[Any], weights: Floats) -> Floats:
-    """Return float64 [1 + draws] of what was measured of new images and reference.
-
-    `weights` are those of `draw_weights`.
-    """
+def _compute_distances(name: str, new: Array, reference: Array, weights: Floats) -> Floats:
+    """Return the distances of one measurement, float64 [1 + draws]; `weights` of `draw_weights`."""
     values = np.concatenate([new, reference])
     if name == "class_balance":
-        return balance_distances(values, weights)
+        return compute_balance_distances(values, weights)
     return (
-        squared_mmd(values, weights) if name == "embeddings" else smirnov_distances(values, weights)
+        compute_squared_mmd(values, weights)
+        if name == "embeddings"
+        else compute_smirnov_distances(values, weights)
     )
 
 
-def smirnov_distances(values: Floats, weights: Floats) -> Floats:
+def compute_smirnov_distances(values: Floats, weights: Floats) -> Floats:
     """Return the largest difference of two distribution functions, float64 [rows] in [0, 1].
 
     Args:
@@ -277,8 +284,8 @@ def smirnov_distances(values: Floats, weights: Floats) -> Floats:
     return np.asarray(np.abs(np.cumsum(weights[:, order], axis=1)[:, last_of_equals]).max(axis=1))
 
 
-def balance_distances(labels: _Labels, weights: Floats) -> Floats:
-    """Return the root of the sum over classes of (difference of shares)^2 / share in both groups, float64 [rows].
+def compute_balance_distances(labels: Array, weights: Floats) -> Floats:
+    """Return the root of the sum over classes of (difference of fractions)^2 / fraction in both, float64 [rows].
 
     With the groups' sizes, its square is the chi-square statistic of their table: chi^2 = n m / (n
     + m) distance^2.
@@ -288,38 +295,40 @@ def balance_distances(labels: _Labels, weights: Floats) -> Floats:
         weights: as those of `smirnov_distances`.
     """
     _, classes = np.unique(labels, return_inverse=True)
-    places = np.arange(len(labels))
-    members = sparse.csr_array((np.ones(len(labels)), (places, classes)))  # [images, classes]
-    count, rest = _sizes(weights)
-    shares = np.maximum(weights, 0) @ members
+    indices = np.arange(len(labels))
+    members = sparse.csr_array((np.ones(len(labels)), (indices, classes)))  # [images, classes]
+    count, rest = _count_groups(weights)
+    fractions = np.maximum(weights, 0) @ members
     differences = weights @ members
-    pooled = shares - differences * rest / (count + rest)
-    parts = np.divide(differences**2, pooled, out=np.zeros_like(pooled), where=pooled > 1e-12)
-    return np.asarray(np.sqrt(parts.sum(axis=1)))
+    pooled = fractions - differences * rest / (count + rest)
+    arrays = np.divide(differences**2, pooled, out=np.zeros_like(pooled), where=pooled > 1e-12)
+    return np.asarray(np.sqrt(arrays.sum(axis=1)))
 
 
-def squared_mmd(embeddings: Floats, weights: Floats) -> Floats:
-    """Return the unbiased square of the maximum mean discrepancy, float64 [rows] in [-1, 2] (Gretton and others 2012, lemma 6).
+def compute_squared_mmd(embeddings: Floats, weights: Floats) -> Floats:
+    """Return the unbiased squared MMD (maximum mean discrepancy), float64 [rows] in [-1, 2].
+
+    Gretton and others 2012, lemma 6.
 
     Args:
         embeddings: float32 [images, features].
         weights: as those of `smirnov_distances`; images that only row 0 compares stand first.
     """
-    count, _ = _sizes(weights)
-    kernel = _kernel(embeddings, count)
+    count, _ = _count_groups(weights)
+    kernel = _compute_kernel(embeddings, count)
     np.fill_diagonal(kernel, 0)  # an image's likeness to itself is what the bias consists of
     # In draws new images weigh nothing, and the products are half as large without them.
     return np.concatenate(
         [
-            _mean_differences(weights[:1], kernel),
-            _mean_differences(weights[1:, count:], kernel[count:, count:]),
+            _compute_mean_differences(weights[:1], kernel),
+            _compute_mean_differences(weights[1:, count:], kernel[count:, count:]),
         ]
     )
 
 
-def _mean_differences(weights: Floats, kernel: Floats) -> Floats:
-    """Return the mean of `kernel` within the one group and within the other, less twice that between them; float64 [rows]."""
-    count, rest = _sizes(weights)
+def _compute_mean_differences(weights: Floats, kernel: Floats) -> Floats:
+    """Return the mean of `kernel` within each group, less twice that between them; float64 [rows]."""
+    count, rest = _count_groups(weights)
     group, other = np.maximum(weights, 0), np.maximum(-weights, 0)
     likeness = group @ kernel
     within = np.einsum("ij,ij->i", likeness, group) * count / (count - 1)
@@ -327,12 +336,14 @@ def _mean_differences(weights: Floats, kernel: Floats) -> Floats:
     return np.asarray(within + others_within - 2 * np.einsum("ij,ij->i", likeness, other))
 
 
-def _kernel(embeddings: Floats, new: int) -> Floats:
-    """Return exp(-|x - y|^2 / (2 b^2)), float64 [images, images], with b the root of the reference's median squared distance.
+def _compute_kernel(embeddings: Floats, new: int) -> Floats:
+    """Return exp(-|x - y|^2 / (2 b^2)), float64 [images, images].
+
+    b is the root of the reference's median squared distance.
 
     Args:
         embeddings: float32 [images, features].
-        new: how many of them, from the first on, are not the reference's.
+        new: number of them, from the first on, that are not the reference's.
     """
     # Around their mean, the squares are as small as the differences that they leave.
     centered = np.asarray(embeddings, np.float32) - embeddings[new:].mean(
@@ -347,19 +358,21 @@ def _kernel(embeddings: Floats, new: int) -> Floats:
     return np.asarray(np.exp(distances / (-2 * width)))
 
 
-def _sizes(weights: Floats) -> tuple[int, int]:
-    """Return how many images are in the two groups of each row."""
+def _count_groups(weights: Floats) -> tuple[int, int]:
+    """Return the numbers of images in the two groups of each row."""
     return int(np.count_nonzero(weights[0] > 0)), int(np.count_nonzero(weights[0] < 0))
 
 
-# -- words -----------------------------------------------------------------------------------------
+# -- descriptions ----------------------------------------------------------------------------------
 
 
-def _notes(new: Look, reference: Look, names: list[str]) -> Iterator[str]:
-    """Say of each thing how it was and how it is."""
+def _describe_changes(
+    new: ImageMeasurements, reference: ImageMeasurements, names: list[str]
+) -> Iterator[str]:
+    """Yield how each measurement was and how it is."""
     for name in names:
         if name == "class_balance":
-            yield _class_note(np.asarray(new.labels), np.asarray(reference.labels))
+            yield _describe_class_change(np.asarray(new.labels), np.asarray(reference.labels))
         elif name == "embeddings":
             yield ""
         else:
@@ -369,15 +382,15 @@ def _notes(new: Look, reference: Look, names: list[str]) -> Iterator[str]:
             )
 
 
-def _class_note(labels: _Labels, others: _Labels) -> str:
-    """Name the class whose share changed most."""
+def _describe_class_change(labels: Array, others: Array) -> str:
+    """Return the class whose fraction changed most."""
     classes = np.unique(np.concatenate([labels, others]))
-    shares, were = (
+    fractions, were = (
         np.bincount(np.searchsorted(classes, side), minlength=len(classes)) / len(side)
         for side in (labels, others)
     )
-    most = int(np.argmax(np.abs(shares - were)))
+    most = int(np.argmax(np.abs(fractions - were)))
     return (
-        f"class {classes[most]}: {100 * shares[most]:.1f} % of the images, were"
+        f"class {classes[most]}: {100 * fractions[most]:.1f} % of the images, were"
         f" {100 * were[most]:.1f} %"
     )

@@ -12,7 +12,7 @@ from pipeline.engine.stage import Context, stage
 from pipeline.tracking.registry import SETTINGS_TAG, Registry, Version
 
 if TYPE_CHECKING:
-    from pipeline.retrain.triggers import Verdict
+    from pipeline.retrain.triggers import RetrainVerdict
 
 
 def _draw_pages(record: Review, folder: Path) -> None:
@@ -25,26 +25,25 @@ def _draw_pages(record: Review, folder: Path) -> None:
 def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) -> Review:
     """Decide from the new images and the champion whether to train again, and why."""
     from pipeline.release.package import digest_settings
-    from pipeline.retrain.signals import measure
-    from pipeline.retrain.triggers import decide
+    from pipeline.retrain.measurement import measure_signals
+    from pipeline.retrain.triggers import decide_retraining
 
     registry = Registry(context.config.release.name, context.tracking, context.workdir)
     champion = registry.read_champion()
-    facts, notes = measure(
+    signals, notes = measure_signals(
         dataset, champion, config, context.tracking, context.workdir, context.progress
     )
-    verdict = decide(facts, config)
+    verdict = decide_retraining(signals, config)
     if verdict.retrain and champion is not None and "always" not in config.triggers:
-        verdict = _unless_tried(
-            verdict, registry, champion, dataset.digest, digest_settings(context.config)
-        )
+        settings = digest_settings(context.config)
+        verdict = _keep_if_tried(verdict, registry, champion, dataset.digest, settings)
     found = Review(
         directory=context.directory,
         retrain=verdict.retrain,
         text=verdict.text,
         brief=verdict.brief,
-        triggers=tuple(reason.name for reason in verdict.reasons if reason.fired),
-        reasons={reason.name: reason.text for reason in verdict.reasons},
+        triggers=tuple(result.name for result in verdict.results if result.fired),
+        reasons={result.name: result.text for result in verdict.results},
         numbers=verdict.numbers,
         notes=notes,
         champion=champion.number if champion else "",
@@ -62,39 +61,42 @@ def review(config: RetrainConfig, dataset: DatasetArtifact, context: Context) ->
     return found
 
 
-def _unless_tried(
-    verdict: Verdict, registry: Registry, champion: Version, dataset_digest: str, settings: str
-) -> Verdict:
-    """Keep the champion where the same images and settings gave a candidate before.
+def _keep_if_tried(
+    verdict: RetrainVerdict,
+    registry: Registry,
+    champion: Version,
+    dataset_digest: str,
+    settings: str,
+) -> RetrainVerdict:
+    """Keep the champion where the same images and settings gave a rejected candidate before.
 
     The same bits would come out again.
+
+    Args:
+        verdict: of the triggers.
+        registry: with the versions.
+        champion: the version that serves.
+        dataset_digest: of the data as they are now.
+        settings: digest of the settings.
     """
-    from pipeline.retrain.triggers import Reason, Verdict
+    from pipeline.retrain.triggers import RetrainVerdict, TriggerResult
 
     for version in registry.list_versions():
         same = (
             version.tags.get("dataset_digest") == dataset_digest
             and version.tags.get(SETTINGS_TAG) == settings
         )
-        if (
-            same
-            and version.number != champion.number
-            and (version.gate in ("refused", "waiting") or version.withdrawn)
-        ):
-            became = (
-                "was withdrawn"
-                if version.withdrawn
-                else "was refused"
-                if version.gate == "refused"
-                else "waits for approval"
-            )
+        rejected = version.gate in ("refused", "waiting") or version.withdrawn
+        if same and rejected and version.number != champion.number:
+            outcome = "was refused" if version.gate == "refused" else "waits for approval"
+            if version.withdrawn:
+                outcome = "was withdrawn"
             text = (
-                f"The same images and settings were tried: version {version.number} {became};"
+                f"The same images and settings were tried: version {version.number} {outcome};"
                 " other images or settings are another try."
             )
-            others = tuple(dataclasses.replace(reason, fired=False) for reason in verdict.reasons)
-            brief = f"the same was tried, and version {version.number} {became}"
-            return Verdict(
-                (Reason("tried", fired=False, numbers={}, text=text, brief=brief), *others)
-            )
+            others = tuple(dataclasses.replace(result, fired=False) for result in verdict.results)
+            brief = f"the same was tried, and version {version.number} {outcome}"
+            tried = TriggerResult("tried", fired=False, numbers={}, text=text, brief=brief)
+            return RetrainVerdict((tried, *others))
     return verdict

@@ -10,8 +10,8 @@ from pipeline.config.resolution import Resolved
 from pipeline.engine.results import read_account
 from pipeline.engine.runner import StageStatus
 from pipeline.errors import ConfigError
-from pipeline.retrain import garbage_collection
-from pipeline.retrain.garbage_collection import GarbagePlan
+from pipeline.retrain.garbage_collection import collect_garbage
+from pipeline.retrain.garbage_plan import GarbagePlan, plan_garbage_collection
 from pipeline.tracking import store
 from pipeline.tracking.delivery import deliver_leftovers
 from pipeline.tracking.journal import list_undelivered
@@ -130,7 +130,7 @@ def clean_directory(workspace: Workspace, keep: int | None, *, dry_run: bool) ->
 
     def make_plan() -> GarbagePlan:
         count = keep or config.retrain.keep
-        return garbage_collection.plan_garbage_collection(
+        return plan_garbage_collection(
             workspace.directory, config, keep=count, retrainings_only=False
         )
 
@@ -138,7 +138,7 @@ def clean_directory(workspace: Workspace, keep: int | None, *, dry_run: bool) ->
         return make_plan()
     with workspace.hold():
         plan = make_plan()
-        garbage_collection.collect_garbage(plan)
+        collect_garbage(plan)
         return plan
 
 

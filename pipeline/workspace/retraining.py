@@ -13,7 +13,8 @@ from pipeline.config.resolution import Resolved
 from pipeline.config.settings import Config
 from pipeline.errors import PipelineError
 from pipeline.release.stage import promote
-from pipeline.retrain import garbage_collection
+from pipeline.retrain.garbage_collection import collect_garbage
+from pipeline.retrain.garbage_plan import plan_garbage_collection
 from pipeline.retrain.retraining import (
     Retraining,
     locate_retraining,
@@ -114,13 +115,13 @@ def _remove_old_results(workspace: Workspace, config: Config) -> None:
     """Delete what old retrainings left; a failure is no reason for a retraining to have failed."""
     try:
         # The last ones stay, and this process alone works here, so nothing is too young to go.
-        plan = garbage_collection.plan_garbage_collection(
+        plan = plan_garbage_collection(
             workspace.directory,
             config,
             keep=config.retrain.keep,
             retrainings_only=True,
             min_age_seconds=0,
         )
-        garbage_collection.collect_garbage(plan)
+        collect_garbage(plan)
     except (PipelineError, OSError) as error:
         workspace.observer.said(f"Results of old retrainings were not deleted: {error}")

@@ -11,14 +11,14 @@ from pipeline.retrain.drift import (
     MAX_IMAGES,
     MIN_IMAGES,
     Drift,
-    Look,
-    balance_distances,
-    compare,
+    ImageMeasurements,
+    compute_balance_distances,
+    compute_smirnov_distances,
+    compute_squared_mmd,
     draw_weights,
-    holm,
-    pick,
-    smirnov_distances,
-    squared_mmd,
+    measure_drift,
+    reject_by_holm,
+    sample_images,
 )
 
 FACTORS, FEATURES, CLASSES = 20, 64, 10
@@ -36,10 +36,10 @@ def embedded(rng, images):
 DEVIATIONS = embedded(np.random.default_rng(8), 10_000).std(axis=0)
 
 
-def look(rng, images, *, brightness=1.0, balance=None, shift=0.0):
+def make_measurements(rng, images, *, brightness=1.0, balance=None, shift=0.0):
     """Images of ten classes; brightness as a share of white, moved by a factor; every feature moved
     by so many of its deviations."""
-    return Look(
+    return ImageMeasurements(
         {
             "brightness": np.clip(rng.normal(0.47, 0.13, images), 0, 1) * brightness,
             "contrast": rng.gamma(16, 0.0125, images),
@@ -53,23 +53,28 @@ def look(rng, images, *, brightness=1.0, balance=None, shift=0.0):
 
 def found(seed, new, rest, **drift):
     rng = np.random.default_rng([seed, new, rest])
-    return compare(look(rng, new, **drift), look(rng, new + rest), level=0.05, seed=seed)
+    return measure_drift(
+        make_measurements(rng, new, **drift),
+        make_measurements(rng, new + rest),
+        significance_level=0.05,
+        seed=seed,
+    )
 
 
 def names(drift):
-    return {finding.name for finding in drift.drifted}
+    return {test.name for test in drift.drifted}
 
 
 def finding_of(drift, name):
-    return next(finding for finding in drift.findings if finding.name == name)
+    return next(test for test in drift.tests if test.name == name)
 
 
 def alarms(trials, new, rest, **drift):
     """How often anything had drifted, and how often each thing by itself at 5 %."""
     drifts = [found(seed, new, rest, **drift) for seed in range(trials)]
     alone = {
-        finding.name: np.mean([finding_of(drift, finding.name).p_value <= 0.05 for drift in drifts])
-        for finding in drifts[0].findings
+        test.name: np.mean([finding_of(drift, test.name).p_value <= 0.05 for drift in drifts])
+        for test in drifts[0].tests
     }
     return np.mean([bool(drift.drifted) for drift in drifts]), alone
 
@@ -85,7 +90,7 @@ def test_the_distance_of_scalars_is_that_of_kolmogorov_and_smirnov(rounded):
         np.round(rng.normal(size=110), rounded),
     )
     weights = draw_weights(40, 70, rng)
-    distances = smirnov_distances(np.concatenate([new, reference]), weights)
+    distances = compute_smirnov_distances(np.concatenate([new, reference]), weights)
     assert distances[0] == pytest.approx(
         stats.ks_2samp(new, reference[weights[0, 40:] < 0]).statistic
     )
@@ -103,13 +108,13 @@ def test_the_distance_of_balances_is_that_of_the_chi_square_test():
         np.bincount(new, minlength=4),
         np.bincount(reference[weights[0, 40:] < 0], minlength=4),
     ]
-    found = balance_distances(np.concatenate([new, reference]), weights)[0]
+    found = compute_balance_distances(np.concatenate([new, reference]), weights)[0]
     assert 40 * 70 / 110 * found**2 == pytest.approx(stats.chi2_contingency(table).statistic)
 
 
 def test_classes_may_have_names_and_one_side_may_lack_them():
     weights = draw_weights(20, 20, np.random.default_rng(0))
-    distances = balance_distances(np.array(["cat"] * 20 + ["dog"] * 40), weights)
+    distances = compute_balance_distances(np.array(["cat"] * 20 + ["dog"] * 40), weights)
     assert distances[0] == pytest.approx(2)
     assert distances[1:] == pytest.approx(0, abs=1e-12)
 
@@ -122,7 +127,7 @@ def test_the_distance_of_embeddings_is_the_unbiased_squared_mmd():
     weights = draw_weights(10, 15, rng)
     squares = distance.squareform(distance.pdist(embeddings, "sqeuclidean"))
     kernel = np.exp(-squares / (2 * np.median(distance.pdist(embeddings[10:], "sqeuclidean"))))
-    distances = squared_mmd(embeddings, weights)
+    distances = compute_squared_mmd(embeddings, weights)
     for row in (0, 3):
         one, other = np.flatnonzero(weights[row] > 0), np.flatnonzero(weights[row] < 0)
         within = [
@@ -161,46 +166,49 @@ def test_draws_have_the_groups_sizes_and_share_no_image():
     ],
 )
 def test_holm_steps_down_and_stops_at_the_first_that_does_not_reject(p_values, rejected):
-    assert holm(p_values, 0.05) == rejected
+    assert reject_by_holm(p_values, 0.05) == rejected
 
 
 def test_a_distance_above_the_threshold_is_drift_and_none_below_it_where_it_is_alone():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         new, reference = (
-            Look({"contrast": rng.normal(mean, 1, size)}) for mean, size in ((0.3, 60), (0, 160))
+            ImageMeasurements({"contrast": rng.normal(mean, 1, size)})
+            for mean, size in ((0.3, 60), (0, 160))
         )
-        (finding,) = compare(new, reference, level=0.05, seed=seed).findings
-        assert (
-            finding.drifted == (finding.distance > finding.threshold) == (finding.p_value <= 0.05)
-        )
-        assert finding.p_value * (DRAWS + 1) == pytest.approx(round(finding.p_value * (DRAWS + 1)))
+        (test,) = measure_drift(new, reference, significance_level=0.05, seed=seed).tests
+        assert test.drifted == (test.distance > test.threshold) == (test.p_value <= 0.05)
+        assert test.p_value * (DRAWS + 1) == pytest.approx(round(test.p_value * (DRAWS + 1)))
 
 
 def test_the_worst_drift_has_the_least_p_value_that_draws_can_show():
     drift = found(0, 100, 200, brightness=3.0)
     assert finding_of(drift, "brightness").p_value == pytest.approx(1 / (DRAWS + 1))
     assert "brightness" in names(drift)
-    assert drift.drifted[0].p_value == min(finding.p_value for finding in drift.findings)
+    assert drift.drifted[0].p_value == min(test.p_value for test in drift.tests)
 
 
 def test_equal_images_are_no_drift():
-    same = Look({"short_side": np.full(50, 32.0)}, np.zeros(50, int), np.ones((50, 8), np.float32))
-    drift = compare(
-        same,
-        Look({"short_side": np.full(150, 32.0)}, np.zeros(150, int), np.ones((150, 8), np.float32)),
-        level=0.05,
+    same = ImageMeasurements(
+        {"short_side": np.full(50, 32.0)}, np.zeros(50, int), np.ones((50, 8), np.float32)
     )
-    assert [(finding.distance, finding.p_value) for finding in drift.findings] == [(0, 1)] * 3
+    drift = measure_drift(
+        same,
+        ImageMeasurements(
+            {"short_side": np.full(150, 32.0)}, np.zeros(150, int), np.ones((150, 8), np.float32)
+        ),
+        significance_level=0.05,
+    )
+    assert [(test.distance, test.p_value) for test in drift.tests] == [(0, 1)] * 3
 
 
 def test_notes_say_what_changed():
     rng = np.random.default_rng(4)
-    new, reference = look(rng, 100), look(rng, 300)
-    drift = compare(
+    new, reference = make_measurements(rng, 100), make_measurements(rng, 300)
+    drift = measure_drift(
         replace(new, labels=np.full(100, 10), scalars={"brightness": np.ones(100)}),
         reference,
-        level=0.05,
+        significance_level=0.05,
     )
     assert finding_of(drift, "class_balance").note == "class 10: 100.0 % of the images, were 0.0 %"
     assert (
@@ -213,45 +221,74 @@ def test_notes_say_what_changed():
 
 def test_the_same_seed_gives_the_same_numbers():
     rng = np.random.default_rng(5)
-    new, reference = look(rng, 50), look(rng, 150)
-    assert compare(new, reference, level=0.05, seed=1) == compare(
-        new, reference, level=0.05, seed=1
+    new, reference = make_measurements(rng, 50), make_measurements(rng, 150)
+    assert measure_drift(new, reference, significance_level=0.05, seed=1) == measure_drift(
+        new, reference, significance_level=0.05, seed=1
     )
-    assert compare(new, reference, level=0.05, seed=1) != compare(
-        new, reference, level=0.05, seed=2
+    assert measure_drift(new, reference, significance_level=0.05, seed=1) != measure_drift(
+        new, reference, significance_level=0.05, seed=2
     )
 
 
 def test_only_what_was_measured_of_both_is_compared():
     rng = np.random.default_rng(6)
-    new, reference = look(rng, 50), look(rng, 150)
-    drift = compare(replace(new, labels=None), replace(reference, embeddings=None), level=0.05)
-    assert {finding.name for finding in drift.findings} == set(new.scalars)
-    assert compare(Look(labels=new.labels), Look(reference.scalars), level=0.05) == Drift(
-        (), 50, 100, 0.05
+    new, reference = make_measurements(rng, 50), make_measurements(rng, 150)
+    drift = measure_drift(
+        replace(new, labels=None), replace(reference, embeddings=None), significance_level=0.05
     )
+    assert {test.name for test in drift.tests} == set(new.scalars)
+    assert measure_drift(
+        ImageMeasurements(labels=new.labels),
+        ImageMeasurements(reference.scalars),
+        significance_level=0.05,
+    ) == Drift((), 50, 100, 0.05)
 
 
 @pytest.mark.parametrize(
-    ("new", "reference", "level", "sentence"),
+    ("new", "reference", "significance_level", "sentence"),
     [
-        (Look(), Look(), 0.05, "n new images"),
-        (Look({"a": np.zeros(1)}), Look({"a": np.zeros(50)}), 0.05, "2 <= n"),
-        (Look({"a": np.zeros(30)}), Look({"a": np.zeros(31)}), 0.05, "at least n"),
+        (ImageMeasurements(), ImageMeasurements(), 0.05, "n new images"),
         (
-            Look({"a": np.zeros(30), "b": np.zeros(29)}),
-            Look({"a": np.zeros(90)}),
+            ImageMeasurements({"a": np.zeros(1)}),
+            ImageMeasurements({"a": np.zeros(50)}),
+            0.05,
+            "2 <= n",
+        ),
+        (
+            ImageMeasurements({"a": np.zeros(30)}),
+            ImageMeasurements({"a": np.zeros(31)}),
+            0.05,
+            "at least n",
+        ),
+        (
+            ImageMeasurements({"a": np.zeros(30), "b": np.zeros(29)}),
+            ImageMeasurements({"a": np.zeros(90)}),
             0.05,
             "n new images",
         ),
-        (Look({"a": np.array([0, np.nan, 1])}), Look({"a": np.zeros(50)}), 0.05, "finite"),
-        (Look({"a": np.zeros(30)}), Look({"a": np.full(90, np.inf)}), 0.05, "finite"),
-        (Look({"a": np.zeros(30)}), Look({"a": np.zeros(90)}), 0.0009, "level"),
+        (
+            ImageMeasurements({"a": np.array([0, np.nan, 1])}),
+            ImageMeasurements({"a": np.zeros(50)}),
+            0.05,
+            "finite",
+        ),
+        (
+            ImageMeasurements({"a": np.zeros(30)}),
+            ImageMeasurements({"a": np.full(90, np.inf)}),
+            0.05,
+            "finite",
+        ),
+        (
+            ImageMeasurements({"a": np.zeros(30)}),
+            ImageMeasurements({"a": np.zeros(90)}),
+            0.0009,
+            "significance_level",
+        ),
     ],
 )
-def test_what_cannot_be_compared_is_refused(new, reference, level, sentence):
+def test_what_cannot_be_compared_is_refused(new, reference, significance_level, sentence):
     with pytest.raises(ValueError, match=sentence):
-        compare(new, reference, level=level)
+        measure_drift(new, reference, significance_level=significance_level)
 
 
 # -- which images ----------------------------------------------------------------------------------
@@ -268,7 +305,7 @@ def test_what_cannot_be_compared_is_refused(new, reference, level, sentence):
     ],
 )
 def test_few_images_are_measured_of_however_many(new, reference, sizes):
-    chosen = pick(new, reference, seed=1)
+    chosen = sample_images(new, reference, seed=1)
     assert tuple(map(len, chosen)) == sizes
     for places, every in zip(chosen, (new, reference), strict=True):
         assert (np.diff(places) > 0).all()
@@ -276,9 +313,9 @@ def test_few_images_are_measured_of_however_many(new, reference, sizes):
 
 
 def test_too_few_images_are_no_evidence():
-    assert pick(MIN_IMAGES - 1, 10**6) is None
-    assert pick(10**6, 2 * MIN_IMAGES - 1) is None
-    assert pick(MIN_IMAGES, 2 * MIN_IMAGES) is not None
+    assert sample_images(MIN_IMAGES - 1, 10**6) is None
+    assert sample_images(10**6, 2 * MIN_IMAGES - 1) is None
+    assert sample_images(MIN_IMAGES, 2 * MIN_IMAGES) is not None
 
 
 def test_a_drift_that_is_certain_in_many_images_and_tiny_is_none():
@@ -287,11 +324,11 @@ def test_a_drift_that_is_certain_in_many_images_and_tiny_is_none():
     assert stats.ks_2samp(new, reference).pvalue < 1e-10
     alarms = []
     for seed in range(12):
-        mine, theirs = pick(len(new), len(reference), seed)
-        drift = compare(
-            Look({"brightness": new[mine]}),
-            Look({"brightness": reference[theirs]}),
-            level=0.05,
+        mine, theirs = sample_images(len(new), len(reference), seed)
+        drift = measure_drift(
+            ImageMeasurements({"brightness": new[mine]}),
+            ImageMeasurements({"brightness": reference[theirs]}),
+            significance_level=0.05,
             seed=seed,
         )
         alarms.append(bool(drift.drifted))
@@ -356,9 +393,9 @@ def test_cost_has_a_bound():
     may hold them."""
     rng = np.random.default_rng(0)
     new, reference = (
-        Look(embeddings=rng.normal(size=(size, 4096)).astype(np.float32))
+        ImageMeasurements(embeddings=rng.normal(size=(size, 4096)).astype(np.float32))
         for size in (MAX_IMAGES, 2 * MAX_IMAGES)
     )
     begun = time.process_time()
-    compare(new, reference, level=0.05)
+    measure_drift(new, reference, significance_level=0.05)
     assert time.process_time() - begun < 20

@@ -18,8 +18,9 @@ from pipeline.config.settings import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import TrackingError
 from pipeline.files import remove_folder
-from pipeline.retrain import garbage_collection
-from pipeline.retrain.garbage_collection import collect_garbage, plan_garbage_collection
+from pipeline.retrain import garbage_plan, inventory
+from pipeline.retrain.garbage_collection import collect_garbage
+from pipeline.retrain.garbage_plan import plan_garbage_collection
 from pipeline.tracking.known_runs import forget_runs, read_known_runs, remove_delivered_journal
 from pipeline.tracking.registry import RELEASE_TAG, Registry
 from pipeline.tracking.store import (
@@ -378,7 +379,7 @@ def test_slots_without_a_reason_do_not_push_out_those_that_trained(world):
 
 
 def test_the_pages_of_the_last_ones_stay(world, monkeypatch):
-    monkeypatch.setattr(garbage_collection, "_PAGES", 3)
+    monkeypatch.setattr(garbage_plan, "_PAGES_PER_RETRAINING", 3)
     for day in range(1, 6):
         scheduled_run = f"main/202601{day:02d}T030000Z"
         world.result(scheduled_run, outcome="skipped", run_id="", stages={})
@@ -471,7 +472,7 @@ import os, signal, sys
 from pathlib import Path
 from pipeline import files
 from pipeline.config.settings import Config
-from pipeline.retrain import garbage_collection
+from pipeline.retrain import garbage_collection, garbage_plan, inventory
 left = int(sys.argv[2])
 def counted(module, name):
     write = getattr(module, name)
@@ -656,7 +657,7 @@ def test_a_folder_is_never_half_there(tmp_path):
 
 
 def test_a_file_with_two_names_counts_once(tmp_path):
-    scene = garbage_collection._Scene(tmp_path, Config(), 1, True, 0)
+    scene = inventory.Inventory(tmp_path, Config(), 1, True, 0)
     (tmp_path / "a").write_bytes(b"x" * 100)
     (tmp_path / "b").hardlink_to(tmp_path / "a")
     assert scene.bytes_of(tmp_path) == 100

@@ -18,7 +18,7 @@ import pytest
 from pipeline.config.resolution import resolve
 from pipeline.config.settings import Config
 from pipeline.config.tracking import TrackingConfig
-from pipeline.retrain.garbage_collection import plan_garbage_collection
+from pipeline.retrain.garbage_plan import plan_garbage_collection
 from pipeline.tracking.delivery import Delivery
 from pipeline.tracking.journal import list_undelivered
 from pipeline.tracking.known_runs import read_known_runs, remove_delivered_journal

@@ -15,8 +15,8 @@ from pipeline.retrain.retraining import (
     recover_retraining,
     write_retraining,
 )
-from pipeline.retrain.stage import _unless_tried
-from pipeline.retrain.triggers import Reason, Verdict
+from pipeline.retrain.stage import _keep_if_tried
+from pipeline.retrain.triggers import RetrainVerdict, TriggerResult
 from pipeline.tracking.registry import SETTINGS_TAG, Registry, Version
 
 SLOT = "main/20261127T030000Z"
@@ -175,8 +175,12 @@ def test_a_decision_that_the_registry_knows_is_not_made_again(aliases, tags, out
         assert (found.why, found.version, found.champion) == ("because", "8", "")
 
 
-FIRED = Verdict(
-    (Reason("new_data", fired=True, numbers={"images": 30.0}, text="30 changed.", brief="30"),)
+FIRED = RetrainVerdict(
+    (
+        TriggerResult(
+            "new_data", fired=True, numbers={"images": 30.0}, text="30 changed.", brief="30"
+        ),
+    )
 )
 TRIED = {"dataset_digest": "d", SETTINGS_TAG: "t"}
 
@@ -190,7 +194,7 @@ TRIED = {"dataset_digest": "d", SETTINGS_TAG: "t"}
     ],
 )
 def test_what_was_tried_is_not_tried_again(tags, word):
-    found = _unless_tried(
+    found = _keep_if_tried(
         FIRED, registry_of(((), tags)), Version("alexnet", "1", "", "", "", 0.0), "d", "t"
     )
     assert not found.retrain
@@ -209,7 +213,7 @@ def test_what_was_tried_is_not_tried_again(tags, word):
 )
 def test_other_images_or_settings_are_another_try(tags):
     assert (
-        _unless_tried(
+        _keep_if_tried(
             FIRED, registry_of(((), tags)), Version("alexnet", "1", "", "", "", 0.0), "d", "t"
         )
         is FIRED

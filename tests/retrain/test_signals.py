@@ -26,17 +26,14 @@ from pipeline.config.retrain import RetrainConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.engine.stage import Context, UnrecordedRun
 from pipeline.errors import CheckpointError, DatasetError
-from pipeline.retrain import signals
-from pipeline.retrain.drift import Look, compare
-from pipeline.retrain.signals import (
-    find_dataset,
-    light_of,
-    measure,
-    plan_for,
-    read_images,
-    released_score,
-)
-from pipeline.retrain.triggers import Changes, Facts, Score, decide
+from pipeline.release.frozen_test import find_dataset
+from pipeline.retrain import image_measurements, image_selection, measurement
+from pipeline.retrain.drift import ImageMeasurements, measure_drift
+from pipeline.retrain.image_measurements import measure_light
+from pipeline.retrain.image_selection import read_images, select_images
+from pipeline.retrain.measurement import measure_signals, read_test_errors
+from pipeline.retrain.signals import DatasetChanges, ErrorCount, Signals
+from pipeline.retrain.triggers import decide_retraining
 from pipeline.tracking.registry import Registry, Version
 
 SPLITS = ("train", "validation", "test")
@@ -95,7 +92,7 @@ def asked(dataset, champion, workdir, *triggers, steps=None, **settings):
         if steps is not None:
             steps.append(step)
 
-    return measure(
+    return measure_signals(
         dataset,
         champion,
         RetrainConfig(triggers=triggers, **settings),
@@ -110,7 +107,7 @@ def asked(dataset, champion, workdir, *triggers, steps=None, **settings):
 
 def test_without_a_champion_there_is_nothing_to_compare(tmp_path):
     found, notes = asked(indexed(tmp_path / "d", ("a", "b")), None, tmp_path, "drift", "age")
-    assert found == Facts(has_champion=False)
+    assert found == Signals(has_champion=False)
     assert notes == ("There is no champion yet: nothing was compared.",)
 
 
@@ -125,17 +122,17 @@ from pipeline.artifacts import DatasetArtifact
 from pipeline.config.retrain import RetrainConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.registry import Version
-from pipeline.retrain.signals import measure
+from pipeline.retrain.measurement import measure_signals
 dataset = DatasetArtifact.read(Path("d"))
 champion = Version("alexnet", "1", "", "", "", 0.0, tags={"dataset_digest": dataset.digest, "top1_error": "0.5", "images": "2"})
 config = RetrainConfig(triggers=("new_data", "drift", "degraded_champion", "age"))
-signals, notes = measure(dataset, champion, config, TrackingConfig(), Path("."), print)
+signals, notes = measure_signals(dataset, champion, config, TrackingConfig(), Path("."), print)
 changes = signals.changes
 heavy = [name for name in ("tensorflow", "keras", "mlflow", "sklearn") if name in sys.modules]
-print(json.dumps([changes.before, changes.images, signals.drift, signals.new_score, signals.test_score, signals.champion_age_days > 20000, heavy]))
+print(json.dumps([changes.before, changes.images, signals.drift, signals.new_errors, signals.test_errors, signals.champion_age_days > 20000, heavy]))
 print(*notes)
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(signals.__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(measurement.__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -164,23 +161,23 @@ def test_a_champion_whose_data_are_gone_keeps_its_age_and_its_test(tmp_path):
         found, (note,) = asked(
             dataset, champion, tmp_path, "drift", "degraded_champion", "new_data"
         )
-        assert (found.changes, found.drift, found.new_score) == (None, None, None)
-        assert found.test_score == Score(1, 22)  # 0.045455 x 22 = 1.00001
+        assert (found.changes, found.drift, found.new_errors) == (None, None, None)
+        assert found.test_errors == ErrorCount(1, 22)  # 0.045455 x 22 = 1.00001
         assert found.champion_age_days == pytest.approx(2, abs=0.01)
         assert note.startswith("The dataset of version 3 of alexnet (")
-        assert f"is not in {tmp_path}: what changed, drift and the champion's error" in note
+        assert f"is not in {tmp_path}: changes, drift and the champion's error" in note
 
 
 @pytest.mark.parametrize("tags", [{"images": "many"}, {"top1_error": ""}])
 def test_tags_that_say_nothing_are_no_score(tags):
-    assert released_score(released(**tags)) is None
+    assert read_test_errors(released(**tags)) is None
 
 
 def test_released_scores_are_whole_images():
     for images in (7, 108, 10_000, 50_000):
         for wrong in {0, 1, images // 3, images - 1, images}:
             tags = {"top1_error": f"{wrong / images:.6f}", "images": str(images)}
-            assert released_score(released(**tags)) == Score(wrong, images)
+            assert read_test_errors(released(**tags)) == ErrorCount(wrong, images)
 
 
 def test_the_newest_whole_dataset_of_a_digest_is_found(tmp_path):
@@ -227,7 +224,7 @@ def test_changes_of_equal_classes(tmp_path):
         ]
     }
     new |= {"validation": [(5, "cat"), (6, "cat")], "test": [(7, "cat"), (9, "owl")]}
-    assert changed(tmp_path, CLASSES, **new) == Changes(
+    assert changed(tmp_path, CLASSES, **new) == DatasetChanges(
         before=(4, 3, 3), new=(1, 0, 1), removed=(0, 0, 1), relabeled=(1, 0, 1)
     )
 
@@ -235,15 +232,15 @@ def test_changes_of_equal_classes(tmp_path):
 def test_a_new_class_before_all_others_moves_no_number(tmp_path):
     new = OLD | {"train": [*OLD["train"], (20, "ant"), (21, "ant")]}
     found = changed(tmp_path, ("ant", *CLASSES), **new)
-    assert found == Changes(
+    assert found == DatasetChanges(
         before=(4, 3, 3, 0), new=(0, 0, 0, 2), removed=(0,) * 4, relabeled=(0,) * 4
     )
-    assert found.unknown == 2
+    assert found.of_unknown_classes == 2
 
 
 def test_a_class_that_is_gone(tmp_path):
     new = {split: [pair for pair in pairs if pair[1] != "cat"] for split, pairs in OLD.items()}
-    assert changed(tmp_path, ("dog", "owl"), **new) == Changes(
+    assert changed(tmp_path, ("dog", "owl"), **new) == DatasetChanges(
         (4, 3, 3), (0, 0, 0), (4, 0, 0), (0, 0, 0)
     )
 
@@ -253,7 +250,7 @@ def test_a_renamed_class_is_the_same_images_under_another_label(tmp_path):
         split: [(number, name.replace("cat", "tiger")) for number, name in pairs]
         for split, pairs in OLD.items()
     }
-    assert changed(tmp_path, ("dog", "owl", "tiger"), **new) == Changes(
+    assert changed(tmp_path, ("dog", "owl", "tiger"), **new) == DatasetChanges(
         (4, 3, 3, 0), (0,) * 4, (0,) * 4, (0, 0, 0, 4)
     )
 
@@ -265,7 +262,7 @@ def chosen(tmp_path, names, triggers=("drift", "degraded_champion"), old=OLD, **
     )
     shared = tuple(dict.fromkeys((*CLASSES, *names)))
     sides = read_images(earlier, shared), read_images(dataset, shared)
-    return (*sides, *plan_for(*sides, RetrainConfig(triggers=triggers)))
+    return (*sides, *select_images(*sides, RetrainConfig(triggers=triggers)))
 
 
 def test_scored_are_images_with_a_new_label_that_nothing_was_trained_on(tmp_path):
@@ -280,7 +277,7 @@ def test_scored_are_images_with_a_new_label_that_nothing_was_trained_on(tmp_path
     _, side, plan, notes = chosen(tmp_path, ("ant", *CLASSES), **new)
     assert side.sha256[plan.scored].tolist() == [content(number) for number in (10, 7, 11)]
     assert [side.names[label] for label in side.labels[plan.scored]] == ["cat", "dog", "owl"]
-    assert [(split, places.tolist()) for split, places in side.places(plan.scored)] == [
+    assert [(split, indices.tolist()) for split, indices in side.iterate_splits(plan.scored)] == [
         ("train", [2]),
         ("validation", [0]),
         ("test", [1]),
@@ -345,7 +342,7 @@ def test_so_many_images_are_opened_at_most_and_the_data_choose_them(tmp_path):
     *_, again, _ = chosen(tmp_path / "b", CLASSES, old=old, **new)
     assert np.array_equal(plan.scored, again.scored)
     assert np.array_equal(plan.new, again.new)
-    assert [len(places) for _, places in side.places(plan.new)] == [1000, 0, 0]
+    assert [len(indices) for _, indices in side.iterate_splits(plan.new)] == [1000, 0, 0]
 
 
 def test_the_choice_is_that_of_sets(tmp_path):
@@ -381,10 +378,10 @@ def test_light_of_known_images():
     black, red, halves = np.zeros((3, 8, 8, 3), np.uint8)
     red[..., 0] = 200
     halves[:, 4:] = 100
-    assert light_of(black) == (0, 0, 0, 0)
-    assert light_of(red) == pytest.approx((0.299 * 200, 0, 1, 0))
+    assert measure_light(black) == (0, 0, 0, 0)
+    assert measure_light(red) == pytest.approx((0.299 * 200, 0, 1, 0))
     # On six inner columns the Laplacian is 0, 0, 100, -100, 0, 0.
-    assert light_of(halves) == pytest.approx((50, 50, 0, 2 * 100**2 / 6))
+    assert measure_light(halves) == pytest.approx((50, 50, 0, 2 * 100**2 / 6))
 
 
 def test_light_is_that_of_other_programs():
@@ -394,7 +391,9 @@ def test_light_is_that_of_other_programs():
         [colorsys.rgb_to_hsv(*(pixel / 255))[1] for pixel in pixels.reshape(-1, 3)]
     )
     laplacian = ndimage.laplace(luma)[1:-1, 1:-1]
-    assert light_of(pixels) == pytest.approx((luma.mean(), luma.std(), saturation, laplacian.var()))
+    assert measure_light(pixels) == pytest.approx(
+        (luma.mean(), luma.std(), saturation, laplacian.var())
+    )
 
 
 # -- with a champion -------------------------------------------------------------------------------
@@ -422,7 +421,7 @@ TRAINING += (
 
 def scans():
     """Every scan of each digit, uint8 [32, 32] in [0, 255], in an order that the writers do not
-    decide."""
+    decide_retraining."""
     every = load_digits()
     order = np.random.default_rng(0).permutation(len(every.images))
     found = {digit: [] for digit in range(10)}
@@ -544,7 +543,7 @@ def house(tmp_path_factory):
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
     }
-    environment["PYTHONPATH"] = str(Path(signals.__file__).parents[2])
+    environment["PYTHONPATH"] = str(Path(measurement.__file__).parents[2])
     done = subprocess.run(
         command,
         check=False,
@@ -561,18 +560,18 @@ def house(tmp_path_factory):
 
 
 def independent(house, folder, rows):
-    """What the champion answers to image files, by name: (key, right class name) pairs give whether
+    """What the champion predictions to image files, by name: (key, right class name) pairs give whether
     it is wrong, in order."""
     from pipeline.release.classify import load_classifier
     from pipeline.release.package import open_version
 
     classifier = load_classifier(open_version(house.champion, TrackingConfig(), house.workdir))
     pixels = np.stack([classifier.prepare_pixels((folder / key).read_bytes()) for key, _ in rows])
-    answers = [
+    predictions = [
         classifier.release.class_names[number]
         for number in classifier.predict_logits(pixels).argmax(axis=1)
     ]
-    return [answer != name for answer, (_, name) in zip(answers, rows, strict=True)]
+    return [answer != name for answer, (_, name) in zip(predictions, rows, strict=True)]
 
 
 def listed(dataset, *splits):
@@ -601,7 +600,7 @@ def test_the_same_images_are_no_change(house):
     steps = []
     found, notes = house.ask(dataset, steps=steps)
     assert dataset.digest == house.champion.tags["dataset_digest"]
-    assert (found.changes.images, found.drift, found.new_score, found.test_score) == (
+    assert (found.changes.images, found.drift, found.new_errors, found.test_errors) == (
         0,
         None,
         None,
@@ -625,8 +624,8 @@ def test_more_images_of_the_same_kind_are_new_and_no_drift(house, calm):
     assert 180 < len(come) <= 200
     names = before(house).class_names
     assert found.changes.new == tuple(sum(name == own for *_, own in come) for name in names)
-    assert (sum(found.changes.relabeled), found.changes.unknown) == (0, 0)
-    assert found.new_score == Score(
+    assert (sum(found.changes.relabeled), found.changes.of_unknown_classes) == (0, 0)
+    assert found.new_errors == ErrorCount(
         sum(independent(house, folder, [row[1:] for row in come])), len(come)
     )
     held_out = {row[0] for row in listed(before(house), "validation", "test")} - {
@@ -636,7 +635,7 @@ def test_more_images_of_the_same_kind_are_new_and_no_drift(house, calm):
     assert found.drift.images + found.drift.reference == len(held_out)
     assert not found.drift.drifted
     # Size, shape and color are the same for all, so they are no comparisons.
-    assert [finding.name for finding in found.drift.findings] == [
+    assert [test.name for test in found.drift.tests] == [
         "class_balance",
         "brightness",
         "contrast",
@@ -647,14 +646,14 @@ def test_more_images_of_the_same_kind_are_new_and_no_drift(house, calm):
     assert steps[-1] == (len(held_out), len(held_out), "images", "images of the champion's data")
     assert (len(come), len(come), "images", "images of the new data") in steps
     again, _ = house.ask(dataset)
-    assert (again.drift, again.new_score) == (found.drift, found.new_score)
+    assert (again.drift, again.new_errors) == (found.drift, found.new_errors)
 
 
 @pytest.mark.slow
 def test_the_test_score_of_the_release_is_that_of_its_files(house, calm):
     found, _ = house.ask(calm[1], "degraded_champion")
     test = [row[1:] for row in listed(before(house), "test")]
-    assert found.test_score == Score(
+    assert found.test_errors == ErrorCount(
         sum(independent(house, house.root / "images", test)), len(test)
     )
     assert found.drift is None
@@ -664,14 +663,14 @@ def test_the_test_score_of_the_release_is_that_of_its_files(house, calm):
 def test_what_no_trigger_asks_for_is_not_opened(house, calm):
     steps = []
     found, notes = house.ask(calm[1], "new_data", "age", steps=steps)
-    assert (found.drift, found.new_score, steps, notes) == (None, None, [], ())
+    assert (found.drift, found.new_errors, steps, notes) == (None, None, [], ())
     only, _ = house.ask(calm[1], "drift")
     every, _ = house.ask(calm[1])
-    assert only.new_score is None
-    found, expected = ({f.name: f for f in facts_.drift.findings} for facts_ in (only, every))
+    assert only.new_errors is None
+    found, expected = ({f.name: f for f in facts_.drift.tests} for facts_ in (only, every))
     assert found.keys() == expected.keys()
-    for name, finding in found.items():
-        assert (finding.distance, finding.p_value) == pytest.approx(
+    for name, test in found.items():
+        assert (test.distance, test.p_value) == pytest.approx(
             (expected[name].distance, expected[name].p_value), abs=2e-3
         )
 
@@ -686,7 +685,7 @@ def test_images_are_measured_as_the_champion_sees_them(house, calm):
     classifier = load_classifier(open_version(house.champion, TrackingConfig(), house.workdir))
     images = read_images(dataset, dataset.class_names)
     rows = np.sort(np.random.default_rng(0).choice(len(images.labels), 300, replace=False))
-    seen = signals._see(classifier, images, rows, "", lambda *_: None)
+    seen = image_measurements.measure_images(classifier, images, rows, "", lambda *_: None)
     files = {sha256: folder / key for sha256, key, _ in listed(dataset)}
     crops = np.stack(
         [
@@ -694,12 +693,12 @@ def test_images_are_measured_as_the_champion_sees_them(house, calm):
             for row in rows
         ]
     )
-    lights = np.array([light_of(crop) for crop in crops]).T
+    lights = np.array([measure_light(crop) for crop in crops]).T
     for name, values in zip(
         ("brightness", "contrast", "saturation", "sharpness"), lights, strict=True
     ):
         assert np.array_equal(seen.scalars[name], values)
-    assert np.array_equal(seen.answers, classifier.predict_logits(crops).argmax(axis=1))
+    assert np.array_equal(seen.predictions, classifier.predict_logits(crops).argmax(axis=1))
     assert seen.embeddings.shape == (300, classifier.model.get_layer("fc7").output.shape[-1])
     head = classifier.model.layers[-1]
     assert np.asarray(head(seen.embeddings)) == pytest.approx(
@@ -726,9 +725,9 @@ def test_images_of_another_kind_have_drifted(house, change, drifted, fired):
         house.add(house.folder(change.__name__), range(PER_CLASS, PER_CLASS + 20), change)
     )
     found, _ = house.ask(dataset)
-    assert {finding.name for finding in found.drift.drifted} >= drifted
+    assert {test.name for test in found.drift.drifted} >= drifted
     assert {
-        reason.name for reason in decide(found, RetrainConfig()).reasons if reason.fired
+        reason.name for reason in decide_retraining(found, RetrainConfig()).results if reason.fired
     } >= fired
 
 
@@ -738,7 +737,7 @@ def test_images_of_one_class_shift_the_balance(house):
         house.add(house.folder("threes"), range(PER_CLASS, PER_CLASS + 60), digits=[3])
     )
     found, _ = house.ask(dataset)
-    balance = found.drift.findings[0]
+    balance = found.drift.tests[0]
     assert balance.name == "class_balance"
     assert balance.drifted
     assert balance.note.startswith("class digit 3: ")
@@ -756,11 +755,11 @@ def test_relabeled_images_are_scored_where_the_champion_was_not_trained_on_them(
     old = {(sha256, name) for sha256, _, name in listed(before(house))}
     trained = {sha256 for sha256, *_ in listed(before(house), "train")}
     rows = [row for row in listed(dataset) if (row[0], row[2]) not in old and row[0] not in trained]
-    assert found.new_score == Score(
+    assert found.new_errors == ErrorCount(
         sum(independent(house, folder, [row[1:] for row in rows])), len(rows)
     )
     assert len(rows) > 40
-    assert found.new_score.error > 0.9
+    assert found.new_errors.error > 0.9
     assert sum(found.changes.relabeled) > 200
     assert found.drift is None
     assert notes[0].startswith("Drift was not measured: ")
@@ -782,16 +781,17 @@ def test_a_new_class_drifts_and_is_not_asked_about(house):
     known = {sha256 for sha256, *_ in listed(before(house))}
     come = [row[1:] for row in listed(dataset) if row[0] not in known]
     asked_for = [row for row in come if row[1] != "another sign"]
-    assert found.changes.unknown == found.changes.new[-1] == len(come) - len(asked_for)
-    assert found.new_score == Score(sum(independent(house, folder, asked_for)), len(asked_for))
-    assert found.new_score.error < 0.4
+    assert found.changes.of_unknown_classes == found.changes.new[-1] == len(come) - len(asked_for)
+    assert found.new_errors == ErrorCount(
+        sum(independent(house, folder, asked_for)), len(asked_for)
+    )
+    assert found.new_errors.error < 0.4
     assert any(
-        finding.name == "class_balance" and "another sign" in finding.note
-        for finding in found.drift.drifted
+        test.name == "class_balance" and "another sign" in test.note for test in found.drift.drifted
     )
     assert notes == (
         (
-            f"The champion does not know the classes of {found.changes.unknown} newly labeled"
+            f"The champion does not know the classes of {found.changes.of_unknown_classes} newly labeled"
             " images: it was not asked."
         ),
     )
@@ -822,8 +822,8 @@ def test_a_dropped_and_a_renamed_class_move_numbers_and_no_answers(house):
         sum(row[2] == "zero" and row[0] in known for row in new),
     )
     come = [row[1:] for row in new if row[0] not in known and row[2] != "zero"]
-    assert found.new_score == Score(sum(independent(house, folder, come)), len(come))
-    assert found.new_score.error < 0.3
+    assert found.new_errors == ErrorCount(sum(independent(house, folder, come)), len(come))
+    assert found.new_errors.error < 0.3
     assert "does not know the classes of" in notes[0]
 
 
@@ -864,7 +864,7 @@ def test_without_fc7_the_layer_before_the_logits_is_taken():
     )
     flat = keras.layers.Dropout(0.5)(keras.layers.Flatten(name="flat")(maps))
     model = keras.Model(image, keras.layers.Dense(3)(flat))
-    wide, units = signals._with_features(model)
+    wide, units = image_measurements._add_features(model)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
     found = np.asarray(wide(pixels))
     assert (found.shape, units) == ((4, 4 * 4 * 5 + 3), 80)
@@ -884,9 +884,13 @@ def test_without_a_drift_alarms_are_as_rare_as_the_level_says(house):
         old.names,
     )
     classifier = load_classifier(open_version(house.champion, TrackingConfig(), house.workdir))
-    sides = [(old, signals._held_out(old)), (new, signals._new(old, new))]
+    sides = [(old, image_selection._find_held_out(old)), (new, image_selection._find_new(old, new))]
     looks = [
-        signals._look(side, signals._see(classifier, side, rows, "", lambda *_: None), rows)
+        image_measurements.select_measurements(
+            side,
+            image_measurements.measure_images(classifier, side, rows, "", lambda *_: None),
+            rows,
+        )
         for side, rows in sides
     ]
     first, second = (look.parts() for look in looks)
@@ -898,12 +902,18 @@ def test_without_a_drift_alarms_are_as_rare_as_the_level_says(house):
         for rows in (dealt[:120], dealt[120:360]):
             part = {name: values[rows] for name, values in pool.items()}
             groups.append(
-                Look(
+                ImageMeasurements(
                     labels=part.pop("class_balance"),
                     embeddings=part.pop("embeddings"),
                     scalars=part,
                 )
             )
-        alarms += bool(compare(*signals._varying(*groups), level=0.05, seed=seed).drifted)
+        alarms += bool(
+            measure_drift(
+                *image_measurements.drop_constant_scalars(*groups),
+                significance_level=0.05,
+                seed=seed,
+            ).drifted
+        )
     assert count > 900
     assert alarms / trials <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)

@@ -1,5 +1,6 @@
 import hashlib
 import math
+import re
 from collections import defaultdict
 from dataclasses import replace
 
@@ -9,40 +10,39 @@ from pydantic import ValidationError
 from scipy import stats
 
 from pipeline.config.retrain import RetrainConfig
-from pipeline.retrain.drift import Drift, Finding
-from pipeline.retrain.triggers import (
-    Changes,
-    Facts,
-    Index,
-    Score,
-    chance_of_fall,
-    changed_images,
-    decide,
+from pipeline.retrain.drift import Drift, DriftTest
+from pipeline.retrain.signals import (
+    DatasetChanges,
+    ErrorCount,
+    ImageIndex,
+    Signals,
+    compare_datasets,
 )
+from pipeline.retrain.triggers import compute_degradation_p_value, decide_retraining
 
 RULES = RetrainConfig()
 EVERY = ("always", "new_data", "drift", "degraded_champion", "age")
-SAME = Changes(before=(600, 400), new=(0, 0), removed=(0, 0), relabeled=(0, 0))
-CALM = Finding("contrast", 0.05, 0.09, 0.31, drifted=False, note="median 0.21, was 0.2")
-MOVED = Finding("brightness", 0.21, 0.09, 0.001, drifted=True, note="median 0.52, was 0.47")
-KNOWN = Facts(
+SAME = DatasetChanges(before=(600, 400), new=(0, 0), removed=(0, 0), relabeled=(0, 0))
+CALM = DriftTest("contrast", 0.05, 0.09, 0.31, drifted=False, note="median 0.21, was 0.2")
+MOVED = DriftTest("brightness", 0.21, 0.09, 0.001, drifted=True, note="median 0.52, was 0.47")
+KNOWN = Signals(
     has_champion=True,
     changes=SAME,
     drift=Drift((CALM, replace(CALM, name="embeddings", p_value=0.6, note="")), 400, 1000, 0.05),
-    new_score=Score(4, 100),
-    test_score=Score(40, 1000),
+    new_errors=ErrorCount(4, 100),
+    test_errors=ErrorCount(40, 1000),
     champion_age_days=12.34,
 )
 
 
-def reason(name, facts, **settings):
-    (only,) = decide(facts, RetrainConfig(triggers=(name,), **settings)).reasons
+def reason(name, signals, **settings):
+    (only,) = decide_retraining(signals, RetrainConfig(triggers=(name,), **settings)).results
     return only
 
 
 def index(images):
     """An index of (content, label) pairs."""
-    return Index(
+    return ImageIndex(
         np.array([hashlib.sha256(bytes([content])).digest() for content, _ in images]),
         np.array([label for _, label in images]),
     )
@@ -54,7 +54,7 @@ def index(images):
 def test_images_are_new_removed_or_labelled_otherwise():
     old = index([(1, 0), (2, 0), (3, 1), (4, 1), (5, 1)])
     new = index([(1, 0), (2, 1), (3, 1), (6, 0), (7, 2), (8, 2)])
-    assert changed_images(old, new, 3) == Changes(
+    assert compare_datasets(old, new, 3) == DatasetChanges(
         before=(2, 3, 0), new=(1, 0, 2), removed=(0, 2, 0), relabeled=(0, 1, 0)
     )
 
@@ -65,27 +65,27 @@ def test_images_are_new_removed_or_labelled_otherwise():
         (
             [(1, 0), (1, 0)],
             [(1, 0)],
-            Changes((1, 0), (0, 0), (0, 0), (0, 0)),
+            DatasetChanges((1, 0), (0, 0), (0, 0), (0, 0)),
         ),  # copies under one label are one image
         (
             [(1, 0), (1, 1)],
             [(1, 0)],
-            Changes((1, 1), (0, 0), (0, 1), (0, 0)),
+            DatasetChanges((1, 1), (0, 0), (0, 1), (0, 0)),
         ),  # of two labels one is gone
         (
             [(1, 0)],
             [(1, 0), (1, 1)],
-            Changes((1, 0), (0, 0), (0, 0), (0, 1)),
+            DatasetChanges((1, 0), (0, 0), (0, 0), (0, 1)),
         ),  # a second label came
         (
             [(1, 0)],
             [(2, 0)],
-            Changes((1, 0), (1, 0), (1, 0), (0, 0)),
+            DatasetChanges((1, 0), (1, 0), (1, 0), (0, 0)),
         ),  # other bytes are another image
     ],
 )
 def test_copies_and_several_labels(old, new, changes):
-    assert changed_images(index(old), index(new), 2) == changes
+    assert compare_datasets(index(old), index(new), 2) == changes
 
 
 def counted(old, new, classes):
@@ -101,7 +101,7 @@ def counted(old, new, classes):
             removed[label] += label not in are[content] and not are[content] - were[content]
         for label in are[content] - were[content]:
             (relabeled if were[content] else fresh)[label] += 1
-    return Changes(*map(tuple, (before, fresh, removed, relabeled)))
+    return DatasetChanges(*map(tuple, (before, fresh, removed, relabeled)))
 
 
 def test_counts_are_those_of_sets():
@@ -111,25 +111,27 @@ def test_counts_are_those_of_sets():
             [(int(content), int(label)) for content, label in rng.integers(0, (20, 4), (30, 2))]
             for _ in range(2)
         )
-        assert changed_images(index(old), index(new), 4) == counted(old, new, 4)
+        assert compare_datasets(index(old), index(new), 4) == counted(old, new, 4)
 
 
 def test_contents_come_as_bytes_or_as_an_array_of_any_kind():
     digests = [bytes(31) + b"\1", b"\1" + bytes(31), b"\1\2" + bytes(30), bytes(32)]
     changes = [
-        changed_images(
-            Index(kind(digests[:3]), np.arange(3)), Index(kind(digests[1:]), np.arange(1, 4)), 4
+        compare_datasets(
+            ImageIndex(kind(digests[:3]), np.arange(3)),
+            ImageIndex(kind(digests[1:]), np.arange(1, 4)),
+            4,
         )
         for kind in (np.array, list, lambda some: np.array(some, object))
     ]
-    assert changes == [Changes((1, 1, 1, 0), (0, 0, 0, 1), (1, 0, 0, 0), (0, 0, 0, 0))] * 3
+    assert changes == [DatasetChanges((1, 1, 1, 0), (0, 0, 0, 1), (1, 0, 0, 0), (0, 0, 0, 0))] * 3
 
 
 def test_an_empty_side_is_no_trouble():
-    nothing, some = Index(np.zeros(0, "S32"), np.zeros(0, int)), index([(1, 0), (2, 1)])
-    assert changed_images(nothing, some, 2) == Changes((0, 0), (1, 1), (0, 0), (0, 0))
-    assert changed_images(some, nothing, 2) == Changes((1, 1), (0, 0), (1, 1), (0, 0))
-    assert changed_images(nothing, some, 2).share == 2
+    nothing, some = ImageIndex(np.zeros(0, "S32"), np.zeros(0, int)), index([(1, 0), (2, 1)])
+    assert compare_datasets(nothing, some, 2) == DatasetChanges((0, 0), (1, 1), (0, 0), (0, 0))
+    assert compare_datasets(some, nothing, 2) == DatasetChanges((1, 1), (0, 0), (1, 1), (0, 0))
+    assert compare_datasets(nothing, some, 2).fraction == 2
 
 
 @pytest.mark.slow
@@ -140,9 +142,9 @@ def test_a_million_images_take_seconds():
         rng.integers(0, 1000, 1_100_000),
     )
     moved = np.where(np.arange(1_100_000) % 1000 == 500, (labels + 1) % 1000, labels)
-    changes = changed_images(
-        Index(contents[:1_000_000], labels[:1_000_000]),
-        Index(contents[100_000:], moved[100_000:]),
+    changes = compare_datasets(
+        ImageIndex(contents[:1_000_000], labels[:1_000_000]),
+        ImageIndex(contents[100_000:], moved[100_000:]),
         1000,
     )
     assert (
@@ -158,30 +160,33 @@ def test_a_million_images_take_seconds():
 
 
 def test_without_a_champion_a_slot_retrains_whatever_else_is_known():
-    for facts in (Facts(has_champion=False), replace(KNOWN, has_champion=False)):
-        verdict = decide(facts, RULES)
+    for signals in (Signals(has_champion=False), replace(KNOWN, has_champion=False)):
+        verdict = decide_retraining(signals, RULES)
         assert verdict.retrain
         assert verdict.text == "Retrain. There is no champion yet."
 
 
 def test_a_calm_slot_keeps_the_champion_and_says_why():
-    verdict = decide(KNOWN, RULES)
+    verdict = decide_retraining(KNOWN, RULES)
     assert not verdict.retrain
-    assert [reason.name for reason in verdict.reasons] == list(RULES.triggers)
+    assert [reason.name for reason in verdict.results] == list(RULES.triggers)
     assert verdict.text.startswith(
         "Keep the champion. Since the champion's 1,000 images, 0 changed"
     )
-    assert all(reason.text in verdict.text for reason in verdict.reasons)
+    assert all(reason.text in verdict.text for reason in verdict.results)
 
 
 def test_what_is_not_known_fires_nothing_and_is_said():
-    verdict = decide(Facts(has_champion=True), RULES)
+    verdict = decide_retraining(Signals(has_champion=True), RULES)
     assert not verdict.retrain
-    assert all(" not " in reason.text and not reason.numbers for reason in verdict.reasons)
+    assert all(
+        re.search(" not | unknown", reason.text) and not reason.numbers
+        for reason in verdict.results
+    )
 
 
 def test_one_trigger_is_enough_and_the_text_names_those_that_fired():
-    verdict = decide(replace(KNOWN, champion_age_days=90.5), RULES)
+    verdict = decide_retraining(replace(KNOWN, champion_age_days=90.5), RULES)
     assert verdict.retrain
     assert verdict.text == "Retrain. The champion is 90.5 days old; more than 90 is too old."
     assert verdict.numbers["age.fired"] == 1
@@ -190,17 +195,19 @@ def test_one_trigger_is_enough_and_the_text_names_those_that_fired():
 
 def test_only_the_triggers_of_the_settings_are_asked():
     aged = replace(KNOWN, champion_age_days=1000.0)
-    assert not decide(aged, RetrainConfig(triggers=("drift", "new_data"))).retrain
+    assert not decide_retraining(aged, RetrainConfig(triggers=("drift", "new_data"))).retrain
     assert reason("always", KNOWN).fired
-    assert reason("always", Facts(has_champion=True)).text == "Every scheduled run retrains."
+    assert reason("always", Signals(has_champion=True)).text == "Every scheduled run retrains."
 
 
 def test_every_number_is_one_that_mlflow_can_keep():
-    for facts in (
+    for signals in (
         KNOWN,
-        replace(KNOWN, drift=Drift((MOVED, CALM), 400, 1000, 0.05), new_score=Score(100, 100)),
+        replace(
+            KNOWN, drift=Drift((MOVED, CALM), 400, 1000, 0.05), new_errors=ErrorCount(100, 100)
+        ),
     ):
-        numbers = decide(facts, RetrainConfig(triggers=EVERY)).numbers
+        numbers = decide_retraining(signals, RetrainConfig(triggers=EVERY)).numbers
         assert all(type(value) is float and math.isfinite(value) for value in numbers.values())
         assert {name.partition(".")[0] for name in numbers} == set(EVERY)
         assert numbers["drift.contrast.threshold"] == 0.09
@@ -230,16 +237,15 @@ def test_new_data_fires_from_a_number_or_from_a_share_on(changes, settings, fire
 
 
 def test_new_data_says_what_changed():
-    changes = Changes(before=(1000, 0), new=(40, 12), removed=(3, 0), relabeled=(2, 0))
+    changes = DatasetChanges(before=(1000, 0), new=(40, 12), removed=(3, 0), relabeled=(2, 0))
     found = reason("new_data", replace(KNOWN, changes=changes), min_new_images=1500)
     assert (
-        found.text
-        == "Since the champion's 1,000 images, 54 changed, 5.40 %: 52 new, 3 removed, 2 labeled"
-        " otherwise; 1,500 or 5.00 % is enough. 12 are of classes that the champion does not"
+        found.text == "Since the champion's 1,000 images, 54 changed, 5.40 %: 52 new, 3 removed, 2"
+        " relabeled; 1,500 or 5.00 % is enough. 12 are of classes that the champion does not"
         " know."
     )
     assert found.numbers["of_unknown_classes"] == 12
-    assert found.numbers["share"] == pytest.approx(0.054)
+    assert found.numbers["fraction"] == pytest.approx(0.054)
 
 
 def test_drift_names_what_drifted_and_else_what_was_nearest():
@@ -247,14 +253,14 @@ def test_drift_names_what_drifted_and_else_what_was_nearest():
     assert found.fired
     assert (
         found.text == "Drift, comparing 400 new images with 1,000 that the champion was made for (2"
-        " comparisons, together wrong in 5.00 % of scheduled runs without a drift): brightness 0.21 away"
+        " tests, family-wise false-alarm rate 5.00 %): brightness at distance 0.21"
         " (p = 0.001; median 0.52, was 0.47)."
     )
     calm = reason("drift", KNOWN)
     assert not calm.fired
     assert calm.text.endswith(
-        "; the nearest to it is contrast 0.05 away (p = 0.310; median 0.21, was 0.2), and above"
-        " 0.09 is drift."
+        "; the smallest p-value is that of contrast at distance 0.05 (p = 0.310; median 0.21, was 0.2), threshold"
+        " 0.09."
     )
     assert calm.numbers["images"] == 400
 
@@ -266,43 +272,51 @@ def test_a_comparison_of_nothing_is_no_evidence():
 @pytest.mark.parametrize(
     ("new", "test", "fires"),
     [
-        (Score(4, 100), Score(40, 1000), False),  # the same error
-        (Score(12, 100), Score(40, 1000), True),
-        (Score(2, 20), Score(40, 1000), False),  # as high, and likely by chance
-        (Score(4600, 100_000), Score(4000, 100_000), False),  # certain, and within the margin
-        (Score(6000, 100_000), Score(4000, 100_000), True),
-        (Score(0, 1000), Score(400, 1000), False),  # better
-        (Score(3, 3), Score(0, 1000), True),  # three of three, of a model that is never wrong
+        (ErrorCount(4, 100), ErrorCount(40, 1000), False),  # the same error
+        (ErrorCount(12, 100), ErrorCount(40, 1000), True),
+        (ErrorCount(2, 20), ErrorCount(40, 1000), False),  # as high, and likely by chance
+        (
+            ErrorCount(4600, 100_000),
+            ErrorCount(4000, 100_000),
+            False,
+        ),  # certain, and within the margin
+        (ErrorCount(6000, 100_000), ErrorCount(4000, 100_000), True),
+        (ErrorCount(0, 1000), ErrorCount(400, 1000), False),  # better
+        (
+            ErrorCount(3, 3),
+            ErrorCount(0, 1000),
+            True,
+        ),  # three of three, of a model that is never wrong
     ],
 )
 def test_a_fall_is_certain_and_larger_than_the_margin(new, test, fires):
     assert (
-        reason("degraded_champion", replace(KNOWN, new_score=new, test_score=test)).fired == fires
+        reason("degraded_champion", replace(KNOWN, new_errors=new, test_errors=test)).fired == fires
     )
 
 
 def test_a_fall_says_both_errors():
-    found = reason("degraded_champion", replace(KNOWN, new_score=Score(12, 100)))
+    found = reason("degraded_champion", replace(KNOWN, new_errors=ErrorCount(12, 100)))
     assert (
         found.text
         == "The champion is wrong on 12 of 100 newly labeled images, 12.00 %, and on 40 of 1,000"
-        " test images, 4.00 %: +8.00 points, p = 0.0015; at least 2.00 points with p of at"
-        " most 0.05 is a fall."
+        " test images, 4.00 %: +8.00 points, p = 0.0015; degraded is at least 2.00"
+        " points with p at most 0.05."
     )
-    assert found.numbers["fall"] == pytest.approx(0.08)
+    assert found.numbers["increase"] == pytest.approx(0.08)
 
 
 @pytest.mark.parametrize(
     ("new", "test"),
     [
-        (None, Score(1, 9)),
-        (Score(1, 9), None),
-        (Score(0, 0), Score(1, 9)),
-        (Score(1, 9), Score(0, 0)),
+        (None, ErrorCount(1, 9)),
+        (ErrorCount(1, 9), None),
+        (ErrorCount(0, 0), ErrorCount(1, 9)),
+        (ErrorCount(1, 9), ErrorCount(0, 0)),
     ],
 )
 def test_no_answers_are_no_evidence_of_a_fall(new, test):
-    found = reason("degraded_champion", replace(KNOWN, new_score=new, test_score=test))
+    found = reason("degraded_champion", replace(KNOWN, new_errors=new, test_errors=test))
     assert not found.fired
     assert "was not scored" in found.text
 
@@ -317,8 +331,8 @@ def test_the_chance_of_a_fall_is_that_of_fishers_test():
     ]:
         table = [[wrong, images - wrong], [test_wrong, test_images - test_wrong]]
         expected = stats.fisher_exact(table, alternative="greater").pvalue
-        assert chance_of_fall(
-            Score(wrong, images), Score(test_wrong, test_images)
+        assert compute_degradation_p_value(
+            ErrorCount(wrong, images), ErrorCount(test_wrong, test_images)
         ) == pytest.approx(expected)
 
 

@@ -15,7 +15,7 @@ from pipeline.cli.tables.lines import print_location
 from pipeline.reports.numbers import format_duration
 
 if TYPE_CHECKING:
-    from pipeline.retrain.garbage_collection import GarbagePlan, KeptItem, Removal
+    from pipeline.retrain.garbage_plan import GarbagePlan, KeptItem, Removal
     from pipeline.retrain.retraining import Retraining
     from pipeline.schedule.records import Schedule, ScheduledRun
     from pipeline.schedule.timing import Timing
