@@ -282,7 +282,7 @@ def test_only_what_was_measured_of_both_is_compared():
             ImageMeasurements({"a": np.zeros(30)}),
             ImageMeasurements({"a": np.zeros(90)}),
             0.0009,
-            "significance_level",
+            "level",
         ),
     ],
 )

@@ -660,7 +660,7 @@ def test_a_file_with_two_names_counts_once(tmp_path):
     scene = inventory.Inventory(tmp_path, Config(), 1, True, 0)
     (tmp_path / "a").write_bytes(b"x" * 100)
     (tmp_path / "b").hardlink_to(tmp_path / "a")
-    assert scene.bytes_of(tmp_path) == 100
+    assert scene.measure_bytes(tmp_path) == 100
 
 
 PROGRAM = (sys.executable, "-m", "pipeline")

@@ -287,7 +287,7 @@ def test_scored_are_images_with_a_new_label_that_nothing_was_trained_on(tmp_path
             "Drift was not measured: 3 images are new, and 5 can be compared with; it takes 20"
             " and 40."
         ),
-        "The champion does not know the classes of 2 newly labeled images: it was not asked.",
+        "The champion does not know the classes of 2 newly labeled images: they are not scored.",
     )
 
 
@@ -792,7 +792,7 @@ def test_a_new_class_drifts_and_is_not_asked_about(house):
     assert notes == (
         (
             f"The champion does not know the classes of {found.changes.of_unknown_classes} newly labeled"
-            " images: it was not asked."
+            " images: they are not scored."
         ),
     )
 
