@@ -14,7 +14,6 @@ import numpy as np
 
 from pipeline.reports.evaluation.layout import (
     LAYER_NAME_WIDTH,
-    add_axes,
     draw_image,
     make_figure,
     write_label,
@@ -63,7 +62,7 @@ def draw_filters(kernel: Floats, towers: int, path: Path) -> None:
             write_label(
                 figure, 0, tower * each + head / 2, f"tower {tower + 1}", ha="left", weight="bold"
             )
-        add_axes(figure, 0, tower * each + head, wide, high).imshow(sheet, interpolation="nearest")
+        draw_image(figure, sheet, (0, tower * each + head), (wide, high), interpolation="nearest")
     save_figure(figure, path)
 
 
@@ -88,7 +87,7 @@ def draw_activations(pixels: Images, maps: Mapping[str, LayerMaps], path: Path) 
     block = max(len(maps) * row, image) + between
     figure = make_figure(left + columns * step - _IMAGE_GAP, len(pixels) * block - between)
     for index, shown in enumerate(pixels):
-        draw_image(add_axes(figure, 0, index * block, image, image), shown)
+        draw_image(figure, shown, (0, index * block), (image, image))
         for line, (name, layer) in enumerate(maps.items()):
             top = index * block + line * row
             high, wide = layer.values.shape[2:]
@@ -96,9 +95,7 @@ def draw_activations(pixels: Images, maps: Mapping[str, LayerMaps], path: Path) 
             for column, (number, values) in enumerate(
                 zip(layer.indices[index], layer.values[index], strict=True)
             ):
-                draw_image(
-                    add_axes(figure, left + column * step, top, tile, tile), _color_map(values)
-                )
+                draw_image(figure, _color_map(values), (left + column * step, top), (tile, tile))
                 write_label(
                     figure,
                     left + column * step + tile / 2,
@@ -145,8 +142,10 @@ def draw_patches(patches: Mapping[str, LayerPatches], path: Path) -> None:
             )
             for index, pixels in enumerate(tiles):
                 draw_image(
-                    add_axes(figure, x + index * (tile + _HAIR), y + _TEXT_LINE, tile, tile),
+                    figure,
                     pixels,
+                    (x + index * (tile + _HAIR), y + _TEXT_LINE),
+                    (tile, tile),
                 )
         top += lines * row + between
     save_figure(figure, path)
@@ -173,10 +172,12 @@ def draw_grad_cam(
     figure = make_figure(columns * (pair + between) - between, -(-len(pixels) // columns) * row)
     for index, (label, answer) in enumerate(zip(map(int, labels), map(int, answers), strict=True)):
         x, y = index % columns * (pair + between), index // columns * row
-        draw_image(add_axes(figure, x, y, tile, tile), pixels[index])
+        draw_image(figure, pixels[index], (x, y), (tile, tile))
         draw_image(
-            add_axes(figure, x + tile + _HAIR, y, tile, tile),
+            figure,
             _overlay_heat(pixels[index], heat[index]),
+            (x + tile + _HAIR, y),
+            (tile, tile),
         )
         sign, color = ("✓", _SAME) if label == answer else ("✗", _UNLIKE)
         write_label(figure, x, y + tile + 0.11, sign, color=color, ha="left", weight="bold")
@@ -231,7 +232,7 @@ def draw_neighbors(
         write_label(figure, x, 0.08, heading, size=8, color=FAINT, ha="left")
     for index, label in enumerate(query_labels):
         y = head + index * row
-        draw_image(add_axes(figure, 0, y, tile, tile), queries[index])
+        draw_image(figure, queries[index], (0, y), (tile, tile))
         write_label(
             figure,
             tile / 2,
@@ -245,8 +246,10 @@ def draw_neighbors(
         ):
             x = left + rank * step
             draw_image(
-                add_axes(figure, x, y, tile, tile),
+                figure,
                 image,
+                (x, y),
+                (tile, tile),
                 frame=_SAME if other == label else _UNLIKE,
             )
             if other != label:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from pipeline.reports.figures import CENTERED, FAINT, INK, LITERAL, fit_class_name
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from pipeline.arrays import Floats, Image
 
 # In inches.
@@ -23,27 +22,46 @@ LAYER_NAME_WIDTH = 0.95
 
 
 def make_figure(width: float, height: float) -> Figure:
-    """Return a figure with a width and a height, in inches, inside its margin."""
-    return Figure((width + 2 * MARGIN, height + 2 * MARGIN))
+    """Return a figure with a width and a height, in inches, inside its margin.
+
+    Its only axes cover it in inches from the top left corner: hundreds of axes, one for each image,
+    would take seconds.
+    """
+    figure = Figure((width + 2 * MARGIN, height + 2 * MARGIN))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set_xlim(0, width + 2 * MARGIN)
+    axes.set_ylim(height + 2 * MARGIN, 0)
+    return figure
 
 
-def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Return axes without a frame at a position of a figure."""
-    wide, high = figure.get_size_inches()
-    axes = figure.add_axes(
-        ((MARGIN + left) / wide, 1 - (MARGIN + top + height) / high, width / wide, height / high)
-    )
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    return axes
+def draw_image(
+    figure: Figure,
+    pixels: Image | Floats,
+    corner: tuple[float, float],
+    size: tuple[float, float],
+    *,
+    frame: str | None = None,
+    interpolation: str = "antialiased",
+) -> None:
+    """Draw an image, in a frame if a color is given.
 
-
-def draw_image(axes: Axes, pixels: Image | Floats, frame: str | None = None) -> None:
-    """Draw an image, in a frame if a color is given."""
-    axes.imshow(pixels, interpolation="antialiased", aspect="auto")
+    Args:
+        figure: of `make_figure`.
+        pixels: uint8, or float in [0, 1], [height, width, 3 or 4].
+        corner: left and top, in inches inside the margin.
+        size: width and height, in inches.
+        frame: the color of the frame.
+        interpolation: of pixels that are enlarged or reduced.
+    """
+    (left, top), (width, height) = corner, size
+    left, top = left + MARGIN, top + MARGIN
+    (axes,) = figure.axes
+    extent = (left, left + width, top + height, top)
+    axes.imshow(pixels, extent=extent, interpolation=interpolation, aspect="auto")
     if frame:
-        axes.spines[:].set(visible=True, color=frame, linewidth=2.5)
+        outline = Rectangle((left, top), width, height, fill=False, edgecolor=frame, linewidth=2.5)
+        axes.add_patch(outline)
 
 
 def write_layer_name(figure: Figure, left: float, middle: float, name: str, note: str) -> None:
