@@ -355,14 +355,14 @@ class Review(Artifact):
 
 
 class GateCheck(BaseModel):
-    """One thing that the gate looked at."""
+    """One check of the gate."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(description="What was looked at, such as `top-1 error against the champion`.")
-    passed: bool = Field(description="Whether it is no reason to refuse.")
-    measured: str = Field(description="What was found, for people.")
-    required: str = Field(description="What it had to be.")
+    name: str = Field(description="Name of the check, such as `against_champion`.")
+    passed: bool = Field(description="Whether the check passed.")
+    measured: str = Field(description="The measured value, formatted.")
+    required: str = Field(description="The required value, formatted.")
     text: str = Field(description="One sentence with the numbers.")
 
 
@@ -449,7 +449,7 @@ class EvaluationReport(Artifact):
 
 
 class Decision(Artifact):
-    """What became of a candidate, and why."""
+    """The outcome of a promotion, with its reasons."""
 
     REPORT_FILE: ClassVar[str] = "report/decision.html"
     PACKAGE: ClassVar[str] = "package"
@@ -460,20 +460,20 @@ class Decision(Artifact):
             " already."
         )
     )
-    reason: str = Field(description="Why, in a sentence.")
+    reason: str = Field(description="The reason, in a sentence.")
     name: str = Field(description="Name in the registry.")
     version: str = Field(
         description="The candidate's version there; empty when nothing was registered."
     )
     champion: str = Field(description="The version that it was judged against; empty for none.")
     policy: str = Field(description="`non_inferior` or `superior`.")
-    checks: tuple[GateCheck, ...] = Field(description="What was looked at; empty when nothing was.")
+    checks: tuple[GateCheck, ...] = Field(description="All checks; empty when nothing was judged.")
     images: int = Field(description="Test images that both models were scored on.")
     top1_error: float | None = Field(description="The candidate's, in [0, 1].")
     champion_top1_error: float | None = Field(
         description="The champion's on the images that it knows the classes of, in [0, 1]."
     )
-    advice: str = Field(description="How many test images decide what; empty without a champion.")
+    advice: str = Field(description="The number of test images needed; empty without a champion.")
     test_images_note: str = Field(
         default="",
         description=(
@@ -488,11 +488,11 @@ class Decision(Artifact):
 
     @property
     def page(self) -> Path:
-        """The decision for people."""
+        """The page of the decision."""
         return self.directory / self.REPORT_FILE
 
     def headline(self) -> str:
-        """What became of it, and why."""
+        """Return the outcome and its reason."""
         return f"{self.outcome}: {self.reason}"
 
     def promised_files(self) -> tuple[Path, ...]:
