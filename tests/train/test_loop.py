@@ -333,7 +333,7 @@ def test_training_goes_back_to_the_last_epoch_at_half_the_rate(tmp_path):
     config = TrainConfig(
         epochs=3,
         global_batch_size=16,
-        learning_rate=4,
+        learning_rate=10,
         schedule="constant",
         nan_restarts=10,
         checkpoint_seconds=0,
@@ -343,7 +343,7 @@ def test_training_goes_back_to_the_last_epoch_at_half_the_rate(tmp_path):
     assert 1 <= len(state.nan_restarts) == len(told) <= 10
     assert "goes back to the end of epoch" in told[0]
     assert len(state.history) == 3
-    assert state.history[-1]["learning_rate"] == 4 / 2 ** len(state.nan_restarts)
+    assert state.history[-1]["learning_rate"] == 10 / 2 ** len(state.nan_restarts)
     assert state.history[-1]["nan_restarts"] == len(state.nan_restarts)
     assert_same_bits(state, train(config, tmp_path / "c.npz"))
     with pytest.raises(TrainingDivergedError):
