@@ -118,17 +118,17 @@ def running(find, changed=None, *, wait=True, **settings):
     thread.start()
     try:
         if wait:
-            until(lambda: ask(config.port, "GET", "/ready")[0] == 200)
+            until(lambda: ask(config.port, "GET", "/ready")[0] == 200, 120)  # TensorFlow compiles
         yield SimpleNamespace(
             port=config.port, service=service, said=said, thread=thread, ended=ended
         )
     finally:
         service.stop()
-        thread.join(30)
+        thread.join(60)
     assert not thread.is_alive()
 
 
-def until(true, seconds=20.0):
+def until(true, seconds=60.0):
     """Wait until something holds; a connection that is refused holds nothing."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -142,7 +142,7 @@ def until(true, seconds=20.0):
 def ask(port, method, path, body=b"", kind="", headers=None):
     """Return the status, what the JSON or the text says, and the headers of an answer."""
     with contextlib.closing(
-        http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     ) as connection:
         connection.request(
             method, path, body, {**({"Content-Type": kind} if kind else {}), **(headers or {})}
