@@ -37,7 +37,7 @@ def make_split(count: int, side: int) -> Any:
         short_side=side,
         class_counts={"train": (1,) * CLASSES},
         channel_mean=(128,) * 3,
-        images=lambda _: count,
+        count_images=lambda _: count,
     )
     return LoadedSplit(dataset, "train", labels, tuple(map(str, range(count))), pixels)
 

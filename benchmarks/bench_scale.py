@@ -92,7 +92,7 @@ def measure_ingest(folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as workdir:
         before, cpu, started = read_resident_megabytes(), sum(os.times()[:2]), time.perf_counter()
         record = run_ingest(folder, workdir)
-        count = sum(record.images(split) for split in record.reads)
+        count = sum(record.count_images(split) for split in record.reads)
         found = {
             "files": count,
             "seconds": time.perf_counter() - started,

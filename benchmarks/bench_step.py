@@ -46,7 +46,7 @@ def make_steps(network: Any, batch: int, precision: str = "float32") -> Callable
         short_side=size,
         class_counts={"train": (1,) * classes},
         channel_mean=MEAN,
-        images=lambda _split: batch,
+        count_images=lambda _split: batch,
     )
     pixels = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     labels = rng.integers(0, classes, batch).astype(np.int32)

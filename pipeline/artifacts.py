@@ -123,7 +123,7 @@ class DatasetArtifact(Artifact):
     )
     quarantined: int = Field(default=0, description="Files left out because they cannot be used.")
     excluded_duplicates: int = Field(
-        default=0, description="Copies of images of another split, left out."
+        default=0, description="Duplicates of images of another split, left out."
     )
     builder_directory: Path = Field(
         description=(
@@ -144,7 +144,7 @@ class DatasetArtifact(Artifact):
         """The folder to give to `tfds.builder_from_directory`."""
         return self.directory / self.builder_directory
 
-    def images(self, split: str) -> int:
+    def count_images(self, split: str) -> int:
         """Return the number of images in a split."""
         return sum(self.class_counts[split])
 

@@ -130,7 +130,7 @@ def draw_augmentations(
         size: height and width of the images.
         epoch: counted from 0.
     """
-    count = dataset.images("train")
+    count = dataset.count_images("train")
 
     def opened(stream: RandomStream) -> np.random.Generator:
         return open_stream(stream, seed=config.seed, epoch=epoch)

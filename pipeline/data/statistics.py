@@ -148,10 +148,10 @@ def measure_dataset(
         )
         if stored is not None:
             stored.flush()
-    return _conclude(tally, short_side)
+    return _summarize_tally(tally, short_side)
 
 
-def _conclude(tally: _Tally, short_side: int) -> DatasetStatistics:
+def _summarize_tally(tally: _Tally, short_side: int) -> DatasetStatistics:
     measured = tally.pixels // short_side**2
     sums, groups = tally.image_sum.sum((0, 1)).tolist(), np.asarray(tally.groups)
     return DatasetStatistics(

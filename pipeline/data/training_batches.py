@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # ImageNet's; shards are shuffled, too.
 _SHUFFLE_BUFFER = 2048
 # Of the epochs that share an iterator.
-_STEPS_TOGETHER, _IMAGES_TOGETHER = 4096, 2**18
+_SHARED_STEPS, _SHARED_IMAGES = 4096, 2**18
 
 
 def make_training_batches(
@@ -270,5 +270,5 @@ def _count_epochs_together(images: int, batch_size: int) -> int:
     """
     return max(
         1,
-        min(_STEPS_TOGETHER // max(1, images // batch_size), _IMAGES_TOGETHER // max(1, images)),
+        min(_SHARED_STEPS // max(1, images // batch_size), _SHARED_IMAGES // max(1, images)),
     )

@@ -14,7 +14,7 @@ from pipeline.reports.figures import load_font
 if TYPE_CHECKING:
     from pipeline.arrays import Floats, Image, Images, Integers
 
-_COLORS = {"train": "#2f6fde", "validation": "#e08a1e", "test": "#3a9d5d"}
+_SPLIT_COLORS = {"train": "#2f6fde", "validation": "#e08a1e", "test": "#3a9d5d"}
 _MANY_CLASSES = 30  # more are drawn as a curve
 _LABEL_LENGTH = 22
 _DUPLICATE_PAIRS = 3  # per row
@@ -102,12 +102,12 @@ def draw_class_balance(
         axes.spines[["top", "right"]].set_visible(False)
         if many:
             axes.fill_between(
-                range(classes), sorted(counts, reverse=True), color=_COLORS[split], step="mid"
+                range(classes), sorted(counts, reverse=True), color=_SPLIT_COLORS[split], step="mid"
             )
             axes.set_xlabel("classes by size")
             axes.set_ylim(bottom=0)
         else:
-            axes.barh(range(classes), counts, color=_COLORS[split])
+            axes.barh(range(classes), counts, color=_SPLIT_COLORS[split])
             axes.set_xlabel("images")
     if not many:
         panels[0].set_yticks(range(classes), [_label_text(name) for name in class_names])

@@ -67,7 +67,7 @@ def count_images_seen(spec: Mapping[str, Any], dataset: DatasetArtifact) -> floa
     """
     if "train" not in spec:
         return 0.0
-    images = min(spec["images"] or dataset.images("train"), dataset.images("train"))
+    images = min(spec["images"] or dataset.count_images("train"), dataset.count_images("train"))
     rates = EXPECTED_RATES if "criterion" in spec else 1
     cost = _PLAIN_NETWORK_COST if spec["depth"] else 1.0
     return float(images * spec["train"]["epochs"] * rates) * cost

@@ -167,7 +167,7 @@ def _require_dataset(record: Artifact | None) -> DatasetArtifact:
 
 def _limit_images(resolved: Resolved, dataset: DatasetArtifact) -> Resolved:
     """Return the settings with at most as many training images as the dataset has; 0 means all."""
-    own, available = resolved.config.reproduce, dataset.images("train")
+    own, available = resolved.config.reproduce, dataset.count_images("train")
     limited = own.model_copy(update={"images": min(own.images or available, available)})
     return replace(resolved, config=resolved.config.model_copy(update={"reproduce": limited}))
 

@@ -94,7 +94,7 @@ SIZE = 24
 def dataset():
     counts = {"train": (300, 100, 600)}
     return SimpleNamespace(
-        images=lambda _: 1000,
+        count_images=lambda _: 1000,
         class_counts=counts,
         channel_mean=(120.0, 110.0, 100.0),
         channel_covariance=COVARIANCE,

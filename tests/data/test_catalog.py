@@ -72,7 +72,7 @@ def test_tfds_set_whose_validation_is_the_test(make_dataset, monkeypatch, tmp_pa
         "validation": "train[30:]",
         "test": "validation",
     }
-    assert {split: dataset.images(split) for split in dataset.reads} == {
+    assert {split: dataset.count_images(split) for split in dataset.reads} == {
         "train": 30,
         "validation": 10,
         "test": 10,
@@ -139,7 +139,7 @@ def test_missing_tfds_splits_are_cut_in_whole_images(sizes, reads):
 def test_beam_makes_the_sets_of_tfds_that_need_it(make_dataset, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "shared"))
     made = make_dataset(dataset="beam_shapes", beam=BEAM)
-    assert {split: made.images(split) for split in made.reads} == {
+    assert {split: made.count_images(split) for split in made.reads} == {
         "train": 36,
         "validation": 4,
         "test": 10,

@@ -62,7 +62,7 @@ def test_seventy_thousand_images_without_the_network(make_dataset, monkeypatch, 
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     restore_files(DEBIAN, tmp_path / "tfds" / "downloads" / "manual")
     dataset = make_dataset(dataset="fashion_mnist")
-    assert {split: dataset.images(split) for split in dataset.reads} == {
+    assert {split: dataset.count_images(split) for split in dataset.reads} == {
         "train": 54_000,
         "validation": 6_000,
         "test": 10_000,

@@ -27,7 +27,7 @@ def write_manifest(path, *lines):
 
 
 def test_digits_are_split_by_their_pixels(digits):
-    assert {split: digits.images(split) for split in digits.reads} == {
+    assert {split: digits.count_images(split) for split in digits.reads} == {
         "train": 1265,
         "validation": 147,
         "test": 385,
@@ -184,7 +184,7 @@ def test_given_splits_are_kept_and_missing_ones_cut(tmp_path, make_dataset, writ
     dataset = make_dataset(dataset=str(tmp_path / "p"))
     assert dataset.class_counts["validation"] == (4, 4)
     assert all(key.startswith("val/") for key in load_split(dataset, "validation").keys)
-    assert dataset.images("train") + dataset.images("test") == 60
+    assert dataset.count_images("train") + dataset.count_images("test") == 60
     write_folder(tmp_path / "p" / "test", classes=("a", "b"), per_class=5, seed=2)
     dataset = make_dataset(dataset=str(tmp_path / "p"))
     assert dataset.class_counts == {"train": (30, 30), "validation": (4, 4), "test": (5, 5)}
@@ -323,7 +323,7 @@ def test_manifest_names_images_labels_and_splits(folder, make_dataset):
     assert dataset.class_names == ("class 1", "class 2", "class 10")
     assert dataset.class_counts["test"] == (1, 1, 1)
     assert sorted(load_split(dataset, "test").keys) == ["1/7.png", "10/7.png", "2/7.png"]
-    assert dataset.images("train") + dataset.images("validation") == 87
+    assert dataset.count_images("train") + dataset.count_images("validation") == 87
     assert not (dataset.directory / dataset.ATTRIBUTES_FILE).exists()
 
 

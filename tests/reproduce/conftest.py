@@ -76,7 +76,7 @@ def serve(monkeypatch, dataset):
     """Let the loader find noise with a touch of each class's color."""
 
     def load(_dataset, split, *, in_memory=None):
-        count, rng = dataset.images(split), np.random.default_rng(len(split))
+        count, rng = dataset.count_images(split), np.random.default_rng(len(split))
         labels = (np.arange(count) % CLASSES).astype(np.int32)
         pixels = rng.integers(0, 130, (count, SIZE + 4, SIZE + 4, 3), dtype=np.uint8)
         pixels[np.arange(count), ..., labels] += 90

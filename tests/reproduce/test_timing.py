@@ -18,7 +18,7 @@ TINY = {"image_size": SIZE, "width_multiplier": 0.02}
 def test_noise_is_like_the_dataset(dataset):
     images = timing.make_noise_split(dataset, 10)
     assert images.pixels.shape == (10, SIZE + 4, SIZE + 4, 3)
-    assert images.dataset.images("train") == len(images) == 10
+    assert images.dataset.count_images("train") == len(images) == 10
     assert images.pixels.std() > 60
 
 

@@ -43,7 +43,7 @@ def split(count, seed=0, name="train", side=SIDE):
     counts = {name: tuple(np.bincount(labels))}
     dataset = SimpleNamespace(
         short_side=side,
-        images=lambda _split: count,
+        count_images=lambda _split: count,
         channel_mean=(125, 125, 125),
         channel_covariance=COVARIANCE,
         class_counts=counts,
