@@ -206,7 +206,7 @@ def test_impossible_batches_are_refused(train):
     with pytest.raises(
         ConfigError,
         match=(
-            r"multiple of the 2 workers that share it. Received 55. Type --set"
+            r"divided among 2 workers. Expected a multiple of 2. Received 55. Type --set"
             r" train.global_batch_size=56"
         ),
     ):
@@ -217,7 +217,7 @@ def test_impossible_batches_are_refused(train):
 
 @pytest.mark.parametrize("change", [{}, EVERYTHING], ids=["plain", "everything"])
 def test_small_epochs_share_an_iterator_and_are_the_same(train, change):
-    """In the first of them training goes on within an epoch, and a worker takes its share."""
+    """In the first of them training goes on within an epoch, and a worker takes its part."""
     config, how = (
         TrainConfig(**{"epochs": 5, "global_batch_size": 54, "seed": 3} | change),
         {
