@@ -93,7 +93,7 @@ def test_a_registry_without_a_champion_says_what_to_do(tmp_path):
     [
         (("predict", "https://example.org/cat.jpg"), "is an address on the network"),
         (("predict", "nothing.png"), "There is nothing to classify at 'nothing.png'"),
-        (("predict", "a.png", "--format", "xml"), "Nothing is known of the format xml"),
+        (("predict", "a.png", "--format", "xml"), "Unknown format 'xml'"),
         (
             ("predict", "a.png", "--output", "a.parquet", "--model", "b.keras"),
             "There is no model b.keras",
