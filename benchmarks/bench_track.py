@@ -153,7 +153,7 @@ def measure_tracking(rounds: int) -> Iterator[dict[str, Any]]:
     from pipeline.train.strategy import configure_runtime
 
     configure_runtime(TrainConfig())
-    images = (bench_loop.make_split(STEPS * BATCH, SIDE), bench_loop.split(2 * BATCH, SIDE))
+    images = (bench_loop.make_split(STEPS * BATCH, SIDE), bench_loop.make_split(2 * BATCH, SIDE))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         first = measure_first_run(folder)
