@@ -197,10 +197,8 @@ class LayerRecord(BaseModel):
     kind: str = Field(description="What it is, with window and stride.")
     output: tuple[int, ...] = Field(description="Shape of its output, without the batch.")
     parameters: int = Field(description="Trainable parameters.")
-    macs: int = Field(description="Multiplications with a weight, for an image.")
-    bytes: int = Field(
-        description="What its output takes for an image, in float32 but for the pixels."
-    )
+    macs: int = Field(description="MACs, multiplications with a weight, per image.")
+    bytes: int = Field(description="Memory of its output per image, in float32 but for the pixels.")
 
 
 class SavedModel(Artifact):
@@ -213,7 +211,7 @@ class SavedModel(Artifact):
 
     model_sha256: str = Field(description="SHA-256 of the .keras file.")
     parameters: int = Field(description="Trainable parameters.")
-    macs: int = Field(default=0, description="Multiplications with a weight, for an image.")
+    macs: int = Field(default=0, description="MACs, multiplications with a weight, per image.")
     layers: tuple[LayerRecord, ...] = Field(default=(), description="The layers in order.")
     network: str = Field(description="Name of the network, as in `model.network`.")
     fidelity: str = Field(default="code", description="As the code or as the paper of 2012.")

@@ -37,7 +37,7 @@ _ACTIVATION_COLORS = {
 _DRAWING_NOTE = (
     "Each block is a layer's output: its height the side of the map, its depth the number of"
     " channels, both by their logarithm. Two rows are two towers, which meet at conv3 and in the"
-    " fully connected layers. Below: each layer's fraction of parameters and multiplications."
+    " fully connected layers. Below: each layer's fraction of parameters and MACs."
 )
 _SIGNAL_NOTE = (
     "How much of the error's gradient arrives at each layer's output, from the logits on the right"
@@ -66,7 +66,7 @@ def draw_network_pages(record: ModelArtifact, folder: Path) -> None:
         PageSection("The network", images=[drawn]),
         PageSection(
             "Layers",
-            text="Multiplications and bytes are those of one image.",
+            text="MACs (multiplications with a weight) and bytes are those of one image.",
             tables=[_layer_table(record.layers)],
         ),
         PageSection(
@@ -75,7 +75,7 @@ def draw_network_pages(record: ModelArtifact, folder: Path) -> None:
         _signal_section(signals, values["finding"], folder),
     ]
     summary = (
-        f"{record.parameters:,} parameters and {record.macs / 1e6:,.1f} million multiplications an"
+        f"{record.parameters:,} parameters and {record.macs / 1e6:,.1f} million MACs per"
         f" image of {record.image_size} x {record.image_size} pixels."
     )
     fidelity = f", as the {record.fidelity} of 2012" if values["has_fidelities"] else ""
@@ -195,15 +195,13 @@ def _layer_table(layers: Sequence[LayerRecord]) -> Table:
         f"{work / 1e6:,.1f} M",
         f"{sum(layer.bytes for layer in layers) / 1e3:,.0f} kB",
     )
-    return Table(
-        ("layer", "what", "output", "parameters", "multiplications", "memory"), [*rows, summed]
-    )
+    return Table(("layer", "what", "output", "parameters", "MACs", "memory"), [*rows, summed])
 
 
 def _memory_table(layers: Sequence[LayerRecord]) -> Table:
     image = sum(layer.bytes for layer in layers)
     return Table(
-        ("images a step and device", "memory"),
+        ("images per step and device", "memory"),
         [(f"{batch:,}", f"{batch * image / 1e6:,.1f} MB") for batch in _BATCHES],
     )
 
@@ -265,7 +263,7 @@ def draw_network(layers: Sequence[LayerRecord]) -> Figure:
                 axes.annotate(
                     f"{fraction:.1%}", (index, fraction), ha="center", va="bottom", fontsize=9
                 )
-        axes.set_ylabel({"macs": "multiplications"}.get(name, name), fontsize=9)
+        axes.set_ylabel({"macs": "MACs"}.get(name, name), fontsize=9)
         axes.set_ylim(0, 1.3 * max(fractions))
         axes.set_yticks([])
         axes.set_xticks(range(len(shown)), [layer.layer for layer in shown], fontsize=10)
@@ -339,7 +337,7 @@ def draw_signals(signals: Mapping[str, Mapping[str, Any]]) -> Figure:
     panels = figure.subplots(1, 2)
     curves = {name: signal for name, signal in signals.items() if name in _ACTIVATION_COLORS}
     for axes, field, title in (
-        (panels[0], "arriving", "Gradient norm at each layer's output, an image"),
+        (panels[0], "arriving", "Gradient norm at each layer's output, per image"),
         (panels[1], "spread", "Standard deviation of the outputs between images"),
     ):
         for name, signal in curves.items():

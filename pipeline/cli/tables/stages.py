@@ -95,7 +95,7 @@ def show_decision(output: Console, decision: Decision) -> None:
 
 
 def show_layers(output: Console, model: ModelArtifact, batch_size: int) -> None:
-    """Print the layers of a network: shape, parameters, multiplications, memory of a batch."""
+    """Print the layers of a network: shape, parameters, MACs, memory of a batch."""
     table = Table(
         title=Text(f"{model.network}, {len(model.class_names):,} classes"), title_justify="left"
     )
