@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.arrays import Floats, Images, Labels, Network
 
 NEIGHBORS = 6  # of each image, as in the paper's figure 4
-_SHOWN_MAPS = 8  # of each layer and image
+_MAPS_PER_LAYER = 8  # of each layer and image
 _MAPPED_IMAGES = 2
 _PATCH_IMAGES = 512  # training images in which exciting patches are looked for
 
@@ -86,7 +86,7 @@ def inspect_network(
         filters=filters,
         towers=towers,
         patches=find_top_patches(model, searched, layers),
-        maps=find_strongest_maps(model, pixels[:_MAPPED_IMAGES], layers, _SHOWN_MAPS),
+        maps=find_strongest_maps(model, pixels[:_MAPPED_IMAGES], layers, _MAPS_PER_LAYER),
         training_images=len(training_pixels),
         patch_images=len(searched),
     )
