@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,9 +10,9 @@ from pipeline.config.section import Section
 
 
 class RetrainConfig(Section):
-    """When a scheduled run of the schedule retrains, and what a retraining is.
+    """When a scheduled run retrains, and how a retraining runs.
 
-    Docs/retraining.md says what each trigger looks at.
+    Docs/retraining.md describes the triggers.
     """
 
     triggers: tuple[Literal["always", "new_data", "drift", "degraded_champion", "age"], ...] = (
@@ -20,8 +20,8 @@ class RetrainConfig(Section):
             ("new_data", "drift", "degraded_champion", "age"),
             min_length=1,
             description=(
-                "What a scheduled run retrains for, with commas between several; one that fires is enough."
-                " `always`: the schedule decides."
+                "Reasons to retrain, with commas between several; one that fires is enough."
+                " `always`: every scheduled run retrains."
             ),
         )
     )
@@ -29,8 +29,8 @@ class RetrainConfig(Section):
         0,
         ge=0,
         description=(
-            "`new_data` fires from so many images on that are new, gone or labeled otherwise; 0:"
-            " their share decides."
+            "`new_data` fires from this number of new, removed or relabeled images on; 0: only"
+            " min_new_fraction counts."
         ),
     )
     min_new_fraction: float = Field(
@@ -38,8 +38,8 @@ class RetrainConfig(Section):
         ge=0,
         le=100,
         description=(
-            "The same as a share of the champion's images; 0: their number decides. Either is"
-            " enough."
+            "The same as a fraction of the champion's images; 0: only min_new_images counts. Either"
+            " is enough."
         ),
     )
     significance_level: float = Field(
@@ -47,8 +47,8 @@ class RetrainConfig(Section):
         ge=0.01,
         lt=0.5,
         description=(
-            "How often a scheduled run may take chance for a drift, and how often for a fall of the"
-            " champion."
+            "False-alarm rate of a scheduled run: of all drift tests together, and of"
+            " `degraded_champion`."
         ),
     )
     degradation_margin: float = Field(
@@ -56,56 +56,56 @@ class RetrainConfig(Section):
         ge=0,
         lt=1,
         description=(
-            "By how much the champion's top-1 error must be higher on newly labeled images to be"
-            " a fall."
+            "`degraded_champion` needs a top-1 error on newly labeled images that is higher by this"
+            " much."
         ),
     )
     max_age_days: float = Field(
-        90.0, gt=0, description="`age` fires for a champion that is older, in days."
+        90.0, gt=0, description="`age` fires for an older champion, in days."
     )
 
     start: Literal["fresh", "champion"] = Field(
         "fresh",
         description=(
-            "`fresh`: train from fresh weights; `champion`: go on from the champion's, quicker, and"
-            " with its habits."
+            "`fresh`: train from fresh weights; `champion`: from the champion's, which is faster"
+            " and keeps its biases."
         ),
     )
     timeout_hours: float = Field(
         24.0,
         gt=0,
         le=8760,
-        description="A retraining that takes longer is ended and counts as failed, in hours.",
+        description="A retraining that takes longer is ended and fails, in hours.",
     )
     retries: int = Field(
         3,
         ge=0,
         le=100,
         description=(
-            "How often a retraining is tried again that failed for a reason which may pass, such as"
-            " a busy folder."
+            "Retries of a retraining that failed for a reason that may pass, such as a busy work"
+            " directory."
         ),
     )
     backoff_seconds: float = Field(
         60.0,
         gt=0,
         le=86_400,
-        description="Pause before the first such try, in seconds; it doubles each time.",
+        description="Pause before the first retry, in seconds; it doubles each time.",
     )
     drain_seconds: float = Field(
         20.0,
         ge=0,
         le=86_400,
         description=(
-            "How long a retraining may go on when the scheduler is asked to end; the next start"
-            " goes on with it."
+            "Time for a retraining to end when the scheduler stops, in seconds; the next scheduler"
+            " resumes it."
         ),
     )
     notify: str = Field(
         "",
         description=(
-            "Told of what was promoted, refused, failed or waits: a shell command, which reads"
-            " JSON, or an http(s) address."
+            "Notified of promoted, refused, waiting and failed: a shell command that reads JSON, or"
+            " an http(s) address."
         ),
     )
     keep: int = Field(
@@ -113,13 +113,14 @@ class RetrainConfig(Section):
         ge=1,
         le=10_000,
         description=(
-            "How many retrainings are kept besides the champion, the one before and the best."
+            "Retrainings kept of each schedule and outcome, besides the champion, the previous and"
+            " the best."
         ),
     )
 
     @field_validator("triggers", mode="before")
     @classmethod
-    def _from_words(cls, value: object) -> object:
+    def _split_commas(cls, value: Any) -> Any:
         """Take `drift,age` of a command line."""
         return (
             tuple(word.strip() for word in value.split(",") if word.strip())
@@ -128,7 +129,7 @@ class RetrainConfig(Section):
         )
 
     @model_validator(mode="after")
-    def _new_data_can_fire(self) -> Self:
+    def _check_new_data(self) -> Self:
         if "new_data" in self.triggers and not (self.min_new_images or self.min_new_fraction):
             raise ValueError(
                 "new_data needs min_new_images or min_new_fraction above 0; leave it out of"

@@ -1,4 +1,4 @@
-"""The pages of a review and of a retraining: the triggers, both models, the gate, the training and the times."""
+"""The pages of a review and of a retraining."""
 
 from __future__ import annotations
 

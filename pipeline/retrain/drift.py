@@ -8,8 +8,8 @@
     or 2 for each thing that was measured
     calibrate   the same distance between images of the reference alone, 999 times drawn at random,
     in groups of the same sizes
-    decide      drift is a distance that so few of these draws reach that the family-wise false-alarm
-    rate is at most `significance_level` (Holm 1979)
+    decide      drift is a distance that so few of these draws reach that the family-wise
+    false-alarm rate is at most `significance_level` (Holm 1979)
 
 No threshold is a magic number: each is what the reference's own images make by chance. Distances,
 unlike a test's statistic, do not grow with the images, and 1,000 of them are the floor under what
@@ -78,13 +78,13 @@ class DriftTest:
     Attributes:
         name: `class_balance`, `embeddings` or a scalar's name.
         distance: of the new images from the reference. A scalar: Kolmogorov's and Smirnov's
-            distance, in [0, 1]. Class balance: root of the sum over classes of the fractions' squared
-            difference by the fraction in both, in [0, 2] between groups of one size. Embeddings:
+            distance, in [0, 1]. Class balance: root of the sum over classes of (difference of
+            fractions)^2 / fraction in both, in [0, 2] between groups of one size. Embeddings:
             squared MMD, at most 2 and without bias, so that it may be below 0.
         threshold: a distance above this is drift, whatever else was found; below it, it may be
             where other things have drifted for sure.
-        p_value: fraction of draws of the reference that are as far, the new images counted as one, in
-            (0, 1].
+        p_value: fraction of draws of the reference that are as far, the new images counted as
+            one, in (0, 1].
         drifted: whether it is drift, beyond chance.
         note: what changed, such as `median 0.52, was 0.47`; empty for embeddings.
     """
@@ -241,7 +241,7 @@ def draw_weights(count: int, rest: int, rng: np.random.Generator) -> Floats:
 
 
 def reject_by_holm(p_values: Mapping[str, float], significance_level: float) -> frozenset[str]:
-    """Return the tests that reject, so that the chance of any false one among all is at most `level` (Holm 1979)."""
+    """Return the rejecting tests at a family-wise false-alarm rate (Holm 1979)."""
     order = sorted(p_values, key=lambda name: p_values[name])
     kept = [
         rank
@@ -252,7 +252,7 @@ def reject_by_holm(p_values: Mapping[str, float], significance_level: float) -> 
 
 
 def _compute_threshold(drawn: Floats, significance_level: float) -> float:
-    """Return the distance above which new images are, where at most a share `level` of them and the draws together is as far."""
+    """Return the distance that at most a fraction `significance_level` of the draws reaches."""
     return float(np.sort(drawn)[-int(significance_level * (DRAWS + 1) + 1e-9)])
 
 
@@ -285,7 +285,9 @@ def compute_smirnov_distances(values: Floats, weights: Floats) -> Floats:
 
 
 def compute_balance_distances(labels: Array, weights: Floats) -> Floats:
-    """Return the root of the sum over classes of (difference of fractions)^2 / fraction in both, float64 [rows].
+    """Return the distances of class balance, float64 [rows].
+
+    The root of the sum over classes of (difference of fractions)^2 / fraction in both groups.
 
     With the groups' sizes, its square is the chi-square statistic of their table: chi^2 = n m / (n
     + m) distance^2.
@@ -327,7 +329,7 @@ def compute_squared_mmd(embeddings: Floats, weights: Floats) -> Floats:
 
 
 def _compute_mean_differences(weights: Floats, kernel: Floats) -> Floats:
-    """Return the mean of `kernel` within each group, less twice that between them; float64 [rows]."""
+    """Return the mean kernel within each group, less twice that between them; float64 [rows]."""
     count, rest = _count_groups(weights)
     group, other = np.maximum(weights, 0), np.maximum(-weights, 0)
     likeness = group @ kernel

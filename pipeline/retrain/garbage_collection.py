@@ -1,7 +1,7 @@
 """The garbage collection: delete what a plan says.
 
-A version is deleted before its files, and a folder is renamed before it is removed: after a kill at any point, the next plan
-finds the rest.
+A version is deleted before its files, and a folder is renamed before it is removed: after a kill at
+any point, the next plan finds the rest.
 """
 
 from __future__ import annotations

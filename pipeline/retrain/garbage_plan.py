@@ -1,8 +1,8 @@
 """The plan of a garbage collection: what is deleted and what stays, without changing anything.
 
-Every retraining's result stays, as it is small and records the outcome; its log stays for the last 4 times `retrain.keep`
-retrainings, its pages for the last 40 times. A folder of shards outside of a stage's own is never touched, as several stages may
-read it.
+Every retraining's result stays, as it is small and records the outcome; its log stays for the last
+4 times `retrain.keep` retrainings, its pages for the last 40 times. A folder of shards outside of a
+stage's own is never touched, as several stages may read it.
 """
 
 from __future__ import annotations
@@ -236,7 +236,8 @@ def _find_old_logs(inventory: Inventory) -> Iterator[Removal]:
         for folder in folders[: -_LOGS_PER_RETRAINING * inventory.keep]:
             what, why = (
                 f"{schedule.name}/{folder.name}",
-                f"it is none of the last {_LOGS_PER_RETRAINING * inventory.keep} of {schedule.name}",
+                f"it is none of the last {_LOGS_PER_RETRAINING * inventory.keep} of"
+                f" {schedule.name}",
             )
             if not (folder / "result.json").exists() and (folder / PRUNED_FILE).exists():
                 yield Removal(
@@ -254,7 +255,8 @@ def _find_old_logs(inventory: Inventory) -> Iterator[Removal]:
         for folder in folders[: -_PAGES_PER_RETRAINING * inventory.keep]:
             what, page = f"{schedule.name}/{folder.name}", folder / "report"
             if what not in inventory.last_keys and page.is_dir():
-                why = f"it is none of the last {_PAGES_PER_RETRAINING * inventory.keep} of {schedule.name}"
+                last = _PAGES_PER_RETRAINING * inventory.keep
+                why = f"it is none of the last {last} of {schedule.name}"
                 yield Removal(
                     "page", f"{what}/report", inventory.measure_bytes(page), why, path=page
                 )

@@ -1,4 +1,4 @@
-"""Which images of a dataset are opened: new ones, held-out ones of the champion's, newly labeled ones."""
+"""The images of a dataset to be opened: new, held out by the champion, newly labeled."""
 
 from __future__ import annotations
 
@@ -138,8 +138,8 @@ def select_images(
             )
         else:
             notes.append(
-                f"Drift was not measured: {len(candidates):,} images are new, and {len(references):,} can"
-                f" be compared with; it takes {MIN_IMAGES} and {2 * MIN_IMAGES}."
+                f"Drift was not measured: {len(candidates):,} images are new, and {len(references):,}"
+                f" can be compared with; it takes {MIN_IMAGES} and {2 * MIN_IMAGES}."
             )
     if "degraded_champion" in config.triggers:
         rows, more = _select_scored(old, new, seed)

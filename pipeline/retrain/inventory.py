@@ -1,4 +1,4 @@
-"""The inventory of a work directory: retrainings, registered versions, and MLflow's files, for the retention rules."""
+"""The inventory of a work directory, for the retention rules: retrainings, versions, files."""
 
 from __future__ import annotations
 
@@ -224,7 +224,10 @@ def _iterate_retrainings(workdir: Path) -> Iterator[RetrainingFolder]:
 
 
 def take_inventory(inventory: Inventory) -> Inventory:
-    """Return an inventory filled from the work directory and MLflow; a missing store is not made."""
+    """Return an inventory filled from the work directory and MLflow.
+
+    A missing store is not made.
+    """
     retrainings, tracked, workdir = (
         tuple(_iterate_retrainings(inventory.workdir)),
         inventory.config.tracking,

@@ -1,7 +1,7 @@
 """Measure the signals: the data as they are now, compared with the champion and its data.
 
-Images are opened where a trigger needs it: some thousand at most, in one pass over the shards. A champion that was released with
-the same data is compared without opening it.
+Images are opened where a trigger needs it: some thousand at most, in one pass over the shards. A
+champion that was released with the same data is compared without opening it.
 """
 
 from __future__ import annotations

@@ -2,14 +2,15 @@
 
 What stays, whatever its age:
 
-    versions       those with an alias, those that wait for approval, the best one, those of the last retrainings, and those
-                   that another program registered
-    stage folders  those that the last command selected, those of the last retrainings, the datasets by which the champion and
-                   the version before it were released, and the evaluations of versions that stay
-    MLflow runs    those of what stays; and always those of commands typed by a person, which are a history
+    versions       those with an alias, those that wait for approval, the best one, those of the
+                   last retrainings, and those that another program registered
+    stage folders  those that the last command selected, those of the last retrainings, the datasets
+                   by which the champion and the version before it were released, and the
+                   evaluations of versions that stay
+    MLflow runs    those of what stays, and those of commands typed by a person, always
 
-A retention group is a schedule's retrainings that trained, those that did not train, or those that did not end. "The last" are
-so many (`retrain.keep`) of each group.
+A retention group is a schedule's retrainings that trained, those that did not train, or those that
+did not end. "The last" are so many (`retrain.keep`) of each group.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def explain_kept_version(version: Version, inventory: Inventory) -> str:
 
 
 def explain_kept_folders(inventory: Inventory, stay: list[Version]) -> dict[Path, str]:
-    """Return why each stage folder, interrupted ones included, stays; an empty text for the others."""
+    """Return why each stage folder, interrupted ones included, stays; empty for the others."""
     selected = [inventory.workdir / "stages" / name for name in _read_selected(inventory.workdir)]
     drawn = [
         inventory.workdir / "networks" / "stages" / name
@@ -87,7 +88,7 @@ def list_stage_folders(workdir: Path) -> list[Path]:
 
 
 def _read_selected(workdir: Path) -> set[str]:
-    """Return the folders that the last command selected, and those that it may have left partial."""
+    """Return the folders that the last command selected or may have left partial."""
     current = read_json(workdir / "current.json")
     stages, last = (
         found if isinstance(found, dict) else {}

@@ -1,4 +1,4 @@
-"""The result of a retraining, and its file: `<workdir>/retrainings/<schedule>/<run time>/result.json`.
+"""The result of a retraining, in `<workdir>/retrainings/<schedule>/<run time>/result.json`.
 
 The file is written last, by rename: where it exists, the retraining ended, and is not repeated.
 """

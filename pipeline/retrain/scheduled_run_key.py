@@ -1,6 +1,7 @@
 """The key of a scheduled run: SCHEDULE/20261127T030000Z, from its schedule and its run time in UTC.
 
-The key names the run in the ledger, its folder below `retrainings/`, and the tag of its runs and versions in MLflow.
+The key names the run in the ledger, its folder below `retrainings/`, and the tag of its runs and
+versions in MLflow.
 """
 
 from __future__ import annotations

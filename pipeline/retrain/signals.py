@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """The images of all splits of a dataset: files' SHA-256, S32 [images], and labels, int [images]."""
+    """The images of all splits: files' SHA-256, S32 [images], and labels, int [images]."""
 
     sha256: NDArray[np.bytes_]
     labels: Labels
@@ -86,7 +86,7 @@ class Signals:
         has_champion: whether there is a model to keep.
         changes: since the champion's data.
         drift: of new images.
-        new_errors: the champion's, on images that were labeled since, and that it was not trained on.
+        new_errors: the champion's, on images labeled since that it was not trained on.
         test_errors: the champion's, on its test images.
         champion_age_days: since the champion was trained.
     """

@@ -3,12 +3,13 @@
     always              the schedule alone decides
     new_data            enough images are new, removed or relabeled since the champion's data
     drift               new images differ from those that the champion was made for (drift.py)
-    degraded_champion   the champion's error on newly labeled images is above that on its test images,
-                        beyond chance and by more than a margin
+    degraded_champion   the champion's error on newly labeled images is above that on its test
+                        images, beyond chance and by more than a margin
     age                 the champion is old
 
-Every trigger returns a sentence and its numbers, fired or not. One that fires is enough. An unknown signal fires nothing. Without
-a champion there is nothing to compare with, and the scheduled run retrains.
+Every trigger returns a sentence and its numbers, fired or not. One that fires is enough. An unknown
+signal fires nothing. Without a champion there is nothing to compare with, and the scheduled run
+retrains.
 """
 
 from __future__ import annotations
@@ -133,8 +134,8 @@ def _check_new_data(signals: Signals, config: RetrainConfig) -> TriggerResult:
     enough = " or ".join(text for limit, text in limits if limit)
     text = (
         f"Since the champion's {sum(changes.before):,} images, {changes.images:,} changed,"
-        f" {format_percent(changes.fraction, 2)}: {sum(changes.new):,} new, {sum(changes.removed):,} removed,"
-        f" {sum(changes.relabeled):,} relabeled; {enough} is enough."
+        f" {format_percent(changes.fraction, 2)}: {sum(changes.new):,} new,"
+        f" {sum(changes.removed):,} removed, {sum(changes.relabeled):,} relabeled; {enough} is enough."
     )
     of_unknown_classes = (
         f" {changes.of_unknown_classes:,} are of classes that the champion does not know."
@@ -164,8 +165,8 @@ def _check_drift(signals: Signals, _config: RetrainConfig) -> TriggerResult:
     else:
         nearest = min(drift.tests, key=lambda test: test.p_value)
         text = (
-            f"No drift, comparing {compared}; the smallest p-value is that of {_describe_test(nearest)},"
-            f" threshold {nearest.threshold:.3g}."
+            f"No drift, comparing {compared}; the smallest p-value is that of"
+            f" {_describe_test(nearest)}, threshold {nearest.threshold:.3g}."
         )
     numbers = {"images": float(drift.images), "reference": float(drift.reference)}
     for test in drift.tests:
@@ -212,8 +213,8 @@ def _check_degraded_champion(signals: Signals, config: RetrainConfig) -> Trigger
     text = (
         f"The champion is wrong on {new.wrong:,} of {new.images:,} newly labeled images,"
         f" {format_percent(new.error, 2)}, and on {test.wrong:,} of {test.images:,} test images,"
-        f" {format_percent(test.error, 2)}: {100 * increase:+.2f} points, p = {p_value:.2g}; degraded"
-        f" is at least {100 * config.degradation_margin:.2f} points with p at most"
+        f" {format_percent(test.error, 2)}: {100 * increase:+.2f} points, p = {p_value:.2g};"
+        f" degraded is at least {100 * config.degradation_margin:.2f} points with p at most"
         f" {config.significance_level:g}."
     )
     brief = (
@@ -230,7 +231,7 @@ def _check_degraded_champion(signals: Signals, config: RetrainConfig) -> Trigger
 
 
 def compute_degradation_p_value(new: ErrorCount, test: ErrorCount) -> float:
-    """Return the p-value of Fisher's exact test, one-sided, of equal error on new and test images."""
+    """Return the one-sided p-value of Fisher's exact test of equal error on both images."""
     return float(
         stats.hypergeom.sf(
             new.wrong - 1, new.images + test.images, new.wrong + test.wrong, new.images

@@ -1,4 +1,4 @@
-"""What executing scheduled runs needs: the ledger, the settings, this process's name, and the log."""
+"""The context of a scheduler: ledger, settings, name of this process, log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LoadConfig = Callable[[Schedule], RetrainConfig]
 
 @dataclass(frozen=True)
 class SchedulerContext:
-    """What executing scheduled runs needs.
+    """The context in which scheduled runs are executed.
 
     Attributes:
         workdir: the work directory, whose scheduler lock this process holds.

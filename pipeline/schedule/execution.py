@@ -1,9 +1,8 @@
-"""The execution of one claimed scheduled run: a child process, its attempts, and the final state in the ledger.
+"""The execution of one claimed scheduled run: child process, attempts, final state.
 
-end what an earlier child of this run left
-result.json is there already, the schedule is gone or paused: record that
-warn where the disk is nearly full
-repeat: count an attempt, run `alexnet retrain` in a process of its own, read its result.json
+end what an earlier child of this run left result.json is there already, the schedule is gone or
+paused: record that warn where the disk is nearly full repeat: count an attempt, run `alexnet
+retrain` in a process of its own, read its result.json
     no result and the failure is retryable (retry.py): pause, and again
 record the final state, or release the run; notify
 """

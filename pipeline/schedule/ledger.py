@@ -1,14 +1,16 @@
-"""The ledger of the schedules: every run time is recorded once, as a scheduled run with one final state.
+"""The ledger: every run time of a schedule is recorded once, with one final state.
 
-    pending ----> claimed ----> ran        the retraining ended; `outcome` says with what decision
-     |    ^          |          failed     the retraining was started and did not end; `why` says why
-     |    +----------+          skipped    nothing was to be done; `why` says why
-     +------------------------> skipped, coalesced    of several missed run times the last one runs for all
+    pending ----> claimed ----> ran        the retraining ended; `outcome` is its decision
+     |    ^          |          failed     the retraining was started and did not end
+     |    +----------+          skipped    nothing was to be done
+     +------------------------> skipped, coalesced    the last of several missed runs runs for all
 
-A scheduled run is identified by its schedule and its run time in UTC: any number of processes may record a run time, and it is
-there once. A manual run takes the next free second; where that is a run time of the schedule, it counts as that one. Every
-change is one immediate transaction of SQLite (ledger_file.py), so a killed process has made it or has not. The process that
-claims a scheduled run owns it until its final state; when the owner is dead, another process takes it over (owners.py).
+A scheduled run is identified by its schedule and its run time in UTC: any number of processes may
+record a run time, and it is there once. A manual run takes the next free second; where that is a
+run time of the schedule, it counts as that one. Every change is one immediate transaction of SQLite
+(ledger_file.py), so a killed process has made it or has not. The process that claims a scheduled
+run owns it until its final state; when the owner is dead, another process takes it over
+(owners.py).
 """
 
 from __future__ import annotations
@@ -146,7 +148,9 @@ class Ledger:
             file.execute("UPDATE schedules SET paused = 0 WHERE name = ?", (name,))
 
     def remove_schedule(self, name: str) -> None:
-        """Delete a schedule; its history stays, pending runs are skipped, a claimed run ends normally.
+        """Delete a schedule: pending runs are skipped, a claimed run ends normally.
+
+        Its history stays.
 
         Raises:
             ConfigError: there is no schedule of this name.
@@ -162,7 +166,7 @@ class Ledger:
     # -- transitions of scheduled runs -------------------------------------------------------------
 
     def record_run_times(self) -> None:
-        """Record every run time up to now; of several pending ones of a schedule, the last stands for all."""
+        """Record every run time up to now; of several pending runs, the last stands for all."""
         with self._file.writing() as file:
             _record_run_times(file, self.now())
 
@@ -194,7 +198,7 @@ class Ledger:
     def claim_scheduled_run(
         self, owner: str, scheduled_run: ScheduledRun | None = None
     ) -> ScheduledRun | None:
-        """Make a pending run this owner's, and return it: the given one, or the oldest that may start.
+        """Claim a pending run, and return it: the given one, or the oldest that may start.
 
         Args:
             owner: the process that will execute it.
@@ -231,7 +235,7 @@ class Ledger:
             )
 
     def take_over_scheduled_runs(self, owner: str) -> list[ScheduledRun]:
-        """Make every claimed run of a dead owner this owner's, and return them, the oldest first."""
+        """Claim the runs of dead owners, and return them, the oldest first."""
         with self._file.writing() as file:
             now = self.now()
             claimed = file.execute(
@@ -255,7 +259,7 @@ class Ledger:
             ]
 
     def begin_attempt(self, scheduled_run: ScheduledRun) -> ScheduledRun | None:
-        """Count one more attempt of a claimed run, and return the run; None where its owner lost it."""
+        """Count an attempt of a claimed run, and return the run; None where its owner lost it."""
         with self._file.writing() as file:
             now = self.now().timestamp()
             changed = update_claimed(
@@ -272,7 +276,7 @@ class Ledger:
             )
 
     def record_heartbeat(self, scheduled_run: ScheduledRun) -> bool:
-        """Show processes on other hosts that the owner is alive; False where the owner lost the run."""
+        """Record that the owner is alive, for other hosts; False where it lost the run."""
         with self._file.writing() as file:
             return update_claimed(file, scheduled_run, "heartbeat = ?", (self.now().timestamp(),))
 
@@ -353,7 +357,7 @@ class Ledger:
         return self._select("state IN ('pending', 'claimed')", (), "ORDER BY run_time, schedule")
 
     def list_unnotified_scheduled_runs(self) -> list[ScheduledRun]:
-        """Return the runs that ran or failed and have no recorded notification, the oldest first."""
+        """Return the runs that ran or failed without a recorded notification, the oldest first."""
         return self._select(
             "notification = '' AND state IN ('ran', 'failed')", (), "ORDER BY run_time, schedule"
         )

@@ -17,20 +17,30 @@ _BUSY_SECONDS = 30.0  # that SQLite waits for another process's transaction
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE schedules (
-            name TEXT PRIMARY KEY, cron TEXT NOT NULL, every_seconds INTEGER NOT NULL, timezone TEXT NOT NULL,
-            jitter_seconds INTEGER NOT NULL, arguments TEXT NOT NULL, created INTEGER NOT NULL, paused INTEGER NOT NULL DEFAULT 0,
+            name TEXT PRIMARY KEY,
+            cron TEXT NOT NULL, every_seconds INTEGER NOT NULL, timezone TEXT NOT NULL,
+            jitter_seconds INTEGER NOT NULL,
+            arguments TEXT NOT NULL, created INTEGER NOT NULL,
+            paused INTEGER NOT NULL DEFAULT 0,
             recorded_until INTEGER NOT NULL
         )""",
         """CREATE TABLE scheduled_runs (
-            schedule TEXT NOT NULL, run_time INTEGER NOT NULL, kind TEXT NOT NULL CHECK (kind IN ('scheduled', 'manual')),
-            state TEXT NOT NULL CHECK (state IN ('pending', 'claimed', 'ran', 'coalesced', 'skipped', 'failed')),
-            why TEXT NOT NULL DEFAULT '', outcome TEXT NOT NULL DEFAULT '', version TEXT NOT NULL DEFAULT '',
-            run_id TEXT NOT NULL DEFAULT '', run_url TEXT NOT NULL DEFAULT '', page TEXT NOT NULL DEFAULT '',
-            attempts INTEGER NOT NULL DEFAULT 0, started REAL, ended REAL, heartbeat REAL, owner TEXT NOT NULL DEFAULT '',
-            notification TEXT NOT NULL DEFAULT '', PRIMARY KEY (schedule, run_time)
+            schedule TEXT NOT NULL, run_time INTEGER NOT NULL,
+            kind TEXT NOT NULL CHECK (kind IN ('scheduled', 'manual')),
+            state TEXT NOT NULL CHECK (
+                state IN ('pending', 'claimed', 'ran', 'coalesced', 'skipped', 'failed')
+            ),
+            why TEXT NOT NULL DEFAULT '', outcome TEXT NOT NULL DEFAULT '',
+            version TEXT NOT NULL DEFAULT '', run_id TEXT NOT NULL DEFAULT '',
+            run_url TEXT NOT NULL DEFAULT '', page TEXT NOT NULL DEFAULT '',
+            attempts INTEGER NOT NULL DEFAULT 0, started REAL, ended REAL, heartbeat REAL,
+            owner TEXT NOT NULL DEFAULT '', notification TEXT NOT NULL DEFAULT '',
+            PRIMARY KEY (schedule, run_time)
         ) WITHOUT ROWID""",
-        "CREATE INDEX unfinished_scheduled_runs ON scheduled_runs (run_time) WHERE state IN ('pending', 'claimed')",
-        "CREATE INDEX unnotified_scheduled_runs ON scheduled_runs (run_time) WHERE notification = '' AND state IN ('ran', 'failed')",
+        "CREATE INDEX unfinished_scheduled_runs ON scheduled_runs (run_time)"
+        " WHERE state IN ('pending', 'claimed')",
+        "CREATE INDEX unnotified_scheduled_runs ON scheduled_runs (run_time)"
+        " WHERE notification = '' AND state IN ('ran', 'failed')",
         "CREATE INDEX latest_scheduled_runs ON scheduled_runs (run_time)",
     ),
 )

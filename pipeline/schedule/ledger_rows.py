@@ -1,4 +1,4 @@
-"""The rows of a ledger's file: reading them as records, and the changes that several transitions share."""
+"""The rows of a ledger's file, read as records, and the changes that transitions share."""
 
 from __future__ import annotations
 
@@ -109,7 +109,10 @@ def update_claimed(
     file: sqlite3.Connection, scheduled_run: ScheduledRun, change: str, values: Values
 ) -> bool:
     """Change a run that its owner has claimed; False, without a change, where the owner lost it."""
-    statement = f"UPDATE scheduled_runs SET {change} WHERE schedule = ? AND run_time = ? AND state = 'claimed' AND owner = ?"  # noqa: S608 - changes of this package
+    statement = (
+        f"UPDATE scheduled_runs SET {change} WHERE schedule = ? AND run_time = ?"  # noqa: S608 - changes of this package
+        " AND state = 'claimed' AND owner = ?"
+    )
     key = (scheduled_run.schedule, to_seconds(scheduled_run.run_time), scheduled_run.owner)
     return file.execute(statement, (*values, *key)).rowcount == 1
 
@@ -151,7 +154,8 @@ def coalesce_pending(file: sqlite3.Connection, name: str, now: datetime) -> None
     if last is None:
         return
     why = f"{format_scheduled_run_key(name, datetime.fromtimestamp(last, UTC))} stands for it"
-    file.execute(
-        f"UPDATE scheduled_runs SET state = 'coalesced', why = ?, ended = ? WHERE {pending} AND run_time < ?",  # noqa: S608 - text of this file
-        (why, now.timestamp(), name, last),
+    statement = (
+        "UPDATE scheduled_runs SET state = 'coalesced', why = ?, ended = ?"  # noqa: S608 - text of this file
+        f" WHERE {pending} AND run_time < ?"
     )
+    file.execute(statement, (why, now.timestamp(), name, last))

@@ -1,8 +1,8 @@
 """Sending a notification: to a shell command that reads JSON, or to an http(s) address.
 
-Both run in a process of their own, so that a command that hangs or a server that answers slowly ends with it. For an address
-that process is this file, which needs nothing but Python's standard library; the address may hold a secret, so it is in no
-command line and in no message.
+Both run in a process of their own, so that a command that hangs or a server that answers slowly
+ends with it. For an address that process is this file, which needs nothing but Python's standard
+library; the address may hold a secret, so it is in no command line and in no message.
 """
 
 from __future__ import annotations

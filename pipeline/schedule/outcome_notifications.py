@@ -1,4 +1,4 @@
-"""Which outcomes of scheduled runs are notified, with what content, and the record of it in the ledger."""
+"""The notified outcomes of scheduled runs: their content, and their record in the ledger."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Owners: processes that claim scheduled runs, named so that a dead one is recognized.
 
-An owner is host/pid/boot/start of the process, so that a process id that was given again, or a restart of the machine,
-is not taken for the owner.
+An owner is host/pid/boot/start of the process, so that a process id that was given again, or a
+restart of the machine, is not taken for the owner.
 """
 
 from __future__ import annotations
@@ -22,28 +22,23 @@ def utc_now() -> datetime:
 
 
 def identify_this_process() -> str:
-    """Return what names this process and no other, also after a restart of the machine.
-
-    Host/pid/boot/start of the process.
-    """
+    """Return the owner name of this process, unique also after a restart of the machine."""
     return identify_process(os.getpid())
 
 
 def identify_process(pid: int) -> str:
-    """Return the same of another process of this machine."""
-    return f"{socket.gethostname()}/{pid}/{_boot()}/{_started(pid)}"
+    """Return the owner name of a process of this machine: host/pid/boot/start of the process."""
+    return f"{socket.gethostname()}/{pid}/{_read_boot_id()}/{_read_start_time(pid)}"
 
 
 def is_owner_alive(
     owner: str, heartbeat: datetime | None = None, now: datetime | None = None
 ) -> bool:
-    """Return whether an owner lives.
-
-    On this host whether it is that process, on another whether it was heard of lately.
+    """Return whether an owner is alive: the process on this host, a recent heartbeat on another.
 
     Args:
-        owner: as `owner_of_this_process` names it.
-        heartbeat: when it was last heard of, UTC.
+        owner: as `identify_this_process` names it.
+        heartbeat: its last one, UTC.
         now: the time, UTC.
     """
     host, _, process = owner.partition("/")
@@ -56,22 +51,19 @@ def is_owner_alive(
 
 
 def describe_owner(owner: str) -> str:
-    """Return an owner for people: `process 123 on host`."""
+    """Return an owner as text: `process 123 on host`."""
     host, pid, *_ = *owner.split("/"), ""
     return f"process {pid} on {host}"
 
 
-def _boot() -> str:
+def _read_boot_id() -> str:
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return ""
 
 
-def _started(pid: int) -> str:
-    """Return when a process was started, in clock ticks since the boot.
-
-    Empty where there is none, or only what is left of one.
-    """
+def _read_start_time(pid: int) -> str:
+    """Return the start of a process, in clock ticks since the boot; empty for a dead one."""
     with contextlib.suppress(OSError):
         fields = (
             Path(f"/proc/{pid}/stat")

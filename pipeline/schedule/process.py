@@ -1,7 +1,8 @@
 """The child process that executes a scheduled run: started, watched and ended, and how it ended.
 
-It dies with the scheduler that started it, as it calls `die_with_parent` first. Where even that fails, a note in its folder says
-which process it is, so that the next scheduler can wait for its end.
+It dies with the scheduler that started it, as it calls `die_with_parent` first. Where even that
+fails, a note in its folder says which process it is, so that the next scheduler can wait for its
+end.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def _has_ended(child: subprocess.Popen[bytes]) -> bool:
 
 
 def end_child(child: subprocess.Popen[bytes], grace_seconds: float = _GRACE_SECONDS) -> None:
-    """End a child, with time to save its state, and then kill every process left of its group."""
+    """End a child, with time to save its state, and kill every process left of its group."""
     try:
         if not _has_ended(child):
             os.kill(child.pid, signal.SIGTERM)
@@ -162,8 +163,8 @@ def end_orphan(folder: Path, log: Callable[[str], None]) -> None:
         pid = int(owner.split("/")[1]) if is_owner_alive(owner) else 0
         if pid:
             log(
-                f"{folder.parent.name}/{folder.name}: {describe_owner(owner)} still works on it, and"
-                " is asked to stop."
+                f"{folder.parent.name}/{folder.name}: {describe_owner(owner)} still works on"
+                " it, and is asked to stop."
             )
             os.kill(pid, signal.SIGTERM)
         until = time.monotonic() + _GRACE_SECONDS

@@ -16,15 +16,15 @@ FINAL_STATES = ("ran", "coalesced", "skipped", "failed")
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is retrained when.
+    """A schedule: a timing, and the arguments of its retrainings.
 
     Attributes:
         name: letters, digits and . _ -
-        timing: when it is due.
-        arguments: what the command line of a retraining gets, such as ("--recipe", "folder").
-        created: when it was first put into the ledger, UTC.
+        timing: its run times.
+        arguments: of the command line of a retraining, such as ("--recipe", "folder").
+        created: when it was added to the ledger, UTC.
         paused: whether its scheduled runs are skipped.
-        recorded_until: up to when its run times are recorded, UTC.
+        recorded_until: the time up to which its run times are recorded, UTC.
     """
 
     name: str
@@ -37,24 +37,24 @@ class Schedule:
 
 @dataclass(frozen=True)
 class ScheduledRun:
-    """One run time of a schedule, and what became of it.
+    """One run time of a schedule, and its state.
 
     Attributes:
-        schedule: its name; it may be gone from the ledger.
+        schedule: the name of the schedule, which may have been removed.
         run_time: UTC, whole seconds.
-        kind: whether the schedule or a person wanted it.
-        state: see the top of this file.
-        why: a sentence on the state.
-        outcome: of a retraining: promoted, refused, unchanged, waiting, skipped; or empty.
+        kind: requested by the schedule, or by a person.
+        state: see ledger.py.
+        why: the reason of the state, one sentence.
+        outcome: of the retraining: promoted, refused, unchanged, waiting, skipped; or empty.
         version: of the registered model, or empty.
         run_id: of the MLflow run, or empty.
-        run_url: where the run is looked at, or empty.
-        page: the file of the page on the retraining, or empty.
-        attempts: how often its work was begun.
-        started: when it was begun first, UTC.
+        run_url: of that run's page, or empty.
+        page: the file of the retraining's page, or empty.
+        attempts: number of starts of its retraining.
+        started: the first of them, UTC.
         ended: when it got its final state, UTC.
-        owner: the process that claimed it; see `owner_of_this_process`.
-        notification: what became of telling the hook; empty for not yet.
+        owner: the process that claimed it; see `identify_this_process`.
+        notification: how its notification ended; empty for not yet.
     """
 
     schedule: str
@@ -75,10 +75,10 @@ class ScheduledRun:
 
     @property
     def key(self) -> str:
-        """Its name, and its folder below `retrainings/`: NAME/20261127T030000Z."""
+        """The key, and the folder below `retrainings/`: NAME/20261127T030000Z."""
         return format_scheduled_run_key(self.schedule, self.run_time)
 
     @property
     def final(self) -> bool:
-        """Whether nothing more becomes of it."""
+        """Whether its state is final."""
         return self.state in FINAL_STATES

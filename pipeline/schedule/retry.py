@@ -1,7 +1,8 @@
-"""The retry policy of a scheduled run: which failures are tried again, how often, and after what pause.
+"""The retry policy of a scheduled run: retryable failures, number of retries, pauses.
 
-A child process that ended without a result is tried again where its error is retryable (`pipeline.errors`), or where a signal
-ended it: at most `retrain.retries` times, after `retrain.backoff_seconds`, which doubles each time, up to a day.
+A child process that ended without a result is tried again where its error is retryable
+(`pipeline.errors`), or where a signal ended it: at most `retrain.retries` times, after
+`retrain.backoff_seconds`, which doubles each time, up to a day.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from pipeline.config.retrain import RetrainConfig
 from pipeline.schedule.process import ChildEnd
 
-# Attempts of one scheduled run, over all schedulers: a retraining that neither ends nor fails takes the scheduler, or the
+# Attempts of one scheduled run, over all schedulers: a retraining that neither ends nor fails takes
+# the scheduler, or the
 # machine, down with it
 MAX_ATTEMPTS = 100
 _MAX_PAUSE_SECONDS = 86_400.0

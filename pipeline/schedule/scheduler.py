@@ -1,14 +1,17 @@
-"""The process that executes the schedules of a work directory, one scheduled run at a time, for years.
+"""The scheduler: executes the schedules of a work directory, one scheduled run at a time.
 
-    hold the scheduler lock (else: another scheduler is at work) until asked to stop; at every full second, and after each run:
+    hold the scheduler lock (else: another scheduler is at work) until asked to stop;
+    at every full second, and after each run:
         record the run times that have come                                 the ledger
         take over the runs that dead processes had claimed
-        claim a run and execute it (execution.py): `alexnet retrain` as a child process, retried where that may help
+        claim a run and execute it (execution.py): `alexnet retrain` as a child process
+        a failure that may pass is tried again (retry.py)
         record how it ended, and notify
 
-A killed scheduler takes its child with it (`die_with_parent`), and the next one goes on with the run: the child resumes in its
-folder, and its result.json, written last, says that the retraining is done. Which runs there are, and which process has which,
-is in the ledger alone; run times and jitter are whole seconds, so a look at each full second is clock enough.
+A killed scheduler takes its child with it (`die_with_parent`), and the next one goes on with the
+run: the child resumes in its folder, and its result.json, written last, says that the retraining is
+done. Which runs there are, and which process has which, is in the ledger alone; run times and
+jitter are whole seconds, so a look at each full second is clock enough.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One scheduler at a time in a work directory: a lock file, and the name of its holder beside it."""
+"""One scheduler at a time in a work directory: a lock file, and its holder's name beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a schedule is due: a cron expression in a time zone, or every so many seconds.
+"""The run times of a schedule: a cron expression in a time zone, or an interval in seconds.
 
 Pure functions; no clock of their own.
 
@@ -64,15 +64,15 @@ _PART = re.compile(r"(\*|[0-9a-z]+)(?:-([0-9a-z]+))?(?:/([0-9]{1,4}))?", re.ASCI
 
 @dataclass(frozen=True)
 class Timing:
-    """When a schedule is due; made by `timing_of`.
+    """The timing of a schedule; made by `parse_timing`.
 
-    Without `cron` and `every_seconds` it never is: another engine has the clock.
+    Without `cron` and `every_seconds` there are no run times: another engine is the clock.
 
     Attributes:
         cron: five fields, or a word such as @daily; empty for an interval.
         every_seconds: the interval; 0 for a cron expression.
         timezone: whose wall clock `cron` means, an IANA name.
-        jitter_seconds: each start is up to so much later than it is due.
+        jitter_seconds: each start is up to so much later than its run time.
     """
 
     cron: str = ""
@@ -88,33 +88,33 @@ class Timing:
 
 @dataclass(frozen=True)
 class CronExpression:
-    """A cron expression: which minutes and hours, and on which dates."""
+    """A parsed cron expression: minutes, hours and dates."""
 
     minutes: tuple[int, ...]
     hours: tuple[int, ...]
     days: frozenset[int]
     months: frozenset[int]
     weekdays: frozenset[int]  # 0 is Sunday
-    either: bool  # a day of the month or a weekday is enough
+    matches_either_day: bool  # a day of the month or a weekday is enough
 
     @property
     def every_hour(self) -> bool:
         """Whether it is for every hour of the day."""
         return len(self.hours) == 24
 
-    def has(self, day: date) -> bool:
-        """Return whether it is due on a day."""
+    def matches_date(self, day: date) -> bool:
+        """Return whether a date has run times."""
         of_month, of_week = day.day in self.days, day.isoweekday() % 7 in self.weekdays
         return day.month in self.months and (
-            of_month or of_week if self.either else of_month and of_week
+            of_month or of_week if self.matches_either_day else of_month and of_week
         )
 
 
-# -- from words ------------------------------------------------------------------------------------
+# -- parsing ---------------------------------------------------------------------------------------
 
 
 def parse_timing(cron: str, every: str, timezone: str, jitter: str = "") -> Timing:
-    """Return when a schedule is due, from the words of a command line.
+    """Return the timing of the options of a command line.
 
     Exactly one of `cron` and `every` is given.
 
@@ -125,7 +125,7 @@ def parse_timing(cron: str, every: str, timezone: str, jitter: str = "") -> Timi
         jitter: as `every`, or empty for none.
 
     Raises:
-        ConfigError: one of them is not understood, or the expression never comes.
+        ConfigError: one of them cannot be parsed, or the expression has no run time.
     """
     cron, every = " ".join(cron.lower().split()), every.strip()
     if bool(cron) == bool(every):
@@ -135,14 +135,14 @@ def parse_timing(cron: str, every: str, timezone: str, jitter: str = "") -> Timi
             expected="either --cron, such as --cron '0 3 * * 1', or --every, such as --every 6h",
             received=received,
         )
-    _check_zone(timezone)
+    _check_time_zone(timezone)
     if cron:
-        _check_comes(parse_cron(cron), cron)
-    jitter_seconds = _seconds(jitter, "--jitter", least=0) if jitter.strip() else 0
-    return Timing(cron, _seconds(every, "--every") if every else 0, timezone, jitter_seconds)
+        _check_has_run_times(parse_cron(cron), cron)
+    jitter_seconds = _parse_duration(jitter, "--jitter", least=0) if jitter.strip() else 0
+    return Timing(cron, _parse_duration(every, "--every") if every else 0, timezone, jitter_seconds)
 
 
-def _check_zone(timezone: str) -> None:
+def _check_time_zone(timezone: str) -> None:
     try:
         ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
@@ -154,7 +154,7 @@ def _check_zone(timezone: str) -> None:
         ) from error
 
 
-def _seconds(arguments: str, option: str, least: int = 1) -> int:
+def _parse_duration(arguments: str, option: str, least: int = 1) -> int:
     match = re.fullmatch(r"([0-9]{1,9})([a-z])", arguments.strip().lower(), re.ASCII)
     seconds = int(match[1]) * _UNITS.get(match[2], -1) if match else -1
     if not least <= seconds <= _LONGEST_SECONDS:
@@ -168,10 +168,10 @@ def _seconds(arguments: str, option: str, least: int = 1) -> int:
 
 
 def parse_cron(cron: str) -> CronExpression:
-    """Return what a cron expression in small letters means.
+    """Return a parsed cron expression; the text is in small letters.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not a cron expression.
     """
     if cron.startswith("@") and cron not in _NICKNAMES:
         guess = suggest_spelling(cron, tuple(_NICKNAMES))
@@ -189,7 +189,7 @@ def parse_cron(cron: str) -> CronExpression:
             hint="Put it into quotes, so that the shell leaves `*` alone",
         )
     minutes, hours, days, months, weekdays = (
-        _field(text, name, least, most, names)
+        _parse_field(text, name, least, most, names)
         for text, (name, least, most, names) in zip(
             fields,
             (
@@ -214,7 +214,7 @@ def parse_cron(cron: str) -> CronExpression:
     )
 
 
-def _field(text: str, name: str, least: int, most: int, names: Mapping[str, int]) -> set[int]:
+def _parse_field(text: str, name: str, least: int, most: int, names: Mapping[str, int]) -> set[int]:
     """Return the numbers of one field."""
     found: set[int] = set()
     for part in text.split(","):
@@ -224,40 +224,42 @@ def _field(text: str, name: str, least: int, most: int, names: Mapping[str, int]
             or (match[1] == "*" and match[2])
             or (match[3] and match[1] != "*" and not match[2])
         ):
-            raise _not_a_field(part, name, least, most, names)
-        low = least if match[1] == "*" else _number(match[1], names)
+            raise _make_field_error(part, name, least, most, names)
+        low = least if match[1] == "*" else _parse_number(match[1], names)
         high = (
-            (6 if most == 7 else most) if match[1] == "*" else _number(match[2] or match[1], names)
+            (6 if most == 7 else most)
+            if match[1] == "*"
+            else _parse_number(match[2] or match[1], names)
         )
         if match[2] == "sun":  # `fri-sun`
             high = 7
         step = int(match[3] or 1)
         if not (least <= low <= high <= most and 1 <= step <= most):
-            raise _not_a_field(part, name, least, most, names)
+            raise _make_field_error(part, name, least, most, names)
         found.update(range(low, high + 1, step))
     return found
 
 
-def _number(word: str, names: Mapping[str, int]) -> int:
-    """Return the number that a word of a field is; -1 for none."""
+def _parse_number(word: str, names: Mapping[str, int]) -> int:
+    """Return the number that a part of a field means; -1 for none."""
     return int(word[:9]) if word.isdecimal() else names.get(word, -1)
 
 
-def _not_a_field(
+def _make_field_error(
     part: str, name: str, least: int, most: int, names: Mapping[str, int]
 ) -> ConfigError:
     spelled = f" or {', '.join(names)}" if names else ""
     return ConfigError(
         f"The {name} of the cron expression is not understood",
-        expected=f"numbers from {least} to {most}{spelled}, as *, 1, 1-5, */2, 1-5/2 or several with"
-        " commas between",
+        expected=f"numbers from {least} to {most}{spelled}, as *, 1, 1-5, */2, 1-5/2 or several"
+        " with commas between",
         received=repr(part[:80]),
         hint="Check --cron",
     )
 
 
-def _check_comes(parsed: CronExpression, cron: str) -> None:
-    if not parsed.either and not any(
+def _check_has_run_times(parsed: CronExpression, cron: str) -> None:
+    if not parsed.matches_either_day and not any(
         min(parsed.days) <= _MAX_DAYS[month - 1] for month in parsed.months
     ):
         raise ConfigError(
@@ -300,7 +302,9 @@ def iterate_run_times(timing: Timing, after: datetime, until: datetime) -> Itera
 
 
 def compute_start_time(timing: Timing, name: str, run_time: datetime) -> datetime:
-    """Return when a scheduled run starts: when it is due, or later by its jitter, which is always the same and ends before the next is due.
+    """Return the start of a scheduled run: its run time, or later by a constant jitter.
+
+    The jitter ends before the next run time.
 
     Args:
         timing: of the schedule.
@@ -320,18 +324,22 @@ def compute_start_time(timing: Timing, name: str, run_time: datetime) -> datetim
 
 
 def describe_timing(timing: Timing) -> str:
-    """Return a timing for people, such as `cron 0 3 * * 1, Europe/Madrid` or `every 6h`."""
+    """Return a timing as text, such as `cron 0 3 * * 1, Europe/Madrid` or `every 6h`."""
     if not timing.has_run_times:
         return "when another engine asks"
     when = (
         f"cron {timing.cron}, {timing.timezone}"
         if timing.cron
-        else f"every {_words(timing.every_seconds)}"
+        else f"every {_format_duration(timing.every_seconds)}"
     )
-    return f"{when}, up to {_words(timing.jitter_seconds)} later" if timing.jitter_seconds else when
+    return (
+        f"{when}, up to {_format_duration(timing.jitter_seconds)} later"
+        if timing.jitter_seconds
+        else when
+    )
 
 
-def _words(seconds: int) -> str:
+def _format_duration(seconds: int) -> str:
     unit, size = next(item for item in _UNITS.items() if seconds % item[1] == 0)
     return f"{seconds // size}{unit}"
 
@@ -364,26 +372,26 @@ def _iterate_cron(cron: CronExpression, zone: ZoneInfo, after: datetime) -> Iter
         after: in UTC, without a time zone.
     """
     waiting: set[datetime] = set()
-    for midnight in _midnights(cron, after - 2 * _DAY):  # no zone is a day away from UTC
+    for midnight in _iterate_midnights(cron, after - 2 * _DAY):  # no zone is a day away from UTC
         ready = {run_time for run_time in waiting if run_time < midnight - _DAY}
         yield from (run_time.replace(tzinfo=UTC) for run_time in sorted(ready) if run_time > after)
-        waiting = (waiting - ready) | set(_of_date(cron, zone, midnight))
+        waiting = (waiting - ready) | set(_list_run_times_of_date(cron, zone, midnight))
         after = max(after, *ready) if ready else after  # what two dates share is due once
     yield from (run_time.replace(tzinfo=UTC) for run_time in sorted(waiting) if run_time > after)
 
 
-def _midnights(cron: CronExpression, moment: datetime) -> Iterator[datetime]:
+def _iterate_midnights(cron: CronExpression, moment: datetime) -> Iterator[datetime]:
     """Yield the midnights that begin the dates of an expression, as the wall clock shows them."""
     last = date.max - 3 * _DAY
     day = max(moment.date(), date.min)
     while day < last:
-        if cron.has(day):
+        if cron.matches_date(day):
             yield datetime.combine(day, time())
         later = day + _DAY
-        day = later if day.month in cron.months or later.day == 1 else _next_month(day)
+        day = later if day.month in cron.months or later.day == 1 else _get_next_month(day)
 
 
-def _next_month(day: date) -> date:
+def _get_next_month(day: date) -> date:
     return (
         date(day.year + day.month // 12, day.month % 12 + 1, 1)
         if (day.year, day.month) < (9999, 12)
@@ -391,42 +399,54 @@ def _next_month(day: date) -> date:
     )
 
 
-def _of_date(cron: CronExpression, zone: ZoneInfo, midnight: datetime) -> list[datetime]:
+def _list_run_times_of_date(
+    cron: CronExpression, zone: ZoneInfo, midnight: datetime
+) -> list[datetime]:
     """Return the run times of one date, in UTC without a time zone."""
     walls = [
         midnight + timedelta(hours=hour, minutes=minute)
         for hour in cron.hours
         for minute in cron.minutes
     ]
-    offset = _offset(zone, midnight, fold=0)
-    if offset == _offset(zone, midnight + _DAY, fold=1):  # the clocks do not change
+    offset = _get_offset(zone, midnight, fold=0)
+    if offset == _get_offset(zone, midnight + _DAY, fold=1):  # the clocks do not change
         return [wall - offset for wall in walls]
     return [
-        instant for wall in walls for instant in _instants(wall, zone, every_hour=cron.every_hour)
+        instant
+        for wall in walls
+        for instant in _find_instants(wall, zone, every_hour=cron.every_hour)
     ]
 
 
-def _instants(wall: datetime, zone: ZoneInfo, *, every_hour: bool) -> list[datetime]:
-    """Return when a wall-clock time is due: see the rule at the top."""
-    first, second = (wall - _offset(zone, wall, fold) for fold in (0, 1))
-    if _wall(zone, first) == wall:
+def _find_instants(wall: datetime, zone: ZoneInfo, *, every_hour: bool) -> list[datetime]:
+    """Return the instants of a wall-clock time, by the rules at the top."""
+    first, second = (wall - _get_offset(zone, wall, fold) for fold in (0, 1))
+    if _get_wall_time(zone, first) == wall:
         return [first, second] if every_hour else [first]
-    return [] if every_hour else [_end_of_gap(zone, second, first)]
+    return [] if every_hour else [_find_end_of_gap(zone, second, first)]
 
 
-def _end_of_gap(zone: ZoneInfo, before: datetime, after: datetime) -> datetime:
-    """Return the first instant with the new offset, between one before the change and one after it or at it; all in UTC."""
-    old = _wall(zone, before) - before
+def _find_end_of_gap(zone: ZoneInfo, before: datetime, after: datetime) -> datetime:
+    """Return the first instant with the new offset, between two instants in UTC.
+
+    Args:
+        zone: whose clocks change.
+        before: an instant before the change.
+        after: an instant after the change, or at it.
+    """
+    old = _get_wall_time(zone, before) - before
     while after - before > timedelta(seconds=1):
         middle = before + timedelta(seconds=(after - before) // timedelta(seconds=2))
-        before, after = (middle, after) if _wall(zone, middle) - middle == old else (before, middle)
+        before, after = (
+            (middle, after) if _get_wall_time(zone, middle) - middle == old else (before, middle)
+        )
     return after
 
 
-def _offset(zone: ZoneInfo, wall: datetime, fold: int) -> timedelta:
+def _get_offset(zone: ZoneInfo, wall: datetime, fold: int) -> timedelta:
     return wall.replace(tzinfo=zone, fold=fold).utcoffset() or timedelta()
 
 
-def _wall(zone: ZoneInfo, instant: datetime) -> datetime:
+def _get_wall_time(zone: ZoneInfo, instant: datetime) -> datetime:
     """Return what the clock shows at an instant in UTC."""
     return instant.replace(tzinfo=UTC).astimezone(zone).replace(tzinfo=None)

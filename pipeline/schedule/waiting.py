@@ -11,8 +11,8 @@ _POLL_SECONDS = 0.1
 def wait_for_stop(stop: threading.Event, seconds: float) -> bool:
     """Wait, and return whether `stop` is set.
 
-    `Event.wait` holds a lock at its start and end, which `Event.set` takes too: a signal handler that
-    calls `set` at such a moment would wait for ever for the thread that it interrupted.
+    `Event.wait` holds a lock at its start and end, which `Event.set` takes too: a signal handler
+    that calls `set` at such a moment would wait for ever for the thread that it interrupted.
     """
     until = time.monotonic() + seconds
     while not stop.is_set() and (left := until - time.monotonic()) > 0:

@@ -61,7 +61,8 @@ with DAG(
         bash_command={command!r},
         # The gate refused the new model, and the champion goes on: a decision, shown as skipped.
         skip_on_exit_code={REFUSED_CODE},
-        # {BUSY_CODE}: another command holds the work directory. Airflow tries other failures again, too; they go on where they ended.
+        # {BUSY_CODE}: another command holds the work directory. Airflow tries other failures again,
+        # too; they go on where they ended.
         retries=3,
         retry_delay=timedelta(minutes={BUSY_PAUSE_MINUTES}),
     )

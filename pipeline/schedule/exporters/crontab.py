@@ -45,9 +45,12 @@ def write_crontab(job: ExportJob) -> dict[str, str]:
     text = f"""\
 # Retraining, schedule {job.name}: {describe_timing(job.timing)}.
 # Put it into `crontab -e`, at its end: CRON_TZ holds for all lines below it.
-# cronie (Fedora, RHEL, Arch) heeds CRON_TZ. Debian's and Ubuntu's cron does not, and takes the machine's time zone: there this line
-# is right only where that is {zone}, and elsewhere says so, by mail, and starts nothing. --emit systemd has the zone everywhere.
-# cron looks at no exit code: after {BUSY_CODE} (another command holds the work directory) the next scheduled run is the next try.
+# cronie (Fedora, RHEL, Arch) heeds CRON_TZ. Debian's and Ubuntu's cron does not, and takes the
+# machine's time zone: there this line
+# is right only where that is {zone}, and elsewhere says so, by mail, and starts nothing. --emit
+# systemd has the zone everywhere.
+# cron looks at no exit code: after {BUSY_CODE} (another command holds the work directory) the next
+# scheduled run is the next try.
 # What a line prints cron sends by mail; the ledger keeps it, too.
 CRON_TZ={zone}
 SHELL=/bin/sh
@@ -57,7 +60,7 @@ SHELL=/bin/sh
 
 
 def _format_zone_guard(cron: CronExpression, zone: str) -> str:
-    """Return the words that end a line where cron has taken the machine's hour for that of the zone."""
+    """Return the shell check that ends a line where cron ignored CRON_TZ."""
     if len(cron.hours) == 24:
         return ""
     hours = shlex.quote(" ".join(f"{hour:02d}" for hour in cron.hours))

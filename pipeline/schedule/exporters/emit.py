@@ -6,7 +6,8 @@
     airflow      a DAG, for Airflow 3
     prefect      a flow that serves itself, for Prefect 3
 
-All of them call `schedule serve NAME --once --workdir W ...`, which takes the scheduled run through the ledger. Its exit codes:
+All of them call `schedule serve NAME --once --workdir W ...`, which takes the scheduled run through
+the ledger. Its exit codes:
 
     0     done; possibly there was nothing to do
     3     the gate refused the new model: a decision, so no engine tries again or reports a failure

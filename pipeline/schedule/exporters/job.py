@@ -1,4 +1,4 @@
-"""What the exporters share: the command, its exit codes, and cron fields that every engine reads alike."""
+"""The command that exporters write, its exit codes, and cron fields that all engines read alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pipeline.schedule.timing import CronExpression, Timing, describe_timing, pa
 
 REFUSED_CODE, BUSY_CODE, TERMINATED_CODE = GateError.exit_code, BusyError.exit_code, 143
 BUSY_PAUSE_MINUTES = 10  # before the next try, where another command holds the work directory
-# For a graceful shutdown and the last checkpoint: the usual default of 30 to 90 seconds is short for slow storage
+# For a graceful shutdown and the last checkpoint: the usual default of 30 to 90 seconds is short
+# for slow storage
 STOP_SECONDS = 180
 _WEEK_SECONDS = 604_800
 
@@ -63,7 +64,7 @@ def get_time_zone(timing: Timing) -> str:
 
 
 def require_cron(job: ExportJob, engine: str) -> CronExpression:
-    """Return the cron expression of a timing; a ConfigError where the engine has no other timing."""
+    """Return the cron expression of a timing, or raise a ConfigError where there is none."""
     cron = convert_to_cron(job.timing)
     if cron is None:
         raise ConfigError(
@@ -75,8 +76,8 @@ def require_cron(job: ExportJob, engine: str) -> CronExpression:
 
 
 def needs_both_days(cron: CronExpression) -> bool:
-    """Return whether a date must fit both a restricted day of the month and a restricted weekday, as in `0 3 */2 * 1`."""
-    return not cron.either and len(cron.days) < 31 and len(cron.weekdays) < 7
+    """Return whether a date must fit a restricted day and a restricted weekday: `0 3 */2 * 1`."""
+    return not cron.matches_either_day and len(cron.days) < 31 and len(cron.weekdays) < 7
 
 
 def format_cron_fields(cron: CronExpression) -> str:
@@ -85,7 +86,7 @@ def format_cron_fields(cron: CronExpression) -> str:
     Numbers, 0 for Sunday, and `*` only for everything.
     """
     days, weekdays = format_numbers(cron.days, 1, 31), format_numbers(cron.weekdays, 0, 6)
-    if cron.either and "*" in (days, weekdays):
+    if cron.matches_either_day and "*" in (days, weekdays):
         days = weekdays = "*"
     return " ".join(
         (

@@ -55,12 +55,14 @@ def write_kubernetes_manifest(job: ExportJob) -> dict[str, str]:
         f"                - {_quote_yaml(word.replace('$', '$$'))}\n" for word in job.arguments
     )
     text = f"""\
-# Retraining, schedule {job.name}: {describe_timing(job.timing)}. Replace the image, and look at the claim and the resources.
+# Retraining, schedule {job.name}: {describe_timing(job.timing)}. Replace the image, and look at the
+# claim and the resources.
 # For Kubernetes 1.29 or newer.
 #
 #   kubectl apply -f {name}.yaml
 #   kubectl create job --from=cronjob/{name} {name}-now      # one scheduled run now
-#   kubectl delete cronjob {name}                            # ends the schedule; the claim, and every result, stays
+#   kubectl delete cronjob {name}                            # ends the schedule; the claim, and
+# every result, stays
 #
 # `kubectl delete -f {name}.yaml` would remove the claim, too.
 apiVersion: v1
@@ -80,23 +82,27 @@ metadata:
 spec:
   schedule: {_quote_yaml(fields)}
   timeZone: {_quote_yaml(get_time_zone(job.timing))}
-  # No overlap: a time that comes while a scheduled run is worked on is left out, and the ledger has the next.
+  # No overlap: a time that comes while a scheduled run is worked on is left out, and the ledger has
+  # the next.
   concurrencyPolicy: Forbid
   # How much later a missed time is made up for.
   startingDeadlineSeconds: {deadline}
   jobTemplate:
     spec:
-      # Tries after a lost pod, or while another command holds the work directory; pauses grow from 10 seconds to 6 minutes.
+      # Tries after a lost pod, or while another command holds the work directory; pauses grow from
+      # 10 seconds to 6 minutes.
       backoffLimit: 8
       podReplacementPolicy: Failed # two pods would be two writers
       podFailurePolicy:
         rules:
-          # A drained or pre-empted machine is nobody's fault: the next pod goes on from the last checkpoint.
+          # A drained or pre-empted machine is nobody's fault: the next pod goes on from the last
+          # checkpoint.
           - action: Ignore
             onPodConditions:
               - type: DisruptionTarget
                 status: "True"
-          # {BUSY_CODE}: busy. 137, {TERMINATED_CODE}: killed, or out of memory. Anything else the command has tried again by itself.
+          # {BUSY_CODE}: busy. 137, {TERMINATED_CODE}: killed, or out of memory. Anything else the
+          # command has tried again by itself.
           - action: FailJob
             onExitCodes:
               containerName: alexnet
@@ -108,12 +114,14 @@ spec:
             app.kubernetes.io/name: {name}
         spec:
           restartPolicy: Never # podFailurePolicy asks for it
-          # Time to save after SIGTERM. The default of 30 seconds is short for a large network and slow storage.
+          # Time to save after SIGTERM. The default of 30 seconds is short for a large network and
+          # slow storage.
           terminationGracePeriodSeconds: {STOP_SECONDS}
           automountServiceAccountToken: false # it asks nothing of Kubernetes
           containers:
             - name: alexnet
-              # REPLACE: an image with this package installed. Upper case is no valid name, so that nothing is fetched by mistake.
+              # REPLACE: an image with this package installed. Upper case is no valid name, so that
+              # nothing is fetched by mistake.
               image: REPLACE-WITH-YOUR-IMAGE
               workingDir: {_quote_yaml(job.folder)}
               command:
@@ -126,7 +134,8 @@ spec:
                 requests:
                   cpu: "4"
                   memory: 8Gi
-                # One GPU, with NVIDIA's device plugin and an image that has "alexnet-pipeline[gpu]":
+                # One GPU, with NVIDIA's device plugin and an image that has "alexnet-
+                # pipeline[gpu]":
                 # limits:
                 #   nvidia.com/gpu: 1
               volumeMounts:

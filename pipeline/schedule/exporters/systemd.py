@@ -37,7 +37,8 @@ Description=Retraining, schedule {job.name}
 Type=exec
 WorkingDirectory={job.folder.replace("%", "%%")}
 ExecStart={command}
-# {REFUSED_CODE}: the gate refused the new model, and the champion stays: a decision. {TERMINATED_CODE}: told to stop, it goes on another time.
+# {REFUSED_CODE}: the gate refused the new model, and the champion stays: a decision.
+# {TERMINATED_CODE}: told to stop, it goes on another time.
 SuccessExitStatus={REFUSED_CODE} {TERMINATED_CODE}
 # {BUSY_CODE}: another command holds the work directory.
 RestartForceExitStatus={BUSY_CODE}
@@ -48,7 +49,8 @@ TimeoutStopSec={STOP_SECONDS}
 """
     if cron is None:
         when = f"""\
-# No calendar has every {job.timing.every_seconds} seconds: they are counted from the last start, and the first comes with the timer.
+# No calendar has every {job.timing.every_seconds} seconds: they are counted from the last start,
+# and the first comes with the timer.
 OnActiveSec=1min
 OnUnitActiveSec={job.timing.every_seconds}
 """
@@ -64,10 +66,14 @@ OnUnitActiveSec={job.timing.every_seconds}
         f"RandomizedDelaySec={job.timing.jitter_seconds}\n" if job.timing.jitter_seconds else ""
     )
     timer = f"""\
-# Retraining, schedule {job.name}: {describe_timing(job.timing)}. With root's rights, and User= in {unit}.service:
-#   cp {unit}.service {unit}.timer /etc/systemd/system/ && systemctl daemon-reload && systemctl enable --now {unit}.timer
-# For one user: ~/.config/systemd/user/ and `systemctl --user`, and once `loginctl enable-linger`, so that it runs without a login.
-# A time that clocks skip in spring does not come that day, and of an hour that comes twice the second does not count.
+# Retraining, schedule {job.name}: {describe_timing(job.timing)}. With root's rights, and User= in
+# {unit}.service:
+#   cp {unit}.service {unit}.timer /etc/systemd/system/ && systemctl daemon-reload && systemctl
+# enable --now {unit}.timer
+# For one user: ~/.config/systemd/user/ and `systemctl --user`, and once `loginctl enable-linger`,
+# so that it runs without a login.
+# A time that clocks skip in spring does not come that day, and of an hour that comes twice the
+# second does not count.
 [Unit]
 Description=Retraining, schedule {job.name}: {describe_timing(job.timing).replace("%", "%%")}
 
@@ -87,13 +93,21 @@ def _quote_systemd(word: str) -> str:
 
 def _format_calendars(cron: CronExpression, zone: str) -> list[str]:
     """Return a cron expression as systemd's calendar events, of which any is enough."""
-    clock = f"{format_numbers(cron.hours, 0, 23, '..')}:{format_numbers(cron.minutes, 0, 59, '..')}:00 {zone}"
+    hours, minutes = (
+        format_numbers(cron.hours, 0, 23, ".."),
+        format_numbers(cron.minutes, 0, 59, ".."),
+    )
+    clock = f"{hours}:{minutes}:00 {zone}"
     months, days = format_numbers(cron.months, 1, 12, ".."), format_numbers(cron.days, 1, 31, "..")
     weekdays = (
         ""
         if len(cron.weekdays) == 7
         else ",".join(_WEEKDAYS[number] for number in sorted(cron.weekdays)) + " "
     )
-    if cron.either and weekdays and days != "*":
+    if cron.matches_either_day and weekdays and days != "*":
         return [f"*-{months}-{days} {clock}", f"{weekdays}*-{months}-* {clock}"]
-    return [f"*-{months}-* {clock}" if cron.either else f"{weekdays}*-{months}-{days} {clock}"]
+    return [
+        f"*-{months}-* {clock}"
+        if cron.matches_either_day
+        else f"{weekdays}*-{months}-{days} {clock}"
+    ]
