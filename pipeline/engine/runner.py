@@ -4,7 +4,7 @@ A stage is a plain function: one settings section and the records it needs go in
 out. The Runner gives each stage a folder named by a fingerprint of everything that can change its
 numbers. Same in, same folder: the stage is skipped.
 
-    for each stage up to the last one named:
+    for each stage that is named, or makes what a named one takes:
         fingerprint -> folder
         finished there?                            skip it
         not named?                                 refuse: it must be finished first
@@ -248,8 +248,7 @@ class Runner:
         """
         with self.recorded(tracker):
             records: dict[str, Artifact] = {}
-            last = max(i for i, stage in enumerate(self.stages) if stage.name in names)
-            for stage in self.stages[: last + 1]:
+            for stage in self._needed_stages(names):
                 step = _Step(stage, resolved, records, stage.name in names, stage.name in rerun)
                 outcome = self._run_step(step, tracker, accept_code=accept_code)
                 if step.named:
@@ -259,6 +258,15 @@ class Runner:
                     break
             if folder := conclude(records):
                 tracker.log_files(folder)
+
+    def _needed_stages(self, names: Sequence[str]) -> list[Stage]:
+        """Return the named stages and those whose records they take, directly or not, in order."""
+        needed: list[Stage] = []
+        for stage in reversed(self.stages):
+            taken = any(stage.output in user.inputs.values() for user in needed)
+            if stage.name in names or taken:
+                needed.insert(0, stage)
+        return needed
 
     @contextlib.contextmanager
     def recorded(self, tracker: Tracker) -> Iterator[None]:

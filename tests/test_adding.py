@@ -1,0 +1,99 @@
+"""docs/adding.md, followed to the letter in a copy of the package."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
+CODE = r"\n\n```python\n(?P<code>.*?)```"
+NEW_FILE = re.compile(r"New file `(?P<file>pipeline/[^`]+)`:" + CODE, re.DOTALL)
+CHANGE = re.compile(
+    r"`(?P<file>pipeline/[^`]+)`, (?P<where>below|above|instead of) `(?P<anchor>[^`]+)`:" + CODE,
+    re.DOTALL,
+)
+
+
+def follow_page(folder):
+    """Make every change of the page below a folder that holds the package."""
+    for found in NEW_FILE.finditer(PAGE):
+        path = folder / found["file"]
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(found["code"], encoding="utf-8")
+    for found in CHANGE.finditer(PAGE):
+        path, anchor, code = folder / found["file"], f"{found['anchor']}\n", found["code"]
+        text = path.read_text(encoding="utf-8")
+        assert text.count(anchor) == 1, (found["file"], found["anchor"])
+        new = {"below": anchor + code, "above": code + anchor, "instead of": code}[found["where"]]
+        path.write_text(text.replace(anchor, new), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory):
+    """A copy of the package in which everything on the page was added."""
+    folder = tmp_path_factory.mktemp("copy")
+    shutil.copytree(
+        ROOT / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    follow_page(folder)
+    return folder
+
+
+def alexnet(changed, cwd, *arguments):
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "--json", *arguments],
+        cwd=cwd,
+        env=environment | {"PYTHONPATH": str(changed)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def test_the_page_changes_what_it_says():
+    files = {found["file"] for found in CHANGE.finditer(PAGE)}
+    assert {
+        "pipeline/config/train.py",
+        "pipeline/data/augment.py",
+        "pipeline/model/networks.py",
+        "pipeline/reproduce/claims/ablations.py",
+        "pipeline/cli/stages.py",
+    } <= files
+    assert {found["file"] for found in NEW_FILE.finditer(PAGE)} >= {"pipeline/summary/stage.py"}
+
+
+def test_an_augmentation_a_network_and_a_stage_run(changed, tmp_path):
+    result = alexnet(
+        changed,
+        tmp_path,
+        *("ingest", "build", "train", "summarize"),
+        *("--network", "narrow", "--image-size", "64", "--epochs", "1"),
+        *("--set", "data.short_side=64", "--set", "train.inversion=0.5"),
+        *("--set", "summary.classes=2", "--set", "tracking.enabled=no"),
+        *("--set", "model.alexnet.width_multiplier=0.25"),
+    )[-1]
+    states = {stage["name"]: stage["state"] for stage in result["stages"]}
+    assert states == dict.fromkeys(("ingest", "build", "train", "summarize"), "ran")
+    assert result["model"]["network"] == "narrow"
+    folder = tmp_path / result["stages"][-1]["directory"]
+    assert len((folder / "report" / "classes.txt").read_text().split()) == 2
+    account = json.loads(next(tmp_path.glob("mlruns/stages/train-*/run.json")).read_text())
+    assert account["fingerprint"]["setting train.inversion"] == 0.5
+
+
+def test_a_claim_is_planned_and_named_in_the_help(changed, tmp_path):
+    (row,) = alexnet(changed, tmp_path, "reproduce", "decay", "--dry-run", "--dataset", "digits")
+    assert row["claim"] == "decay"
+    assert row["trainings"] > 0
