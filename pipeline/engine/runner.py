@@ -435,6 +435,8 @@ class Runner:
             return None
         now = datetime.now(UTC).isoformat(timespec="seconds")
         folder = self.results.accept(stage, last[0], fingerprint, changes, now)
+        if self._selects:
+            self.selection.rename_result(stage.name, last[0].name, folder.name)
         self.observer.said(
             f"{stage.name}: kept although code changed: {'; '.join(changes)}; noted in"
             f" {folder / 'run.json'}"

@@ -96,6 +96,16 @@ class Selection:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_text(self._file, json.dumps(selected, indent=1))
 
+    def rename_result(self, stage: str, before: str, after: str) -> None:
+        """Follow a result that is now under another folder's name; what was made from it stays."""
+        current = self.read()
+        entry = current["stages"].get(stage)
+        if entry is not None and entry.get("directory") == before:
+            current["stages"] = current["stages"] | {stage: entry | {"directory": after}}
+        if current["last"].get(stage) == before:
+            current["last"] = current["last"] | {stage: after}
+        write_text(self._file, json.dumps(current, indent=1))
+
     def _invalidated_by(
         self, stage: Stage, entry: Mapping[str, Any], recipe: str, current: Mapping[str, Any]
     ) -> set[str]:

@@ -141,7 +141,7 @@ def show_status(output: Console, found: Status) -> None:
         size = f"{row['bytes'] / 1e6:,.1f} MB" if row["bytes"] is not None else ""
         text = str(item.directory) if item.state == "done" else "; ".join(item.why)
         if item.accepted:
-            text += f" (code accepted {len(item.accepted)} times)"
+            text += " (changed code was accepted)"
         state = f"[{STATE_STYLES.get(item.state, 'dim')}]{item.state}[/]"
         table.add_row(item.stage, state, age, size, Text(text), Text(row["run_url"] or ""))
     output.print(table)
