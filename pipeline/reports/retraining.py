@@ -37,7 +37,7 @@ _OUTCOMES = {
 }
 
 
-def describe_outcome(review: Review, decision: Decision | None) -> str:
+def describe_retraining_outcome(review: Review, decision: Decision | None) -> str:
     """Return the outcome of a retraining and its reason, in a sentence or two."""
     if decision is None:
         return f"No reason to train again: {review.brief}."
@@ -78,7 +78,9 @@ def draw_retraining_page(title: str, records: Mapping[str, Artifact], folder: Pa
         sections = [*_draw_decision(decision), *_draw_training(records), *sections]
     sections.append(PageSection("Times and folders", tables=[_tabulate_stages(records)]))
     folder.mkdir(parents=True, exist_ok=True)
-    page = render_page(title, describe_outcome(review, decision), sections, _draw_footer(review))
+    page = render_page(
+        title, describe_retraining_outcome(review, decision), sections, _draw_footer(review)
+    )
     write_text(folder / RETRAINING_FILE, page)
 
 

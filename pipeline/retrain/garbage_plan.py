@@ -35,7 +35,7 @@ _PAGES_PER_RETRAINING = 40
 _HEX_DIGITS = 64  # of a SHA-256
 
 
-Kind = Literal[
+ItemKind = Literal[
     "model version",
     "MLflow run",
     "MLflow model",
@@ -54,7 +54,7 @@ Kind = Literal[
 class Removal:
     """Something that is deleted: what it is, the bytes of its files, why, and where it is."""
 
-    kind: Kind
+    kind: ItemKind
     what: str
     bytes: int
     why: str
@@ -68,7 +68,7 @@ class Removal:
 class KeptItem:
     """Something that stays, the bytes of its files, and why."""
 
-    kind: Kind
+    kind: ItemKind
     what: str
     bytes: int
     why: str
@@ -210,7 +210,7 @@ def _sort_folders(
     inventory: Inventory, folders: Mapping[Path, str]
 ) -> Iterator[Removal | KeptItem]:
     for folder, why in sorted(folders.items()):
-        kind: Kind = (
+        kind: ItemKind = (
             "interrupted stage" if folder.suffix in (".partial", ".old") else "stage folder"
         )
         if not folder.exists():

@@ -43,7 +43,7 @@ class MeasuredImages:
     predictions: Integers
 
 
-def count_errors(
+def count_champion_errors(
     classifier: Classifier, images: DatasetImages, measured: MeasuredImages, rows: Integers
 ) -> ErrorCount:
     """Count the wrong answers to some of the images that were measured."""

@@ -19,7 +19,7 @@ from pipeline.release.frozen_test import find_dataset
 from pipeline.retrain.drift import measure_drift
 from pipeline.retrain.image_measurements import (
     Progress,
-    count_errors,
+    count_champion_errors,
     drop_constant_scalars,
     measure_images,
     select_measurements,
@@ -111,7 +111,9 @@ def _measure_opened(
     """Open the selected images, and add what is measured to the known signals."""
     seen = measure_images(classifier, new, selection.opened, "images of the new data", progress)
     if len(selection.scored):
-        known = replace(known, new_errors=count_errors(classifier, new, seen, selection.scored))
+        known = replace(
+            known, new_errors=count_champion_errors(classifier, new, seen, selection.scored)
+        )
     if not len(selection.new):
         return known
     reference = measure_images(

@@ -80,7 +80,7 @@ class Retraining:
             seconds: its duration.
             run: `run_id`, `run_url` and `not_recorded`.
         """
-        from pipeline.reports.retraining import describe_outcome
+        from pipeline.reports.retraining import describe_retraining_outcome
 
         review = cast(Review, outcomes["review"].artifact)
         decision = cast(
@@ -89,7 +89,7 @@ class Retraining:
         return cls(
             scheduled_run=scheduled_run,
             outcome=decision.outcome if decision else "skipped",
-            why=describe_outcome(review, decision),
+            why=describe_retraining_outcome(review, decision),
             triggers=review.triggers,
             name=name,
             version=decision.version if decision else "",

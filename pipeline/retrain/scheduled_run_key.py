@@ -14,7 +14,9 @@ from pipeline.errors import ConfigError
 
 BY_HAND = "by-hand"  # the schedule part of the key of a retraining without a schedule
 _TIME_FORMAT = "%Y%m%dT%H%M%SZ"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # names a folder, and is not an option
+_SCHEDULE_NAME = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+)  # names a folder, and is not an option
 
 
 def format_scheduled_run_key(schedule: str, run_time: datetime) -> str:
@@ -29,7 +31,7 @@ def parse_scheduled_run_key(key: str) -> tuple[str, datetime]:
         ConfigError: the text is not a key.
     """
     name, _, run_time = key.partition("/")
-    if _NAME.fullmatch(name):
+    if _SCHEDULE_NAME.fullmatch(name):
         with contextlib.suppress(ValueError):
             return name, datetime.strptime(run_time, _TIME_FORMAT).replace(tzinfo=UTC)
     raise ConfigError(
@@ -45,7 +47,7 @@ def check_schedule_name(name: str) -> None:
     Raises:
         ConfigError: the name has other characters, is too long, or is reserved.
     """
-    if not _NAME.fullmatch(name) or name == BY_HAND:
+    if not _SCHEDULE_NAME.fullmatch(name) or name == BY_HAND:
         raise ConfigError(
             "The name of the schedule cannot name a folder",
             expected="letters, digits and . _ - with a letter or a digit first, 64 at most",

@@ -22,7 +22,7 @@ from pipeline.schedule.context import SchedulerContext
 from pipeline.schedule.disk_space import warn_of_low_disk
 from pipeline.schedule.outcome_notifications import notify_outcome
 from pipeline.schedule.process import TICK_SECONDS, ChildEnd, end_orphan, run_child_process
-from pipeline.schedule.records import Schedule, ScheduledRun, State
+from pipeline.schedule.records import RunState, Schedule, ScheduledRun
 from pipeline.schedule.result import read_retraining_result
 from pipeline.schedule.retry import MAX_ATTEMPTS, compute_retry_pause, is_tried_again
 from pipeline.schedule.waiting import wait_for_stop
@@ -35,7 +35,7 @@ _NOTIFY_OPTION = "retrain.notify="
 class ExecutionEnd:
     """How an execution ended: the state of its run, `pending` where it is released, and why."""
 
-    state: State
+    state: RunState
     why: str
     result: Mapping[str, Any] | None = None
 
@@ -104,7 +104,7 @@ def _read_end(folder: Path, scheduled_run: ScheduledRun) -> ExecutionEnd | None:
     result = read_retraining_result(folder, scheduled_run)
     if result is None:
         return None
-    state: State = "skipped" if result["outcome"] == "skipped" else "ran"
+    state: RunState = "skipped" if result["outcome"] == "skipped" else "ran"
     return ExecutionEnd(state, str(result.get("why") or ""), result)
 
 

@@ -38,7 +38,7 @@ from pipeline.schedule.ledger_rows import (
     update_claimed,
 )
 from pipeline.schedule.owners import is_owner_alive, utc_now
-from pipeline.schedule.records import Kind, Schedule, ScheduledRun, State
+from pipeline.schedule.records import RunKind, RunState, Schedule, ScheduledRun
 from pipeline.schedule.timing import Timing, iterate_run_times
 
 
@@ -170,7 +170,7 @@ class Ledger:
         with self._file.writing() as file:
             _record_run_times(file, self.now())
 
-    def request_scheduled_run(self, name: str, kind: Kind = "manual") -> ScheduledRun:
+    def request_scheduled_run(self, name: str, kind: RunKind = "manual") -> ScheduledRun:
         """Add a pending run at this second, or at the next second that has none, and return it.
 
         Args:
@@ -283,7 +283,7 @@ class Ledger:
     def finish_scheduled_run(
         self,
         scheduled_run: ScheduledRun,
-        state: State,
+        state: RunState,
         why: str,
         result: Mapping[str, Any] | None = None,
     ) -> bool:

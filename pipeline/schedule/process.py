@@ -30,7 +30,7 @@ TICK_SECONDS = 1.0
 _PARENT = "ALEXNET_PARENT"
 _GRACE_SECONDS = 60.0  # for a child that was asked to stop to save its state
 _POLL_SECONDS = 0.1
-_TAIL_BYTES = 65_536
+_OUTPUT_TAIL_BYTES = 65_536
 _OUTPUT_FILE, _NOTE_FILE = "output.log", "child"
 # Exit codes that are retryable: those of errors, and of shells for a child that a signal ended
 _RETRYABLE_CODES = (
@@ -200,10 +200,10 @@ def _explain_end(output_file: Path, offset: int, code: int) -> tuple[bool, str]:
 
 def _read_last_lines(output_file: Path, offset: int) -> list[str]:
     with contextlib.suppress(OSError), output_file.open("rb") as file:
-        file.seek(max(offset, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        file.seek(max(offset, file.seek(0, os.SEEK_END) - _OUTPUT_TAIL_BYTES))
         return [
             line
-            for line in file.read(_TAIL_BYTES).decode("utf-8", errors="replace").splitlines()
+            for line in file.read(_OUTPUT_TAIL_BYTES).decode("utf-8", errors="replace").splitlines()
             if line.strip()
         ]
     return []

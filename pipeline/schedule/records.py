@@ -9,8 +9,8 @@ from typing import Literal
 from pipeline.retrain.scheduled_run_key import format_scheduled_run_key
 from pipeline.schedule.timing import Timing
 
-Kind = Literal["scheduled", "manual"]
-State = Literal["pending", "claimed", "ran", "coalesced", "skipped", "failed"]
+RunKind = Literal["scheduled", "manual"]
+RunState = Literal["pending", "claimed", "ran", "coalesced", "skipped", "failed"]
 FINAL_STATES = ("ran", "coalesced", "skipped", "failed")
 
 
@@ -59,8 +59,8 @@ class ScheduledRun:
 
     schedule: str
     run_time: datetime
-    kind: Kind
-    state: State
+    kind: RunKind
+    state: RunState
     why: str
     outcome: str
     version: str

@@ -22,6 +22,8 @@ When clocks change:
 
 An interval counts its multiples from 1970-01-01T00:00Z, so that run times do not depend on when
 somebody started it: 1w comes on Thursdays.
+
+One file above 400 lines, as parsing and run times share these rules.
 """
 
 from __future__ import annotations
@@ -330,16 +332,16 @@ def describe_timing(timing: Timing) -> str:
     when = (
         f"cron {timing.cron}, {timing.timezone}"
         if timing.cron
-        else f"every {_format_duration(timing.every_seconds)}"
+        else f"every {_format_interval(timing.every_seconds)}"
     )
     return (
-        f"{when}, up to {_format_duration(timing.jitter_seconds)} later"
+        f"{when}, up to {_format_interval(timing.jitter_seconds)} later"
         if timing.jitter_seconds
         else when
     )
 
 
-def _format_duration(seconds: int) -> str:
+def _format_interval(seconds: int) -> str:
     unit, size = next(item for item in _UNITS.items() if seconds % item[1] == 0)
     return f"{seconds // size}{unit}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-_POLL_SECONDS = 0.1
+_STOP_POLL_SECONDS = 0.1
 
 
 def wait_for_stop(stop: threading.Event, seconds: float) -> bool:
@@ -16,5 +16,5 @@ def wait_for_stop(stop: threading.Event, seconds: float) -> bool:
     """
     until = time.monotonic() + seconds
     while not stop.is_set() and (left := until - time.monotonic()) > 0:
-        time.sleep(min(left, _POLL_SECONDS))
+        time.sleep(min(left, _STOP_POLL_SECONDS))
     return stop.is_set()

@@ -6,7 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.artifacts import Decision, GateCheck, Review
-from pipeline.reports.retraining import describe_outcome, draw_retraining_page, draw_review_pages
+from pipeline.reports.retraining import (
+    describe_retraining_outcome,
+    draw_retraining_page,
+    draw_review_pages,
+)
 
 
 def make_review(**changes):
@@ -61,7 +65,7 @@ def make_decision(outcome="promoted", **changes):
     ],
 )
 def test_the_verdict_says_what_became_of_it_and_what_for(outcome, begin):
-    text = describe_outcome(make_review(), make_decision(outcome))
+    text = describe_retraining_outcome(make_review(), make_decision(outcome))
     assert text.startswith(begin)
     assert text.endswith("Trained because: 30 changed.")
 
@@ -74,7 +78,7 @@ def test_a_refusal_names_the_checks_that_do_not_hold():
         required="",
         text="Worse, in many words.",
     )
-    text = describe_outcome(
+    text = describe_retraining_outcome(
         make_review(), make_decision("refused", checks=(failed,), reason="Worse, in many words.")
     )
     assert text.startswith(

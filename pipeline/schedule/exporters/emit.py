@@ -41,7 +41,7 @@ _EXPORTERS: dict[str, Callable[[ExportJob], dict[str, str]]] = {
     "prefect": write_prefect_flow,
 }
 ENGINES = tuple(_EXPORTERS)
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", re.ASCII)
 
 
 def emit_schedule_files(
@@ -85,7 +85,7 @@ def emit_schedule_files(
         ),
         str(workdir.parent),
     )
-    if not _NAME.fullmatch(schedule_name):
+    if not _FILE_NAME.fullmatch(schedule_name):
         raise ConfigError(
             f"The files of an engine cannot be named {schedule_name[:80]!r}",
             expected="letters, digits and . _ -, a letter or digit first, 100 at most",

@@ -15,7 +15,7 @@ from pipeline.schedule.exporters.job import (
 )
 from pipeline.schedule.timing import CronExpression, describe_timing
 
-_WEEKDAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
+_WEEKDAY_NAMES = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 
 
 def write_systemd_units(job: ExportJob) -> dict[str, str]:
@@ -102,7 +102,7 @@ def _format_calendars(cron: CronExpression, zone: str) -> list[str]:
     weekdays = (
         ""
         if len(cron.weekdays) == 7
-        else ",".join(_WEEKDAYS[number] for number in sorted(cron.weekdays)) + " "
+        else ",".join(_WEEKDAY_NAMES[number] for number in sorted(cron.weekdays)) + " "
     )
     if cron.matches_either_day and weekdays and days != "*":
         return [f"*-{months}-{days} {clock}", f"{weekdays}*-{months}-* {clock}"]
