@@ -445,11 +445,13 @@ def test_whoever_stops_reading_the_epochs_finds_the_last_step_saved(tmp_path):
 
 
 def test_a_rate_that_is_far_too_high_ends_in_one_sentence(tmp_path):
+    """Whether the loss or the weights are found out first depends on the initial weights."""
+    found = r"(The loss became (nan|inf) |A weight was not finite after epoch \d)"
     with pytest.raises(
-        TrainingDivergedError, match=r"The loss became (nan|inf) .* try --set train.learning_rate=1"
+        TrainingDivergedError, match=rf"{found}.* try --set train\.learning_rate=1,"
     ):
         train(
-            TrainConfig(epochs=20, global_batch_size=32, learning_rate=10, schedule="cosine"),
+            TrainConfig(epochs=20, global_batch_size=32, learning_rate=10, schedule="constant"),
             tmp_path / "c.npz",
         )
 
