@@ -101,7 +101,7 @@ class ConsoleObserver:
             line = f"  {done:,} of {total:,} {unit}, {rate:,.0f} {unit}/s{left}  {detail}"
             self._output.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def said(self, text: str) -> None:
+    def notified(self, text: str) -> None:
         """Print what a person should know, above the bar."""
         self._output.print(Text(f"  {text}", style="yellow"), soft_wrap=True)
 
@@ -148,7 +148,7 @@ class JsonObserver(ConsoleObserver):
     def progressed(self, done: int, total: int, unit: str, detail: str) -> None:
         """Print nothing."""
 
-    def said(self, text: str) -> None:
+    def notified(self, text: str) -> None:
         """Print one JSON object with it."""
         print_json(self._output, {"note": text})
 
@@ -167,7 +167,7 @@ class QuietObserver(ConsoleObserver):
     started = JsonObserver.started
     progressed = JsonObserver.progressed
 
-    def said(self, text: str) -> None:
+    def notified(self, text: str) -> None:
         """Print nothing."""
 
     waiting = JsonObserver.waiting
@@ -188,7 +188,7 @@ class NoticeObserver(QuietObserver):
         super().__init__(Console(stderr=True, highlight=False))
         self._silent = silent
 
-    def said(self, text: str) -> None:
+    def notified(self, text: str) -> None:
         """Print a notice as one line."""
         if not self._silent:
             self._output.file.write(f"{text}\n")

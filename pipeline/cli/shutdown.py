@@ -85,9 +85,9 @@ class InterruptibleObserver:
         self._check()
         self._observer.progressed(done, total, unit, detail)
 
-    def said(self, text: str) -> None:
+    def notified(self, text: str) -> None:
         """Show a notice."""
-        self._observer.said(text)
+        self._observer.notified(text)
 
     def finished(self, outcome: Outcome) -> None:
         """Show what became of a stage."""

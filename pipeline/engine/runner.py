@@ -437,7 +437,7 @@ class Runner:
         folder = self.results.accept(stage, last[0], fingerprint, changes, now)
         if self._selects:
             self.selection.rename_result(stage.name, last[0].name, folder.name)
-        self.observer.said(
+        self.observer.notified(
             f"{stage.name}: kept although code changed: {'; '.join(changes)}; noted in"
             f" {folder / 'run.json'}"
         )

@@ -87,7 +87,7 @@ class Observer(Protocol):
 
     def progressed(self, done: int, total: int, unit: str, detail: str) -> None: ...
 
-    def said(self, text: str) -> None: ...
+    def notified(self, text: str) -> None: ...
 
     def finished(self, outcome: Outcome) -> None: ...
 
@@ -163,13 +163,13 @@ class Context:
         """Report how far the stage is: `done` of `total` units."""
         self.observer.progressed(done, total, unit, detail)
 
-    def say(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Tell what a person should know although the stage goes on.
 
         The stage's run remembers the last of it.
         """
         self.run.set_tags({"note": text})
-        self.observer.said(text)
+        self.observer.notified(text)
 
 
 @dataclass(frozen=True)

@@ -119,13 +119,13 @@ def _warn_of_assumptions(
 ) -> None:
     """Warn of what is assumed of a model from elsewhere."""
     if network.ends_in_softmax:
-        context.say(
+        context.notify(
             f"{external.path.name} ends in softmax: the logarithms of its probabilities are used as"
             " logits"
         )
     size, side = network.model.input_shape[1], dataset.short_side
     if external.class_names is None and external.short_side == 0 and size != side:
-        context.say(
+        context.notify(
             f"{external.path.name} sees the middle {size} of {side} pixels; the scale at which it"
             " was trained is not recorded"
         )

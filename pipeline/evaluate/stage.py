@@ -43,7 +43,7 @@ def evaluate_model(
     """Score an external model on images."""
     model = find_external_model(Path(config.model))
     if model.class_names is None:
-        context.say(
+        context.notify(
             f"{model.path.name} has no class names: its logits are assumed to be in the order of"
             " the dataset's classes"
         )

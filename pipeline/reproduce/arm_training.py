@@ -134,7 +134,7 @@ def start_training(
         path,
         None,
         progress,
-        context.say,
+        context.notify,
     )
     return ArmTraining(state, train_epochs(state, training))
 

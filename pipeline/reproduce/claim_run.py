@@ -65,7 +65,7 @@ class ClaimRun:
     def log(self, text: str) -> None:
         """Log a text with the estimated time left."""
         left = self.budget.seconds_left
-        self.runner.observer.said(
+        self.runner.observer.notified(
             text if left is None else f"{text} (about {left / 60:.0f} minutes left)"
         )
 

@@ -121,7 +121,7 @@ def _prepare_training(
             else None
         ),
         report_progress,
-        context.say,
+        context.notify,
     )
 
 

@@ -312,7 +312,7 @@ def _take_part(
     name, observer = f"worker {cluster.index} of {cluster.workers}", workspace.observer
     runner = _runner_of(workspace, resolved, lambda _: True)
     if not _trains(runner, resolved, stages, rerun):
-        observer.said(
+        observer.notified(
             f"{name}: nothing to do; the chief, {cluster.addresses[0]}, needs no training"
         )
         return

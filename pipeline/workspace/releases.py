@@ -85,7 +85,7 @@ def serve_model(workspace: Workspace, model: str) -> None:
     run_service(
         find_release,
         config.serve,
-        log=workspace.observer.said,
+        log=workspace.observer.notified,
         identify_release=describe_version if follows else None,
     )
 
@@ -134,7 +134,7 @@ def export_model(
         int8=int8,
         calibration=_labeled_images(dataset, "train"),
         test=_labeled_images(dataset, "test"),
-        progress=workspace.observer.said,
+        progress=workspace.observer.notified,
     )
 
 

@@ -124,4 +124,4 @@ def _remove_old_results(workspace: Workspace, config: Config) -> None:
         )
         collect_garbage(plan)
     except (PipelineError, OSError) as error:
-        workspace.observer.said(f"Results of old retrainings were not deleted: {error}")
+        workspace.observer.notified(f"Results of old retrainings were not deleted: {error}")

@@ -169,7 +169,7 @@ def serve_until(workspace: Workspace, stop: threading.Event) -> None:
     scheduler.serve_schedules(
         workspace.directory,
         read_retrain_settings,
-        workspace.observer.said,
+        workspace.observer.notified,
         stop,
         wait=workspace.wait,
     )
@@ -199,7 +199,7 @@ def run_due(workspace: Workspace, name: str, stop: threading.Event) -> Scheduled
         workspace.directory,
         name,
         read_retrain_settings,
-        workspace.observer.said,
+        workspace.observer.notified,
         stop,
         wait=workspace.wait,
     )
@@ -208,5 +208,5 @@ def run_due(workspace: Workspace, name: str, stop: threading.Event) -> Scheduled
 def run_now(workspace: Workspace, name: str, stop: threading.Event) -> ScheduledRun:
     """Have a schedule's retraining done now, by the running scheduler or else here."""
     return scheduler.run_schedule_now(
-        workspace.directory, name, read_retrain_settings, workspace.observer.said, stop
+        workspace.directory, name, read_retrain_settings, workspace.observer.notified, stop
     )

@@ -57,7 +57,7 @@ class SilentObserver:
     def progressed(self, done: int, total: int, unit: str, detail: str) -> None:
         """Show nothing."""
 
-    def said(self, text: str) -> None:
+    def notified(self, text: str) -> None:
         """Show nothing."""
 
     def finished(self, outcome: Outcome) -> None:

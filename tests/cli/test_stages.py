@@ -808,7 +808,7 @@ def test_an_end_that_a_library_swallowed_comes_with_the_next_step():
     observer = SimpleNamespace(
         started=lambda *words: told.append(words),
         progressed=None,
-        said=None,
+        notified=None,
         finished=None,
         waiting=None,
     )

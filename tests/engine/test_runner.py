@@ -89,7 +89,7 @@ class Fake:
     def progressed(self, *_):
         pass
 
-    def said(self, text):
+    def notified(self, text):
         self.told.append(("said", text))
 
     def waiting(self, what):

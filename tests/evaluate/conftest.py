@@ -33,7 +33,7 @@ class Notes:
     def set_tags(self, values, *, summary=False):
         self.tagged.update(values)
 
-    def said(self, text):
+    def notified(self, text):
         self.words.append(text)
 
     def log_metrics(self, values, *, step=0, summary=False):

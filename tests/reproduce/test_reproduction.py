@@ -42,7 +42,7 @@ class Notes:
     def started(self, stage, why):
         self.ran.append(stage)
 
-    def said(self, text):
+    def notified(self, text):
         self.texts.append(text)
 
     def progressed(self, done, total, unit, detail): ...
