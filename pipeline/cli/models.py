@@ -7,10 +7,23 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.command import Command, Invocation, OptionsAnywhere, pass_invocation
+from pipeline.cli.command import (
+    Command,
+    Invocation,
+    OptionsAnywhere,
+    SettingOption,
+    pass_invocation,
+)
 from pipeline.errors import DatasetError
 
 CHAMPION_EXAMPLE = "models:/alexnet@champion"
+
+
+def make_name_option() -> SettingOption:
+    """Return the option that says which model of the registry is meant."""
+    return SettingOption("--name", "release.name", metavar="NAME")
+
+
 MODEL_OPTION = click.option(
     "--model",
     default="",
@@ -26,7 +39,9 @@ def model_group() -> None:
 
 
 @model_group.command(
-    "list", examples={"alexnet model list": "versions with aliases, gate, error and age"}
+    "list",
+    params=[make_name_option()],
+    examples={"alexnet model list": "versions with aliases, gate, error and age"},
 )
 @pass_invocation
 def list_models(invocation: Invocation) -> None:
@@ -41,6 +56,7 @@ def list_models(invocation: Invocation) -> None:
 
 @model_group.command(
     "show",
+    params=[make_name_option()],
     examples={"alexnet model show": "the champion", "alexnet model show 3": "version 3"},
 )
 @click.argument("version", default="champion")
@@ -56,6 +72,7 @@ def show_model(invocation: Invocation, version: str) -> None:
 
 @model_group.command(
     "rollback",
+    params=[make_name_option()],
     exit_codes=(3, 75),
     examples={
         "alexnet model rollback": "to the version before the champion",
@@ -83,6 +100,7 @@ def rollback_model(invocation: Invocation, version: int | None) -> None:
     "predict",
     cls=Command,
     section="Models",
+    params=[make_name_option()],
     examples={
         "alexnet predict photos/new": "a folder, by the champion",
         "alexnet predict '*.jpg' --top 3 --output guesses.csv": "a pattern, into a file",
@@ -157,6 +175,7 @@ def predict_command(
     "export",
     cls=Command,
     section="Models",
+    params=[make_name_option()],
     exit_codes=(3,),
     examples={
         "alexnet export onnx": "the champion for ONNX Runtime",

@@ -14,6 +14,7 @@ from pipeline.cli.command import (
     SettingOption,
     pass_invocation,
 )
+from pipeline.cli.models import make_name_option
 from pipeline.errors import GateError, PipelineError, error_as_dict
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def _retrain_options() -> list[click.Parameter]:
     return [
         SettingOption("--dataset", "data.dataset", metavar="NAME|PATH", path=True),
         SettingOption("--trigger", "retrain.triggers", metavar="NAME,..."),
+        make_name_option(),
     ]
 
 

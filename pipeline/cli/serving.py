@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pipeline.cli.command import Command, Invocation, SettingOption, pass_invocation
-from pipeline.cli.models import MODEL_OPTION
+from pipeline.cli.models import MODEL_OPTION, make_name_option
 
 
 @click.command(
@@ -13,6 +13,7 @@ from pipeline.cli.models import MODEL_OPTION
     cls=Command,
     section="Serving",
     params=[
+        make_name_option(),
         SettingOption("--host", "serve.host", metavar="ADDRESS"),
         SettingOption("--port", "serve.port", metavar="PORT"),
     ],

@@ -959,3 +959,21 @@ def test_ui_serves_this_machine_only(finished):
     assert code == 0
     with pytest.raises(OSError):  # its children are gone too
         answer("localhost")
+
+
+def test_paths_are_completed(tmp_path):
+    for line in (
+        "alexnet run --dataset p",
+        "alexnet build --weights p",
+        "alexnet export --output p",
+    ):
+        completed = alexnet(
+            cwd=tmp_path, _ALEXNET_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD="3"
+        )
+        assert completed.stdout.split() == ["file,p"], line
+
+
+def test_the_name_of_the_model_is_an_option_wherever_the_registry_is_asked(tmp_path):
+    for words in (["model", "list"], ["model", "show"], ["predict", "x"], ["serve"], ["promote"]):
+        shown = alexnet(*words, "--help", cwd=tmp_path).stdout
+        assert "--name NAME" in shown, words

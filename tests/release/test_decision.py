@@ -149,7 +149,7 @@ class House:
     def decide(self, trained, report=None, config=MARGIN):
         folder = self.tmp_path / f"promote-{len(list(self.tmp_path.glob('promote-*')))}"
         folder.mkdir()
-        observer = SimpleNamespace(progressed=lambda *_: None, said=lambda _: None)
+        observer = SimpleNamespace(progressed=lambda *_: None, notified=lambda _: None)
         context = Context(folder, UnrecordedRun(), observer, self.workdir)
         report = report or self.evaluated(trained)
         decision = decide_promotion(config, self.dataset(), trained, report, self.registry, context)

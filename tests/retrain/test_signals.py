@@ -517,7 +517,7 @@ def ingested(folder, directory, **settings):
     from pipeline.data.stage import ingest
 
     (directory / "stage").mkdir(parents=True)
-    observer = SimpleNamespace(progressed=lambda *_: None, said=lambda _: None)
+    observer = SimpleNamespace(progressed=lambda *_: None, notified=lambda _: None)
     config = DataConfig(dataset=str(folder), short_side=32, **settings)
     return ingest.function(
         config, Context(directory / "stage", UnrecordedRun(), observer, directory)

@@ -23,7 +23,7 @@ def prepared_jpegs(tmp_path):
             )
     directory = tmp_path / "work" / "stages" / "ingest-0.partial"
     directory.mkdir(parents=True)
-    observer = SimpleNamespace(progressed=lambda *_: None, said=lambda _: None)
+    observer = SimpleNamespace(progressed=lambda *_: None, notified=lambda _: None)
     return ingest.function(
         DataConfig(dataset=str(tmp_path / "images"), short_side=32),
         Context(directory, UnrecordedRun(), observer),
