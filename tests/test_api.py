@@ -90,7 +90,7 @@ def test_schedules(workspace):
     assert [found.name for found in call("list_schedules", workspace)] == ["main"]
     assert call("find_schedule", workspace=workspace).arguments == made.arguments
     assert len(call("list_run_times", made.timing, 3)) == 3
-    assert "--once" in "".join(call("emit_schedule", "crontab", workspace=workspace).values())
+    assert "--once" in "".join(call("emit_schedule", "systemd", workspace=workspace).values())
     call("pause_schedule", workspace=workspace)
     assert call("find_schedule", workspace=workspace).paused
     call("resume_schedule", workspace=workspace)

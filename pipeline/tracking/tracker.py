@@ -93,7 +93,8 @@ class MlflowTracker:
             self._pipeline.start(name, settings, tags)
             # Here and not in the thread: TFDS swaps Python's import function while it loads, which
             # breaks the imports of other threads.
-            import mlflow.keras  # noqa: F401
+            import mlflow.keras
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
             self._sender = threading.Thread(
                 target=self._deliver_until_closed, name="mlflow", daemon=True
