@@ -1,1 +1,1 @@
-"""Image classification from a folder of images to a judged, tracked model, starting from AlexNet."""
+"""Image classification: from a folder of images to an evaluated, tracked model; AlexNet first."""

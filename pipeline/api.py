@@ -6,10 +6,11 @@
     result = run(workspace=photos)
     print(result.report.top1_error)
 
-Every function works on a `Workspace`: a work directory, by default `mlruns`, with a recipe, settings
-and an observer. Results carry the records of `pipeline.artifacts`, which know where their files are.
-Errors are those of `pipeline.errors`: a ConfigError for a name or setting that means nothing, a
-BusyError for a work directory or scheduler that another process holds.
+Every function works on a `Workspace`: a work directory, by default `mlruns`, with a recipe,
+settings and an observer. Results carry records of `pipeline.artifacts`, which know their files.
+Errors are those of `pipeline.errors`: a ConfigError for an invalid name or setting, a BusyError for
+a work directory or scheduler that another process holds. Longer than 400 lines because every public
+function is here, with its description.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def run(
     """Run stages in order; skip each whose result is there.
 
     Args:
-        stages: some of `ingest`, `build`, `train`, `evaluate`, `promote`; the last only where named.
+        stages: of `ingest`, `build`, `train`, `evaluate` and `promote`; the last only if named.
         rerun: stages to run again although nothing changed.
         accept_code: keep results of which code alone changed, as `accept` does.
         workers: train in so many processes of this machine, to try what several machines do.
@@ -102,8 +103,7 @@ def accept(
 def report(names: Sequence[str] = (), *, workspace: Workspace = HERE) -> list[tuple[str, Path]]:
     """Draw the pages of finished results again; return the stage and the folder of each.
 
-    Args:
-        names: stages, or ids of MLflow runs (six letters or more); by default all that are done.
+    The names are stages, or ids of MLflow runs (six letters or more); by default all that are done.
     """
     with workspace.hold():
         return looking.redraw_pages(workspace, names)
@@ -120,9 +120,8 @@ def status(workspace: Workspace = HERE) -> looking.Status:
 def resolve_settings(workspace: Workspace = HERE, stages: Sequence[str] | None = None) -> Resolved:
     """Return the settings that a command would use, and where each came from.
 
-    Args:
-        stages: those that the command names; the settings of earlier ones are recalled from the
-            last command. By default nothing is recalled.
+    If `stages` are named, the settings of earlier ones are recalled from the last command; by
+    default nothing is recalled.
     """
     return workspace.resolve(stages)
 
@@ -150,11 +149,10 @@ def find_model(version: str = "champion", *, workspace: Workspace = HERE) -> Ver
 def rollback(version: str | None = None, *, workspace: Workspace = HERE) -> tuple[str, Version]:
     """Make an earlier version the champion again, after its files were verified.
 
+    Return the number of the version that was the champion, and the version that is.
+
     Args:
         version: its number; by default the one before the champion.
-
-    Returns:
-        The number of the version that was the champion, and the version that is.
 
     Raises:
         ConfigError: there is no such version.
@@ -170,8 +168,7 @@ def open_classifier(model: str = "", *, workspace: Workspace = HERE) -> Classifi
     """Open a model to classify images with, after its files were verified.
 
     Args:
-        model: a name in MLflow's registry, a .keras file, a release's folder, or a run's id; the
-            champion by default.
+        model: a registry name, .keras file, release's folder or run's id; by default the champion.
     """
     return releases.open_named_classifier(workspace, model)
 
@@ -251,8 +248,7 @@ def export(
 def serve(model: str = "", *, workspace: Workspace = HERE) -> None:
     """Answer over HTTP until SIGINT or SIGTERM, then finish the requests that are there.
 
-    Args:
-        model: as `open_classifier` takes it; where it is an alias, the service follows the alias.
+    The model is as `open_classifier` takes it; if it is an alias, the service follows the alias.
     """
     releases.serve_model(workspace, model)
 
@@ -285,16 +281,14 @@ def add_schedule(
     Its retrainings use these settings, and none of a later command or of the environment.
 
     Args:
-        name: of the schedule.
         cron: such as `0 3 * * 1`; weekdays are cron's, 1 is Monday.
         every: instead, such as `6h`. With neither, the timing stays; a new schedule then runs only
             when it is asked to, such as by another engine.
         timezone: whose wall clock `cron` means, such as Europe/Madrid; UTC by default.
         jitter: each start is up to so much later, such as `10m`.
     """
-    return schedules.put_schedule(
-        workspace, name, schedules.make_timing(cron, every, timezone, jitter)
-    )
+    timing = schedules.make_timing(cron, every, timezone, jitter)
+    return schedules.put_schedule(workspace, name, timing)
 
 
 def list_schedules(workspace: Workspace = HERE) -> list[Schedule]:
@@ -345,9 +339,7 @@ def emit_schedule(
 ) -> dict[str, str]:
     """Return the files, by name, that let another engine run a schedule.
 
-    Args:
-        engine: systemd, crontab, kubernetes, airflow or prefect.
-        name: of the schedule.
+    The engine is systemd, crontab, kubernetes, airflow or prefect.
     """
     return schedules.emit_files(workspace, engine, name)
 
@@ -355,7 +347,7 @@ def emit_schedule(
 def serve_schedules(*, workspace: Workspace = HERE, stop: threading.Event | None = None) -> None:
     """Run what the schedules want, each retraining as a process of its own, until `stop` is set.
 
-    A retraining that runs then is given `retrain.drain_seconds`, and the next start goes on with it.
+    A retraining that runs then is given `retrain.drain_seconds`; the next start goes on with it.
     """
     schedules.serve_until(workspace, stop or threading.Event())
 
@@ -443,8 +435,7 @@ def publish_claims(reproduction: Reproduction | None, document: Path | str) -> N
 def sync(workspace: Workspace = HERE) -> tuple[int, dict[str, str]]:
     """Send to the tracking store what earlier runs could not.
 
-    Returns:
-        How many runs were sent, and why others were not, by name.
+    Return how many runs were sent, and why others were not, by name.
     """
     return looking.deliver_runs(workspace)
 

@@ -3,6 +3,8 @@
 A record points at files and says what the next stage must know: names, counts, shapes and digests,
 never a tensor. Its identity is a hash of every field except paths, so the same content in another
 place is the same input.
+
+Longer than 400 lines because every stage reads these records, and one file shows how they connect.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ class Artifact(BaseModel):
 
 
 class DatasetArtifact(Artifact):
-    """A prepared dataset: TFDS shards with `image` (encoded bytes), `label` and `key` (the image's name).
+    """A prepared dataset: TFDS shards of `image` (encoded bytes), `label` and `key` (image name).
 
     `reads` maps `train`, `validation` and `test` to TFDS split instructions such as `train[:90%]`,
     read from `builder_directory`.

@@ -59,7 +59,8 @@ def derive_layer_seed(seed: int, layer: str) -> int:
     """Return the seed of a layer's initial weights, in [0, 2**31).
 
     The first 31 bits of the SHA-256 of `<stream> <seed> <layer>`, in ASCII digits and UTF-8. It
-    depends on the layer's name and on no other layer, so leaving one out changes no other's weights.
+    depends on the layer's name and on no other layer, so that leaving one out changes no other's
+    weights.
 
     Args:
         seed: `model.seed`.

@@ -289,7 +289,8 @@ def test_mlflow_serves_the_champion_too(released, tmp_path):
     code = f"""
 import mlflow, numpy
 mlflow.set_tracking_uri({store!r})
-print(mlflow.pyfunc.load_model("models:/alexnet@champion").predict(numpy.zeros((2, 28, 28, 3), numpy.uint8)).shape)
+model = mlflow.pyfunc.load_model("models:/alexnet@champion")
+print(model.predict(numpy.zeros((2, 28, 28, 3), numpy.uint8)).shape)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True

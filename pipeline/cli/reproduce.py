@@ -72,8 +72,9 @@ def reproduce_command(
 ) -> None:
     """Measure the claims of 2012 again, with verdicts.
 
-    Each is a run in MLflow with a child for each arm and seed, and a page of figures. A command that
-    was interrupted is typed again and goes on. With --json the last lines are one object per claim.
+    Each is a run in MLflow with a child for each arm and seed, and a page of figures. A command
+    that was interrupted is typed again and goes on. With --json the last lines are one object per
+    claim.
     """
     from pipeline import api
     from pipeline.cli.progress import print_json

@@ -353,8 +353,8 @@ def _conclude(invocation: Invocation, found: ScheduledRun, stop: StopEvent) -> N
 def retrain_command(invocation: Invocation, scheduled_run: str) -> None:
     """Retrain once, if there is a reason.
 
-    What `alexnet schedule` does at each run time. Without --recipe and --dataset it takes those, and
-    the settings, of the last command in the work directory.
+    What `alexnet schedule` does at each run time. Without --recipe and --dataset it takes those,
+    and the settings, of the last command in the work directory.
     """
     from pipeline import api
     from pipeline.cli.progress import print_json

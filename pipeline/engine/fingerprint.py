@@ -24,8 +24,8 @@ from pipeline.artifacts import digest_of
 
 # Versions of these change what a stage computes, so they are part of a stage's code.
 NUMERIC_PACKAGES = ("tensorflow", "keras", "numpy")
-# Rooms that carry values to a stage, or only draw and word what it found: they cannot change what it
-# computes.
+# Rooms that carry values to a stage, or only draw and word what it found: they cannot change what
+# it computes.
 FRAME = frozenset({"arrays", "artifacts", "config", "engine", "errors", "files", "reports"})
 
 
@@ -66,7 +66,7 @@ def _difference(name: str, before: Any, now: Any) -> str:
 
 
 def _module_file(module: str) -> Path | None:
-    """Return the source file of one of our modules, found without importing it, or None if it is not a module."""
+    """Return the source file of one of our modules, without importing it; None if not a module."""
     path = Path(__file__).parents[2].joinpath(*module.split("."))
     return next(
         (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.exists()), None

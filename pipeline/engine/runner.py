@@ -10,6 +10,8 @@ numbers. Same in, same folder: the stage is skipped.
         not named?                                 refuse: it must be finished first
         only its code changed, and that accepted?  publish the earlier result under the new name
         else                                       run it in <folder>.partial, then rename
+
+Longer than 400 lines because the cases above share one decision and one way to publish a folder.
 """
 
 from __future__ import annotations

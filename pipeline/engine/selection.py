@@ -31,7 +31,7 @@ class Selection:
         self._file = workdir / "current.json"
 
     def read(self) -> dict[str, Any]:
-        """Return `recipe`, `stages` (name -> `directory`, `settings`) and `last` (name -> folder)."""
+        """Return `recipe`, `stages` (name: `directory`, `settings`) and `last` (name: folder)."""
         try:
             current = json.loads(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -63,7 +63,8 @@ def work_directory(path: Path, *, wait: bool = False) -> Iterator[Path]:
 def disk_is_full(error: BaseException | None) -> bool:
     """Return whether an exception, or one that caused it, means that a disk is full.
 
-    `OSError` has a number for it. TensorFlow, HDF5 and SQLite have none and are known by their texts.
+    `OSError` has a number for it. TensorFlow, HDF5 and SQLite have none and are recognized by their
+    texts.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -169,8 +169,8 @@ def _require_same_images(first: EvaluationReport, second: EvaluationReport) -> N
         what = "images" if first.class_names == second.class_names else "classes"
         raise DatasetError(
             f"The two evaluations are not of the same {what}",
-            expected=f"the same names, labels and bytes of {first.images:,} images in the same order,"
-            " and the same classes",
+            expected=f"the same names, labels and bytes of {first.images:,} images in the same"
+            " order, and the same classes",
             received=f"{second.images:,} images with other {what}",
             hint="Evaluate both on one dataset: `alexnet ingest evaluate --model ... --dataset"
             " ...`",

@@ -125,8 +125,8 @@ def compute_grad_cam(model: Network, pixels: Images, classes: Labels) -> Floats:
     """Return the evidence of the last convolution for a class, by pixel of each image.
 
     Grad-CAM (Selvaraju and others, 2017): the maps are added up, each weighted with the mean
-    gradient of the class's logit by it, and evidence against the class is left out. Between the units,
-    which lie at the middles of their receptive fields, the sum is interpolated bilinearly.
+    gradient of the class's logit by it, and evidence against the class is left out. Between the
+    units, which lie at the middles of their receptive fields, the sum is interpolated bilinearly.
 
     Args:
         model: takes `pixels`.

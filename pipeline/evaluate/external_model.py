@@ -40,7 +40,8 @@ def find_external_model(path: Path) -> ExternalModel:
     if not path.is_file() or path.suffix != ".keras":
         raise ConfigError(
             f"There is no model {path}",
-            expected="a .keras file, models:/NAME@ALIAS or the id of an MLflow run that made a model",
+            expected="a .keras file, models:/NAME@ALIAS or the id of an MLflow run that made a"
+            " model",
             received="another kind of file" if path.is_file() else "a path that is not a file",
             hint="Check --model",
         )

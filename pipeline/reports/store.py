@@ -1,6 +1,6 @@
 """What a page is drawn from: numbers in one JSON file, arrays in one .npz, beside a stage's record.
 
-Storing it lets pages be drawn again in seconds, with other words and colors, from what was measured.
+From what was measured and stored, pages are drawn again in seconds, with other words and colors.
 """
 
 from __future__ import annotations

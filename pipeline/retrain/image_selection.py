@@ -138,8 +138,9 @@ def select_images(
             )
         else:
             notes.append(
-                f"Drift was not measured: {len(candidates):,} images are new, and {len(references):,}"
-                f" can be compared with; it takes {MIN_IMAGES} and {2 * MIN_IMAGES}."
+                f"Drift was not measured: {len(candidates):,} images are new, and"
+                f" {len(references):,} can be compared with; it takes {MIN_IMAGES} and"
+                f" {2 * MIN_IMAGES}."
             )
     if "degraded_champion" in config.triggers:
         rows, more = _select_scored(old, new, seed)

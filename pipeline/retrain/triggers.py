@@ -135,7 +135,8 @@ def _check_new_data(signals: Signals, config: RetrainConfig) -> TriggerResult:
     text = (
         f"Since the champion's {sum(changes.before):,} images, {changes.images:,} changed,"
         f" {format_percent(changes.fraction, 2)}: {sum(changes.new):,} new,"
-        f" {sum(changes.removed):,} removed, {sum(changes.relabeled):,} relabeled; {enough} is enough."
+        f" {sum(changes.removed):,} removed, {sum(changes.relabeled):,} relabeled; {enough} is"
+        " enough."
     )
     of_unknown_classes = (
         f" {changes.of_unknown_classes:,} are of classes that the champion does not know."

@@ -13,15 +13,14 @@ not a restriction in this sense.
 When clocks change:
 
 * An expression with an hour of its own (`30 2 * * *`) is due once for each of its wall-clock times.
-  One that comes twice is due at its
-  first occurrence; one that is skipped is due at the first instant after the gap. Several that fall
-  on one instant are one run time.
+  One that comes twice is due at its first occurrence; one that is skipped is due at the first
+  instant after the gap. Several that fall on one instant are one run time.
 * An expression for every hour (`*/15 * * * *`, `0 * * * *`) is due whenever the clock shows such a
-  minute: in a repeated hour again, in a
-  skipped one not at all, so that it goes on every quarter of an hour, or every hour, of real time.
+  minute: in a repeated hour again, in a skipped one not at all, so that it goes on every quarter of
+  an hour, or every hour, of real time.
 
-An interval counts its multiples from 1970-01-01T00:00Z, so that run times do not depend on when
-somebody started it: 1w comes on Thursdays.
+An interval counts its multiples from 1970-01-01T00:00Z, so that run times do not depend on when it
+was started: 1w comes on Thursdays.
 
 One file above 400 lines, as parsing and run times share these rules.
 """

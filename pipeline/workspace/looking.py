@@ -1,4 +1,4 @@
-"""Looking at a work directory: what exists, MLflow's pages, pages drawn again, what may be deleted."""
+"""Looking at a work directory: its results, MLflow's pages, pages drawn again, garbage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands around a schedule, as people type them; tests/test_story.py has whole retrainings."""
+"""The commands around a schedule, as typed; tests/test_story.py has whole retrainings."""
 
 import json
 import os
@@ -266,7 +266,7 @@ def test_a_schedule_without_a_dataset_takes_what_the_last_command_used(photos, m
 
 
 def test_models_are_shown_while_only_the_images_are_prepared(photos, monkeypatch):
-    """A dataset of small images is no reason to refuse a question that has nothing to do with it."""
+    """A dataset of small images does not refuse a question that has nothing to do with it."""
     monkeypatch.chdir(photos)
     (photos / "mlruns").mkdir()
     settings = {"data.dataset": str(photos / "photos"), "data.short_side": 32}

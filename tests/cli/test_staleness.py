@@ -1,4 +1,4 @@
-"""What makes a result stale, and what does not: edits in a copy of the package, seen by `status`."""
+"""Edits in a copy of the package that make a result stale, and that do not, seen by `status`."""
 
 import json
 import os

@@ -69,7 +69,8 @@ def test_a_host_that_does_not_answer_is_named(digits):
     address = f"localhost:{free_port()}"
     with pytest.raises(
         ConfigError,
-        match=f"{address} of train.data_services does not answer.*python -m pipeline.data.input_service --port",
+        match=f"{address} of train.data_services does not answer.*"
+        "python -m pipeline.data.input_service --port",
     ):
         epoch(load_split(digits, "train", in_memory=False), address)
     with pytest.raises(ValueError, match="data_services"):

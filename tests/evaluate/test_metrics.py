@@ -145,7 +145,7 @@ def test_the_interval_of_a_mean_is_the_one_of_theory():
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth_about_95_times_in_100():
-    """Splits drawn again and again from one world; the truth is the number over a very large one."""
+    """Splits drawn again and again from one world; the truth is the number of a very large one."""
     classes, images, splits = 5, 400, 600
 
     def world(seed, count):
@@ -170,8 +170,8 @@ def test_intervals_cover_the_truth_about_95_times_in_100():
         for name in names:
             covered[name] += intervals[name][0] <= truth[name] <= intervals[name][1]
     fractions = {name: count / splits for name, count in covered.items()}
-    # 600 splits find a fraction of 95 % to within 1.8 points, 19 times in 20; hence a little more than
-    # the 94 to 96 that are wanted.
+    # 600 splits find a fraction of 95 % to within 1.8 points, 19 times in 20; hence a little more
+    # than the 94 to 96 that are wanted.
     assert all(0.93 <= fraction <= 0.97 for fraction in fractions.values()), fractions
     assert 0.94 <= np.mean(list(fractions.values())) <= 0.96, fractions
 

@@ -174,16 +174,20 @@ def test_answers_are_the_first_guesses(network):
 SEVERAL = """
 import numpy as np, sys, tensorflow as tf
 N = int(sys.argv[1])
-tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * N)
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * N
+)
 from pipeline.evaluate.predictions import write_predictions
 from pipeline.evaluate.scoring import load_on_devices, score_batches
 from pipeline.model.weights import load_model
 from pathlib import Path
 network = load_on_devices(lambda: load_model(Path(sys.argv[2])))
 assert network.device_count == N
-pixels, labels = np.random.default_rng(0).integers(0, 256, (53, 12, 12, 3), dtype=np.uint8), np.random.default_rng(1).integers(0, 7, 53)
+pixels = np.random.default_rng(0).integers(0, 256, (53, 12, 12, 3), dtype=np.uint8)
+labels = np.random.default_rng(1).integers(0, 7, 53)
 batches = tf.data.Dataset.from_tensor_slices((pixels, labels.astype(np.int32))).batch(8)
-chunks = score_batches(network, batches, [str(index) for index in range(53)], batch_size=8, progress=lambda *_: None)
+names = [str(index) for index in range(53)]
+chunks = score_batches(network, batches, names, batch_size=8, progress=lambda *_: None)
 print(write_predictions(chunks, 7, Path(sys.argv[3])))
 """
 

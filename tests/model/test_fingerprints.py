@@ -24,7 +24,8 @@ from pipeline.train.stage import train
 stages = (ingest, build, train, evaluate)
 records = {stage.name: SimpleNamespace(identity=lambda: "the same") for stage in stages}
 runner = Runner(stages, Path("nowhere"), observer=None)
-print(json.dumps({stage.name: runner.fingerprint(stage, Config(), records).parts for stage in stages[1:]}))
+parts = {stage.name: runner.fingerprint(stage, Config(), records).parts for stage in stages[1:]}
+print(json.dumps(parts))
 """
 ROW = """
     NetworkRow(

@@ -38,7 +38,10 @@ def test_rows_are_named_and_described():
 
 
 def test_the_registry_needs_no_tensorflow():
-    code = "import sys, pipeline.model.networks; print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+    code = (
+        "import sys, pipeline.model.networks;"
+        " print('tensorflow' in sys.modules, 'keras' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

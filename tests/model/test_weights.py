@@ -18,7 +18,10 @@ from pathlib import Path
 from pipeline.config.model import ModelConfig
 from pipeline.model.networks import build_network
 from pipeline.model.weights import save_model
-network = build_network(ModelConfig(alexnet={"width_multiplier": 0.25}), num_classes=3, channel_mean=(1, 2, 3), channel_std=(4, 5, 6))
+settings = ModelConfig(alexnet={"width_multiplier": 0.25})
+network = build_network(
+    settings, num_classes=3, channel_mean=(1, 2, 3), channel_std=(4, 5, 6)
+)
 save_model(network, Path(sys.argv[1]))
 """
 

@@ -1,4 +1,4 @@
-"""The commit of a promotion in a real store: outcomes, the expected champion, withdrawn versions."""
+"""The commit of a promotion in a real store: outcomes, expected champion, withdrawn versions."""
 
 from pipeline.config.release import ReleaseConfig
 from pipeline.release.commit import GateVerdict, commit_promotion

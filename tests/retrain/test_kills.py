@@ -1,5 +1,7 @@
-"""Real retrainings whose processes are killed: a scheduled run ends with one final state, one version and
-one decision."""
+"""Real retrainings whose processes are killed.
+
+A scheduled run ends with one final state, one version and one decision.
+"""
 
 import json
 import os
@@ -31,8 +33,8 @@ SETTINGS = {
     "train.checkpoint_seconds": "0",
     "release.max_calibration_error": "1",
 }
-# Kills its own process where the last word on the scheduled run would be written: the registry has been told
-# everything.
+# Kills its own process where the result of the scheduled run would be written: the registry has
+# everything already.
 BEFORE_THE_RESULT = """
 import json, os, signal, sys
 from pipeline import api

@@ -1,5 +1,7 @@
-"""What is measured when a scheduled run comes: real folders, real ingests, a champion that the program
-trained and released."""
+"""What is measured when a scheduled run comes.
+
+Real folders, real ingests, a champion that the program trained and released.
+"""
 
 import colorsys
 import hashlib
@@ -124,12 +126,14 @@ from pipeline.config.tracking import TrackingConfig
 from pipeline.tracking.registry import Version
 from pipeline.retrain.measurement import measure_signals
 dataset = DatasetArtifact.read(Path("d"))
-champion = Version("alexnet", "1", "", "", "", 0.0, tags={"dataset_digest": dataset.digest, "top1_error": "0.5", "images": "2"})
+tags = {"dataset_digest": dataset.digest, "top1_error": "0.5", "images": "2"}
+champion = Version("alexnet", "1", "", "", "", 0.0, tags=tags)
 config = RetrainConfig(triggers=("new_data", "drift", "degraded_champion", "age"))
 signals, notes = measure_signals(dataset, champion, config, TrackingConfig(), Path("."), print)
 changes = signals.changes
 heavy = [name for name in ("tensorflow", "keras", "mlflow", "sklearn") if name in sys.modules]
-print(json.dumps([changes.before, changes.images, signals.drift, signals.new_errors, signals.test_errors, signals.champion_age_days > 20000, heavy]))
+found = [changes.before, changes.images, signals.drift, signals.new_errors, signals.test_errors]
+print(json.dumps([*found, signals.champion_age_days > 20000, heavy]))
 print(*notes)
 """
     environment = os.environ | {"PYTHONPATH": str(Path(measurement.__file__).parents[2])}
@@ -560,8 +564,10 @@ def house(tmp_path_factory):
 
 
 def independent(house, folder, rows):
-    """What the champion predictions to image files, by name: (key, right class name) pairs give whether
-    it is wrong, in order."""
+    """Return whether the champion is wrong about each (key, right class name), in order.
+
+    It predicts the image files themselves, by name.
+    """
     from pipeline.release.classify import load_classifier
     from pipeline.release.package import open_version
 
@@ -745,7 +751,7 @@ def test_images_of_one_class_shift_the_balance(house):
 
 @pytest.mark.slow
 def test_relabeled_images_are_scored_where_the_champion_was_not_trained_on_them(house):
-    """A quarter of the images has the next digit's name; there is nothing new to look for drift in."""
+    """A quarter of the images has the next digit's name; without new images there is no drift."""
     folder = house.folder(
         "poisoned",
         rename=lambda digit, place: f"digit {(digit + 1) % 10 if place % 4 == 0 else digit}",
@@ -791,8 +797,8 @@ def test_a_new_class_drifts_and_is_not_asked_about(house):
     )
     assert notes == (
         (
-            f"The champion does not know the classes of {found.changes.of_unknown_classes} newly labeled"
-            " images: they are not scored."
+            f"The champion does not know the classes of {found.changes.of_unknown_classes} newly"
+            " labeled images: they are not scored."
         ),
     )
 

@@ -1,7 +1,8 @@
 """Fifty retrainings in a row, by one scheduler: it stays as it was, and the disk stays bounded.
 
-A scheduled run comes every second, so there is always one to be run, and many that are missed. Each finds a
-new image. The number is that of retrainings that were done: `ALEXNET_SOAK=5` for a shorter look.
+A scheduled run comes every second, so there is always one to be run, and many that are missed. Each
+finds a new image. The number is that of retrainings that were done: `ALEXNET_SOAK=5` for a shorter
+look.
 """
 
 import json
@@ -115,8 +116,8 @@ def test_fifty_retrainings_leave_the_scheduler_as_it_was(tmp_path):
         "coalesced",
         "pending",
     }, [scheduled_run.why for scheduled_run in scheduled_runs if scheduled_run.state == "failed"]
-    # One epoch makes worse ones, too, and a scheduled run that comes before the next image makes the same
-    # again.
+    # One epoch makes worse ones, too, and a scheduled run that comes before the next image makes
+    # the same again.
     assert {
         scheduled_run.outcome for scheduled_run in scheduled_runs if scheduled_run.state == "ran"
     } <= {

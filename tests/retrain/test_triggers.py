@@ -259,8 +259,8 @@ def test_drift_names_what_drifted_and_else_what_was_nearest():
     calm = reason("drift", KNOWN)
     assert not calm.fired
     assert calm.text.endswith(
-        "; the smallest p-value is that of contrast at distance 0.05 (p = 0.310; median 0.21, was 0.2), threshold"
-        " 0.09."
+        "; the smallest p-value is that of contrast at distance 0.05 (p = 0.310; median 0.21, was"
+        " 0.2), threshold 0.09."
     )
     assert calm.numbers["images"] == 400
 

@@ -75,7 +75,7 @@ sys.exit(int(os.environ.get("CODE", "0")))
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder whose name every engine has to quote, with a program in it that stands for Python."""
+    """A folder whose name every engine has to quote, with a program that stands for Python."""
     folder = tmp_path / "it's 100% a b"
     folder.mkdir()
     (folder / "stub.py").write_text(STUB)
@@ -558,7 +558,8 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization
 bag, since, found = DagBag(sys.argv[1]), pendulum.parse(sys.argv[2]), {}
 for key, dag in bag.dags.items():
-    stored = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))  # as the scheduler has it
+    # as the scheduler has it
+    stored = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag))
     runs = stored.iter_dagrun_infos_between(since, since.add(years=50))
     found[key] = [run.run_after.timestamp() for run in itertools.islice(runs, 10)]
 print(json.dumps({"errors": bag.import_errors, "found": found}))
@@ -718,7 +719,8 @@ async def look(name, since):
         times = await kind(**one.schedule.model_dump()).get_dates(10, datetime.fromisoformat(since))
         run = await run_deployment(name, timeout=120, poll_interval=1)
         limit = deployment.global_concurrency_limit.limit
-        return {"times": [moment.timestamp() for moment in times], "state": run.state_name, "limit": limit}
+        stamps = [moment.timestamp() for moment in times]
+        return {"times": stamps, "state": run.state_name, "limit": limit}
 print(json.dumps(asyncio.run(look(*sys.argv[1:]))))
 """
 CALLED = """
@@ -734,7 +736,8 @@ from datetime import datetime
 from prefect.server.schemas.schedules import CronSchedule
 async def look(asked, since):
     for cron, timezone, day_or in asked:
-        times = await CronSchedule(cron=cron, timezone=timezone, day_or=day_or).get_dates(10, datetime.fromisoformat(since))
+        schedule = CronSchedule(cron=cron, timezone=timezone, day_or=day_or)
+        times = await schedule.get_dates(10, datetime.fromisoformat(since))
         yield [moment.timestamp() for moment in times]
 async def all_of():
     return [times async for times in look(json.loads(sys.argv[1]), sys.argv[2])]

@@ -239,7 +239,7 @@ def test_keys(ledger):
             parse_scheduled_run_key(wrong)
 
 
-# -- scheduled runs -----------------------------------------------------------------------------------------
+# -- scheduled runs --------------------------------------------------------------------------------
 
 
 def test_of_several_missed_slots_the_last_one_runs(ledger, clock):
@@ -604,7 +604,8 @@ while time.monotonic() < end:
         scheduled_run = ledger.begin_attempt(scheduled_run)
         time.sleep(0.002)
         end_ns = time.time_ns()
-        print("finished", scheduled_run.key, end_ns, ledger.finish_scheduled_run(scheduled_run, "ran", ""), flush=True)
+        ended = ledger.finish_scheduled_run(scheduled_run, "ran", "")
+        print("finished", scheduled_run.key, end_ns, ended, flush=True)
 """
 
 
@@ -634,9 +635,10 @@ def test_processes_that_claim_at_once_never_get_the_same_slot_nor_two_at_a_time(
 
 def test_processes_that_make_the_file_at_once_make_one(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from pipeline.schedule.timing import parse_timing; from"
-        " pipeline.schedule.ledger import Ledger; Ledger(Path(sys.argv[1])).put_schedule(sys.argv[2],"
-        " parse_timing('', '1h', 'UTC'))"
+        "import sys; from pathlib import Path;"
+        " from pipeline.schedule.timing import parse_timing;"
+        " from pipeline.schedule.ledger import Ledger;"
+        " Ledger(Path(sys.argv[1])).put_schedule(sys.argv[2], parse_timing('', '1h', 'UTC'))"
     )
     path = tmp_path / "new" / "schedule.db"
     makers = [

@@ -31,8 +31,8 @@ from pipeline.schedule.scheduler import (
 )
 from pipeline.schedule.timing import Timing, parse_timing
 
-# The work of a scheduled run: it saves on SIGTERM, carries on, writes its result last, and notes a second
-# run of what is done. The words say how long it works, how its starts end (an exit code,
+# The work of a scheduled run: it saves on SIGTERM, carries on, writes its result last, and notes a
+# second run of what is done. The arguments are how long it works, how its starts end (an exit code,
 # `json:TrackingError`, `kill`, `deaf`, or `ok`), and the outcome.
 STAND_IN = """
 import ctypes, json, os, pathlib, signal, sys, time
@@ -67,14 +67,16 @@ while done < float(seconds) * 20:
 if end == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 if end.startswith("json:"):
-    print(json.dumps({"error": {"message": f"{end[5:]} it was.", "retryable": end[5:] == "TrackingError"}}))
+    error = {"message": f"{end[5:]} it was.", "retryable": end[5:] == "TrackingError"}
+    print(json.dumps({"error": error}))
     print("Error: the same for people", file=sys.stderr)
     sys.exit(1)
 if end != "ok":
     sys.exit(int(end))
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 name, _, scheduled_run = key.partition("/")
-result = {"outcome": outcome, "why": "because", "version": "4", "run_id": "r", "schedule": name, "scheduled_run": scheduled_run}
+result = {"outcome": outcome, "why": "because", "version": "4", "run_id": "r"}
+result |= {"schedule": name, "scheduled_run": scheduled_run}
 (folder / ".result").write_text(json.dumps(result))
 (folder / ".result").rename(folder / "result.json")
 note("end")
@@ -117,9 +119,22 @@ if where == "after the notification":
     Ledger.record_notification = die
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
-config = RetrainConfig(drain_seconds=float(os.environ.get("DRAIN", "0")), backoff_seconds=0.1, notify=os.environ.get("NOTIFY", ""))
-scheduler.serve_schedules(workdir, lambda _schedule: config, lambda line: print(line, flush=True), stop, wait=True,
-    command=lambda scheduled_run, schedule: [sys.executable, "-S", stand_in, str(workdir), scheduled_run.key, *schedule.arguments])
+config = RetrainConfig(
+    drain_seconds=float(os.environ.get("DRAIN", "0")),
+    backoff_seconds=0.1,
+    notify=os.environ.get("NOTIFY", ""),
+)
+def command(scheduled_run, schedule):
+    start = [sys.executable, "-S", stand_in, str(workdir)]
+    return [*start, scheduled_run.key, *schedule.arguments]
+scheduler.serve_schedules(
+    workdir,
+    lambda _schedule: config,
+    lambda line: print(line, flush=True),
+    stop,
+    wait=True,
+    command=command,
+)
 """
 
 
@@ -279,8 +294,10 @@ def check_slots(place, ledger, name, first, last):
 
 
 def three_schedulers(place, seconds, kills):
-    """Three schedulers on one store with a scheduled run a second; the one at work is killed so many times,
-    another takes its place."""
+    """Run three schedulers on one store with a scheduled run a second.
+
+    The one at work is killed so many times, and another takes over.
+    """
     ledger = ledger_of(place, "main", seconds="0.2")
     running = [start(place) for _ in range(3)]
     until(lambda: noted(place))
@@ -518,7 +535,8 @@ def test_what_a_child_leaves_behind_is_ended_with_it(place):
         command=lambda scheduled_run, schedule: [
             "sh",
             "-c",
-            f"sleep 60 & echo $! > {place}/pid; {' '.join(command_of(place)(scheduled_run, schedule))}",
+            f"sleep 60 & echo $! > {place}/pid;"
+            f" {' '.join(command_of(place)(scheduled_run, schedule))}",
         ],
     )
     assert scheduled_run.state == "failed"  # its parent is sh, not the scheduler
@@ -1006,8 +1024,8 @@ def test_the_command_line_of_a_slot(place):
 
 def test_nothing_heavy_is_imported():
     code = (
-        "import sys, pipeline.schedule.scheduler; print({'tensorflow', 'keras', 'mlflow', 'numpy'} &"
-        " set(sys.modules))"
+        "import sys, pipeline.schedule.scheduler;"
+        " print({'tensorflow', 'keras', 'mlflow', 'numpy'} & set(sys.modules))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"

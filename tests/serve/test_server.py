@@ -67,7 +67,8 @@ from pipeline.release.package import read_package
 from pipeline.serve.service import run_service
 from pathlib import Path
 config = ServeConfig(port=int(sys.argv[2]))
-run_service(lambda: read_package(Path(sys.argv[1])), config, log=lambda line: print(line, flush=True))
+release = Path(sys.argv[1])
+run_service(lambda: read_package(release), config, log=lambda line: print(line, flush=True))
 print("ended", flush=True)
 """
 

@@ -150,7 +150,8 @@ def show_scheduled_runs(output: Console, scheduled_runs: Sequence[ScheduledRun])
     for scheduled_run in scheduled_runs:
         row = scheduled_run_as_dict(scheduled_run)
         took = format_duration(row["seconds"]) if row["seconds"] is not None else ""
-        outcome = f"{scheduled_run.outcome}{f', version {scheduled_run.version}' if scheduled_run.version else ''}"
+        version = f", version {scheduled_run.version}" if scheduled_run.version else ""
+        outcome = f"{scheduled_run.outcome}{version}"
         state = f"[{_STYLES.get(scheduled_run.state, 'dim')}]{scheduled_run.state}[/]"
         table.add_row(
             f"{scheduled_run.run_time:%Y-%m-%d %H:%M:%S}",

@@ -29,8 +29,8 @@ def write_airflow_dag(job: ExportJob) -> dict[str, str]:
     else:
         imports = "\nfrom airflow.timetables.trigger import CronTriggerTimetable"
         schedule = (
-            f"CronTriggerTimetable({require_cron_fields(job, 'Airflow')!r},"
-            f" timezone={get_time_zone(job.timing)!r}),"
+            f"CronTriggerTimetable(\n        {require_cron_fields(job, 'Airflow')!r},"
+            f"\n        timezone={get_time_zone(job.timing)!r},\n    ),"
         )
     command = (
         f"{format_jitter_sleep(job)}cd {shlex.quote(job.folder)} && exec {shlex.join(job.command)}"
@@ -38,9 +38,10 @@ def write_airflow_dag(job: ExportJob) -> dict[str, str]:
     # Jinja's openings are kept apart; what ends with .sh would be taken for the name of a file.
     command = re.sub(r"\{(?=[{%#])", "{''", command) + " "
     text = f'''\
-"""Retraining, schedule {job.name}: {describe_timing(job.timing)}. For Airflow 3: put this file into its folder of DAGs.
+"""Retraining, schedule {job.name}: {describe_timing(job.timing)}.
 
-The machine that runs the task has the work directory and the Python named below, in which Airflow itself need not be.
+For Airflow 3: put this file into its folder of DAGs. The machine that runs the task has the work
+directory and the Python named below, in which Airflow itself need not be.
 """
 
 from datetime import datetime, timedelta, timezone

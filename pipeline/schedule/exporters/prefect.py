@@ -25,12 +25,13 @@ def write_prefect_flow(job: ExportJob) -> dict[str, str]:
     if cron is None:
         dates, kind = "from datetime import datetime, timedelta, timezone\n", "Interval"
         anchor = "anchor_date=datetime(1970, 1, 1, tzinfo=timezone.utc)"
-        schedule = (
-            f"Interval(timedelta(seconds={job.timing.every_seconds}), {anchor}, timezone={zone!r})"
-        )
+        arguments = [f"timedelta(seconds={job.timing.every_seconds})", anchor, f"timezone={zone!r}"]
     else:
         dates, kind = "", "Cron"
-        schedule = f"Cron({format_cron_fields(cron)!r}, timezone={zone!r}{', day_or=False' if needs_both_days(cron) else ''})"
+        arguments = [f"{format_cron_fields(cron)!r}", f"timezone={zone!r}"]
+        if needs_both_days(cron):
+            arguments.append("day_or=False")
+    schedule = f"{kind}(\n" + "".join(f"            {text},\n" for text in arguments) + "        )"
     chance, pause = (
         ("import random\n", f"    time.sleep(random.uniform(0, {jitter}))\n")
         if jitter
@@ -38,9 +39,11 @@ def write_prefect_flow(job: ExportJob) -> dict[str, str]:
     )
     command = "".join(f"    {word!r},\n" for word in job.command)
     text = f'''\
-"""Retraining, schedule {job.name}: {describe_timing(job.timing)}. For Prefect 3, with PREFECT_API_URL naming its server:
+"""Retraining, schedule {job.name}: {describe_timing(job.timing)}.
 
-    python alexnet_{job.name}_flow.py     # keeps the schedule, and works on it, for as long as it runs
+For Prefect 3, with PREFECT_API_URL naming its server:
+
+    python alexnet_{job.name}_flow.py  # keeps the schedule, and works on it, as long as it runs
 
 This machine has the work directory and the Python named below, in which Prefect itself need not be.
 """
@@ -87,7 +90,9 @@ if __name__ == "__main__":
         name={job.name!r},
         schedule={schedule},
         # No overlap, and after an outage one run: the others are canceled.
-        global_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
+        global_limit=ConcurrencyLimitConfig(
+            limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
+        ),
     )
 '''
     return {f"alexnet_{job.name}_flow.py": text}
