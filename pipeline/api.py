@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config.resolution import Resolved
 from pipeline.workspace import (
     diagnosis,
-    evaluations,
     looking,
     releases,
     reproduction,
     retraining,
     schedules,
+    stored_results,
 )
 from pipeline.workspace.chain import PipelineResult, run_stages
 from pipeline.workspace.workspace import RUN_STAGES, Workspace
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
     from pipeline.export.record import ExportRecord
     from pipeline.release.classify import Classifier
-    from pipeline.release.predict import Prediction
+    from pipeline.release.predict import Predictions
     from pipeline.reproduce.reproduction import Reproduction
     from pipeline.retrain.garbage_plan import GarbagePlan
     from pipeline.retrain.retraining import Retraining
@@ -87,17 +87,16 @@ def run(
 
 
 def accept(
-    stages: Sequence[str] = _RUN_STAGE_NAMES, *, workspace: Workspace = HERE
+    stages: Sequence[str] = (), *, workspace: Workspace = HERE
 ) -> list[tuple[str, tuple[str, ...]]]:
     """Keep the results of stages although their code changed; return which code, by stage.
 
-    Each result records what was accepted and when.
+    Without names, all of which code alone changed. Each result records what was accepted and when.
 
     Raises:
         ConfigError: more than code changed, or there is no earlier result.
     """
-    with workspace.hold():
-        return workspace.runner().accept_stages(workspace.resolve(()), stages)
+    return looking.accept_results(workspace, stages)
 
 
 def report(names: Sequence[str] = (), *, workspace: Workspace = HERE) -> list[tuple[str, Path]]:
@@ -105,8 +104,7 @@ def report(names: Sequence[str] = (), *, workspace: Workspace = HERE) -> list[tu
 
     The names are stages, or ids of MLflow runs (six letters or more); by default all that are done.
     """
-    with workspace.hold():
-        return looking.redraw_pages(workspace, names)
+    return looking.redraw_pages(workspace, names)
 
 
 def status(workspace: Workspace = HERE) -> looking.Status:
@@ -181,8 +179,8 @@ def predict(
     strict: bool = False,
     workspace: Workspace = HERE,
     progress: Callable[[int, int | None, int], None] = lambda _done, _total, _unusable: None,
-) -> Iterator[Prediction]:
-    """Yield the guesses of a model for images, in order; a file may have a problem instead.
+) -> Predictions:
+    """Return the guesses of a model for images, in order, computed as they are iterated.
 
     Args:
         paths: files, folders and patterns.
@@ -196,11 +194,12 @@ def predict(
         DatasetError: `strict`, and a file cannot be classified.
     """
     from pipeline.release.image_paths import expand_paths
-    from pipeline.release.predict import predict_files
+    from pipeline.release.predict import Predictions, predict_files
 
     files = list(expand_paths([os.fspath(path) for path in paths]))
     classifier = open_classifier(model, workspace=workspace) if isinstance(model, str) else model
-    return predict_files(classifier, files, top=top, strict=strict, progress=progress)
+    found = predict_files(classifier, files, top=top, strict=strict, progress=progress)
+    return Predictions(classifier.release, len(files), found)
 
 
 def compare(first: str, second: str, *, workspace: Workspace = HERE) -> Comparison:
@@ -217,7 +216,7 @@ def compare(first: str, second: str, *, workspace: Workspace = HERE) -> Comparis
     """
     from pipeline.evaluate.compare import compare_reports, write_comparison
 
-    reports = [evaluations.read_evaluation(workspace, name) for name in (first, second)]
+    reports = [stored_results.read_evaluation(workspace, name) for name in (first, second)]
     return write_comparison(compare_reports(*reports), workspace.directory / "comparisons")
 
 

@@ -7,6 +7,7 @@ the process or the power. Everything here raises OSError as the system says it.
     write_text, write_bytes     a small file at once
     writing                     a file that a library writes by itself
     publish_folder              a folder that is complete
+    recover_folder              the earlier folder, where a kill came between two renames
     flush                       a file or folder that is not renamed
     remove_folder               a folder or file, at once
 """
@@ -49,12 +50,22 @@ def writing(path: Path, *, keep_previous_as: Path | None = None) -> Iterator[Pat
         yield temporary
         flush(temporary)
         if keep_previous_as is not None and path.exists():
-            path.replace(keep_previous_as)
+            _keep_file(path, keep_previous_as)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+def _keep_file(path: Path, kept: Path) -> None:
+    """Give a file another name besides its own, so that both are there at every moment."""
+    kept.unlink(missing_ok=True)
+    try:
+        os.link(path, kept)
+    except OSError:  # a file system without hard links
+        shutil.copy2(path, kept)
+        flush(kept)
 
 
 def publish_folder(partial: Path, folder: Path) -> None:
@@ -66,7 +77,8 @@ def publish_folder(partial: Path, folder: Path) -> None:
         for name in names:
             flush(Path(parent, name))
         flush(Path(parent))
-    old = folder.with_name(f"{folder.name}.old")
+    recover_folder(folder)
+    old = _old_name(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
@@ -91,6 +103,17 @@ def remove_folder(folder: Path) -> None:
             shutil.rmtree(doomed)
         else:
             doomed.unlink()
+
+
+def recover_folder(folder: Path) -> None:
+    """Put an earlier folder back that a killed `publish_folder` had moved away."""
+    old = _old_name(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+
+
+def _old_name(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.old")
 
 
 def flush(path: Path) -> None:

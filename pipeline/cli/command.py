@@ -115,7 +115,9 @@ class StoredOption(click.Option):
             if value not in (None, False, ()):
                 store(context.ensure_object(Invocation), value)
 
-        super().__init__(list(flags), expose_value=False, callback=keep, **more)
+        # A name that no argument of a command has: values of equal names overwrite each other.
+        name = f"stored_{flags[0].lstrip('-').replace('-', '_')}"
+        super().__init__([*flags, name], expose_value=False, callback=keep, **more)
 
 
 class SettingOption(StoredOption):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from pipeline.cli.command import Command, Invocation, SettingOption, pass_invocation
-from pipeline.cli.stages import ALL_STAGES, RUN_STAGES
+from pipeline.cli.stages import RUN_STAGES
 from pipeline.errors import PipelineError, TrackingError
 
 _FIRST_PORT, _LAST_PORT = 5000, 5099  # 5000 is MLflow's own
@@ -103,7 +103,7 @@ def report_command(invocation: Invocation, names: tuple[str, ...]) -> None:
         "alexnet accept train": "that of one stage; `alexnet status` shows which are stale and why",
     },
 )
-@click.argument("stages", nargs=-1, type=click.Choice(ALL_STAGES))
+@click.argument("stages", nargs=-1, type=click.Choice(RUN_STAGES))
 @pass_invocation
 def accept_command(invocation: Invocation, stages: tuple[str, ...]) -> None:
     """Keep results although code changed; record which code.
@@ -116,7 +116,7 @@ def accept_command(invocation: Invocation, stages: tuple[str, ...]) -> None:
 
     observer = NoticeObserver(silent=invocation.quiet or invocation.json)
     workspace = invocation.open_workspace(observer)
-    accepted = api.accept(stages or RUN_STAGES, workspace=workspace)
+    accepted = api.accept(stages, workspace=workspace)
     value = {
         "accepted": [{"stage": stage, "changes": list(changes)} for stage, changes in accepted]
     }

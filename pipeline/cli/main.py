@@ -118,6 +118,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with map_errors_to_exit_codes():
         shutdown = ShutdownRequest()
         shutdown.install()
-        words = list(sys.argv[1:] if arguments is None else arguments)
-        invocation = Invocation(shutdown=shutdown, arguments=words)
-        cli.main(args=words, prog_name="alexnet", standalone_mode=False, obj=invocation)
+        typed = list(sys.argv[1:] if arguments is None else arguments)
+        invocation = Invocation(shutdown=shutdown, arguments=typed)
+        cli.main(args=typed, prog_name="alexnet", standalone_mode=False, obj=invocation)

@@ -144,24 +144,28 @@ def predict_command(
 
     from pipeline import api
     from pipeline.cli.progress import ConsoleObserver, QuietObserver
-    from pipeline.release.image_paths import expand_paths
     from pipeline.release.prediction_output import choose_format, write_prediction_output
 
     chosen = choose_format(kind or ("jsonl" if invocation.json else ""), output, with_logits=logits)
-    files = list(expand_paths(paths))
     shown = Console(stderr=True, highlight=False)
     quiet = invocation.quiet or not (output or shown.is_terminal)
     observer = QuietObserver(shown) if quiet else ConsoleObserver(shown)
-    classifier = api.open_classifier(model, workspace=invocation.open_workspace())
-    observer.started("predict", [f"{len(files):,} files, by {classifier.release.title}"])
 
     def progress(done: int, total: int | None, unusable: int) -> None:
         detail = f"{unusable:,} unusable" if unusable else ""
         observer.progressed(done, total or done, "images", detail)
 
     try:
-        found = api.predict(files, model=classifier, top=top, strict=strict, progress=progress)
-        guesses = min(top, len(classifier.release.class_names))
+        found = api.predict(
+            paths,
+            model=model,
+            top=top,
+            strict=strict,
+            workspace=invocation.open_workspace(),
+            progress=progress,
+        )
+        observer.started("predict", [f"{found.files:,} files, by {found.release.title}"])
+        guesses = min(top, len(found.release.class_names))
         summary = write_prediction_output(
             found, chosen, output, sys.stdout, guesses=guesses, with_logits=logits
         )

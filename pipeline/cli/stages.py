@@ -75,7 +75,9 @@ class StageOption:
 
 
 STAGE_OPTIONS = (
-    StageOption("--dataset", {"ingest": "data.dataset"}, "NAME|PATH", path=True),
+    StageOption(
+        "--dataset", {"ingest": "data.dataset", "evaluate": "data.dataset"}, "NAME|PATH", path=True
+    ),
     StageOption("--network", {"build": "model.network"}, "NAME"),
     StageOption("--image-size", {"build": "model.image_size"}, "PIXELS"),
     StageOption("--classes", {"build": "model.classes"}, "N"),
@@ -135,8 +137,23 @@ class StagesCommand(Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note which stages are named, for options and help, then parse."""
-        ctx.meta[_STAGES_KEY] = [word for word in args if word in SUMMARIES]
+        ctx.meta[_STAGES_KEY] = self._find_words(ctx, args)
         return super().parse_args(ctx, args)
+
+    def _find_words(self, ctx: click.Context, args: Sequence[str]) -> list[str]:
+        """Return the stage words among arguments; what follows an option is its value."""
+        valued = {
+            flag
+            for parameter in self.get_params(ctx)
+            if isinstance(parameter, click.Option) and not parameter.is_flag
+            for flag in parameter.opts
+        }
+        before = ("", *args)
+        return [
+            word
+            for word, previous in zip(args, before, strict=False)
+            if word in SUMMARIES and previous not in valued
+        ]
 
     def collect_usage_pieces(self, _ctx: click.Context) -> list[str]:
         """Return the words of the usage line."""

@@ -21,7 +21,8 @@ from typing import Any
 from pipeline.artifacts import Artifact
 from pipeline.engine.fingerprint import Fingerprint
 from pipeline.engine.stage import REPORT, SCRATCH, Stage
-from pipeline.files import publish_folder, write_text
+from pipeline.errors import ConfigError
+from pipeline.files import publish_folder, recover_folder, write_text
 
 ACCOUNT_FILE = "run.json"
 
@@ -30,7 +31,7 @@ ACCOUNT_FILE = "run.json"
 class Account:
     """How a result came to be.
 
-    `accepted` lists the changes of code that somebody accepted: each with `when` and `changes`.
+    `accepted` lists the changes of code that were accepted: each with `when` and `changes`.
     """
 
     fingerprint: dict[str, Any]
@@ -95,6 +96,7 @@ class ResultStore:
     def adopt_leftovers(self, stage: Stage, folder: Path) -> None:
         """Publish what a killed process finished but did not rename; remove what it left."""
         partial = partial_folder(folder)
+        recover_folder(folder / REPORT)
         if self.read_record(stage, folder) is None and self.read_record(stage, partial):
             self.publish(folder)
         for rest in (*folder.parent.glob(f"{stage.name}-*.old"), folder / SCRATCH):
@@ -136,10 +138,13 @@ class ResultStore:
             raise FileNotFoundError(earlier / ACCOUNT_FILE)
         partial = partial_folder(folder)
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(earlier, partial, copy_function=_link_or_copy)
-        (partial / ACCOUNT_FILE).unlink()
+        last = (ACCOUNT_FILE, Artifact.FILE)
+        ignored = shutil.ignore_patterns(*last)
+        shutil.copytree(earlier, partial, copy_function=_link_or_copy, ignore=ignored)
         accepted = (*account.accepted, {"when": at, "changes": list(changes)})
         write_account(partial, replace(account, fingerprint=fingerprint.parts, accepted=accepted))
+        # The record comes last: a folder that has one is complete.
+        _link_or_copy(str(earlier / Artifact.FILE), str(partial / Artifact.FILE))
         publish_folder(partial, folder)
         return folder
 
@@ -150,15 +155,22 @@ class ResultStore:
             The folder of the pages.
 
         Raises:
-            PipelineError: what they are drawn from is damaged.
+            PipelineError: the record or what the pages are drawn from is damaged.
         """
         if stage.draw is None:
             raise ValueError(stage.name)
-        report = folder / REPORT
+        record, report = self.read_record(stage, folder), folder / REPORT
+        if record is None:
+            raise ConfigError(
+                f"{folder} holds no {stage.name} that this version can read",
+                expected="a finished result of this version",
+                hint=f"Type `alexnet {stage.name}` to make it again",
+            )
+        recover_folder(report)
         partial = partial_folder(report)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(report, partial) if report.is_dir() else partial.mkdir()
-        stage.draw(stage.output.read(folder), partial)
+        stage.draw(record, partial)
         publish_folder(partial, report)
         return report
 

@@ -303,7 +303,7 @@ class Runner:
         self.results.adopt_leftovers(stage, folder)
         record = self.results.read_record(stage, folder)
         why = step.reason_to_run_again if record else self._changes_since(stage, fingerprint)
-        if record is None and accept_code and not step.forced:
+        if record is None and accept_code and not (step.forced or stage.always):
             record = self._accept_result(stage, fingerprint)
         if record is None and not step.named:
             raise MissingInputError(
@@ -398,33 +398,39 @@ class Runner:
     # -- accepting changed code, drawing again -----------------------------------------------------
 
     def accept_stages(
-        self, resolved: Resolved, names: Sequence[str]
+        self, resolved: Resolved, names: Sequence[str] = ()
     ) -> list[tuple[str, tuple[str, ...]]]:
         """Keep the results of stages although code changed; return what was accepted of each.
 
         Args:
             resolved: the settings.
-            names: the stages.
+            names: the stages; none means all of which code alone changed.
 
         Raises:
-            ConfigError: a stage has no earlier result, or more than its code changed.
+            ConfigError: a named stage has no earlier result, more than its code changed, or an
+                earlier stage is stale.
         """
         records: dict[str, Artifact] = {}
         accepted = []
         for stage in self.stages:
+            taken = {self._maker_of(kind).name for kind in stage.inputs.values()}
+            if stage.always or not taken <= records.keys():
+                if stage.name in names:
+                    raise _not_acceptable(stage, sorted(taken - records.keys()))
+                continue
             fingerprint = self.fingerprint(stage, resolved.config, records)
             folder = self.results.folder_of(stage, fingerprint)
             record = self.results.read_record(stage, folder)
-            if record is None and stage.name in names:
+            if record is None and (stage.name in names or not names):
                 changes = self._changes_since(stage, fingerprint)
                 record = self._accept_result(stage, fingerprint)
-                if record is None:
+                if record is not None:
+                    accepted.append((stage.name, changes))
+                    self._select(stage, folder, resolved, finished=True)
+                elif names:
                     raise _not_code_alone(stage.name, changes)
-                accepted.append((stage.name, changes))
-                self._select(stage, folder, resolved, finished=True)
-            if record is None:
-                break
-            records[stage.name] = record
+            if record is not None:
+                records[stage.name] = record
         return accepted
 
     def _accept_result(self, stage: Stage, fingerprint: Fingerprint) -> Artifact | None:
@@ -444,20 +450,6 @@ class Runner:
             f" {folder / 'run.json'}"
         )
         return self.results.read_record(stage, folder)
-
-    def redraw_pages(self, config: Config, names: Sequence[str]) -> list[tuple[str, Path]]:
-        """Draw the pages of finished stages again; return each stage's name and folder of pages.
-
-        Args:
-            config: the settings.
-            names: the stages; those that draw nothing are left out.
-        """
-        drawn = []
-        for status in self.inspect_stages(config):
-            (stage,) = (stage for stage in self.stages if stage.name == status.stage)
-            if status.state == "done" and stage.name in names and stage.draw and status.directory:
-                drawn.append((stage.name, self.results.redraw(stage, status.directory)))
-        return drawn
 
     # -- several workers ---------------------------------------------------------------------------
 
@@ -546,12 +538,26 @@ def _flatten_section(name: str, section: Section) -> dict[str, Any]:
 
 
 def _no_room_for(partial: Path) -> PipelineError:
+    disk = next(path for path in (partial, *partial.parents) if path.exists())
     return PipelineError(
         f"The disk is full: {partial} cannot be written",
         expected="free space on its disk",
-        received=f"{shutil.disk_usage(partial).free:,} free bytes",
+        received=f"{shutil.disk_usage(disk).free:,} free bytes",
         hint="Finished results are kept: free some space, or type --workdir with a folder on"
         " another disk, and the command again",
+    )
+
+
+def _not_acceptable(stage: Stage, stale: Sequence[str]) -> ConfigError:
+    if stage.always:
+        return ConfigError(
+            f"{stage.name} is never skipped, so there is nothing to accept",
+            hint=f"Type `alexnet {stage.name}`",
+        )
+    return ConfigError(
+        f"{stage.name} cannot be accepted before {' and '.join(stale)}",
+        expected="earlier stages that are done",
+        hint=f"Type `alexnet accept {' '.join(stale)} {stage.name}`",
     )
 
 

@@ -18,7 +18,11 @@ def _draw_evaluation(record: EvaluationReport, folder: Path) -> None:
     draw_evaluation_pages(record, folder)
 
 
-@stage(draw=_draw_evaluation)
+# It sends numbers to the run and changes none.
+_WITHOUT_EFFECT = ["pipeline.evaluate.recording"]
+
+
+@stage(draw=_draw_evaluation, without_effect=_WITHOUT_EFFECT)
 def evaluate(
     config: EvaluateConfig, dataset: DatasetArtifact, trained: TrainingResult, context: Context
 ) -> EvaluationReport:
@@ -36,7 +40,7 @@ def _hash_external_model(config: EvaluateConfig) -> Mapping[str, str]:
     return {"model": find_external_model(Path(config.model)).sha256}
 
 
-@stage(source=_hash_external_model, draw=_draw_evaluation)
+@stage(source=_hash_external_model, draw=_draw_evaluation, without_effect=_WITHOUT_EFFECT)
 def evaluate_model(
     config: EvaluateConfig, dataset: DatasetArtifact, context: Context
 ) -> EvaluationReport:

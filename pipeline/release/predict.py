@@ -25,11 +25,31 @@ from pipeline.release.image_paths import format_path
 if TYPE_CHECKING:  # TensorFlow is not needed to report a missing file
     from pipeline.arrays import Image, Logits
     from pipeline.release.classify import Classifier, Guess
+    from pipeline.release.package import Release
 
 # Called with files done, files in all if known, and files done that cannot be classified.
 OnFilesDone = Callable[[int, int | None, int], None]
 MAX_BYTES = 100_000_000  # as in data.max_file_bytes
 _HEAVY_PIXELS = 32_000_000  # decoding takes some 6 bytes a pixel: below this, 200 MB a thread
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The answers of a release for some files, computed as they are iterated, once.
+
+    Attributes:
+        release: what answers.
+        files: how many files.
+        answers: one per file, in order.
+    """
+
+    release: Release
+    files: int
+    answers: Iterator[Prediction]
+
+    def __iter__(self) -> Iterator[Prediction]:
+        """Return the answers."""
+        return self.answers
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,13 @@ def read_report_data(directory: Path) -> tuple[dict[str, Any], dict[str, Array]]
 
     try:
         values = json.loads((directory / VALUES_FILE).read_text(encoding="utf-8"))
-        with np.load(directory / ARRAYS_FILE, allow_pickle=False) as stored:
+        with (
+            (directory / ARRAYS_FILE).open("rb") as file,
+            np.load(file, allow_pickle=False) as stored,
+        ):
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError) as error:
+    # What NumPy and zipfile raise for a damaged file is not one family of errors.
+    except Exception as error:
         raise CheckpointError(
             f"The report data in {directory} cannot be read ({error})",
             expected=f"{VALUES_FILE} and {ARRAYS_FILE}",

@@ -76,7 +76,7 @@ class PipelineResult:
         """
         model, report, decision = self.model, self.report, self.decision
         batch_size = self.resolved.config.train.global_batch_size
-        told: dict[str, Any] = {
+        shown: dict[str, Any] = {
             "stages": [outcome.as_dict(self.run_ids) for outcome in self.outcomes],
             "test": report and report.as_dict(),
             "model": model and model.as_dict(batch_size),
@@ -84,8 +84,8 @@ class PipelineResult:
             "not_recorded": self.not_recorded,
         }
         if decision is not None:
-            told["decision"] = decision.model_dump(mode="json") | {"report": str(decision.page)}
-        return told
+            shown["decision"] = decision.model_dump(mode="json") | {"report": str(decision.page)}
+        return shown
 
 
 def run_stages(
@@ -113,6 +113,11 @@ def run_stages(
     """
     cluster = read_cluster()
     resolved = check_run(workspace, stages, rerun, cluster)
+    if accept_code and (workers > 1 or cluster.workers > 1):
+        raise ConfigError(
+            "Several workers cannot know whether the chief accepts changed code",
+            expected="`alexnet accept` first, without workers",
+        )
     if workers > 1:
         launch_workers(_arguments_of(workspace, stages, rerun), workers)
         rerun = ()

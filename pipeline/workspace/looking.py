@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.resolution import Resolved
-from pipeline.engine.results import read_account
 from pipeline.engine.runner import StageStatus
+from pipeline.engine.stage import Stage
 from pipeline.errors import ConfigError
 from pipeline.retrain.garbage_collection import collect_garbage
 from pipeline.retrain.garbage_plan import GarbagePlan, plan_garbage_collection
 from pipeline.tracking import store
 from pipeline.tracking.delivery import deliver_leftovers
 from pipeline.tracking.journal import list_undelivered
+from pipeline.workspace.stored_results import find_results_of_run
 from pipeline.workspace.workspace import (
     EXTERNAL_MODEL_STAGES,
     RETRAIN_STAGES,
     RUN_STAGES,
     Workspace,
 )
-
-_MIN_LETTERS = 6  # of a run's id, to name it
 
 
 @dataclass(frozen=True)
@@ -73,39 +72,55 @@ def redraw_pages(workspace: Workspace, names: Sequence[str]) -> list[tuple[str, 
     Raises:
         ConfigError: a name means no finished result.
     """
-    runner, resolved = workspace.runner(), workspace.resolve(())
-    stages = {stage.name: stage for stage in (*RETRAIN_STAGES, *EXTERNAL_MODEL_STAGES)}
-    done = [item for item in runner.inspect_stages(resolved.config) if item.state == "done"]
-    folders = {item.stage: item.directory for item in done if item.directory}
-    if not names:
-        names = [name for name in folders if stages[name].draw is not None]
-    drawn = []
-    for name in names:
-        folder = folders.get(name) if name in stages else _find_result(workspace, name)
-        stage = (
-            stages.get(name if name in stages else folder.name.rpartition("-")[0])
-            if folder
-            else None
+    _require_directory(workspace)
+    with workspace.hold():
+        runner, resolved = workspace.runner(), workspace.resolve(())
+        done = [item for item in runner.inspect_stages(resolved.config) if item.state == "done"]
+        folders = {item.stage: item.directory for item in done if item.directory}
+        named = names or [name for name in folders if _STAGES[name].draw is not None]
+        found = [_find_drawable(workspace, name, folders) for name in named]
+        return [(stage.name, runner.results.redraw(stage, folder)) for stage, folder in found]
+
+
+_STAGES = {stage.name: stage for stage in (*RETRAIN_STAGES, *EXTERNAL_MODEL_STAGES)}
+
+
+def _find_drawable(
+    workspace: Workspace, name: str, folders: Mapping[str, Path]
+) -> tuple[Stage, Path]:
+    """Return the stage and the folder of a result that has pages, by a stage's or a run's name."""
+    known = [folders[name]] if name in folders else []
+    for folder in known or find_results_of_run(workspace, name):
+        stage = _STAGES.get(folder.name.rpartition("-")[0])
+        if stage is not None and stage.draw is not None:
+            return stage, folder
+    raise ConfigError(
+        f"There are no pages of {name} to draw again",
+        expected="a finished stage that draws pages, or the id of its MLflow run",
+        hint="`alexnet status` shows the stages and their runs",
+    )
+
+
+def accept_results(workspace: Workspace, names: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Keep the results of stages although code changed; return what was accepted of each.
+
+    Args:
+        workspace: the work directory.
+        names: the stages; none means all of which code alone changed.
+    """
+    _require_directory(workspace)
+    with workspace.hold():
+        return workspace.runner().accept_stages(workspace.resolve(()), names)
+
+
+def _require_directory(workspace: Workspace) -> None:
+    """Refuse a work directory that does not exist: looking makes none."""
+    if not workspace.directory.is_dir():
+        raise ConfigError(
+            f"There is no work directory {workspace.directory}",
+            expected="one in which a command has run",
+            hint="Name it with --workdir",
         )
-        if folder is None or stage is None or stage.draw is None:
-            raise ConfigError(
-                f"There are no pages of {name} to draw again",
-                expected="a finished stage that draws pages, or the id of its MLflow run",
-                hint="`alexnet status` shows the stages and their runs",
-            )
-        drawn.append((stage.name, runner.results.redraw(stage, folder)))
-    return drawn
-
-
-def _find_result(workspace: Workspace, run: str) -> Path | None:
-    """Return the folder of the result that an MLflow run made, named by its id's first letters."""
-    run_ids = workspace.run_ids() if len(run) >= _MIN_LETTERS else {}
-    keys = {key for key, run_id in run_ids.items() if run_id.startswith(run)}
-    for folder in sorted(workspace.directory.glob("stages/*-*")):
-        account = read_account(folder)
-        if account and keys & {account.run_key, *account.earlier_run_keys}:
-            return folder
-    return None
 
 
 def clean_directory(workspace: Workspace, keep: int | None, *, dry_run: bool) -> GarbagePlan:
@@ -121,12 +136,7 @@ def clean_directory(workspace: Workspace, keep: int | None, *, dry_run: bool) ->
         BusyError: another process works in it.
     """
     config = workspace.resolve_for_store().config
-    if not workspace.directory.is_dir():
-        raise ConfigError(
-            f"There is no work directory {workspace.directory}",
-            expected="one in which a command has run",
-            hint="Name it with --workdir",
-        )
+    _require_directory(workspace)
 
     def make_plan() -> GarbagePlan:
         count = keep or config.retrain.keep

@@ -2,7 +2,7 @@
 
     Workspace("mlruns", settings={"data.dataset": "photos", "train.epochs": 10})
 
-It resolves settings (command line > environment > recipe > what the last command here used >
+It resolves settings (command line > environment > what the last command here used > recipe >
 default), and opens what lives in the work directory: runner, tracker, registry, ledger.
 """
 

@@ -290,6 +290,14 @@ def test_names_of_schedules_are_completed(photos):
         assert shown.split() == ["plain,nightly", "plain,weekly"]
 
 
+def test_the_name_of_a_schedule_is_not_that_of_the_model(photos):
+    alexnet(*ADD, "weekly", "--every", "6h", "--dataset", "photos", cwd=photos)
+    alexnet(*ADD, "cats", "--every", "6h", "--dataset", "photos", "--name", "pets", cwd=photos)
+    found = {row["name"]: row for row in told("schedule", "list", cwd=photos)["schedules"]}
+    assert not any("release.name" in word for word in found["weekly"]["arguments"])
+    assert "release.name=pets" in found["cats"]["arguments"]
+
+
 def test_pause_resume_and_remove(photos):
     api.add_schedule("nightly", every="6h", workspace=workspace_of(photos))
     assert "is paused" in alexnet("schedule", "pause", "nightly", cwd=photos).stdout

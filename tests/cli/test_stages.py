@@ -449,8 +449,8 @@ REFUSALS = {
         "--set train.global_batch_size=10",
     ),
     "unknown device": (["--devices", "tpu"], 2, "train.devices"),
-    "unknown command": (["fly"], 2, "No such command"),
-    "unnameable work directory": (["--workdir", "50%"], 2, "without the signs ? # %"),
+    "unknown command": (["fly"], 2, "'fly' is not one of"),
+    "unnameable work directory": (["--workdir", "50%"], 2, "without the characters ? # %"),
     "unwritable work directory": (["--workdir", "/proc/none"], 2, "cannot be written"),
 }
 
@@ -711,6 +711,20 @@ def test_every_command_has_examples_and_exit_codes():
     shown = alexnet("model", "rollback", "--help", cwd=Path()).stdout
     assert "Examples:" in shown
     assert "Exit codes:" in shown
+
+
+def test_no_two_parameters_of_a_command_have_one_name():
+    """Values of equal names overwrite each other: Click warns and goes on."""
+    for words, command in [*commands(), ((), stages.stages_command)]:
+        names = [parameter.name for parameter in command.params]
+        assert len(set(names)) == len(names), words
+
+
+def test_words_that_are_values_of_options_name_no_stage():
+    assert parsed("build", "--dataset", "train", "--seed", "3")[0].settings == {
+        "data.dataset": "train",
+        "model.seed": "3",
+    }
 
 
 def test_help_of_a_stage_shows_its_own_options():

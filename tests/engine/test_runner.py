@@ -26,6 +26,7 @@ from pipeline.config.resolution import resolve
 from pipeline.config.retrain import RetrainConfig
 from pipeline.config.settings import Config
 from pipeline.config.train import TrainConfig
+from pipeline.engine import results
 from pipeline.engine.fingerprint import code_parts, parse_source
 from pipeline.engine.runner import Runner
 from pipeline.engine.stage import Context, stage
@@ -804,6 +805,8 @@ class TestAccepting:
         change_code(monkeypatch)
         with pytest.raises(ConfigError, match=r"train cannot be accepted.*train.epochs 30 -> 2"):
             house.runner().accept_stages(resolved(train__epochs=2), ["ingest", "build", "train"])
+        # Without names, what can be is.
+        assert house.runner().accept_stages(resolved(train__epochs=2)) == []
         fake = Fake()
         names = ["ingest", "build", "train"]
         list(house.runner(fake).run(resolved(train__epochs=2), names, fake, accept_code=True))
@@ -812,6 +815,36 @@ class TestAccepting:
     def test_nothing_earlier_is_nothing_to_accept(self, house):
         with pytest.raises(ConfigError, match="no earlier result"):
             house.runner().accept_stages(resolved(), ["ingest"])
+
+    def test_a_stage_is_not_accepted_before_the_one_that_it_reads(self, house, monkeypatch):
+        house.run()
+        change_code(monkeypatch)
+        with pytest.raises(ConfigError, match="train cannot be accepted before build and ingest"):
+            house.runner().accept_stages(resolved(), ["train"])
+
+    def test_what_exists_is_accepted_where_a_later_stage_was_never_made(self, house, monkeypatch):
+        house.run("ingest build")
+        change_code(monkeypatch)
+        accepted = house.runner().accept_stages(resolved())
+        assert [name for name, _ in accepted] == ["ingest", "build"]
+
+    def test_an_accept_that_was_killed_is_never_taken_for_a_result(self, house, monkeypatch):
+        """Killed after everything was copied but the record, which comes last."""
+        house.run()
+        change_code(monkeypatch)
+        real = results.write_account
+
+        def killed(folder, account):
+            real(folder, account)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(results, "write_account", killed)
+            with pytest.raises(KeyboardInterrupt):
+                house.runner().accept_stages(resolved(), ["ingest"])
+        assert house.states()["ingest"] == "interrupted"
+        assert house.runner().accept_stages(resolved(), ["ingest"]) != []
+        assert house.states()["ingest"] == "done"
 
 
 class TestDrawing:
@@ -827,8 +860,8 @@ class TestDrawing:
         house.run()
         (folder,) = (house.workdir / "stages").glob("build-*")
         assert (folder / "report" / "page.html").read_text() == "drawn 1 times"
-        ((name, pages),) = house.runner().redraw_pages(resolved().config, ["build", "train"])
-        assert (name, pages) == ("build", folder / "report")
+        pages = house.runner().results.redraw(house.stages[1], folder)
+        assert pages == folder / "report"
         assert (pages / "page.html").read_text() == "drawn 2 times"
         assert (pages / "shape.txt").read_text() == "square"  # what the stage itself wrote stays
         assert drawn[1][1] == folder.name
@@ -847,6 +880,27 @@ class TestDrawing:
         (folder,) = (house.workdir / "stages").glob("build-*")
         (folder / "report" / "page.html").write_text("old")
         with pytest.raises(CheckpointError):
-            house.runner().redraw_pages(resolved().config, ["build"])
+            house.runner().results.redraw(house.stages[1], folder)
         assert (folder / "report" / "page.html").read_text() == "old"
         assert house.states()["build"] == "done"
+
+    def test_a_kill_between_two_renames_of_pages_loses_neither(self, house):
+        ingest, build, train = house.stages
+        house.stages = (ingest, replace(build, draw=lambda *_: None), train)
+        house.run()
+        (folder,) = (house.workdir / "stages").glob("build-*")
+        (folder / "report").rename(folder / "report.old")
+        house.run()
+        assert (folder / "report" / "shape.txt").read_text() == "square"
+        (folder / "report").rename(folder / "report.old")
+        house.runner().results.redraw(house.stages[1], folder)
+        assert (folder / "report" / "shape.txt").read_text() == "square"
+
+    def test_a_record_of_another_version_is_one_sentence(self, house):
+        ingest, build, train = house.stages
+        house.stages = (ingest, replace(build, draw=lambda *_: None), train)
+        house.run()
+        (folder,) = (house.workdir / "stages").glob("build-*")
+        (folder / "artifact.json").write_text('{"surface": 3}')
+        with pytest.raises(ConfigError, match="no build that this version can read"):
+            house.runner().results.redraw(house.stages[1], folder)

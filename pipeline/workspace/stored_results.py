@@ -1,15 +1,15 @@
-"""Finding an evaluation that somebody names: by folder, by stage, or by a run in MLflow."""
+"""Finding results by name: by folder, or by a run in MLflow."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from pipeline.artifacts import EvaluationReport
-from pipeline.engine.results import ACCOUNT_FILE, read_account
+from pipeline.engine.results import Account, read_account
 from pipeline.errors import ConfigError
 from pipeline.workspace.workspace import Workspace
 
-_MIN_LETTERS = 6  # of a run's id, to name it
+MIN_LETTERS = 6  # of a run's id, to name it
 
 
 def read_evaluation(workspace: Workspace, name: str) -> EvaluationReport:
@@ -38,15 +38,12 @@ def _find_folder(workspace: Workspace, name: str) -> Path:
     for folder in (Path(name), workspace.directory / "stages" / name):
         if (folder / EvaluationReport.FILE).is_file():
             return folder
-    run_ids = workspace.run_ids() if len(name) >= _MIN_LETTERS else {}
-    keys = {key for key, run_id in run_ids.items() if run_id.startswith(name)}
-    accounts = sorted(workspace.directory.glob(f"stages/evaluate*/{ACCOUNT_FILE}"))
-    found = [path.parent for path in accounts if keys & _keys_of(path.parent)]
+    found = find_results_of_run(workspace, name, "evaluate")
     if len(found) != 1:
         raise ConfigError(
             f"There is {'no' if not found else 'more than one'} evaluation `{name}` in"
             f" {workspace.directory}",
-            expected=f"the folder of one, or the first {_MIN_LETTERS} letters or more of its MLflow"
+            expected=f"the folder of one, or the first {MIN_LETTERS} letters or more of its MLflow"
             " run",
             received=repr(name),
             hint="`alexnet status` shows the last one",
@@ -54,8 +51,31 @@ def _find_folder(workspace: Workspace, name: str) -> Path:
     return found[0]
 
 
-def _keys_of(folder: Path) -> set[str]:
+def find_results_of_run(workspace: Workspace, run: str, stage: str = "") -> list[Path]:
+    """Return the folders of the results that an MLflow run made.
+
+    Of a result that was accepted under several codes, the last one alone.
+
+    Args:
+        workspace: the work directory.
+        run: the first letters, at least MIN_LETTERS, of the id of the run, or of the pipeline run
+            around it.
+        stage: how the name of the stage begins; any by default.
+    """
+    run_ids = workspace.run_ids() if len(run) >= MIN_LETTERS else {}
+    keys = {key for key, run_id in run_ids.items() if run_id.startswith(run)}
+    found: dict[str, tuple[int, Path]] = {}
+    for folder in sorted(workspace.directory.glob(f"stages/{stage}*-*")):
+        account = read_account(folder)
+        if account is None or folder.suffix or not keys & _keys_of(account):
+            continue
+        times = len(account.accepted)
+        if times >= found.get(account.run_key, (0, folder))[0]:
+            found[account.run_key] = (times, folder)
+    return [folder for _, folder in found.values()]
+
+
+def _keys_of(account: Account) -> set[str]:
     """Return the keys of the runs that made a result, and of the pipeline runs around them."""
-    account = read_account(folder)
-    own = {account.run_key, *account.earlier_run_keys} if account else set[str]()
+    own = {account.run_key, *account.earlier_run_keys}
     return own | {key.rpartition("-")[0] for key in own}
