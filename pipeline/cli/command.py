@@ -51,6 +51,7 @@ class Invocation:
     wait: bool = False
     arguments: Sequence[str] = ()
     shutdown: ShutdownRequest | None = None
+    error_shown: bool = False  # with --json, as an object on standard output
 
     def open_workspace(self, observer: Observer | None = None) -> Workspace:
         """Return the work directory with the recipe and settings of this command line."""
@@ -92,6 +93,20 @@ class Invocation:
         """Print a line on standard error, unless --quiet asks for silence."""
         if not self.quiet:
             click.echo(text, err=True)
+
+    def show_error(self, error: BaseException, done: Mapping[str, Any] | None = None) -> None:
+        """Print an error as a JSON object, once, where --json asks for it.
+
+        Args:
+            error: the error.
+            done: what was done until then.
+        """
+        from pipeline.cli.progress import print_json
+        from pipeline.errors import error_as_dict
+
+        if self.json and not self.error_shown:
+            self.error_shown = True
+            print_json(self.open_output(), {**(done or {}), "error": error_as_dict(error)})
 
     @property
     def has_settings(self) -> bool:
@@ -298,7 +313,7 @@ class OptionsAnywhere(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Move options that stand before the command word behind it, then parse."""
-        return super().parse_args(ctx, self._word_first(list(args)))
+        return super().parse_args(ctx, self._word_first(ctx, list(args)))
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the group's own options and, for completion, those of its commands."""
@@ -312,20 +327,21 @@ class OptionsAnywhere(click.Group):
                     below.setdefault(parameter.opts[0], parameter)
         return [*own, *below.values()]
 
-    def _word_first(self, args: list[str]) -> list[str]:
-        own = {
-            flag
-            for parameter in self.get_params(click.Context(self, **self.context_settings))
-            for flag in parameter.opts
-        }
+    def _word_first(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Return arguments with the command word before the options that stood before it."""
+        own = {flag for parameter in super().get_params(ctx) for flag in parameter.opts}
         index = 0
         while index < len(args) and args[index].startswith("-"):
             if args[index] in own or args[index] == "--":
                 return args
             flag, _, value = args[index].partition("=")
             index += 1 if value or not self._takes_value(flag) else 2
-        if not 0 < index < len(args):
-            return args
+        if index == 0 or ctx.resilient_parsing:
+            return args if index >= len(args) else [args[index], *args[:index], *args[index + 1 :]]
+        if index >= len(args):
+            raise click.UsageError(
+                f"No command is named after {' '.join(args)}. Expected a word, such as `run`."
+            )
         return [args[index], *args[:index], *args[index + 1 :]]
 
     def _takes_value(self, flag: str) -> bool:

@@ -87,7 +87,7 @@ for _command in (
 
 
 @contextlib.contextmanager
-def map_errors_to_exit_codes() -> Iterator[None]:
+def map_errors_to_exit_codes(invocation: Invocation) -> Iterator[None]:
     """Turn what a person can act on into one sentence and an exit code; bugs show tracebacks."""
     from pipeline.cli.shutdown import leave_process
 
@@ -104,9 +104,11 @@ def map_errors_to_exit_codes() -> Iterator[None]:
         click.echo(f"{word}. The same command goes on from here.", err=True)
         leave_process(143 if terminated else 130)
     except PipelineError as error:
+        invocation.show_error(error)
         click.echo(f"Error: {error}", err=True)
         leave_process(error.exit_code)
     except OSError as error:
+        invocation.show_error(error)
         click.echo(f"Error: {describe_os_error(error)}", err=True)
         leave_process(1)
 
@@ -115,9 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line, and leave with its exit code."""
     from pipeline.cli.shutdown import ShutdownRequest
 
-    with map_errors_to_exit_codes():
-        shutdown = ShutdownRequest()
+    shutdown = ShutdownRequest()
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    invocation = Invocation(shutdown=shutdown, arguments=typed)
+    with map_errors_to_exit_codes(invocation):
         shutdown.install()
-        typed = list(sys.argv[1:] if arguments is None else arguments)
-        invocation = Invocation(shutdown=shutdown, arguments=typed)
         cli.main(args=typed, prog_name="alexnet", standalone_mode=False, obj=invocation)

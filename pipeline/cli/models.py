@@ -146,6 +146,8 @@ def predict_command(
     from pipeline.cli.progress import ConsoleObserver, QuietObserver
     from pipeline.release.prediction_output import choose_format, write_prediction_output
 
+    if invocation.json and (kind or "jsonl") != "jsonl":
+        raise click.UsageError(f"--json means --format jsonl. Leave out one; received {kind}.")
     chosen = choose_format(kind or ("jsonl" if invocation.json else ""), output, with_logits=logits)
     shown = Console(stderr=True, highlight=False)
     quiet = invocation.quiet or not (output or shown.is_terminal)

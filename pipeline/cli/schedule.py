@@ -15,7 +15,7 @@ from pipeline.cli.command import (
     pass_invocation,
 )
 from pipeline.cli.models import make_name_option
-from pipeline.errors import GateError, PipelineError, error_as_dict
+from pipeline.errors import GateError, PipelineError
 
 if TYPE_CHECKING:
     from pipeline.cli.shutdown import StopEvent
@@ -96,9 +96,14 @@ def add_schedule(
     without a timing runs only when it is asked to.
     """
     from pipeline import api
+    from pipeline.retrain.scheduled_run_key import check_schedule_name
+    from pipeline.workspace.schedules import pin_settings
 
     workspace = invocation.open_workspace()
     if dry_run:
+        check_schedule_name(name)
+        if invocation.has_settings:
+            pin_settings(workspace)
         _show_timing(invocation, cron, every, timezone, jitter)
         return
     api.add_schedule(
@@ -265,6 +270,9 @@ def emit_schedule(invocation: Invocation, engine: str, name: str, output: Path |
     from pipeline import api
 
     files = api.emit_schedule(engine, name, workspace=invocation.open_workspace())
+    if output is None and invocation.json:
+        invocation.present({"schedule": name, "files": files}, lambda _output: None)
+        return
     if output is None:
         for file, text in files.items():
             click.echo(f"# --- {file}\n{text}" if len(files) > 1 else text, nl=False)
@@ -357,7 +365,6 @@ def retrain_command(invocation: Invocation, scheduled_run: str) -> None:
     and the settings, of the last command in the work directory.
     """
     from pipeline import api
-    from pipeline.cli.progress import print_json
     from pipeline.cli.shutdown import InterruptibleObserver
     from pipeline.cli.stages import warn_not_recorded
     from pipeline.cli.tables.schedule import show_retraining
@@ -369,10 +376,6 @@ def retrain_command(invocation: Invocation, scheduled_run: str) -> None:
     workspace = invocation.open_workspace(InterruptibleObserver(observer, invocation.shutdown))
     try:
         result = api.retrain(scheduled_run, workspace=workspace)
-    except PipelineError as error:
-        if invocation.json:
-            print_json(output, {"error": error_as_dict(error)})
-        raise
     finally:
         observer.close()
     invocation.present(result.as_dict(), lambda output: show_retraining(output, result))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.command import Command, Invocation, SettingOption, pass_invocation
-from pipeline.errors import GateError, LostWorkerError, error_as_dict
+from pipeline.errors import GateError, LostWorkerError
 
 if TYPE_CHECKING:
     from pipeline.workspace.chain import PipelineResult
@@ -266,7 +266,6 @@ def _run_stages(
 ) -> PipelineResult:
     """Run stages, showing progress; a failure with --json prints what was done until then."""
     from pipeline import api
-    from pipeline.cli.progress import print_json
     from pipeline.cli.shutdown import InterruptibleObserver
     from pipeline.workspace.chain import is_chief
 
@@ -287,7 +286,7 @@ def _run_stages(
                 "stages": [outcome.as_dict(run_ids) for outcome in observer.outcomes]
             }
             nothing = dict.fromkeys(("test", "model", "run_url"))
-            print_json(output, done | nothing | {"error": error_as_dict(error)})
+            invocation.show_error(error, done | nothing)
         raise
     finally:
         observer.close()

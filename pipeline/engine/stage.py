@@ -81,7 +81,7 @@ class Tracker(Protocol):
 
 
 class Observer(Protocol):
-    """Told what happens, so that somebody can be shown it."""
+    """Notified of what happens, to show it."""
 
     def started(self, stage: str, why: Sequence[str]) -> None: ...
 
@@ -164,7 +164,7 @@ class Context:
         self.observer.progressed(done, total, unit, detail)
 
     def notify(self, text: str) -> None:
-        """Tell what a person should know although the stage goes on.
+        """Notify a person of something although the stage goes on.
 
         The stage's run remembers the last of it.
         """

@@ -139,7 +139,7 @@ def _require_possible(format_name: str, int8: bool, images: Sequence[bytes]) -> 
         raise ConfigError(
             f"Unknown format {format_name!r}",
             expected=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
-            hint="Check --to",
+            hint="Check the format",
         )
     if int8 and format_name != "litert":
         raise ConfigError(
@@ -251,7 +251,7 @@ def _write_model(
             f"{job.release.title} cannot be written as {format_name} ({type(error).__name__}:"
             f" {describe_cause(error, 300)})",
             expected="layers that the format supports",
-            hint="Nothing was written: choose another format with --to",
+            hint="Nothing was written: choose another format",
         ) from error
 
 

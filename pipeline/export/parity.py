@@ -30,7 +30,7 @@ from pipeline.release.package import Release
 if TYPE_CHECKING:
     from pipeline.arrays import Floats, Images, Logits
 
-_OTHER_FORMAT = "Nothing was written: choose another format with --to"
+_OTHER_FORMAT = "Nothing was written: choose another format"
 
 
 @dataclass(frozen=True)

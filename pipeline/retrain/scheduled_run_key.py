@@ -52,5 +52,5 @@ def check_schedule_name(name: str) -> None:
             "The name of the schedule cannot name a folder",
             expected="letters, digits and . _ - with a letter or a digit first, 64 at most",
             received=repr(name[:80]),
-            hint="Check --name",
+            hint="Give the schedule another name",
         )

@@ -109,6 +109,7 @@ def _installed_version(name: str) -> str | None:
 
 def _check_devices(_workspace: Workspace) -> Iterator[Diagnosis]:
     try:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it logs at its start
         import tensorflow as tf
 
         gpus = [

@@ -73,7 +73,7 @@ def pin_settings(workspace: Workspace) -> tuple[str, ...]:
     recipe = resolved.recipe if is_packaged else str(Path(resolved.recipe).expanduser().resolve())
     values = resolved.flat() | _absolute_paths(resolved)
     dataset = {"data.dataset": values["data.dataset"]}
-    # What the recipe says need not be said again.
+    # Values of the recipe need no argument.
     base = resolve(recipe, dataset, environment={}).flat()
     changed = dataset | {key: value for key, value in values.items() if value != base[key]}
     arguments = ("--recipe", recipe, *format_arguments(changed))

@@ -991,3 +991,19 @@ def test_the_name_of_the_model_is_an_option_wherever_the_registry_is_asked(tmp_p
     for words in (["model", "list"], ["model", "show"], ["predict", "x"], ["serve"], ["promote"]):
         shown = alexnet(*words, "--help", cwd=tmp_path).stdout
         assert "--name NAME" in shown, words
+
+
+def test_an_error_is_a_json_object_with_json_whatever_the_command(tmp_path):
+    for words in (["report", "train"], ["model", "show"], ["schedule", "show", "zz"]):
+        done = alexnet("--json", *words, cwd=tmp_path, check=False)
+        error = last_line(done)["error"]
+        assert (done.returncode, error["type"], error["retryable"]) == (2, "ConfigError", False)
+        assert error["message"] in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_without_a_word_say_so(tmp_path):
+    done = alexnet("--epochs", "2", cwd=tmp_path, check=False)
+    assert (done.returncode, "No command is named after --epochs 2" in done.stderr) == (2, True)
+    for words in (["schedule", "-h"], ["model", "-h"], ["schedule", "add", "-h"]):
+        assert "Usage:" in alexnet(*words, cwd=tmp_path).stdout

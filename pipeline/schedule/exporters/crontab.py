@@ -40,15 +40,16 @@ def write_crontab(job: ExportJob) -> dict[str, str]:
             "The command is too long for a crontab",
             expected=f"{_CRON_BYTES} bytes at most",
             received=f"{len(line.encode())}",
-            hint="Put the settings into a recipe and name it with --recipe, or type --emit systemd",
+            hint="Put the settings into a recipe and name it with --recipe, or type `alexnet"
+            " schedule emit systemd`",
         )
     text = f"""\
 # Retraining, schedule {job.name}: {describe_timing(job.timing)}.
 # Put it into `crontab -e`, at its end: CRON_TZ holds for all lines below it.
 # cronie (Fedora, RHEL, Arch) heeds CRON_TZ. Debian's and Ubuntu's cron does not, and takes the
 # machine's time zone: there this line
-# is right only where that is {zone}, and elsewhere says so, by mail, and starts nothing. --emit
-# systemd has the zone everywhere.
+# is right only where that is {zone}, and elsewhere says so, by mail, and starts nothing.
+# `alexnet schedule emit systemd` has the zone everywhere.
 # cron looks at no exit code: after {BUSY_CODE} (another command holds the work directory) the next
 # scheduled run is the next try.
 # What a line prints cron sends by mail; the ledger keeps it, too.

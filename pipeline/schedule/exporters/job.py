@@ -70,7 +70,8 @@ def require_cron(job: ExportJob, engine: str) -> CronExpression:
         raise ConfigError(
             f"{engine} cannot express {describe_timing(job.timing)}",
             expected="a part of an hour or of a day, such as 15m, 1h, 6h or 1d, or 1w",
-            hint="Type --cron with times of a day, or --emit systemd, airflow or prefect",
+            hint="Type --cron with times of a day, or `alexnet schedule emit` with systemd,"
+            " airflow or prefect",
         )
     return cron
 
@@ -106,7 +107,7 @@ def require_cron_fields(job: ExportJob, engine: str) -> str:
         raise ConfigError(
             f"{engine} takes a day of the month or a weekday, where {job.timing.cron!r} means both",
             expected="one of the two to be *",
-            hint="Type another --cron, or --emit systemd, crontab or prefect",
+            hint="Type another --cron, or `alexnet schedule emit` with systemd, crontab or prefect",
         )
     return format_cron_fields(cron)
 
