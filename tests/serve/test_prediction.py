@@ -188,6 +188,6 @@ def test_a_model_whose_answer_is_no_number_is_said_to_be_at_fault(releases):
         )
         status, told, _ = ask(service.port, "POST", "/predict", IMAGE, PNG)
         assert status == 500
-        assert told["error"] == "The model tiny 1 returned logits that are not finite."
+        assert told["error"] == "The model tiny 1 answers with NaN or infinity."
         forward.update(before)
         good_request(service.port, releases[0])

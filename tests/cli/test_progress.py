@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.cli import console
+from pipeline.cli import progress
 from pipeline.engine.stage import Outcome
+from pipeline.reports.numbers import format_duration
 
 
 @pytest.fixture
 def shown(monkeypatch):
     """An observer on a plain stream, at a clock that the test moves, and what was printed."""
     clock = [100.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     stream = io.StringIO()
-    return console.ConsoleObserver(Console(file=stream, width=100, highlight=False)), clock, stream
+    return progress.ConsoleObserver(Console(file=stream, width=100, highlight=False)), clock, stream
 
 
 def test_rate_counts_from_the_first_progress_and_again_for_a_new_count(shown):
@@ -43,7 +44,7 @@ def test_words_of_people_are_not_markup(shown):
 
 
 def test_durations_as_people_say_them():
-    assert [console.duration(seconds) for seconds in (4.21, 185, 7800, 300_000)] == [
+    assert [format_duration(seconds) for seconds in (4.21, 185, 7800, 300_000)] == [
         "4.2 s",
         "3 min 05 s",
         "2 h 10 min",
