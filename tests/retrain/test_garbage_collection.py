@@ -472,7 +472,7 @@ import os, signal, sys
 from pathlib import Path
 from pipeline import files
 from pipeline.config.settings import Config
-from pipeline.retrain import garbage_collection, garbage_plan, inventory
+from pipeline.retrain import garbage_collection, garbage_plan
 left = int(sys.argv[2])
 def counted(module, name):
     write = getattr(module, name)
@@ -490,9 +490,12 @@ for name in ("delete_run", "delete_logged_model", "delete_model_version"):
 for name in ("_hard_delete_run", "_hard_delete_logged_model"):
     counted(SqlAlchemyStore, name)
 counted(files.shutil, "rmtree")
-counted(retention, "forget_runs")
-counted(retention, "write_text")
-retention.apply(retention.plan(Path(sys.argv[1]), Config(), keep=1, retrainings_only=True))
+counted(garbage_collection, "forget_runs")
+counted(garbage_collection, "write_text")
+plan = garbage_plan.plan_garbage_collection(
+    Path(sys.argv[1]), Config(), keep=1, retrainings_only=True
+)
+garbage_collection.collect_garbage(plan)
 """
 
 
