@@ -21,7 +21,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline import api
+from pipeline.config.tracking import TrackingConfig
+from pipeline.tracking.registry import Registry
 
 PROGRAM = (sys.executable, "-m", "pipeline")
 # A network that learns these in seconds; the margin is what some 200 test images can decide.
@@ -57,7 +58,7 @@ class House:
         for index in range(start, stop):
             pixels = np.clip(change(self.digits.images[index] / 16 * 255), 0, 255).astype(np.uint8)
             place = self.photos / str(label(int(self.digits.target[index])))
-            folder.mkdir(parents=True, exist_ok=True)
+            place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).resize((32, 32), Image.Resampling.NEAREST).save(
                 place / f"{name}{index:04d}.png"
             )
@@ -79,7 +80,11 @@ class House:
         assert done.returncode == code, (
             f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         )
-        return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}
+        # A failure follows the result as an object of its own, with the one key "error".
+        shown: dict[str, object] = {}
+        for line in done.stdout.splitlines():
+            shown |= json.loads(line)
+        return shown
 
     def start(self, *arguments):
         with (self.folder / "log").open("a") as log:
@@ -143,6 +148,10 @@ def run_story(house, port):
     # A day is when the story says: no time of the clock comes due meanwhile.
     house.alexnet("schedule", "add", "--every", "366d", "--dataset", "photos", *settings)
     house.scheduler = house.start("schedule", "serve")
+    until = time.monotonic() + 60
+    while not (house.folder / "mlruns" / "schedule.owner").exists():
+        assert time.monotonic() < until, "the scheduler does not start"
+        time.sleep(0.2)
     story["day 1"] = house.day()
     house.port = port
     house.service = house.start("serve", "--port", str(port), "--set", "serve.reload_seconds=1")
@@ -210,7 +219,7 @@ def test_six_days(tmp_path):
     assert "version 4 was withdrawn" in results["day 6"]["why"]
     assert [story[f"serving {day}"] for day in (1, 3, 4, 5, 6)] == ["1", "2", "2", "4", "2"]
     # Each scheduled run has one run in MLflow, with its schedule, triggers and page.
-    client = api.Registry("alexnet", api.TrackingConfig(), tmp_path / "mlruns").connect()
+    client = Registry("alexnet", TrackingConfig(), tmp_path / "mlruns").connect()
     runs = client.search_runs(["1"], "tags.schedule = 'main'", order_by=["attributes.start_time"])
     assert len(runs) == 6
     assert [run.data.tags["retrain"] for run in runs] == ["yes", "no", "yes", "yes", "yes", "no"]
