@@ -212,7 +212,7 @@ def test_six_days(tmp_path):
     )
     assert "new_data" in results["day 3"]["triggers"]
     assert results["day 4"]["triggers"] == ["new_data", "degraded_champion"]
-    assert "what does not hold: against_champion" in results["day 4"]["why"]
+    assert "failed checks: against_champion" in results["day 4"]["why"]
     assert "drift" in results["day 5"]["triggers"]
     assert results["day 5"]["numbers"]["drift.contrast.p_value"] == pytest.approx(0.001)
     assert results["day 6"]["triggers"] == []
