@@ -37,7 +37,7 @@ def test_wishes_that_cannot_be_met(release, tmp_path, monkeypatch):
     output = tmp_path / "out"
     with pytest.raises(
         ConfigError,
-        match=r"Unknown format 'tflite'\. Expected savedmodel, onnx or litert\. Check --to",
+        match=r"Unknown format 'tflite'\. Expected savedmodel, onnx or litert\. Check the format\.",
     ):
         export_release(release, "tflite", output, IMAGES)
     with pytest.raises(ConfigError, match="8-bit integers are available for litert alone"):
