@@ -101,7 +101,7 @@ def build_single_layer() -> Any:
 
 
 def make_batches(count: int) -> Iterator[tuple[Any, Any]]:
-    """Yield images and labels that nobody keeps."""
+    """Yield images and labels, which are not kept in memory."""
     rng = np.random.default_rng(0)
     for _ in range(count // V2_BATCH):
         pixels = rng.integers(0, 256, (V2_BATCH, V2_SIDE, V2_SIDE, 3), dtype=np.uint8)

@@ -5,8 +5,8 @@ clients at a time over the loopback; its peer is the bare forward pass, compiled
 pixels in a batch. "H1 decode" has a peer that also decodes the same files, one after the other. The
 clients are a process of their own on the same processors, and their work counts as the service's.
 H2 sends one image a request from sixteen clients at a time: 95 of 100 answers come within how many
-forward passes of sixteen images? One pass is the least; whoever comes during another one waits for
-that as well. One JSON object a line.
+forward passes of sixteen images? One pass is the least; a request that comes during another one
+waits for that as well. One JSON object a line.
 
 python benchmarks/bench_serve.py [--full] [--only ROW]
 """

@@ -22,7 +22,7 @@ from _harness import alternate_variants, print_rows, serve_variant
 
 SIZE, CLASSES, GEMM = 224, 1000, 4096
 # Multiplications of the one-tower network: all three products of each layer but the gradient by the
-# pixels, which nobody needs.
+# pixels, which no update uses.
 MACS, FIRST_LAYER = 714_188_480, 70_276_800
 TRAIN_FLOP, FORWARD_FLOP = 2 * (3 * MACS - FIRST_LAYER), 2 * MACS
 MEAN = (125.0, 120.0, 115.0)

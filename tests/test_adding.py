@@ -1,16 +1,12 @@
 """docs/adding.md, followed to the letter in a copy of the package."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.package_copy import ROOT, copy_package, run_alexnet
+
 PAGE = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
 CODE = r"\n\n```python\n(?P<code>.*?)```"
 NEW_FILE = re.compile(r"New file `(?P<file>pipeline/[^`]+)`:" + CODE, re.DOTALL)
@@ -37,29 +33,9 @@ def follow_page(folder):
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory):
     """A copy of the package in which everything on the page was added."""
-    folder = tmp_path_factory.mktemp("copy")
-    shutil.copytree(
-        ROOT / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    folder = copy_package(tmp_path_factory.mktemp("copy"))
     follow_page(folder)
     return folder
-
-
-def alexnet(changed, cwd, *arguments):
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", "--json", *arguments],
-        cwd=cwd,
-        env=environment | {"PYTHONPATH": str(changed)},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def test_the_page_changes_what_it_says():
@@ -75,7 +51,7 @@ def test_the_page_changes_what_it_says():
 
 
 def test_an_augmentation_a_network_and_a_stage_run(changed, tmp_path):
-    result = alexnet(
+    result = run_alexnet(
         changed,
         tmp_path,
         *("ingest", "build", "train", "summarize"),
@@ -94,6 +70,8 @@ def test_an_augmentation_a_network_and_a_stage_run(changed, tmp_path):
 
 
 def test_a_claim_is_planned_and_named_in_the_help(changed, tmp_path):
-    (row,) = alexnet(changed, tmp_path, "reproduce", "decay", "--dry-run", "--dataset", "digits")
+    (row,) = run_alexnet(
+        changed, tmp_path, "reproduce", "decay", "--dry-run", "--dataset", "digits"
+    )
     assert row["claim"] == "decay"
     assert row["trainings"] > 0

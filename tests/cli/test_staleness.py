@@ -1,15 +1,11 @@
 """Edits in a copy of the package that make a result stale, and that do not, seen by `status`."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.package_copy import ROOT, copy_package, run_alexnet
+
 SMALL = (
     *("--set", "model.alexnet.width_multiplier=0.1"),
     *("--set", "tracking.enabled=no"),
@@ -19,20 +15,7 @@ SMALL = (
 
 
 def alexnet(package, cwd, *arguments):
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline", "--json", *arguments],
-        cwd=cwd,
-        env=environment | {"PYTHONPATH": str(package)},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_alexnet(package, cwd, *arguments)[-1]
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +29,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def package(tmp_path):
-    shutil.copytree(
-        ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    return tmp_path
+    return copy_package(tmp_path)
 
 
 def states(package, cwd):

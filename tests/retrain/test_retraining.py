@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import Decision, GateCheck, Review
 from pipeline.engine.stage import Outcome
 from pipeline.errors import ConfigError
 from pipeline.retrain.retraining import (
@@ -18,47 +17,9 @@ from pipeline.retrain.retraining import (
 from pipeline.retrain.stage import _keep_if_tried
 from pipeline.retrain.triggers import RetrainVerdict, TriggerResult
 from pipeline.tracking.registry import SETTINGS_TAG, Registry, Version
+from tests.retraining_records import make_decision, make_review
 
 SLOT = "main/20261127T030000Z"
-
-
-def make_review(**changes):
-    known = {
-        "retrain": True,
-        "text": "Retrain. 30 changed.",
-        "brief": "30 changed",
-        "triggers": ("new_data",),
-        "reasons": {"new_data": "30 changed."},
-    }
-    known |= {"numbers": {"new_data.images": 30.0}, "notes": (), "champion": "2"}
-    return Review(
-        **known | {"champion_dataset_digest": "a" * 64, "dataset_digest": "b" * 64} | changes
-    )
-
-
-def make_decision(outcome="promoted", **changes):
-    check = GateCheck(
-        name="latency", passed=True, measured="1 ms", required="at most 2 ms", text="It is quick."
-    )
-    known = {
-        "outcome": outcome,
-        "reason": "all 10 checks passed",
-        "name": "alexnet",
-        "version": "3",
-        "champion": "2",
-        "policy": "superior",
-    }
-    known |= {
-        "checks": (check,),
-        "images": 200,
-        "top1_error": 0.05,
-        "champion_top1_error": 0.06,
-        "advice": "",
-        "test_images_note": "The old ones.",
-    }
-    return Decision(
-        **known | {"model_sha256": "m", "release_sha256": "", "dataset_digest": "b" * 64} | changes
-    )
 
 
 def of(review, decision=None):
