@@ -359,16 +359,3 @@ class OptionsAnywhere(click.Group):
                 yield from command.walk_commands()
             else:
                 yield command
-
-
-def require_one_of(ways: Mapping[str, bool]) -> None:
-    """Refuse options of which one alone makes sense.
-
-    Raises:
-        click.UsageError: more than one is given.
-    """
-    given = [name for name, value in ways.items() if value]
-    if len(given) > 1:
-        raise click.UsageError(
-            f"{' and '.join(given)} exclude each other. Expected one of them; leave the others out."
-        )
