@@ -1,11 +1,11 @@
 """Questions about any functional network, answered from its graph and never from names.
 
-    copy_layers(network, tensor)     the same layers once more, behind another tensor, in one flat graph
-    inline_submodels(network)        the same network with the layers of submodels in their place
-    find_classifier(network)         the last layer: a Dense without activation
-    find_feature_layer(network)      the layer whose output the classifier reads, dropout aside
-    find_last_maps(network)          the last layer that still has height and width
-    list_blocks(network)             where the network can be cut in two, from input to classifier
+copy_layers(network, tensor)     the same layers once more, behind another tensor, in one flat graph
+inline_submodels(network)        the same network with the layers of submodels in their place
+find_classifier(network)         the last layer: a Dense without activation
+find_feature_layer(network)      the layer whose output the classifier reads, dropout aside
+find_last_maps(network)          the last layer that still has height and width
+list_blocks(network)             where the network can be cut in two, from input to classifier
 """
 
 from __future__ import annotations
