@@ -21,7 +21,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint
 # Name -> feature layer, last maps, number of blocks (by hand, from each network's own code).
 APPLICATIONS = {
     "MobileNetV3Small": ("avg_pool", "activation_17", None),
-    # The stem, 16 residual sums; after two of the stages' ends the next shares its first activation.
+    # The stem and 16 residual sums.
     "ResNet50V2": ("avg_pool", "post_relu", 1 + 16),
     # The stem, 58 concatenations less the last, whose normalization leads to the features.
     "DenseNet121": ("avg_pool", "relu", 1 + 58),
@@ -156,7 +156,7 @@ def test_a_network_that_cannot_be_taken_apart_is_refused_in_a_sentence():
         def call(self, inputs):
             return inputs
 
-    with pytest.raises(ConfigError, match="is a Opaque, whose layers cannot be seen"):
+    with pytest.raises(ConfigError, match="of class Opaque, whose layers cannot be seen"):
         inline_submodels(Opaque())
     image = keras.Input((8,))
     shared = keras.layers.Dense(8, name="shared")
@@ -169,7 +169,7 @@ def test_a_network_that_cannot_be_taken_apart_is_refused_in_a_sentence():
 @pytest.mark.parametrize(
     ("last", "found"),
     [
-        (lambda x: keras.layers.Dense(5, activation="softmax", name="end")(x), "softmax"),
+        (keras.layers.Dense(5, activation="softmax", name="end"), "softmax"),
         (lambda x: keras.layers.Softmax(name="end")(keras.layers.Dense(5)(x)), "end, a Softmax"),
     ],
 )
