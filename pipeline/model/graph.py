@@ -167,8 +167,8 @@ def _as_functional(network: Network) -> Network:
         return keras.Model(network.inputs, network.outputs, name=network.name)
     if not built or not hasattr(network, "_run_through_graph"):
         raise ConfigError(
-            f"The network {network.name} is of class {type(network).__name__}, whose layers cannot be"
-            " seen",
+            f"The network {network.name} is of class {type(network).__name__}, whose layers"
+            " cannot be seen",
             expected="a functional or a built sequential keras.Model",
             hint="Make it with keras.Model(inputs, outputs), and begin with a keras.Input",
         )
