@@ -289,6 +289,16 @@ class ModelArtifact(SavedModel):
     logit_spread: float | None = Field(
         default=None, description="Deviation of the logits across images."
     )
+    pretrained: str = Field(
+        default="",
+        description="Where its weights are from: `imagenet`, or a file's name; empty: fresh.",
+    )
+    weights_sha256: str = Field(
+        default="", description="SHA-256 of the file of weights; empty: fresh."
+    )
+    weights_licence: str = Field(
+        default="", description="Licence of the weights, by its SPDX name; empty where unknown."
+    )
 
     def headline(self) -> str:
         """Which network, how large, and whether a signal passes."""

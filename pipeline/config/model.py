@@ -127,8 +127,8 @@ class ModelConfig(Section):
     weights: str = Field(
         "",
         description=(
-            "File to start from: `.keras`; torchvision's AlexNet, `.pth` or `.safetensors`;"
-            " Caffe's, `.npy` or `.npz`."
+            "`imagenet`: the network's own weights on ImageNet. Or a file to start from: `.keras`;"
+            " torchvision's AlexNet, `.pth` or `.safetensors`; Caffe's, `.npy` or `.npz`."
         ),
     )
     classifier: Literal["auto", "keep", "fresh"] = Field(

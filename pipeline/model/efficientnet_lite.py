@@ -102,13 +102,13 @@ def build_family_network(
     config: ModelConfig,
     *,
     num_classes: int,
-    channel_mean: Sequence[float],
-    channel_std: Sequence[float],
-    weights_layout: str = "",
+    channel_mean: Sequence[float],  # noqa: ARG001 - the network has constants of its own
+    channel_std: Sequence[float],  # noqa: ARG001
+    weights_layout: str = "",  # noqa: ARG001
 ) -> Network:
     """Return an uncompiled EfficientNet-Lite with fresh weights; arguments as of `build_network`.
 
-    The statistics of the dataset's pixels are not used: the network has constants of its own.
+    Height and width are at least 32, so that the last maps have a position.
     """
     image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
     x = PixelNormalization(_PIXEL_MEAN, _PIXEL_STD, name="normalize")(image)
@@ -127,7 +127,10 @@ def build_family_network(
     return keras.Model(image, logits, name=row.name)
 
 
-def describe_family_start(row: NetworkRow, config: ModelConfig) -> dict[str, str]:
+def describe_family_start(
+    row: NetworkRow,  # noqa: ARG001
+    config: ModelConfig,  # noqa: ARG001
+) -> dict[str, str]:
     """Return what decides whether a signal passes through fresh weights: nothing can be chosen."""
     return {}
 
@@ -191,21 +194,21 @@ def _reorder_axes(tensor: Array, layer: Layer) -> Array:
 
 def _list_blocks(scale: _Scale) -> tuple[_Block, ...]:
     """Return the blocks in order, named by group and letter: `block1a`, `block2a`, `block2b`."""
-    blocks = []
+    blocks: list[_Block] = []
     for number, group in enumerate(_GROUPS, start=1):
         # The first and the last group keep their number of blocks, as stem and head their maps.
         fixed = number in (1, len(_GROUPS))
         repeats = group.repeats if fixed else math.ceil(group.repeats * scale.depth)
-        for index in range(repeats):
-            blocks.append(
-                _Block(
-                    name=f"block{number}{chr(ord('a') + index)}",
-                    window=group.window,
-                    stride=group.stride if index == 0 else 1,
-                    expansion=group.expansion,
-                    maps=_scale_maps(group.maps, scale.width),
-                )
+        blocks += [
+            _Block(
+                name=f"block{number}{chr(ord('a') + index)}",
+                window=group.window,
+                stride=group.stride if index == 0 else 1,
+                expansion=group.expansion,
+                maps=_scale_maps(group.maps, scale.width),
             )
+            for index in range(repeats)
+        ]
     return tuple(blocks)
 
 

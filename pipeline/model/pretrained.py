@@ -1,25 +1,35 @@
-"""A network that starts from weights of a file: this project's, torchvision's or Caffe's.
+"""A network that starts from weights of elsewhere: of a file, or those that ImageNet gave it.
 
-The pixels' mean and scale that the weights were trained with come along, inside the network. The
-network of a `.keras` file must be the same as the settings make, but for the classifier.
+Files are this project's, torchvision's or Caffe's. The pixels' mean and scale that the weights were
+trained with come along, inside the network. The network of a `.keras` file must be the same as the
+settings make, but for the classifier.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import keras
 
+from pipeline.artifacts import file_sha256
 from pipeline.config.model import ModelConfig
 from pipeline.errors import ConfigError
-from pipeline.model.networks import build_network, networks_with_weights
-from pipeline.model.weights_files import ForeignWeights, read_weights_file
+from pipeline.model.imagenet import are_imagenet_classes
+from pipeline.model.networks import build_network, find_network, networks_with_weights
+from pipeline.model.weight_sources import (
+    IMAGENET,
+    WeightSource,
+    find_source,
+    find_weights,
+    networks_on_imagenet,
+)
+from pipeline.model.weights_files import read_tensors_file, read_weights_file
 
 if TYPE_CHECKING:
     from pipeline.arrays import Array, Layer, Network
 
-_IMAGENET_CLASSES = 1000
 _SAME_SETTINGS = "Give the settings that it was made with"
 _ORIGINS = {"torchvision": "torchvision's AlexNet", "caffe": "Caffe's AlexNet or CaffeNet"}
 # What may differ between a file's network and the one that starts from it: how its weights began,
@@ -29,15 +39,86 @@ _MAY_DIFFER = frozenset(
 )
 
 
-def load_pretrained_network(
-    config: ModelConfig, class_names: tuple[str, ...]
-) -> tuple[Network, tuple[str, ...]]:
-    """Return a network with the weights of `config.weights`, and the layers that start afresh.
+@dataclass(frozen=True)
+class PretrainedNetwork:
+    """A network with weights of elsewhere.
+
+    Attributes:
+        network: uncompiled.
+        fresh_layers: names of the layers that start afresh: the classifier, or none.
+        weights: `imagenet`, or the file's name.
+        sha256: of the file.
+        licence: of the weights, by its SPDX name; empty where unknown.
+    """
+
+    network: Network
+    fresh_layers: tuple[str, ...]
+    weights: str
+    sha256: str
+    licence: str = ""
+
+
+def load_pretrained_network(config: ModelConfig, class_names: tuple[str, ...]) -> PretrainedNetwork:
+    """Return a network with the weights that `config.weights` names.
 
     Raises:
-        ConfigError: the file cannot be read, or holds another network than the settings describe.
+        ConfigError: the weights are not here, cannot be read, or are another network's than the
+            settings describe.
+        CheckpointError: a file is not the one that was published.
     """
-    path = Path(config.weights).expanduser()
+    file = None
+    if config.weights == IMAGENET:
+        file = find_weights(_require_source(config.network))
+    path = Path(config.weights).expanduser() if file is None else file.path
+    if find_network(config.network).family == "efficientnet_lite" and path.suffix != ".keras":
+        network, fresh = _load_efficientnet_lite(config, class_names, path)
+    else:
+        network, fresh = _load_alexnet(config, class_names, path)
+    if file is None:
+        return PretrainedNetwork(network, fresh, path.name, file_sha256(path))
+    return PretrainedNetwork(network, fresh, IMAGENET, file.sha256, file.licence)
+
+
+def _require_source(network: str) -> WeightSource:
+    """Return where the ImageNet weights of a network come from; raise where it has none."""
+    source = find_source(network)
+    if source is None:
+        raise ConfigError(
+            f"There are no weights on ImageNet for network {network}",
+            expected=f"--network {', '.join(networks_on_imagenet())}, or one of keras/...",
+            hint="Name a file with --weights, or leave --weights out",
+        )
+    return source
+
+
+def _load_efficientnet_lite(
+    config: ModelConfig, class_names: tuple[str, ...], path: Path
+) -> tuple[Network, tuple[str, ...]]:
+    """Return a network with the weights of a file of PyTorch, and the layers that start afresh."""
+    from pipeline.model.efficientnet_lite import assign_weights
+
+    tensors = read_tensors_file(path)
+    network = build_network(
+        config, num_classes=len(class_names), channel_mean=(0, 0, 0), channel_std=(1, 1, 1)
+    )
+    # [classes, features]; a file without it is another network's.
+    classes = len(tensors.get("_fc.bias", ()))
+    keep = _decide_classifier(config, class_names, classes, None, path)
+    try:
+        assign_weights(network, tensors, with_classifier=keep)
+    except ValueError as error:
+        raise ConfigError(
+            f"The weights in {path} are of another network: {error}",
+            expected=f"those of {config.network}",
+            hint="Choose the network that they were trained with",
+        ) from error
+    return network, () if keep else (network.layers[-1].name,)
+
+
+def _load_alexnet(
+    config: ModelConfig, class_names: tuple[str, ...], path: Path
+) -> tuple[Network, tuple[str, ...]]:
+    """Return a network with the weights of a file, and the layers that start afresh."""
     pretrained = read_weights_file(path)
     if pretrained.network is None:
         _require_layout(pretrained.layout, config, path)
@@ -62,7 +143,8 @@ def load_pretrained_network(
     )
     if pretrained.network is not None:
         _require_same_network(network, pretrained.network, path)
-    keep = _keeps_classifier(pretrained, config, class_names, path)
+    classes = int(pretrained.layers[pretrained.classifier][-1].shape[0])
+    keep = _decide_classifier(config, class_names, classes, pretrained.class_names, path)
     fresh = []
     for layer in network.layers:
         if not layer.weights or isinstance(layer, keras.layers.Dropout):
@@ -85,19 +167,25 @@ def _require_layout(layout: str, config: ModelConfig, path: Path) -> None:
         )
 
 
-def _keeps_classifier(
-    pretrained: ForeignWeights, config: ModelConfig, class_names: tuple[str, ...], path: Path
+def _decide_classifier(
+    config: ModelConfig,
+    class_names: tuple[str, ...],
+    classes: int,
+    known: tuple[str, ...] | None,
+    path: Path,
 ) -> bool:
-    """Return whether the last layer's weights are taken."""
-    known, classes = (
-        pretrained.class_names,
-        int(pretrained.layers[pretrained.classifier][-1].shape[0]),
-    )
-    same = (
-        known == class_names
-        if known is not None
-        else classes == len(class_names) == _IMAGENET_CLASSES
-    )
+    """Return whether the last layer's weights are taken.
+
+    Args:
+        config: the settings.
+        class_names: of the dataset.
+        classes: that the weights tell apart.
+        known: their names; None: ImageNet's.
+        path: the file, for messages.
+
+    Raises:
+        ConfigError: they must be kept, and are not as many.
+    """
     if config.classifier == "keep" and classes != len(class_names):
         raise ConfigError(
             f"model.classifier=keep needs as many classes as {path} has",
@@ -105,6 +193,7 @@ def _keeps_classifier(
             received=str(len(class_names)),
             hint="Leave the setting out and the last layer starts afresh",
         )
+    same = are_imagenet_classes(class_names) if known is None else known == class_names
     return config.classifier == "keep" or (config.classifier == "auto" and same)
 
 

@@ -13,6 +13,7 @@ from pipeline.config.model import ModelConfig
 from pipeline.engine.stage import Context, stage
 from pipeline.errors import ConfigError
 from pipeline.model.networks import build_network, describe_start, find_network, network_code
+from pipeline.model.weight_sources import IMAGENET
 
 if TYPE_CHECKING:
     from pipeline.arrays import Images, Labels, Network
@@ -24,8 +25,8 @@ _COMPARED_ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 
 def _weights_stamp(config: ModelConfig) -> dict[str, str]:
-    """Describe the file of weights without reading it."""
-    if not config.weights:
+    """Describe the file of weights without reading it; ImageNet's are known by their checksum."""
+    if config.weights in ("", IMAGENET):
         return {}
     try:
         found = Path(config.weights).expanduser().stat()
@@ -97,7 +98,7 @@ def _build_and_check(
     from pipeline.model.layer_table import describe_layers
     from pipeline.model.weights import save_model
 
-    network = _make_network(config, statistics, context)
+    network, pretrained = _make_network(config, statistics, context)
     signals, finding = _check_signal(network, config, statistics, images, labels, context)
     path = context.directory / ModelArtifact.MODEL_FILE
     save_model(network, path)
@@ -115,6 +116,7 @@ def _build_and_check(
         class_names=statistics.class_names,
         signal="not checked" if own is None else own.state,
         logit_spread=None if own is None else float(f"{own.spread:.3g}"),
+        **pretrained,
     )
     context.run.log_metrics(
         {"parameters": artifact.parameters, "macs": artifact.macs}, summary=True
@@ -124,15 +126,23 @@ def _build_and_check(
     return artifact
 
 
-def _make_network(config: ModelConfig, statistics: _Statistics, context: Context) -> Network:
-    """Return the network with fresh weights, or with those of the file that the settings name."""
+def _make_network(
+    config: ModelConfig, statistics: _Statistics, context: Context
+) -> tuple[Network, dict[str, str]]:
+    """Return the network, and what the record says of weights that are not fresh."""
     if not config.weights:
-        return _make_fresh_network(config, statistics)
+        return _make_fresh_network(config, statistics), {}
     from pipeline.model.pretrained import load_pretrained_network
 
-    network, fresh = load_pretrained_network(config, statistics.class_names)
-    context.run.set_tags({"weights": config.weights, "layers_afresh": ", ".join(fresh) or "none"})
-    return network
+    found = load_pretrained_network(config, statistics.class_names)
+    record = {
+        "pretrained": found.weights,
+        "weights_sha256": found.sha256,
+        "weights_licence": found.licence,
+    }
+    afresh = ", ".join(found.fresh_layers) or "none"
+    context.run.set_tags({"weights": config.weights, "layers_afresh": afresh} | record)
+    return found.network, record
 
 
 def _make_fresh_network(config: ModelConfig, statistics: _Statistics) -> Network:

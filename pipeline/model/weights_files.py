@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import keras
 import numpy as np
@@ -28,6 +28,7 @@ from pipeline.model.weights import load_model
 if TYPE_CHECKING:
     from pipeline.arrays import Array, Network
 
+_Content = TypeVar("_Content")
 Triple: TypeAlias = tuple[float, float, float]
 # torchvision's ImageNet preprocessing, on 0-255: 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225.
 _TORCHVISION_MEAN, _TORCHVISION_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -87,6 +88,35 @@ def read_weights_file(path: Path) -> ForeignWeights:
         ".npy": lambda file: _from_caffe(_numpy_objects(file)),
         ".npz": lambda file: _from_caffe(_numpy_arrays(file)),
     }
+    return _read_file(
+        path,
+        readers,
+        "an AlexNet",
+        "a .keras file of this project, a state dict of torchvision's AlexNet (.pth,"
+        " .safetensors), or Caffe's layers (.npy, .npz)",
+    )
+
+
+def read_tensors_file(path: Path) -> Mapping[str, Array]:
+    """Return the tensors of a state dict of PyTorch, by name.
+
+    Raises:
+        ConfigError: there is no such file, it is damaged, or it holds anything else.
+    """
+    readers: dict[str, Callable[[Path], Mapping[str, Array]]] = {
+        ".pth": read_torch_tensors,
+        ".pt": read_torch_tensors,
+        ".safetensors": _safetensors,
+    }
+    return _read_file(
+        path, readers, "a state dict", "tensors as PyTorch saves them (.pth, .safetensors)"
+    )
+
+
+def _read_file(
+    path: Path, readers: Mapping[str, Callable[[Path], _Content]], what: str, expected: str
+) -> _Content:
+    """Return what the reader of a file's suffix makes of it; arguments after it are for errors."""
     if path.suffix not in readers:
         raise ConfigError(
             f"model.weights must be a file of {', '.join(readers)}", received=str(path)
@@ -112,9 +142,8 @@ def read_weights_file(path: Path) -> ForeignWeights:
     ) as error:
         why = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"The weights in {path} cannot be read as an AlexNet ({type(error).__name__}: {why})",
-            expected="a .keras file of this project, a state dict of torchvision's AlexNet (.pth,"
-            " .safetensors), or Caffe's layers (.npy, .npz)",
+            f"The weights in {path} cannot be read as {what} ({type(error).__name__}: {why})",
+            expected=expected,
         ) from error
 
 

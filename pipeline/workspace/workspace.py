@@ -23,6 +23,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluate.stage import evaluate, evaluate_model
 from pipeline.model.networks import require_network_settings
 from pipeline.model.stage import build, build_alone
+from pipeline.model.weight_sources import IMAGENET
 from pipeline.release.stage import promote
 from pipeline.retrain.stage import review
 from pipeline.schedule.ledger import Ledger
@@ -290,7 +291,7 @@ def resolve_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     is_local = detect_dataset_kind(str(dataset)) in ("folder", "manifest")
     if "data.dataset" in settings and is_local and dataset.exists():
         found["data.dataset"] = str(dataset.resolve())
-    if settings.get("model.weights"):
+    if settings.get("model.weights") not in (None, "", IMAGENET):
         found["model.weights"] = str(expand_home(str(settings["model.weights"])).resolve())
     model = expand_home(str(settings.get("evaluate.model", "")))
     if model.is_file():

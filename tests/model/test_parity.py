@@ -215,6 +215,7 @@ def test_files_of_pytorch_are_read_without_it(zipped, dtype, tmp_path):
 
 def test_the_weights_of_torchvision_give_its_logits(tmp_path):
     """A whole AlexNet through a file: PyTorch's network saves, ours starts from it."""
+    from pipeline.model.imagenet import imagenet_class_names
     from pipeline.model.pretrained import load_pretrained_network
 
     torch.manual_seed(0)
@@ -258,6 +259,6 @@ def test_the_weights_of_torchvision_give_its_logits(tmp_path):
     with torch.no_grad():
         expected = alexnet.classifier(alexnet.features(pixels).flatten(1)).numpy()
     config = model_config(network="owt", image_size=224, weights=str(tmp_path / "alexnet.pth"))
-    network, fresh = load_pretrained_network(config, tuple(map(str, range(1000))))
-    assert fresh == ()
-    assert np.abs(np.asarray(network(images)) - expected).max() <= 1e-4
+    found = load_pretrained_network(config, imagenet_class_names())
+    assert found.fresh_layers == ()
+    assert np.abs(np.asarray(found.network(images)) - expected).max() <= 1e-4

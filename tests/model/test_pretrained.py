@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.model.imagenet import imagenet_class_names
 from pipeline.model.networks import build_network
 from pipeline.model.pretrained import load_pretrained_network
 from pipeline.model.weights import save_model
 from pipeline.model.weights_files import read_weights_file
 from tests.networks import model_config
 
-THOUSAND = tuple(f"n{index:08d}" for index in range(1000))
+THOUSAND = imagenet_class_names()
 # A quarter of torchvision's and of Caffe's widths, so that the files are small.
 TORCHVISION = {
     "features.0": (16, 3, 11, 11),
@@ -41,6 +42,12 @@ CAFFE = {
 }
 OWT = {"network": "owt", "image_size": 224, "width_multiplier": 0.25}
 PAPER = {"network": "paper", "image_size": 227, "width_multiplier": 0.25}
+
+
+def load_network(config, class_names):
+    """Return the network and the layers that start afresh."""
+    found = load_pretrained_network(config, class_names)
+    return found.network, found.fresh_layers
 
 
 def random_arrays(shapes, kernel=".weight", bias=".bias"):
@@ -106,7 +113,7 @@ def write(path, tensors):
 def test_torchvision(suffix, tmp_path):
     tensors = random_arrays(TORCHVISION)
     write(tmp_path / f"alexnet{suffix}", tensors)
-    network, fresh = load_pretrained_network(
+    network, fresh = load_network(
         model_config(weights=str(tmp_path / f"alexnet{suffix}"), **OWT), THOUSAND
     )
     assert fresh == ()
@@ -152,7 +159,7 @@ def test_caffe(suffix, tmp_path):
     tensors = random_arrays(CAFFE, "_w", "_b")
     path = tmp_path / f"bvlc_alexnet{suffix}"
     caffe_file(path, tensors)
-    network, fresh = load_pretrained_network(model_config(weights=str(path), **PAPER), THOUSAND)
+    network, fresh = load_network(model_config(weights=str(path), **PAPER), THOUSAND)
     assert fresh == ()
     conv1, conv2, fc6 = (
         network.get_layer(name).get_weights() for name in ("conv1", "conv2", "fc6")
@@ -191,15 +198,14 @@ def test_the_classifier_starts_afresh_for_other_classes(tmp_path):
     for names, kept, setting in (
         (("cat", "dog"), False, "auto"),
         (THOUSAND, True, "auto"),
+        (tuple(map(str, range(1000))), False, "auto"),
         (THOUSAND, False, "fresh"),
     ):
-        network, fresh = load_pretrained_network(
-            config.model_copy(update={"classifier": setting}), names
-        )
+        network, fresh = load_network(config.model_copy(update={"classifier": setting}), names)
         assert fresh == (() if kept else ("fc8",))
         assert network.output_shape == (None, len(names))
     with pytest.raises(ConfigError, match=r"Expected 1000 classes\. Received 2"):
-        load_pretrained_network(config.model_copy(update={"classifier": "keep"}), ("cat", "dog"))
+        load_network(config.model_copy(update={"classifier": "keep"}), ("cat", "dog"))
 
 
 class TestOurOwn:
@@ -219,7 +225,7 @@ class TestOurOwn:
         network = self.saved(tmp_path)
         (tmp_path / "artifact.json").write_text(json.dumps({"class_names": ["a", "b"]}))
         other = self.CONFIG.model_copy(update={"weights": str(tmp_path / "model.keras"), "seed": 9})
-        again, fresh = load_pretrained_network(other, ("a", "b"))
+        again, fresh = load_network(other, ("a", "b"))
         images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
         assert fresh == ()
         assert np.array_equal(np.asarray(network(images)), np.asarray(again(images)))
@@ -227,7 +233,7 @@ class TestOurOwn:
     def test_other_classes_of_the_same_number_start_afresh(self, tmp_path):
         network = self.saved(tmp_path)
         other = self.CONFIG.model_copy(update={"weights": str(tmp_path / "model.keras"), "seed": 9})
-        again, fresh = load_pretrained_network(other, ("cat", "dog"))
+        again, fresh = load_network(other, ("cat", "dog"))
         assert fresh == ("fc8",)
         assert np.array_equal(
             network.get_layer("fc7").get_weights()[0], again.get_layer("fc7").get_weights()[0]
@@ -249,7 +255,7 @@ class TestOurOwn:
     def test_another_network_is_refused(self, tmp_path, change, sentence):
         self.saved(tmp_path)
         with pytest.raises(ConfigError) as caught:
-            load_pretrained_network(
+            load_network(
                 model_config(**self.SETTINGS | change | {"weights": str(tmp_path / "model.keras")}),
                 ("a", "b"),
             )
@@ -262,7 +268,7 @@ class TestOurOwn:
         norm = network.get_layer("norm1")
         norm.set_weights([np.full_like(value, 2.5) for value in norm.get_weights()])
         save_model(network, tmp_path / "model.keras")
-        again, _ = load_pretrained_network(
+        again, _ = load_network(
             config.model_copy(update={"weights": str(tmp_path / "model.keras")}), ("a", "b")
         )
         assert all((value == 2.5).all() for value in again.get_layer("norm1").get_weights())
@@ -281,7 +287,7 @@ class Harm:
 class TestRefused:
     def refused(self, path, **settings):
         with pytest.raises(ConfigError) as caught:
-            load_pretrained_network(model_config(weights=str(path), **(settings or OWT)), THOUSAND)
+            load_network(model_config(weights=str(path), **(settings or OWT)), THOUSAND)
         return str(caught.value)
 
     def test_no_pickle_runs_code(self, tmp_path):
