@@ -270,7 +270,6 @@ def _measure_findings(
         corrupted=corrupt_in_every_way(first.pixels, first.index, seed=_CORRUPTION_SEED),
         speed=speed,
         inspection=inspection,
-        explainable=inspection is not None,
     )
 
 
@@ -311,7 +310,7 @@ def _measure_corruptions(
 
 def _inspect_model(
     model: Network, samples: Sequence[ShownImage], dataset: DatasetArtifact, size: int
-) -> NetworkInspection | None:
+) -> NetworkInspection:
     """Inspect a model with the first training images of the shards, where images lie mixed."""
     images = load_split(dataset, "train", in_memory=False)
     batches = make_evaluation_batches(images, image_size=size, batch_size=100)

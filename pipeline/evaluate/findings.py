@@ -42,8 +42,7 @@ class EvaluationFindings:
     """Everything that was measured of a model on a split.
 
     `view` is the name of how images were cut. `robustness`, `corrupted` (one image by corruption
-    and rising severity), `speed` and `inspection` are left out of a short report; `explainable` is
-    False where a network cannot be inspected.
+    and rising severity), `speed` and `inspection` are left out of a short report.
     """
 
     split: str
@@ -59,7 +58,6 @@ class EvaluationFindings:
     corrupted: Mapping[str, Sequence[Image]] | None = None
     speed: SpeedMeasurement | None = None
     inspection: NetworkInspection | None = None
-    explainable: bool = True
 
 
 def rank_guesses(logits: Logits) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:

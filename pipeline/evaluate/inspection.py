@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.evaluate.chain import (
-    can_explain,
-    find_feature_layer,
-    list_depth_layers,
-    read_first_filters,
-)
 from pipeline.evaluate.explain import (
     FeatureMaps,
     TopPatches,
     compute_grad_cam,
     find_strongest_maps,
     find_top_patches,
+)
+from pipeline.evaluate.map_layers import (
+    find_feature_layer,
+    find_first_convolution,
+    list_depth_layers,
+    read_first_filters,
 )
 from pipeline.evaluate.neighbors import compute_features, find_nearest
 
@@ -29,28 +29,36 @@ if TYPE_CHECKING:
 NEIGHBORS = 6  # of each image, as in the paper's figure 4
 _MAPS_PER_LAYER = 8  # of each layer and image
 _MAPPED_IMAGES = 2
+_WITHOUT_COLOR = "its first convolution does not read the three colors of the image"
+_WITHOUT_MAPS = (
+    "it has no layer with maps of more than one position through which every path to the answer"
+    " passes"
+)
 _PATCH_IMAGES = 512  # training images in which exciting patches are looked for
 
 
 @dataclass(frozen=True)
 class NetworkInspection:
-    """The inside of a network that can be explained, on some images of a split.
+    """The inside of a network on some images of a split, as far as its graph can be explained.
 
-    `heat` is float32 [images, size, size] in [0, 1], Grad-CAM of the first guess. `neighbor_pixels`
-    are uint8 [images, neighbors, size, size, 3], `neighbor_labels` int [images, neighbors], of the
-    nearest training images, the nearest first. `filters` are float32 [height, width, 3, filters].
-    `maps` are those of the first images, `patches` those of training images, both by layer.
+    `heat` is float32 [images, height, width] in [0, 1], Grad-CAM of the first guess, or None.
+    `neighbor_pixels` are uint8 [images, neighbors, height, width, 3], `neighbor_labels` int
+    [images, neighbors], of the nearest training images, the nearest first. `filters` are float32
+    [height, width, 3, filters], or None. `maps` are those of the first images, `patches` those of
+    training images, both by layer, of as many layers as there are; empty without any. `omitted`
+    says, by the name of its heading, why a part is missing.
     """
 
-    heat: Floats
+    heat: Floats | None
     neighbor_pixels: Images
     neighbor_labels: Labels
-    filters: Floats
+    filters: Floats | None
     towers: int
     patches: Mapping[str, TopPatches]
     maps: Mapping[str, FeatureMaps]
     training_images: int
     patch_images: int
+    omitted: Mapping[str, str]
 
 
 def inspect_network(
@@ -59,34 +67,41 @@ def inspect_network(
     answers: Sequence[int],
     training_pixels: Images,
     training_labels: Labels,
-) -> NetworkInspection | None:
-    """Return the inside of a network, or None for one that cannot be explained.
+) -> NetworkInspection:
+    """Return the inside of a network.
 
     Args:
-        model: takes `pixels`, on one device.
-        pixels: uint8 [images, size, size, 3] in [0, 255], at least one image of the split.
+        model: takes `pixels`, on one device; a graph of layers without submodels.
+        pixels: uint8 [images, height, width, 3] in [0, 255], at least one image of the split.
         answers: the first guess for each of them.
-        training_pixels: uint8 [images, size, size, 3] in [0, 255], a sample of the training split.
+        training_pixels: uint8 [images, height, width, 3] in [0, 255], a sample of the training
+            split.
         training_labels: int [images].
     """
-    if not can_explain(model):
-        return None
-    heat = compute_grad_cam(model, pixels, np.asarray(answers))
     layer = find_feature_layer(model)
     known = compute_features(model, [(training_pixels, None)], layer)
     queries = compute_features(model, [(pixels, None)], layer)
     nearest, _ = find_nearest(known, queries, min(NEIGHBORS, len(known)))
-    filters, towers = read_first_filters(model)
-    layers = list_depth_layers(model)
-    searched = training_pixels[:_PATCH_IMAGES]
+    layers, searched = list_depth_layers(model), training_pixels[:_PATCH_IMAGES]
+    colored, omitted = find_first_convolution(model) is not None, {}
+    filters, towers = read_first_filters(model) if colored else (None, 1)
+    if not colored:
+        omitted["First-layer filters"] = _WITHOUT_COLOR
+    if not layers:
+        omitted["Grad-CAM, exciting patches and feature maps"] = _WITHOUT_MAPS
     return NetworkInspection(
-        heat=heat,
+        heat=compute_grad_cam(model, pixels, np.asarray(answers)) if layers else None,
         neighbor_pixels=training_pixels[nearest],
         neighbor_labels=training_labels[nearest],
         filters=filters,
         towers=towers,
-        patches=find_top_patches(model, searched, layers),
-        maps=find_strongest_maps(model, pixels[:_MAPPED_IMAGES], layers, _MAPS_PER_LAYER),
+        patches=find_top_patches(model, searched, layers) if layers else {},
+        maps=(
+            find_strongest_maps(model, pixels[:_MAPPED_IMAGES], layers, _MAPS_PER_LAYER)
+            if layers
+            else {}
+        ),
         training_images=len(training_pixels),
         patch_images=len(searched),
+        omitted=omitted,
     )

@@ -18,8 +18,9 @@ IMAGES_AT_ONCE = 64  # the outputs of the 2012 network's convolutions take 2.6 M
 def build_outputs(
     model: Network, layers: Sequence[str]
 ) -> Callable[[Images | Tensor], list[Tensor]]:
-    """Return a function from pixels to the output of each layer, in float32."""
-    part = keras.Model(model.input, [model.get_layer(name).output for name in layers])
+    """Return a function from pixels to the output of each layer or operation, in float32."""
+    named = {operation.name: operation for operation in model.operations}
+    part = keras.Model(model.input, [named[name].output for name in layers])
     # A model gives a list of one as its only element.
     return lambda pixels: [
         tf.cast(values, tf.float32) for values in keras.tree.flatten(part(pixels, training=False))

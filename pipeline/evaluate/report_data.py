@@ -31,7 +31,6 @@ def store_findings(directory: Path, findings: EvaluationFindings) -> None:
         "speed": None if findings.speed is None else asdict(findings.speed),
         "severities": list(SEVERITIES),
         "corruptions": list(findings.corrupted or ()),
-        "explainable": findings.explainable,
         "inspection": None,
     }
     values |= {name: [_describe_image(image) for image in own] for name, own in groups.items()}
@@ -104,17 +103,22 @@ def _describe_inspection(
         "towers": inspection.towers,
         "training_images": inspection.training_images,
         "patch_images": inspection.patch_images,
+        "omitted": dict(inspection.omitted),
         "patch_layers": list(patches),
         "map_layers": list(maps),
     }
     arrays: dict[str, Array] = {
-        "heat": inspection.heat.astype(np.float16),
         "neighbor_pixels": inspection.neighbor_pixels,
         "neighbor_labels": inspection.neighbor_labels,
-        "filters": inspection.filters,
     }
+    if inspection.heat is not None:
+        arrays["heat"] = inspection.heat.astype(np.float16)
+    if inspection.filters is not None:
+        arrays["filters"] = inspection.filters
     for index, layer in enumerate(patches.values()):
         arrays |= {f"patches_{index}_maps": layer.maps, f"patches_{index}_pixels": layer.pixels}
+        if layer.positions is not None:
+            arrays[f"patches_{index}_positions"] = layer.positions
     for index, own in enumerate(maps.values()):
         arrays |= {f"maps_{index}_indices": own.indices, f"maps_{index}_values": own.values}
     return values, arrays

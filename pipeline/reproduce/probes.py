@@ -99,7 +99,7 @@ def list_probed_layers(network: Network) -> dict[str, str]:
     """Return each convolution and hidden layer with the layer of its activated output, in order."""
     import keras
 
-    from pipeline.evaluate.chain import list_depth_layers
+    from pipeline.evaluate.map_layers import list_depth_layers
 
     hidden = [layer.name for layer in network.layers if isinstance(layer, keras.layers.Dense)][:-1]
     convolutions = [
@@ -242,18 +242,18 @@ def _store_features(network: Network, images: LoadedSplit, folder: Path) -> None
     """
     import numpy as np
 
-    from pipeline.evaluate import chain
+    from pipeline.evaluate import map_layers
     from pipeline.evaluate.explain import find_top_patches
 
-    if not chain.can_explain(network):
+    layers = map_layers.list_depth_layers(network)
+    if not layers or map_layers.find_first_convolution(network) is None:
         write_report_data(folder, {"layers": []})
         return
-    kernel, towers = chain.read_first_filters(network)
+    kernel, towers = map_layers.read_first_filters(network)
     count = min(SEARCHED_IMAGES, len(images))
     pixels: Images = np.concatenate(
         [pixels for pixels, _ in _read_batches(images, network.input_shape[1], count)]
     )
-    layers = chain.list_depth_layers(network)
     steps = range(_SHOWN_LAYERS)
     indices = sorted({round(step * (len(layers) - 1) / (_SHOWN_LAYERS - 1)) for step in steps})
     shown = [layers[index] for index in indices]

@@ -57,7 +57,7 @@ def measure_tower_colors(
     import keras
     import numpy as np
 
-    from pipeline.evaluate.chain import read_first_filters
+    from pipeline.evaluate.map_layers import read_first_filters
     from pipeline.model.weights import load_model
 
     network = load_model(trained / Measurement.MODEL_FILE)

@@ -142,7 +142,7 @@ def _add_features(model: Network) -> tuple[Network, int]:
     """
     import keras
 
-    from pipeline.evaluate.chain import find_feature_layer
+    from pipeline.evaluate.map_layers import find_feature_layer
 
     units = keras.layers.Flatten(name="features_in_a_row")(
         model.get_layer(find_feature_layer(model)).output

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline.evaluate.chain import compute_receptive_field, list_depth_layers
 from pipeline.evaluate.explain import compute_grad_cam, find_strongest_maps, find_top_patches
+from pipeline.evaluate.map_layers import list_depth_layers
 from pipeline.evaluate.neighbors import compute_features
+from pipeline.evaluate.receptive_field import compute_receptive_field
 from pipeline.model.networks import build_network
 from tests.networks import model_config
 
@@ -120,7 +121,7 @@ def test_patches_are_transparent_outside_the_image():
     model, pixels = network(), noise(20)
     found = find_top_patches(model, pixels, list_depth_layers(model), maps=4, patches=5)
     for name, layer in found.items():
-        field = compute_receptive_field(model, name)
+        field, _ = compute_receptive_field(model, name)
         assert layer.pixels.shape == (4, 5, field.size, field.size, 4)
         assert set(np.unique(layer.pixels[..., 3])) <= {0, 255}
         assert (layer.pixels[layer.pixels[..., 3] == 0] == 0).all()

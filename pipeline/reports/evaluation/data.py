@@ -136,27 +136,34 @@ class LayerMaps:
 class LayerPatches:
     """The parts of images that excite some feature maps of a layer most.
 
-    `maps` are int [maps], their numbers; `pixels` uint8 [maps, patches, field, field, 4], RGBA in
-    [0, 255], transparent outside the image, the most exciting first.
+    `maps` are int [maps], their numbers; `pixels` uint8 [maps, patches, height, width, 4], RGBA in
+    [0, 255], transparent outside the image, the most exciting first. Where they are whole images,
+    `positions` float [maps, patches, 2] are the row and column of the exciting unit, in pixels.
     """
 
     maps: Integers
     pixels: Images
+    positions: Floats | None = None
 
 
 @dataclass(frozen=True)
 class InspectionData:
-    """The inside of a network: see `pipeline.reports.evaluation.inspection_figures` for shapes."""
+    """The inside of a network: see `pipeline.reports.evaluation.inspection_figures` for shapes.
 
-    heat: Floats
+    `omitted` says, by heading, why a part is missing: `heat` and `filters` are None then, `patches`
+    and `maps` are empty.
+    """
+
+    heat: Floats | None
     neighbor_pixels: Images
     neighbor_labels: Labels
-    filters: Floats
+    filters: Floats | None
     towers: int
     patches: Mapping[str, LayerPatches]
     maps: Mapping[str, LayerMaps]
     training_images: int
     patch_images: int
+    omitted: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,7 @@ class EvaluationData:
 
     `metrics` and `speed_readings` are the documents of metrics.json and speed.json. `values` and
     `intervals` hold the headline numbers by name. `robustness`, `speed` and `inspection` are None
-    for a short report, `inspection` also where a network cannot be explained.
+    for a short report.
     """
 
     metrics: Mapping[str, Any]
@@ -191,7 +198,6 @@ class EvaluationData:
     robustness: CorruptionErrors | None
     speed: SpeedReading | None
     inspection: InspectionData | None
-    explainable: bool
 
 
 def load_evaluation_data(directory: Path) -> EvaluationData:
@@ -228,7 +234,6 @@ def load_evaluation_data(directory: Path) -> EvaluationData:
         robustness=_read_robustness(stored, arrays) if "robustness" in metrics else None,
         speed=None if speed is None else _read_speed(speed),
         inspection=_read_inspection(stored["inspection"], arrays),
-        explainable=stored["explainable"],
     )
 
 
@@ -271,13 +276,17 @@ def _read_inspection(
     if inspection is None:
         return None
     return InspectionData(
-        heat=arrays["heat"].astype(np.float32),
+        heat=arrays["heat"].astype(np.float32) if "heat" in arrays else None,
         neighbor_pixels=arrays["neighbor_pixels"],
         neighbor_labels=arrays["neighbor_labels"],
-        filters=arrays["filters"],
+        filters=arrays.get("filters"),
         towers=inspection["towers"],
         patches={
-            name: LayerPatches(arrays[f"patches_{index}_maps"], arrays[f"patches_{index}_pixels"])
+            name: LayerPatches(
+                arrays[f"patches_{index}_maps"],
+                arrays[f"patches_{index}_pixels"],
+                arrays.get(f"patches_{index}_positions"),
+            )
             for index, name in enumerate(inspection["patch_layers"])
         },
         maps={
@@ -286,4 +295,5 @@ def _read_inspection(
         },
         training_images=inspection["training_images"],
         patch_images=inspection["patch_images"],
+        omitted=inspection.get("omitted", {}),
     )

@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.reports.evaluation.layout import (
     LAYER_NAME_WIDTH,
     draw_image,
+    draw_ring,
     make_figure,
     write_label,
     write_layer_name,
@@ -112,7 +113,8 @@ def draw_patches(patches: Mapping[str, LayerPatches], path: Path) -> None:
 
     A band for each layer, in it a group for each map, the most exciting part first.
 
-    A patch is smaller than others of its layer where the image ends within what the unit sees.
+    A patch is smaller than others of its layer where the image ends within what the unit sees. On
+    a whole image a ring marks the position of the unit.
 
     Args:
         patches: for each layer.
@@ -130,8 +132,9 @@ def draw_patches(patches: Mapping[str, LayerPatches], path: Path) -> None:
     )
     top = 0.0
     for (name, layer), lines in zip(patches.items(), rows, strict=True):
-        field = layer.pixels.shape[2]
-        write_layer_name(figure, 0, top + _TEXT_LINE + tile / 2, name, f"sees {field} × {field}")
+        high, wide = layer.pixels.shape[2:4]
+        seen = f"sees {high} × {wide}" if layer.positions is None else "sees all"
+        write_layer_name(figure, 0, top + _TEXT_LINE + tile / 2, name, seen)
         for group_index, (number, tiles) in enumerate(
             zip(layer.maps, _trim_patches(layer.pixels), strict=True)
         ):
@@ -141,12 +144,12 @@ def draw_patches(patches: Mapping[str, LayerPatches], path: Path) -> None:
                 figure, x, y + _TEXT_LINE / 2, f"map {number}", size=7, color=FAINT, ha="left"
             )
             for index, pixels in enumerate(tiles):
-                draw_image(
-                    figure,
-                    pixels,
-                    (x + index * (tile + _HAIR), y + _TEXT_LINE),
-                    (tile, tile),
-                )
+                corner = (x + index * (tile + _HAIR), y + _TEXT_LINE)
+                place = draw_image(figure, pixels, corner, (tile, tile))
+                if layer.positions is not None:
+                    scale = place[2] / wide
+                    down, right = layer.positions[group_index, index] * scale
+                    draw_ring(figure, (place[0] + right, place[1] + down), tile / 9)
         top += lines * row + between
     save_figure(figure, path)
 
@@ -323,6 +326,8 @@ def _trim_patches(patches: Images) -> Images:
     The images are in the middle.
     """
     inside = patches[..., 3] > 0
+    if inside.all():
+        return patches
     shown = np.stack(
         [inside.any(axis=3), inside.any(axis=2)], axis=2
     )  # [maps, patches, 2, size], which rows and columns hold an image

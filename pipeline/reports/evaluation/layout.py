@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Rectangle
 
 from pipeline.reports.figures import CENTERED, FAINT, INK, LITERAL, fit_class_name
 
@@ -43,8 +43,10 @@ def draw_image(
     *,
     frame: str | None = None,
     interpolation: str = "antialiased",
-) -> None:
-    """Draw an image, in a frame if a color is given.
+) -> tuple[float, float, float, float]:
+    """Draw an image, in a frame if a color is given; return where, as left, top, width and height.
+
+    One of other proportions than the place is drawn in its middle, as large as fits.
 
     Args:
         figure: of `make_figure`.
@@ -56,12 +58,25 @@ def draw_image(
     """
     (left, top), (width, height) = corner, size
     left, top = left + MARGIN, top + MARGIN
+    scale = min(width / pixels.shape[1], height / pixels.shape[0])
+    wide, high = pixels.shape[1] * scale, pixels.shape[0] * scale
+    if max(width - wide, height - high) > 1e-6:  # inches: more than rounding
+        left, top = left + (width - wide) / 2, top + (height - high) / 2
+        width, height = wide, high
     (axes,) = figure.axes
     extent = (left, left + width, top + height, top)
     axes.imshow(pixels, extent=extent, interpolation=interpolation, aspect="auto")
     if frame:
         outline = Rectangle((left, top), width, height, fill=False, edgecolor=frame, linewidth=2.5)
         axes.add_patch(outline)
+    return left, top, width, height
+
+
+def draw_ring(figure: Figure, center: tuple[float, float], radius: float) -> None:
+    """Draw a ring, white in black so that it is seen on every image; in inches, margin included."""
+    (axes,) = figure.axes
+    for color, line in (("black", 2.0), ("white", 1.0)):
+        axes.add_patch(Circle(center, radius, fill=False, edgecolor=color, linewidth=line))
 
 
 def write_layer_name(figure: Figure, left: float, middle: float, name: str, note: str) -> None:

@@ -183,7 +183,6 @@ def write_full(directory, model):
         robustness=robustness,
         corrupted=corrupt_in_every_way(pixels[0], 0, seed=0),
         inspection=inspection,
-        explainable=inspection is not None,
     )
 
 
@@ -241,12 +240,40 @@ def test_stored_findings_are_read_back(tmp_path):
     assert np.array_equal(data.inspection.maps["conv1"].values, inspection.maps["conv1"].values)
 
 
-def test_a_network_of_another_kind_is_reported_without_its_inside(tmp_path):
+def test_a_network_without_maps_is_reported_without_them(tmp_path):
     write_full(tmp_path, make_model(convolution=False))
-    assert not (tmp_path / "grad_cam.png").exists()
+    made = {path.stem for path in tmp_path.glob("*.png")}
+    assert "neighbors" in made
+    assert not made & {"grad_cam", "filters", "patches", "activations"}
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "Grad-CAM" not in page
-    assert "its inside cannot be shown" in page
+    assert page.count("Not shown for this network: it") == 2
+    assert "<h2>First-layer filters</h2>" in page
+    assert "<h2>Grad-CAM, exciting patches and feature maps</h2>" in page
+
+
+def make_residual_model():
+    """Return a network whose last units see the whole image, with a residual sum and a gate."""
+    image = keras.Input((12, 12, 3), dtype="uint8")
+    x = keras.layers.Conv2D(6, 3, padding="same", activation="relu", name="stem")(
+        keras.layers.Rescaling(1 / 64, offset=-2.0)(image)
+    )
+    y = keras.layers.DepthwiseConv2D(13, padding="same", name="depthwise")(x)
+    gate = keras.layers.GlobalAveragePooling2D(keepdims=True)(y)
+    gate = keras.layers.Conv2D(6, 1, activation="sigmoid")(gate)
+    x = keras.layers.Add(name="sum")([x, keras.layers.Multiply()([y, gate])])
+    x = keras.layers.Conv2D(8, 13, strides=2, padding="same", name="last")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
+    return keras.Model(image, keras.layers.Dense(4)(keras.layers.Dropout(0.5)(x)))
+
+
+def test_whole_images_are_stored_with_the_positions_of_units(tmp_path):
+    findings = write_full(tmp_path, make_residual_model())
+    found = load_evaluation_data(tmp_path / "stage").inspection
+    assert list(found.patches) == list(found.maps) == ["stem", "sum", "last"]
+    assert [layer.positions is None for layer in found.patches.values()] == [True, True, False]
+    last = findings.inspection.patches["last"]
+    assert np.array_equal(found.patches["last"].positions, last.positions)
+    assert "a ring marks" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_pages_are_drawn_again_without_heavy_libraries(tmp_path):
