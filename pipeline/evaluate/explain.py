@@ -203,9 +203,7 @@ def _place_units(field: Field | None, sides: Sequence[int], units: Sequence[int]
     """Return what units see, or an even share of the image where that is not defined."""
     if field is not None:
         return field
-    rows, columns = (
-        spread_evenly(side, count) for side, count in zip(sides, units, strict=True)
-    )
+    rows, columns = (spread_evenly(side, count) for side, count in zip(sides, units, strict=True))
     return rows, columns
 
 

@@ -114,9 +114,7 @@ def _follow(operation: Operation, seen: _Reach) -> _Reach:
     """Return what the units of an operation's output see, given what those of its input see."""
     if isinstance(seen, str):
         return seen
-    if isinstance(
-        operation, keras.layers.GlobalAveragePooling2D | keras.layers.GlobalMaxPooling2D
-    ):
+    if isinstance(operation, keras.layers.GlobalAveragePooling2D | keras.layers.GlobalMaxPooling2D):
         return "map"
     if getattr(operation, "data_format", "channels_last") != "channels_last":
         return "unknown"
