@@ -21,18 +21,19 @@ if TYPE_CHECKING:
     from pipeline.arrays import Network
 
 # Layers and operations that move nothing, by name: some have no public name in Keras.
-_POINTWISE = frozenset(
-    """
-    InputLayer Identity PixelNormalization LocalResponseNormalization
-    BatchNormalization LayerNormalization GroupNormalization UnitNormalization RMSNormalization
-    Rescaling Normalization LayerScale StochasticDepth Dense EinsumDense CustomScaleLayer
-    Activation ReLU LeakyReLU PReLU ELU Softmax
-    Dropout SpatialDropout2D GaussianDropout AlphaDropout GaussianNoise ActivityRegularization
-    Add Subtract Multiply Average Maximum Minimum Concatenate
-    Divide TrueDivide Negative Absolute Square Sqrt Power Clip Exp Tanh Cast
-    Relu Relu6 Sigmoid HardSigmoid Silu HardSilu Gelu LeakyRelu Softplus Elu
-    """.split()
+_POINTWISE_LAYERS = (
+    "InputLayer Identity PixelNormalization LocalResponseNormalization BatchNormalization"
+    " LayerNormalization GroupNormalization UnitNormalization RMSNormalization Rescaling"
+    " Normalization LayerScale StochasticDepth CustomScaleLayer Dense EinsumDense Activation ReLU"
+    " LeakyReLU PReLU ELU Softmax Dropout SpatialDropout2D GaussianDropout AlphaDropout"
+    " GaussianNoise ActivityRegularization Add Subtract Multiply Average Maximum Minimum"
+    " Concatenate"
 )
+_POINTWISE_OPERATIONS = (
+    "Divide TrueDivide Negative Absolute Square Sqrt Power Clip Exp Tanh Cast Relu Relu6 Sigmoid"
+    " HardSigmoid Silu HardSilu Gelu LeakyRelu Softplus Elu"
+)
+_POINTWISE = frozenset(f"{_POINTWISE_LAYERS} {_POINTWISE_OPERATIONS}".split())
 _WINDOWED = (
     keras.layers.Conv2D,
     keras.layers.DepthwiseConv2D,

@@ -99,7 +99,7 @@ def test_normalization_over_positions_widens_the_field():
 
 
 def graph(size=(30, 22), activation="tanh", gate=False):
-    """Return a small network of every kind of window, with a shortcut, branches and a transition."""
+    """Return a small network of every kind of window, with a shortcut and two branches."""
     layers = keras.layers
     image = keras.Input((*size, 3), dtype="uint8")
     x = layers.Rescaling(1 / 64, name="normalize")(image)
