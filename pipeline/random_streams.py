@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
-# Of a network: the keys of two layers never meet.
-MAX_DROPOUT_LAYERS = 64
+# Dropout layers of a network whose keys are neighbors; those of further layers lie above the keys
+# of every seed, so that the keys of two layers never meet.
+_LAYERS_PER_SEED = 64
+_SEEDS = 2**31
 
 
 class RandomStream(IntEnum):
@@ -71,11 +73,12 @@ def derive_layer_seed(seed: int, layer: str) -> int:
 
 
 def dropout_key(*, seed: int, layer: int) -> int:
-    """Return the first half of the key of a dropout layer's masks; the second is the step.
+    """Return the first half of the key of a random layer's numbers; the second is the step.
 
     Args:
         seed: of the training, below 2**31.
-        layer: index of the layer among the network's dropout layers, below `MAX_DROPOUT_LAYERS`,
-            so that no two layers of any two seeds share a key.
+        layer: index of the layer among the network's random layers, such as dropout, below 2**32,
+            so that no two layers of any two seeds share a key and each key is below 2**63.
     """
-    return seed * MAX_DROPOUT_LAYERS + layer
+    block, index = divmod(layer, _LAYERS_PER_SEED)
+    return (block * _SEEDS + seed) * _LAYERS_PER_SEED + index

@@ -48,8 +48,11 @@ def test_the_seed_of_a_layer_follows_from_its_name():
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
-def test_each_dropout_layer_of_each_seed_has_a_key_of_its_own():
-    assert dropout_key(seed=5, layer=3) == 323
-    keys = {dropout_key(seed=seed, layer=layer) for seed in range(9) for layer in range(64)}
-    assert len(keys) == 9 * 64
-    assert dropout_key(seed=2**31 - 1, layer=63) < 2**63
+def test_each_random_layer_of_each_seed_has_a_key_of_its_own():
+    """Also beyond 64 layers (EfficientNetV2L has more), where the first 64 keep theirs."""
+    assert [dropout_key(seed=5, layer=layer) for layer in (0, 3, 63)] == [320, 323, 383]
+    seeds = (*range(9), 2**31 - 2, 2**31 - 1)
+    keys = {dropout_key(seed=seed, layer=layer) for seed in seeds for layer in range(300)}
+    assert len(keys) == len(seeds) * 300
+    assert dropout_key(seed=0, layer=64) > dropout_key(seed=2**31 - 1, layer=63)
+    assert dropout_key(seed=2**31 - 1, layer=2**32 - 1) < 2**63

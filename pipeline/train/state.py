@@ -14,7 +14,8 @@ import tensorflow as tf
 from pipeline.config.train import TrainConfig
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.train.checkpoint import read_checkpoint, save_checkpoint
-from pipeline.train.dropout import BatchPosition, use_stateless_dropout
+from pipeline.train.dropout import BatchPosition
+from pipeline.train.network_copy import copy_network
 from pipeline.train.optimizer import make_optimizer
 from pipeline.train.strategy import Devices
 
@@ -137,7 +138,7 @@ def prepare_state(
     loaded = load_network()
     position = BatchPosition(config.seed, config.global_batch_size)
     with devices.scope():
-        network = use_stateless_dropout(loaded, position)
+        network = copy_network(loaded, position)
         _freeze_layers(network, config.freeze)
         _set_precision(network, config.precision)
         optimizer = make_optimizer(config, network.trainable_variables)

@@ -26,6 +26,7 @@ MODULES = {
         "dropout",
         "loop",
         "memory",
+        "network_copy",
         "optimizer",
         "stage",
         "state",
