@@ -34,9 +34,7 @@ _TOP = {"include_top": False, "weights": None, "pooling": None}
 
 def _mobilenet(pixels):
     build = keras.applications.MobileNetV3Small
-    return build(
-        input_tensor=pixels, alpha=0.35, include_preprocessing=False, **_TOP
-    ).output
+    return build(input_tensor=pixels, alpha=0.35, include_preprocessing=False, **_TOP).output
 
 
 def _efficientnet(pixels):
@@ -59,9 +57,7 @@ def _resnet(pixels):
         x = resnet.stack_residual_blocks_v2(x, 8, 2, name="conv2")
         return resnet.stack_residual_blocks_v2(x, 16, 2, stride1=1, name="conv3")
 
-    return resnet.ResNet(
-        stack, preact=True, use_bias=True, input_tensor=pixels, **_TOP
-    ).output
+    return resnet.ResNet(stack, preact=True, use_bias=True, input_tensor=pixels, **_TOP).output
 
 
 def _densenet(pixels):

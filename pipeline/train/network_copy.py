@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from pipeline.arrays import Layer, Network, Tensor
 
 # Types of TensorFlow's operations that draw, such as StatelessRandomUniformV2.
-_DRAWING_OPERATION = re.compile(r"Random|Multinomial|TruncatedNormal|Stateful(Uniform|Standard)|^Rng")
+_DRAWING_OPERATION = re.compile(
+    r"Random|Multinomial|TruncatedNormal|Stateful(Uniform|Standard)|^Rng"
+)
 # Modules whose layers draw from generators of their own or not at all.
 _KNOWN_MODULES = ("keras.src.layers.", "pipeline.")
 
