@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keras
-from keras.src.applications import convnext, densenet, efficientnet_v2, mobilenet_v3, resnet
+from keras.src.applications import convnext, densenet, efficientnet_v2, resnet
 
 from pipeline.model.layers import PixelNormalization
 from pipeline.model.networks import build_network
