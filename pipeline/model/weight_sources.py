@@ -15,6 +15,7 @@ import importlib.metadata
 import os
 import socket
 import sys
+import urllib.error
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,8 @@ def _download(source: WeightSource) -> Path:
                 file_hash=source.checksum or None,
             )
     except Exception as error:  # that is what Keras raises
+        if isinstance(error.__context__, urllib.error.HTTPError):
+            error.__context__.close()  # Keras leaves the connection open
         raise ConfigError(
             f"The weights cannot be downloaded ({' '.join(str(error).split())[:200]})",
             expected=f"{source.file} from {source.address}",
