@@ -224,6 +224,16 @@ class SavedModel(Artifact):
             "Shorter side, in pixels, of the images that inputs are cut from; 0 where none were."
         ),
     )
+    pretrained: str = Field(
+        default="",
+        description="What its training began with: `imagenet`, or a file's name; empty: fresh weights.",
+    )
+    weights_sha256: str = Field(
+        default="", description="SHA-256 of the file of weights; empty: fresh."
+    )
+    weights_licence: str = Field(
+        default="", description="Licence of the weights, by its SPDX name; empty where unknown."
+    )
     class_names: tuple[str, ...] = Field(description="Names in the order of the logits.")
 
     def as_dict(self, batch_size: int) -> dict[str, Any]:
@@ -288,16 +298,6 @@ class ModelArtifact(SavedModel):
     )
     logit_spread: float | None = Field(
         default=None, description="Deviation of the logits across images."
-    )
-    pretrained: str = Field(
-        default="",
-        description="Where its weights are from: `imagenet`, or a file's name; empty: fresh.",
-    )
-    weights_sha256: str = Field(
-        default="", description="SHA-256 of the file of weights; empty: fresh."
-    )
-    weights_licence: str = Field(
-        default="", description="Licence of the weights, by its SPDX name; empty where unknown."
     )
 
     def headline(self) -> str:

@@ -100,11 +100,18 @@ def rollback_model(invocation: Invocation, version: int | None) -> None:
     "predict",
     cls=Command,
     section="Models",
-    params=[make_name_option()],
+    params=[
+        make_name_option(),
+        SettingOption("--network", "model.network", metavar="NAME"),
+        SettingOption("--weights", "model.weights", metavar="imagenet|FILE", path=True),
+    ],
     examples={
         "alexnet predict photos/new": "a folder, by the champion",
         "alexnet predict '*.jpg' --top 3 --output guesses.csv": "a pattern, into a file",
         "alexnet predict cat.jpg --model photos.keras": "by any model",
+        "alexnet predict cat.jpg --network efficientnet_lite0 --weights imagenet": (
+            "by a network with ImageNet's classes; nothing is trained"
+        ),
     },
 )
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())

@@ -81,7 +81,7 @@ STAGE_OPTIONS = (
     StageOption("--network", {"build": "model.network"}, "NAME"),
     StageOption("--image-size", {"build": "model.image_size"}, "PIXELS"),
     StageOption("--classes", {"build": "model.classes"}, "N"),
-    StageOption("--weights", {"build": "model.weights"}, "FILE", path=True),
+    StageOption("--weights", {"build": "model.weights"}, "imagenet|FILE", path=True),
     StageOption("--epochs", {"train": "train.epochs"}, "N"),
     StageOption("--max-minutes", {"train": "train.max_minutes"}, "M"),
     StageOption("--learning-rate", {"train": "train.learning_rate"}, "RATE"),

@@ -67,12 +67,25 @@ def build_without_dataset(config: ModelConfig, context: Context) -> ModelArtifac
 
     images = make_photo_like_noise(SIGNAL_IMAGES, config.image_size)
     statistics = _Statistics(
-        tuple(f"class {index}" for index in range(config.classes)),
+        _name_classes(config),
         [float(value) for value in images.mean((0, 1, 2))],
         [float(value) for value in images.std((0, 1, 2))],
     )
     labels = np.arange(SIGNAL_IMAGES, dtype=np.int32) % config.classes
-    return _build_and_check(config, statistics, images, labels, context)
+    record = _build_and_check(config, statistics, images, labels, context)
+    if not config.weights:
+        return record
+    # Weights are used as they were judged: on the center 7/8 of an image, as 224 pixels of 256.
+    return record.model_copy(update={"short_side": round(config.image_size * 8 / 7)})
+
+
+def _name_classes(config: ModelConfig) -> tuple[str, ...]:
+    """Return the names of the classes of a network without a dataset."""
+    from pipeline.model.imagenet import IMAGENET_CLASSES, imagenet_class_names
+
+    if config.weights and config.classes == IMAGENET_CLASSES:
+        return imagenet_class_names()
+    return tuple(f"class {index}" for index in range(config.classes))
 
 
 build_alone = dataclasses.replace(build_without_dataset, name="build")

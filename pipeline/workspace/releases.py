@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.artifacts import DatasetArtifact
 from pipeline.errors import ConfigError
+from pipeline.model.imagenet import IMAGENET_CLASSES
 from pipeline.release.package import Release, open_release
 from pipeline.tracking.registry import Version, resolve_version
+from pipeline.workspace.chain import run_stages
 from pipeline.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ def find_version(workspace: Workspace, version: str) -> Version:
 def open_named_release(workspace: Workspace, model: str = "") -> Release:
     """Return the champion, or the model that is named, verified and not opened yet.
 
+    Where the workspace's own settings name pretrained weights, it is that network.
+
     Args:
         workspace: the work directory.
         model: a name in MLflow's registry, a .keras file, a release's folder, or a run's id.
@@ -47,9 +51,44 @@ def open_named_release(workspace: Workspace, model: str = "") -> Release:
         ConfigError: it does not exist.
         CheckpointError: its files are not those that were released.
     """
+    if {"model.network", "model.weights"} & workspace.settings.keys():
+        return _build_pretrained_release(workspace, model)
     reference = workspace.model_reference(model)
     config = workspace.resolve_for_store().config
     return open_release(reference, config.tracking, workspace.directory)
+
+
+def _build_pretrained_release(workspace: Workspace, model: str) -> Release:
+    """Return a network with ImageNet's classes and the weights that the settings name.
+
+    It is built once, below `networks/` in the work directory, and recorded nowhere else.
+
+    Raises:
+        ConfigError: a model is named as well, or no weights are, or weights of other classes.
+    """
+    if model:
+        raise ConfigError(
+            "--model names a model with its weights",
+            expected="it, or a network with --network and --weights",
+            received="both",
+        )
+    if not workspace.settings.get("model.weights"):
+        raise ConfigError(
+            f"Network {workspace.settings['model.network']} has no weights to answer with",
+            expected="--weights imagenet, or a file of weights with ImageNet's classes",
+            hint="To answer with a network that was trained here, name its file with --model",
+        )
+    settings = {"model.signal_check": "off"} | dict(workspace.settings)
+    fixed = {
+        "model.classes": IMAGENET_CLASSES,
+        "model.classifier": "keep",
+        "tracking.enabled": False,
+    }
+    built = run_stages(workspace.with_settings(None, settings | fixed), ["build"]).model
+    assert built is not None
+    config = workspace.resolve_for_store().config
+    release = open_release(str(built.model_path), config.tracking, workspace.directory)
+    return release.model_copy(update={"name": f"{built.network} on ImageNet"})
 
 
 def open_named_classifier(workspace: Workspace, model: str = "") -> Classifier:
