@@ -226,7 +226,7 @@ class SavedModel(Artifact):
     )
     pretrained: str = Field(
         default="",
-        description="What its training began with: `imagenet`, or a file's name; empty: fresh weights.",
+        description="The weights that it began with: `imagenet`, or a file's name; empty: fresh.",
     )
     weights_sha256: str = Field(
         default="", description="SHA-256 of the file of weights; empty: fresh."

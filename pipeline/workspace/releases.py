@@ -84,11 +84,11 @@ def _build_pretrained_release(workspace: Workspace, model: str) -> Release:
         "model.classifier": "keep",
         "tracking.enabled": False,
     }
-    built = run_stages(workspace.with_settings(None, settings | fixed), ["build"]).model
-    assert built is not None
-    config = workspace.resolve_for_store().config
-    release = open_release(str(built.model_path), config.tracking, workspace.directory)
-    return release.model_copy(update={"name": f"{built.network} on ImageNet"})
+    built = run_stages(workspace.with_settings(None, settings | fixed), ["build"])
+    (path,) = built.outcomes[0].artifact.promised_files()
+    release = open_release(str(path), built.resolved.config.tracking, workspace.directory)
+    title = f"{built.resolved.config.model.network} with {workspace.settings['model.weights']}"
+    return release.model_copy(update={"name": title})
 
 
 def open_named_classifier(workspace: Workspace, model: str = "") -> Classifier:
