@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.artifacts import DatasetArtifact
+from pipeline.artifacts import DatasetArtifact, SavedModel
 from pipeline.errors import ConfigError
 from pipeline.model.imagenet import IMAGENET_CLASSES
 from pipeline.release.package import Release, open_release
@@ -85,7 +85,7 @@ def _build_pretrained_release(workspace: Workspace, model: str) -> Release:
         "tracking.enabled": False,
     }
     built = run_stages(workspace.with_settings(None, settings | fixed), ["build"])
-    (path,) = built.outcomes[0].artifact.promised_files()
+    path = built.outcomes[-1].directory / SavedModel.MODEL_FILE
     release = open_release(str(path), built.resolved.config.tracking, workspace.directory)
     title = f"{built.resolved.config.model.network} with {workspace.settings['model.weights']}"
     return release.model_copy(update={"name": title})
