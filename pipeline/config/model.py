@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.config.section import Section
 
@@ -107,12 +107,17 @@ class ModelConfig(Section):
     """Which network, and what every network has."""
 
     network: str = Field(
-        "small", min_length=1, description="Which network; docs/model.md lists them."
+        "small",
+        min_length=1,
+        description=(
+            "Which network: one of those that `alexnet networks` lists, a `.keras` file, or"
+            " `package.module:function` of your own."
+        ),
     )
     image_size: int = Field(
         32,
         ge=16,
-        le=512,
+        le=1024,
         description="Height and width of the network's input, in pixels; 224 in 2012.",
     )
     classes: int = Field(
@@ -147,3 +152,9 @@ class ModelConfig(Section):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the initial weights.")
     alexnet: AlexNetConfig = AlexNetConfig()
+
+    @field_validator("network")
+    @classmethod
+    def _remove_default_family(cls, network: str) -> str:
+        """Read `alexnet/small` as `small`: one network has one name."""
+        return network.removeprefix("alexnet/") or network

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from pipeline.config.model import ModelConfig
+from pipeline.model.alexnet_rows import AlexNetLayers, AlexNetRow, Convolution
 from pipeline.model.layers import (
     LocalResponseNormalization,
     PixelNormalization,
     SpatialResponseNormalization,
     TwoTowerConv2D,
 )
-from pipeline.model.networks import AlexNetLayers, Convolution, NetworkRow
 from pipeline.random_streams import derive_layer_seed
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ _CHOICES = (
 
 
 def decide_layers(
-    row: NetworkRow, config: ModelConfig, *, weights_layout: str = ""
+    row: AlexNetRow, config: ModelConfig, *, weights_layout: str = ""
 ) -> AlexNetLayers:
     """Return the numbers of the network that the settings ask for, each `auto` decided.
 
@@ -90,7 +90,7 @@ def decide_layers(
 
 
 def build_family_network(
-    row: NetworkRow,
+    row: AlexNetRow,
     config: ModelConfig,
     *,
     num_classes: int,
@@ -107,7 +107,7 @@ def build_family_network(
     return keras.Model(image, logits, name=f"alexnet_{row.name}")
 
 
-def describe_family_start(row: NetworkRow, config: ModelConfig) -> dict[str, str]:
+def describe_family_start(row: AlexNetRow, config: ModelConfig) -> dict[str, str]:
     """Return the settings that decide whether a signal passes through fresh weights."""
     layers = decide_layers(row, config)
     return {

@@ -26,7 +26,7 @@ import numpy as np
 
 from pipeline.config.model import ModelConfig
 from pipeline.model.layers import PixelNormalization
-from pipeline.model.networks import NetworkRow
+from pipeline.model.network_row import NetworkRow
 from pipeline.random_streams import derive_layer_seed
 
 if TYPE_CHECKING:

@@ -51,7 +51,7 @@ def inline_submodels(network: Network) -> Network:
     Raises:
         ConfigError: as of `copy_layers`.
     """
-    tensor = _as_functional(network).inputs[0]
+    tensor = require_one_path(network).inputs[0]
     image = keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=tensor.name)
     return keras.Model(image, copy_layers(network, image), name=network.name)
 
@@ -104,13 +104,7 @@ class _Copier:
             prefix: that of names which are taken already: the submodel's.
             training: what the caller of a submodel said, for all layers in it.
         """
-        graph = _as_functional(network)
-        if len(graph.inputs) != 1 or len(graph.outputs) != 1 or len(tensors) != 1:
-            raise ConfigError(
-                f"The network {network.name} has {len(graph.inputs)} inputs and"
-                f" {len(graph.outputs)} outputs",
-                expected="one input, the image, and one output",
-            )
+        graph = require_one_path(network)
 
         def call(operation: Any, *arguments: Any, **options: Any) -> Any:
             if isinstance(operation, keras.Model):
@@ -139,7 +133,7 @@ class _Copier:
         self._copied.add(id(operation))
         if self._seed is not None:
             seed = derive_layer_seed(self._seed, name)
-        with _seeded_python(seed):
+        with seed_python(seed):
             copy = type(operation).from_config(operation.get_config() | {"name": name})
             output = copy(*arguments, **options)
         if self._seed is None and weighted:
@@ -160,18 +154,28 @@ class _Copier:
         return name
 
 
-def _as_functional(network: Network) -> Network:
-    """Return a sequential model as a functional one of the same layers."""
+def require_one_path(network: Network) -> Network:
+    """Return a network as a functional one of the same layers, with one input and one output.
+
+    Raises:
+        ConfigError: its layers cannot be seen, or it has several inputs or outputs.
+    """
     built = getattr(network, "outputs", None)
-    if isinstance(network, keras.Sequential) and built:
-        return keras.Model(network.inputs, network.outputs, name=network.name)
-    if not built or not hasattr(network, "_run_through_graph"):
+    if not built or not (isinstance(network, keras.Sequential) or hasattr(network, "operations")):
         raise ConfigError(
             f"The network {network.name} is of class {type(network).__name__}, whose layers"
             " cannot be seen",
             expected="a functional or a built sequential keras.Model",
             hint="Make it with keras.Model(inputs, outputs), and begin with a keras.Input",
         )
+    if len(network.inputs) != 1 or len(network.outputs) != 1:
+        raise ConfigError(
+            f"The network {network.name} has {len(network.inputs)} inputs and"
+            f" {len(network.outputs)} outputs",
+            expected="one input, the image, and one output",
+        )
+    if isinstance(network, keras.Sequential):
+        return keras.Model(network.inputs, network.outputs, name=network.name)
     return network
 
 
@@ -191,7 +195,7 @@ def _snake_case(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _seeded_python(seed: int) -> Iterator[None]:
+def seed_python(seed: int) -> Iterator[None]:
     """Seed what Keras takes its default seeds from, Python's random numbers, and put them back."""
     state = random.getstate()
     random.seed(seed)
@@ -204,13 +208,22 @@ def _seeded_python(seed: int) -> Iterator[None]:
 # -- questions -------------------------------------------------------------------------------------
 
 
+def find_producer(network: Network, tensor: Tensor) -> Any:
+    """Return the operation of a network, a layer or not, whose output a tensor is."""
+    return next(
+        operation
+        for operation in reversed(network.operations)
+        if any(output is tensor for output in keras.tree.flatten(operation.output))
+    )
+
+
 def find_classifier(network: Network) -> Layer:
     """Return the last layer, a Dense without activation whose units are the classes.
 
     Raises:
         ConfigError: the network ends with something else.
     """
-    last = _find_producer(network, network.outputs[0])
+    last = find_producer(network, network.outputs[0])
     linear = keras.activations.linear
     if not isinstance(last, keras.layers.Dense) or last.activation is not linear:
         kind = type(last).__name__
@@ -231,7 +244,7 @@ def find_feature_layer(network: Network) -> Layer:
     """
     layer = find_classifier(network)
     while True:
-        layer = _find_producer(network, keras.tree.flatten(layer.input)[0])
+        layer = find_producer(network, keras.tree.flatten(layer.input)[0])
         if not isinstance(layer, _TRAINING_ONLY):
             return layer
 
@@ -299,15 +312,6 @@ def _inputs_of(operation: Any) -> list[Tensor]:
     if isinstance(operation, keras.layers.InputLayer):
         return []
     return keras.tree.flatten(operation.input)
-
-
-def _find_producer(network: Network, tensor: Tensor) -> Any:
-    """Return the operation of a network whose output a tensor is."""
-    return next(
-        operation
-        for operation in reversed(network.operations)
-        if any(output is tensor for output in keras.tree.flatten(operation.output))
-    )
 
 
 def _rank(layer: Layer) -> int:

@@ -16,13 +16,16 @@ import keras
 from pipeline.artifacts import file_sha256
 from pipeline.config.model import ModelConfig
 from pipeline.errors import ConfigError
-from pipeline.model.imagenet import are_imagenet_classes
-from pipeline.model.networks import build_network, find_network, networks_with_weights
+from pipeline.model.alexnet_rows import networks_with_weights
+from pipeline.model.imagenet import IMAGENET_CLASSES, are_imagenet_classes
+from pipeline.model.network_row import NetworkRow
+from pipeline.model.networks import build_network, find_network
 from pipeline.model.weight_sources import (
     IMAGENET,
     WeightSource,
     find_source,
     find_weights,
+    keras_weights_found_here,
     networks_on_imagenet,
 )
 from pipeline.model.weights_files import read_tensors_file, read_weights_file
@@ -66,16 +69,49 @@ def load_pretrained_network(config: ModelConfig, class_names: tuple[str, ...]) -
             settings describe.
         CheckpointError: a file is not the one that was published.
     """
+    row = find_network(config.network)
+    if row.family == "file":
+        return _load_own_network(row, config, class_names)
+    if row.family == "keras" and config.weights == IMAGENET:
+        return _load_application(row, config, class_names)
     file = None
     if config.weights == IMAGENET:
         file = find_weights(_require_source(config.network))
     path = Path(config.weights).expanduser() if file is None else file.path
-    if find_network(config.network).family == "efficientnet_lite" and path.suffix != ".keras":
+    if row.family == "efficientnet_lite" and path.suffix != ".keras":
         network, fresh = _load_efficientnet_lite(config, class_names, path)
     else:
         network, fresh = _load_alexnet(config, class_names, path)
     if file is None:
         return PretrainedNetwork(network, fresh, path.name, file_sha256(path))
+    return PretrainedNetwork(network, fresh, IMAGENET, file.sha256, file.licence)
+
+
+def _load_own_network(
+    row: NetworkRow, config: ModelConfig, class_names: tuple[str, ...]
+) -> PretrainedNetwork:
+    """Return the network in a file with its weights."""
+    from pipeline.model.own_networks import load_own_network
+
+    network, keeps = load_own_network(row, config, class_names)
+    path = Path(row.name)
+    fresh = () if keeps else (network.layers[-1].name,)
+    return PretrainedNetwork(network, fresh, path.name, file_sha256(path))
+
+
+def _load_application(
+    row: NetworkRow, config: ModelConfig, class_names: tuple[str, ...]
+) -> PretrainedNetwork:
+    """Return a network of keras.applications with the weights that Keras publishes."""
+    from pipeline.model.keras_networks import build_with_imagenet_weights
+
+    keep = _decide_classifier(config, class_names, IMAGENET_CLASSES, None, Path(row.name))
+    with keras_weights_found_here(row.licence) as found:
+        network = build_with_imagenet_weights(
+            row, config, num_classes=len(class_names), keeps_classifier=keep
+        )
+    fresh = () if keep else (network.layers[-1].name,)
+    file = found[0]
     return PretrainedNetwork(network, fresh, IMAGENET, file.sha256, file.licence)
 
 

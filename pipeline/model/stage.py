@@ -12,7 +12,13 @@ from pipeline.artifacts import DatasetArtifact, ModelArtifact, file_sha256
 from pipeline.config.model import ModelConfig
 from pipeline.engine.stage import Context, stage
 from pipeline.errors import ConfigError
-from pipeline.model.networks import build_network, describe_start, find_network, network_code
+from pipeline.model.networks import (
+    REGISTRIES,
+    build_network,
+    describe_start,
+    find_network,
+    network_code,
+)
 from pipeline.model.weight_sources import IMAGENET
 
 if TYPE_CHECKING:
@@ -25,14 +31,19 @@ _COMPARED_ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 
 def _weights_stamp(config: ModelConfig) -> dict[str, str]:
-    """Describe the file of weights without reading it; ImageNet's are known by their checksum."""
-    if config.weights in ("", IMAGENET):
-        return {}
+    """Describe the files of weights and network unread; ImageNet's are known by their checksum."""
+    files = {} if config.weights in ("", IMAGENET) else {"weights": config.weights}
+    if config.network.endswith(".keras"):
+        files["network"] = config.network
+    return {name: _describe_file(Path(path).expanduser()) for name, path in files.items()}
+
+
+def _describe_file(path: Path) -> str:
     try:
-        found = Path(config.weights).expanduser().stat()
+        found = path.stat()
     except OSError:
-        return {"weights": "missing"}
-    return {"weights": f"{found.st_size} bytes, changed at {found.st_mtime_ns}"}
+        return "missing"
+    return f"{found.st_size} bytes, changed at {found.st_mtime_ns}"
 
 
 def _draw_network(record: ModelArtifact, folder: Path) -> None:
@@ -41,10 +52,7 @@ def _draw_network(record: ModelArtifact, folder: Path) -> None:
     draw_network_pages(record, folder)
 
 
-_REGISTRIES = ("pipeline.model.networks",)
-
-
-@stage(source=_weights_stamp, chosen_code=network_code, registries=_REGISTRIES, draw=_draw_network)
+@stage(source=_weights_stamp, chosen_code=network_code, registries=REGISTRIES, draw=_draw_network)
 def build(config: ModelConfig, dataset: DatasetArtifact, context: Context) -> ModelArtifact:
     """Build the network, with fresh weights or those of a file."""
     import numpy as np
@@ -58,7 +66,7 @@ def build(config: ModelConfig, dataset: DatasetArtifact, context: Context) -> Mo
     return record.model_copy(update={"short_side": dataset.short_side})
 
 
-@stage(source=_weights_stamp, chosen_code=network_code, registries=_REGISTRIES, draw=_draw_network)
+@stage(source=_weights_stamp, chosen_code=network_code, registries=REGISTRIES, draw=_draw_network)
 def build_without_dataset(config: ModelConfig, context: Context) -> ModelArtifact:
     """Build a network for `model.classes` classes, on images of noise, to look at it."""
     import numpy as np
@@ -143,7 +151,7 @@ def _make_network(
     config: ModelConfig, statistics: _Statistics, context: Context
 ) -> tuple[Network, dict[str, str]]:
     """Return the network, and what the record says of weights that are not fresh."""
-    if not config.weights:
+    if not config.weights and find_network(config.network).family != "file":
         return _make_fresh_network(config, statistics), {}
     from pipeline.model.pretrained import load_pretrained_network
 
@@ -214,7 +222,7 @@ def _store_report_data(
 
     values = {
         "settings": config.model_dump(mode="json"),
-        "has_fidelities": bool(find_network(config.network).fidelities),
+        "has_fidelities": bool(getattr(find_network(config.network), "fidelities", ())),
         "signals": {name: asdict(signal) for name, signal in signals.items()},
         "finding": finding,
     }

@@ -14,7 +14,7 @@ from pipeline.config.resolution import Resolved
 from pipeline.config.train import TrainConfig
 from pipeline.engine.runner import Runner
 from pipeline.engine.stage import Context, Outcome, Stage, Tracker
-from pipeline.model.networks import network_code
+from pipeline.model.networks import REGISTRIES, network_code
 from pipeline.reproduce.arm_training import train_arm
 from pipeline.reproduce.arms import Arm, order_trainings
 from pipeline.reproduce.budget import WorkBudget, count_images_seen
@@ -121,7 +121,7 @@ class ClaimRun:
             output=Measurement,
             source=lambda _: {"experiment": hash_spec(spec)},
             chosen_code=lambda _: list_network_code(spec),
-            registries=frozenset({"pipeline.model.networks"}),
+            registries=frozenset(REGISTRIES),
             resumable=True,
         )
         if not self.runner.is_performed(stage, self.config, self._records):

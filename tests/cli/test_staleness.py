@@ -68,8 +68,8 @@ def test_colors_and_headings_make_nothing_stale(package, finished):
 
 
 def test_a_new_row_of_networks_makes_nothing_stale(package, finished):
-    row = """_ROWS = (
-    NetworkRow(
+    row = """ALEXNET_ROWS = (
+    AlexNetRow(
         name="narrow",
         summary="a quarter of the filters",
         min_image_size=64,
@@ -77,7 +77,7 @@ def test_a_new_row_of_networks_makes_nothing_stale(package, finished):
         layers=AlexNetLayers(_CONVOLUTIONS_OF_2012, hidden=(1024, 1024)),
     ),
 """
-    replace(package, "model/networks.py", "_ROWS = (\n", row)
+    replace(package, "model/alexnet_rows.py", "ALEXNET_ROWS = (\n", row)
     assert states(package, finished) == DONE
 
 

@@ -8,17 +8,13 @@ import pytest
 
 from pipeline.config.settings import Config
 from pipeline.errors import ConfigError
-from pipeline.model.networks import (
-    find_network,
-    network_names,
-    networks_with_weights,
-    require_network_settings,
-)
+from pipeline.model.alexnet_rows import networks_with_weights
+from pipeline.model.networks import find_network, network_names, require_network_settings
 from tests.networks import model_config
 
 
 def config_of(**settings):
-    return Config(model=model_config(**settings), data={"short_side": 256})
+    return Config(model=model_config(**settings), data={"short_side": 1024})
 
 
 def complaint(**settings):
@@ -29,12 +25,62 @@ def complaint(**settings):
 
 def test_rows_are_named_and_described():
     names = network_names()
-    assert len(set(names)) == len(names) == 7
+    assert len(set(names)) == len(names) == 7 + 3 + 40
+    assert len(network_names("alexnet")) == 7
     for row in map(find_network, names):
-        assert 0 < len(row.summary) <= 60
+        assert 0 < len(row.summary) <= 62, row.summary
         assert row.min_image_size <= row.image_size
         require_network_settings(config_of(network=row.name, image_size=row.image_size))
         require_network_settings(config_of(network=row.name, image_size=row.min_image_size))
+
+
+def test_all_of_keras_applications_has_a_row():
+    """A network that another version of Keras brings, or leaves out, is noticed here."""
+    import keras
+
+    found = {
+        f"keras/{name}"
+        for name, value in vars(keras.applications).items()
+        if callable(value) and name[0].isupper()
+    }
+    assert found == set(network_names("keras"))
+    for name in found:
+        row = find_network(name)
+        assert 0.13 < row.imagenet_top1_error < 0.32
+        assert row.licence
+        assert row.bgr == (row.name.startswith(("keras/VGG", "keras/ResNet")) and "V2" not in name)
+
+
+@pytest.mark.parametrize("name", network_names("keras"))
+def test_pixels_are_scaled_as_keras_scales_them(name):
+    """Where Keras has a function for it; the others scale them in layers."""
+    import keras
+    import numpy as np
+
+    row = find_network(name)
+    module = sys.modules[getattr(keras.applications, name.partition("/")[2]).__module__]
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype(np.float32)
+    theirs = module.preprocess_input(pixels.copy())
+    if np.array_equal(theirs, pixels):
+        layers = ("mobilenet_v3", "efficientnet", "efficientnet_v2", "convnext")
+        assert module.__name__.rpartition(".")[2] in layers
+        return
+    ours = (pixels - np.array(row.pixel_mean)) / np.array(row.pixel_std)
+    ours = ours[..., ::-1] if row.bgr else ours
+    assert np.allclose(theirs, ours, atol=1e-5)
+
+
+def test_a_name_may_have_its_family():
+    assert model_config(network="alexnet/owt").network == "owt"
+    assert model_config(network="alexnet/owt") == model_config(network="owt")
+
+
+def test_settings_of_alexnet_are_refused_elsewhere():
+    sentence = complaint(network="keras/MobileNet", image_size=224, activation="tanh")
+    assert "model.alexnet.activation would change nothing: network keras/MobileNet" in sentence
+    assert sentence.endswith("Received tanh. Leave activation out.")
+    sentence = complaint(network="efficientnet_lite0", image_size=224, fidelity="paper")
+    assert "model.alexnet.fidelity would change nothing" in sentence
 
 
 def test_the_registry_needs_no_tensorflow():
@@ -54,7 +100,7 @@ def test_an_unknown_network_is_refused_with_a_near_miss():
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in network_names() if name not in ("small", "cifar")]
+    "name", [name for name in network_names("alexnet") if name not in ("small", "cifar")]
 )
 def test_images_that_are_too_small(name):
     sentence = complaint(network=name, image_size=62)

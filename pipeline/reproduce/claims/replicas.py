@@ -40,12 +40,14 @@ def conclude_replicas(run: ClaimRun, _measured: ArmMeasurements) -> Conclusion:
     """Compare how fast the networks train."""
     # First, as it configures TensorFlow before anything else imports it.
     model, gpus = run.config.model, list_visible_gpus(run.config.train)
+    from pipeline.model.alexnet_rows import AlexNetRow
     from pipeline.model.networks import find_network
     from pipeline.reports.claim_figures import draw_arms
 
-    if find_network(model.network).layers.towers < 2:
+    row = find_network(model.network)
+    if not isinstance(row, AlexNetRow) or row.layers.towers < 2:
         why = (
-            f"The network {model.network} has one tower. Type `alexnet reproduce replicas --set"
+            f"The network {model.network} has no two towers. Type `alexnet reproduce replicas --set"
             " model.network=small`, or `paper`."
         )
         return Conclusion((make_unmeasured_finding(_REPLICA_RATIO, why),))

@@ -1,0 +1,173 @@
+"""The rows of `keras.applications`, as Keras 3.15 has them; a test compares them with it.
+
+Sizes, and what the published weights need of pixels, are those of Keras's code
+(`keras/src/applications/*.py`: `default_size`, `min_size`, `preprocess_input`, and the layers that
+`include_preprocessing` adds). Top-1 errors are those of https://keras.io/api/applications, for
+ImageNet's validation images; of MobileNetV3, which that page leaves out, of its docstring in Keras.
+Licences are those under which the weights were published by who trained them. Parameters and MACs
+are measured here, with 1,000 classes at the natural size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.model.network_row import NetworkRow, Triple
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """What published weights were trained on: (pixel - mean) / std of levels 0-255."""
+
+    mean: Triple
+    std: Triple
+    bgr: bool = False
+
+
+# `imagenet_utils.preprocess_input`: mode="tf", mode="torch" and mode="caffe", which takes blue
+# first; the means here are red first.
+_PLUS_MINUS_ONE = _Pixels((127.5,) * 3, (127.5,) * 3)
+_TORCH = _Pixels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+_CAFFE = _Pixels((123.68, 116.779, 103.939), (1.0,) * 3, bgr=True)
+# efficientnet_v2.py, of S, M and L: Rescaling(1 / 128, offset=-1).
+_PER_128 = _Pixels((128.0,) * 3, (128.0,) * 3)
+
+
+def _row(
+    name: str,
+    summary: str,
+    image_size: int,
+    pixels: _Pixels,
+    error: float,
+    licence: str,
+    parameters: int = 0,
+    macs: int = 0,
+    min_image_size: int = 32,
+) -> NetworkRow:
+    """Return the row of one network; `error` is its top-1 error in percent."""
+    return NetworkRow(
+        name=f"keras/{name}",
+        summary=summary,
+        family="keras",
+        min_image_size=min_image_size,
+        image_size=image_size,
+        pixel_mean=pixels.mean,
+        pixel_std=pixels.std,
+        bgr=pixels.bgr,
+        licence=licence,
+        imagenet_top1_error=round(error / 100, 4),
+        parameters=parameters,
+        macs=macs,
+    )
+
+
+_APACHE = "Apache-2.0"  # Google's, released with its models
+_MIT, _BSD, _CC = "MIT", "BSD-3-Clause", "CC-BY-4.0"
+_EFFICIENT = "EfficientNet: depthwise, with gates; Tan, Le, 2019"
+_EFFICIENT_2 = "EfficientNetV2: fused first blocks; Tan, Le, 2021"
+_CONVNEXT = "ConvNeXt: a ResNet drawn after transformers; Liu et al., 2022"
+_DENSE = "DenseNet: each layer reads all before; Huang et al., 2016"
+_RESIDUAL = "ResNet: sums over every three layers; He et al., 2015"
+_RESIDUAL_2 = "ResNet with activations first; He et al., 2016"
+_INCEPTION = "Inception: windows side by side; Szegedy et al., 2015"
+
+KERAS_ROWS = (
+    _row("ConvNeXtBase", _CONVNEXT, 224, _TORCH, 14.7, _MIT),
+    _row("ConvNeXtLarge", _CONVNEXT, 224, _TORCH, 13.7, _MIT),
+    _row("ConvNeXtSmall", _CONVNEXT, 224, _TORCH, 17.7, _MIT),
+    _row("ConvNeXtTiny", _CONVNEXT, 224, _TORCH, 18.7, _MIT),
+    _row("ConvNeXtXLarge", _CONVNEXT, 224, _TORCH, 13.3, _MIT),
+    _row("DenseNet121", _DENSE, 224, _TORCH, 25.0, _BSD),
+    _row("DenseNet169", _DENSE, 224, _TORCH, 23.8, _BSD),
+    _row("DenseNet201", _DENSE, 224, _TORCH, 22.7, _BSD),
+    _row("EfficientNetB0", _EFFICIENT, 224, _TORCH, 22.9, _APACHE),
+    _row("EfficientNetB1", _EFFICIENT, 240, _TORCH, 20.9, _APACHE),
+    _row("EfficientNetB2", _EFFICIENT, 260, _TORCH, 19.9, _APACHE),
+    _row("EfficientNetB3", _EFFICIENT, 300, _TORCH, 18.4, _APACHE),
+    _row("EfficientNetB4", _EFFICIENT, 380, _TORCH, 17.1, _APACHE),
+    _row("EfficientNetB5", _EFFICIENT, 456, _TORCH, 16.4, _APACHE),
+    _row("EfficientNetB6", _EFFICIENT, 528, _TORCH, 16.0, _APACHE),
+    _row("EfficientNetB7", _EFFICIENT, 600, _TORCH, 15.7, _APACHE),
+    _row("EfficientNetV2B0", _EFFICIENT_2, 224, _TORCH, 21.3, _APACHE),
+    _row("EfficientNetV2B1", _EFFICIENT_2, 240, _TORCH, 20.2, _APACHE),
+    _row("EfficientNetV2B2", _EFFICIENT_2, 260, _TORCH, 19.5, _APACHE),
+    _row("EfficientNetV2B3", _EFFICIENT_2, 300, _TORCH, 18.0, _APACHE),
+    _row("EfficientNetV2L", _EFFICIENT_2, 480, _PER_128, 14.3, _APACHE),
+    _row("EfficientNetV2M", _EFFICIENT_2, 480, _PER_128, 14.7, _APACHE),
+    _row("EfficientNetV2S", _EFFICIENT_2, 384, _PER_128, 16.1, _APACHE),
+    _row(
+        "InceptionResNetV2",
+        "Inception with sums; Szegedy et al., 2016",
+        299,
+        _PLUS_MINUS_ONE,
+        19.7,
+        _APACHE,
+        min_image_size=75,
+    ),
+    _row("InceptionV3", _INCEPTION, 299, _PLUS_MINUS_ONE, 22.1, _APACHE, min_image_size=75),
+    _row(
+        "MobileNet",
+        "depthwise convolutions for phones; Howard et al., 2017",
+        224,
+        _PLUS_MINUS_ONE,
+        29.6,
+        _APACHE,
+    ),
+    _row(
+        "MobileNetV2",
+        "inverted residuals; Sandler et al., 2018",
+        224,
+        _PLUS_MINUS_ONE,
+        28.7,
+        _APACHE,
+    ),
+    _row(
+        "MobileNetV3Large",
+        "searched for phones, with gates; Howard et al., 2019",
+        224,
+        _PLUS_MINUS_ONE,
+        24.4,
+        _APACHE,
+    ),
+    _row(
+        "MobileNetV3Small",
+        "the smallest here; Howard et al., 2019",
+        224,
+        _PLUS_MINUS_ONE,
+        31.9,
+        _APACHE,
+    ),
+    _row(
+        "NASNetLarge",
+        "cells that were searched for; Zoph et al., 2017",
+        331,
+        _PLUS_MINUS_ONE,
+        17.5,
+        _APACHE,
+    ),
+    _row(
+        "NASNetMobile",
+        "cells that were searched for; Zoph et al., 2017",
+        224,
+        _PLUS_MINUS_ONE,
+        25.6,
+        _APACHE,
+    ),
+    _row("ResNet101", _RESIDUAL, 224, _CAFFE, 23.6, _MIT),
+    _row("ResNet101V2", _RESIDUAL_2, 224, _PLUS_MINUS_ONE, 22.8, _APACHE),
+    _row("ResNet152", _RESIDUAL, 224, _CAFFE, 23.4, _MIT),
+    _row("ResNet152V2", _RESIDUAL_2, 224, _PLUS_MINUS_ONE, 22.0, _APACHE),
+    _row("ResNet50", _RESIDUAL, 224, _CAFFE, 25.1, _MIT),
+    _row("ResNet50V2", _RESIDUAL_2, 224, _PLUS_MINUS_ONE, 24.0, _APACHE),
+    _row("VGG16", "3 x 3 windows alone; Simonyan, Zisserman, 2014", 224, _CAFFE, 28.7, _CC),
+    _row("VGG19", "3 x 3 windows alone; Simonyan, Zisserman, 2014", 224, _CAFFE, 28.7, _CC),
+    _row(
+        "Xception",
+        "depthwise convolutions with sums; Chollet, 2016",
+        299,
+        _PLUS_MINUS_ONE,
+        21.0,
+        _MIT,
+        min_image_size=71,
+    ),
+)

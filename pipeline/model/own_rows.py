@@ -1,0 +1,188 @@
+"""Rows made of a name: a file of anybody's, a function of the user's own, a preset of KerasHub.
+
+Imports neither TensorFlow nor Keras nor the user's code: files are only looked at.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError
+from pipeline.model.network_row import NetworkRow
+
+FILE_SUFFIX, HUB_PREFIX = ".keras", "hub/"
+_DESCRIPTION = "config.json"
+_MAX_DESCRIPTION_BYTES = 16 << 20  # as safety.py allows
+# A network of one's own says nothing of sizes: what photographs usually have, and what five
+# halvings leave a position of.
+_USUAL_SIZE, _SMALLEST_SIZE = 224, 32
+
+
+def describe_own_network(name: str) -> NetworkRow | None:
+    """Return the row of a file, a function or a preset; None where a name is none of these.
+
+    Raises:
+        ConfigError: there is no such file or module, or it holds no network of images.
+    """
+    if name.endswith(FILE_SUFFIX):
+        return _describe_file(Path(name).expanduser())
+    size, smallest = _USUAL_SIZE, _SMALLEST_SIZE
+    if name.startswith(HUB_PREFIX):
+        family, summary = "hub", "a preset of KerasHub"
+        require_keras_hub(name)
+    elif ":" in name:
+        family, summary, smallest = "function", "a function of your own", 1
+        find_function_file(name)
+    else:
+        return None
+    return NetworkRow(
+        name=name, summary=summary, family=family, min_image_size=smallest, image_size=size
+    )
+
+
+def require_keras_hub(name: str) -> None:
+    """Check that KerasHub is installed, without importing it.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if importlib.util.find_spec("keras_hub") is None:
+        raise ConfigError(
+            f"The network {name} needs KerasHub, which is not installed",
+            hint="Type `pip install keras-hub`, or choose another with --network",
+        )
+
+
+def find_function_file(name: str) -> Path:
+    """Return the source of the module in `package.module:function`, without importing it.
+
+    The working directory is looked in first, then the folders of installed packages.
+
+    Raises:
+        ConfigError: there is no such module.
+    """
+    module, _, function = name.partition(":")
+    names = module.split(".")
+    if not function.isidentifier() or not all(part.isidentifier() for part in names):
+        raise ConfigError(
+            f"model.network={name} names no function",
+            expected="package.module:function, such as my_networks:build",
+        )
+    for folder in dict.fromkeys((str(Path.cwd()), *sys.path)):
+        file = _module_below(Path(folder), names)
+        if file is not None:
+            return file
+    raise ConfigError(
+        f"There is no module {module}",
+        expected=f"{'/'.join(names)}.py in the working directory, or an installed package",
+        received=f"--network {name}",
+    )
+
+
+def describe_own_code(name: str) -> dict[str, str]:
+    """Return the fingerprint parts of a function's source, or of the installed KerasHub.
+
+    The source is the module and all that it imports from the same folder, comments and docstrings
+    aside.
+    """
+    if name.startswith(HUB_PREFIX):
+        return {"package keras-hub": importlib.metadata.version("keras-hub")}
+    from pipeline.artifacts import digest_of
+    from pipeline.engine.fingerprint import parse_source
+
+    digests = [parse_source(file)[0] for file in sorted(_list_sources(name))]
+    return {f"code function {name}": digest_of(sorted(digests))[:16]}
+
+
+def _list_sources(name: str) -> set[Path]:
+    """Return the source files of a function's module and of what it imports from its folder."""
+    from pipeline.engine.fingerprint import parse_source
+
+    first = find_function_file(name)
+    parts = name.partition(":")[0].split(".")
+    depth = len(parts) + (first.name == "__init__.py")
+    root = first.parents[depth - 1]
+    found: set[Path] = set()
+    waiting = [first]
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found.add(file)
+        # An import may be relative: its name is below the file's own folder.
+        for other in parse_source(file)[1]:
+            for folder in (root, file.parent):
+                target = _module_below(folder, other.split("."))
+                if target is not None:
+                    waiting.append(target)
+    return found
+
+
+def _module_below(folder: Path, names: list[str]) -> Path | None:
+    path = folder.joinpath(*names)
+    files = (path.with_name(f"{path.name}.py"), path / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+def _describe_file(path: Path) -> NetworkRow:
+    """Return the row of a `.keras` file: its natural size is that of its input."""
+    if not path.is_file():
+        raise ConfigError(
+            f"There is no file {path}",
+            expected="a network as Keras saves it",
+            hint="Correct --network",
+        )
+    height, width = _read_input_size(path)
+    size = _USUAL_SIZE if height is None else height
+    if height != width:
+        raise ConfigError(
+            f"The network in {path} takes images of {height} x {width} pixels",
+            expected="one whose height and width are equal",
+        )
+    return NetworkRow(
+        name=str(path),
+        summary="a network in a file",
+        family="file",
+        min_image_size=1,
+        image_size=size,
+    )
+
+
+def _read_input_size(path: Path) -> tuple[int | None, int | None]:
+    """Return height and width of a saved network's input, in pixels; None where it takes any."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # Longer ones are cut, and then no JSON.
+            text = archive.open(_DESCRIPTION).read(_MAX_DESCRIPTION_BYTES)
+        description = json.loads(text)
+        shapes = list(_list_input_shapes(description))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ConfigError(
+            f"The network file {path} cannot be read ({' '.join(str(error).split())[:150]})",
+            expected="a network as Keras 3 saves it, in a .keras file",
+        ) from error
+    if not shapes or len(shapes[0]) != 4 or shapes[0][-1] != 3:
+        raise ConfigError(
+            f"The network in {path} takes no color images",
+            expected="an input of height x width x 3",
+            received=str(shapes[0][1:]) if shapes else "no input of a known shape",
+        )
+    _, height, width, _ = shapes[0]
+    return height, width
+
+
+def _list_input_shapes(description: dict[str, Any]) -> Iterator[list[int | None]]:
+    """Yield the shapes of the input layers of a saved network, those of submodels after its own."""
+    layers = description.get("config", {}).get("layers", [])
+    for layer in layers:
+        if layer.get("class_name") == "InputLayer":
+            yield layer["config"]["batch_shape"]
+    for layer in layers:
+        yield from _list_input_shapes(layer)

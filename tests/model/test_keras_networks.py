@@ -1,0 +1,109 @@
+"""Networks of keras.applications as this project builds them."""
+
+import keras
+import numpy as np
+import pytest
+
+from pipeline.model.graph import find_classifier, find_feature_layer
+from pipeline.model.keras_networks import build_with_imagenet_weights
+from pipeline.model.networks import build_network, find_network, network_names
+from pipeline.model.safety import require_safe
+from pipeline.model.weights import load_model, save_model
+from tests.networks import model_config
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+MEAN, STD = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
+UNLIKE = ("MobileNetV3Small", "EfficientNetB0", "EfficientNetV2B0", "ResNet50V2", "ConvNeXtTiny")
+# Large ones take minutes and gigabytes.
+LARGE = ("ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge", "NASNetLarge", "EfficientNetV2L")
+
+
+def built(name, classes=5, size=64, **settings):
+    config = model_config(network=f"keras/{name}", image_size=size, **settings)
+    return build_network(config, num_classes=classes, channel_mean=MEAN, channel_std=STD)
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_a_network_is_what_the_pipeline_expects(name, tmp_path):
+    network = built(name)
+    assert (network.input_shape, network.input.dtype) == ((None, 64, 64, 3), "uint8")
+    assert network.input.name == "image"
+    assert find_classifier(network) is network.layers[-1]
+    assert network.layers[-1].name == "logits"
+    assert len(find_feature_layer(network).output.shape) == 2
+    kinds = [type(layer).__name__ for layer in network.layers]
+    assert kinds.count("PixelNormalization") == 1
+    assert not {"Rescaling", "Normalization", "Functional", "Sequential"} & set(kinds)
+    normalize = network.get_layer("normalize").get_config()
+    assert (normalize["mean"], normalize["std"]) == (list(MEAN), list(STD))
+    save_model(network, tmp_path / "model.keras")
+    require_safe(tmp_path / "model.keras")
+    again = load_model(tmp_path / "model.keras")
+    assert np.array_equal(again(IMAGES).numpy(), network(IMAGES).numpy())
+
+
+def test_a_file_follows_from_the_seed_alone(tmp_path):
+    keras.layers.Conv2D(3, 3)  # Keras counts the names that it makes up
+    contents = []
+    for index, seed in enumerate((3, 3, 4)):
+        path = tmp_path / f"{index}.keras"
+        save_model(built("MobileNetV3Small", seed=seed), path)
+        contents.append(path.read_bytes())
+    assert contents[0] == contents[1] != contents[2]
+
+
+def test_the_initial_weights_of_a_layer_follow_from_its_name():
+    small, large = built("MobileNetV3Small"), built("MobileNetV3Small", classes=7, size=96)
+    for layer in small.layers[:-1]:
+        for one, other in zip(
+            layer.get_weights(), large.get_layer(layer.name).get_weights(), strict=True
+        ):
+            assert np.array_equal(one, other), layer.name
+
+
+@pytest.mark.parametrize("name", ["ResNet50", "EfficientNetB0", "MobileNet"])
+def test_published_weights_see_the_pixels_that_they_were_trained_on(name, monkeypatch):
+    """Our network of Keras's weights gives Keras's features for pixels as Keras prepares them."""
+    make = getattr(keras.applications, name)
+    keras.utils.set_random_seed(0)
+    application = make(include_top=False, weights=None, input_shape=(64, 64, 3), pooling="avg")
+    for layer in application.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            # As efficientnet.py says: standard deviations, where the layer wants variances.
+            layer.set_weights(
+                [np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])]
+            )
+    monkeypatch.setattr(keras.applications, name, lambda **_: application)
+    row = find_network(f"keras/{name}")
+    network = build_with_imagenet_weights(
+        row,
+        model_config(network=row.name, image_size=64),
+        num_classes=5,
+        keeps_classifier=False,
+    )
+    features = keras.Model(network.input, find_feature_layer(network).output)
+    pixels = IMAGES.astype(np.float32)
+    if name == "EfficientNetB0":  # its third layer, with ImageNet's weights
+        mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+        first = next(layer for layer in application.layers if hasattr(layer, "kernel"))
+        rest = keras.Model(first.input, application.output)
+        pixels = keras.ops.pad((pixels / 255 - mean) / std, ((0, 0), (0, 1), (0, 1), (0, 0)))
+        expected = rest(pixels).numpy()
+    else:
+        module = keras.applications.resnet if name == "ResNet50" else keras.applications.mobilenet
+        expected = application(module.preprocess_input(pixels)).numpy()
+    found = features(IMAGES).numpy()
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", network_names("keras"))
+def test_every_network_builds_at_its_smallest_size(name, tmp_path):
+    row = find_network(name)
+    short = name.partition("/")[2]
+    if short in LARGE:
+        pytest.skip("takes minutes and gigabytes")
+    network = built(short, size=row.min_image_size)
+    assert network.output_shape == (None, 5)
+    save_model(network, tmp_path / "model.keras")
+    require_safe(tmp_path / "model.keras")
