@@ -13,11 +13,20 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import CheckpointError
+
+
+# Height and width of images in pixels; one number where they are the same.
+ImageSize: TypeAlias = int | tuple[int, int]
+
+
+def sides_of(size: ImageSize) -> tuple[int, int]:
+    """Return the height and width of a size, in pixels."""
+    return size if isinstance(size, tuple) else (size, size)
 
 
 def digest_of(value: object) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import tensorflow as tf
 
+from pipeline.artifacts import ImageSize, sides_of
 from pipeline.data.loader import (
     PREFETCHED_BATCHES,
     LoadedSplit,
@@ -25,7 +26,7 @@ View = Literal["center", "ten"]
 def make_evaluation_batches(
     images: LoadedSplit,
     *,
-    image_size: int,
+    image_size: ImageSize,
     batch_size: int,
     view: View = "center",
     worker: tuple[int, int] = (0, 1),
@@ -33,7 +34,7 @@ def make_evaluation_batches(
 ) -> Dataset:
     """Return a split as batches of (pixels, labels): crops in stored order, every image once.
 
-    Pixels are uint8 [batch, image_size, image_size, 3] in [0, 255], labels int32 [batch]; the last
+    Pixels are uint8 [batch, height, width, 3] in [0, 255], labels int32 [batch]; the last
     batch may be smaller.
 
     Args:
@@ -49,16 +50,15 @@ def make_evaluation_batches(
     Raises:
         ConfigError: the images are smaller than the crop.
     """
-    surplus = measure_surplus(images, image_size)
+    height, width = sides_of(image_size)
+    rows, columns = (measure_surplus(images, side) for side in (height, width))
     calls = parallel_calls or 2 * count_processors()
     read = _read_streamed if images.pixels is None else _read_pixels
-    half = surplus // 2
 
     def cut_views(squares: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        corners = ((0, 0), (0, surplus), (surplus, 0), (surplus, surplus), (half, half))
-        crops = [
-            squares[:, top : top + image_size, left : left + image_size] for top, left in corners
-        ]
+        middle = (rows // 2, columns // 2)
+        corners = ((0, 0), (0, columns), (rows, 0), (rows, columns), middle)
+        crops = [squares[:, top : top + height, left : left + width] for top, left in corners]
         if view == "center":
             return crops[-1], labels
         five = tf.stack(crops, axis=1)
@@ -110,7 +110,12 @@ def _read_streamed(
 
 
 def make_scoring_batches(
-    images: LoadedSplit, *, image_size: int, batch_size: int, worker: tuple[int, int], full: bool
+    images: LoadedSplit,
+    *,
+    image_size: ImageSize,
+    batch_size: int,
+    worker: tuple[int, int],
+    full: bool,
 ) -> Dataset:
     """Return the centers of `make_evaluation_batches` as dictionaries of `pixels` and `labels`.
 
@@ -130,7 +135,7 @@ def make_scoring_batches(
         pixels = tf.pad(pixels, [(0, missing), (0, 0), (0, 0), (0, 0)])
         labels = tf.pad(labels, [(0, missing)], constant_values=-1)
         return {
-            "pixels": tf.ensure_shape(pixels, (batch_size, image_size, image_size, 3)),
+            "pixels": tf.ensure_shape(pixels, (batch_size, *sides_of(image_size), 3)),
             "labels": tf.ensure_shape(labels, (batch_size,)),
         }
 

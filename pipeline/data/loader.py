@@ -189,7 +189,7 @@ def read_encoded_images(images: LoadedSplit) -> Iterator[tuple[bytes, int, int]]
 
 
 def measure_surplus(images: LoadedSplit, image_size: int) -> int:
-    """Return the pixels by which a stored side is longer than the crop.
+    """Return the pixels by which a stored side is longer than that side of the crop.
 
     Raises:
         ConfigError: the images are smaller than the crop.

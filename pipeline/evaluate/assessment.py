@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pyarrow import parquet
 
-from pipeline.artifacts import DatasetArtifact, EvaluationReport
+from pipeline.artifacts import DatasetArtifact, EvaluationReport, ImageSize
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.data.evaluation_batches import View, make_evaluation_batches
 from pipeline.data.loader import LoadedSplit, load_split
@@ -24,6 +24,8 @@ from pipeline.evaluate.calibration import fit_temperature
 from pipeline.evaluate.external_model import ExternalModel
 from pipeline.evaluate.findings import EvaluationFindings, ShownImage, rank_guesses
 from pipeline.evaluate.inspection import NetworkInspection, inspect_network
+from pipeline.evaluate.layer_outputs import limit_batch
+from pipeline.evaluate.map_layers import flatten_graph
 from pipeline.evaluate.metrics import SplitSummary, Tally, find_majority_class, summarize_tally
 from pipeline.evaluate.predictions import (
     read_columns,
@@ -123,8 +125,9 @@ def _warn_of_assumptions(
             f"{external.path.name} ends in softmax: the logarithms of its probabilities are used as"
             " logits"
         )
-    size, side = network.model.input_shape[1], dataset.short_side
-    if external.class_names is None and external.short_side == 0 and size != side:
+    (height, width), side = network.model.input_shape[1:3], dataset.short_side
+    if external.class_names is None and external.short_side == 0 and min(height, width) != side:
+        size = height if height == width else f"{height} x {width}"
         context.notify(
             f"{external.path.name} sees the middle {size} of {side} pixels; the scale at which it"
             " was trained is not recorded"
@@ -154,9 +157,10 @@ def _write_scores(
 ) -> str:
     """Score every image of a split, write the predictions, and return their digest."""
     total, classes = len(images.labels), len(images.dataset.class_names)
-    batch_size = max(1, min(config.global_batch_size // (10 if config.view == "ten" else 1), total))
+    wanted = limit_batch(flatten_graph(network.model), config.global_batch_size)
+    batch_size = max(1, min(wanted // (10 if config.view == "ten" else 1), total))
     batches = make_evaluation_batches(
-        images, image_size=network.model.input_shape[1], batch_size=batch_size, view=config.view
+        images, image_size=network.model.input_shape[1:3], batch_size=batch_size, view=config.view
     )
 
     def report_progress(done: int, wrong: int) -> None:
@@ -236,7 +240,7 @@ def _measure_findings(
         "mistakes": select_confident_mistakes(ranks > 0, confidence),
         "unsure": select_unsure_hits(ranks > 0, confidence),
     }
-    full, size = config.report == "full", network.model.input_shape[1]
+    full, size = config.report == "full", network.model.input_shape[1:3]
     corrupted = spread_indices(len(labels), _CORRUPTED_IMAGES) if full else []
     batches = make_evaluation_batches(images, image_size=size, batch_size=config.global_batch_size)
     pixels = read_images_at(batches, sorted({*corrupted, *itertools.chain(*groups.values())}))
@@ -309,7 +313,7 @@ def _measure_corruptions(
 
 
 def _inspect_model(
-    model: Network, samples: Sequence[ShownImage], dataset: DatasetArtifact, size: int
+    model: Network, samples: Sequence[ShownImage], dataset: DatasetArtifact, size: ImageSize
 ) -> NetworkInspection:
     """Inspect a model with the first training images of the shards, where images lie mixed."""
     images = load_split(dataset, "train", in_memory=False)

@@ -25,7 +25,7 @@ _GUESSES = 5
 class ShownImage:
     """An image of the report with its first guesses, the likeliest first.
 
-    `index` is that in the split, `pixels` are uint8 [size, size, 3] in [0, 255], `label` and
+    `index` is that in the split, `pixels` are uint8 [height, width, 3] in [0, 255], `label` and
     `answers` class ids, `probabilities` those of the answers, in [0, 1].
     """
 

@@ -16,8 +16,9 @@ from pipeline.evaluate.explain import (
     find_top_patches,
 )
 from pipeline.evaluate.map_layers import (
-    find_feature_layer,
+    find_embedding_layer,
     find_first_convolution,
+    flatten_graph,
     list_depth_layers,
     read_first_filters,
 )
@@ -71,14 +72,15 @@ def inspect_network(
     """Return the inside of a network.
 
     Args:
-        model: takes `pixels`, on one device; a graph of layers without submodels.
+        model: takes `pixels`, on one device.
         pixels: uint8 [images, height, width, 3] in [0, 255], at least one image of the split.
         answers: the first guess for each of them.
         training_pixels: uint8 [images, height, width, 3] in [0, 255], a sample of the training
             split.
         training_labels: int [images].
     """
-    layer = find_feature_layer(model)
+    model = flatten_graph(model)
+    layer = find_embedding_layer(model)
     known = compute_features(model, [(training_pixels, None)], layer)
     queries = compute_features(model, [(pixels, None)], layer)
     nearest, _ = find_nearest(known, queries, min(NEIGHBORS, len(known)))

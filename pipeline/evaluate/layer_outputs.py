@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,36 @@ import tensorflow as tf
 if TYPE_CHECKING:
     from pipeline.arrays import Array, Images, Network, Tensor
 
+_MAX_OUTPUT_BYTES = 1 << 30
 IMAGES_AT_ONCE = 64  # the outputs of the 2012 network's convolutions take 2.6 MB an image
+
+
+def limit_batch(model: Network, wanted: int) -> int:
+    """Return how many images a network takes at once, `wanted` or fewer.
+
+    The largest output of a layer takes at most 1 GiB then, in float32; about two of them are in
+    memory at a time. Networks of 224 pixels take between 80 images (VGG16) and 900 (AlexNet).
+    """
+    tensors = [
+        tensor
+        for operation in model.operations
+        for tensor in keras.tree.flatten(operation.output)
+        if tensor.shape[0] is None and None not in tensor.shape[1:]
+    ]
+    largest = max(4 * math.prod(tensor.shape[1:]) for tensor in tensors)
+    return max(1, min(wanted, _MAX_OUTPUT_BYTES // largest))
+
+
+def get_output(model: Network, name: str) -> keras.KerasTensor:
+    """Return the symbolic output of a layer, or of an operation such as `x + y`."""
+    return next(operation.output for operation in model.operations if operation.name == name)
 
 
 def build_outputs(
     model: Network, layers: Sequence[str]
 ) -> Callable[[Images | Tensor], list[Tensor]]:
     """Return a function from pixels to the output of each layer or operation, in float32."""
-    named = {operation.name: operation for operation in model.operations}
-    part = keras.Model(model.input, [named[name].output for name in layers])
+    part = keras.Model(model.input, [get_output(model, name) for name in layers])
     # A model gives a list of one as its only element.
     return lambda pixels: [
         tf.cast(values, tf.float32) for values in keras.tree.flatten(part(pixels, training=False))

@@ -1,9 +1,9 @@
 """The layers of a network that a report shows, found from its graph: maps, features and filters.
 
-A network is any functional graph of layers, without submodels, from images to logits. A layer
-divides it if every path from the image to the logits passes through that layer's output: in a
-chain every layer does, elsewhere residual sums and concatenations, but not what lies beside a
-shortcut.
+A network is any functional graph of layers from images to logits; `flatten_graph` puts the layers
+of submodels in their place. A layer divides it if every path from the image to the logits passes
+through that layer's output: in a chain every layer does, elsewhere residual sums and
+concatenations, but not what lies beside a shortcut.
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
+from pipeline.errors import ConfigError
+from pipeline.model.graph import (
+    TRAINING_ONLY,
+    find_producer,
+    inline_submodels,
+    inputs_of,
+    list_cuts,
+)
 from pipeline.model.layers import TwoTowerConv2D
 
 if TYPE_CHECKING:
-    from keras import Operation
-
     from pipeline.arrays import Floats, Layer, Network
 
 _CONVOLUTIONS = (
@@ -33,18 +39,23 @@ _ACTIVATIONS = (
     keras.layers.PReLU,
     keras.layers.ELU,
 )
-# What may lie between the features and the classifier, or behind it, and is not a layer of units.
-_WITHOUT_UNITS = (
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout2D,
-    keras.layers.GaussianDropout,
-    keras.layers.AlphaDropout,
-    keras.layers.GaussianNoise,
-    keras.layers.ActivityRegularization,
-    keras.layers.Identity,
-)
 _MAX_DEPTH_LAYERS = 6  # AlexNet has five convolutions, its variant in the paper's table 2 six
 _MIN_STAGES = 3
+
+
+def flatten_graph(network: Network) -> Network:
+    """Return a network without submodels, so that all its layers can be seen.
+
+    It is the same one where it has none, or where they cannot be taken apart.
+    """
+    if not isinstance(network, keras.Sequential) and not any(
+        isinstance(layer, keras.Model) for layer in network.layers
+    ):
+        return network
+    try:
+        return inline_submodels(network)
+    except ConfigError:
+        return network
 
 
 def list_depth_layers(network: Network) -> list[str]:
@@ -72,32 +83,13 @@ def list_depth_layers(network: Network) -> list[str]:
 
 def _list_dividing_layers(network: Network) -> list[tuple[int, Layer]]:
     """Return the dividing layers in order, each with the number of convolutions up to it."""
-    operations = network.operations
-    index_of = {
-        id(tensor): index
-        for index, operation in enumerate(operations)
-        for tensor in keras.tree.flatten(operation.output)
-    }
-    last_reader = list(range(len(operations)))
-    for index, operation in enumerate(operations):
-        for tensor in _inputs_of(operation):
-            if (source := index_of.get(id(tensor))) is not None:
-                last_reader[source] = max(last_reader[source], index)
-    found, convolutions, read_until = [], 0, 0
+    operations, cuts = list_cuts(network)
+    found, convolutions = [], 0
     for index, operation in enumerate(operations):
         convolutions += isinstance(operation, _CONVOLUTIONS)
-        if read_until <= index and isinstance(operation, keras.layers.Layer):
+        if index in cuts and isinstance(operation, keras.layers.Layer):
             found.append((convolutions, operation))
-        read_until = max(read_until, last_reader[index])
     return found
-
-
-def _inputs_of(operation: Operation) -> list[keras.KerasTensor]:
-    """Return the tensors that a layer or operation reads; none for an input of the network."""
-    if isinstance(operation, keras.layers.InputLayer):
-        return []
-    tensors: list[keras.KerasTensor] = keras.tree.flatten(operation.input)
-    return tensors
 
 
 def _find_activated(group: list[Layer]) -> Layer:
@@ -123,27 +115,21 @@ def _choose_stages(layers: list[Layer]) -> list[Layer]:
     return [chosen[index] for index in np.linspace(0, len(chosen) - 1, count).round().astype(int)]
 
 
-def find_feature_layer(network: Network) -> str:
-    """Return the layer whose output the classifier reads, dropout aside.
+def find_embedding_layer(network: Network) -> str:
+    """Return the name of the layer or operation whose output the classifier reads, dropout aside.
 
-    The classifier is the last dense layer or convolution; behind it there may be an activation.
+    The classifier is the last dense layer or convolution, whatever is behind it, as in files from
+    elsewhere; `pipeline.model.graph.find_feature_layer` is for networks that end with it.
     """
-    made_by = {
-        id(tensor): operation
-        for operation in network.operations
-        for tensor in keras.tree.flatten(operation.output)
-    }
-    (tensor,) = keras.tree.flatten(network.output)
-    layer = made_by[id(tensor)]
+    layer = find_producer(network, network.outputs[0])
     while not isinstance(layer, keras.layers.Dense | keras.layers.Conv2D):
-        inputs = _inputs_of(layer)
+        inputs = inputs_of(layer)
         if len(inputs) != 1:
-            break
-        layer = made_by[id(inputs[0])]
-    before = _inputs_of(layer)
-    layer = made_by[id(before[0])] if len(before) == 1 else layer
-    while isinstance(layer, _WITHOUT_UNITS):
-        layer = made_by[id(_inputs_of(layer)[0])]
+            return str(layer.name)
+        layer = find_producer(network, inputs[0])
+    layer = find_producer(network, inputs_of(layer)[0])
+    while isinstance(layer, TRAINING_ONLY):
+        layer = find_producer(network, inputs_of(layer)[0])
     return str(layer.name)
 
 

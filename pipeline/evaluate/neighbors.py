@@ -26,8 +26,8 @@ def compute_features(
 
     Args:
         model: takes the batches' pixels.
-        batches: (uint8 [n, size, size, 3] in [0, 255], anything), at least one, of any sizes.
-        layer: a name, such as that of `find_feature_layer`; of feature maps, every position is a
+        batches: (uint8 [n, height, width, 3] in [0, 255], anything), at least one, of any sizes.
+        layer: a name, such as that of `find_embedding_layer`; of feature maps, every position is a
             unit.
     """
     outputs = build_outputs(model, [layer])

@@ -49,8 +49,8 @@ def measure_robustness(
     """Corrupt images in every way and return the errors on them.
 
     Args:
-        guess: gives the first guess, int [images], for uint8 [images, size, size, 3] in [0, 255].
-        pixels: uint8 [images, size, size, 3], cut as the network takes them.
+        guess: gives the first guess, int [images], for uint8 [images, height, width, 3] in [0, 255].
+        pixels: uint8 [images, height, width, 3], cut as the network takes them.
         labels: int [images].
         positions: int [images], each image's index in its split: what is drawn for it depends on
             that and the seed.
@@ -68,7 +68,7 @@ def measure_robustness(
 
 
 def corrupt_in_every_way(pixels: Image, position: int, seed: int) -> dict[str, list[Image]]:
-    """Return one image, uint8 [size, size, 3], by corruption and rising severity.
+    """Return one image, uint8 [height, width, 3], by corruption and rising severity.
 
     Args:
         pixels: the image.

@@ -79,22 +79,26 @@ def load_network(path: Path, classes: int | None) -> Network:
             expected="a .keras file that this pipeline or Keras 3 wrote, without code of its own",
             hint="Name another one, or train again",
         ) from error
+    if isinstance(model, keras.Sequential) and model.inputs:
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     takes, gives = (
-        [tuple(tensor.shape) for tensor in keras.tree.flatten(end)]
+        [tuple(tensor.shape) for tensor in keras.tree.flatten(end or [])]
         for end in (model.inputs, model.outputs)
     )
-    squares = (
+    sized = (
         len(takes) == 1
         and len(takes[0]) == 4
-        and isinstance(takes[0][1], int)
-        and takes[0][1:] == (takes[0][1], takes[0][1], 3)
+        and all(isinstance(side, int) for side in takes[0][1:3])
+        and takes[0][3] == 3
     )
-    named = isinstance(model.input, dict) or isinstance(model.output, dict | list | tuple)
-    classes = gives[0][-1] if classes is None else classes
-    if not squares or named or [shape[1:] for shape in gives] != [(classes,)]:
+    named = sized and (
+        isinstance(model.input, dict) or isinstance(model.output, dict | list | tuple)
+    )
+    classes = gives[0][-1] if classes is None and gives else classes
+    if not sized or named or [shape[1:] for shape in gives] != [(classes,)]:
         raise DatasetError(
             f"The model {path} is not one for this dataset",
-            expected=f"images of equal sides in 3 colors and {classes} logits",
+            expected=f"images of a fixed height and width in 3 colors, and {classes} logits",
             received=f"inputs {takes} and outputs {gives}",
             hint="Name the dataset that it was trained for: --dataset",
         )
@@ -134,8 +138,8 @@ def score_batches(
     one would.
 
     Args:
-        network: takes uint8 [batch, size, size, 3] in [0, 255], gives logits [batch, classes].
-        batches: (uint8 [n, size, size, 3] or, for views of each image, [n, views, size, size, 3],
+        network: takes uint8 [batch, height, width, 3] in [0, 255], gives logits [batch, classes].
+        batches: (uint8 [n, height, width, 3] or, for views of each image, [n, views, ...],
             int [n]) with n = batch_size but for the last, in the order of `keys`.
         keys: the images' names, str or bytes, [images].
         batch_size: images a step.
@@ -195,7 +199,7 @@ def compute_tensor_logits(network: ScoringModel, pixels: Images | Tensor) -> Ten
 
     Args:
         network: the model.
-        pixels: uint8 [batch, size, size, 3] in [0, 255].
+        pixels: uint8 [batch, height, width, 3] in [0, 255].
     """
     logits = tf.cast(network.model(pixels, training=False), tf.float32)
     return tf.math.log(tf.maximum(logits, MIN_PROBABILITY)) if network.ends_in_softmax else logits
@@ -242,7 +246,7 @@ def compile_forward(
 def compile_first_guesses(network: ScoringModel, batch_size: int) -> Callable[[Images], Integers]:
     """Return a function from images to the first guesses of a network on one device.
 
-    It takes uint8 [images, size, size, 3] in [0, 255] and gives int64 [images].
+    It takes uint8 [images, height, width, 3] in [0, 255] and gives int64 [images].
     """
     forward = compile_forward(network, batch_size)
 
@@ -347,7 +351,7 @@ def require_class_counts(labels: Labels, counts: Sequence[int], split: str) -> N
 def read_images_at(
     batches: Iterable[tuple[Images, Labels]], indices: Sequence[int]
 ) -> dict[int, Image]:
-    """Return some images of a split by index, uint8 [size, size, 3] in [0, 255] each.
+    """Return some images of a split by index, uint8 [height, width, 3] in [0, 255] each.
 
     Reading stops after the last of them.
     """

@@ -77,7 +77,7 @@ def measure_speed(
     for noise as for anything else.
 
     Args:
-        model: takes uint8 [batch, size, size, 3] in [0, 255], gives logits [batch, classes].
+        model: takes uint8 [batch, height, width, 3] in [0, 255], gives logits [batch, classes].
         model_path: the file that it was read from.
         seconds: how long each size is timed. A slow network is given up to ten times as long for
             its first 20 calls; one that cannot make them in that time is timed on fewer, as `calls`

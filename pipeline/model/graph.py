@@ -6,6 +6,7 @@ find_classifier(network)         the last layer: a Dense without activation
 find_feature_layer(network)      the layer whose output the classifier reads, dropout aside
 find_last_maps(network)          the last layer that still has height and width
 list_blocks(network)             where the network can be cut in two, from input to classifier
+list_cuts(network)               the operations, and which of them every path passes through
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.arrays import Layer, Network, Tensor
 
 # Layers that change no value at inference, and so stand between features and classifier.
-_TRAINING_ONLY = (
+TRAINING_ONLY = (
     keras.layers.Dropout,
     keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
@@ -245,7 +246,7 @@ def find_feature_layer(network: Network) -> Layer:
     layer = find_classifier(network)
     while True:
         layer = find_producer(network, keras.tree.flatten(layer.input)[0])
-        if not isinstance(layer, _TRAINING_ONLY):
+        if not isinstance(layer, TRAINING_ONLY):
             return layer
 
 
@@ -268,7 +269,7 @@ def list_blocks(network: Network) -> tuple[str, ...]:
     the sum is no layer, as in `x + y`); otherwise with the last layer before the next kernel. The
     last name is the feature layer: up to there is the backbone.
     """
-    operations, cuts = _list_cuts(network)
+    operations, cuts = list_cuts(network)
     last = operations.index(find_feature_layer(network))
     kernels = [index for index in range(last + 1) if _has_kernel(operations[index])]
     first_parting = next((index for index in range(last) if index not in cuts), last)
@@ -288,7 +289,7 @@ def _last_layer(operations: Sequence[Any]) -> Layer:
     return next(one for one in reversed(operations) if isinstance(one, keras.layers.Layer))
 
 
-def _list_cuts(network: Network) -> tuple[list[Any], set[int]]:
+def list_cuts(network: Network) -> tuple[list[Any], set[int]]:
     """Return all operations in order, and the indices of those that every path passes through."""
     operations = list(network.operations)
     made = {
@@ -298,7 +299,7 @@ def _list_cuts(network: Network) -> tuple[list[Any], set[int]]:
     }
     reads = [0] * len(operations)  # the last operation that reads each one
     for index, operation in enumerate(operations):
-        for tensor in _inputs_of(operation):
+        for tensor in inputs_of(operation):
             reads[made[id(tensor)]] = index
     cuts, furthest = set[int](), 0
     for index, last in enumerate(reads):
@@ -308,7 +309,8 @@ def _list_cuts(network: Network) -> tuple[list[Any], set[int]]:
     return operations, cuts
 
 
-def _inputs_of(operation: Any) -> list[Tensor]:
+def inputs_of(operation: Any) -> list[Tensor]:
+    """Return the tensors that an operation reads; none for an input of the network."""
     if isinstance(operation, keras.layers.InputLayer):
         return []
     return keras.tree.flatten(operation.input)

@@ -142,11 +142,12 @@ def _add_features(model: Network) -> tuple[Network, int]:
     """
     import keras
 
-    from pipeline.evaluate.map_layers import find_feature_layer
+    from pipeline.evaluate.layer_outputs import get_output
+    from pipeline.evaluate.map_layers import find_embedding_layer, flatten_graph
 
-    units = keras.layers.Flatten(name="features_in_a_row")(
-        model.get_layer(find_feature_layer(model)).output
-    )
+    model = flatten_graph(model)
+    features = get_output(model, find_embedding_layer(model))
+    units = keras.layers.Flatten(name="features_in_a_row")(features)
     both = keras.layers.Concatenate(name="features_and_logits")([units, model.output])
     return keras.Model(model.input, both), units.shape[-1]
 

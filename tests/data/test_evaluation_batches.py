@@ -47,3 +47,16 @@ def test_ten_views_are_corners_and_center_and_their_mirrors(digits, in_memory):
         crop = squares[:, top : top + 30, left : left + 30]
         np.testing.assert_array_equal(views[:, place], crop)
         np.testing.assert_array_equal(views[:, 5 + place], crop[:, :, ::-1])
+
+
+def test_crops_may_be_higher_than_wide(digits):
+    images = load_split(digits, "test")
+    pixels, _ = arrays(make_evaluation_batches(images, image_size=(34, 20), batch_size=100))
+    np.testing.assert_array_equal(pixels, images.pixels[:, 1:35, 8:28])
+    views, _ = arrays(
+        make_evaluation_batches(images, image_size=(34, 20), batch_size=100, view="ten")
+    )
+    for place, (top, left) in enumerate(((0, 0), (0, 16), (2, 0), (2, 16), (1, 8))):
+        crop = images.pixels[:, top : top + 34, left : left + 20]
+        np.testing.assert_array_equal(views[:, place], crop)
+        np.testing.assert_array_equal(views[:, 5 + place], crop[:, :, ::-1])

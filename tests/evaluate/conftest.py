@@ -138,7 +138,7 @@ def serve_images(monkeypatch, tmp_path):
 
         def make_evaluation_batches(images, *, image_size, batch_size, view="center"):
             assert view == "center"
-            assert image_size == images.pixels.shape[1]
+            assert image_size == images.pixels.shape[1:3]
             return tf.data.Dataset.from_tensor_slices(
                 (images.pixels, images.labels.astype(np.int32))
             ).batch(batch_size)

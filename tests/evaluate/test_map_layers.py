@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluate.map_layers import (
-    find_feature_layer,
+    find_embedding_layer,
     find_first_convolution,
     list_depth_layers,
     read_first_filters,
@@ -59,7 +59,7 @@ def test_only_the_activation_of_a_convolution_is_its_output():
     [({}, "fc7"), ({"dropout_position": "before"}, "fc7"), ({"network": "cifar"}, "flatten")],
 )
 def test_features_come_from_the_last_layer_before_the_logits(settings, expected):
-    assert find_feature_layer(network(**settings)) == expected
+    assert find_embedding_layer(network(**settings)) == expected
 
 
 def test_dropout_is_no_feature_layer():
@@ -69,7 +69,7 @@ def test_dropout_is_no_feature_layer():
             keras.layers.Flatten()(keras.layers.Rescaling(1.0)(image))
         )
     )
-    assert find_feature_layer(keras.Model(image, keras.layers.Dense(2)(x))) == "hidden"
+    assert find_embedding_layer(keras.Model(image, keras.layers.Dense(2)(x))) == "hidden"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_layers_of_known_networks_are_the_ends_of_their_stages(name, size, first
     assert [model.get_layer(layer).output.shape[1] for layer in layers] == sizes
     assert layers[-1].startswith(last)
     assert find_first_convolution(model).name.startswith(first)
-    features = model.get_layer(find_feature_layer(model)).output
+    features = model.get_layer(find_embedding_layer(model)).output
     assert features is model.get_layer("drop").input
     # Each divides the network: the logits follow from its output alone.
     for layer in layers:
@@ -168,11 +168,11 @@ def test_features_are_what_the_classifier_reads_whatever_is_behind_it(ending):
     if ending == "convolution":  # a classifier at every position, and the mean of its answers
         x = keras.layers.Conv2D(2, 1)(keras.layers.Dropout(0.5)(x))
         x = keras.layers.Softmax()(keras.layers.GlobalAveragePooling2D()(x))
-        assert find_feature_layer(keras.Model(image, x)) == "conv"
+        assert find_embedding_layer(keras.Model(image, x)) == "conv"
         return
     x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
     x = keras.layers.Dense(2)(keras.layers.Dropout(0.5)(x))
     x = {"softmax": keras.layers.Softmax(), "activation": keras.layers.Activation("softmax")}[
         ending
     ](x)
-    assert find_feature_layer(keras.Model(image, x)) == "mean"
+    assert find_embedding_layer(keras.Model(image, x)) == "mean"

@@ -160,7 +160,7 @@ def draw_corruptions(images: Mapping[str, Sequence[Image]], path: Path) -> None:
     """Draw an image as each corruption leaves it: a row a severity, a column a kind.
 
     Args:
-        images: uint8 [size, size, 3] in [0, 255] for each kind, the mildest first.
+        images: uint8 [height, width, 3] in [0, 255] for each kind, the mildest first.
         path: the PNG file to write.
     """
     rows = max(len(of_kind) for of_kind in images.values())

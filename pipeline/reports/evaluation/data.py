@@ -69,7 +69,7 @@ class ReliabilityCurve:
 class GuessedImage:
     """An image with its first guesses, the likeliest first.
 
-    `pixels` are uint8 [size, size, 3] in [0, 255], `label` and `answers` class ids, `probabilities`
+    `pixels` are uint8 [height, width, 3] in [0, 255], `label` and `answers` class ids, `probabilities`
     in [0, 1].
     """
 
@@ -85,7 +85,7 @@ class CorruptionErrors:
     """Top-1 errors in [0, 1] on corrupted images, and one image as each corruption leaves it.
 
     `errors` are by corruption and severity, `clean` is the error of the same images as they are,
-    `mean` the mean corruption error. `examples` are uint8 [size, size, 3], the mildest first.
+    `mean` the mean corruption error. `examples` are uint8 [height, width, 3], the mildest first.
     """
 
     images: int

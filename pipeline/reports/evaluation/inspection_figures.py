@@ -74,7 +74,7 @@ def draw_activations(pixels: Images, maps: Mapping[str, LayerMaps], path: Path) 
     largest activation.
 
     Args:
-        pixels: uint8 [images, size, size, 3] in [0, 255], at least one.
+        pixels: uint8 [images, height, width, 3] in [0, 255], at least one.
         maps: for each layer, the maps of these images.
         path: the PNG file to write.
     """
@@ -162,8 +162,8 @@ def draw_grad_cam(
     The answer is ticked if right, else crossed and followed by the correct class.
 
     Args:
-        pixels: uint8 [images, size, size, 3] in [0, 255], at least one.
-        heat: float [images, size, size] in [0, 1].
+        pixels: uint8 [images, height, width, 3] in [0, 255], at least one.
+        heat: float [images, height, width] in [0, 1].
         labels: int [images], the correct classes.
         answers: int [images], the network's.
         names: of all classes.
@@ -219,9 +219,9 @@ def draw_neighbors(
     Those of its class have a blue frame, others an orange one and their name below.
 
     Args:
-        queries: uint8 [queries, size, size, 3] in [0, 255], at least one.
+        queries: uint8 [queries, height, width, 3] in [0, 255], at least one.
         query_labels: int [queries].
-        neighbors: uint8 [queries, count, size, size, 3] in [0, 255], the nearest first.
+        neighbors: uint8 [queries, count, height, width, 3] in [0, 255], the nearest first.
         neighbor_labels: int [queries, count].
         names: of all classes.
         path: the PNG file to write.
@@ -308,7 +308,7 @@ def _color_map(values: Floats) -> Floats:
 
 
 def _overlay_heat(pixels: Image, heat: Floats) -> Floats:
-    """Return an image in gray under its heat, float [size, size, 3] in [0, 1].
+    """Return an image in gray under its heat, float [height, width, 3] in [0, 1].
 
     Where it is cold the image is left uncovered.
 
@@ -321,7 +321,7 @@ def _overlay_heat(pixels: Image, heat: Floats) -> Floats:
 
 
 def _trim_patches(patches: Images) -> Images:
-    """Return patches, uint8 [maps, patches, size, size, 4], without needless transparent borders.
+    """Return patches, uint8 [maps, patches, height, width, 4], without needless transparent borders.
 
     The images are in the middle.
     """
