@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import CheckpointError
 
-
 # Height and width of images in pixels; one number where they are the same.
 ImageSize: TypeAlias = int | tuple[int, int]
 
