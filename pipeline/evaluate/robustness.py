@@ -49,7 +49,8 @@ def measure_robustness(
     """Corrupt images in every way and return the errors on them.
 
     Args:
-        guess: gives the first guess, int [images], for uint8 [images, height, width, 3] in [0, 255].
+        guess: gives the first guess, int [images], for uint8 [images, height, width, 3] in
+            [0, 255].
         pixels: uint8 [images, height, width, 3], cut as the network takes them.
         labels: int [images].
         positions: int [images], each image's index in its split: what is drawn for it depends on

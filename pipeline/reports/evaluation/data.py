@@ -69,8 +69,8 @@ class ReliabilityCurve:
 class GuessedImage:
     """An image with its first guesses, the likeliest first.
 
-    `pixels` are uint8 [height, width, 3] in [0, 255], `label` and `answers` class ids, `probabilities`
-    in [0, 1].
+    `pixels` are uint8 [height, width, 3] in [0, 255], `label` and `answers` class ids,
+    `probabilities` in [0, 1].
     """
 
     key: str

@@ -321,7 +321,7 @@ def _overlay_heat(pixels: Image, heat: Floats) -> Floats:
 
 
 def _trim_patches(patches: Images) -> Images:
-    """Return patches, uint8 [maps, patches, height, width, 4], without needless transparent borders.
+    """Return uint8 [maps, patches, height, width, 4] without needless transparent borders.
 
     The images are in the middle.
     """
