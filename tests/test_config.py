@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 from pydantic import ValidationError
 
@@ -407,3 +409,38 @@ class TestSubSections:
         for name in ("model.alexnet.nothing", "model.seed.nothing", "nothing"):
             with pytest.raises(KeyError):
                 setting_field(name)
+
+
+class TestSizesOfTheNetwork:
+    """What resolve() makes of sizes that nobody gave."""
+
+    SIZES: ClassVar = {"small": 32, "owt": 224, "keras/InceptionV3": 299}
+
+    def found(self, overrides, recipe=None):
+        resolved = resolve(recipe, overrides, environment={}, image_size_of=self.SIZES.__getitem__)
+        keys = ("model.image_size", "data.short_side")
+        return [resolved.flat()[key] for key in keys], [resolved.origins[key] for key in keys]
+
+    @pytest.mark.parametrize(
+        ("network", "size", "side"),
+        [("owt", 224, 256), ("alexnet/owt", 224, 256), ("keras/InceptionV3", 299, 341)],
+    )
+    def test_they_follow_it(self, network, size, side):
+        settings = {"model.network": network, "data.dataset": "cifar10"}
+        assert self.found(settings) == ([size, side], ["network", "network"])
+
+    @pytest.mark.parametrize("network", [{}, {"model.network": "small"}])
+    def test_those_of_the_default_network_are_the_defaults(self, network):
+        settings = {"data.dataset": "cifar10", **network}
+        assert self.found(settings) == ([32, 36], ["default", "default"])
+
+    def test_what_is_given_stays(self):
+        settings = {"data.dataset": "cifar10", "model.network": "owt"}
+        sizes, _ = self.found(settings | {"model.image_size": "64"})
+        assert sizes == [64, 73]
+        sizes, origins = self.found(settings | {"data.short_side": "300"})
+        assert (sizes, origins) == ([224, 300], ["network", "command line"])
+        assert self.found(settings, recipe="imagenet2012")[0] == [224, 256]
+
+    def test_a_recipe_keeps_its_sizes(self):
+        assert self.found({"model.network": "small"}, recipe="digits")[0] == [28, 32]

@@ -168,7 +168,8 @@ class SettingOption(StoredOption):
 
         self.help = " ".join(dict.fromkeys(map(describe_setting, self.settings)))
         if _NETWORK in self.settings:
-            self.help += f" One of {', '.join(_list_values(_NETWORK))}."
+            self.help += " AlexNet's are small, paper, owt, ...; with pretrained weights, such as"
+            self.help += " efficientnet_lite0 and keras/ResNet50V2."
         return super().get_help_record(ctx)
 
     def shell_complete(

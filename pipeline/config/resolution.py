@@ -1,4 +1,4 @@
-"""Which settings are in force: command line > environment > recipe > default.
+"""Which settings are in force: command line > environment > recipe > network > default.
 
 A setting is named `section.field`, or `section.subsection.field`. The command line gives
 `--set train.epochs=5`, the environment `ALEXNET_TRAIN__EPOCHS=5`, a recipe is a YAML file of
@@ -8,7 +8,7 @@ sections.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ def resolve(
     overrides: Mapping[str, Any] | None = None,
     remembered: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
+    image_size_of: Callable[[str], int] | None = None,
 ) -> Resolved:
     """Return the settings in force.
 
@@ -101,6 +102,9 @@ def resolve(
         remembered: `section.field` -> value of stages already finished in the work directory; above
             the recipe.
         environment: variables to read `ALEXNET_SECTION__FIELD` from; `os.environ` by default.
+        image_size_of: returns the natural size of a network, in pixels. Where nothing above says
+            otherwise, `model.image_size` is that of `model.network`, and `data.short_side` leaves
+            room for crops; their origin is `network`.
 
     Raises:
         ConfigError: a setting is unknown, of the wrong type or out of range.
@@ -134,6 +138,8 @@ def resolve(
             _require_known(key, origin)
             _put_setting(nested, key, value)
             origins[key] = origin
+    if image_size_of is not None:
+        _follow_network(nested, origins, image_size_of)
     try:
         config = Config.model_validate(nested)
     except ValidationError as error:
@@ -141,6 +147,31 @@ def resolve(
             _describe_problems(error, origins), hint="Type `alexnet config` to see every setting"
         ) from error
     return Resolved(config=config, recipe=name, origins=origins)
+
+
+def _follow_network(
+    nested: dict[str, Any], origins: dict[str, str], image_size_of: Callable[[str], int]
+) -> None:
+    """Put the sizes that follow from the network, where nobody gave them."""
+    network = nested.get("model", {}).get("network")
+    if origins["model.image_size"] == "default" and isinstance(network, str):
+        size = image_size_of(network.removeprefix("alexnet/"))
+        if size != Config().model.image_size:
+            _put_setting(nested, "model.image_size", size)
+            origins["model.image_size"] = "network"
+    wanted = str(nested.get("model", {}).get("image_size", ""))
+    given = origins["data.short_side"] != "default"
+    if not given and wanted.isdecimal() and int(wanted) > Config().data.short_side:
+        _put_setting(nested, "data.short_side", leave_room_for_crops(int(wanted)))
+        origins["data.short_side"] = "network"
+
+
+def leave_room_for_crops(image_size: int) -> int:
+    """Return the shorter side, in pixels, from which crops of a size are cut: 256 for 224.
+
+    That is what the paper and most of ImageNet's networks take (section 4.1), and 36 for 32.
+    """
+    return image_size * 8 // 7
 
 
 def _put_setting(nested: dict[str, Any], key: str, value: object) -> None:

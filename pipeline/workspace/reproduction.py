@@ -6,14 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.resolution import Resolved, resolve
+from pipeline.config.resolution import Resolved
 from pipeline.data.reference import require_source
 from pipeline.data.stage import ingest
 from pipeline.engine.stage import Tracker
 from pipeline.errors import ConfigError
 from pipeline.model.networks import require_network_settings
 from pipeline.tracking.store import require_nameable_workdir
-from pipeline.workspace.workspace import Workspace
+from pipeline.workspace.workspace import Workspace, resolve
 
 if TYPE_CHECKING:
     from pipeline.reproduce.reproduction import Reproduction

@@ -12,16 +12,17 @@ from zoneinfo import ZoneInfo
 
 from pipeline.config.description import format_arguments
 from pipeline.config.recipes import recipe_names
-from pipeline.config.resolution import Resolved, parse_assignments, resolve
+from pipeline.config.resolution import Resolved, parse_assignments
 from pipeline.config.retrain import RetrainConfig
 from pipeline.data.reference import detect_dataset_kind, expand_home
 from pipeline.errors import ConfigError, DatasetError
+from pipeline.model.weight_sources import IMAGENET
 from pipeline.retrain.scheduled_run_key import check_schedule_name
 from pipeline.schedule import scheduler
 from pipeline.schedule.records import Schedule, ScheduledRun
 from pipeline.schedule.timing import Timing, find_next_run_time, parse_timing
 from pipeline.workspace.chain import check_run
-from pipeline.workspace.workspace import RETRAIN_STAGES, Workspace
+from pipeline.workspace.workspace import RETRAIN_STAGES, Workspace, resolve
 
 
 def put_schedule(
@@ -76,6 +77,8 @@ def pin_settings(workspace: Workspace) -> tuple[str, ...]:
     # Values of the recipe need no argument.
     base = resolve(recipe, dataset, environment={}).flat()
     changed = dataset | {key: value for key, value in values.items() if value != base[key]}
+    if "model.network" in changed:  # sizes would follow it
+        changed |= {key: values[key] for key in ("model.image_size", "data.short_side")}
     arguments = ("--recipe", recipe, *format_arguments(changed))
     if not _mean(arguments, values):
         raise ConfigError(
@@ -97,7 +100,11 @@ def _mean(arguments: tuple[str, ...], values: Mapping[str, Any]) -> bool:
 def _absolute_paths(resolved: Resolved) -> dict[str, str]:
     """Return the settings that name files, wherever they came from, as absolute paths."""
     config = resolved.config
-    found = {"model.weights": config.model.weights} if config.model.weights else {}
+    found = {}
+    if config.model.weights not in ("", IMAGENET):
+        found["model.weights"] = config.model.weights
+    if config.model.network.endswith(".keras"):
+        found["model.network"] = config.model.network
     if detect_dataset_kind(config.data.dataset) in ("folder", "manifest"):
         found["data.dataset"] = config.data.dataset
     return {key: str(expand_home(path).resolve()) for key, path in found.items()}

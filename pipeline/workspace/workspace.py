@@ -8,12 +8,14 @@ default), and opens what lives in the work directory: runner, tracker, registry,
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.resolution import Resolved, environment_settings, resolve
+from pipeline.config.resolution import Resolved, environment_settings
+from pipeline.config.resolution import resolve as resolve_settings
 from pipeline.data.reference import detect_dataset_kind, expand_home
 from pipeline.data.stage import ingest
 from pipeline.engine.runner import Runner
@@ -21,7 +23,7 @@ from pipeline.engine.stage import Observer, Outcome, Stage, Tracker
 from pipeline.engine.workdir import unwritable, work_directory
 from pipeline.errors import ConfigError
 from pipeline.evaluate.stage import evaluate, evaluate_model
-from pipeline.model.networks import require_network_settings
+from pipeline.model.networks import find_image_size, require_network_settings
 from pipeline.model.stage import build, build_alone
 from pipeline.model.weight_sources import IMAGENET
 from pipeline.release.stage import promote
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 DEFAULT_DIRECTORY = Path("mlruns")
+# Settings in which sizes follow the network.
+resolve = functools.partial(resolve_settings, image_size_of=find_image_size)
 RUN_STAGES: tuple[Stage, ...] = (ingest, build, train, evaluate)
 # `promote` runs only where it is named: what is trained is not released by itself.
 ALL_STAGES: tuple[Stage, ...] = (*RUN_STAGES, promote)
@@ -293,6 +297,8 @@ def resolve_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
         found["data.dataset"] = str(dataset.resolve())
     if settings.get("model.weights") not in (None, "", IMAGENET):
         found["model.weights"] = str(expand_home(str(settings["model.weights"])).resolve())
+    if str(settings.get("model.network", "")).endswith(".keras"):
+        found["model.network"] = str(expand_home(str(settings["model.network"])).resolve())
     model = expand_home(str(settings.get("evaluate.model", "")))
     if model.is_file():
         found["evaluate.model"] = str(model.resolve())
