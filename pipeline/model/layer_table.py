@@ -10,6 +10,8 @@ from pipeline.artifacts import LayerRecord
 if TYPE_CHECKING:
     from pipeline.arrays import Layer, Network
 
+_CONVOLUTIONS = {"Conv2D": "", "DepthwiseConv2D": "depthwise ", "SeparableConv2D": "separable "}
+
 
 def describe_layers(network: Network) -> tuple[LayerRecord, ...]:
     """Return one record per layer, in order.
@@ -22,14 +24,18 @@ def describe_layers(network: Network) -> tuple[LayerRecord, ...]:
 
 def _describe_layer(layer: Layer) -> LayerRecord:
     output = tuple(layer.output.shape[1:])
-    kernel = getattr(layer, "kernel", None)
+    kernels = [
+        kernel.shape
+        for name in ("kernel", "depthwise_kernel", "pointwise_kernel")
+        if (kernel := getattr(layer, name, None)) is not None
+    ]
     positions = output[0] * output[1] if len(output) == 3 else 1
     return LayerRecord(
         layer=layer.name,
         kind=_kind_of(layer),
         output=output,
         parameters=sum(math.prod(variable.shape) for variable in layer.trainable_variables),
-        macs=0 if kernel is None else positions * math.prod(kernel.shape),
+        macs=positions * sum(map(math.prod, kernels)),
         bytes=math.prod(output) * (1 if layer.output.dtype == "uint8" else 4),
     )
 
@@ -39,9 +45,12 @@ def _kind_of(layer: Layer) -> str:
     name = type(layer).__name__
     if name == "TwoTowerConv2D":
         return f"convolution {layer.kernel_size} x {layer.kernel_size}, two towers"
-    if name == "Conv2D":
+    if name in _CONVOLUTIONS:
         stride = f" / {layer.strides[0]}" if layer.strides[0] > 1 else ""
-        return f"convolution {layer.kernel_size[0]} x {layer.kernel_size[1]}{stride}"
+        window = f"{layer.kernel_size[0]} x {layer.kernel_size[1]}"
+        return f"{_CONVOLUTIONS[name]}convolution {window}{stride}"
+    if name.startswith("Global"):
+        return f"{name[6:9].lower()} of each map"
     if name.endswith("Pooling2D"):
         return (
             f"{name[:3].lower()} pool {layer.pool_size[0]} x {layer.pool_size[1]} /"
@@ -58,6 +67,8 @@ def _kind_of(layer: Layer) -> str:
         "BatchNormalization": "batch normalization",
         "Dense": "fully connected",
         "Dropout": f"dropout {getattr(layer, 'rate', 0):g}",
+        "Add": "sum",
+        "ReLU": "ReLU6" if getattr(layer, "max_value", None) == 6 else "ReLU",
         "Activation": getattr(getattr(layer, "activation", None), "__name__", ""),
     }
     return details.get(name, name.lower())
