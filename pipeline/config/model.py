@@ -139,8 +139,8 @@ class ModelConfig(Section):
     classifier: Literal["auto", "keep", "fresh"] = Field(
         "auto",
         description=(
-            "The last layer of `weights`: `auto` keeps it where the classes are the same, else it"
-            " starts afresh."
+            "The last layer of `weights`: `auto` keeps the classes that a file of this project"
+            " knows by name, and others start afresh; `keep` and `fresh`: all of it."
         ),
     )
     signal_check: Literal["stop", "warn", "off"] = Field(

@@ -13,7 +13,6 @@ pixels to logits, which ends with a Dense without activation.
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from pipeline.errors import ConfigError
 from pipeline.model.graph import copy_layers, find_producer, inline_submodels, seed_python
 from pipeline.model.layers import PixelNormalization
 from pipeline.model.network_row import NetworkRow
-from pipeline.model.weights import load_model
+from pipeline.model.weights import load_model, read_class_names
 from pipeline.random_streams import derive_layer_seed
 
 if TYPE_CHECKING:
@@ -86,19 +85,11 @@ def load_own_network(
         CheckpointError: the file cannot be read safely.
     """
     path, plan = Path(row.name), _Plan(row, config, len(class_names))
-    known = _read_class_names(path)
+    known = read_class_names(path)
     keeps = config.classifier == "keep" or (
         config.classifier == "auto" and known == tuple(class_names)
     )
     return plan.adopt(load_model(path), None, keeps_classifier=keeps), keeps
-
-
-def _read_class_names(path: Path) -> tuple[str, ...] | None:
-    record = path.with_name("artifact.json")
-    if not record.is_file():
-        return None
-    names = json.loads(record.read_text(encoding="utf-8")).get("class_names")
-    return None if names is None else tuple(names)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ settings make, but for the classifier.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +71,7 @@ def load_pretrained_network(config: ModelConfig, class_names: tuple[str, ...]) -
         CheckpointError: a file is not the one that was published.
     """
     row = find_network(config.network)
-    if row.family == "file":
+    if row.family == "file" and not config.weights:
         return _load_own_network(row, config, class_names)
     if row.family == "keras" and config.weights == IMAGENET:
         return _load_application(row, config, class_names)
@@ -81,7 +82,7 @@ def load_pretrained_network(config: ModelConfig, class_names: tuple[str, ...]) -
     if row.family == "efficientnet_lite" and path.suffix != ".keras":
         network, fresh = _load_efficientnet_lite(config, class_names, path)
     else:
-        network, fresh = _load_alexnet(config, class_names, path)
+        network, fresh = _load_weights_file(config, class_names, path)
     if file is None:
         return PretrainedNetwork(network, fresh, path.name, file_sha256(path))
     return PretrainedNetwork(network, fresh, IMAGENET, file.sha256, file.licence)
@@ -151,10 +152,13 @@ def _load_efficientnet_lite(
     return network, () if keep else (network.layers[-1].name,)
 
 
-def _load_alexnet(
+def _load_weights_file(
     config: ModelConfig, class_names: tuple[str, ...], path: Path
 ) -> tuple[Network, tuple[str, ...]]:
-    """Return a network with the weights of a file, and the layers that start afresh."""
+    """Return a network with the weights of a file, and the layers that start afresh.
+
+    Any network may start from a `.keras` file that was trained here; foreign weights are AlexNet's.
+    """
     pretrained = read_weights_file(path)
     if pretrained.network is None:
         _require_layout(pretrained.layout, config, path)
@@ -186,10 +190,36 @@ def _load_alexnet(
         if not layer.weights or isinstance(layer, keras.layers.Dropout):
             continue
         if layer is network.layers[-1] and not keep:
-            fresh.append(layer.name)
+            names = pretrained.class_names if config.classifier == "auto" else None
+            arrays = pretrained.layers[pretrained.classifier]
+            if names is None or not _keep_known_classes(layer, arrays, names, class_names):
+                fresh.append(layer.name)
             continue
         _assign_weights(layer, pretrained.layers.get(layer.name), path)
     return network, tuple(fresh)
+
+
+def _keep_known_classes(
+    classifier: Layer, arrays: list[Array], known: Sequence[str], class_names: Sequence[str]
+) -> bool:
+    """Set the weights of the classes that a file knows by name; return whether these are all.
+
+    The others stay as they are.
+
+    Args:
+        classifier: of `class_names`, kernel [features, classes].
+        arrays: of the file's classifier, likewise, in the order of `known`.
+        known: the file's classes.
+        class_names: those of the network.
+    """
+    numbers = {name: number for number, name in enumerate(known)}
+    own = [number for number, name in enumerate(class_names) if name in numbers]
+    theirs = [numbers[class_names[number]] for number in own]
+    weights = classifier.get_weights()
+    for mine, array in zip(weights, arrays, strict=True):
+        mine[..., own] = array[..., theirs]
+    classifier.set_weights(weights)
+    return len(own) == len(class_names)
 
 
 def _require_layout(layout: str, config: ModelConfig, path: Path) -> None:

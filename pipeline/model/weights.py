@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import keras
 from keras.src.saving.serialization_lib import SafeModeScope
 
 import pipeline.model.layers  # noqa: F401  (registers our layers, which files name)
+from pipeline.artifacts import Artifact
 from pipeline.files import writing
 from pipeline.model.safety import require_safe
 
@@ -54,6 +56,19 @@ def load_model(path: Path) -> Network:
     # that.
     with SafeModeScope(safe_mode=True):
         return keras.saving.load_model(path, compile=False, safe_mode=True)
+
+
+def read_class_names(path: Path) -> tuple[str, ...] | None:
+    """Return the classes of a network's logits by the record of its training or of its release.
+
+    The one is beside the file, the other, `release.json`, beside its folder. None without either.
+    """
+    for record in (path.with_name(Artifact.FILE), path.parent.parent / "release.json"):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            names = json.loads(record.read_text(encoding="utf-8")).get("class_names")
+            if names:
+                return tuple(map(str, names))
+    return None
 
 
 def _remove_chance(name: str, content: bytes) -> bytes:

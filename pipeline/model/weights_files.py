@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import zipfile
@@ -22,8 +21,9 @@ import keras
 import numpy as np
 
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.model.layers import PixelNormalization
 from pipeline.model.torch_files import TensorUnpickler, read_torch_tensors
-from pipeline.model.weights import load_model
+from pipeline.model.weights import load_model, read_class_names
 
 if TYPE_CHECKING:
     from pipeline.arrays import Array, Network
@@ -149,12 +149,9 @@ def _read_file(
 
 def _from_keras(path: Path) -> ForeignWeights:
     network = load_model(path)
-    normalize = network.get_layer("normalize").get_config()
-    record = path.with_name("artifact.json")
-    names = (
-        json.loads(record.read_text(encoding="utf-8")).get("class_names")
-        if record.is_file()
-        else None
+    # One that scales its pixels otherwise has no such layer; it is made again as it was.
+    normalize = next(
+        (layer for layer in network.layers if isinstance(layer, PixelNormalization)), None
     )
     return ForeignWeights(
         layout="keras",
@@ -163,9 +160,9 @@ def _from_keras(path: Path) -> ForeignWeights:
             for layer in network.layers
             if layer.weights and not isinstance(layer, keras.layers.Dropout)
         },
-        mean=tuple(normalize["mean"]),
-        std=tuple(normalize["std"]),
-        class_names=None if names is None else tuple(names),
+        mean=(0.0, 0.0, 0.0) if normalize is None else tuple(normalize.mean),
+        std=(1.0, 1.0, 1.0) if normalize is None else tuple(normalize.std),
+        class_names=read_class_names(path),
         network=network,
     )
 

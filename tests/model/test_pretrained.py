@@ -1,6 +1,7 @@
 """Weights from elsewhere: every layout lands where it belongs, the classifier is kept or not, and
 no file can run code."""
 
+import json
 import os
 import pickle
 import struct
@@ -220,8 +221,6 @@ class TestOurOwn:
         return network
 
     def test_all_its_numbers_and_its_pixels(self, tmp_path):
-        import json
-
         network = self.saved(tmp_path)
         (tmp_path / "artifact.json").write_text(json.dumps({"class_names": ["a", "b"]}))
         other = self.CONFIG.model_copy(update={"weights": str(tmp_path / "model.keras"), "seed": 9})
@@ -241,6 +240,28 @@ class TestOurOwn:
         assert not np.array_equal(
             network.get_layer("fc8").get_weights()[0], again.get_layer("fc8").get_weights()[0]
         )
+
+    @pytest.mark.parametrize("record", ["artifact.json", "../release.json"])
+    def test_known_classes_keep_their_weights_wherever_they_stand_now(self, tmp_path, record):
+        (tmp_path / "data").mkdir()
+        network = self.saved(tmp_path / "data", names=("a", "b", "c"))
+        (tmp_path / "data" / record).write_text(json.dumps({"class_names": ["a", "b", "c"]}))
+        path = str(tmp_path / "data" / "model.keras")
+        config = self.CONFIG.model_copy(update={"weights": path, "seed": 9})
+        again, fresh = load_network(config, ("c", "new", "a"))
+        assert fresh == ("fc8",)
+        (kernel, bias), (old_kernel, old_bias) = (
+            model.get_layer("fc8").get_weights() for model in (again, network)
+        )
+        assert np.array_equal(kernel[:, [0, 2]], old_kernel[:, [2, 0]])
+        assert np.array_equal(bias[[0, 2]], old_bias[[2, 0]])
+        assert not np.isin(kernel[:, 1], old_kernel).any()
+        _, fresh = load_network(config, ("c", "b"))  # one fewer
+        assert fresh == ()
+        settings = config.model_copy(update={"classifier": "fresh"})
+        again, fresh = load_network(settings, ("c", "b"))
+        assert fresh == ("fc8",)
+        assert not np.isin(again.get_layer("fc8").get_weights()[0], old_kernel).any()
 
     @pytest.mark.parametrize(
         ("change", "sentence"),
