@@ -12,7 +12,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -160,11 +160,16 @@ def _from_keras(path: Path) -> ForeignWeights:
             for layer in network.layers
             if layer.weights and not isinstance(layer, keras.layers.Dropout)
         },
-        mean=(0.0, 0.0, 0.0) if normalize is None else tuple(normalize.mean),
-        std=(1.0, 1.0, 1.0) if normalize is None else tuple(normalize.std),
+        mean=(0.0, 0.0, 0.0) if normalize is None else _as_triple(normalize.mean),
+        std=(1.0, 1.0, 1.0) if normalize is None else _as_triple(normalize.std),
         class_names=read_class_names(path),
         network=network,
     )
+
+
+def _as_triple(values: Sequence[float]) -> Triple:
+    red, green, blue = values
+    return red, green, blue
 
 
 def _from_torchvision(tensors: Mapping[str, Array]) -> ForeignWeights:
