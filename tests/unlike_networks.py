@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 from keras.src.applications import convnext, densenet, efficientnet_v2, resnet
 
+from pipeline.model.graph import inline_submodels
 from pipeline.model.layers import PixelNormalization
 from pipeline.model.networks import build_network
 from tests.networks import model_config
@@ -26,7 +27,8 @@ def build_unlike_network(name, size=SIDE, dropout=0.2, seed=0):
     pixels = PixelNormalization((125,) * 3, (50,) * 3, name="normalize")(image)
     features = keras.layers.GlobalAveragePooling2D(name="mean")(_BACKBONES[name](pixels))
     kept = keras.layers.Dropout(dropout, name="top_dropout")(features)
-    return keras.Model(image, keras.layers.Dense(CLASSES, name="logits")(kept), name=name)
+    logits = keras.layers.Dense(CLASSES, name="logits")(kept)
+    return inline_submodels(keras.Model(image, logits, name=name))
 
 
 _TOP = {"include_top": False, "weights": None, "pooling": None}

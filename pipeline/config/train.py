@@ -154,11 +154,12 @@ class TrainConfig(Section):
             " --rerun train."
         ),
     )
-    freeze: Literal["none", "conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"] = Field(
+    freeze: str = Field(
         "none",
+        min_length=1,
         description=(
-            "Last layer whose weights are kept fixed, with all before it: for `model.weights` and"
-            " few images."
+            "Layer or block whose weights are kept fixed, with all that it depends on, or"
+            " `backbone`, all but the classifier: for `model.weights` and few images."
         ),
     )
     crop: Literal["random", "resized", "center"] = Field(

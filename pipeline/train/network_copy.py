@@ -47,13 +47,13 @@ def copy_network(network: Network, position: BatchPosition) -> Network:
 
     def copy_layer(layer: Layer) -> Layer:
         nonlocal drawing
-        if not isinstance(layer, keras.layers.Layer):
-            return layer  # an operation, such as the sum of a tensor and a number: it has no state
+        config = layer.get_config()
+        if not isinstance(layer, keras.layers.Layer):  # an operation, such as `x + 3`
+            return layer.__class__.from_config(config)
         if (replacement := make_stateless(layer, position, drawing)) is not None:
             drawing += 1
             return replacement
         _require_no_drawing(layer)
-        config = layer.get_config()
         if isinstance(layer, keras.layers.BatchNormalization):
             config["synchronized"] = True
         return layer.__class__.from_config(config)

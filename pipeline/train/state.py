@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config.train import TrainConfig
-from pipeline.errors import CheckpointError, ConfigError
+from pipeline.errors import CheckpointError
 from pipeline.train.checkpoint import read_checkpoint, save_checkpoint
 from pipeline.train.dropout import BatchPosition
+from pipeline.train.freezing import freeze_layers
 from pipeline.train.network_copy import copy_network
 from pipeline.train.optimizer import make_optimizer
 from pipeline.train.strategy import Devices
@@ -42,6 +43,7 @@ class TrainingState:
         gradient_accumulation_steps: micro-batches that a device takes its images in; 0 until
             `auto` has been decided.
         writes: whether this process writes checkpoints; of several workers only the chief does.
+        rate_fractions: the learning rate of a layer, as a fraction of that of all; 1 if not named.
     """
 
     network: Network
@@ -56,6 +58,7 @@ class TrainingState:
     nan_restarts: list[int] = field(default_factory=list)
     gradient_accumulation_steps: int = 0
     writes: bool = True
+    rate_fractions: Mapping[str, float] = field(default_factory=dict)
 
     def named_variables(self) -> dict[str, Variable]:
         """Return every variable by a stable name.
@@ -74,6 +77,20 @@ class TrainingState:
             for group, variables in groups.items()
             for i, variable in enumerate(variables)
         }
+
+    def list_rate_multipliers(self) -> list[float] | None:
+        """Return each trained variable's learning rate as a fraction of that of all.
+
+        None where all have the same.
+        """
+        if not self.rate_fractions:
+            return None
+        fractions = {
+            id(weight): self.rate_fractions.get(layer.name, 1.0)
+            for layer in self.network.layers
+            for weight in layer.trainable_weights
+        }
+        return [fractions[id(variable)] for variable in self.network.trainable_variables]
 
     def save_to(self, path: Path) -> None:
         """Write everything into one file, where this process writes."""
@@ -139,10 +156,10 @@ def prepare_state(
     position = BatchPosition(config.seed, config.global_batch_size)
     with devices.scope():
         network = copy_network(loaded, position)
-        _freeze_layers(network, config.freeze)
+        freeze_layers(network, config.freeze)
         _set_precision(network, config.precision)
         optimizer = make_optimizer(config, network.trainable_variables)
-    _freeze_layers(loaded, config.freeze)
+    freeze_layers(loaded, config.freeze)
     return TrainingState(
         network,
         optimizer,
@@ -156,30 +173,6 @@ def prepare_state(
         else config.gradient_accumulation_steps,
         writes=devices.cluster.is_chief,
     )
-
-
-def _freeze_layers(network: Network, last: str) -> None:
-    """Freeze weights and statistics of the layers up to `last` and its normalization."""
-    names = [layer.name for layer in network.layers]
-    if last not in ("none", *names):
-        known = ", ".join(layer.name for layer in network.layers[:-1] if layer.weights)
-        raise ConfigError(
-            f"The network has no layer {last} to freeze",
-            expected=f"train.freeze to be none or one of {known}",
-        )
-    if last == "none":
-        return
-    last_index = names.index(last)
-    end = next(
-        (
-            index
-            for index, layer in enumerate(network.layers)
-            if index > last_index and hasattr(layer, "kernel")
-        ),
-        len(names),
-    )
-    for layer in network.layers[:end]:
-        layer.trainable = False
 
 
 def _set_precision(network: Network, precision: str) -> None:

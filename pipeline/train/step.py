@@ -95,7 +95,9 @@ def make_gradient_function(
     ) -> tuple[list[Tensor], Tensor]:
         state.batch_position.step, state.batch_position.first[get_replica_number()] = step, first
         images, labels, partners, fractions = batch
-        with tf.GradientTape() as tape:
+        # Of these alone: through layers that are frozen no gradient is computed.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in variables])
             logits = tf.cast(network(images, training=True), tf.float32)
             losses = compute_losses(labels, logits, weights, config.label_smoothing)
             if partners is not None:
@@ -123,6 +125,7 @@ def compile_training(
         devices.replicas,
     )
     optimizer, variables = state.optimizer, state.network.trainable_variables
+    multipliers = state.list_rate_multipliers()
     micro_batches = max(1, state.gradient_accumulation_steps)
     replica_batch = config.global_batch_size // replicas
 
@@ -153,7 +156,7 @@ def compile_training(
             if micro_batches == 1
             else accumulate_gradients(ready, number, first)
         )
-        apply_update(optimizer, variables, gradients, config, replicas)
+        apply_update(optimizer, variables, gradients, config, replicas, multipliers)
         return sums
 
     @tf.function(reduce_retracing=True)

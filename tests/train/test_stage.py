@@ -19,11 +19,12 @@ MODULES = {
         "shards",
         "training_batches",
     ],
-    "model": ["layers", "safety", "signal", "weights"],
+    "model": ["graph", "layers", "safety", "signal", "weights"],
     "train": [
         "checkpoint",
         "cluster",
         "dropout",
+        "freezing",
         "loop",
         "memory",
         "network_copy",
