@@ -11,8 +11,8 @@ from pipeline.config.train import TrainConfig
 if TYPE_CHECKING:
     from pipeline.arrays import Optimizer, Strategy, Tensor, Variable
 
-# Of weights that shift or scale, as Keras's layers call them; alpha is PReLU's (He and others, 2015,
-# section 2.1: decay would push it to zero).
+# Of weights that shift or scale, as Keras's layers call them; alpha is PReLU's, which decay would
+# push to zero (He and others, 2015, section 2.1).
 _NAMES_WITHOUT_DECAY = ("bias", "beta", "gamma", "alpha")
 _MAX_DROPS = 3  # "reduced three times prior to termination" (paper, section 5)
 

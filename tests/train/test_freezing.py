@@ -82,7 +82,7 @@ def test_every_block_can_be_frozen_and_more_of_it_with_each(name):
 def test_a_wrong_name_is_answered_with_a_short_list(name):
     network = build_unlike_network(name)
     with pytest.raises(
-        ConfigError, match="has no layer conv99 to freeze. Expected .*backbone"
+        ConfigError, match=r"has no layer conv99 to freeze\. Expected .*backbone"
     ) as e:
         freeze_layers(network, "conv99")
     listed = e.value.expected.partition("one of ")[2].split(", ")
