@@ -174,11 +174,11 @@ def _download(source: WeightSource) -> Path:
                 cache_subdir=cache.name,
                 file_hash=source.checksum or None,
             )
-    except Exception as error:  # that is what Keras raises
+    except Exception as error:  # that is what Keras raises: `... on ADDRESS: CODE -- REASON`
         if isinstance(error.__context__, urllib.error.HTTPError):
             error.__context__.close()  # Keras leaves the connection open
         raise ConfigError(
-            f"The weights cannot be downloaded ({' '.join(str(error).split())[:200]})",
+            f"The weights cannot be downloaded ({str(error).rpartition(' -- ')[2][:200]})",
             expected=f"{source.file} from {source.address}",
             hint=f"Fetch it elsewhere and put it into {cache}, or into the folder that"
             f" {WEIGHTS_FOLDER} names",
