@@ -209,6 +209,7 @@ class LayerRecord(BaseModel):
     parameters: int = Field(description="Trainable parameters.")
     macs: int = Field(description="MACs, multiplications with a weight, per image.")
     bytes: int = Field(description="Memory of its output per image, in float32 but for the pixels.")
+    block: str = Field(default="", description="Name of the last layer of the block it belongs to.")
 
 
 class SavedModel(Artifact):

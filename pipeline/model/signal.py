@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 if TYPE_CHECKING:
-    from pipeline.arrays import Images, Labels, Layer, Network, Tensor
+    from pipeline.arrays import Images, Labels, Layer, Network, Tensor, Variable
 
 SIGNAL_IMAGES = 32
 # The learning rate of the first steps of 2012 (paper, section 5); update ratios before training are
@@ -166,7 +166,7 @@ def build_signal_probe(
     probe = keras.Model(network.input, [layer.output for layer in (*weighted, *activated)])
 
     def measure(images: Images | Tensor, labels: Labels | Tensor) -> tuple[Tensor, Tensor]:
-        kernels = [layer.kernel for layer in weighted]
+        kernels = [_kernel_of(layer) for layer in weighted]
         with tf.GradientTape() as tape:
             outputs = probe(images, training=training)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
@@ -219,26 +219,46 @@ def make_photo_like_noise(count: int, size: int, seed: int = 0) -> Images:
 
 def _weighted_layers(network: Network) -> list[Layer]:
     """Return the layers with a kernel, in order."""
-    return [layer for layer in network.layers if hasattr(layer, "kernel")]
+    return [layer for layer in network.layers if _kernel_of(layer) is not None]
+
+
+def _kernel_of(layer: Layer) -> Variable | None:
+    """Return a layer's kernel, or the first of its weights that multiply; None without any."""
+    others = (weight for weight in layer.weights if len(weight.shape) > 1)
+    kernel: Variable | None = getattr(layer, "kernel", None)
+    return next(others, None) if kernel is None else kernel
 
 
 def _activation_of(network: Network, layer: Layer) -> Layer:
     """Return the layer whose output is this one's after the activation.
 
-    Itself, or the next activation, which may come after a pool.
+    Itself, or the next activation on its way, which may come after a normalization and a pool.
+    Without one, itself.
     """
-    names = [other.name for other in network.layers]
+    readers: dict[int, list[Layer]] = {}
+    for other in network.layers[1:]:
+        for tensor in keras.tree.flatten(other.input):
+            readers.setdefault(id(tensor), []).append(other)
+    found = layer
+    while not _is_activation(found):
+        following = readers.get(id(found.output), [])
+        if len(following) != 1 or _kernel_of(following[0]) is not None:
+            return layer
+        found = following[0]
+    return found
+
+
+def _is_activation(layer: Layer) -> bool:
     linear = keras.activations.linear
-    later = network.layers[names.index(layer.name) :]
-    return next(
-        (other for other in later if getattr(other, "activation", linear) is not linear), layer
+    return isinstance(layer, keras.layers.ReLU) or (
+        getattr(layer, "activation", linear) is not linear
     )
 
 
 def _is_flat(layer: Layer, outputs: Tensor) -> Tensor:
     """Return where an activation is so flat that no gradient passes, bool of the outputs' shape."""
-    name = getattr(layer.activation, "__name__", "")
-    if name == "relu":
+    name = getattr(getattr(layer, "activation", None), "__name__", "")
+    if name == "relu" or isinstance(layer, keras.layers.ReLU):
         return outputs <= 0
     if name == "tanh":
         return tf.abs(outputs) > 0.99
