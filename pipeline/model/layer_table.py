@@ -18,13 +18,12 @@ _WORDS = {
     "SpatialResponseNormalization": "LRN over 5 x 5 positions",
     "BatchNormalization": "batch normalization",
     "LayerNormalization": "layer normalization",
-    "GlobalAveragePooling2D": "global mean",
-    "GlobalMaxPooling2D": "global maximum",
+    "GlobalAveragePooling2D": "mean of each map",
+    "GlobalMaxPooling2D": "maximum of each map",
     "Dense": "fully connected",
     "Add": "sum",
     "Multiply": "product",
     "Concatenate": "concatenation",
-    "ReLU": "relu",
     "LayerScale": "scale of each map",
     "StochasticDepth": "stochastic depth",
 }
@@ -107,32 +106,30 @@ def _describe_layer(layer: Layer, block: str) -> LayerRecord:
 def _kind_of(layer: Layer) -> str:
     """Return the kind of a layer, with its window and stride, for people."""
     name = type(layer).__name__
-    window = _window_of(layer)
     if name == "TwoTowerConv2D":
         return f"convolution {layer.kernel_size} x {layer.kernel_size}, two towers"
-    if name.endswith("Conv2D") and window:
+    if name.endswith("Conv2D"):
         kind = name.removesuffix("Conv2D").lower()
         groups = getattr(layer, "groups", 1)
         grouped = f", {groups} groups" if groups > 1 else ""
-        return f"{kind} convolution {window}{grouped}".lstrip()
+        return f"{kind} convolution {_window_of(layer)}{grouped}".lstrip()
     if name in ("MaxPooling2D", "AveragePooling2D"):
         sides = " x ".join(str(side) for side in layer.pool_size)
         return f"{name[:3].lower()} pool {sides} / {layer.strides[0]}"
-    if name == "LocalResponseNormalization":
-        return "LRN" + (", each tower" if layer.towers > 1 else "")
-    if name == "InputLayer":
-        return f"{layer.output.dtype} pixels"
-    if name == "Activation":
-        return str(getattr(layer.activation, "__name__", "activation"))
     if name.endswith("Dropout"):
         return f"{name.lower()} {layer.rate:g}"
-    return _WORDS.get(name, name.lower())
+    details = {
+        "InputLayer": f"{layer.output.dtype} pixels",
+        "Activation": getattr(getattr(layer, "activation", None), "__name__", ""),
+        "ReLU": "relu6" if getattr(layer, "max_value", None) == 6 else "relu",
+        "LocalResponseNormalization": (
+            "LRN" + (", each tower" if getattr(layer, "towers", 1) > 1 else "")
+        ),
+    }
+    return str({**_WORDS, **details}.get(name, name.lower()))
 
 
 def _window_of(layer: Layer) -> str:
-    """Return a convolution's window and stride, such as `3 x 3 / 2`; empty for other layers."""
-    sides = getattr(layer, "kernel_size", ())
-    if not sides or not isinstance(sides, tuple):
-        return ""
+    """Return a convolution's window and stride, such as `3 x 3 / 2`."""
     stride = f" / {layer.strides[0]}" if layer.strides[0] > 1 else ""
-    return " x ".join(str(side) for side in sides) + stride
+    return " x ".join(str(side) for side in layer.kernel_size) + stride

@@ -20,9 +20,14 @@ if TYPE_CHECKING:
     from pipeline.arrays import Images, Labels, Layer, Network, Tensor, Variable
 
 SIGNAL_IMAGES = 32
+# At least so many, and for the others no more than this memory of a network's outputs: their
+# gradients and what TensorFlow keeps for them take three times as much again.
+_MIN_SIGNAL_IMAGES, _MAX_SIGNAL_BYTES = 4, 1 << 30
 # The learning rate of the first steps of 2012 (paper, section 5); update ratios before training are
 # those of a step at it.
 _LEARNING_RATE = 0.01
+# What layers that draw call the strength of chance: dropout, stochastic depth, noise.
+_RANDOM_ATTRIBUTES = ("rate", "drop_path_rate", "stddev")
 # Standard deviation of the logits across images. At initialization the configurations that are
 # known to stay flat have 5e-5 to 8e-4; Caffe's AlexNet, which did learn, 2e-3; the code of 2012
 # 0.1; He's initialization 0.3.
@@ -30,9 +35,10 @@ _VANISHED_SPREAD, _WEAK_SPREAD = 1e-3, 4e-3
 # The first layer's update ratio: 3e-5 to 2e-4 in those that stay flat, 6e-4 in Caffe's, 4e-2 in the
 # code of 2012.
 _MIN_UPDATE_RATIO = 5e-4
-# Cross-entropy above that of guessing, in nats: the code of 2012 starts with 1, He's weights on
-# pixels of 0-255 with 80.
-_MAX_EXCESS_LOSS = 10.0
+# Standard deviation of an image's logits across classes, which starts so sure of a wrong class that
+# the first steps destroy the weights: at initialization `owt`, which learns, has 5; He's weights on
+# pixels of 0-255, with which the same networks diverge, 12 and more.
+_MAX_LOGIT_SCALE = 8.0
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,15 @@ class Signal:
 
     @property
     def max_loss(self) -> float:
-        """The loss, in nats, above which the signal counts as exploded."""
-        return math.log(self.num_classes) + _MAX_EXCESS_LOSS
+        """The loss, in nats, above which the signal counts as exploded.
+
+        That of Gaussian logits of `_MAX_LOGIT_SCALE`, which grows with the number of classes: the
+        mean log of the sum of c numbers exp(s z) is log(c) + s^2 / 2, or s sqrt(2 log(c)) where s
+        is larger than that root (Derrida, 1981, on the random energy model).
+        """
+        guess = math.log(self.num_classes)
+        largest, scale = math.sqrt(2 * guess), _MAX_LOGIT_SCALE
+        return guess + scale**2 / 2 if scale <= largest else scale * largest
 
     def to_metrics(self) -> dict[str, float]:
         """Return every number by a name such as `signal/spread/conv1`."""
@@ -133,18 +146,20 @@ def measure_signal(
         labels: integers [batch].
         learning_rate: of the step whose update ratios are returned.
     """
-    dropouts = [layer for layer in network.layers if isinstance(layer, keras.layers.Dropout)]
-    rates, state = (
-        [layer.rate for layer in dropouts],
-        [np.asarray(value) for value in network.non_trainable_variables],
-    )
-    for layer in dropouts:
-        layer.rate = 0.0
+    rates = [
+        (layer, name, getattr(layer, name))
+        for layer in network.layers
+        for name in _RANDOM_ATTRIBUTES
+        if isinstance(getattr(layer, name, None), float)
+    ]
+    state = [np.asarray(value) for value in network.non_trainable_variables]
+    for layer, name, _ in rates:
+        setattr(layer, name, 0.0)
     try:
         numbers = build_signal_probe(network, training=True)(images, labels)
     finally:
-        for layer, rate in zip(dropouts, rates, strict=True):
-            layer.rate = rate
+        for layer, name, rate in rates:
+            setattr(layer, name, rate)
         for variable, value in zip(network.non_trainable_variables, state, strict=True):
             variable.assign(value)
     return read_signal(network, numbers, learning_rate)
@@ -203,6 +218,16 @@ def read_signal(network: Network, numbers: tuple[Tensor, Tensor], learning_rate:
         ratio = learning_rate * gradient / max(weight, 1e-30) if layer.trainable else 0.0
         layers.append(LayerSignal(layer.name, spread, gradient, arriving, ratio, idle))
     return Signal(tuple(layers), float(numbers[1]), int(network.output.shape[-1]))
+
+
+def count_signal_images(activation_bytes: int) -> int:
+    """Return how many images the check of a network takes, from 4 to 32.
+
+    Args:
+        activation_bytes: what the outputs of all layers take for one image.
+    """
+    fitting = _MAX_SIGNAL_BYTES // max(activation_bytes, 1)
+    return max(_MIN_SIGNAL_IMAGES, min(SIGNAL_IMAGES, fitting))
 
 
 def make_photo_like_noise(count: int, size: int, seed: int = 0) -> Images:

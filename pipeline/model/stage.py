@@ -117,13 +117,18 @@ def _build_and_check(
 ) -> ModelArtifact:
     """Build the network, check its signal on a batch, and store the file and the report data."""
     from pipeline.model.layer_table import describe_layers
+    from pipeline.model.signal import count_signal_images
     from pipeline.model.weights import save_model
 
     network, pretrained = _make_network(config, statistics, context)
-    signals, finding = _check_signal(network, config, statistics, images, labels, context)
+    layers = describe_layers(network)
+    count = count_signal_images(sum(layer.bytes for layer in layers))
+    signals, finding = _check_signal(
+        network, config, statistics, images[:count], labels[:count], context
+    )
     path = context.directory / ModelArtifact.MODEL_FILE
     save_model(network, path)
-    layers, own = describe_layers(network), signals.get(_THIS_NETWORK)
+    own = signals.get(_THIS_NETWORK)
     _store_report_data(config, signals, finding, context.directory)
     artifact = ModelArtifact(
         directory=context.directory,
@@ -195,18 +200,22 @@ def _check_signal(
         return {}, {"skipped": "off"}
     if images.std(axis=0).max() < 1:  # so are their logits, in every network
         return {}, {"skipped": "alike"}
-    networks = 1 + len(_COMPARED_ACTIVATIONS)
+    row = find_network(config.network)
+    # Only AlexNet has its activation as a setting.
+    compared = _COMPARED_ACTIVATIONS if row.family == "alexnet" else ()
+    networks = 1 + len(compared)
     context.progress(0, networks, "networks", "signal check")
     own = measure_signal(network, images, labels)
     signals = {_THIS_NETWORK: own}
     finding = own.to_finding() | {"start": describe_start(config)}
-    dead = own.state in ("vanished", "exploded") and not config.weights
+    starts_fresh = not config.weights and row.family != "file"
+    dead = own.state in ("vanished", "exploded") and starts_fresh
     if dead and config.signal_check == "stop":
         raise ConfigError(
             describe_signal(finding),
             hint="Or build it all the same: --set model.signal_check=warn",
         )
-    for done, activation in enumerate(_COMPARED_ACTIVATIONS, start=1):
+    for done, activation in enumerate(compared, start=1):
         settings = config.alexnet.model_copy(update={"activation": activation})
         other = config.model_copy(update={"alexnet": settings})
         signals[activation] = measure_signal(_make_fresh_network(other, statistics), images, labels)
@@ -220,9 +229,11 @@ def _store_report_data(
     """Store what the network's page is drawn from, besides the record."""
     from pipeline.reports.store import write_report_data
 
+    row = find_network(config.network)
     values = {
         "settings": config.model_dump(mode="json"),
-        "has_fidelities": bool(getattr(find_network(config.network), "fidelities", ())),
+        "is_alexnet": row.family == "alexnet",
+        "has_fidelities": bool(getattr(row, "fidelities", ())),
         "signals": {name: asdict(signal) for name, signal in signals.items()},
         "finding": finding,
     }

@@ -16,6 +16,7 @@ from pipeline.config.model import ModelConfig
 from pipeline.config.recipes import flatten
 from pipeline.files import write_text
 from pipeline.reports.html import PageImage, PageSection, Table, render_page
+from pipeline.reports.layer_blocks import group_layers
 from pipeline.reports.store import read_report_data
 
 if TYPE_CHECKING:
@@ -27,23 +28,36 @@ _KIND_COLORS = {
     "pool": "#9db7e4",
     "fully connected": "#e08a1e",
     "pixels": "#8a8a8a",
+    "of each map": "#9db7e4",
+    "layers": "#2f6fde",
 }
+# Of a drawing of blocks: fractions of so much are written, and names have so many letters.
+_LABELED_FRACTION, _LONGEST_NAME = 0.02, 24
+_NAMED_LAYERS = 24  # below a curve
 _ACTIVATION_COLORS = {
     "relu": "#2f6fde",
     "tanh": "#3a9d5d",
     "sigmoid": "#d1495b",
     "this network": "#222222",
 }
+_LAYER_NOTE = "MACs (multiplications with a weight) and memory are those of one image."
 _DRAWING_NOTE = (
     "Each block is a layer's output: its height the side of the map, its depth the number of"
-    " channels, both by their logarithm. Two rows are two towers, which meet at conv3 and in the"
-    " fully connected layers. Below: each layer's fraction of parameters and MACs."
+    " channels, both by their logarithm. Below: each layer's fraction of parameters and MACs."
+)
+_TOWERS_NOTE = " Two rows are two towers, which meet at conv3 and in the fully connected layers."
+_BLOCKS_NOTE = (
+    "Each box is a block of layers: its height the side of the map that it gives, its depth the"
+    " number of channels, both by their logarithm. Below: each block's fraction of parameters and"
+    " MACs."
 )
 _SIGNAL_NOTE = (
     "How much of the error's gradient arrives at each layer's output, from the logits on the right"
-    " back to the first layer, and how far the outputs differ between images, in the same network"
-    " with each activation. Sigmoid loses a factor at every layer, ReLU does not: that let the"
-    " networks of 2012 be deep."
+    " back to the first layer, and how far the outputs differ between images."
+)
+_ACTIVATIONS_NOTE = (
+    " In the same network with each activation: sigmoid loses a factor at every layer, ReLU does"
+    " not: that let the networks of 2012 be deep."
 )
 
 
@@ -60,28 +74,48 @@ def draw_network_pages(record: ModelArtifact, folder: Path) -> None:
         "signal": signals,
     }
     write_text(folder / "network.json", json.dumps(facts, indent=1))
-    drawn = PageImage(folder / "network.png", _DRAWING_NOTE)
+    drawn = PageImage(folder / "network.png", _describe_drawing(record.layers))
     draw_network(record.layers).savefig(drawn.path, dpi=130, metadata={"Software": None})
     sections = [
         PageSection("The network", images=[drawn]),
-        PageSection(
-            "Layers",
-            text="MACs (multiplications with a weight) and bytes are those of one image.",
-            tables=[_layer_table(record.layers)],
-        ),
+        *_layer_sections(record.layers),
         PageSection(
             "Memory of the activations", text=_MEMORY, tables=[_memory_table(record.layers)]
         ),
         _signal_section(signals, values["finding"], folder),
     ]
+    if len(group_layers(record.layers)) < len(record.layers):
+        every = [_layer_table(record.layers)]
+        sections.append(PageSection("Every layer", text=_LAYER_NOTE, tables=every))
     summary = (
         f"{record.parameters:,} parameters and {record.macs / 1e6:,.1f} million MACs per"
         f" image of {record.image_size} x {record.image_size} pixels."
     )
     fidelity = f", as the {record.fidelity} of 2012" if values["has_fidelities"] else ""
-    title = f"AlexNet, network {record.network}{fidelity}"
+    family = "AlexNet, network" if values["is_alexnet"] else "Network"
+    title = f"{family} {record.network}{fidelity}"
     page = render_page(title, summary, sections, footer=_footer(values["settings"]))
     write_text(folder / "network.html", page)
+
+
+def _describe_drawing(layers: Sequence[LayerRecord]) -> str:
+    if len(group_layers(layers)) < len(layers):
+        return _BLOCKS_NOTE
+    towers = any("two towers" in layer.kind for layer in layers)
+    return _DRAWING_NOTE + (_TOWERS_NOTE if towers else "")
+
+
+def _layer_sections(layers: Sequence[LayerRecord]) -> list[PageSection]:
+    """Return the table of the layers; of many layers that of their blocks."""
+    rows = group_layers(layers)
+    if len(rows) == len(layers):
+        return [PageSection("Layers", text=_LAYER_NOTE, tables=[_layer_table(layers)])]
+    text = (
+        f"The {len(layers)} layers in {len(rows)} blocks, each named after its last layer. One"
+        f" tensor leads from block to block, so that the network can be frozen up to any of them."
+        f" {_LAYER_NOTE}"
+    )
+    return [PageSection("Blocks", text=text, tables=[_layer_table(rows, "block")])]
 
 
 def _signal_section(
@@ -89,7 +123,8 @@ def _signal_section(
 ) -> PageSection:
     if not signals:
         return PageSection("Signal", text=describe_signal(finding))
-    curves = PageImage(folder / "signal.png", _SIGNAL_NOTE)
+    note = _SIGNAL_NOTE + (_ACTIVATIONS_NOTE if len(signals) > 1 else "")
+    curves = PageImage(folder / "signal.png", note)
     draw_signals(signals).savefig(curves.path, dpi=130, metadata={"Software": None})
     return PageSection(
         "Signal",
@@ -174,7 +209,7 @@ _MEMORY = (
 )
 
 
-def _layer_table(layers: Sequence[LayerRecord]) -> Table:
+def _layer_table(layers: Sequence[LayerRecord], heading: str = "layer") -> Table:
     total, work = sum(layer.parameters for layer in layers), sum(layer.macs for layer in layers)
     rows = [
         (
@@ -195,7 +230,7 @@ def _layer_table(layers: Sequence[LayerRecord]) -> Table:
         f"{work / 1e6:,.1f} M",
         f"{sum(layer.bytes for layer in layers) / 1e3:,.0f} kB",
     )
-    return Table(("layer", "what", "output", "parameters", "MACs", "memory"), [*rows, summed])
+    return Table((heading, "what", "output", "parameters", "MACs", "memory"), [*rows, summed])
 
 
 def _memory_table(layers: Sequence[LayerRecord]) -> Table:
@@ -231,8 +266,9 @@ def _signal_table(layers: Sequence[Mapping[str, Any]]) -> Table:
 
 def draw_network(layers: Sequence[LayerRecord]) -> Figure:
     """Return a figure of the network as blocks, with parameters and MACs below."""
-    shown = [layer for layer in layers if _color(layer)]
-    figure = Figure(figsize=(14, 6.6), layout="constrained")
+    grouped = len(group_layers(layers)) < len(layers)
+    shown = [layer for layer in group_layers(layers) if _color(layer)]
+    figure = Figure(figsize=(max(14, 0.45 * len(shown)), 6.6), layout="constrained")
     image, parameters, work = figure.subplots(3, 1, sharex=True, height_ratios=[5, 1, 1])
     before: Sequence[float] = ()
     for index, layer in enumerate(shown):
@@ -251,6 +287,7 @@ def draw_network(layers: Sequence[LayerRecord]) -> Figure:
                         zorder=0,
                     )
         _draw_block(image, index, layer, rows)
+        _label_block(image, index, layer, grouped=grouped)
         before = rows
     image.set_ylim(-1.65, 1.15)
     image.set_axis_off()
@@ -259,14 +296,16 @@ def draw_network(layers: Sequence[LayerRecord]) -> Figure:
         fractions = [value / max(sum(values), 1) for value in values]
         axes.bar(range(len(shown)), fractions, color=[_color(layer) for layer in shown], width=0.6)
         for index, fraction in enumerate(fractions):
-            if fraction:
+            if fraction >= (_LABELED_FRACTION if grouped else 1e-9):
                 axes.annotate(
                     f"{fraction:.1%}", (index, fraction), ha="center", va="bottom", fontsize=9
                 )
         axes.set_ylabel({"macs": "MACs"}.get(name, name), fontsize=9)
         axes.set_ylim(0, 1.3 * max(fractions))
         axes.set_yticks([])
-        axes.set_xticks(range(len(shown)), [layer.layer for layer in shown], fontsize=10)
+        names = [_shorten(layer.layer) if grouped else layer.layer for layer in shown]
+        turned = {"rotation": 90, "fontsize": 8} if grouped else {"fontsize": 10}
+        axes.set_xticks(range(len(shown)), names, **turned)
         axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
 
@@ -284,7 +323,7 @@ def _in_towers(shown: Sequence[LayerRecord], index: int) -> bool:
 
 
 def _draw_block(axes: Axes, index: int, layer: LayerRecord, rows: Sequence[float]) -> None:
-    """Draw one block, or two above each other, with its shape and kind below."""
+    """Draw one block, or two above each other."""
     flat = len(layer.output) == 1
     channels = layer.output[-1] / len(rows)
     height = 0.95 * (
@@ -313,15 +352,28 @@ def _draw_block(axes: Axes, index: int, layer: LayerRecord, rows: Sequence[float
             axes.add_patch(
                 Polygon(corners, facecolor=_color(layer), edgecolor="white", alpha=strength)
             )
-    axes.annotate(
-        " x ".join(str(number) for number in layer.output), (index, -1.34), ha="center", fontsize=9
-    )
+
+
+def _label_block(axes: Axes, index: int, layer: LayerRecord, *, grouped: bool) -> None:
+    """Write a block's shape and kind below it; of many blocks the shape alone, upright."""
+    shape = " x ".join(str(number) for number in layer.output)
+    if grouped:
+        axes.annotate(
+            shape, (index, -0.75), ha="center", va="top", fontsize=8, rotation=90, color="0.3"
+        )
+        return
+    axes.annotate(shape, (index, -1.34), ha="center", fontsize=9)
     words = (
         layer.kind.replace("convolution", "conv")
         .replace("fully connected", "dense")
         .replace(", two towers", "")
     )
     axes.annotate(words, (index, -1.55), ha="center", fontsize=8, color="0.4")
+
+
+def _shorten(name: str) -> str:
+    """Return a name that fits below a narrow block: its end, where names differ."""
+    return name if len(name) <= _LONGEST_NAME else f"...{name[3 - _LONGEST_NAME :]}"
 
 
 def _color(layer: LayerRecord) -> str:
@@ -344,7 +396,7 @@ def draw_signals(signals: Mapping[str, Mapping[str, Any]]) -> Figure:
             values = [max(layer[field], 1e-12) for layer in signal["layers"]]
             style = (
                 {"linestyle": ":", "linewidth": 3, "alpha": 0.6}
-                if name == "this network"
+                if name == "this network" and len(curves) > 1
                 else {"linewidth": 1.8, "marker": "o"}
             )
             axes.plot(
@@ -354,6 +406,12 @@ def draw_signals(signals: Mapping[str, Mapping[str, Any]]) -> Figure:
                 color=_ACTIVATION_COLORS[name],
                 **style,
             )
+        names = [layer["layer"] for layer in curves["this network"]["layers"]]
+        every = -(-len(names) // _NAMED_LAYERS)
+        if every > 1:  # names of so many layers hide each other
+            axes.set_xticks(range(0, len(names), every))
+            axes.set_xticklabels([_shorten(name) for name in names[::every]], rotation=90)
+            axes.tick_params(axis="x", labelsize=7)
         axes.set_yscale("log")
         axes.set_title(title, fontsize=10)
         axes.grid(axis="y", alpha=0.25)

@@ -18,6 +18,7 @@ from pipeline.cli.tables.lines import print_location
 from pipeline.config.description import describe_setting
 from pipeline.config.resolution import Resolved
 from pipeline.engine.runner import StageStatus
+from pipeline.reports.layer_blocks import group_layers
 from pipeline.reports.numbers import format_duration
 
 if TYPE_CHECKING:
@@ -95,20 +96,22 @@ def show_decision(output: Console, decision: Decision) -> None:
 
 
 def show_layers(output: Console, model: ModelArtifact, batch_size: int) -> None:
-    """Print the layers of a network: shape, parameters, MACs, memory of a batch."""
+    """Print the layers of a network, or its blocks: shape, parameters, MACs, memory of a batch."""
+    rows = group_layers(model.layers)
     table = Table(
         title=Text(f"{model.network}, {len(model.class_names):,} classes"), title_justify="left"
     )
     for heading in (
-        "layer",
+        "layer" if len(rows) == len(model.layers) else "block",
         "what",
         "output",
         "parameters",
         "M MACs",
         f"MB, batch of {batch_size:,}",
     ):
-        table.add_column(heading, justify="left" if heading in ("layer", "what") else "right")
-    for layer in model.layers:
+        is_text = heading in ("layer", "block", "what")
+        table.add_column(heading, justify="left" if is_text else "right")
+    for layer in rows:
         numbers = (
             f"{layer.parameters:,}" if layer.parameters else "",
             f"{layer.macs / 1e6:,.1f}" if layer.macs else "",
