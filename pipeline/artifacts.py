@@ -324,7 +324,16 @@ class TrainingResult(SavedModel):
 
     TRACKED_AS: ClassVar[Literal["dataset", "model", ""]] = "model"
 
-    best_epoch: int = Field(description="Epoch, counted from 1, whose weights are kept.")
+    finetuned: Literal["", "head", "full"] = Field(
+        default="",
+        description=(
+            "What is kept of a fine-tuning: the classifier on frozen features, or all that was"
+            " trained; empty for a training as from scratch."
+        ),
+    )
+    best_epoch: int = Field(
+        description="Epoch, counted from 1, whose weights are kept; 0 for frozen features."
+    )
     epochs: int = Field(description="Epochs trained.")
     validation_top1_error: float = Field(
         description="Top-1 error of the kept weights, fraction in [0, 1]."
@@ -335,10 +344,11 @@ class TrainingResult(SavedModel):
 
     def headline(self) -> str:
         """Which epoch is kept, and its error."""
-        return (
-            f"epoch {self.best_epoch} of {self.epochs} kept, validation top-1 error"
-            f" {self.validation_top1_error:.2%}"
-        )
+        kept = f"epoch {self.best_epoch} of {self.epochs} kept"
+        if self.finetuned == "head":
+            dropped = f", {self.epochs} epochs of fine-tuning were no better" if self.epochs else ""
+            kept = f"classifier on frozen features{dropped}"
+        return f"{kept}, validation top-1 error {self.validation_top1_error:.2%}"
 
 
 class Review(Artifact):

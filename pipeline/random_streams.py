@@ -42,6 +42,7 @@ class RandomStream(IntEnum):
     ERASED_IMAGES = 8
     MIXTURE = 9
     INITIAL_WEIGHTS = 10
+    HEAD_FOLDS = 11
 
 
 def open_stream(stream: RandomStream, *, seed: int, epoch: int) -> np.random.Generator:

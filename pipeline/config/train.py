@@ -154,6 +154,33 @@ class TrainConfig(Section):
             " --rerun train."
         ),
     )
+    finetune: Literal["auto", "head", "full", "off"] = Field(
+        "auto",
+        description=(
+            "With pretrained weights: `head` fits the classifier on the features of the frozen"
+            " network; `full` then trains the upper blocks, too, and keeps that only where it is"
+            " better beyond chance; `off` trains as from scratch. `auto`: with `imagenet` weights"
+            " `full` on GPUs and `head` on processors, else `off`."
+        ),
+    )
+    finetune_epochs: int = Field(
+        10, ge=1, le=1000, description="Epochs of the second phase of `full`, at most."
+    )
+    finetune_learning_rate: float = Field(
+        0.005,
+        gt=0,
+        le=10,
+        description="Learning rate of the second phase for the classifier, after warm-up.",
+    )
+    finetune_layer_decay: float = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description=(
+            "Each block's learning rate in the second phase, as a fraction of that of the block"
+            " above it."
+        ),
+    )
     freeze: str = Field(
         "none",
         min_length=1,

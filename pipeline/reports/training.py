@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.files import write_text
 from pipeline.reports.store import read_report_data
@@ -19,17 +19,24 @@ if TYPE_CHECKING:
 CURVES_FILE = "learning_curves.png"
 IMAGES_FILE = "training_images.png"
 HISTORY_FILE = "history.json"
+PENALTIES_FILE = "classifier_penalty.png"
+FINETUNE_FILE = "finetune.json"
 _MAX_NAME_LENGTH = 18
 
 
 def draw_training_pages(record: TrainingResult, folder: Path) -> None:
     """Draw learning_curves.png and training_images.png into a folder, and write history.json.
 
-    history.json is a list with the numbers of each epoch.
+    history.json is a list with the numbers of each epoch. A fine-tuning has classifier_penalty.png
+    and finetune.json besides, and no curves where it trained no epoch.
     """
     values, arrays = read_report_data(record.directory)
     write_text(folder / HISTORY_FILE, json.dumps(values["history"], indent=1))
-    _draw_learning_curves(values["history"], record.best_epoch, folder / CURVES_FILE)
+    if values["history"]:
+        _draw_learning_curves(values["history"], record.best_epoch, folder / CURVES_FILE)
+    if values["finetune"]:
+        write_text(folder / FINETUNE_FILE, json.dumps(values["finetune"], indent=1))
+        _draw_penalties(values["finetune"]["head"], folder / PENALTIES_FILE)
     captions = _caption_images(values["labels"], values["partners"], values["fractions"])
     _draw_training_images(arrays["images"], captions, folder / IMAGES_FILE)
 
@@ -68,6 +75,35 @@ def _draw_learning_curves(history: Sequence[dict[str, float]], best_epoch: int, 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _draw_penalties(head: Mapping[str, Any], path: Path) -> None:
+    """Draw cross-entropy and error of held-out images against the strength of the penalty.
+
+    Nothing is drawn where no image could be held out.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    if not head["scores"]:
+        return
+    penalties, losses, errors = zip(*head["scores"], strict=True)
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    loss, error = figure.subplots(1, 2)
+    for axes, values, title in (
+        (loss, losses, "Cross-entropy (nats)"),
+        (error, errors, "Top-1 error"),
+    ):
+        axes.plot(penalties, values, color="#1f4fa3", linewidth=1.8, marker="o", markersize=4)
+        axes.axvline(head["penalty"], color="0.6", linestyle=":", linewidth=1)
+        axes.set_xscale("log")
+        axes.set_title(f"{title} of {head['held_out']:,} held-out images", fontsize=10)
+        axes.set_xlabel("inverse strength of the penalty (C)")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.25)
+    error.set_ylim(bottom=0)
+    error.yaxis.set_major_formatter(PercentFormatter(1))
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 

@@ -304,8 +304,8 @@ class _EpochLoop:
         entry = {
             "epoch": epoch,
             "learning_rate": rate,
-            **_compute_means("train", state.sums.numpy()),
-            **_compute_means("validation", scored),
+            **compute_means("train", state.sums.numpy()),
+            **compute_means("validation", scored),
         }
         entry |= self._watchdog.call(self._signal, rate) | (
             {"nan_restarts": len(state.nan_restarts)} if config.nan_restarts else {}
@@ -470,7 +470,7 @@ def _require_finite(loss: float, where: str, state: TrainingState, config: Train
         )
 
 
-def _compute_means(prefix: str, sums: Floats) -> dict[str, float]:
+def compute_means(prefix: str, sums: Floats) -> dict[str, float]:
     """Return mean loss and errors, as fractions, from summed numbers."""
     names = ("loss", "top1_error", "top5_error")
     return {

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.artifacts import (
     DatasetArtifact,
@@ -17,10 +20,12 @@ from pipeline.engine.stage import Context, stage
 from pipeline.reports.training import draw_training_pages
 
 if TYPE_CHECKING:
-    from pipeline.arrays import Images
+    from pipeline.arrays import Images, Network
     from pipeline.data.loader import LoadedSplit
+    from pipeline.train.finetune import Mode
     from pipeline.train.loop import Training
     from pipeline.train.state import TrainingState
+    from pipeline.train.strategy import Devices
 
 _SAMPLE_IMAGES = 16
 
@@ -28,10 +33,16 @@ _SAMPLE_IMAGES = 16
 def train_as_worker(
     config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, context: Context
 ) -> None:
-    """Train as one of several workers beside the chief, which alone writes."""
+    """Train as one of several workers beside the chief, which alone writes.
+
+    The chief fits the classifier of a fine-tuning alone; the others wait for its weights.
+    """
     from pipeline.train.loop import train_epochs
 
-    state, training = _prepare_training(config, dataset, model, context)
+    job = _prepare_job(config, dataset, model, context)
+    if job.mode == "head":
+        return
+    state, training = _prepare_training(job, context)
     with contextlib.closing(train_epochs(state, training)) as epochs:
         for _ in epochs:
             pass
@@ -54,55 +65,177 @@ def train(
     config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, context: Context
 ) -> TrainingResult:
     """Train the network and keep the weights of its best epoch."""
-    from pipeline.model.weights import load_model, save_model
+    from pipeline.model.weights import save_model
     from pipeline.reports.store import write_report_data
-    from pipeline.train import loop
+    from pipeline.train.loop import remove_clock_readings
     from pipeline.train.strategy import describe_runtime
 
     context.run.set_tags({"seed": config.seed, **describe_runtime()}, summary=True)
-    state, training = _prepare_training(config, dataset, model, context)
-    context.run.set_tags({"training_images": training.train.location})
-    images, descriptions = _collect_training_sample(training.train, training.config, model)
+    job = _prepare_job(config, dataset, model, context)
+    context.run.set_tags({"training_images": job.train.location, "finetune": job.mode})
+    images, descriptions = _collect_training_sample(job.train, job.config, model)
+    kept = _tune_classifier(job, context) if job.mode != "off" else None
+    if job.mode != "head":
+        kept = _train_network(job, kept, context)
+    assert kept is not None
+    path = context.directory / TrainingResult.MODEL_FILE
+    save_model(kept.network, path)
+    values = {"history": kept.history, "finetune": kept.finetune, **descriptions}
+    write_report_data(context.directory, values, {"images": images})
+    return TrainingResult(
+        directory=context.directory,
+        model_sha256=file_sha256(path),
+        **model.network_fields(),
+        finetuned=kept.finetuned,
+        best_epoch=kept.best_epoch,
+        epochs=len(kept.history),
+        validation_top1_error=kept.validation_top1_error,
+        history_sha256=digest_of([remove_clock_readings(entry) for entry in kept.history]),
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is trained: settings with every `auto` decided, both splits, devices and network.
+
+    `classifier_path` is the file of the classifier that phase one of a fine-tuning fitted.
+    """
+
+    config: TrainConfig
+    mode: Mode
+    train: LoadedSplit
+    validation: LoadedSplit
+    devices: Devices
+    model: ModelArtifact
+    classifier_path: Path
+
+    def load_network(self) -> Network:
+        """Return the network before training, with the fitted classifier where there is one."""
+        from pipeline.model.weights import load_model
+        from pipeline.train.finetune import install_classifier
+        from pipeline.train.head import read_head
+
+        network = load_model(self.model.verified_model_path())
+        if self.mode != "off" and self.classifier_path.exists():
+            install_classifier(network, read_head(self.classifier_path))
+        return network
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A network that is kept, and how it came about; fields as of the record."""
+
+    network: Network
+    validation_top1_error: float
+    finetuned: Literal["", "head", "full"] = ""
+    best_epoch: int = 0
+    history: Sequence[dict[str, float]] = ()
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _prepare_job(
+    config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, context: Context
+) -> _Job:
+    from pipeline.data.loader import load_split
+    from pipeline.train.finetune import choose_mode
+    from pipeline.train.strategy import list_devices, make_devices
+
+    config, devices = apply_fidelity(config, model.fidelity), make_devices()
+    on_gpu = any("GPU" in name for name in list_devices())
+    return _Job(
+        config,
+        choose_mode(config, model, on_gpu=on_gpu),
+        load_split(dataset, "train"),
+        load_split(dataset, "validation"),
+        devices,
+        model,
+        context.scratch_directory / "classifier.npz",
+    )
+
+
+def _tune_classifier(job: _Job, context: Context) -> _Kept:
+    """Return the network with the classifier that fits the features of the training images."""
+    from pipeline.train.finetune import fit_classifier
+    from pipeline.train.head import write_head
+
+    splits = (job.train, job.validation)
+    folder = context.scratch_directory / "features"
+    fitted = fit_classifier(job.load_network(), splits, job.config, folder, context.progress)
+    write_head(fitted.head, job.classifier_path)
+    context.run.log_metrics({f"head_{name}": value for name, value in fitted.numbers.items()})
+    return _Kept(
+        job.load_network(),
+        fitted.numbers["validation_top1_error"],
+        finetuned="head",
+        finetune={"head": fitted.describe()},
+    )
+
+
+def _train_network(job: _Job, classifier: _Kept | None, context: Context) -> _Kept:
+    """Return the network after the training loop, or the one before it where that is no worse."""
+    from pipeline.train import loop
+    from pipeline.train.finetune import find_wrong_answers, is_better
+
+    state, training = _prepare_training(job, context)
     with contextlib.closing(loop.train_epochs(state, training)) as epochs:
         for epoch in epochs:
             numbers = {
                 name: value for name, value in epoch.items() if name not in ("epoch", "time")
             }
             context.run.log_metrics(numbers, step=int(epoch["epoch"]), at=epoch["time"])
-
     best = loop.choose_best_epoch(state.history)
-    kept = load_model(
-        model.model_path
-    )  # outside the strategy's scope, so that the file holds nothing of devices
-    kept.set_weights(state.best_weights)
-    path = context.directory / TrainingResult.MODEL_FILE
-    save_model(kept, path)
-    write_report_data(
-        context.directory, {"history": state.history, **descriptions}, {"images": images}
-    )
-    return TrainingResult(
-        directory=context.directory,
-        model_sha256=file_sha256(path),
-        **model.network_fields(),
+    # Loaded outside the strategy's scope, so that the file holds nothing of devices.
+    network = job.load_network()
+    network.set_weights(state.best_weights)
+    kept = _Kept(
+        network,
+        best["validation_top1_error"],
         best_epoch=int(best["epoch"]),
-        epochs=len(state.history),
-        validation_top1_error=best["validation_top1_error"],
-        history_sha256=digest_of([loop.remove_clock_readings(entry) for entry in state.history]),
+        history=state.history,
     )
+    if classifier is None:
+        return kept
+    before = find_wrong_answers(classifier.network, job.validation)
+    after = find_wrong_answers(network, job.validation)
+    better, p_value = is_better(before, after, len(state.history))
+    comparison = {
+        "images": len(before),
+        "wrong_before": int(before.sum()),
+        "wrong_after": int(after.sum()),
+        "p_value": p_value,
+        "better": better,
+    }
+    finetune = {**classifier.finetune, "comparison": comparison}
+    if better:
+        return replace(kept, finetuned="full", finetune=finetune)
+    context.notify(
+        f"training the upper blocks changed {comparison['wrong_before']} wrong validation answers"
+        f" into {comparison['wrong_after']} of {len(before)}, which may be chance (p ="
+        f" {p_value:.2g}): the classifier on frozen features is kept"
+    )
+    return replace(classifier, history=state.history, finetune=finetune)
 
 
-def _prepare_training(
-    config: TrainConfig, dataset: DatasetArtifact, model: ModelArtifact, context: Context
-) -> tuple[TrainingState, Training]:
+def _prepare_training(job: _Job, context: Context) -> tuple[TrainingState, Training]:
     """Return the state at the first step and what the loop needs besides."""
-    from pipeline.data.loader import load_split
-    from pipeline.model.weights import load_model
+    from pipeline.train.finetune import freeze_lower_blocks, plan_phase_two
     from pipeline.train.loop import Training
     from pipeline.train.state import prepare_state
-    from pipeline.train.strategy import make_devices
 
-    config, devices = apply_fidelity(config, model.fidelity), make_devices()
-    state = prepare_state(lambda: load_model(model.verified_model_path()), config, devices)
+    config, devices = job.config, job.devices
+    if job.mode == "full":
+        config = plan_phase_two(config)
+        devices.broadcast_from_chief(1.0)  # the others wait here until the classifier is written
+    rates: dict[str, float] = {}
+
+    def load_network() -> Network:
+        network = job.load_network()
+        if job.mode == "full":
+            rates.update(freeze_lower_blocks(network, config.finetune_layer_decay))
+        return network
+
+    state = prepare_state(load_network, config, devices)
+    state.rate_fractions = rates
 
     def report_progress(done: int, total: int, detail: str) -> None:
         context.progress(
@@ -110,8 +243,8 @@ def _prepare_training(
         )
 
     return state, Training(
-        load_split(dataset, "train"),
-        load_split(dataset, "validation"),
+        job.train,
+        job.validation,
         config,
         devices,
         context.scratch_directory / "checkpoint.npz",
