@@ -75,15 +75,13 @@ def _take_pixels(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[Images]:
 
 def _compile_features(network: Network, mirror: bool) -> Callable[[Tensor], Tensor]:
     """Return a compiled function from pixels to features, float32 [batch, views, features]."""
-    part = keras.Model(network.input, network.get_layer(find_feature_layer(network)).output)
+    part = keras.Model(network.input, find_feature_layer(network).output)
 
     @tf.function(reduce_retracing=True)
     def compute(pixels: Tensor) -> Tensor:
         views = [pixels, pixels[:, :, ::-1]] if mirror else [pixels]
         found = [tf.cast(part(view, training=False), tf.float32) for view in views]
-        return tf.stack(
-            [tf.reshape(values, (tf.shape(values)[0], -1)) for values in found], axis=1
-        )
+        return tf.stack([tf.reshape(values, (tf.shape(values)[0], -1)) for values in found], axis=1)
 
     return compute
 

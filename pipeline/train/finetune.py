@@ -25,7 +25,7 @@ from pipeline.data.augment import compute_class_weights
 from pipeline.data.evaluation_batches import make_evaluation_batches
 from pipeline.data.loader import LoadedSplit
 from pipeline.errors import ConfigError
-from pipeline.model.graph import find_classifier, list_blocks, list_layers_up_to
+from pipeline.model.graph import find_classifier, list_blocks
 from pipeline.train.features import compute_features
 from pipeline.train.head import Head, fit_head
 from pipeline.train.loop import compute_means
@@ -170,11 +170,10 @@ def freeze_lower_blocks(network: Network, layer_decay: float) -> dict[str, float
         For each layer with weights that is trained, its rate as a fraction of the classifier's.
     """
     rates: dict[str, float] = {find_classifier(network).name: 1.0}
-    blocks = list_blocks(network)
-    below = [set(list_layers_up_to(network, block)) for block in blocks]
-    for layer in network.layers:
-        # The classifier's block is above all others.
-        depth = sum(layer.name in names for names in below)
+    names = [layer.name for layer in network.layers]
+    ends = [names.index(block) for block in list_blocks(network)]
+    for index, layer in enumerate(network.layers):
+        depth = sum(index <= end for end in ends)  # 0 for the classifier, 1 for the block below
         rate = layer_decay**depth
         frozen = rate < _MIN_RATE_FRACTION or isinstance(layer, keras.layers.BatchNormalization)
         if frozen:

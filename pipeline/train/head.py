@@ -64,7 +64,7 @@ def fit_head(
     *,
     seed: int,
     class_weights: Floats | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[int, int], None] | None = None,
 ) -> Head:
     """Return the classifier with the penalty that predicts held-out images best.
 
@@ -77,7 +77,7 @@ def fit_head(
         classes: number of logits.
         seed: of the division.
         class_weights: float32 [classes], the weights of an image's loss; None for equal ones.
-        report: called with the fits that are done, and their number.
+        report: called with the fits that are done, and their number; None for no reports.
     """
     folds = assign_folds(labels, seed)
     tested = list(range(_FOLDS if len(labels) <= _MAX_CROSSED_IMAGES else 1))
@@ -92,7 +92,8 @@ def fit_head(
             logits = features[held_out, 0] @ kernel + bias
             losses[penalty].append(_cross_entropy(logits, labels[held_out]))
             errors[penalty].append(logits.argmax(axis=1) != labels[held_out])
-            report(part * len(PENALTIES) + index + 1, total)
+            if report is not None:
+                report(part * len(PENALTIES) + index + 1, total)
     scores = {
         penalty: (
             float(np.concatenate(losses[penalty]).mean(dtype=np.float64)),
@@ -103,7 +104,8 @@ def fit_head(
     }
     best = min(scores, key=lambda penalty: scores[penalty][0]) if scores else _UNTESTED_PENALTY
     *_, (kernel, bias) = problem.fit_path(np.ones(len(labels), bool), (best,))
-    report(total, total)
+    if report is not None:
+        report(total, total)
     return Head(kernel, bias, best, scores, sum(int(held.sum()) for _, held in parts))
 
 
@@ -162,9 +164,7 @@ class _Problem:
                 model.fit(rows, labels, sample_weight=weights)
             yield self._unscale(model.coef_, model.intercept_, model.classes_)
 
-    def _unscale(
-        self, weights: Floats, bias: Floats, present: Labels
-    ) -> tuple[Floats, Floats]:
+    def _unscale(self, weights: Floats, bias: Floats, present: Labels) -> tuple[Floats, Floats]:
         """Return kernel and bias for features as they come, with every class."""
         if len(present) == 2:  # scikit-learn keeps the difference of the two logits
             weights = np.concatenate([-weights, weights]) / 2

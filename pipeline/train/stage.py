@@ -74,10 +74,7 @@ def train(
     job = _prepare_job(config, dataset, model, context)
     context.run.set_tags({"training_images": job.train.location, "finetune": job.mode})
     images, descriptions = _collect_training_sample(job.train, job.config, model)
-    kept = _tune_classifier(job, context) if job.mode != "off" else None
-    if job.mode != "head":
-        kept = _train_network(job, kept, context)
-    assert kept is not None
+    kept = _fine_tune(job, context) if job.mode != "off" else _train_network(job, context)
     path = context.directory / TrainingResult.MODEL_FILE
     save_model(kept.network, path)
     values = {"history": kept.history, "finetune": kept.finetune, **descriptions}
@@ -153,6 +150,35 @@ def _prepare_job(
     )
 
 
+def _fine_tune(job: _Job, context: Context) -> _Kept:
+    """Return the network after phase one, or after phase two where that is wanted and better."""
+    from pipeline.train.finetune import find_wrong_answers, is_better
+
+    first = _tune_classifier(job, context)
+    if job.mode == "head":
+        return first
+    second = _train_network(job, context)
+    before = find_wrong_answers(first.network, job.validation)
+    after = find_wrong_answers(second.network, job.validation)
+    better, p_value = is_better(before, after, len(second.history))
+    comparison = {
+        "images": len(before),
+        "wrong_before": int(before.sum()),
+        "wrong_after": int(after.sum()),
+        "p_value": p_value,
+        "better": better,
+    }
+    finetune = {**first.finetune, "comparison": comparison}
+    if better:
+        return replace(second, finetuned="full", finetune=finetune)
+    context.notify(
+        f"training the upper blocks changed {comparison['wrong_before']} wrong validation answers"
+        f" into {comparison['wrong_after']} of {len(before)}, which may be chance (p ="
+        f" {p_value:.2g}): the classifier on frozen features is kept"
+    )
+    return replace(first, history=second.history, finetune=finetune)
+
+
 def _tune_classifier(job: _Job, context: Context) -> _Kept:
     """Return the network with the classifier that fits the features of the training images."""
     from pipeline.train.finetune import fit_classifier
@@ -171,10 +197,9 @@ def _tune_classifier(job: _Job, context: Context) -> _Kept:
     )
 
 
-def _train_network(job: _Job, classifier: _Kept | None, context: Context) -> _Kept:
-    """Return the network after the training loop, or the one before it where that is no worse."""
+def _train_network(job: _Job, context: Context) -> _Kept:
+    """Return the network with the weights of the best epoch of the training loop."""
     from pipeline.train import loop
-    from pipeline.train.finetune import find_wrong_answers, is_better
 
     state, training = _prepare_training(job, context)
     with contextlib.closing(loop.train_epochs(state, training)) as epochs:
@@ -187,33 +212,12 @@ def _train_network(job: _Job, classifier: _Kept | None, context: Context) -> _Ke
     # Loaded outside the strategy's scope, so that the file holds nothing of devices.
     network = job.load_network()
     network.set_weights(state.best_weights)
-    kept = _Kept(
+    return _Kept(
         network,
         best["validation_top1_error"],
         best_epoch=int(best["epoch"]),
         history=state.history,
     )
-    if classifier is None:
-        return kept
-    before = find_wrong_answers(classifier.network, job.validation)
-    after = find_wrong_answers(network, job.validation)
-    better, p_value = is_better(before, after, len(state.history))
-    comparison = {
-        "images": len(before),
-        "wrong_before": int(before.sum()),
-        "wrong_after": int(after.sum()),
-        "p_value": p_value,
-        "better": better,
-    }
-    finetune = {**classifier.finetune, "comparison": comparison}
-    if better:
-        return replace(kept, finetuned="full", finetune=finetune)
-    context.notify(
-        f"training the upper blocks changed {comparison['wrong_before']} wrong validation answers"
-        f" into {comparison['wrong_after']} of {len(before)}, which may be chance (p ="
-        f" {p_value:.2g}): the classifier on frozen features is kept"
-    )
-    return replace(classifier, history=state.history, finetune=finetune)
 
 
 def _prepare_training(job: _Job, context: Context) -> tuple[TrainingState, Training]:

@@ -92,7 +92,9 @@ def test_rare_classes_count_as_much_with_class_weights():
     plain = fit_head(features, labels, 2, seed=0)
     weights = np.array([200 / (2 * 190), 200 / (2 * 10)], np.float32)
     weighted = fit_head(features, labels, 2, seed=0, class_weights=weights)
-    found = [head.compute_logits(features[:, 0]).argmax(1)[labels == 1] for head in (plain, weighted)]
+    found = [
+        head.compute_logits(features[:, 0]).argmax(1)[labels == 1] for head in (plain, weighted)
+    ]
     assert found[1].mean() > found[0].mean() + 0.3
 
 
