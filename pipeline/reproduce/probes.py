@@ -43,7 +43,7 @@ def measure_probes(
         trained: folder of the trained network.
     """
     import numpy as np
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn brings it
+    from threadpoolctl import threadpool_limits  # scikit-learn brings it
 
     from pipeline.data.loader import load_split
     from pipeline.model.weights import load_model
