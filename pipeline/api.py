@@ -33,7 +33,12 @@ from pipeline.workspace import (
     schedules,
     stored_results,
 )
-from pipeline.workspace.chain import PipelineResult, run_stages
+from pipeline.workspace.chain import (
+    COMPARISONS_FOLDER,
+    PipelineResult,
+    compare_with_network,
+    run_stages,
+)
 from pipeline.workspace.workspace import RUN_STAGES, Workspace
 
 if TYPE_CHECKING:
@@ -74,6 +79,7 @@ def run(
     rerun: Sequence[str] = (),
     accept_code: bool = False,
     workers: int = 1,
+    compare_with: str = "",
 ) -> PipelineResult:
     """Run stages in order; skip each whose result is there.
 
@@ -82,8 +88,14 @@ def run(
         rerun: stages to run again although nothing changed.
         accept_code: keep results of which code alone changed, as `accept` does.
         workers: train in so many processes of this machine, to try what several machines do.
+        compare_with: another network, which is trained and evaluated before, and compared on the
+            same test images.
     """
-    return run_stages(workspace, stages, rerun=rerun, accept_code=accept_code, workers=workers)
+
+    def run_main() -> PipelineResult:
+        return run_stages(workspace, stages, rerun=rerun, accept_code=accept_code, workers=workers)
+
+    return compare_with_network(workspace, compare_with, run_main) if compare_with else run_main()
 
 
 def accept(
@@ -217,7 +229,7 @@ def compare(first: str, second: str, *, workspace: Workspace = HERE) -> Comparis
     from pipeline.evaluate.compare import compare_reports, write_comparison
 
     reports = [stored_results.read_evaluation(workspace, name) for name in (first, second)]
-    return write_comparison(compare_reports(*reports), workspace.directory / "comparisons")
+    return write_comparison(compare_reports(*reports), workspace.directory / COMPARISONS_FOLDER)
 
 
 def export(

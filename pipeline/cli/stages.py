@@ -35,6 +35,7 @@ EXAMPLES: Mapping[str, Mapping[str, str]] = {
     "run": {
         "alexnet run": "the built-in digits, every stage",
         "alexnet run --dataset photos": "a folder with one folder of images per class",
+        "alexnet run --dataset photos --compare-with small": "and AlexNet on the same images",
         "alexnet run promote --dataset photos": "the same, and released if it is good enough",
     },
     "ingest": {
@@ -220,6 +221,12 @@ class StagesCommand(Command):
     help="Keep results of which code alone changed; `alexnet accept` says more.",
 )
 @click.option(
+    "--compare-with",
+    metavar="NETWORK",
+    default="",
+    help="Train and evaluate this network, too, and compare both on the same images.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(1, 64),
     default=1,
@@ -233,6 +240,7 @@ def stages_command(
     explain: bool,
     rerun: tuple[str, ...],
     accept_code: bool,
+    compare_with: str,
     workers: int,
 ) -> None:
     """Run the named stages, in the order in which they depend on each other."""
@@ -243,7 +251,7 @@ def stages_command(
         notify = functools.partial(click.echo, err=True)
         launch_workers(invocation.arguments, workers, notify)
         return
-    result = _run_stages(invocation, named, explain, rerun, accept_code)
+    result = _run_stages(invocation, named, explain, rerun, accept_code, compare_with)
     if not result.outcomes:  # a worker beside the chief, who shows what was made
         return
     from pipeline.cli.tables.stages import show_result
@@ -263,6 +271,7 @@ def _run_stages(
     explain: bool,
     rerun: Sequence[str],
     accept_code: bool,
+    compare_with: str,
 ) -> PipelineResult:
     """Run stages, showing progress; a failure with --json prints what was done until then."""
     from pipeline import api
@@ -275,7 +284,13 @@ def _run_stages(
         shutdown.lingers = "train" in named and not is_chief()
     workspace = invocation.open_workspace(InterruptibleObserver(observer, shutdown))
     try:
-        return api.run(named, workspace=workspace, rerun=rerun, accept_code=accept_code)
+        return api.run(
+            named,
+            workspace=workspace,
+            rerun=rerun,
+            accept_code=accept_code,
+            compare_with=compare_with,
+        )
     except BaseException as error:
         observer.close()
         if shutdown is not None and isinstance(error, LostWorkerError):

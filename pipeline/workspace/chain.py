@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.artifacts import Artifact, Decision, EvaluationReport, SavedModel
 from pipeline.config.description import format_arguments
@@ -31,10 +31,17 @@ from pipeline.workspace.workspace import (
     ALL_STAGES,
     EXTERNAL_MODEL_STAGES,
     NETWORK_STAGES,
+    RUN_STAGES,
     Workspace,
 )
 
+if TYPE_CHECKING:
+    from pipeline.evaluate.compare import Comparison
+
 ALL_STAGE_NAMES = tuple(stage.name for stage in ALL_STAGES)
+COMPARISONS_FOLDER = "comparisons"
+# Settings that were meant for the main network.
+_OF_NETWORK = ("model.network", "model.weights", "model.image_size", "data.short_side")
 _Record = TypeVar("_Record", bound=Artifact)
 
 
@@ -47,6 +54,7 @@ class PipelineResult:
     run_ids: dict[str, str] = field(default_factory=dict)
     run_url: str | None = None
     not_recorded: str | None = None
+    comparison: Comparison | None = None
 
     def _last_record(self, kind: type[_Record]) -> _Record | None:
         records = [
@@ -72,7 +80,8 @@ class PipelineResult:
     def as_dict(self) -> dict[str, Any]:
         """Return the result as JSON can hold it.
 
-        `stages`, `test`, `model`, `run_url`, `not_recorded`, and `decision` of a promotion.
+        `stages`, `test`, `model`, `run_url`, `not_recorded`, `comparison` with another network, and
+        `decision` of a promotion.
         """
         model, report, decision = self.model, self.report, self.decision
         batch_size = self.resolved.config.train.global_batch_size
@@ -83,6 +92,8 @@ class PipelineResult:
             "run_url": self.run_url,
             "not_recorded": self.not_recorded,
         }
+        if self.comparison is not None:
+            shown["comparison"] = self.comparison.as_dict()
         if decision is not None:
             shown["decision"] = decision.model_dump(mode="json") | {"report": str(decision.page)}
         return shown
@@ -146,6 +157,42 @@ def run_stages(
             workspace.run_url(resolved, key),
             tracker.problem or workspace.describe_unsent(),
         )
+
+
+def compare_with_network(
+    workspace: Workspace, network: str, run_main: Callable[[], PipelineResult]
+) -> PipelineResult:
+    """Run a pipeline and the same with another network, and compare both on the same test images.
+
+    The other network goes first, so that the work directory's selection is the main one's.
+
+    Args:
+        workspace: of the main pipeline, whose settings count for both.
+        network: the other one, with its own sizes, and with weights as the recipe says.
+        run_main: runs the main pipeline, with `evaluate`.
+    """
+    from pipeline.evaluate.compare import compare_reports, write_comparison
+
+    changed = {name: value for name, value in workspace.settings.items() if name not in _OF_NETWORK}
+    other = Workspace(
+        workspace.directory,
+        recipe=workspace.recipe,
+        settings={**changed, "model.network": network},
+        observer=workspace.observer,
+        wait=workspace.wait,
+    )
+    beside = run_stages(other, [stage.name for stage in RUN_STAGES])
+    main = run_main()
+    if beside.report is None or main.report is None:
+        raise ConfigError(
+            "A comparison needs an evaluation of both networks",
+            expected="the stage evaluate, or run",
+            hint="Name it, or leave --compare-with out",
+        )
+    compared = compare_reports(beside.report, main.report)
+    return replace(
+        main, comparison=write_comparison(compared, workspace.directory / COMPARISONS_FOLDER)
+    )
 
 
 def check_run(

@@ -15,6 +15,7 @@ from rich.text import Text
 from pipeline.artifacts import Decision, ModelArtifact
 from pipeline.cli.progress import STATE_STYLES
 from pipeline.cli.tables.lines import print_location
+from pipeline.cli.tables.models import show_comparison
 from pipeline.config.description import describe_setting
 from pipeline.config.resolution import Resolved
 from pipeline.engine.runner import StageStatus
@@ -61,6 +62,8 @@ def show_result(output: Console, result: PipelineResult) -> None:
         print_location(
             output, "report", str((report.directory / report.REPORT_FILE).resolve().as_uri())
         )
+    if result.comparison is not None:
+        show_comparison(output, result.comparison)
     if result.decision is not None:
         show_decision(output, result.decision)
     if result.model is not None:
