@@ -33,12 +33,7 @@ from pipeline.workspace import (
     schedules,
     stored_results,
 )
-from pipeline.workspace.chain import (
-    COMPARISONS_FOLDER,
-    PipelineResult,
-    compare_with_network,
-    run_stages,
-)
+from pipeline.workspace.chain import PipelineResult, run_stages
 from pipeline.workspace.workspace import RUN_STAGES, Workspace
 
 if TYPE_CHECKING:
@@ -91,11 +86,14 @@ def run(
         compare_with: another network, which is trained and evaluated before, and compared on the
             same test images.
     """
-
-    def run_main() -> PipelineResult:
-        return run_stages(workspace, stages, rerun=rerun, accept_code=accept_code, workers=workers)
-
-    return compare_with_network(workspace, compare_with, run_main) if compare_with else run_main()
+    return run_stages(
+        workspace,
+        stages,
+        rerun=rerun,
+        accept_code=accept_code,
+        workers=workers,
+        compare_with=compare_with,
+    )
 
 
 def accept(
@@ -226,10 +224,8 @@ def compare(first: str, second: str, *, workspace: Workspace = HERE) -> Comparis
         ConfigError: there is no such evaluation, or the two are of unlike views or splits.
         DatasetError: they are not of the same images.
     """
-    from pipeline.evaluate.compare import compare_reports, write_comparison
-
     reports = [stored_results.read_evaluation(workspace, name) for name in (first, second)]
-    return write_comparison(compare_reports(*reports), workspace.directory / COMPARISONS_FOLDER)
+    return stored_results.compare_evaluations(workspace, *reports)
 
 
 def export(

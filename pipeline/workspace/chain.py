@@ -8,6 +8,7 @@ run the stages; a worker beside the chief takes part in `train` alone
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from pipeline.tracking.fetching import fetch_model_file
 from pipeline.tracking.store import require_nameable_workdir
 from pipeline.train.cluster import Cluster, read_cluster
 from pipeline.train.launcher import run_workers
+from pipeline.workspace.stored_results import compare_evaluations
 from pipeline.workspace.workspace import (
     ALL_STAGES,
     EXTERNAL_MODEL_STAGES,
@@ -106,6 +108,7 @@ def run_stages(
     rerun: Sequence[str] = (),
     accept_code: bool = False,
     workers: int = 1,
+    compare_with: str = "",
 ) -> PipelineResult:
     """Run stages in order; skip each whose result is there.
 
@@ -118,10 +121,16 @@ def run_stages(
         rerun: stages to run again although nothing changed.
         accept_code: keep results of which code alone changed.
         workers: train in so many processes of this machine.
+        compare_with: another network to run before, and to compare with.
 
     Raises:
         PipelineError: one of its kinds; the message says what to do.
     """
+    if compare_with:
+        main = functools.partial(run_stages, workspace, stages, rerun=rerun, workers=workers)
+        return _run_beside(
+            workspace, compare_with, functools.partial(main, accept_code=accept_code)
+        )
     cluster = read_cluster()
     resolved = check_run(workspace, stages, rerun, cluster)
     if accept_code and (workers > 1 or cluster.workers > 1):
@@ -159,40 +168,34 @@ def run_stages(
         )
 
 
-def compare_with_network(
+def _run_beside(
     workspace: Workspace, network: str, run_main: Callable[[], PipelineResult]
 ) -> PipelineResult:
     """Run a pipeline and the same with another network, and compare both on the same test images.
 
-    The other network goes first, so that the work directory's selection is the main one's.
-
-    Args:
-        workspace: of the main pipeline, whose settings count for both.
-        network: the other one, with its own sizes, and with weights as the recipe says.
-        run_main: runs the main pipeline, with `evaluate`.
+    The other network goes first, so that the work directory's selection is the main one's. It has
+    its own sizes, and weights as the recipe says.
     """
-    from pipeline.evaluate.compare import compare_reports, write_comparison
-
-    changed = {name: value for name, value in workspace.settings.items() if name not in _OF_NETWORK}
+    settings = {
+        name: value for name, value in workspace.settings.items() if name not in _OF_NETWORK
+    }
+    settings["model.network"] = network
     other = Workspace(
         workspace.directory,
         recipe=workspace.recipe,
-        settings={**changed, "model.network": network},
+        settings=settings,
         observer=workspace.observer,
         wait=workspace.wait,
     )
-    beside = run_stages(other, [stage.name for stage in RUN_STAGES])
+    first = run_stages(other, [stage.name for stage in RUN_STAGES]).report
     main = run_main()
-    if beside.report is None or main.report is None:
+    if first is None or main.report is None:
         raise ConfigError(
             "A comparison needs an evaluation of both networks",
             expected="the stage evaluate, or run",
             hint="Name it, or leave --compare-with out",
         )
-    compared = compare_reports(beside.report, main.report)
-    return replace(
-        main, comparison=write_comparison(compared, workspace.directory / COMPARISONS_FOLDER)
-    )
+    return replace(main, comparison=compare_evaluations(workspace, first, main.report))
 
 
 def check_run(

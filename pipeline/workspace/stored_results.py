@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.artifacts import EvaluationReport
 from pipeline.engine.results import Account, read_account
 from pipeline.errors import ConfigError
 from pipeline.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipeline.evaluate.compare import Comparison
 
 MIN_LETTERS = 6  # of a run's id, to name it
 
@@ -32,6 +36,20 @@ def read_evaluation(workspace: Workspace, name: str) -> EvaluationReport:
             expected="the folder of a finished evaluate",
             hint="Type `alexnet evaluate` again, or name another one",
         ) from error
+
+
+def compare_evaluations(
+    workspace: Workspace, first: EvaluationReport, second: EvaluationReport
+) -> Comparison:
+    """Return the comparison of two evaluations of the same images, with its page written.
+
+    Raises:
+        ConfigError: they are of unlike views or splits.
+        DatasetError: they are not of the same images.
+    """
+    from pipeline.evaluate.compare import compare_reports, write_comparison
+
+    return write_comparison(compare_reports(first, second), workspace.directory / "comparisons")
 
 
 def _find_folder(workspace: Workspace, name: str) -> Path:
