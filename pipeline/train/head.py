@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pipeline.arrays import Booleans, Floats, Integers, Labels
 
 # Inverse strengths of the L2 penalty that are tried, as scikit-learn's C, on standardized features:
-# for 1,280 features and 5 to 500 images per class the best is within, and neighbors differ little.
-PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+# for 1,280 features and 5 to 500 images per class the best is within; neighbors differ little.
+PENALTIES = (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 # Where no class has two images, nothing can be held out.
 _UNTESTED_PENALTY = 1e-2
 _FOLDS = 5
