@@ -106,25 +106,42 @@ def build_family_network(
     channel_std: Sequence[float],  # noqa: ARG001
     weights_layout: str = "",  # noqa: ARG001
 ) -> Network:
-    """Return an uncompiled EfficientNet-Lite with fresh weights; arguments as of `build_network`.
+    """Return an EfficientNet-Lite with fresh weights; arguments as of `build_network`."""
+    return build_efficientnet_lite(
+        row.name,
+        (config.image_size, config.image_size),
+        num_classes=num_classes,
+        dropout=config.dropout,
+        seed=config.seed,
+    )
 
-    Height and width are at least 32, so that the last maps have a position.
+
+def build_efficientnet_lite(
+    name: str, size: tuple[int, int], *, num_classes: int, dropout: float, seed: int
+) -> Network:
+    """Return an uncompiled network from uint8 [batch, height, width, 3] to float32 logits.
+
+    Args:
+        name: such as `efficientnet_lite0`.
+        size: height and width of the image, in pixels; each at least 32, so that the last maps
+            have a position.
+        num_classes: number of logits.
+        dropout: fraction of the features dropped in training, in [0, 1).
+        seed: of the initial weights.
     """
-    image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
+    image = keras.Input((*size, 3), dtype="uint8", name="image")
     x = PixelNormalization(_PIXEL_MEAN, _PIXEL_STD, name="normalize")(image)
-    x = _convolve(x, config.seed, "stem", _STEM_MAPS, window=3, stride=2)
-    for block in _list_blocks(_SCALES[row.name]):
-        x = _add_block(x, config.seed, block)
-    x = _convolve(x, config.seed, "head", _HEAD_MAPS)
+    x = _convolve(x, seed, "stem", _STEM_MAPS, window=3, stride=2)
+    for block in _list_blocks(_SCALES[name]):
+        x = _add_block(x, seed, block)
+    x = _convolve(x, seed, "head", _HEAD_MAPS)
     x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
-    x = keras.layers.Dropout(config.dropout, seed=0, name="drop")(x)
+    x = keras.layers.Dropout(dropout, seed=0, name="drop")(x)
     # Small logits at the start, as torchvision's MobileNets have; a classifier of ImageNet's is
     # assigned.
-    start = keras.initializers.RandomNormal(
-        stddev=0.01, seed=derive_layer_seed(config.seed, "logits")
-    )
+    start = keras.initializers.RandomNormal(stddev=0.01, seed=derive_layer_seed(seed, "logits"))
     logits = keras.layers.Dense(num_classes, kernel_initializer=start, name="logits")(x)
-    return keras.Model(image, logits, name=row.name)
+    return keras.Model(image, logits, name=name)
 
 
 def describe_family_start(

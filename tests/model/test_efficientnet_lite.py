@@ -151,6 +151,19 @@ def test_weights_fit_inputs_of_any_size(lite0):
     assert fresh(image_size=32).get_layer("head_relu").output.shape == (None, 1, 1, 1280)
 
 
+def test_weights_fit_images_that_are_not_square(lite0, tensors):
+    wide = efficientnet_lite.build_efficientnet_lite(
+        "efficientnet_lite0", (224, 320), num_classes=1000, dropout=0.2, seed=0
+    )
+    efficientnet_lite.assign_weights(wide, tensors, with_classifier=True)
+    assert wide.get_layer("head_relu").output.shape == (None, 7, 10, 1280)
+    photograph = load_photographs()["china.jpg"][100:324, 160:480]
+    logits = np.asarray(wide(photograph[np.newaxis], training=False))[0]
+    square = np.asarray(lite0.network(photograph[np.newaxis, :, 48:272], training=False))[0]
+    assert 698 in np.argsort(-logits)[:3]  # palace
+    assert np.corrcoef(logits, square)[0, 1] > 0.8
+
+
 class TestTensors:
     def assign(self, tensors):
         efficientnet_lite.assign_weights(fresh(classes=1000), tensors, with_classifier=True)
