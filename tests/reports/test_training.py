@@ -23,6 +23,29 @@ HISTORY = [
 ]
 
 
+HEAD = {
+    "penalty": 0.1,
+    "held_out": 40,
+    "scores": [[0.01, 1.2, 0.3], [0.1, 0.9, 0.25], [1.0, 1.1, 0.275]],
+    "validation_top1_error": 0.2,
+}
+
+
+@pytest.mark.parametrize(("history", "scores"), [(HISTORY, HEAD["scores"]), ([], []), ([], None)])
+def test_a_fine_tuning_shows_the_choice_of_its_penalty(tmp_path, history, scores):
+    head = HEAD if scores is None else HEAD | {"scores": scores}
+    values = {"labels": ["cat"], "partners": [], "fractions": []}
+    values |= {"history": history, "finetune": {"head": head}}
+    write_report_data(tmp_path, values, {"images": np.full((1, 8, 8, 3), 128, np.uint8)})
+    folder = tmp_path / "report"
+    folder.mkdir()
+    draw_training_pages(SimpleNamespace(directory=tmp_path, best_epoch=0), folder)
+    assert json.loads((folder / "finetune.json").read_text()) == {"head": head}
+    assert (folder / "learning_curves.png").exists() == bool(history)
+    # Nothing is held out of a single image per class, so there is nothing to show.
+    assert (folder / "classifier_penalty.png").exists() == bool(head["scores"])
+
+
 @pytest.mark.parametrize("mixed", [False, True])
 def test_curves_images_and_the_history_are_drawn_from_stored_data(tmp_path, mixed):
     pixels = np.full((10, 8, 8, 3), 128, np.uint8)
@@ -31,7 +54,7 @@ def test_curves_images_and_the_history_are_drawn_from_stored_data(tmp_path, mixe
         "partners": ["dog"] * 10 if mixed else [],
         "fractions": [0.75] * 10 if mixed else [],
     }
-    write_report_data(tmp_path, {"history": HISTORY, **classes}, {"images": pixels})
+    write_report_data(tmp_path, {"history": HISTORY, "finetune": {}, **classes}, {"images": pixels})
     folder = tmp_path / "report"
     folder.mkdir()
     draw_training_pages(SimpleNamespace(directory=tmp_path, best_epoch=2), folder)
