@@ -34,11 +34,13 @@ from pipeline.workspace import (
     stored_results,
 )
 from pipeline.workspace.chain import PipelineResult, run_stages
+from pipeline.workspace.networks import list_known_networks
 from pipeline.workspace.workspace import RUN_STAGES, Workspace
 
 if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
     from pipeline.export.record import ExportRecord
+    from pipeline.model.network_list import ListedNetwork
     from pipeline.release.classify import Classifier
     from pipeline.release.predict import Predictions
     from pipeline.reproduce.reproduction import Reproduction
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PipelineResult", "Workspace", "accept", "add_schedule", "clean", "compare", "doctor",
     "emit_schedule", "export", "find_model", "find_schedule", "list_models", "list_run_times",
-    "list_scheduled_runs", "list_schedules", "open_classifier", "pause_schedule",
+    "list_scheduled_runs", "list_schedules", "networks", "open_classifier", "pause_schedule",
     "plan_reproduction", "predict", "prepare_ui", "publish_claims", "remove_schedule", "report",
     "reproduce", "resolve_settings", "resume_schedule", "retrain", "retrain_now", "rollback",
     "run", "run_due_schedule", "serve", "serve_schedules", "settings_schema", "status", "sync",
@@ -450,6 +452,22 @@ def sync(workspace: Workspace = HERE) -> tuple[int, dict[str, str]]:
 def prepare_ui(port: int, *, workspace: Workspace = HERE) -> looking.MlflowServer:
     """Return how to start MLflow's pages of a work directory on this machine."""
     return looking.prepare_server(workspace, port)
+
+
+def networks(
+    names: Sequence[str] = (), *, measure: bool = False, workspace: Workspace = HERE
+) -> list[ListedNetwork]:
+    """Return the networks that `model.network` knows, without building any.
+
+    Args:
+        names: of networks; by default all that the registry has a row of.
+        measure: build each with 1,000 classes and time it forward on this machine.
+        workspace: whose observer is notified of each measurement.
+
+    Raises:
+        ConfigError: there is no network of a name.
+    """
+    return list_known_networks(workspace, names, measure=measure)
 
 
 def doctor(workspace: Workspace = HERE) -> list[Diagnosis]:

@@ -119,6 +119,8 @@ def test_claims(workspace, tmp_path):
 def test_looking_around(workspace):
     assert call("sync", workspace) == (0, {})
     assert "mlflow" in call("prepare_ui", 5050, workspace=workspace).command
+    (listed,) = call("networks", ["keras/ResNet50V2"])
+    assert listed.row.image_size == 224
     subjects = {item.subject: item.state for item in call("doctor", workspace)}
     assert subjects["work directory"] == subjects["tensorflow"] == "ok"
     assert call("clean", dry_run=True, workspace=workspace).kept

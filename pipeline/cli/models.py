@@ -243,7 +243,41 @@ def compare_command(invocation: Invocation, first: str, second: str) -> None:
     invocation.present(comparison.as_dict(), lambda output: show_comparison(output, comparison))
 
 
+@click.command(
+    "networks",
+    cls=Command,
+    section="Models",
+    examples={
+        "alexnet networks": "all of them",
+        "alexnet networks small keras/MobileNet --measure": "two, and how fast they are here",
+    },
+)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Build each with 1,000 classes and time it on this machine: seconds to minutes each.",
+)
+@pass_invocation
+def networks_command(invocation: Invocation, names: tuple[str, ...], measure: bool) -> None:
+    """List the networks that `--network` knows.
+
+    Parameters and MACs are those for 1,000 classes at the natural size; the error is the published
+    top-1 error on ImageNet of the weights that `--weights imagenet` takes. Besides these, any
+    `.keras` file, `package.module:function` of your own, and hub/PRESET of KerasHub.
+    """
+    from pipeline import api
+    from pipeline.cli.progress import NoticeObserver
+    from pipeline.cli.tables.models import show_networks
+
+    observer = NoticeObserver(silent=invocation.quiet or invocation.json)
+    found = api.networks(names, measure=measure, workspace=invocation.open_workspace(observer))
+    value = {"networks": [network.as_dict() for network in found]}
+    invocation.present(value, lambda output: show_networks(output, found))
+
+
 MODEL_COMMANDS: tuple[click.Command, ...] = (
+    networks_command,
     model_group,
     predict_command,
     export_command,

@@ -144,6 +144,8 @@ _FIDELITIES_OF_2012: Mapping[str, Mapping[str, Any]] = {
 ALEXNET_ROWS = (
     AlexNetRow(
         name="small",
+        parameters=3_834_024,
+        macs=48_604_160,
         summary="the 2012 pattern for images of 28-96 pixels",
         min_image_size=16,
         image_size=32,
@@ -157,16 +159,21 @@ ALEXNET_ROWS = (
     ),
     AlexNetRow(
         name="paper",
+        parameters=60_965_224,
+        macs=724_406_816,
         summary="two towers: Krizhevsky, Sutskever and Hinton, 2012",
         min_image_size=64,
         image_size=224,
         layers=AlexNetLayers(_CONVOLUTIONS_OF_2012, towers=2),
         fidelities=_FIDELITIES_OF_2012,
+        imagenet_top1_error=0.407,  # its table 2, one network, mean of ten crops
         # bvlc_alexnet: the paper's order of layers with Caffe's constants.
         weights_layouts={"caffe": {"lrn_bias": 1.0, "lrn_alpha": 2e-5, "initialization": "caffe"}},
     ),
     AlexNetRow(
         name="caffenet",
+        parameters=60_965_224,
+        macs=724_406_816,
         summary="Caffe's CaffeNet: pool before normalization",
         min_image_size=64,
         image_size=224,
@@ -184,6 +191,8 @@ ALEXNET_ROWS = (
     ),
     AlexNetRow(
         name="owt",
+        parameters=61_100_840,
+        macs=714_188_480,
         summary='"One weird trick", one tower, 2014, torchvision\'s layout',
         min_image_size=63,
         image_size=224,
@@ -195,9 +204,14 @@ ALEXNET_ROWS = (
             layer_order="code",
         ),
         weights_layouts={"torchvision": {}},
+        # pytorch.org/vision, AlexNet_Weights.IMAGENET1K_V1.
+        imagenet_top1_error=0.435,
+        licence="BSD-3-Clause",
     ),
     AlexNetRow(
         name="ungrouped",
+        parameters=62_378_344,
+        macs=1_135_256_096,
         summary="2012 without towers, as in most blogs",
         min_image_size=64,
         image_size=224,
@@ -206,6 +220,8 @@ ALEXNET_ROWS = (
     ),
     AlexNetRow(
         name="single_tower",
+        parameters=59_798_312,
+        macs=391_514_384,
         summary="half of 2012, the one-GPU control of section 3.2",
         min_image_size=64,
         image_size=224,
@@ -218,6 +234,8 @@ ALEXNET_ROWS = (
     ),
     AlexNetRow(
         name="cifar",
+        parameters=1_104_328,
+        macs=13_312_000,
         summary="the four layers of figure 1, cuda-convnet's layers-18pct",
         min_image_size=16,
         image_size=32,

@@ -4,8 +4,11 @@ Sizes, and what the published weights need of pixels, are those of Keras's code
 (`keras/src/applications/*.py`: `default_size`, `min_size`, `preprocess_input`, and the layers that
 `include_preprocessing` adds). Top-1 errors are those of https://keras.io/api/applications, for
 ImageNet's validation images; of MobileNetV3, which that page leaves out, of its docstring in Keras.
-Licences are those under which the weights were published by who trained them. Parameters and MACs
-are measured here, with 1,000 classes at the natural size.
+
+Licences are those under which the weights were published: Google's models (Apache-2.0), ResNet
+(MIT, KaimingHe/deep-residual-networks), ResNetV2 (BSD, facebook/fb.resnet.torch), VGG (CC BY,
+Oxford), DenseNet (BSD, liuzhuang13/DenseNet), ConvNeXt (MIT, facebookresearch/ConvNeXt), Xception
+(MIT, Keras's author).
 """
 
 from __future__ import annotations
@@ -33,6 +36,27 @@ _CAFFE = _Pixels((123.68, 116.779, 103.939), (1.0,) * 3, bgr=True)
 _PER_128 = _Pixels((128.0,) * 3, (128.0,) * 3)
 
 
+# Trainable parameters and MACs with 1,000 classes at the natural size, which
+# tests/model/test_keras_networks.py measures again.
+_SIZES = {
+    "ConvNeXtBase": (88_591_464, 15_354_729_472),
+    "ConvNeXtLarge": (197_767_336, 34_361_433_600),
+    "ConvNeXtSmall": (50_223_688, 8_683_712_256),
+    "ConvNeXtTiny": (28_589_128, 4_455_531_264),
+    "ConvNeXtXLarge": (350_196_968, 60_921_030_656),
+    "DenseNet121": (7_978_856, 2_834_161_664),
+    "DenseNet169": (14_149_480, 3_359_843_328),
+    "EfficientNetB0": (5_288_548, 385_814_752),
+    "EfficientNetV2B0": (7_139_704, 718_086_176),
+    "MobileNet": (4_231_976, 568_740_352),
+    "MobileNetV2": (3_504_872, 300_774_272),
+    "MobileNetV3Large": (3_932_952, 215_040_960),
+    "MobileNetV3Small": (1_504_008, 55_472_576),
+    "ResNet50": (25_583_592, 3_857_973_248),
+    "ResNet50V2": (25_568_360, 3_482_255_360),
+}
+
+
 def _row(
     name: str,
     summary: str,
@@ -40,11 +64,10 @@ def _row(
     pixels: _Pixels,
     error: float,
     licence: str,
-    parameters: int = 0,
-    macs: int = 0,
     min_image_size: int = 32,
 ) -> NetworkRow:
     """Return the row of one network; `error` is its top-1 error in percent."""
+    parameters, macs = _SIZES.get(name, (None, None))
     return NetworkRow(
         name=f"keras/{name}",
         summary=summary,
@@ -154,11 +177,11 @@ KERAS_ROWS = (
         _APACHE,
     ),
     _row("ResNet101", _RESIDUAL, 224, _CAFFE, 23.6, _MIT),
-    _row("ResNet101V2", _RESIDUAL_2, 224, _PLUS_MINUS_ONE, 22.8, _APACHE),
+    _row("ResNet101V2", _RESIDUAL_2, 224, _PLUS_MINUS_ONE, 22.8, _BSD),
     _row("ResNet152", _RESIDUAL, 224, _CAFFE, 23.4, _MIT),
-    _row("ResNet152V2", _RESIDUAL_2, 224, _PLUS_MINUS_ONE, 22.0, _APACHE),
+    _row("ResNet152V2", _RESIDUAL_2, 224, _PLUS_MINUS_ONE, 22.0, _BSD),
     _row("ResNet50", _RESIDUAL, 224, _CAFFE, 25.1, _MIT),
-    _row("ResNet50V2", _RESIDUAL_2, 224, _PLUS_MINUS_ONE, 24.0, _APACHE),
+    _row("ResNet50V2", _RESIDUAL_2, 224, _PLUS_MINUS_ONE, 24.0, _BSD),
     _row("VGG16", "3 x 3 windows alone; Simonyan, Zisserman, 2014", 224, _CAFFE, 28.7, _CC),
     _row("VGG19", "3 x 3 windows alone; Simonyan, Zisserman, 2014", 224, _CAFFE, 28.7, _CC),
     _row(

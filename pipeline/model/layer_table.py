@@ -53,8 +53,7 @@ def count_macs(layer: Layer) -> int:
     """
     if parts := [part for part in _parts_of(layer) if part is not None]:
         return sum(_position_count(layer) * _kernel_size(part) for part in parts)
-    equation = getattr(layer, "equation", "")
-    if equation:
+    if equation := getattr(layer, "equation", ""):
         return _einsum_macs(layer, equation)
     kernels = [weight for weight in layer.trainable_variables if len(weight.shape) > 1]
     return sum(_position_count(layer) * math.prod(kernel.shape) for kernel in kernels)
@@ -81,13 +80,15 @@ def _position_count(layer: Layer) -> int:
 
 
 def _einsum_macs(layer: Layer, equation: str) -> int:
-    """Return the product of all sizes that an equation such as `abc,cd->abd` names, less batch."""
-    inputs, _, output = equation.replace("...", "").partition("->")
-    first, _, kernel = inputs.partition(",")
-    sizes = dict(zip(kernel, layer.kernel.shape, strict=True))
-    sizes |= dict(zip(reversed(output), reversed(layer.output.shape), strict=False))
-    sizes |= dict(zip(reversed(first), reversed(layer.input.shape), strict=False))
-    return math.prod(size or 1 for size in sizes.values())
+    """Return the MACs of an equation such as `abc,cd->abd`: numbers out x terms of each sum."""
+    inputs, _, output = equation.partition("->")
+    letters = inputs.rpartition(",")[2]
+    summed = [
+        size
+        for letter, size in zip(letters, layer.kernel.shape, strict=True)
+        if letter not in output
+    ]
+    return math.prod(side or 1 for side in layer.output.shape[1:]) * math.prod(summed)
 
 
 def _describe_layer(layer: Layer, block: str) -> LayerRecord:

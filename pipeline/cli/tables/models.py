@@ -16,7 +16,42 @@ from pipeline.reports.numbers import format_duration
 if TYPE_CHECKING:
     from pipeline.evaluate.compare import Comparison
     from pipeline.export.record import ExportRecord
+    from pipeline.model.network_list import ListedNetwork
     from pipeline.tracking.registry import Version
+
+
+def show_networks(output: Console, networks: Sequence[ListedNetwork]) -> None:
+    """Print the networks of the registry."""
+    measured = any(network.images_per_second for network in networks)
+    table = Table()
+    for heading in (
+        "network",
+        "M parameters",
+        "M MACs",
+        "pixels",
+        "ImageNet error",
+        "licence of the weights",
+        "weights",
+        *(["images/s here"] if measured else []),
+    ):
+        is_text = heading in ("network", "licence of the weights", "weights")
+        table.add_column(heading, justify="left" if is_text else "right")
+    for network in networks:
+        row = network.row
+        error = row.imagenet_top1_error
+        rate = network.images_per_second
+        cells = (
+            Text(row.name),
+            f"{row.parameters / 1e6:,.1f}" if row.parameters else "",
+            f"{row.macs / 1e6:,.0f}" if row.macs else "",
+            str(row.image_size),
+            "" if error is None else f"{error:.1%}",
+            row.licence,
+            network.weights,
+            *([f"{rate:,.1f}" if rate else ""] if measured else []),
+        )
+        table.add_row(*cells)
+    output.print(table)
 
 
 def show_versions(output: Console, versions: Sequence[Version]) -> None:
