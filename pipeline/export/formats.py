@@ -72,6 +72,8 @@ def describe_release(release: Release) -> dict[str, Any]:
         "short_side": release.short_side,
         "model": release.title,
         "model_sha256": release.model_sha256,
+        "pretrained": release.pretrained,
+        "weights_licence": release.weights_licence,
         "input": (
             "image: uint8 [batch, image_size, image_size, 3], RGB in [0, 255]; the center of the"
             " upright image's central square, resized to short_side"

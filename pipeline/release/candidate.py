@@ -127,6 +127,8 @@ def _pack_release(
         short_side=trained.short_side,
         temperature=report.temperature,
         dataset_digest=report.dataset_digest,
+        pretrained=trained.pretrained,
+        weights_licence=trained.weights_licence,
     )
     written = write_package(release, trained.verified_model_path(), golden, folder)
     return read_package(folder, written.sha256(), name="candidate")

@@ -83,6 +83,13 @@ class Release(BaseModel):
     dataset_digest: str = Field(
         default="", description="Digest of the dataset that it was judged on; empty where unknown."
     )
+    pretrained: str = Field(
+        default="", description="The weights that its training began with; empty: fresh ones."
+    )
+    weights_licence: str = Field(
+        default="",
+        description="Licence of these weights, by its SPDX name, which the model stays under.",
+    )
     golden: tuple[GoldenEntry, ...] = Field(
         default=(), description="Images with the logits to expect."
     )
