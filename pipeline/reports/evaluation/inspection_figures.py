@@ -323,19 +323,18 @@ def _overlay_heat(pixels: Image, heat: Floats) -> Floats:
 def _trim_patches(patches: Images) -> Images:
     """Return uint8 [maps, patches, height, width, 4] without needless transparent borders.
 
-    The images are in the middle.
+    The images are in the middle of the largest height and width of their layer.
     """
     inside = patches[..., 3] > 0
     if inside.all():
         return patches
-    shown = np.stack(
-        [inside.any(axis=3), inside.any(axis=2)], axis=2
-    )  # [maps, patches, 2, size], which rows and columns hold an image
-    longest = int(shown.sum(axis=3).max())
-    trimmed = np.zeros((*inside.shape[:2], longest, longest, 4), np.uint8)
+    # Which rows and columns hold an image, [maps, patches, height] and [maps, patches, width].
+    shown = (inside.any(axis=3), inside.any(axis=2))
+    high, wide = (int(side.sum(axis=2).max()) for side in shown)
+    trimmed = np.zeros((*inside.shape[:2], high, wide, 4), np.uint8)
     for index in np.ndindex(inside.shape[:2]):
-        rows, columns = (np.flatnonzero(side) for side in shown[index])
-        top, left = (longest - len(rows)) // 2, (longest - len(columns)) // 2
+        rows, columns = (np.flatnonzero(side[index]) for side in shown)
+        top, left = (high - len(rows)) // 2, (wide - len(columns)) // 2
         trimmed[index][top : top + len(rows), left : left + len(columns)] = patches[index][
             np.ix_(rows, columns)
         ]

@@ -137,11 +137,23 @@ def test_patches_are_trimmed_to_the_largest_of_their_layer():
     patches = np.zeros((1, 2, 9, 9, 4), np.uint8)
     patches[0, 0, 5:, :6], patches[0, 1, :2, 7:] = 255, 200  # 4 x 6 and 2 x 2 pixels of an image
     trimmed = inspection_figures._trim_patches(patches)
-    assert trimmed.shape == (1, 2, 6, 6, 4)
-    expected = np.zeros((2, 6, 6), np.uint8)
-    expected[0, 1:5], expected[1, 2:4, 2:4] = 255, 200
+    assert trimmed.shape == (1, 2, 4, 6, 4)
+    expected = np.zeros((2, 4, 6), np.uint8)
+    expected[0], expected[1, 1:3, 2:4] = 255, 200
     assert np.array_equal(trimmed[0, ..., 3], expected)
     assert np.array_equal(trimmed[0, ..., 0], expected)
+
+
+def test_patches_of_windows_that_are_not_square(tmp_path):
+    pixels = np.zeros((2, 3, 3, 9, 4), np.uint8)
+    pixels[:, :, :2, 4:] = 255
+    assert inspection_figures._trim_patches(pixels).shape == (2, 3, 2, 5, 4)
+    whole = np.concatenate([noise(2, 3, 20, 12, 3), np.full((2, 3, 20, 12, 1), 255, np.uint8)], -1)
+    positions = np.tile(np.float32([[0, 0], [20, 12], [7, 3]]), (2, 1, 1))
+    layers = {"window": LayerPatches(np.arange(2), pixels)}
+    layers["whole"] = LayerPatches(np.arange(2), whole, positions)
+    inspection_figures.draw_patches(layers, tmp_path / "patches.png")
+    drawn(tmp_path / "patches.png")
 
 
 @pytest.mark.parametrize("count", [1, 3, 16])
