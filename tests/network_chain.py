@@ -35,7 +35,9 @@ def build(image_size, classes):
 
 
 def write_images(folder, side):
-    """Write noisy images of one color each, a folder a class."""
+    """Write noisy images of one color each, a folder a class, unless they are there."""
+    if folder.exists():
+        return folder
     rng = np.random.default_rng(0)
     for name, color in COLORS.items():
         (folder / name).mkdir(parents=True)
@@ -70,7 +72,7 @@ def run_chain(network, image_size, folder):
     )
     result = api.run(["ingest", "build", "train", "evaluate", "promote"], workspace=workspace)
     checks = {check.name: check.passed for check in result.decision.checks}
-    trained = result.training.directory / "model.keras"
+    trained = result.model.model_path
     (prediction,) = api.predict(
         [images / "red" / "00.png"], model=str(trained), workspace=workspace, top=3
     )
@@ -84,7 +86,7 @@ def run_chain(network, image_size, folder):
             workspace=workspace,
         )
         exports[target] = max(check.difference for check in record.checks)
-    page = (result.evaluation.directory / "report" / "report.html").read_text(encoding="utf-8")
+    page = (result.report.directory / "report" / "report.html").read_text(encoding="utf-8")
     return {
         "outcome": result.decision.outcome,
         "checks": checks,
