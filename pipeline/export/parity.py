@@ -24,7 +24,7 @@ import tensorflow as tf
 from pipeline.errors import DatasetError, GateError
 from pipeline.export import readback
 from pipeline.export.record import EndpointParity
-from pipeline.release.classify import TOLERANCE, Classifier, UnusableError
+from pipeline.release.classify import TOLERANCE, Classifier, UnusableError, find_tolerance
 from pipeline.release.package import Release
 
 if TYPE_CHECKING:
@@ -42,12 +42,14 @@ class ReferenceAnswers:
         pixels: the same as uint8 [images, size, size, 3] in [0, 255].
         logits: float32 [images, classes].
         probabilities: calibrated, float64 [images, classes].
+        tolerance: of a logit by rounding, relative to the largest one.
     """
 
     files: Sequence[bytes]
     pixels: Images
     logits: Logits
     probabilities: Floats
+    tolerance: float = TOLERANCE
 
     @property
     def allowed(self) -> float:
@@ -55,7 +57,7 @@ class ReferenceAnswers:
 
         Float32 sums in another order, and loses more of larger values.
         """
-        return TOLERANCE * max(1.0, float(np.abs(self.logits).max()))
+        return self.tolerance * max(1.0, float(np.abs(self.logits).max()))
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def compute_reference(classifier: Classifier, files: Sequence[bytes]) -> Referen
     """Return the released model's answers for images, each a file's bytes."""
     pixels = decode_images(classifier, files)
     logits = compute_logits(classifier, pixels)
-    return ReferenceAnswers(files, pixels, logits, classifier.compute_probabilities(logits))
+    probabilities = classifier.compute_probabilities(logits)
+    return ReferenceAnswers(files, pixels, logits, probabilities, find_tolerance(classifier.model))
 
 
 def decode_images(classifier: Classifier, files: Sequence[bytes]) -> Images:

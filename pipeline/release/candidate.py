@@ -27,7 +27,7 @@ from pipeline.evaluate.metrics import Tally, find_majority_class, summarize_tall
 from pipeline.evaluate.predictions import read_logits, read_logits_at
 from pipeline.evaluate.selection import spread_indices
 from pipeline.evaluate.speed import measure_speed
-from pipeline.release.classify import TOLERANCE, Classifier, load_classifier
+from pipeline.release.classify import Classifier, find_tolerance, load_classifier
 from pipeline.release.gate_records import CandidateMeasurements
 from pipeline.release.package import GoldenImage, Release, read_package, write_package
 from pipeline.release.smoke_test import run_smoke_test
@@ -75,7 +75,8 @@ def examine_candidate(
     release = _pack_release(images, trained, report, context)
     classifier = load_classifier(release, batch=WINDOW)
     logits, labels = score_images(classifier, images, "candidate", context)
-    rescored = _check_rescored(logits, report)
+    tolerance = find_tolerance(classifier.model)
+    rescored = _check_rescored(logits, report, tolerance)
     context.progress(0, 1, "model", "latency")
     speed = measure_speed(classifier.model, release.model_path, batches=(1,))
     tally = Tally(
@@ -88,7 +89,7 @@ def examine_candidate(
     _, confidence = compute_losses_and_confidences(logits, labels, report.temperature)
     calibration_error = summary.values["calibrated_calibration_error"]
     context.progress(0, 1, "service", "smoke test: a clean process answers the golden images")
-    served = run_smoke_test(release, context.scratch_directory)
+    served = run_smoke_test(release, context.scratch_directory, tolerance)
     return Candidate(
         release,
         labels,
@@ -174,16 +175,16 @@ def _take_windows(images: Iterator[StoredImage]) -> Iterator[list[StoredImage]]:
         yield window
 
 
-def _check_rescored(logits: Logits, report: EvaluationReport) -> GateCheck:
+def _check_rescored(logits: Logits, report: EvaluationReport, tolerance: float) -> GateCheck:
     """Return whether the saved file gives the logits that the evaluation stored."""
     stored = np.concatenate([part for part, _ in read_logits(report.predictions_path)])
     alike = stored.shape == logits.shape
     difference = float(np.abs(stored - logits).max()) if alike else float("inf")
     return GateCheck(
         name="as evaluated",
-        passed=alike and difference <= TOLERANCE * max(1.0, float(np.abs(stored).max())),
+        passed=alike and difference <= tolerance * max(1.0, float(np.abs(stored).max())),
         measured=format_magnitude(difference),
-        required=f"at most {TOLERANCE:.0e} of the largest logit",
+        required=f"at most {format_magnitude(tolerance)} of the largest logit",
         text=(
             "Re-scored from the saved file: largest logit difference"
             f" {format_magnitude(difference)}."

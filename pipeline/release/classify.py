@@ -7,6 +7,7 @@ and the same compiled network.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,6 +18,8 @@ import tensorflow as tf
 from pipeline.data.decoding import decode_and_resize, decoding_error_reason
 from pipeline.data.headers import read_orientation, require_decodable
 from pipeline.errors import CheckpointError
+from pipeline.evaluate.layer_outputs import limit_batch
+from pipeline.evaluate.map_layers import flatten_graph
 from pipeline.evaluate.scoring import ScoringModel, compute_tensor_logits, load_network
 from pipeline.release.package import Release
 
@@ -32,6 +35,8 @@ MAX_SIDE = 65_500  # libjpeg's own limit, in pixels
 # Of a logit, relative to the largest one: float32 has 7 digits, and batches of other sizes are
 # summed in another order.
 TOLERANCE = 1e-5
+# Layers with weights of the network that the tolerance was chosen for.
+_LAYERS_OF_ALEXNET = 8
 MAX_PIXELS = 89_478_485  # Pillow's own limit, as in data.max_pixels
 
 
@@ -145,7 +150,8 @@ def load_classifier(release: Release, *, batch: int = 32) -> Classifier:
 
     Args:
         release: as `open_release` gives it.
-        batch: the largest number of images that are answered together.
+        batch: the largest number of images that are answered together; fewer where a layer's
+            output would take more than 1 GiB.
 
     Raises:
         CheckpointError: the file is not safe to open or cannot be read.
@@ -168,6 +174,7 @@ def load_classifier(release: Release, *, batch: int = 32) -> Classifier:
             "short_side": max(release.short_side, size),
         }
     )
+    batch = limit_batch(flatten_graph(model), batch)
     sizes = sorted({min(batch, 1 << power) for power in range(batch.bit_length() + 1)})
     return Classifier(
         known,
@@ -176,6 +183,16 @@ def load_classifier(release: Release, *, batch: int = 32) -> Classifier:
         _compile_cutter(known.short_side, size),
         {size: _compile_forward(model, size) for size in sizes},
     )
+
+
+def find_tolerance(model: Network) -> float:
+    """Return how much a logit may differ by rounding alone, relative to the largest one.
+
+    The rounding of each layer is passed on by the next ones, so it grows as a random walk does:
+    with the root of the number of layers with a kernel, over the eight of AlexNet.
+    """
+    kernels = sum(len(weight.shape) > 1 for weight in model.trainable_weights)
+    return TOLERANCE * max(1.0, math.sqrt(kernels / _LAYERS_OF_ALEXNET))
 
 
 def _compile_forward(model: Network, size: int) -> Forward:

@@ -39,15 +39,16 @@ main(sys.argv[1:])
 """
 
 
-def run_smoke_test(release: Release, scratch: Path) -> GateCheck:
+def run_smoke_test(release: Release, scratch: Path, tolerance: float = TOLERANCE) -> GateCheck:
     """Serve a release by `alexnet serve` in another process, and compare its answers.
 
     Args:
         release: in the folder that will be registered.
         scratch: a folder for the process, which sees nothing of the work directory.
+        tolerance: of a logit by rounding, relative to the largest one.
     """
     if not release.golden:
-        return _make_check(False, "none", "There is no golden image to test a service with.")
+        return _make_check(tolerance, False, "none", "There is no golden image to test a service with.")
     scratch.mkdir(parents=True, exist_ok=True)
     try:
         with _serve_release(release, scratch) as port:
@@ -56,6 +57,7 @@ def run_smoke_test(release: Release, scratch: Path) -> GateCheck:
             )
     except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError) as error:
         return _make_check(
+            tolerance,
             False,
             "no answer",
             f"A clean process did not serve the release ({' '.join(str(error).split())[:300]}).",
@@ -64,8 +66,9 @@ def run_smoke_test(release: Release, scratch: Path) -> GateCheck:
     difference = (
         float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
     )
-    passed = difference <= TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    passed = difference <= tolerance * max(1.0, float(np.abs(expected).max()))
     return _make_check(
+        tolerance,
         passed,
         format_magnitude(difference),
         f"A clean process served the release and answered {len(expected)} golden images: largest"
@@ -73,8 +76,8 @@ def run_smoke_test(release: Release, scratch: Path) -> GateCheck:
     )
 
 
-def _make_check(passed: bool, measured: str, text: str) -> GateCheck:
-    required = f"at most {TOLERANCE:.0e} of the largest logit"
+def _make_check(tolerance: float, passed: bool, measured: str, text: str) -> GateCheck:
+    required = f"at most {format_magnitude(tolerance)} of the largest logit"
     return GateCheck(name="serving", passed=passed, measured=measured, required=required, text=text)
 
 

@@ -41,7 +41,8 @@ def find_version(workspace: Workspace, version: str) -> Version:
 def open_named_release(workspace: Workspace, model: str = "") -> Release:
     """Return the champion, or the model that is named, verified and not opened yet.
 
-    Where the workspace's own settings name pretrained weights, it is that network.
+    Where the workspace's own settings name pretrained weights, and no dataset to train them
+    with, it is that network.
 
     Args:
         workspace: the work directory.
@@ -51,7 +52,8 @@ def open_named_release(workspace: Workspace, model: str = "") -> Release:
         ConfigError: it does not exist.
         CheckpointError: its files are not those that were released.
     """
-    if {"model.network", "model.weights"} & workspace.settings.keys():
+    named = workspace.settings.keys()
+    if {"model.network", "model.weights"} & named and "data.dataset" not in named:
         return _build_pretrained_release(workspace, model)
     reference = workspace.model_reference(model)
     config = workspace.resolve_for_store().config
