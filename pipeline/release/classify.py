@@ -191,7 +191,7 @@ def find_tolerance(model: Network) -> float:
     The rounding of each layer is passed on by the next ones, so it grows as a random walk does:
     with the root of the number of layers with a kernel, over the eight of AlexNet.
     """
-    kernels = sum(len(weight.shape) > 1 for weight in model.trainable_weights)
+    kernels = sum(len(weight.shape) > 1 for weight in model.weights)
     return TOLERANCE * max(1.0, math.sqrt(kernels / _LAYERS_OF_ALEXNET))
 
 

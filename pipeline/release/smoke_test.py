@@ -48,7 +48,9 @@ def run_smoke_test(release: Release, scratch: Path, tolerance: float = TOLERANCE
         tolerance: of a logit by rounding, relative to the largest one.
     """
     if not release.golden:
-        return _make_check(tolerance, False, "none", "There is no golden image to test a service with.")
+        return _make_check(
+            tolerance, False, "none", "There is no golden image to test a service with."
+        )
     scratch.mkdir(parents=True, exist_ok=True)
     try:
         with _serve_release(release, scratch) as port:

@@ -13,9 +13,9 @@ import matplotlib as mpl
 import numpy as np
 
 from pipeline.reports.evaluation.layout import (
-    LAYER_NAME_WIDTH,
     draw_image,
     draw_ring,
+    find_name_width,
     make_figure,
     write_label,
     write_layer_name,
@@ -78,9 +78,9 @@ def draw_activations(pixels: Images, maps: Mapping[str, LayerMaps], path: Path) 
         maps: for each layer, the maps of these images.
         path: the PNG file to write.
     """
-    image, tile, between = 2.0, 0.84, 0.2
+    image, tile, between, named = 2.0, 0.84, 0.2, find_name_width(maps)
     left, step, row = (
-        image + between + LAYER_NAME_WIDTH,
+        image + between + named,
         tile + _IMAGE_GAP,
         tile + _TEXT_LINE + _IMAGE_GAP,
     )
@@ -92,7 +92,9 @@ def draw_activations(pixels: Images, maps: Mapping[str, LayerMaps], path: Path) 
         for line, (name, layer) in enumerate(maps.items()):
             top = index * block + line * row
             high, wide = layer.values.shape[2:]
-            write_layer_name(figure, image + between, top + tile / 2, name, f"{high} × {wide}")
+            write_layer_name(
+                figure, image + between, top + tile / 2, named, name, f"{high} × {wide}"
+            )
             for column, (number, values) in enumerate(
                 zip(layer.indices[index], layer.values[index], strict=True)
             ):
@@ -120,7 +122,7 @@ def draw_patches(patches: Mapping[str, LayerPatches], path: Path) -> None:
         patches: for each layer.
         path: the PNG file to write.
     """
-    tile, between = 0.54, 0.22
+    tile, between, named = 0.54, 0.22, find_name_width(patches)
     row, group = (
         _TEXT_LINE + tile + 0.06,
         max(layer.pixels.shape[1] for layer in patches.values()) * (tile + _HAIR) - _HAIR + between,
@@ -128,17 +130,17 @@ def draw_patches(patches: Mapping[str, LayerPatches], path: Path) -> None:
     columns = min(_GROUPS_A_ROW, max(len(layer.maps) for layer in patches.values()))
     rows = [-(-len(layer.maps) // columns) for layer in patches.values()]
     figure = make_figure(
-        LAYER_NAME_WIDTH + columns * group - between, sum(rows) * row + (len(rows) - 1) * between
+        named + columns * group - between, sum(rows) * row + (len(rows) - 1) * between
     )
     top = 0.0
     for (name, layer), lines in zip(patches.items(), rows, strict=True):
         high, wide = layer.pixels.shape[2:4]
         seen = f"sees {high} × {wide}" if layer.positions is None else "sees all"
-        write_layer_name(figure, 0, top + _TEXT_LINE + tile / 2, name, seen)
+        write_layer_name(figure, 0, top + _TEXT_LINE + tile / 2, named, name, seen)
         for group_index, (number, tiles) in enumerate(
             zip(layer.maps, _trim_patches(layer.pixels), strict=True)
         ):
-            x = LAYER_NAME_WIDTH + group_index % columns * group
+            x = named + group_index % columns * group
             y = top + group_index // columns * row
             write_label(
                 figure, x, y + _TEXT_LINE / 2, f"map {number}", size=7, color=FAINT, ha="left"

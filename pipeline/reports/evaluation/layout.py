@@ -6,6 +6,7 @@ is not smoothed: every pixel can be seen.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 # In inches.
 MARGIN = 0.12
-LAYER_NAME_WIDTH = 0.95
+_LAYER_NAME_WIDTH, _MAX_LAYER_NAME_WIDTH = 0.95, 2.0
+_LETTER_WIDTH = 0.085  # of bold letters of 9 points, on average
 
 
 def make_figure(width: float, height: float) -> Figure:
@@ -79,9 +81,17 @@ def draw_ring(figure: Figure, center: tuple[float, float], radius: float) -> Non
         axes.add_patch(Circle(center, radius, fill=False, edgecolor=color, linewidth=line))
 
 
-def write_layer_name(figure: Figure, left: float, middle: float, name: str, note: str) -> None:
-    """Write a layer's name and a small note below it."""
-    room = (LAYER_NAME_WIDTH - 0.1) * 72
+def find_name_width(names: Iterable[str]) -> float:
+    """Return the width of a column of layers' names, in inches: 0.95, or up to 2 for long ones."""
+    longest = max(map(len, names))
+    return min(max(_LAYER_NAME_WIDTH, 0.1 + _LETTER_WIDTH * longest), _MAX_LAYER_NAME_WIDTH)
+
+
+def write_layer_name(
+    figure: Figure, left: float, middle: float, width: float, name: str, note: str
+) -> None:
+    """Write a layer's name and a small note below it, in a column of that width."""
+    room = (width - 0.1) * 72
     write_label(
         figure,
         left,
