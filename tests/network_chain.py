@@ -97,4 +97,4 @@ def run_chain(network, image_size, folder):
 
 
 if __name__ == "__main__":
-    print(json.dumps(run_chain(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))))
+    sys.stdout.write(f"{json.dumps(run_chain(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])))}\n")
