@@ -331,7 +331,7 @@ def _trim_patches(patches: Images) -> Images:
     if inside.all():
         return patches
     # Which rows and columns hold an image, [maps, patches, height] and [maps, patches, width].
-    shown = (inside.any(axis=3), inside.any(axis=2))
+    shown = [np.asarray(inside.any(axis=axis)) for axis in (3, 2)]
     high, wide = (int(side.sum(axis=2).max()) for side in shown)
     trimmed = np.zeros((*inside.shape[:2], high, wide, 4), np.uint8)
     for index in np.ndindex(inside.shape[:2]):
