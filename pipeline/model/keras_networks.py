@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import keras
 
 from pipeline.config.model import ModelConfig
-from pipeline.model.graph import copy_layers
+from pipeline.errors import ConfigError
+from pipeline.model.graph import copy_layers, find_producer
 from pipeline.model.layers import PixelNormalization
 from pipeline.model.network_row import NetworkRow
 from pipeline.random_streams import derive_layer_seed
@@ -57,20 +58,32 @@ def build_with_imagenet_weights(
         row: the network.
         config: the settings.
         num_classes: number of logits.
-        keeps_classifier: with ImageNet's classifier, whose classes are 1,000; else a fresh one.
+        keeps_classifier: with ImageNet's classifier, whose classes are 1,000, and the hidden layers
+            that VGG and MobileNetV3 have below it; else with a fresh one.
+
+    Raises:
+        ConfigError: Keras has the classifier for another size of the images.
     """
     if row.pixel_mean is None or row.pixel_std is None:
         raise ValueError(f"The row of {row.name} says nothing of its pixels.")
-    application = _make_application(row, config, weights="imagenet")
     pixels = (row.pixel_mean, row.pixel_std)
+    if keeps_classifier and config.image_size != row.image_size:
+        raise ConfigError(
+            f"ImageNet's classifier of {row.name} is for images of {row.image_size} pixels",
+            received=f"model.image_size={config.image_size}",
+            hint="Leave --image-size out, or add --set model.classifier=fresh",
+        )
+    application = _make_application(row, config, weights="imagenet", top=keeps_classifier)
+    classifier: list[Array] = []
+    if keeps_classifier:
+        application, classifier = _cut_classifier(application)
     network = _connect(row, config, application, num_classes, pixels, None)
+    if classifier:
+        network.layers[-1].set_weights(classifier)
     if row.bgr:
         first = next(layer for layer in network.layers if hasattr(layer, "kernel"))
         kernel, *others = first.get_weights()
         first.set_weights([kernel[:, :, ::-1], *others])
-    if keeps_classifier:
-        kernel, bias = _read_classifier(row)
-        network.layers[-1].set_weights([kernel, bias])
     return network
 
 
@@ -82,14 +95,32 @@ def describe_family_start(
     return {}
 
 
-def _make_application(row: NetworkRow, config: ModelConfig, *, weights: str | None) -> Network:
-    """Return the application as Keras makes it, up to its features."""
+def _make_application(
+    row: NetworkRow, config: ModelConfig, *, weights: str | None, top: bool = False
+) -> Network:
+    """Return the application as Keras makes it, up to its features, or with its classifier."""
     make = getattr(keras.applications, row.name.partition("/")[2])
     size = config.image_size
+    end = {"classifier_activation": None} if top else {"pooling": "avg"}
     application: Network = make(
-        include_top=False, weights=weights, input_shape=(size, size, 3), pooling="avg"
+        include_top=top, weights=weights, input_shape=(size, size, 3), **end
     )
     return application
+
+
+def _cut_classifier(application: Network) -> tuple[Network, list[Array]]:
+    """Return an application up to its features, and kernel [features, classes] and bias.
+
+    MobileNets have a convolution of maps of one position, which they flatten, in place of a Dense.
+    """
+    layer = find_producer(application, application.outputs[0])
+    while not hasattr(layer, "kernel"):
+        layer = find_producer(application, layer.input)
+    features = layer.input
+    if len(features.shape) == 4:
+        features = keras.layers.Flatten(name="features")(features)
+    kernel, bias = layer.get_weights()
+    return keras.Model(application.inputs, features), [kernel.reshape(-1, kernel.shape[-1]), bias]
 
 
 def _connect(
@@ -110,13 +141,3 @@ def _connect(
     start = keras.initializers.GlorotUniform(seed=derive_layer_seed(config.seed, "logits"))
     logits = keras.layers.Dense(num_classes, kernel_initializer=start, name="logits")(dropped)
     return keras.Model(image, logits, name=row.name.replace("/", "_"))
-
-
-def _read_classifier(row: NetworkRow) -> list[Array]:
-    """Return kernel [features, 1000] and bias [1000] of the published classifier."""
-    make = getattr(keras.applications, row.name.partition("/")[2])
-    application: Network = make(weights="imagenet", classifier_activation=None)
-    layers = [layer for layer in application.layers if hasattr(layer, "kernel")]
-    kernel, bias = layers[-1].get_weights()
-    # MobileNets have a convolution of 1 x 1 in its place.
-    return [kernel.reshape(-1, kernel.shape[-1]), bias]

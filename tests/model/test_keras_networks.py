@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from pipeline.errors import ConfigError
 from pipeline.model.graph import find_classifier, find_feature_layer
 from pipeline.model.keras_networks import build_with_imagenet_weights
 from pipeline.model.networks import build_network, find_network, network_names
@@ -88,6 +89,42 @@ def test_published_weights_see_the_pixels_that_they_were_trained_on(name, monkey
         expected = application(module.preprocess_input(pixels)).numpy()
     found = features(IMAGES).numpy()
     assert np.allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "MobileNet", "EfficientNetV2B0"])
+def test_the_published_classifier_gives_the_logits_of_keras(name, monkeypatch):
+    """With hidden layers above the features, with a convolution as classifier, and with a Dense."""
+    make = getattr(keras.applications, name)
+    keras.utils.set_random_seed(0)
+    monkeypatch.setattr(
+        keras.applications, name, lambda weights, **arguments: make(weights=None, **arguments)
+    )
+    row = find_network(f"keras/{name}")
+    config = model_config(network=row.name, image_size=224)
+    network = build_with_imagenet_weights(row, config, num_classes=1000, keeps_classifier=True)
+    # The same weights behind our pixels and behind Keras's.
+    application = make(weights=None, classifier_activation=None)
+    kinds = (keras.layers.Normalization, keras.layers.Dropout)
+    theirs = [
+        layer for layer in application.layers if layer.weights and not isinstance(layer, kinds)
+    ]
+    ours = [layer for layer in network.layers if layer.weights and not isinstance(layer, kinds)]
+    for one, other in zip(theirs, ours, strict=True):
+        weights = zip(one.get_weights(), other.get_weights(), strict=True)
+        one.set_weights([values.reshape(old.shape) for old, values in weights])
+    images = np.random.default_rng(1).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+    pixels = images.astype(np.float32)
+    if name == "MobileNet":
+        pixels = keras.applications.mobilenet.preprocess_input(pixels)
+    expected = application(pixels).numpy()
+    assert np.allclose(network(images), expected, atol=1e-4 * np.abs(expected).max())
+    with pytest.raises(ConfigError, match="is for images of 224 pixels"):
+        build_with_imagenet_weights(
+            row,
+            model_config(network=row.name, image_size=192),
+            num_classes=1000,
+            keeps_classifier=True,
+        )
 
 
 @pytest.mark.slow
