@@ -16,6 +16,9 @@ CHANGE = re.compile(
 )
 
 
+OWN_NETWORK = re.compile(r"`(?P<file>my_networks\.py)`:" + CODE, re.DOTALL)
+
+
 def follow_page(folder):
     """Make every change of the page below a folder that holds the package."""
     for found in NEW_FILE.finditer(PAGE):
@@ -67,6 +70,29 @@ def test_an_augmentation_a_network_and_a_stage_run(changed, tmp_path):
     assert len((folder / "report" / "classes.txt").read_text().split()) == 2
     account = json.loads(next(tmp_path.glob("mlruns/stages/train-*/run.json")).read_text())
     assert account["fingerprint"]["setting train.inversion"] == 0.5
+
+
+def test_a_network_of_ones_own_in_ten_lines(tmp_path):
+    found = OWN_NETWORK.search(PAGE)
+    assert len(found["code"].splitlines()) <= 10
+    (tmp_path / found["file"]).write_text(found["code"], encoding="utf-8")
+    result = run_alexnet(
+        ROOT,
+        tmp_path,
+        *("run", "--network", "my_networks:build", "--image-size", "16", "--epochs", "1"),
+        *("--set", "data.short_side=18", "--set", "tracking.enabled=no"),
+        *("--set", "evaluate.report=short"),
+    )[-1]
+    assert {stage["state"] for stage in result["stages"]} == {"ran"}
+    assert result["model"]["network"] == "my_networks:build"
+    status = run_alexnet(ROOT, tmp_path, "status")[-1]
+    assert {stage["state"] for stage in status["stages"]} == {"done"}
+    edited = found["code"].replace("Conv2D(64", "Conv2D(48")
+    assert edited != found["code"]
+    (tmp_path / found["file"]).write_text(edited, encoding="utf-8")
+    status = run_alexnet(ROOT, tmp_path, "status")[-1]
+    states = {stage["stage"]: stage["state"] for stage in status["stages"]}
+    assert (states["ingest"], states["build"]) == ("done", "stale")
 
 
 def test_a_claim_is_planned_and_named_in_the_help(changed, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -414,10 +415,19 @@ class TestSubSections:
 class TestSizesOfTheNetwork:
     """What resolve() makes of sizes that nobody gave."""
 
-    SIZES: ClassVar = {"small": 32, "owt": 224, "keras/InceptionV3": 299}
+    NETWORKS: ClassVar = {
+        name: SimpleNamespace(image_size=size, min_image_size=smallest, family=family)
+        for name, size, smallest, family in (
+            ("small", 32, 16, "alexnet"),
+            ("owt", 224, 63, "alexnet"),
+            ("keras/InceptionV3", 299, 75, "keras"),
+        )
+    }
 
     def found(self, overrides, recipe=None):
-        resolved = resolve(recipe, overrides, environment={}, image_size_of=self.SIZES.__getitem__)
+        resolved = resolve(
+            recipe, overrides, environment={}, find_network=self.NETWORKS.__getitem__
+        )
         keys = ("model.image_size", "data.short_side")
         return [resolved.flat()[key] for key in keys], [resolved.origins[key] for key in keys]
 
@@ -442,5 +452,21 @@ class TestSizesOfTheNetwork:
         assert (sizes, origins) == ([224, 300], ["network", "command line"])
         assert self.found(settings, recipe="imagenet2012")[0] == [224, 256]
 
-    def test_a_recipe_keeps_its_sizes(self):
+    def test_a_recipe_keeps_its_sizes_where_the_network_takes_them(self):
         assert self.found({"model.network": "small"}, recipe="digits")[0] == [28, 32]
+        assert self.found({"model.network": "owt"}, recipe="digits")[0] == [224, 256]
+
+    def test_what_a_recipe_says_of_alexnet_is_for_alexnet(self):
+        def width(network, **more):
+            found = resolve(
+                "digits",
+                {"model.network": network, **more},
+                environment={},
+                find_network=self.NETWORKS.__getitem__,
+            )
+            return found.config.model.alexnet.width_multiplier
+
+        assert width("small") == width("owt") == 0.5
+        assert width("keras/InceptionV3") == 1
+        typed = {"model.alexnet.width_multiplier": "0.25"}  # refused later, with a reason
+        assert width("keras/InceptionV3", **typed) == 0.25

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -29,6 +29,22 @@ from pipeline.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "ALEXNET_"
 DEFAULT_RECIPE = "digits"
+
+
+class Network(Protocol):
+    """What settings follow from: sizes in pixels, and the family whose sub-section it has."""
+
+    @property
+    def image_size(self) -> int:
+        """Natural size."""
+
+    @property
+    def min_image_size(self) -> int:
+        """Smallest size."""
+
+    @property
+    def family(self) -> str:
+        """Such as `alexnet`."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,7 @@ def resolve(
     overrides: Mapping[str, Any] | None = None,
     remembered: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
-    image_size_of: Callable[[str], int] | None = None,
+    find_network: Callable[[str], Network] | None = None,
 ) -> Resolved:
     """Return the settings in force.
 
@@ -102,9 +118,10 @@ def resolve(
         remembered: `section.field` -> value of stages already finished in the work directory; above
             the recipe.
         environment: variables to read `ALEXNET_SECTION__FIELD` from; `os.environ` by default.
-        image_size_of: returns the natural size of a network, in pixels. Where nothing above says
-            otherwise, `model.image_size` is that of `model.network`, and `data.short_side` leaves
-            room for crops; their origin is `network`.
+        find_network: returns what is known of a network. Where nothing above says otherwise,
+            `model.image_size` is the natural size of `model.network`, and `data.short_side` leaves
+            room for crops; their origin is `network`. What a recipe says of an AlexNet does not
+            count for another family, nor its size where the network cannot take it.
 
     Raises:
         ConfigError: a setting is unknown, of the wrong type or out of range.
@@ -138,8 +155,8 @@ def resolve(
             _require_known(key, origin)
             _put_setting(nested, key, value)
             origins[key] = origin
-    if image_size_of is not None:
-        _follow_network(nested, origins, image_size_of)
+    if find_network is not None:
+        _follow_network(nested, origins, find_network)
     try:
         config = Config.model_validate(nested)
     except ValidationError as error:
@@ -150,20 +167,45 @@ def resolve(
 
 
 def _follow_network(
-    nested: dict[str, Any], origins: dict[str, str], image_size_of: Callable[[str], int]
+    nested: dict[str, Any], origins: dict[str, str], find_network: Callable[[str], Network]
 ) -> None:
     """Put the sizes that follow from the network, where nobody gave them."""
-    network = nested.get("model", {}).get("network")
-    if origins["model.image_size"] == "default" and isinstance(network, str):
-        size = image_size_of(network.removeprefix("alexnet/"))
-        if size != Config().model.image_size:
-            _put_setting(nested, "model.image_size", size)
-            origins["model.image_size"] = "network"
-    wanted = str(nested.get("model", {}).get("image_size", ""))
+    model = nested.setdefault("model", {})
+    name = model.get("network")
+    if isinstance(name, str):
+        network = find_network(name.removeprefix("alexnet/"))
+        _drop_recipe_of_another_network(nested, origins, network)
+        size = network.image_size
+        if origins["model.image_size"] == "default" and size != Config().model.image_size:
+            model["image_size"], origins["model.image_size"] = size, "network"
+    wanted = str(model.get("image_size", ""))
     given = origins["data.short_side"] != "default"
     if not given and wanted.isdecimal() and int(wanted) > Config().data.short_side:
         _put_setting(nested, "data.short_side", leave_room_for_crops(int(wanted)))
         origins["data.short_side"] = "network"
+
+
+def _drop_recipe_of_another_network(
+    nested: dict[str, Any], origins: dict[str, str], network: Network
+) -> None:
+    """Remove what a recipe says of a network that another one replaces."""
+    dropped = []
+    if network.family != "alexnet":
+        dropped += [key for key in origins if key.startswith("model.alexnet.")]
+    size = nested["model"].get("image_size")
+    if isinstance(size, int) and size < network.min_image_size:
+        dropped += ["model.image_size", "data.short_side"]
+    for key in dropped:
+        if origins[key].startswith("recipe "):
+            _remove_setting(nested, key)
+            origins[key] = "default"
+
+
+def _remove_setting(nested: dict[str, Any], key: str) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        nested = nested[section]
+    del nested[name]
 
 
 def leave_room_for_crops(image_size: int) -> int:

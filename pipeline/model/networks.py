@@ -102,15 +102,6 @@ def find_network(name: str) -> NetworkRow:
     return row
 
 
-def find_image_size(name: str) -> int:
-    """Return the natural size of a network, in pixels.
-
-    Raises:
-        ConfigError: as of `find_network`.
-    """
-    return find_network(name).image_size
-
-
 def build_network(
     config: ModelConfig,
     *,

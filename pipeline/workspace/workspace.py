@@ -23,7 +23,7 @@ from pipeline.engine.stage import Observer, Outcome, Stage, Tracker
 from pipeline.engine.workdir import unwritable, work_directory
 from pipeline.errors import ConfigError
 from pipeline.evaluate.stage import evaluate, evaluate_model
-from pipeline.model.networks import find_image_size, require_network_settings
+from pipeline.model.networks import find_network, require_network_settings
 from pipeline.model.stage import build, build_alone
 from pipeline.model.weight_sources import IMAGENET
 from pipeline.release.stage import promote
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DIRECTORY = Path("mlruns")
 # Settings in which sizes follow the network.
-resolve = functools.partial(resolve_settings, image_size_of=find_image_size)
+resolve = functools.partial(resolve_settings, find_network=find_network)
 RUN_STAGES: tuple[Stage, ...] = (ingest, build, train, evaluate)
 # `promote` runs only where it is named: what is trained is not released by itself.
 ALL_STAGES: tuple[Stage, ...] = (*RUN_STAGES, promote)
