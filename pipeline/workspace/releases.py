@@ -13,8 +13,8 @@ from pipeline.errors import ConfigError
 from pipeline.model.imagenet import IMAGENET_CLASSES
 from pipeline.release.package import Release, open_release
 from pipeline.tracking.registry import Version, resolve_version
-from pipeline.workspace.chain import run_stages
-from pipeline.workspace.workspace import Workspace
+from pipeline.tracking.tracker import NoTracker
+from pipeline.workspace.workspace import NETWORK_STAGES, Workspace
 
 if TYPE_CHECKING:
     from pipeline.export.record import ExportRecord
@@ -80,16 +80,18 @@ def _build_pretrained_release(workspace: Workspace, model: str) -> Release:
             expected="--weights imagenet, or a file of weights with ImageNet's classes",
             hint="To answer with a network that was trained here, name its file with --model",
         )
-    settings = {"model.signal_check": "off"} | dict(workspace.settings)
-    fixed = {
-        "model.classes": IMAGENET_CLASSES,
-        "model.classifier": "keep",
-        "tracking.enabled": False,
-    }
-    built = run_stages(workspace.with_settings(None, settings | fixed), ["build"])
-    path = built.outcomes[-1].directory / SavedModel.MODEL_FILE
-    release = open_release(str(path), built.resolved.config.tracking, workspace.directory)
-    title = f"{built.resolved.config.model.network} with {workspace.settings['model.weights']}"
+    from pipeline.train.strategy import configure_inference
+
+    fixed = {"model.classes": IMAGENET_CLASSES, "model.classifier": "keep"}
+    settings = {"model.signal_check": "off"} | dict(workspace.settings) | fixed
+    resolved = workspace.with_settings(None, settings).resolve(["build"])
+    with workspace.hold():
+        configure_inference()
+        runner = workspace.runner(stages=NETWORK_STAGES, subfolder="networks")
+        built = list(runner.run(resolved, ["build"], NoTracker()))[-1]
+    path = str(built.directory / SavedModel.MODEL_FILE)
+    release = open_release(path, resolved.config.tracking, workspace.directory)
+    title = f"{resolved.config.model.network} with {workspace.settings['model.weights']}"
     return release.model_copy(update={"name": title})
 
 

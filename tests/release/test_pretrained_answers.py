@@ -66,6 +66,6 @@ def test_a_model_and_a_network_are_refused(tmp_path):
 
 
 def test_a_network_without_weights_on_imagenet_is_named_with_those_that_have_them(tmp_path):
-    settings = {"model.network": "small", "model.weights": "imagenet", "tracking.enabled": False}
+    settings = {"model.network": "small", "model.weights": "imagenet"}
     with pytest.raises(ConfigError, match="There are no weights on ImageNet for network small"):
         api.open_classifier(workspace=Workspace(tmp_path, settings=settings))
