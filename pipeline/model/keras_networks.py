@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # Applications with these layers scale pixels themselves, and some cannot be told not to.
 _PREPROCESSING = (keras.layers.Rescaling, keras.layers.Normalization)
+_NORMALIZATIONS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
 _OWN_NAMES = ("image", "normalize", "dropout", "logits")
 
 
@@ -44,7 +45,11 @@ def build_family_network(
     """Return an uncompiled network with fresh weights; arguments as of `build_network`."""
     std = [max(value, 1.0) for value in channel_std]  # black images have a std of 0
     application = _make_application(row, config, weights=None)
-    return _connect(row, config, application, num_classes, (channel_mean, std), config.seed)
+    pixels = (channel_mean, std)
+    network = _connect(row, config, application, num_classes, pixels, config.seed)
+    if not any(isinstance(layer, _NORMALIZATIONS) for layer in network.layers):
+        _start_with_he(network, config.seed)
+    return network
 
 
 def build_with_imagenet_weights(
@@ -106,6 +111,18 @@ def _make_application(
         include_top=top, weights=weights, input_shape=(size, size, 3), **end
     )
     return application
+
+
+def _start_with_he(network: Network, seed: int) -> None:
+    """Give convolutions He's initial weights, seeded by their names.
+
+    VGG has no normalization, and Keras's own (Glorot's) halve the signal at each of its layers:
+    its authors trained shallow networks first (Simonyan, Zisserman, 2014, section 3.1).
+    """
+    for layer in network.layers[:-1]:
+        if hasattr(layer, "kernel"):
+            start = keras.initializers.HeNormal(seed=derive_layer_seed(seed, layer.name))
+            layer.kernel.assign(start(layer.kernel.shape))
 
 
 def _cut_classifier(application: Network) -> tuple[Network, list[Array]]:

@@ -34,6 +34,7 @@ _KIND_COLORS = {
 # Of a drawing of blocks: fractions of so much are written, and names have so many letters.
 _LABELED_FRACTION, _LONGEST_NAME = 0.02, 24
 _NAMED_LAYERS = 24  # below a curve
+_DRAWN_BLOCKS = 20  # side by side
 _ACTIVATION_COLORS = {
     "relu": "#2f6fde",
     "tanh": "#3a9d5d",
@@ -47,9 +48,9 @@ _DRAWING_NOTE = (
 )
 _TOWERS_NOTE = " Two rows are two towers, which meet at conv3 and in the fully connected layers."
 _BLOCKS_NOTE = (
-    "Each box is a block of layers: its height the side of the map that it gives, its depth the"
-    " number of channels, both by their logarithm. Below: each block's fraction of parameters and"
-    " MACs."
+    "Each box is a block of layers, or several that give maps of one size, named after the last:"
+    " its height is the side of the map, its depth the number of channels, both by their logarithm."
+    " Below: each box's fraction of parameters and MACs."
 )
 _SIGNAL_NOTE = (
     "How much of the error's gradient arrives at each layer's output, from the logits on the right"
@@ -267,8 +268,8 @@ def _signal_table(layers: Sequence[Mapping[str, Any]]) -> Table:
 def draw_network(layers: Sequence[LayerRecord]) -> Figure:
     """Return a figure of the network as blocks, with parameters and MACs below."""
     grouped = len(group_layers(layers)) < len(layers)
-    shown = [layer for layer in group_layers(layers) if _color(layer)]
-    figure = Figure(figsize=(max(14, 0.45 * len(shown)), 6.6), layout="constrained")
+    shown = [layer for layer in group_layers(layers, _DRAWN_BLOCKS) if _color(layer)]
+    figure = Figure(figsize=(14, 6.6), layout="constrained")
     image, parameters, work = figure.subplots(3, 1, sharex=True, height_ratios=[5, 1, 1])
     before: Sequence[float] = ()
     for index, layer in enumerate(shown):

@@ -87,7 +87,12 @@ def test_few_layers_stay_and_many_become_blocks():
     many = describe_layers(build_unlike_network("densenet"))
     blocks = group_layers(many)
     assert 4 < len(blocks) < 20 < len(many)
-    for name in ("parameters", "macs", "bytes"):
-        assert sum(getattr(one, name) for one in blocks) == sum(getattr(one, name) for one in many)
+    joined = group_layers(many, 6)
+    assert len(joined) < len(blocks)
+    assert {one.layer for one in joined} < {one.layer for one in blocks}
+    for rows in (blocks, joined):
+        for name in ("parameters", "macs", "bytes"):
+            total = sum(getattr(one, name) for one in many)
+            assert sum(getattr(one, name) for one in rows) == total
     assert (blocks[0], blocks[-1].layer) == (many[0], many[-1].layer)
     assert [one.layer for one in blocks[1:]] == list(dict.fromkeys(one.block for one in many))
