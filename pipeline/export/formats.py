@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python.convert import ConverterError
 
+from pipeline.artifacts import sides_of
 from pipeline.data.decoding import decode_and_resize
 from pipeline.evaluate.scoring import MIN_PROBABILITY, ScoringModel
 from pipeline.export import pixels
@@ -42,7 +43,7 @@ _ARCHIVE_DATE = (1980, 1, 1, 0, 0, 0)
 def make_export_network(classifier: Classifier) -> keras.Model:
     """Return the network to export, from `image` to `logits` and `probabilities`.
 
-    `image` is uint8 [batch, size, size, 3] in [0, 255]; both outputs are float32 [batch, classes].
+    `image` is uint8 [batch, height, width, 3] in [0, 255]; both outputs are float32 [batch, classes].
     The logits are those of `Classifier.logits`: of a model that ends in softmax, the logarithms of
     its outputs.
     """
@@ -75,8 +76,8 @@ def describe_release(release: Release) -> dict[str, Any]:
         "pretrained": release.pretrained,
         "weights_licence": release.weights_licence,
         "input": (
-            "image: uint8 [batch, image_size, image_size, 3], RGB in [0, 255]; the center of the"
-            " upright image's central square, resized to short_side"
+            "image: uint8 [batch, height, width, 3], image_size each or both, RGB in [0, 255]; the"
+            " center of the upright image's central square, resized to short_side"
         ),
     }
 
@@ -92,12 +93,11 @@ def format_labels(release: Release) -> str:
 def write_savedmodel(network: keras.Model, release: Release, folder: Path) -> Path:
     """Write a SavedModel into a folder and return it.
 
-    Signatures: `serving_default`, also named `image`, takes `image` uint8 [n, size, size, 3];
+    Signatures: `serving_default`, also named `image`, takes `image` uint8 [n, height, width, 3];
     `jpeg` takes `image_bytes` string [n], whole JPEG, PNG, BMP, GIF or WebP files; `class_names`
     takes nothing. labels.txt and model.json are in assets.extra/, which TensorFlow does not read.
     """
-    size = release.image_size
-    levels = tf.TensorSpec((None, size, size, 3), tf.uint8, "image")
+    levels = tf.TensorSpec((None, *sides_of(release.image_size), 3), tf.uint8, "image")
     files = tf.TensorSpec((None,), tf.string, "image_bytes")
     module = tf.Module()
     # Keras's own ExportArchive writes the weights twice, as its variables and as TensorFlow's.
@@ -123,19 +123,20 @@ def _trace(function: Callable[..., Any], *signature: tf.TensorSpec) -> Callable[
 
 
 def _decode_files(files: Tensor, release: Release) -> Tensor:
-    """Return uint8 [n, size, size, 3] of image files, string [n].
+    """Return uint8 [n, height, width, 3] of image files, string [n].
 
     The pixels are those of `Classifier.pixels`, with the same EXIF rotation.
     """
-    size, margin = release.image_size, (release.short_side - release.image_size) // 2
+    height, width = sides_of(release.image_size)
+    top, left = (release.short_side - height) // 2, (release.short_side - width) // 2
 
     def decode_one(encoded: Tensor) -> Tensor:
         square = decode_and_resize(encoded, release.short_side, read_orientation_in_graph(encoded))
-        return square[margin : margin + size, margin : margin + size]
+        return square[top : top + height, left : left + width]
 
     with tf.device("CPU:0"):  # no GPU decodes
         return tf.map_fn(
-            decode_one, files, fn_output_signature=tf.TensorSpec((size, size, 3), tf.uint8)
+            decode_one, files, fn_output_signature=tf.TensorSpec((height, width, 3), tf.uint8)
         )
 
 
@@ -223,7 +224,7 @@ def write_onnx(network: keras.Model, release: Release, folder: Path) -> Path:
 
     path = folder / "model.onnx"
     # Keras exports to ONNX only a network that was called.
-    network(np.zeros((1, release.image_size, release.image_size, 3), np.uint8))
+    network(np.zeros((1, *sides_of(release.image_size), 3), np.uint8))
     with _silence():
         network.export(os.fspath(path), format="onnx", verbose=False)
     model = onnx.load(path)
@@ -287,7 +288,7 @@ def write_litert(
         network: of `make_export_network`.
         release: the source of the metadata.
         folder: to write into.
-        calibration: uint8 [images, size, size, 3] in [0, 255], whose activations give the ranges of
+        calibration: uint8 [images, height, width, 3] in [0, 255], whose activations give the ranges of
             8-bit integers. With them every operation between the pixels and the outputs is computed
             in integers; without, in float32.
 

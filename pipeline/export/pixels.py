@@ -6,6 +6,7 @@ libjpeg as often, sampled at the same points. Other resizing methods differ by s
 and 16-bit images differ from training.
 """
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import IO
 
@@ -17,14 +18,14 @@ _ORIENTATION = 0x0112  # EXIF's tag; 1 is upright
 
 
 def read_pixels(
-    file: str | PathLike[str] | IO[bytes], short_side: int, image_size: int
+    file: str | PathLike[str] | IO[bytes], short_side: int, image_size: int | Sequence[int]
 ) -> NDArray[np.uint8]:
-    """Return the pixels of an image file, uint8 [1, image_size, image_size, 3] RGB in [0, 255].
+    """Return the pixels of an image file, uint8 [1, height, width, 3] RGB in [0, 255].
 
     Args:
         file: a path, or a binary file.
         short_side: as the export's `short_side`.
-        image_size: as the export's `image_size`.
+        image_size: as the export's `image_size`, one number or height and width.
     """
     with Image.open(file) as stored:
         image, box = _find_central_square(stored, short_side)
@@ -33,8 +34,9 @@ def read_pixels(
         image = image.resize(square, Image.Resampling.BILINEAR, box)
     else:  # sampled without the filter that Pillow's resize would apply
         image = image.transform(square, Image.Transform.EXTENT, box, Image.Resampling.BILINEAR)
-    edge = (short_side - image_size) // 2
-    return np.asarray(image)[np.newaxis, edge : edge + image_size, edge : edge + image_size]
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    top, left = (short_side - height) // 2, (short_side - width) // 2
+    return np.asarray(image)[np.newaxis, top : top + height, left : left + width]
 
 
 def _find_central_square(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from pipeline.artifacts import ImageSize, sides_of
 from pipeline.data.decoding import decode_and_resize, decoding_error_reason
 from pipeline.data.headers import read_orientation, require_decodable
 from pipeline.errors import CheckpointError
@@ -26,9 +27,9 @@ from pipeline.release.package import Release
 if TYPE_CHECKING:
     from pipeline.arrays import Floats, Image, Images, Logits, Network, Tensor
 
-    # From a file's bytes and EXIF orientation to uint8 [side, side, 3].
+    # From a file's bytes and EXIF orientation to uint8 [height, width, 3].
     Cutter: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-    # From uint8 [size, side, side, 3] to float32 [size, classes].
+    # From uint8 [size, height, width, 3] to float32 [size, classes].
     Forward: TypeAlias = Callable[[Images], Logits]
 
 MAX_SIDE = 65_500  # libjpeg's own limit, in pixels
@@ -66,7 +67,7 @@ class Classifier:
     def prepare_pixels(
         self, encoded: bytes, *, orientation: int | None = None, max_pixels: int = MAX_PIXELS
     ) -> Image:
-        """Return the network's input, uint8 [image_size, image_size, 3] in [0, 255].
+        """Return the network's input, uint8 [height, width, 3] in [0, 255].
 
         It is the center crop of an image file.
 
@@ -92,7 +93,7 @@ class Classifier:
         """Return float32 [images, classes], computed in batches of fixed sizes.
 
         Args:
-            pixels: uint8 [images, image_size, image_size, 3] in [0, 255].
+            pixels: uint8 [images, height, width, 3] in [0, 255].
 
         Raises:
             CheckpointError: a logit is not a number.
@@ -158,7 +159,8 @@ def load_classifier(release: Release, *, batch: int = 32) -> Classifier:
         DatasetError: its classes are not those of the release.
     """
     model = load_network(release.model_path, len(release.class_names) or None)
-    size, classes = model.input_shape[1], model.output_shape[-1]
+    (height, width), classes = model.input_shape[1:3], model.output_shape[-1]
+    size: ImageSize = height if height == width else (height, width)
     if release.image_size not in (0, size):
         raise CheckpointError(
             f"The model {release.title} is not as its release describes it",
@@ -171,7 +173,7 @@ def load_classifier(release: Release, *, batch: int = 32) -> Classifier:
         update={
             "class_names": names,
             "image_size": size,
-            "short_side": max(release.short_side, size),
+            "short_side": max(release.short_side, height, width),
         }
     )
     batch = limit_batch(flatten_graph(model), batch)
@@ -180,7 +182,7 @@ def load_classifier(release: Release, *, batch: int = 32) -> Classifier:
         known,
         model,
         batch,
-        _compile_cutter(known.short_side, size),
+        _compile_cutter(known.short_side, height, width),
         {size: _compile_forward(model, size) for size in sizes},
     )
 
@@ -209,13 +211,13 @@ def _compile_forward(model: Network, size: int) -> Forward:
     return lambda pixels: compile_once()(tf.convert_to_tensor(pixels)).numpy()
 
 
-def _compile_cutter(short_side: int, size: int) -> Cutter:
+def _compile_cutter(short_side: int, height: int, width: int) -> Cutter:
     """Return a compiled function from a file's bytes and EXIF orientation to the center crop."""
-    margin = (short_side - size) // 2
+    top, left = (short_side - height) // 2, (short_side - width) // 2
 
     def cut(encoded: Tensor, orientation: Tensor) -> Tensor:
         square = decode_and_resize(encoded, short_side, orientation)
-        return square[margin : margin + size, margin : margin + size]
+        return square[top : top + height, left : left + width]
 
     signature = [tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)]
     with tf.device("CPU:0"):
@@ -224,9 +226,9 @@ def _compile_cutter(short_side: int, size: int) -> Cutter:
 
 def warm_up(classifier: Classifier) -> None:
     """Answer black images in each batch size, so that no request waits for a compilation."""
-    side = classifier.release.image_size
+    sides = sides_of(classifier.release.image_size)
     for size in classifier._forward:
-        classifier.predict_logits(np.zeros((size, side, side, 3), np.uint8))
+        classifier.predict_logits(np.zeros((size, *sides, 3), np.uint8))
 
 
 def measure_logit_difference(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.artifacts import EvaluationReport, digest_of, file_sha256
+from pipeline.artifacts import EvaluationReport, ImageSize, digest_of, file_sha256
 from pipeline.config.settings import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import CheckpointError, ConfigError
@@ -69,9 +69,12 @@ class Release(BaseModel):
     class_names: tuple[str, ...] = Field(
         default=(), description="Names in the order of the logits; empty where unknown."
     )
-    image_size: int = Field(
+    image_size: ImageSize = Field(
         default=0,
-        description="Height and width of the input, in pixels; 0 until the file is opened.",
+        description=(
+            "Height and width of the input, in pixels, one number where they are the same; 0 until"
+            " the file is opened."
+        ),
     )
     short_side: int = Field(
         default=0,

@@ -70,7 +70,7 @@ class Prediction:
 
 
 class _DecodedFile(NamedTuple):
-    """A file: its pixels, uint8 [image_size, image_size, 3] in [0, 255], or why it has none."""
+    """A file: its pixels, uint8 [height, width, 3] in [0, 255], or why it has none."""
 
     path: str
     pixels: Image | None

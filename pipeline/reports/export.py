@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def render_export_page(parity: Mapping[str, Any]) -> str:
 
 
 def _export_table(parity: Mapping[str, Any]) -> Table:
-    size, runtime = parity["image_size"], f"{parity['runtime']} {parity['version']}"
+    runtime = f"{parity['runtime']} {parity['version']}"
     whole_folder = parity["file"] == parity["directory"]
     rows = [
         ("model", parity["model"]),
@@ -89,7 +89,7 @@ def _export_table(parity: Mapping[str, Any]) -> Table:
         ("path for the runtime", "this folder" if whole_folder else Path(parity["file"]).name),
         ("size", format_bytes(parity["bytes"])),
         ("time per image here", f"{format_milliseconds(parity['seconds'])}, {runtime}"),
-        ("input", f"{size} x {size} x 3, uint8"),
+        ("input", f"{_format_sides(parity['image_size'])} x 3, uint8"),
         ("classes", format_count(parity["classes"])),
         ("temperature of the probabilities", f"{parity['temperature']:.4g}"),
     ]
@@ -144,10 +144,16 @@ def _cost_table(parity: Mapping[str, Any]) -> Table:
     return Table((format_count(cost["images"], "test image"), "float32", "int8"), rows)
 
 
+def _format_sides(size: int | Sequence[int]) -> str:
+    height, width = (size, size) if isinstance(size, int) else size
+    return f"{height} x {width}"
+
+
 def _describe_pixels(parity: Mapping[str, Any]) -> str:
-    size, short_side = parity["image_size"], parity["short_side"]
+    short_side = parity["short_side"]
     return (
-        f"The input is RGB levels 0-255: the central {size} x {size} of the upright image's central"
+        "The input is RGB levels 0-255: the central"
+        f" {_format_sides(parity['image_size'])} of the upright image's central"
         f" square, resized to {short_side} x {short_side}. It needs no other preprocessing: the"
         " mean is subtracted inside the model. A SavedModel's endpoint `jpeg` does all of this from"
         " a file's bytes; so does pixels.py, which is beside the other formats."

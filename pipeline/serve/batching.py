@@ -32,7 +32,7 @@ class _PendingRequest:
 
 @dataclass(frozen=True, slots=True)
 class _QueuedImage:
-    """An image in the queue: uint8 [image_size, image_size, 3], and its index in its request."""
+    """An image in the queue: uint8 [height, width, 3], and its index in its request."""
 
     classifier: Classifier
     pixels: Image
@@ -82,7 +82,7 @@ class Batcher:
 
         Args:
             classifier: the one whose `pixels` decoded the images.
-            images: at least one, each uint8 [image_size, image_size, 3] in [0, 255].
+            images: at least one, each uint8 [height, width, 3] in [0, 255].
         """
         request = _PendingRequest(Future(), [None] * len(images), len(images))
         now = time.monotonic()

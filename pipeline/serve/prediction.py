@@ -171,7 +171,7 @@ class Predictor:
     async def _decode(
         self, classifier: Classifier, images: Sequence[UploadedImage]
     ) -> list[Decoded]:
-        """Return each image's pixels, uint8 [image_size, image_size, 3], or why there are none.
+        """Return each image's pixels, uint8 [height, width, 3], or why there are none.
 
         The images of a request are divided among the threads. Large ones are submitted one by one,
         so that those of other requests come in between.

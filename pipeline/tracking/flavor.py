@@ -8,17 +8,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import ImageSize, sides_of
+
 # MLflow's own loader does not know our layers.
 _LOADER = "pipeline.tracking.pyfunc_loader"
 
 
 def save_keras_flavor(
-    file: Path, directory: Path, image_size: int, known: Mapping[str, Any]
+    file: Path, directory: Path, image_size: ImageSize, known: Mapping[str, Any]
 ) -> None:
     """Write a `.keras` file as the folder of an MLflow Keras model.
 
     Args:
-        file: the network; takes uint8 [batch, image_size, image_size, 3].
+        file: the network; takes uint8 [batch, height, width, 3].
         directory: made here.
         image_size: height and width of the input, in pixels.
         known: what MLflow's description holds besides; `class_names`, in the order of the logits,
@@ -27,7 +29,7 @@ def save_keras_flavor(
     write_flavor(file, directory, describe_flavor(image_size, known))
 
 
-def describe_flavor(image_size: int, known: Mapping[str, Any]) -> dict[str, Any]:
+def describe_flavor(image_size: ImageSize, known: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments by which MLflow describes a network.
 
     The requirements are named, since guessing them takes 13 s.
@@ -36,7 +38,7 @@ def describe_flavor(image_size: int, known: Mapping[str, Any]) -> dict[str, Any]
     from mlflow.models.signature import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    shape = (image_size, image_size, 3)
+    shape = (*sides_of(image_size), 3)
     inputs = TensorSpec(np.dtype("uint8"), (-1, *shape), "image")
     outputs = TensorSpec(np.dtype("float32"), (-1, len(known["class_names"])), "logits")
     return {

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.artifacts import ImageSize
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import ConfigError
 from pipeline.tracking.flavor import save_keras_flavor
@@ -175,7 +176,7 @@ class Registry:
     def register(
         self,
         package: Path,
-        image_size: int,
+        image_size: ImageSize,
         known: Mapping[str, Any],
         tags: Mapping[str, str],
         run_id: str | None,

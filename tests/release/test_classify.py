@@ -11,9 +11,12 @@ from PIL import Image
 from pipeline.artifacts import file_sha256
 from pipeline.data.decoding import decode_and_resize
 from pipeline.errors import CheckpointError, DatasetError
+from pipeline.evaluate import layer_outputs
 from pipeline.model.weights import save_model
 from pipeline.release.classify import (
+    TOLERANCE,
     UnusableError,
+    find_tolerance,
     load_classifier,
     measure_logit_difference,
     warm_up,
@@ -183,3 +186,43 @@ def test_golden_images_are_answered_as_recorded(classifier, release):
     golden[1] = (golden[1][0], [value + 0.5 for value in golden[1][1]])
     assert measure_logit_difference(classifier, golden) == pytest.approx(0.5, abs=1e-4)
     warm_up(classifier)
+
+
+def test_an_image_is_cut_higher_than_wide(tmp_path, image):
+    pixels = keras.Input((24, 16, 3), dtype="uint8")
+    x = keras.layers.Conv2D(4, 3, activation="relu")(keras.layers.Rescaling(1 / 255)(pixels))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    keras.Model(pixels, keras.layers.Dense(3)(x)).save(tmp_path / "high.keras")
+    release = Release(directory=tmp_path, model_file="high.keras", model_sha256="", short_side=28)
+    opened = load_classifier(release)
+    assert opened.release.image_size == (24, 16)
+    assert Release.model_validate_json(opened.release.to_json()).image_size == (24, 16)
+    encoded = image(0, height=28, width=28)
+    square = load_classifier(release.model_copy(update={"short_side": 40}))
+    assert opened.prepare_pixels(encoded).shape == square.prepare_pixels(encoded).shape
+    stored = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    np.testing.assert_array_equal(opened.prepare_pixels(encoded), stored[2:26, 6:22])
+    warm_up(opened)
+
+
+def test_a_batch_is_as_large_as_memory_allows(tmp_path, monkeypatch):
+    pixels = keras.Input((16, 16, 3), dtype="uint8")
+    x = keras.layers.Conv2D(64, 1)(keras.layers.Rescaling(1 / 255)(pixels))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    keras.Model(pixels, keras.layers.Dense(3)(x)).save(tmp_path / "wide.keras")
+    release = Release(directory=tmp_path, model_file="wide.keras", model_sha256="")
+    monkeypatch.setattr(layer_outputs, "_MAX_OUTPUT_BYTES", 5 * 16 * 16 * 64 * 4)
+    assert load_classifier(release, batch=32).batch == 5
+    assert load_classifier(release, batch=3).batch == 3
+
+
+def test_rounding_of_more_layers_is_allowed_more():
+    def make(depth):
+        pixels = keras.Input((8, 8, 3), dtype="uint8")
+        x = keras.layers.Rescaling(1 / 255)(pixels)
+        for _ in range(depth - 1):
+            x = keras.layers.BatchNormalization()(keras.layers.Conv2D(2, 1)(x))
+        return keras.Model(pixels, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+
+    tolerances = [find_tolerance(make(depth)) for depth in (2, 8, 32)]
+    assert tolerances == pytest.approx([TOLERANCE, TOLERANCE, 2 * TOLERANCE])
