@@ -43,8 +43,8 @@ _ARCHIVE_DATE = (1980, 1, 1, 0, 0, 0)
 def make_export_network(classifier: Classifier) -> keras.Model:
     """Return the network to export, from `image` to `logits` and `probabilities`.
 
-    `image` is uint8 [batch, height, width, 3] in [0, 255]; both outputs are float32 [batch, classes].
-    The logits are those of `Classifier.logits`: of a model that ends in softmax, the logarithms of
+    `image` is uint8 [batch, height, width, 3] in [0, 255]; both outputs are float32
+    [batch, classes]. The logits are those of `Classifier.logits`: of a model that ends in softmax, the logarithms of
     its outputs.
     """
     model = classifier.model
@@ -288,8 +288,8 @@ def write_litert(
         network: of `make_export_network`.
         release: the source of the metadata.
         folder: to write into.
-        calibration: uint8 [images, height, width, 3] in [0, 255], whose activations give the ranges of
-            8-bit integers. With them every operation between the pixels and the outputs is computed
+        calibration: uint8 [images, height, width, 3] in [0, 255], whose activations give the
+            ranges of 8-bit integers. With them every operation between the pixels and the outputs is computed
             in integers; without, in float32.
 
     Raises:
