@@ -44,8 +44,8 @@ def make_export_network(classifier: Classifier) -> keras.Model:
     """Return the network to export, from `image` to `logits` and `probabilities`.
 
     `image` is uint8 [batch, height, width, 3] in [0, 255]; both outputs are float32
-    [batch, classes]. The logits are those of `Classifier.logits`: of a model that ends in softmax, the logarithms of
-    its outputs.
+    [batch, classes]. The logits are those of `Classifier.logits`: of a model that ends in softmax,
+    the logarithms of its outputs.
     """
     model = classifier.model
     image = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
@@ -289,8 +289,8 @@ def write_litert(
         release: the source of the metadata.
         folder: to write into.
         calibration: uint8 [images, height, width, 3] in [0, 255], whose activations give the
-            ranges of 8-bit integers. With them every operation between the pixels and the outputs is computed
-            in integers; without, in float32.
+            ranges of 8-bit integers. With them every operation between the pixels and the outputs
+            is computed in integers; without, in float32.
 
     Raises:
         ValueError: LiteRT lacks an operation of the network.
