@@ -18,9 +18,7 @@ def build_unlike_network(name, size=SIDE, dropout=0.2, seed=0):
     """Return one of `UNLIKE_NETWORKS`, with fresh weights that follow from the seed."""
     keras.utils.set_random_seed(seed)
     if name == "alexnet":
-        config = model_config(
-            image_size=size, width_multiplier=0.1, dropout=dropout, normalization="batch"
-        )
+        config = model_config(image_size=size, width_multiplier=0.1, dropout=dropout)
         colors = {"channel_mean": (125,) * 3, "channel_std": (50,) * 3}
         return build_network(config, num_classes=CLASSES, **colors)
     image = keras.Input((size, size, 3), dtype="uint8", name="image")

@@ -8,7 +8,7 @@ train". One batch through the fresh network shows it. `pipeline.reports.network`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +166,7 @@ def measure_signal(
 
 
 def build_signal_probe(
-    network: Network, *, training: bool
+    network: Network, *, training: bool, layers: Sequence[Layer] | None = None
 ) -> Callable[[Images | Tensor, Labels | Tensor], tuple[Tensor, Tensor]]:
     """Return a function (images, labels) -> float32 [layers, 5] and the loss, for `read_signal`.
 
@@ -175,8 +175,9 @@ def build_signal_probe(
     Args:
         network: a model of `build_network`.
         training: as Keras means it.
+        layers: those of which the signal is wanted, the last one included; None for all.
     """
-    weighted = _weighted_layers(network)
+    weighted = layers or _weighted_layers(network)
     activated = [_activation_of(network, layer) for layer in weighted]
     probe = keras.Model(network.input, [layer.output for layer in (*weighted, *activated)])
 
@@ -208,16 +209,27 @@ def build_signal_probe(
     return measure
 
 
-def read_signal(network: Network, numbers: tuple[Tensor, Tensor], learning_rate: float) -> Signal:
+def spread_weighted_layers(network: Network, count: int) -> list[Layer]:
+    """Return layers with a kernel, at most so many, from the first to the last at equal steps."""
+    layers = _weighted_layers(network)
+    if len(layers) <= count:
+        return layers
+    return [layers[round(index)] for index in np.linspace(0, len(layers) - 1, count)]
+
+
+def read_signal(
+    network: Network,
+    numbers: tuple[Tensor, Tensor],
+    learning_rate: float,
+    layers: Sequence[Layer] | None = None,
+) -> Signal:
     """Return the signal in what a function of `build_signal_probe` returned, layers by name."""
-    layers = []
-    for layer, row in zip(
-        _weighted_layers(network), np.asarray(numbers[0], np.float64), strict=True
-    ):
+    weighted, signals = layers or _weighted_layers(network), []
+    for layer, row in zip(weighted, np.asarray(numbers[0], np.float64), strict=True):
         spread, gradient, arriving, weight, idle = (float(value) for value in row)
         ratio = learning_rate * gradient / max(weight, 1e-30) if layer.trainable else 0.0
-        layers.append(LayerSignal(layer.name, spread, gradient, arriving, ratio, idle))
-    return Signal(tuple(layers), float(numbers[1]), int(network.output.shape[-1]))
+        signals.append(LayerSignal(layer.name, spread, gradient, arriving, ratio, idle))
+    return Signal(tuple(signals), float(numbers[1]), int(network.output.shape[-1]))
 
 
 def count_signal_images(activation_bytes: int) -> int:

@@ -31,8 +31,9 @@ def advise_on_divergence(
     if steps <= 1:
         return (
             "It was so at the first step, before any weight had changed: the initial weights and"
-            " the scale of the pixels do not fit each other. Leave model.alexnet.initialization and"
-            " model.alexnet.input_scale at auto, or look at the file of model.weights"
+            " the scale of the pixels do not fit each other. Look at the file of model.weights and at"
+            " the preprocessing inside the network; of an AlexNet, leave"
+            " model.alexnet.initialization and model.alexnet.input_scale at auto"
         )
     if precision == "float16" and weights_finite:
         return (
@@ -89,7 +90,7 @@ def make_unfitting_error() -> OutOfMemoryError:
     return OutOfMemoryError(
         "A step does not fit into the device's memory, not even with one image at a time",
         expected="a smaller network or image",
-        hint="Try --set model.alexnet.width_multiplier=0.5, or a smaller --image-size",
+        hint="Try a smaller --image-size, or a smaller --network",
     )
 
 

@@ -40,7 +40,12 @@ from pipeline.data.evaluation_batches import make_evaluation_batches, make_scori
 from pipeline.data.loader import LoadedSplit
 from pipeline.data.training_batches import iterate_training_epochs
 from pipeline.errors import CheckpointError, LostWorkerError, TrainingDivergedError
-from pipeline.model.signal import SIGNAL_IMAGES, build_signal_probe, read_signal
+from pipeline.model.signal import (
+    SIGNAL_IMAGES,
+    build_signal_probe,
+    read_signal,
+    spread_weighted_layers,
+)
 from pipeline.train.checkpoint_saver import CheckpointSaver
 from pipeline.train.diagnosis import diagnose_divergence, diagnose_hang
 from pipeline.train.memory import choose_accumulation_steps, diagnose_memory
@@ -64,6 +69,9 @@ _MAX_STEPS_PER_CALL = 64
 # How long a step that is under way when training is interrupted may still take, so that it can be
 # saved.
 _LAST_STEP_SECONDS = 10.0
+# The signal after each epoch: of a network with more layers it is that of these, through fewer
+# images, so that it takes a fiftieth of an epoch of 500 images and not a tenth.
+_MAX_SIGNAL_LAYERS, _SIGNAL_IMAGES_OF_MANY_LAYERS = 16, 8
 _CLOCK_FIELDS = frozenset({"seconds", "images_per_second", "time"})
 # What TensorFlow raises in the others when a worker is gone.
 _LOST_WORKER_ERRORS = (
@@ -434,19 +442,23 @@ def choose_best_epoch(history: list[dict[str, float]]) -> dict[str, float]:
 def _compile_signal(
     network: Network, validation: LoadedSplit
 ) -> Callable[[float], dict[str, float]]:
-    """Return a function of the learning rate -> the signal through each layer.
+    """Return a function of the learning rate -> the signal through the layers.
 
-    Measured on some of the validation images.
+    Measured on some of the validation images; through each layer with a kernel, or where there are
+    many through some from the first to the last.
     """
+    layers = spread_weighted_layers(network, _MAX_SIGNAL_LAYERS)
+    many = len(layers) == _MAX_SIGNAL_LAYERS
+    batch_size = _SIGNAL_IMAGES_OF_MANY_LAYERS if many else SIGNAL_IMAGES
     images, labels = next(
         iter(
             make_evaluation_batches(
-                validation, image_size=network.input_shape[1], batch_size=SIGNAL_IMAGES
+                validation, image_size=network.input_shape[1], batch_size=batch_size
             )
         )
     )
-    numbers = tf.function(build_signal_probe(network, training=False))
-    return lambda rate: read_signal(network, numbers(images, labels), rate).to_metrics()
+    numbers = tf.function(build_signal_probe(network, training=False, layers=layers))
+    return lambda rate: read_signal(network, numbers(images, labels), rate, layers).to_metrics()
 
 
 def remove_clock_readings(entry: dict[str, float]) -> dict[str, float]:

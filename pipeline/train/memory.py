@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,12 +78,10 @@ def _find_fitting_rows(
     A GPU refuses what does not fit. A processor's memory does not end before the system ends the
     process, so there the growth from one try to the next predicts whether the next would fit.
     """
-    size, compute_gradients = (
-        state.network.input_shape[1],
-        make_gradient_function(state, images, config),
-    )
+    shape = state.network.input_shape[1:]
+    compute_gradients = make_gradient_function(state, images, config)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec([None, *shape], tf.uint8)])
     def attempt(pixels: Tensor) -> Tensor:
         batch = (pixels, tf.zeros([tf.shape(pixels)[0]], tf.int32), None, None)
         gradients, _ = compute_gradients(batch, tf.constant(0, tf.int64), 0)
@@ -91,13 +89,15 @@ def _find_fitting_rows(
 
     untouched = [variable.numpy() for variable in state.network.non_trainable_variables]
     try:
-        return _find_largest_success(attempt, size, max_rows)
+        return _find_largest_success(attempt, shape, max_rows)
     finally:  # such as the statistics of batch normalization
         for variable, value in zip(state.network.non_trainable_variables, untouched, strict=True):
             variable.assign(value)
 
 
-def _find_largest_success(attempt: Callable[[Images], Tensor], size: int, max_rows: int) -> int:
+def _find_largest_success(
+    attempt: Callable[[Images], Tensor], shape: Sequence[int], max_rows: int
+) -> int:
     """Return the largest number of images with which an attempt succeeds.
 
     As `_find_fitting_rows` describes it.
@@ -111,7 +111,7 @@ def _find_largest_success(attempt: Callable[[Images], Tensor], size: int, max_ro
             return fits
         _reset_peak()
         try:
-            attempt(np.zeros((rows, size, size, 3), np.uint8)).numpy()
+            attempt(np.zeros((rows, *shape), np.uint8)).numpy()
         except (tf.errors.ResourceExhaustedError, tf.errors.AbortedError):  # the second is oneDNN's
             if fits or rows == 1:
                 return fits

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from pipeline.errors import ConfigError
+from pipeline.train.batch_normalization import StepBatchNormalization
 from pipeline.train.dropout import BatchPosition, make_stateless
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ def copy_network(network: Network, position: BatchPosition) -> Network:
             drawing += 1
             return replacement
         _require_no_drawing(layer)
-        if isinstance(layer, keras.layers.BatchNormalization):
-            config["synchronized"] = True
+        if type(layer) is keras.layers.BatchNormalization and not layer.synchronized:
+            return StepBatchNormalization.from_config(config)
         return layer.__class__.from_config(config)
 
     copy = keras.models.clone_model(network, clone_function=copy_layer)

@@ -21,7 +21,14 @@ from pipeline.train.optimizer import make_optimizer
 from pipeline.train.strategy import Devices
 
 if TYPE_CHECKING:
-    from pipeline.arrays import Array, Network, Optimizer, Variable
+    from pipeline.arrays import Array, Layer, Network, Optimizer, Variable
+
+_FLOAT32_LAYERS = (keras.layers.InputLayer, keras.layers.Rescaling, keras.layers.Normalization)
+_NORMALIZATIONS = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+)
 
 
 @dataclass
@@ -176,8 +183,23 @@ def prepare_state(
 
 
 def _set_precision(network: Network, precision: str) -> None:
-    """Make the layers compute in bfloat16 or float16 and keep their weights in float32."""
+    """Make the layers compute in bfloat16 or float16 and keep their weights in float32.
+
+    Normalization computes its statistics in float32 by itself; what scales pixels stays in float32,
+    as 8 bits do not hold the difference of neighboring levels of 0-255 after it.
+    """
     if precision != "float32":
         for layer in network.layers:
-            if not isinstance(layer, keras.layers.InputLayer):
+            if not isinstance(layer, _FLOAT32_LAYERS) and not (
+                precision == "float16" and _is_scale(layer)
+            ):
                 layer.dtype_policy = f"mixed_{precision}"
+
+
+def _is_scale(layer: Layer) -> bool:
+    """Return whether a layer has vectors alone and is no normalization, as ConvNeXt's LayerScale.
+
+    Its numbers begin at 1e-6, of which float16 has four bits.
+    """
+    vectors = all(len(weight.shape) <= 1 for weight in layer.weights)
+    return bool(layer.weights) and vectors and not isinstance(layer, _NORMALIZATIONS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import keras
 import tensorflow as tf
 
 from pipeline.config.train import TrainConfig
@@ -106,7 +107,8 @@ def make_gradient_function(
                 )
             loss, sums = compute_sums(labels, logits, losses)
             loss = loss / config.global_batch_size * get_loss_scale(optimizer)
-        return tape.gradient(loss, variables), sums
+        zero = tf.UnconnectedGradients.ZERO
+        return tape.gradient(loss, variables, unconnected_gradients=zero), sums
 
     return compute_gradients
 
@@ -129,6 +131,12 @@ def compile_training(
     micro_batches = max(1, state.gradient_accumulation_steps)
     replica_batch = config.global_batch_size // replicas
 
+    # What replicas exchange inside a network cannot be exchanged inside a loop of TensorFlow.
+    unrolled = strategy is not None and any(
+        isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        for layer in state.network.layers
+    )
+
     def accumulate_gradients(
         batch: AugmentedBatch, number: Tensor, first: int
     ) -> tuple[list[Tensor], Tensor]:
@@ -137,11 +145,13 @@ def compile_training(
             [tf.zeros(variable.shape) for variable in variables],
             tf.zeros(4, tf.float64),
         )
-        for index in tf.range(micro_batches):
+        for index in range(micro_batches) if unrolled else tf.range(micro_batches):
             micro_batch = [
                 values if values is None else values[index * rows : (index + 1) * rows]
                 for values in batch
             ]
+            with tf.control_dependencies([sums, *total]):  # one after the other
+                micro_batch[0] = tf.identity(micro_batch[0])
             micro_batch[0] = tf.ensure_shape(micro_batch[0], (rows, *batch[0].shape[1:]))
             gradients, counted = compute_gradients(micro_batch, number, first + index * rows)
             total = [tf.add(one, other) for one, other in zip(total, gradients, strict=True)]

@@ -21,6 +21,7 @@ MODULES = {
     ],
     "model": ["graph", "layers", "safety", "signal", "weights"],
     "train": [
+        "batch_normalization",
         "checkpoint",
         "cluster",
         "dropout",
