@@ -31,8 +31,8 @@ def advise_on_divergence(
     if steps <= 1:
         return (
             "It was so at the first step, before any weight had changed: the initial weights and"
-            " the scale of the pixels do not fit each other. Look at the file of model.weights and at"
-            " the preprocessing inside the network; of an AlexNet, leave"
+            " the scale of the pixels do not fit each other. Look at the file of model.weights and"
+            " at the preprocessing inside the network; of an AlexNet, leave"
             " model.alexnet.initialization and model.alexnet.input_scale at auto"
         )
     if precision == "float16" and weights_finite:

@@ -1,4 +1,4 @@
-"""Batch normalization of the trained copy: Keras's numbers, and better ones where those are lost."""
+"""Batch normalization of the trained copy: Keras's numbers, and better ones where they are lost."""
 
 import keras
 import numpy as np
