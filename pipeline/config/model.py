@@ -132,8 +132,9 @@ class ModelConfig(Section):
     weights: str = Field(
         "",
         description=(
-            "`imagenet`: the network's own weights on ImageNet. Or a file to start from: `.keras`;"
-            " torchvision's AlexNet, `.pth` or `.safetensors`; Caffe's, `.npy` or `.npz`."
+            "`imagenet`: the network's own weights on ImageNet; `auto`: these where they are"
+            " published, but for AlexNets; `none` or empty: fresh. Or a file to start from:"
+            " `.keras`; torchvision's AlexNet, `.pth` or `.safetensors`; Caffe's, `.npy` or `.npz`."
         ),
     )
     classifier: Literal["auto", "keep", "fresh"] = Field(
@@ -152,6 +153,12 @@ class ModelConfig(Section):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the initial weights.")
     alexnet: AlexNetConfig = AlexNetConfig()
+
+    @field_validator("weights")
+    @classmethod
+    def _read_none(cls, weights: str) -> str:
+        """Read `none` as no weights: fresh ones have one name."""
+        return "" if weights == "none" else weights
 
     @field_validator("network")
     @classmethod

@@ -32,7 +32,7 @@ DEFAULT_RECIPE = "digits"
 
 
 class Network(Protocol):
-    """What settings follow from: sizes in pixels, and the family whose sub-section it has."""
+    """What settings follow from: sizes in pixels, weights, and the family of its sub-section."""
 
     @property
     def image_size(self) -> int:
@@ -45,6 +45,10 @@ class Network(Protocol):
     @property
     def family(self) -> str:
         """Such as `alexnet`."""
+
+    @property
+    def default_weights(self) -> str:
+        """What `model.weights=auto` means."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +173,12 @@ def resolve(
 def _follow_network(
     nested: dict[str, Any], origins: dict[str, str], find_network: Callable[[str], Network]
 ) -> None:
-    """Put the sizes that follow from the network, where nobody gave them."""
+    """Put the sizes and weights that follow from the network, where nobody gave them."""
     model = nested.setdefault("model", {})
     name = model.get("network")
+    if model.get("weights") == "auto":
+        known = find_network(str(name or Config().model.network).removeprefix("alexnet/"))
+        model["weights"] = known.default_weights
     if isinstance(name, str):
         network = find_network(name.removeprefix("alexnet/"))
         _drop_recipe_of_another_network(nested, origins, network)

@@ -148,7 +148,7 @@ ALEXNET_ROWS = (
         macs=48_604_160,
         summary="the 2012 pattern for images of 28-96 pixels",
         min_image_size=16,
-        image_size=32,
+        image_size=64,
         # The stride is 1, or 2 from 64 pixels on, so that five convolutions and three pools have
         # something left to see.
         layers=AlexNetLayers(

@@ -43,6 +43,15 @@ class NetworkRow:
     parameters: int | None = None
     macs: int | None = None
 
+    @property
+    def default_weights(self) -> str:
+        """What `model.weights=auto` means: the published ones; none for AlexNets.
+
+        These are here to be trained.
+        """
+        published = self.imagenet_top1_error is not None and self.family != "alexnet"
+        return "imagenet" if published else ""
+
     def numbers(self) -> list[Any]:
         """Return what decides the network, as JSON can hold it."""
         return [self.name, self.family, self.pixel_mean, self.pixel_std, self.bgr]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 DEFAULT_DIRECTORY = Path("mlruns")
-# Settings in which sizes follow the network.
+# Settings in which sizes and weights follow the network.
 resolve = functools.partial(resolve_settings, find_network=find_network)
 RUN_STAGES: tuple[Stage, ...] = (ingest, build, train, evaluate)
 # `promote` runs only where it is named: what is trained is not released by itself.
