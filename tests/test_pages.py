@@ -106,6 +106,8 @@ def finished(tmp_path_factory):
         "32",
         "--set",
         "data.short_side=36",
+        "--network",
+        "small",
         "--set",
         "model.alexnet.width_multiplier=0.2",
     ]

@@ -29,6 +29,7 @@ PROGRAM = (sys.executable, "-m", "pipeline")
 SETTINGS = {
     "data.short_side": 32,
     "model.image_size": 28,
+    "model.network": "small",
     "model.alexnet.width_multiplier": 0.3,
     "train.epochs": 20,
     "train.flip": "no",

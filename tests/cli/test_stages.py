@@ -565,7 +565,7 @@ def test_the_next_day_in_another_folder_with_the_images_gone(tmp_path):
         for number in range(60):
             pixels = np.clip(rng.normal(level, 25, (40, 50, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.jpg")
-    small = ("--set", "model.alexnet.width_multiplier=0.1", *OFF)
+    small = ("--network", "small", "--set", "model.alexnet.width_multiplier=0.1", *OFF)
     first = last_line(
         alexnet("--json", "run", "--dataset", "photos", "--epochs", "3", *small, cwd=tmp_path)
     )

@@ -670,6 +670,8 @@ PROGRAM = (sys.executable, "-m", "pipeline")
 TINY = (
     "--epochs",
     "3",
+    "--network",
+    "small",
     "--set",
     "model.alexnet.width_multiplier=0.2",
     "--set",

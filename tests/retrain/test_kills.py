@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 SETTINGS = {
     "data.short_side": "32",
     "model.image_size": "28",
+    "model.network": "small",
     "model.alexnet.width_multiplier": "0.3",
     "train.epochs": "15",
     "train.flip": "no",

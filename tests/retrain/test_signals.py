@@ -408,6 +408,8 @@ TRAINING = (
     "data.short_side=32",
     "--set",
     "model.image_size=28",
+    "--network",
+    "small",
     "--set",
     "model.alexnet.width_multiplier=0.25",
 )

@@ -24,6 +24,7 @@ RETRAININGS = int(os.environ.get("ALEXNET_SOAK", "50"))
 SETTINGS = {
     "data.short_side": 16,
     "model.image_size": 16,
+    "model.network": "small",
     "model.alexnet.width_multiplier": 0.1,
     "train.epochs": 1,
     "train.flip": "no",
