@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.cli.progress import ConsoleObserver
     from pipeline.cli.shutdown import ShutdownRequest
     from pipeline.engine.stage import Observer
+    from pipeline.errors import PipelineError
     from pipeline.workspace.workspace import Workspace
 
 EXIT_CODES = {
@@ -79,15 +80,28 @@ class Invocation:
             return JsonObserver(output)
         return QuietObserver(output) if self.quiet else ConsoleObserver(output, explain=explain)
 
-    def present(self, value: Mapping[str, Any], show: Callable[[Console], None]) -> None:
-        """Print a result: one JSON object with --json, else whatever `show` prints."""
+    def present(
+        self,
+        value: Mapping[str, Any],
+        show: Callable[[Console], None],
+        error: PipelineError | None = None,
+    ) -> None:
+        """Print a result: one JSON object with --json, else whatever `show` prints.
+
+        Args:
+            value: the object.
+            show: prints the same for people.
+            error: what the command ends with although there is a result, such as a refusal; the
+                object holds it, too. The caller raises it.
+        """
         from pipeline.cli.progress import print_json
 
-        output = self.open_output()
-        if self.json:
-            print_json(output, value)
+        if not self.json:
+            show(self.open_output())
+        elif error is not None:
+            self.show_error(error, value)
         else:
-            show(output)
+            print_json(self.open_output(), value)
 
     def notify(self, text: str) -> None:
         """Print a line on standard error, unless --quiet asks for silence."""

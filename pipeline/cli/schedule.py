@@ -337,12 +337,14 @@ def _conclude(invocation: Invocation, found: ScheduledRun, stop: StopEvent) -> N
 
     if not found.final:
         stop.raise_if_set()
-    value = scheduled_run_as_dict(found)
-    invocation.present(value, lambda output: show_scheduled_runs(output, [found]))
+    value, error = scheduled_run_as_dict(found), None
     if found.state == "failed":
-        raise PipelineError(f"The retraining {found.key} failed: {found.why}")
-    if found.outcome == "refused":
-        raise GateError(found.why)
+        error = PipelineError(f"The retraining {found.key} failed: {found.why}")
+    elif found.outcome == "refused":
+        error = GateError(found.why)
+    invocation.present(value, lambda output: show_scheduled_runs(output, [found]), error)
+    if error is not None:
+        raise error
 
 
 @click.command(
@@ -378,11 +380,12 @@ def retrain_command(invocation: Invocation, scheduled_run: str) -> None:
         result = api.retrain(scheduled_run, workspace=workspace)
     finally:
         observer.close()
-    invocation.present(result.as_dict(), lambda output: show_retraining(output, result))
+    refusal = GateError(result.why) if result.outcome == "refused" else None
+    invocation.present(result.as_dict(), lambda output: show_retraining(output, result), refusal)
     if result.not_recorded:
         warn_not_recorded(result.not_recorded)
-    if result.outcome == "refused":
-        raise GateError(result.why)
+    if refusal is not None:
+        raise refusal
 
 
 SCHEDULE_COMMANDS: tuple[click.Command, ...] = (schedule_group, retrain_command)

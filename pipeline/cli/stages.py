@@ -256,13 +256,15 @@ def stages_command(
         return
     from pipeline.cli.tables.stages import show_result
 
-    invocation.present(result.as_dict(), lambda output: show_result(output, result))
-    if result.not_recorded:
-        warn_not_recorded(result.not_recorded)
-    decision = result.decision
+    refusal, decision = None, result.decision
     if decision is not None and decision.outcome == "refused":
         stays = "the champion stays" if decision.champion else "there is no champion yet"
-        raise GateError(f"The candidate was refused and {stays}: {decision.reason}")
+        refusal = GateError(f"The candidate was refused and {stays}: {decision.reason}")
+    invocation.present(result.as_dict(), lambda output: show_result(output, result), refusal)
+    if result.not_recorded:
+        warn_not_recorded(result.not_recorded)
+    if refusal is not None:
+        raise refusal
 
 
 def _run_stages(
