@@ -416,11 +416,14 @@ class TestSizesOfTheNetwork:
     """What resolve() makes of sizes that nobody gave."""
 
     NETWORKS: ClassVar = {
-        name: SimpleNamespace(image_size=size, min_image_size=smallest, family=family)
-        for name, size, smallest, family in (
-            ("small", 32, 16, "alexnet"),
-            ("owt", 224, 63, "alexnet"),
-            ("keras/InceptionV3", 299, 75, "keras"),
+        name: SimpleNamespace(
+            image_size=size, min_image_size=smallest, family=family, default_weights=weights
+        )
+        for name, size, smallest, family, weights in (
+            ("small", 64, 16, "alexnet", ""),
+            ("owt", 224, 63, "alexnet", ""),
+            ("keras/InceptionV3", 299, 75, "keras", "imagenet"),
+            ("efficientnet_lite0", 224, 32, "efficientnet_lite", "imagenet"),
         )
     }
 
@@ -443,6 +446,26 @@ class TestSizesOfTheNetwork:
     def test_those_of_the_default_network_are_the_defaults(self, network):
         settings = {"data.dataset": "cifar10", **network}
         assert self.found(settings) == ([32, 36], ["default", "default"])
+
+    def test_a_folder_has_a_pretrained_backbone_and_what_replaces_it_its_own_size(self):
+        folder = {"data.dataset": "photos"}
+        assert self.found(folder)[0] == [224, 256]
+        assert self.found(folder | {"model.network": "alexnet/small"})[0] == [64, 73]
+
+    @pytest.mark.parametrize(
+        ("given", "weights"),
+        [
+            ({}, "imagenet"),
+            ({"model.network": "small"}, ""),
+            ({"model.network": "keras/InceptionV3"}, "imagenet"),
+            ({"model.weights": "none"}, ""),
+            ({"model.weights": "own.keras"}, "own.keras"),
+        ],
+    )
+    def test_weights_are_those_that_are_published_for_it(self, given, weights):
+        settings = {"data.dataset": "photos", **given}
+        found = resolve(None, settings, environment={}, find_network=self.NETWORKS.__getitem__)
+        assert found.config.model.weights == weights
 
     def test_what_is_given_stays(self):
         settings = {"data.dataset": "cifar10", "model.network": "owt"}

@@ -160,7 +160,7 @@ def resolve(
             _put_setting(nested, key, value)
             origins[key] = origin
     if find_network is not None:
-        _follow_network(nested, origins, find_network)
+        _follow_network(nested, origins, find_network, from_recipe.get("model.network"))
     try:
         config = Config.model_validate(nested)
     except ValidationError as error:
@@ -171,9 +171,15 @@ def resolve(
 
 
 def _follow_network(
-    nested: dict[str, Any], origins: dict[str, str], find_network: Callable[[str], Network]
+    nested: dict[str, Any],
+    origins: dict[str, str],
+    find_network: Callable[[str], Network],
+    recipe_network: str | None,
 ) -> None:
-    """Put the sizes and weights that follow from the network, where nobody gave them."""
+    """Put the sizes and weights that follow from the network, where nobody gave them.
+
+    The default network has the default sizes, unless it replaces that of the recipe.
+    """
     model = nested.setdefault("model", {})
     name = model.get("network")
     if model.get("weights") == "auto":
@@ -182,8 +188,10 @@ def _follow_network(
     if isinstance(name, str):
         network = find_network(name.removeprefix("alexnet/"))
         _drop_recipe_of_another_network(nested, origins, network)
-        size = network.image_size
-        if origins["model.image_size"] == "default" and size != Config().model.image_size:
+        size, defaults = network.image_size, Config().model
+        replaces = recipe_network is not None or name.removeprefix("alexnet/") != defaults.network
+        free = origins["model.image_size"] == "default" and replaces
+        if free and size != defaults.image_size:
             model["image_size"], origins["model.image_size"] = size, "network"
     wanted = str(model.get("image_size", ""))
     given = origins["data.short_side"] != "default"
