@@ -87,8 +87,8 @@ class Signal:
         """The loss, in nats, above which the signal counts as exploded.
 
         That of Gaussian logits of `_MAX_LOGIT_SCALE`, which grows with the number of classes: the
-        mean log of the sum of c numbers exp(s z) is log(c) + s^2 / 2, or s sqrt(2 log(c)) where s
-        is larger than that root (Derrida, 1981, on the random energy model).
+        mean log of the sum of c numbers exp(s z) is at most log(c) + s^2 / 2, and s sqrt(2 log(c))
+        where s is larger than that root (Derrida, 1981, on the random energy model).
         """
         guess = math.log(self.num_classes)
         largest, scale = math.sqrt(2 * guess), _MAX_LOGIT_SCALE

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.artifacts import DatasetArtifact, ModelArtifact, file_sha256
 from pipeline.config.model import ModelConfig
 from pipeline.engine.stage import Context, stage
-from pipeline.errors import ConfigError
+from pipeline.errors import CheckpointError, ConfigError
 from pipeline.model.networks import (
     REGISTRIES,
     build_network,
@@ -19,6 +19,7 @@ from pipeline.model.networks import (
     find_network,
     network_code,
 )
+from pipeline.model.safety import require_safe
 from pipeline.model.weight_sources import IMAGENET
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def _build_and_check(
     )
     path = context.directory / ModelArtifact.MODEL_FILE
     save_model(network, path)
+    _require_openable(config, path)
     own = signals.get(_THIS_NETWORK)
     _store_report_data(config, signals, finding, context.directory)
     artifact = ModelArtifact(
@@ -221,6 +223,25 @@ def _check_signal(
         signals[activation] = measure_signal(_make_fresh_network(other, statistics), images, labels)
         context.progress(done, networks, "networks", f"signal with {activation}")
     return signals, finding
+
+
+def _require_openable(config: ModelConfig, path: Path) -> None:
+    """Check that the later stages can open the file of a network that the user's code made.
+
+    Raises:
+        ConfigError: it has layers that are not known to be harmless.
+    """
+    if find_network(config.network).family not in ("function", "hub"):
+        return
+    try:
+        require_safe(path)
+    except CheckpointError as error:
+        raise ConfigError(
+            f"The network {config.network} cannot be opened again without running code",
+            expected="layers and operations of Keras alone",
+            received=error.received,
+            hint="Make it of Keras's layers, without Lambda and classes of your own",
+        ) from error
 
 
 def _store_report_data(

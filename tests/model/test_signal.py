@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from pipeline.model.networks import build_network, describe_start
-from pipeline.model.signal import make_photo_like_noise, measure_signal
+from pipeline.model.signal import (
+    LayerSignal,
+    Signal,
+    count_signal_images,
+    make_photo_like_noise,
+    measure_signal,
+)
 from pipeline.reports.network import describe_signal
 from tests.networks import model_config
 
@@ -39,7 +45,7 @@ def signal_of(classes=10, count=16, **settings):
     config = model_config(**settings)
     images, labels, mean, std = images_of(config.image_size, count)
     network = build_network(config, num_classes=classes, channel_mean=mean, channel_std=std)
-    return measure_signal(network, images, labels), config
+    return measure_signal(network, images, labels % classes), config
 
 
 def sentence_of(signal, config):
@@ -167,3 +173,39 @@ def test_a_network_is_left_as_it_was(normalization):
     assert all(np.array_equal(old, new) for old, new in zip(before, network.variables, strict=True))
     assert [layer.rate for layer in network.layers if hasattr(layer, "rate")] == [0.5, 0.5]
     assert measure_signal(network, images, labels) == first  # dropout's chance is not in it
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "keras/MobileNetV3Small",
+        "keras/VGG16",
+        pytest.param("keras/EfficientNetV2B0", marks=pytest.mark.slow),
+        pytest.param("keras/ConvNeXtTiny", marks=pytest.mark.slow),
+    ],
+)
+def test_fresh_networks_of_keras_are_alive(name):
+    """With batch normalization, with layer normalization, and with none."""
+    for classes in (2, 10_000):
+        signal, _ = signal_of(classes, count=4, network=name, image_size=64)
+        assert signal.state == "alive", (classes, signal.spread, signal.loss)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000, 10_000])
+def test_owt_is_alive_whatever_the_number_of_classes(classes):
+    assert signal_of(classes, network="owt", image_size=64)[0].state == "alive"
+
+
+def test_how_large_a_loss_may_be_follows_from_the_number_of_classes():
+    """The bound is just above the loss of Gaussian logits of standard deviation 8."""
+    rng = np.random.default_rng(0)
+    for classes in (10, 1000, 10_000):
+        layer = LayerSignal("fc8", *[0.0] * 5)
+        logits = 8 * rng.normal(size=(500, classes))
+        top = logits.max(axis=1)
+        loss = np.mean(np.log(np.exp(logits - top[:, np.newaxis]).sum(axis=1)) + top - logits[:, 0])
+        assert 1 < Signal((layer,), 0.0, classes).max_loss / loss < 1.4
+
+
+def test_how_many_images_a_check_takes():
+    assert [count_signal_images(size) for size in (1, 1 << 27, 1 << 40)] == [32, 8, 4]

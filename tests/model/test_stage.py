@@ -109,3 +109,36 @@ def test_a_look_without_a_dataset(classes, tmp_path):
     assert len(made.class_names) == classes
     assert made.layers[-1].output == (classes,)
     assert made.activation_bytes(3) == 3 * made.activation_bytes(1) > 0
+
+
+LAYER_OF_ONES_OWN = """
+import keras
+
+
+class Doubling(keras.layers.Layer):
+    def call(self, inputs):
+        return 2 * inputs
+
+
+def build(image_size, classes):
+    return [keras.layers.Conv2D(4, 3), Doubling(), keras.layers.GlobalAveragePooling2D()]
+"""
+
+
+def test_layers_that_no_later_stage_could_open_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "networks_with_own_layers.py").write_text(LAYER_OF_ONES_OWN)
+    monkeypatch.chdir(tmp_path)
+    config = model_config(network="networks_with_own_layers:build")
+    with pytest.raises(ConfigError, match=r"cannot be opened again .* 'Doubling'"):
+        built(build, config, tmp_path, NOISE)
+
+
+def test_a_network_of_keras_and_its_page(tmp_path):
+    config = model_config(network="keras/MobileNetV3Small")
+    made, _ = built(build, config, tmp_path, NOISE)
+    assert (made.signal, made.network) == ("alive", "keras/MobileNetV3Small")
+    facts = json.loads((tmp_path / "report" / "network.json").read_text())
+    assert list(facts["signal"]) == ["this network"]
+    page = (tmp_path / "report" / "network.html").read_text()
+    assert "Network keras/MobileNetV3Small" in page
+    assert page.index("<h2>Blocks</h2>") < page.index("<h2>Every layer</h2>")
