@@ -59,6 +59,7 @@ def run_chain(network, image_size, folder):
             "data.dataset": str(images),
             "data.short_side": image_size + 8,
             "model.network": network,
+            "model.weights": "none",
             "model.image_size": image_size,
             "model.signal_check": "warn",
             "train.epochs": 1,
