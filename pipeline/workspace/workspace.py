@@ -295,7 +295,7 @@ def resolve_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     is_local = detect_dataset_kind(str(dataset)) in ("folder", "manifest")
     if "data.dataset" in settings and is_local and dataset.exists():
         found["data.dataset"] = str(dataset.resolve())
-    if settings.get("model.weights") not in (None, "", IMAGENET):
+    if settings.get("model.weights") not in (None, "", "none", "auto", IMAGENET):
         found["model.weights"] = str(expand_home(str(settings["model.weights"])).resolve())
     if str(settings.get("model.network", "")).endswith(".keras"):
         found["model.network"] = str(expand_home(str(settings["model.network"])).resolve())
