@@ -122,3 +122,11 @@ def test_two_replicas_and_two_workers_train_as_one_device(tmp_path):
             for key in (key for key in one if key.startswith("model/")):
                 np.testing.assert_allclose(one[key], other[key], atol=2e-6, err_msg=name + key)
         assert not np.array_equal(one["logits"][0], one["logits"][0][::-1])
+
+
+@pytest.mark.slow
+def test_micro_batches_on_two_replicas_exchange_their_statistics(tmp_path):
+    """Within a loop of TensorFlow they could not."""
+    more = repr({"gradient_accumulation_steps": 2})
+    finish(start(tmp_path / "micro", ["handmade"], devices="cpu:2", more=more))
+    assert np.isfinite(read(tmp_path / "micro", "handmade")["logits"]).all()
