@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import CheckpointError
 
+# How an image of any shape becomes a square: its central square, or the whole on a border.
+Fit: TypeAlias = Literal["crop", "pad"]
 # Height and width of images in pixels; one number where they are the same.
 ImageSize: TypeAlias = int | tuple[int, int]
 
@@ -106,8 +108,9 @@ class DatasetArtifact(Artifact):
     )
     label_key: str = Field(default="label", description="Feature that holds the class id.")
     short_side: int = Field(
-        description="Pixels that the shorter side is resized to before cropping."
+        description="Height and width of the square that an image becomes, before crops are cut."
     )
+    fit: Fit = Field(default="crop", description="How it becomes one.")
     channel_mean: tuple[float, float, float] = Field(
         description="Mean RGB of the training split, 0-255."
     )
@@ -167,8 +170,10 @@ class DatasetArtifact(Artifact):
             if self.excluded_duplicates
             else ""
         )
+        padded = ", padded to squares" if self.fit == "pad" else ""
         return (
-            f"{self.name}: {len(self.class_names):,} classes, {splits} images{left_out}{duplicates}"
+            f"{self.name}: {len(self.class_names):,} classes, {splits} images{padded}{left_out}"
+            f"{duplicates}"
         )
 
     def pixels_path(self, split: str) -> Path:
@@ -230,9 +235,11 @@ class SavedModel(Artifact):
     short_side: int = Field(
         default=0,
         description=(
-            "Shorter side, in pixels, of the images that inputs are cut from; 0 where none were."
+            "Height and width, in pixels, of the squares that inputs are cut from; 0 where none"
+            " were."
         ),
     )
+    fit: Fit = Field(default="crop", description="How images become these squares.")
     pretrained: str = Field(
         default="",
         description="The weights that it began with: `imagenet`, or a file's name; empty: fresh.",

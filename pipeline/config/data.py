@@ -23,6 +23,14 @@ class DataConfig(Section):
         le=1024,
         description="Pixels that the shorter side is resized to; crops are cut from this.",
     )
+    fit: Literal["crop", "pad", "auto"] = Field(
+        "crop",
+        description=(
+            "`crop` keeps an image's central square; `pad` keeps it whole, in a square of its"
+            " border's mean color; `auto` pads where more than a quarter of the images would lose"
+            " more than a quarter of their area."
+        ),
+    )
     validation_fraction: float = Field(
         0.1,
         gt=0,

@@ -17,22 +17,26 @@ from pipeline.data.augment import (
     shift_colors,
 )
 from pipeline.data.crops import center_crops, cut_squares, draw_crops
+from pipeline.data.decoding import CROP_FRACTION
 from pipeline.data.prepared import PreparedDataset
 from pipeline.data.statistics import MEASURED_IMAGES, DatasetStatistics
 from pipeline.reports.store import write_report_data
 
 if TYPE_CHECKING:
     from pipeline.arrays import Array, Images
+    from pipeline.artifacts import Fit
 
-# The crops of 2012 are 224 of 256 pixels, and the standard deviation of its color noise is 0.1
-# (section 4.1 of the paper).
-CROP_FRACTION = (7, 8)
+# The standard deviation of the color noise of 2012 (section 4.1 of the paper).
 COLOR_NOISE = 0.1
 _PREVIEWED_IMAGES, _PREVIEWED_EPOCHS = 4, 3
 
 
 def write_card_data(
-    prepared: PreparedDataset, statistics: DatasetStatistics, config: DataConfig, directory: Path
+    prepared: PreparedDataset,
+    statistics: DatasetStatistics,
+    config: DataConfig,
+    fit: Fit,
+    directory: Path,
 ) -> None:
     """Store what the dataset card is drawn from in the stage's folder.
 
@@ -48,7 +52,7 @@ def write_card_data(
     stds, directions = find_principal_colors(statistics.channel_covariance)
     preview = preview_augmentation(statistics, config.short_side)
     values = {
-        "card": collect_card_values(prepared, statistics, config),
+        "card": collect_card_values(prepared, statistics, config, fit),
         "measured_images": MEASURED_IMAGES,
         "preview_columns": list(preview),
         "crop_fraction": "/".join(map(str, CROP_FRACTION)),
@@ -69,7 +73,7 @@ def write_card_data(
 
 
 def collect_card_values(
-    prepared: PreparedDataset, statistics: DatasetStatistics, config: DataConfig
+    prepared: PreparedDataset, statistics: DatasetStatistics, config: DataConfig, fit: Fit
 ) -> dict[str, Any]:
     """Return the numbers and names of the card, as values that JSON can hold.
 
@@ -99,6 +103,9 @@ def collect_card_values(
             name: [int(np.min(v)), int(np.median(v)), int(np.max(v))] for name, v in sides.items()
         },
         "short_side": config.short_side,
+        "fit": fit,
+        "asked_fit": config.fit,
+        "cut_fraction": statistics.cut_fraction,
         "channel_mean": list(statistics.channel_mean),
         "channel_std": [
             math.sqrt(statistics.channel_covariance[channel][channel]) for channel in range(3)

@@ -117,11 +117,17 @@ def decode_record_batches(
         Batches of `pixels` uint8 [batch, size, size, 3] and `labels`.
     """
     dataset = images.dataset
+    side = dataset.short_side
 
     def decode_crop(example: dict[str, Tensor], top: Tensor, left: Tensor) -> Tensor:
         return tf.slice(decode_square(dataset, example), [top, left, 0], [size, size, 3])
 
     def decode_resized(example: dict[str, Tensor], shapes: Tensor, corner: Tensor) -> Tensor:
+        if dataset.fit == "pad":  # windows of the prepared square, as of one in memory
+            top, left, *sides = tf.unstack(place_window(shapes, corner, (side, side)))
+            window = tf.slice(decode_square(dataset, example), [top, left, 0], [*sides, 3])
+            return resize_square(window, size)
+
         def find_window(sides: Tensor) -> Tensor:
             return place_window(shapes, corner, sides)
 

@@ -17,6 +17,12 @@ from pipeline.data.headers import PNG_SIGNATURE
 
 if TYPE_CHECKING:
     from pipeline.arrays import Tensor
+    from pipeline.artifacts import Fit
+
+# Crops are 224 of 256 pixels (section 2 of the paper; `config.resolution.leave_room_for_crops` is
+# the inverse). The longer side of a padded image takes that part of its square, so that the central
+# crop shows the image whole and hardly anything else.
+CROP_FRACTION = (7, 8)
 
 
 def decode_image(encoded: Tensor, orientation: Tensor | int = 1) -> Tensor:
@@ -106,12 +112,26 @@ def turn_upright(image: Tensor, orientation: Tensor | int) -> Tensor:
 class DecodingHints:
     """What is known of every image of a dataset, so that a graph needs fewer cases and runs faster.
 
-    The pixels are the same. `upright_jpeg`: all are JPEGs that need not be turned. `short_side`:
-    that of the largest image, in pixels.
+    The pixels are the same. `upright_jpeg`: all are JPEGs that need not be turned. `scaled_side`:
+    pixels of the side that is resized, the shorter one where images are cropped and the longer one
+    where they are padded, of the image where it is longest.
     """
 
     upright_jpeg: bool = False
-    short_side: int = 1 << 16
+    scaled_side: int = 1 << 16
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """The window of an upright image that is shown, and how large.
+
+    `window` is int32 [4]: top, left, height and width; `sides` int32 [2], the height and width that
+    it is resized to; `halvings` int32 [] in 0..3, how often its pixels are averaged beforehand.
+    """
+
+    window: Tensor
+    sides: Tensor
+    halvings: Tensor
 
 
 def decode_and_resize(
@@ -119,18 +139,35 @@ def decode_and_resize(
     short_side: int,
     orientation: Tensor | int = 1,
     hints: DecodingHints = DecodingHints(),
+    fit: Fit = "crop",
 ) -> Tensor:
-    """Decode an image, cut out the central square and rescale it (paper, section 2).
+    """Decode an image and make a square of it.
 
     Args:
         encoded: string tensor [], the bytes of an image file.
         short_side: height and width of the result.
         orientation: int [] in 1..8, EXIF.
         hints: what the graph need not provide for.
+        fit: `crop` cuts out the central square and rescales it (paper, section 2); `pad` shows the
+            whole image, its longer side 7/8 of the result's, on the mean color of its border.
 
     Returns:
         uint8 [short_side, short_side, 3] in [0, 255].
     """
+    if fit == "pad":
+        longer_side = measure_longer_side(short_side)
+
+        def place_whole(sides: Tensor) -> _Placement:
+            longer = tf.reduce_max(sides)
+            # Rounded to whole pixels, of which a thin image keeps one.
+            scaled = tf.maximum((2 * sides * longer_side + longer) // (2 * longer), 1)
+            return _Placement(
+                tf.concat([[0, 0], sides], axis=0), scaled, _count_halvings(longer, longer_side)
+            )
+
+        may_halve = hints.scaled_side >= 2 * longer_side
+        image = _decode_placed(encoded, orientation, place_whole, hints.upright_jpeg, may_halve)
+        return _pad_to_square(image, short_side)
 
     def center_square(sides: Tensor) -> Tensor:
         side = tf.reduce_min(sides)
@@ -162,35 +199,60 @@ def decode_window(
         uint8 [size, size, 3] in [0, 255].
     """
 
-    def part() -> Tensor:
-        return _decode_part(
-            encoded,
-            window(tf.io.extract_jpeg_shape(encoded)[:2]),
-            size,
-            may_halve=hints.short_side >= 2 * size,
-        )
+    def place_window(sides: Tensor) -> _Placement:
+        cut = window(sides)
+        halvings = _count_halvings(tf.reduce_min(cut[2:]), size)
+        return _Placement(cut, tf.constant((size, size)), halvings)
 
-    def whole() -> Tensor:
+    may_halve = hints.scaled_side >= 2 * size
+    image = _decode_placed(encoded, orientation, place_window, hints.upright_jpeg, may_halve)
+    return tf.ensure_shape(image, (size, size, 3))
+
+
+def measure_longer_side(short_side: int) -> int:
+    """Return the pixels of the longer side of an image that is padded to `short_side`, rounded."""
+    part, whole = CROP_FRACTION
+    return (2 * short_side * part + whole) // (2 * whole)
+
+
+def _decode_placed(
+    encoded: Tensor,
+    orientation: Tensor | int,
+    place: Callable[[Tensor], _Placement],
+    all_upright_jpeg: bool,
+    may_halve: bool,
+) -> Tensor:
+    """Decode the window of an image that `place` names for its sides, int32 [2], and resize it.
+
+    Returns:
+        uint8 [height, width, 3] in [0, 255], as large as `place` says.
+    """
+
+    def part() -> tuple[Tensor, Tensor]:
+        placed = place(tf.io.extract_jpeg_shape(encoded)[:2])
+        return _decode_part(encoded, placed, may_halve=may_halve), placed.sides
+
+    def whole() -> tuple[Tensor, Tensor]:
         image = decode_image(encoded, orientation)
-        cut = window(tf.shape(image)[:2])
+        placed = place(tf.shape(image)[:2])
+        cut = placed.window
         image = tf.slice(image, tf.concat([cut[:2], [0]], 0), tf.concat([cut[2:], [3]], 0))
         # As many pixels are averaged beforehand as libjpeg averages of a JPEG.
-        return tf.cond(
-            _reduction(cut, size) > 0,
-            lambda: _to_levels(tf.image.resize(image, (size, size), antialias=True)),
+        reduced = tf.cond(
+            placed.halvings > 0,
+            lambda: _to_levels(tf.image.resize(image, placed.sides, antialias=True)),
             lambda: image,
         )
+        return reduced, placed.sides
 
     upright_jpeg = (tf.strings.substr(encoded, 0, 2) == b"\xff\xd8") & (
         tf.cast(orientation, tf.int32) == 1
     )
-    image = tf.ensure_shape(
-        part() if hints.upright_jpeg else tf.cond(upright_jpeg, part, whole), (None, None, 3)
-    )
-    return resize_square(image, size)
+    image, sides = part() if all_upright_jpeg else tf.cond(upright_jpeg, part, whole)
+    return _resize(tf.ensure_shape(image, (None, None, 3)), sides)
 
 
-def _decode_part(encoded: Tensor, window: Tensor, size: int, *, may_halve: bool) -> Tensor:
+def _decode_part(encoded: Tensor, placed: _Placement, *, may_halve: bool) -> Tensor:
     """Return uint8 [height, width, 3] of an upright JPEG's window.
 
     Reduced 2, 4 or 8 times where it is that much larger than needed: libjpeg then leaves out the
@@ -201,22 +263,25 @@ def _decode_part(encoded: Tensor, window: Tensor, size: int, *, may_halve: bool)
     def reduced(ratio: int) -> Callable[[], Tensor]:
         # INTEGER_ACCURATE gives the pixels that every other decoder gives; TensorFlow's default may
         # not.
+        window = placed.window
         return lambda: tf.io.decode_and_crop_jpeg(
-            encoded, window // ratio, channels=3, dct_method="INTEGER_ACCURATE", ratio=ratio
+            encoded,
+            # Of an image that is thinner than `ratio` libjpeg leaves one pixel.
+            tf.maximum(window // ratio, [0, 0, 1, 1]) if ratio > 1 else window,
+            channels=3,
+            dct_method="INTEGER_ACCURATE",
+            ratio=ratio,
         )
 
     return (
         reduced(1)()
         if not may_halve
-        else tf.switch_case(
-            _reduction(window, size), [reduced(1), reduced(2), reduced(4), reduced(8)]
-        )
+        else tf.switch_case(placed.halvings, [reduced(1), reduced(2), reduced(4), reduced(8)])
     )
 
 
-def _reduction(window: Tensor, size: int) -> Tensor:
-    """Return the number of times that a window can be halved for a result of `size`, 0..3."""
-    side = tf.reduce_min(window[2:])
+def _count_halvings(side: Tensor, size: int) -> Tensor:
+    """Return the number of times that a side can be halved for a result of `size`, 0..3."""
     return tf.reduce_sum(tf.cast(side >= [2 * size, 4 * size, 8 * size], tf.int32))
 
 
@@ -230,7 +295,34 @@ def resize_square(image: Tensor, size: int) -> Tensor:
     Returns:
         uint8 [size, size, 3] in [0, 255].
     """
-    return tf.ensure_shape(_to_levels(tf.image.resize(image, (size, size))), (size, size, 3))
+    return tf.ensure_shape(_resize(image, (size, size)), (size, size, 3))
+
+
+def _resize(image: Tensor, sides: Tensor | tuple[int, int]) -> Tensor:
+    return _to_levels(tf.image.resize(image, sides))
+
+
+def _pad_to_square(image: Tensor, side: int) -> Tensor:
+    """Lay uint8 [height, width, 3] in the middle of a square of the mean color of its four edges.
+
+    The mean is one of integers, rounded, so that it is the same everywhere.
+
+    Returns:
+        uint8 [side, side, 3] in [0, 255].
+    """
+    border = tf.concat([image[0], image[-1], image[:, 0], image[:, -1]], axis=0)
+    total, count = tf.reduce_sum(tf.cast(border, tf.int32), axis=0), tf.shape(border)[0]
+    color = tf.cast((2 * total + count) // (2 * count), tf.uint8)
+    sides = tf.shape(image)[:2]
+    before = (side - sides) // 2
+    after = side - sides - before
+
+    def fill(height: Tensor | int, width: Tensor | int) -> Tensor:
+        return tf.broadcast_to(color, tf.stack([height, width, 3]))
+
+    column = tf.concat([fill(before[0], sides[1]), image, fill(after[0], sides[1])], axis=0)
+    square = tf.concat([fill(side, before[1]), column, fill(side, after[1])], axis=1)
+    return tf.ensure_shape(square, (side, side, 3))
 
 
 def mirror_where(mirrored: Tensor, image: Tensor) -> Tensor:

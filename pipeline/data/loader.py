@@ -147,12 +147,18 @@ def open_split_records(images: LoadedSplit) -> RecordReader:
 def decode_square(dataset: DatasetArtifact, example: dict[str, Tensor]) -> Tensor:
     """Return an image as uint8 [short_side, short_side, 3] in [0, 255]."""
     return decode_and_resize(
-        example["image"], dataset.short_side, example["orientation"], make_hints(dataset)
+        example["image"],
+        dataset.short_side,
+        example["orientation"],
+        make_hints(dataset),
+        dataset.fit,
     )
 
 
 def make_hints(dataset: DatasetArtifact) -> DecodingHints:
     """Return what is known of every image of a dataset."""
+    if dataset.fit == "pad":  # the longest of the longer sides is not recorded
+        return DecodingHints(dataset.upright_jpeg)
     return DecodingHints(dataset.upright_jpeg, dataset.largest_short_side)
 
 

@@ -26,22 +26,29 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
 
     from pipeline.data.card import write_card_data
     from pipeline.data.class_ids import require_trainable_classes
+    from pipeline.data.fit import MAX_CUT_FRACTION, choose_fit
     from pipeline.data.source import prepare_dataset
     from pipeline.data.statistics import measure_dataset, write_attributes, write_sample
+    from pipeline.reports.fit import describe_fit
 
     def progress(done: int, total: int, detail: str) -> None:
         context.progress(done, total, "images", detail)
 
     prepared = prepare_dataset(config, context.directory, progress)
+    fit = choose_fit(prepared) if config.fit == "auto" else config.fit
     statistics = measure_dataset(
         prepared,
         config.short_side,
         context.directory,
         progress,
+        fit=fit,
         store_pixels=config.store == "pixels",
     )
+    loses = fit == "crop" and statistics.cut_fraction > MAX_CUT_FRACTION
+    if config.fit == "auto" or loses:
+        context.notify(describe_fit(fit, config.fit, statistics.cut_fraction))
     require_trainable_classes(prepared.class_names, statistics.class_counts)
-    write_card_data(prepared, statistics, config, context.directory)
+    write_card_data(prepared, statistics, config, fit, context.directory)
     write_sample(statistics.examples, context.directory)
     if detect_dataset_kind(config.dataset) == "manifest":
         names, rows = read_attributes(expand_home(config.dataset))
@@ -55,6 +62,7 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
     context.run.log_metrics(
         {**sizes, **left_out, "classes": len(prepared.class_names)}, summary=True
     )
+    context.run.set_tags({"fit": fit, "cut_fraction": f"{statistics.cut_fraction:.4f}"})
     shards = prepared.builder_directory
     return DatasetArtifact(
         directory=context.directory,
@@ -66,6 +74,7 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
         image_key=prepared.image_key,
         label_key=prepared.label_key,
         short_side=config.short_side,
+        fit=fit,
         channel_mean=statistics.channel_mean,
         channel_covariance=statistics.channel_covariance,
         upright_jpeg=statistics.upright_jpeg,

@@ -20,6 +20,7 @@ from pyarrow import parquet
 
 from pipeline.data.checked import IngestProgress
 from pipeline.data.decoding import decode_and_resize
+from pipeline.data.fit import measure_cut_fraction
 from pipeline.data.headers import detect_format, read_header_size
 from pipeline.data.prepared import PreparedDataset
 from pipeline.data.shards import (
@@ -32,6 +33,7 @@ from pipeline.errors import DatasetError
 
 if TYPE_CHECKING:
     from pipeline.arrays import Dataset, Floats, Image, Images, Integers, Tensor
+    from pipeline.artifacts import Fit
 
 RgbValues = tuple[float, float, float]
 # Mean and covariance are known to a hundredth of a level after this many images; counts and digest
@@ -61,7 +63,7 @@ class DatasetStatistics:
     `heights` and `widths` are those of the files, in pixels. `mean_image` is float32 [short_side,
     short_side, 3] in [0, 255]. `examples` holds training images, uint8 [short_side, short_side, 3],
     by class id. Contents are counted by their SHA-256. `upright_jpeg`: every image is a JPEG that
-    need not be turned.
+    need not be turned. `cut_fraction`: of the training images, as `measure_cut_fraction` says.
     """
 
     digest: str
@@ -75,6 +77,7 @@ class DatasetStatistics:
     contents_in_several_splits: int
     contents_with_several_labels: int
     upright_jpeg: bool
+    cut_fraction: float
 
 
 @dataclass
@@ -105,6 +108,7 @@ def measure_dataset(
     directory: Path,
     progress: IngestProgress,
     *,
+    fit: Fit = "crop",
     store_pixels: bool = False,
 ) -> DatasetStatistics:
     """Read every image's bytes once, and write each split's index into `directory`.
@@ -118,13 +122,15 @@ def measure_dataset(
             training images.
         directory: the stage's own folder.
         progress: called with images done, images in all and what is being done.
+        fit: how training makes squares of images.
         store_pixels: also write every image after the resize into `pixels/<split>.npy`.
 
     Raises:
         DatasetError: an image has no valid label.
     """
     splits = {
-        split: _add_pixels(prepared, split, short_side, store_pixels) for split in prepared.reads
+        split: _add_pixels(prepared, split, short_side, fit, store_pixels)
+        for split in prepared.reads
     }
     sizes = {split: int(examples.cardinality()) for split, examples in splits.items()}
     tally = _Tally(
@@ -154,18 +160,21 @@ def measure_dataset(
 def _summarize_tally(tally: _Tally, short_side: int) -> DatasetStatistics:
     measured = tally.pixels // short_side**2
     sums, groups = tally.image_sum.sum((0, 1)).tolist(), np.asarray(tally.groups)
+    heights, widths = np.asarray(tally.heights), np.asarray(tally.widths)
+    in_training = groups % len(tally.counts) == list(tally.counts).index("train")
     return DatasetStatistics(
         digest=tally.digest.hexdigest(),
         class_counts={split: tuple(counts) for split, counts in tally.counts.items()},
         channel_mean=_divide_sums(sums, tally.pixels),
         channel_covariance=_compute_covariance(sums, tally.products.tolist(), tally.pixels),
         mean_image=(tally.image_sum / measured).astype(np.float32),
-        heights=np.asarray(tally.heights),
-        widths=np.asarray(tally.widths),
+        heights=heights,
+        widths=widths,
         examples=dict(tally.examples),
         contents_in_several_splits=_count_contents(tally, groups % len(tally.counts)),
         contents_with_several_labels=_count_contents(tally, groups // len(tally.counts)),
         upright_jpeg=tally.upright_jpeg,
+        cut_fraction=measure_cut_fraction(heights[in_training], widths[in_training]),
     )
 
 
@@ -206,7 +215,9 @@ def write_attributes(
             )
 
 
-def _add_pixels(prepared: PreparedDataset, split: str, short_side: int, every: bool) -> Dataset:
+def _add_pixels(
+    prepared: PreparedDataset, split: str, short_side: int, fit: Fit, every: bool
+) -> Dataset:
     """Return a split's examples with `pixels` uint8 [side, side, 3] and `products` int64 [3, 3].
 
     Pixels are empty where none are needed: in images that are not measured, unless `every`.
@@ -215,7 +226,7 @@ def _add_pixels(prepared: PreparedDataset, split: str, short_side: int, every: b
 
     def add(index: Tensor, example: dict[str, Tensor]) -> dict[str, Tensor]:
         def decode() -> Tensor:
-            return decode_and_resize(example["image"], short_side, example["orientation"])
+            return decode_and_resize(example["image"], short_side, example["orientation"], fit=fit)
 
         nothing = tf.zeros((0, 0, 3), tf.uint8)
         pixels = decode() if every else tf.cond(index < limit, decode, lambda: nothing)

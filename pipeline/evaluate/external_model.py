@@ -6,11 +6,11 @@ import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
-from pipeline.artifacts import Artifact, file_sha256
+from pipeline.artifacts import Artifact, Fit, file_sha256
 from pipeline.errors import CheckpointError, ConfigError
 
 
@@ -18,16 +18,17 @@ from pipeline.errors import CheckpointError, ConfigError
 class ExternalModel:
     """A `.keras` file, its SHA-256, and what the record beside it has of it.
 
-    Without a record `class_names` is None and `short_side` is 0.
+    Without a record `class_names` is None, `short_side` is 0 and `fit` is empty.
 
     `class_names` are in the order of the logits; `short_side` is that of the images that its inputs
-    were cut from, in pixels.
+    were cut from, in pixels, and `fit` how these became squares.
     """
 
     path: Path
     sha256: str
     class_names: tuple[str, ...] | None = None
     short_side: int = 0
+    fit: Fit | Literal[""] = ""
 
 
 def find_external_model(path: Path) -> ExternalModel:
@@ -47,6 +48,8 @@ def find_external_model(path: Path) -> ExternalModel:
         )
     known, found = _read_record_beside(path), file_sha256(path)
     promised, names, side = known.get("sha256"), known.get("class_names"), known.get("short_side")
+    # Records from before there was another fit say nothing of it.
+    fit: Fit = "pad" if known.get("fit") == "pad" else "crop"
     if promised and promised != found:
         raise CheckpointError(
             f"The model file {path} is damaged",
@@ -59,6 +62,7 @@ def find_external_model(path: Path) -> ExternalModel:
         found,
         tuple(map(str, names)) if isinstance(names, list) else None,
         side if isinstance(side, int) else 0,
+        fit if side else "",
     )
 
 
@@ -67,7 +71,7 @@ def _read_record_beside(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         record = json.loads((path.parent / Artifact.FILE).read_text(encoding="utf-8"))
         return {"sha256": record.get("model_sha256")} | {
-            name: record.get(name) for name in ("class_names", "short_side")
+            name: record[name] for name in ("class_names", "short_side", "fit") if name in record
         }
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError, IndexError):
         return dict(

@@ -31,7 +31,11 @@ def evaluate(
     from pipeline.evaluate.assessment import assess_model
 
     model = ExternalModel(
-        trained.verified_model_path(), trained.model_sha256, trained.class_names, trained.short_side
+        trained.verified_model_path(),
+        trained.model_sha256,
+        trained.class_names,
+        trained.short_side,
+        trained.fit,
     )
     return assess_model(config, dataset, model, context)
 
@@ -59,6 +63,13 @@ def evaluate_model(
             expected=f"images with a shorter side of {model.short_side} pixels",
             received=str(dataset.short_side),
             hint=f"Type --set data.short_side={model.short_side}, and ingest before evaluate",
+        )
+    if model.fit not in ("", dataset.fit):
+        raise DatasetError(
+            "The dataset's images become squares in another way than the model's did",
+            expected=f"fit {model.fit}",
+            received=dataset.fit,
+            hint=f"Type --set data.fit={model.fit}, and ingest before evaluate",
         )
     from pipeline.evaluate.assessment import assess_model
 

@@ -30,6 +30,7 @@ from pipeline.evaluate.scoring import MIN_PROBABILITY, ScoringModel
 from pipeline.export import pixels
 from pipeline.release.classify import Classifier
 from pipeline.release.package import Release
+from pipeline.reports.export import describe_square
 
 if TYPE_CHECKING:
     from onnx import GraphProto
@@ -71,13 +72,14 @@ def describe_release(release: Release) -> dict[str, Any]:
         "temperature": release.temperature,
         "image_size": release.image_size,
         "short_side": release.short_side,
+        "fit": release.fit,
         "model": release.title,
         "model_sha256": release.model_sha256,
         "pretrained": release.pretrained,
         "weights_licence": release.weights_licence,
         "input": (
             "image: uint8 [batch, height, width, 3], image_size each or both, RGB in [0, 255]; the"
-            " center of the upright image's central square, resized to short_side"
+            f" center of {describe_square(release.fit)} short_side"
         ),
     }
 
@@ -131,7 +133,8 @@ def _decode_files(files: Tensor, release: Release) -> Tensor:
     top, left = (release.short_side - height) // 2, (release.short_side - width) // 2
 
     def decode_one(encoded: Tensor) -> Tensor:
-        square = decode_and_resize(encoded, release.short_side, read_orientation_in_graph(encoded))
+        orientation = read_orientation_in_graph(encoded)
+        square = decode_and_resize(encoded, release.short_side, orientation, fit=release.fit)
         return square[top : top + height, left : left + width]
 
     with tf.device("CPU:0"):  # no GPU decodes

@@ -119,7 +119,7 @@ class ExportRecord:
         """Return what parity.json holds."""
         known = {
             name: getattr(self.release, name)
-            for name in ("model_sha256", "image_size", "short_side", "temperature")
+            for name in ("model_sha256", "image_size", "short_side", "fit", "temperature")
         }
         known |= {"model": self.release.title, "classes": len(self.release.class_names)}
         numbers = known | asdict(replace(self, release=None))  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ def build(config: ModelConfig, dataset: DatasetArtifact, context: Context) -> Mo
         images, labels = sample["pixels"][:, window, window], sample["labels"]
     statistics = _Statistics(dataset.class_names, dataset.channel_mean, dataset.channel_std)
     record = _build_and_check(config, statistics, images, labels, context)
-    return record.model_copy(update={"short_side": dataset.short_side})
+    return record.model_copy(update={"short_side": dataset.short_side, "fit": dataset.fit})
 
 
 @stage(source=_weights_stamp, chosen_code=network_code, registries=REGISTRIES, draw=_draw_network)

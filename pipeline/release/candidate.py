@@ -126,6 +126,7 @@ def _pack_release(
         class_names=trained.class_names,
         image_size=trained.image_size,
         short_side=trained.short_side,
+        fit=trained.fit,
         temperature=report.temperature,
         dataset_digest=report.dataset_digest,
         pretrained=trained.pretrained,

@@ -26,6 +26,7 @@ from pipeline.release.package import Release
 
 if TYPE_CHECKING:
     from pipeline.arrays import Floats, Image, Images, Logits, Network, Tensor
+    from pipeline.artifacts import Fit
 
     # From a file's bytes and EXIF orientation to uint8 [height, width, 3].
     Cutter: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -182,7 +183,7 @@ def load_classifier(release: Release, *, batch: int = 32) -> Classifier:
         known,
         model,
         batch,
-        _compile_cutter(known.short_side, height, width),
+        _compile_cutter(known.short_side, height, width, known.fit),
         {size: _compile_forward(model, size) for size in sizes},
     )
 
@@ -211,12 +212,12 @@ def _compile_forward(model: Network, size: int) -> Forward:
     return lambda pixels: compile_once()(tf.convert_to_tensor(pixels)).numpy()
 
 
-def _compile_cutter(short_side: int, height: int, width: int) -> Cutter:
+def _compile_cutter(short_side: int, height: int, width: int, fit: Fit) -> Cutter:
     """Return a compiled function from a file's bytes and EXIF orientation to the center crop."""
     top, left = (short_side - height) // 2, (short_side - width) // 2
 
     def cut(encoded: Tensor, orientation: Tensor) -> Tensor:
-        square = decode_and_resize(encoded, short_side, orientation)
+        square = decode_and_resize(encoded, short_side, orientation, fit=fit)
         return square[top : top + height, left : left + width]
 
     signature = [tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)]

@@ -152,6 +152,7 @@ def _register_release(registry: Registry, offer: Offer) -> Version:
         "class_names": list(release.class_names),
         "sha256": release.model_sha256,
         "short_side": release.short_side,
+        "fit": release.fit,
     }
     made = registry.register(release.directory, release.image_size, known, offer.tags, offer.run_id)
     open_version(made, registry.config, registry.workdir)  # the stored files are the judged ones

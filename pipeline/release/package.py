@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.artifacts import EvaluationReport, ImageSize, digest_of, file_sha256
+from pipeline.artifacts import EvaluationReport, Fit, ImageSize, digest_of, file_sha256
 from pipeline.config.settings import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import CheckpointError, ConfigError
@@ -78,8 +78,9 @@ class Release(BaseModel):
     )
     short_side: int = Field(
         default=0,
-        description="Pixels of the shorter side before the center crop; 0: image_size.",
+        description="Height and width of the square before the center crop; 0: image_size.",
     )
+    fit: Fit = Field(default="crop", description="How an image becomes that square.")
     temperature: float = Field(
         default=1.0, gt=0, description="Divisor of the logits for calibrated probabilities."
     )
@@ -112,8 +113,12 @@ class Release(BaseModel):
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Return the content of release.json."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
+        """Return the content of release.json.
+
+        Without the fit `crop`, so that releases from before there was another keep their digests.
+        """
+        without = {"fit"} if self.fit == "crop" else set()
+        return json.dumps(self.model_dump(mode="json", exclude=without), indent=1, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -273,6 +278,7 @@ def _describe_file(path: Path, workdir: Path) -> Release:
         model_sha256=external.sha256,
         class_names=external.class_names or (),
         short_side=external.short_side,
+        fit=external.fit or "crop",
         temperature=evaluated.temperature if evaluated else 1.0,
         dataset_digest=evaluated.dataset_digest if evaluated else "",
     )

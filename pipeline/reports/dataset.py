@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.artifacts import DatasetArtifact
 from pipeline.files import write_text
 from pipeline.reports import dataset_figures
+from pipeline.reports.fit import describe_fit
 from pipeline.reports.html import PageImage, PageSection, Table, render_page
 from pipeline.reports.numbers import format_count, format_percent
 from pipeline.reports.store import read_report_data
@@ -39,7 +40,7 @@ def draw_dataset_pages(record: DatasetArtifact, folder: Path) -> None:
     figures = {
         "samples": (
             dataset_figures.draw_samples(arrays["examples"], arrays["example_labels"], names),
-            "Training images, one class per row.",
+            "Training images as the network sees them, one class per row.",
         ),
         "classes": (
             dataset_figures.draw_class_balance(card["class_counts"], names),
@@ -88,7 +89,7 @@ def _render_card(card: Mapping[str, Any], images: Mapping[str, PageImage], measu
         f"{sum(values):,} {split}" for split, values in counts.items()
     )
     sections = [
-        PageSection("Images", images=[images["samples"]]),
+        PageSection("Images", text=_describe_squares(card), images=[images["samples"]]),
         PageSection("Files", tables=[Table(("files", "number"), _list_files(card))]),
         PageSection("Splits", text=f"{card['how_split']}.", tables=[_tabulate_splits(card)]),
         PageSection("Classes", tables=[_tabulate_classes(card)], images=[images["classes"]]),
@@ -117,6 +118,13 @@ def _render_card(card: Mapping[str, Any], images: Mapping[str, PageImage], measu
         " dataset_card.json."
     )
     return render_page(f"Dataset {card['name']}", f"{verdict}.", sections, footer=footer)
+
+
+def _describe_squares(card: Mapping[str, Any]) -> str:
+    """Return how images became squares; nothing for a card from before there was a choice."""
+    if "fit" not in card:
+        return ""
+    return f"{describe_fit(card['fit'], card['asked_fit'], card['cut_fraction'])}.".capitalize()
 
 
 def _list_files(card: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -149,12 +149,22 @@ def _format_sides(size: int | Sequence[int]) -> str:
     return f"{height} x {width}"
 
 
+def describe_square(fit: str) -> str:
+    """Return how an image becomes a square, up to the word before the square's size."""
+    if fit == "pad":
+        return (
+            "the whole upright image, its longer side resized to 7/8 of the square's, in the middle"
+            " of a square of the mean color of its four edges,"
+        )
+    return "the upright image's central square, resized to"
+
+
 def _describe_pixels(parity: Mapping[str, Any]) -> str:
-    short_side = parity["short_side"]
+    short_side, square = parity["short_side"], describe_square(parity.get("fit", "crop"))
     return (
         "The input is RGB levels 0-255: the central"
-        f" {_format_sides(parity['image_size'])} of the upright image's central"
-        f" square, resized to {short_side} x {short_side}. It needs no other preprocessing: the"
-        " mean is subtracted inside the model. A SavedModel's endpoint `jpeg` does all of this from"
-        " a file's bytes; so does pixels.py, which is beside the other formats."
+        f" {_format_sides(parity['image_size'])} of {square}"
+        f" {short_side} x {short_side}. It needs no other preprocessing: the mean is subtracted"
+        " inside the model. A SavedModel's endpoint `jpeg` does all of this from a file's bytes; so"
+        " does pixels.py, which is beside the other formats."
     )

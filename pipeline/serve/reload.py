@@ -47,7 +47,14 @@ class ServedModel:
     def as_dict(self) -> dict[str, Any]:
         """Return what `GET /model` shows of the model."""
         release = self.release
-        names = ("class_names", "image_size", "short_side", "temperature", "dataset_digest")
+        names = (
+            "class_names",
+            "image_size",
+            "short_side",
+            "fit",
+            "temperature",
+            "dataset_digest",
+        )
         return {
             **self.identity,
             **{name: getattr(release, name) for name in names},

@@ -109,6 +109,7 @@ class JournalRun:
             "class_names": list(model.class_names),
             "sha256": model.model_sha256,
             "short_side": model.short_side,
+            "fit": model.fit,
         }
         self._write_event(
             "model",

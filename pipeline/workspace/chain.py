@@ -286,7 +286,8 @@ def _runner_of(
 def _with_model_file(workspace: Workspace, resolved: Resolved) -> Resolved:
     """Return the settings with the file of an external model in the place of its name in MLflow.
 
-    Images are prepared at the scale that it was trained at, unless a short side is named.
+    Images are prepared at the scale and with the fit that it was trained with, unless these are
+    named.
     """
     config = resolved.config
     if not config.evaluate.model:
@@ -294,9 +295,14 @@ def _with_model_file(workspace: Workspace, resolved: Resolved) -> Resolved:
     path = Path(config.evaluate.model)
     if path.suffix != ".keras":
         path = fetch_model_file(config.evaluate.model, config.tracking, workspace.directory)
-    side = find_external_model(path).short_side
-    named = resolved.origins["data.short_side"] in ("command line", "environment")
-    data = config.data.model_copy(update={} if named or not side else {"short_side": side})
+    known = find_external_model(path)
+    data = config.data.model_copy(
+        update={
+            name: value
+            for name, value in (("short_side", known.short_side), ("fit", known.fit))
+            if value and resolved.origins[f"data.{name}"] not in ("command line", "environment")
+        }
+    )
     evaluated = config.evaluate.model_copy(update={"model": str(path)})
     return replace(resolved, config=config.model_copy(update={"data": data, "evaluate": evaluated}))
 

@@ -114,7 +114,7 @@ def test_large_jpegs_are_reduced_while_they_are_decoded(ratio):
     for hints in (
         DecodingHints(),
         DecodingHints(upright_jpeg=True),
-        DecodingHints(upright_jpeg=True, short_side=50 * ratio),
+        DecodingHints(upright_jpeg=True, scaled_side=50 * ratio),
     ):
         found = decode_and_resize(encoded, 36, hints=hints).numpy()
         assert np.abs(found - expected).mean() < 1.5
@@ -177,3 +177,114 @@ def test_only_the_window_is_decoded_and_it_is_the_same(kind, orientation):
     assert np.abs(found - expected).max() <= (
         3 if kind == "JPEG" else 0.51
     )  # chroma is interpolated across the window's edge
+
+
+def padded(encoded, side, orientation=1, **how):
+    return decode_and_resize(tf.constant(encoded), side, orientation, fit="pad", **how).numpy()
+
+
+def pad_by_hand(image, side):
+    """Pad an upright uint8 image, in NumPy: the reference."""
+    longer_side, (height, width) = round(side * 7 / 8), image.shape[:2]
+    ratio = longer_side / max(height, width)
+    sides = [max(1, int(one * ratio + 0.5)) for one in (height, width)]
+    small = max(height, width) >= 2 * longer_side
+    scaled = tf.image.resize(image, sides, antialias=small).numpy()
+    levels = (scaled + 0.5).astype(np.uint8)
+    edges = np.concatenate([levels[0], levels[-1], levels[:, 0], levels[:, -1]]).astype(float)
+    square = np.zeros((side, side, 3)) + np.floor(edges.mean(axis=0) + 0.5)
+    top, left = ((side - one) // 2 for one in sides)
+    square[top : top + sides[0], left : left + sides[1]] = scaled
+    return square, (top, left, *sides)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+@pytest.mark.parametrize(
+    "sides", [(60, 200), (200, 60), (63, 63), (300, 300), (9, 20), (1, 400), (400, 1), (1, 1)]
+)
+def test_a_padded_image_is_whole_and_in_the_middle(sides, mode):
+    """Wide, tall, square, enlarged and as thin as can be."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*sides, 4), np.uint8)
+    image = Image.fromarray(pixels).convert("RGB" if mode == "L" else mode).convert(mode)
+    encoded = saved(image, "PNG")
+    expected, (top, left, height, width) = pad_by_hand(decoded(encoded), 72)
+    assert max(height, width) == 63
+    assert (abs(2 * top + height - 72), abs(2 * left + width - 72)) <= (1, 1)
+    found = padded(encoded, 72)
+    assert (found.shape, found.dtype) == ((72, 72, 3), np.uint8)
+    assert np.abs(found - expected).max() <= 0.5 + 1e-3
+    around = np.ones((72, 72), bool)
+    around[top : top + height, left : left + width] = False
+    assert len(np.unique(found[around], axis=0)) == 1
+
+
+def test_the_central_crop_shows_a_padded_image_whole():
+    """Of 256 pixels 224 are seen, of 36 it is 32: the image touches the crop's edge."""
+    for side, size in ((256, 224), (72, 64), (73, 64), (36, 32), (32, 28)):
+        marked = np.zeros((size, size, 3), np.uint8)
+        marked[[0, -1], :], marked[:, [0, -1]] = 255, 255
+        margin = (side - size) // 2
+        crop = padded(saved(Image.fromarray(marked), "PNG"), side)[margin:, margin:][:size, :size]
+        longer_side = round(side * 7 / 8)
+        if longer_side == size:
+            np.testing.assert_array_equal(crop, marked)
+        assert size - longer_side in (0, 1)
+
+
+def test_the_border_is_the_mean_color_of_the_four_edges():
+    pixels = np.full((7, 28, 3), 90, np.uint8)
+    pixels[0] = (200, 0, 10)
+    # 2 edges of 28 pixels and 2 of 7; one of 28 and two corners are 200.
+    mean = [(30 * color + 40 * 90) / 70 for color in (200, 0, 10)]
+    found = padded(saved(Image.fromarray(pixels), "PNG"), 32)
+    assert found[0, 0].tolist() == [round(color) for color in mean]
+    np.testing.assert_array_equal(found[12:19, 2:30], pixels)
+
+
+def test_an_image_on_white_stays_on_white():
+    image = Image.new("RGBA", (100, 30), (0, 0, 0, 0))
+    image.paste((255, 0, 0, 255), (40, 5, 60, 25))
+    found = padded(saved(image, "PNG"), 32)
+    assert (found[[0, -1]] == 255).all()
+    assert (found[:, [0, -1]] == 255).all()
+    assert found.min() == 0
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_padding_comes_after_turning_upright(number):
+    smooth = Image.fromarray(PIXELS).resize((150, 50), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = number
+    encoded = saved(smooth, "JPEG", exif=exif, quality=95)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB")
+    expected, _ = pad_by_hand(np.asarray(upright), 72)
+    found = padded(encoded, 72, read_orientation(encoded))
+    assert np.abs(found - expected).mean() < 1  # one of eight is halved by libjpeg
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4, 8])
+@pytest.mark.parametrize("tall", [False, True])
+def test_the_longer_side_decides_how_small_a_jpeg_is_decoded(ratio, tall):
+    small = np.random.default_rng(0).integers(0, 256, (4, 16, 3))
+    smooth = tf.image.resize(small, (24 * ratio, 96 * ratio), method="bicubic").numpy()
+    smooth = np.clip(smooth, 0, 255).astype(np.uint8)
+    smooth = smooth.transpose(1, 0, 2) if tall else smooth
+    encoded = tf.io.encode_jpeg(smooth, quality=97).numpy()
+    whole = decode_image(encoded).numpy()
+    height, width = (side // ratio for side in whole.shape[:2])
+    averaged = whole.reshape(height, ratio, width, ratio, 3).mean((1, 3)).astype(np.uint8)
+    expected, _ = pad_by_hand(averaged, 72)
+    found = padded(encoded, 72)
+    assert np.abs(found - expected).mean() < 1.5
+    for hints in (
+        DecodingHints(upright_jpeg=True),
+        DecodingHints(upright_jpeg=True, scaled_side=96 * ratio),
+    ):
+        np.testing.assert_array_equal(padded(encoded, 72, hints=hints), found)
+
+
+@pytest.mark.parametrize("sides", [(3, 4000), (4000, 3), (1, 1000)])
+def test_a_thin_jpeg_is_padded_too(sides):
+    encoded = tf.io.encode_jpeg(np.full((*sides, 3), 128, np.uint8)).numpy()
+    for hints in (DecodingHints(), DecodingHints(upright_jpeg=True)):
+        assert np.unique(padded(encoded, 36, hints=hints)).tolist() == [128]
