@@ -64,9 +64,7 @@ def _find_central_square(stored: Image.Image, short_side: int) -> tuple[Image.Im
     return image, (left, top, left + side, top + side)
 
 
-def _find_whole(
-    stored: Image.Image, longer_side: int
-) -> tuple[Image.Image, _Box, tuple[int, int]]:
+def _find_whole(stored: Image.Image, longer_side: int) -> tuple[Image.Image, _Box, tuple[int, int]]:
     """Return an upright image in three colors, all of it, and the sides that it is resized to."""
     wide = stored.width >= stored.height
     wanted = (longer_side, 1) if wide else (1, longer_side)

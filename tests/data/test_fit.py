@@ -1,20 +1,29 @@
 """Images of any shape become squares: what `auto` decides, and that all see the same."""
 
+import io
 import json
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from pipeline.artifacts import file_sha256
 from pipeline.config.data import DataConfig
 from pipeline.data.decoding import decode_and_resize
+from pipeline.data.evaluation_batches import make_evaluation_batches
 from pipeline.data.fit import measure_cut_fraction
 from pipeline.data.headers import read_orientation
 from pipeline.data.loader import load_split
 from pipeline.data.stage import ingest
 from pipeline.engine.stage import Context
+from pipeline.export.formats import _decode_files, describe_release
+from pipeline.export.pixels import read_pixels
+from pipeline.model.weights import save_model
+from pipeline.release.classify import load_classifier
+from pipeline.release.package import Release
 from pipeline.reports.fit import describe_fit
 from tests.data.test_training_batches import assert_same, batches_of
 
@@ -75,8 +84,8 @@ def test_four_to_three_is_kept_and_what_is_longer_is_cut(sides, cut):
 def test_auto_pads_where_more_than_a_quarter_would_be_cut(tmp_path, wide, fit, sentence):
     shapes = [(20, 60)] * (wide - 1) + [(60, 20)] + [(24, 24)] * (8 - wide)
     folder = write_images(tmp_path / "images", shapes)
-    for path in folder.glob("[tv]*[tn]/*/*.webp"):  # other splits decide nothing
-        Image.new("RGB", (200, 20)).save(path)
+    for path in [*folder.glob("test/*/*"), *folder.glob("validation/*/*")]:
+        Image.new("RGB", (200, 20)).save(path)  # they decide nothing
     record, shown, tags = prepare(folder, tmp_path / "w", short_side=32, fit="auto")
     area = "more than a quarter of their area in the central square"
     assert (record.fit, shown) == (fit, [f"{sentence} {area}"])
@@ -102,48 +111,55 @@ def test_cropping_most_images_is_said_and_cropping_few_is_not(tmp_path):
 SHAPES = [(20, 90), (90, 20), (50, 50), (1, 40), (200, 70), (41, 33), (130, 260), (300, 10)]
 
 
-@pytest.fixture(params=["crop", "pad"])
-def both_stores(request, tmp_path):
-    """The same images, prepared twice: their files alone, and with stored pixels."""
-    folder = write_images(tmp_path / "images", SHAPES)
-    encoded, _, _ = prepare(folder, tmp_path / "e", short_side=36, fit=request.param)
-    pixels, _, _ = prepare(folder, tmp_path / "p", short_side=36, fit=request.param, store="pixels")
-    assert encoded.fit == pixels.fit == request.param
-    return encoded, pixels
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("shapes") / "images", SHAPES)
 
 
-def test_memory_shards_and_stored_pixels_hold_the_same(both_stores, tmp_path):
-    encoded, pixels = both_stores
+@pytest.fixture(scope="module")
+def padded(images, tmp_path_factory):
+    """Their files alone, padded."""
+    return prepare(images, tmp_path_factory.mktemp("encoded"), short_side=36, fit="pad")[0]
+
+
+@pytest.fixture(scope="module")
+def padded_pixels(images, tmp_path_factory):
+    """The same, with stored pixels."""
+    workdir = tmp_path_factory.mktemp("pixels")
+    return prepare(images, workdir, short_side=36, fit="pad", store="pixels")[0]
+
+
+def test_memory_shards_and_stored_pixels_hold_the_same(padded, padded_pixels, images):
+    encoded, pixels = padded, padded_pixels
+    assert encoded.fit == pixels.fit == "pad"
     loaded = load_split(encoded, "train", in_memory=True)
     for key, found in zip(loaded.keys, loaded.pixels, strict=True):
-        file = (tmp_path / "images" / key).read_bytes()
-        expected = decode_and_resize(file, 36, read_orientation(file), fit=encoded.fit)
+        file = (images / key).read_bytes()
+        expected = decode_and_resize(file, 36, read_orientation(file), fit="pad")
         np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(load_split(pixels, "train", in_memory=False).pixels, loaded.pixels)
+    np.testing.assert_array_equal(
+        load_split(pixels, "train", in_memory=False).pixels, loaded.pixels
+    )
     channels = loaded.pixels.reshape(-1, 3).astype(np.float64)
     np.testing.assert_allclose(encoded.channel_mean, channels.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(
-        encoded.channel_covariance, np.cov(channels.T, bias=True), rtol=1e-9
-    )
+    np.testing.assert_allclose(encoded.channel_covariance, np.cov(channels.T, bias=True), rtol=1e-9)
     with np.load(encoded.sample_path) as sample:
         stored = {image.tobytes() for image in loaded.pixels}
         assert {image.tobytes() for image in sample["pixels"]} <= stored
 
 
 @pytest.mark.parametrize("crop", ["random", "resized", "center"])
-def test_training_cuts_the_same_from_either_store(both_stores, crop):
-    encoded, pixels = both_stores
+def test_training_cuts_the_same_from_either_store(padded, padded_pixels, crop):
+    encoded, pixels = padded, padded_pixels
     how = {"global_batch_size": 4, "crop": crop}
     in_memory = batches_of(load_split(encoded, "train", in_memory=True), **how)
     mapped = batches_of(load_split(pixels, "train", in_memory=False), **how)
     assert_same(in_memory, mapped)
 
 
-def test_streamed_crops_are_windows_of_the_padded_square(tmp_path):
-    folder = write_images(tmp_path / "images", SHAPES)
-    record, _, _ = prepare(folder, tmp_path / "w", short_side=36, fit="pad")
-    squares = load_split(record, "train", in_memory=True).pixels
-    streamed = load_split(record, "train", in_memory=False)
+def test_streamed_crops_are_windows_of_the_padded_square(padded):
+    squares = load_split(padded, "train", in_memory=True).pixels
+    streamed = load_split(padded, "train", in_memory=False)
     how = {"global_batch_size": 16, "flip": False}
     ((pixels, _),) = batches_of(streamed, crop="random", **how)
     windows = {
@@ -157,28 +173,36 @@ def test_streamed_crops_are_windows_of_the_padded_square(tmp_path):
     assert pixels.shape == (16, 32, 32, 3)
 
 
-def test_ten_crops_are_cut_from_the_padded_square(tmp_path):
-    from pipeline.data.evaluation_batches import make_evaluation_batches
-
-    folder = write_images(tmp_path / "images", SHAPES)
-    record, _, _ = prepare(folder, tmp_path / "w", short_side=36, fit="pad")
-    images = load_split(record, "test", in_memory=True)
-    batches = make_evaluation_batches(images, image_size=(32, 32), batch_size=16, view="ten")
+def test_ten_crops_are_cut_from_the_padded_square(padded):
+    test = load_split(padded, "test", in_memory=True)
+    batches = make_evaluation_batches(test, image_size=(32, 32), batch_size=16, view="ten")
     pixels = next(iter(batches))[0].numpy()
-    np.testing.assert_array_equal(pixels[:16], images.pixels[:, :32, :32])
+    np.testing.assert_array_equal(pixels[:, 0], test.pixels[:, :32, :32])
 
 
-def test_a_service_sees_what_evaluation_saw(tmp_path):
-    """The classifier of `predict`, `serve` and the gate, and an export's endpoint for files."""
-    from pipeline.release.classify import _compile_cutter
-
-    folder = write_images(tmp_path / "images", SHAPES)
-    record, _, _ = prepare(folder, tmp_path / "w", short_side=36, fit="pad")
-    images, cut = load_split(record, "test", in_memory=True), _compile_cutter(36, 32, "pad")
-    for key, square in zip(images.keys, images.pixels, strict=True):
-        file = (folder / key).read_bytes()
-        found = cut(tf.constant(file), tf.constant(read_orientation(file)))
-        np.testing.assert_array_equal(found, square[2:34, 2:34])
+def test_a_service_and_an_export_see_what_evaluation_saw(padded, images, tmp_path):
+    """The classifier of `predict`, `serve` and the gate, an export's endpoint, and pixels.py."""
+    image = keras.Input((32, 32, 3), dtype="uint8")
+    flat = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(image))
+    save_model(keras.Model(image, keras.layers.Dense(2)(flat)), tmp_path / "model.keras")
+    release = Release(
+        directory=tmp_path,
+        model_file="model.keras",
+        model_sha256=file_sha256(tmp_path / "model.keras"),
+        class_names=("a", "b"),
+        short_side=36,
+        fit="pad",
+    )
+    classifier, test = load_classifier(release), load_split(padded, "test", in_memory=True)
+    files = [(images / key).read_bytes() for key in test.keys]
+    expected = test.pixels[:, 2:34, 2:34]
+    for file, crop in zip(files, expected, strict=True):
+        np.testing.assert_array_equal(classifier.prepare_pixels(file), crop)
+        difference = np.abs(read_pixels(io.BytesIO(file), 36, 32, "pad")[0].astype(int) - crop)
+        assert difference.mean() < 1.5
+    exported = _decode_files(tf.constant(files), classifier.release)
+    np.testing.assert_array_equal(exported, expected)
+    assert describe_release(classifier.release)["fit"] == "pad"
 
 
 def test_settings_of_other_words_are_refused():

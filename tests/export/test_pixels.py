@@ -1,6 +1,7 @@
 """pixels.py gives the pixels of training without TensorFlow."""
 
 import numpy as np
+import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -10,7 +11,8 @@ from pipeline.export import pixels
 from tests.export.networks import IMAGES, saved
 
 
-def test_pixels_without_tensorflow_are_those_of_training(tmp_path):
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_pixels_without_tensorflow_are_those_of_training(tmp_path, fit):
     alpha = Image.fromarray(load_sample_images().images[0][:200, :150])
     alpha.putalpha(Image.linear_gradient("L").resize(alpha.size))
     large = [
@@ -18,10 +20,13 @@ def test_pixels_without_tensorflow_are_those_of_training(tmp_path):
         for pixels in load_sample_images().images
         for kind in ("JPEG", "PNG")
     ]
-    for encoded in [*IMAGES, *large, saved(alpha, "PNG"), saved(alpha, "WEBP", lossless=True)]:
+    thin = [saved(Image.new("RGB", sides, "teal"), "JPEG") for sides in ((900, 2), (1, 700))]
+    odd = [saved(alpha, "PNG"), saved(alpha, "WEBP", lossless=True), *thin]
+    for encoded in [*IMAGES, *large, *odd]:
         (tmp_path / "image").write_bytes(encoded)
-        expected = np.asarray(decode_and_resize(encoded, 48, read_orientation(encoded)))[4:44, 4:44]
-        found = pixels.read_pixels(tmp_path / "image", short_side=48, image_size=40)
+        square = decode_and_resize(encoded, 48, read_orientation(encoded), fit=fit)
+        expected = np.asarray(square)[4:44, 4:44]
+        found = pixels.read_pixels(tmp_path / "image", short_side=48, image_size=40, fit=fit)
         assert (found.shape, found.dtype) == ((1, 40, 40, 3), np.uint8)
         difference = np.abs(found[0].astype(int) - expected)
         assert difference.mean() < 0.8  # a filter laid over it: 4 to 7
