@@ -148,7 +148,7 @@ def run_stages(
         return PipelineResult((), resolved)
     require_nameable_workdir(resolved.config.tracking, workspace.directory)
     with workspace.hold():
-        resolved = _with_model_file(workspace, resolved)
+        resolved = _with_model_file(workspace, resolved, [*stages, *rerun])
         tracker = workspace.tracker(resolved)
         runner = _runner_of(
             workspace,
@@ -283,11 +283,11 @@ def _runner_of(
     return workspace.runner(resolved, joins=joins)
 
 
-def _with_model_file(workspace: Workspace, resolved: Resolved) -> Resolved:
+def _with_model_file(workspace: Workspace, resolved: Resolved, stages: Sequence[str]) -> Resolved:
     """Return the settings with the file of an external model in the place of its name in MLflow.
 
     Images are prepared at the scale and with the fit that it was trained with, unless these are
-    named.
+    named. An earlier ingest that decided the fit itself is used as it is: the stage compares.
     """
     config = resolved.config
     if not config.evaluate.model:
@@ -296,10 +296,12 @@ def _with_model_file(workspace: Workspace, resolved: Resolved) -> Resolved:
     if path.suffix != ".keras":
         path = fetch_model_file(config.evaluate.model, config.tracking, workspace.directory)
     known = find_external_model(path)
+    decided_before = config.data.fit == "auto" and "ingest" not in stages
+    trained_with = {"short_side": known.short_side, "fit": "" if decided_before else known.fit}
     data = config.data.model_copy(
         update={
             name: value
-            for name, value in (("short_side", known.short_side), ("fit", known.fit))
+            for name, value in trained_with.items()
             if value and resolved.origins[f"data.{name}"] not in ("command line", "environment")
         }
     )

@@ -213,6 +213,17 @@ def test_an_external_model_that_cannot_be_scored_is_refused(
         DatasetError, match=r"another scale .* shorter side of 256 pixels\. Received 12\."
     ):
         run(tmp_path / "larger.keras")
+    known = {"class_names": NAMES, "short_side": dataset.short_side}
+    (tmp_path / "artifact.json").write_text(json.dumps(known | {"fit": "pad"}))
+    with pytest.raises(
+        DatasetError, match=r"Expected fit pad\. Received crop\. Type --set data\.fit=pad, and"
+    ):
+        run(tmp_path / "larger.keras")
+    (tmp_path / "artifact.json").write_text(json.dumps(known))
+    padded = dataset.model_copy(update={"fit": "pad"})
+    config = SHORT.model_copy(update={"model": str(tmp_path / "larger.keras")})
+    with pytest.raises(DatasetError, match=r"Expected fit crop\. Received pad\."):
+        evaluate_model.function(config, padded, context)
     (tmp_path / "artifact.json").unlink()
     image = keras.Input((None, None, 3), dtype="uint8")
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
