@@ -61,8 +61,8 @@ def test_an_external_model_needs_images_of_its_fit(finished):
     command = ("--json", "evaluate", "--model", str(model), *SHORT, *OFF)
     again = last_line(alexnet(*command, cwd=cwd))
     assert again["test"]["loss"] == last_line(done)["test"]["loss"]
-    cropped = ("--set", "data.fit=crop")
-    refused = alexnet(*command[:1], "ingest", *command[1:], *cropped, cwd=cwd, check=False)
+    cropped = ("ingest", "--dataset", "wide", "--set", "data.fit=crop")
+    refused = alexnet(*command, *cropped, cwd=cwd, check=False)
     assert refused.returncode == 1
     assert (
         "Expected fit pad. Received crop. Type --set data.fit=pad"
