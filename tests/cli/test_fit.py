@@ -9,7 +9,7 @@ from tests.cli.test_stages import OFF, SHORT, alexnet, last_line
 
 SETTINGS = (
     *("--dataset", "wide", "--set", "data.short_side=36", "--image-size", "32"),
-    *("--set", "model.alexnet.width_multiplier=0.2", "--epochs", "8"),
+    *("--network", "small", "--set", "model.alexnet.width_multiplier=0.2", "--epochs", "8"),
     *SHORT,
     *OFF,
 )
