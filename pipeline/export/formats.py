@@ -26,8 +26,10 @@ from tensorflow.lite.python.convert import ConverterError
 
 from pipeline.artifacts import sides_of
 from pipeline.data.decoding import decode_and_resize
+from pipeline.evaluate.map_layers import flatten_graph
 from pipeline.evaluate.scoring import MIN_PROBABILITY, ScoringModel
 from pipeline.export import pixels
+from pipeline.model.graph import inline_submodels
 from pipeline.release.classify import Classifier
 from pipeline.release.package import Release
 from pipeline.reports.export import describe_square
@@ -48,7 +50,7 @@ def make_export_network(classifier: Classifier) -> keras.Model:
     [batch, classes]. The logits are those of `Classifier.logits`: of a model that ends in softmax,
     the logarithms of its outputs.
     """
-    model = classifier.model
+    model = replace_grouped_convolutions(classifier.model)
     image = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
     # An external model may have another dtype for its pixels.
     logits = keras.ops.cast(
@@ -63,6 +65,17 @@ def make_export_network(classifier: Classifier) -> keras.Model:
             "probabilities": keras.ops.softmax(logits / classifier.release.temperature),
         },
     )
+
+
+def replace_grouped_convolutions(model: keras.Model) -> keras.Model:
+    """Return a network whose convolutions with a group for each map are depthwise ones.
+
+    Keras leaves groups to XLA, whose programs neither ONNX nor LiteRT can hold. Networks that are
+    built here have none; files from elsewhere may.
+    """
+    flat = flatten_graph(model)
+    layers = (layer for layer in flat.layers if isinstance(layer, keras.layers.Conv2D))
+    return inline_submodels(flat) if any(layer.groups > 1 for layer in layers) else model
 
 
 def describe_release(release: Release) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def copy_layers(
 
     The copies are one flat graph: those of a submodel take its place, and a layer without weights
     that is called several times becomes one layer for each call, so that every layer has one
-    output. Names that Keras made up are counted anew (`add`, `add_1`, ...), as they otherwise
+    output. A convolution with a group for each map becomes a depthwise one. Names that Keras made up are counted anew (`add`, `add_1`, ...), as they otherwise
     depend on what the process built before.
 
     Args:
@@ -134,11 +134,18 @@ class _Copier:
         self._copied.add(id(operation))
         if self._seed is not None:
             seed = derive_layer_seed(self._seed, name)
+        depthwise = _is_depthwise(operation)
         with seed_python(seed):
-            copy = type(operation).from_config(operation.get_config() | {"name": name})
+            if depthwise:
+                copy = _make_depthwise(operation, name)
+            else:
+                copy = type(operation).from_config(operation.get_config() | {"name": name})
             output = copy(*arguments, **options)
         if self._seed is None and weighted:
-            copy.set_weights(operation.get_weights())
+            weights = operation.get_weights()
+            if depthwise:  # [height, width, 1, maps] -> [height, width, maps, 1]
+                weights[0] = weights[0].swapaxes(2, 3)
+            copy.set_weights(weights)
         return output
 
     def _choose_name(self, operation: Any, prefix: str) -> str:
@@ -178,6 +185,27 @@ def require_one_path(network: Network) -> Network:
     if isinstance(network, keras.Sequential):
         return keras.Model(network.inputs, network.outputs, name=network.name)
     return network
+
+
+def _is_depthwise(operation: Any) -> bool:
+    """Return whether a layer is a convolution with a group for each map, as ConvNeXt has them."""
+    return type(operation) is keras.layers.Conv2D and (
+        1 < operation.groups == operation.filters == operation.input.shape[-1]
+    )
+
+
+def _make_depthwise(operation: Any, name: str) -> Layer:
+    """Return a depthwise convolution that computes what one with a group for each map does.
+
+    TensorFlow's kernel for it: Keras leaves groups to XLA, which takes several times as long on
+    processors and which no export format can hold.
+    """
+    settings = operation.get_config() | {"name": name}
+    for unused in ("filters", "groups"):
+        del settings[unused]
+    for what in ("initializer", "regularizer", "constraint"):
+        settings[f"depthwise_{what}"] = settings.pop(f"kernel_{what}")
+    return keras.layers.DepthwiseConv2D.from_config(settings)
 
 
 def _takes_training(operation: Any) -> bool:

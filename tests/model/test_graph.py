@@ -177,3 +177,22 @@ def test_what_ends_with_no_logits_has_no_classifier(last, found):
     image = keras.Input((8,))
     with pytest.raises(ConfigError, match=found):
         find_classifier(keras.Model(image, last(image)))
+
+
+def test_a_group_for_each_map_becomes_a_depthwise_convolution():
+    image = keras.Input((9, 9, 3), dtype="uint8")
+    x = keras.layers.Conv2D(6, 3)(keras.layers.Rescaling(1 / 255)(image))
+    settings = {"groups": 6, "strides": 2, "padding": "same", "activation": "tanh"}
+    x = keras.layers.Conv2D(6, 3, bias_initializer="random_normal", name="each", **settings)(x)
+    x = keras.layers.Conv2D(4, 3, groups=2, name="halves")(x)
+    network = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    found = inline_submodels(network)
+    each = found.get_layer("each")
+    assert type(each) is keras.layers.DepthwiseConv2D
+    own = network.get_layer("each")
+    assert type(each.depthwise_initializer) is type(own.kernel_initializer)
+    assert type(found.get_layer("halves")) is keras.layers.Conv2D
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 9, 9, 3), dtype=np.uint8)
+    np.testing.assert_allclose(
+        np.asarray(found(pixels)), np.asarray(network(pixels)), rtol=1e-5, atol=1e-6
+    )

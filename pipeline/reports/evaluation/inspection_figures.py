@@ -149,9 +149,13 @@ def draw_patches(patches: Mapping[str, LayerPatches], path: Path) -> None:
                 corner = (x + index * (tile + _HAIR), y + _TEXT_LINE)
                 place = draw_image(figure, pixels, corner, (tile, tile))
                 if layer.positions is not None:
-                    scale = place[2] / wide
-                    down, right = layer.positions[group_index, index] * scale
-                    draw_ring(figure, (place[0] + right, place[1] + down), tile / 9)
+                    radius, (left, above, across, down) = tile / 9, place
+                    row_at, column_at = layer.positions[group_index, index] * across / wide
+                    center = (
+                        left + np.clip(column_at, radius, across - radius),
+                        above + np.clip(row_at, radius, down - radius),
+                    )
+                    draw_ring(figure, center, radius)
         top += lines * row + between
     save_figure(figure, path)
 
