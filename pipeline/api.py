@@ -15,7 +15,6 @@ function is here, with its description.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -89,12 +88,7 @@ def run(
             same test images.
     """
     return run_stages(
-        workspace,
-        stages,
-        rerun=rerun,
-        accept_code=accept_code,
-        workers=workers,
-        compare_with=compare_with,
+        workspace, stages, rerun, compare_with, accept_code=accept_code, workers=workers
     )
 
 
@@ -138,9 +132,7 @@ def resolve_settings(workspace: Workspace = HERE, stages: Sequence[str] | None =
 
 def settings_schema() -> str:
     """Return the JSON schema of the settings."""
-    from pipeline.config.settings import Config
-
-    return json.dumps(Config.model_json_schema(), indent=2)
+    return looking.describe_settings_schema()
 
 
 # -- models ----------------------------------------------------------------------------------------
@@ -169,9 +161,7 @@ def rollback(version: str | None = None, *, workspace: Workspace = HERE) -> tupl
         GateError: it never passed the gate.
         CheckpointError: its files are not those that were released.
     """
-    from pipeline.release.rollback import roll_back
-
-    return roll_back(workspace.registry(), version)
+    return releases.roll_back(workspace, version)
 
 
 def open_classifier(model: str = "", *, workspace: Workspace = HERE) -> Classifier:
@@ -205,13 +195,8 @@ def predict(
         ConfigError: a path or the model does not exist.
         DatasetError: `strict`, and a file cannot be classified.
     """
-    from pipeline.release.image_paths import expand_paths
-    from pipeline.release.predict import Predictions, predict_files
-
-    files = list(expand_paths([os.fspath(path) for path in paths]))
     classifier = open_classifier(model, workspace=workspace) if isinstance(model, str) else model
-    found = predict_files(classifier, files, top=top, strict=strict, progress=progress)
-    return Predictions(classifier.release, len(files), found)
+    return releases.predict_images(classifier, paths, top=top, strict=strict, progress=progress)
 
 
 def compare(first: str, second: str, *, workspace: Workspace = HERE) -> Comparison:
@@ -226,8 +211,7 @@ def compare(first: str, second: str, *, workspace: Workspace = HERE) -> Comparis
         ConfigError: there is no such evaluation, or the two are of unlike views or splits.
         DatasetError: they are not of the same images.
     """
-    reports = [stored_results.read_evaluation(workspace, name) for name in (first, second)]
-    return stored_results.compare_evaluations(workspace, *reports)
+    return stored_results.compare_named_evaluations(workspace, first, second)
 
 
 def export(
@@ -250,8 +234,7 @@ def export(
         ConfigError: there is no such model or format, or a package is missing.
         GateError: the export does not answer as the model does, or integers cost too much.
     """
-    folder = Path(output) if output else None
-    return releases.export_model(workspace, target, model, int8=int8, output=folder)
+    return releases.export_model(workspace, target, model, int8=int8, output=output)
 
 
 def serve(model: str = "", *, workspace: Workspace = HERE) -> None:
@@ -337,10 +320,7 @@ def list_scheduled_runs(
     name: str = "", limit: int = 50, *, workspace: Workspace = HERE
 ) -> list[ScheduledRun]:
     """Return the latest scheduled runs of a schedule, or of all, the newest first."""
-    found = workspace.ledger().list_latest_scheduled_runs(name, limit)
-    if name and not found:
-        find_schedule(name, workspace=workspace)
-    return found
+    return schedules.list_scheduled_runs(workspace, name, limit)
 
 
 def emit_schedule(
@@ -423,19 +403,14 @@ def plan_reproduction(
     return reproduction.plan_claims(workspace, claims, profile)
 
 
-def publish_claims(reproduction: Reproduction | None, document: Path | str) -> None:
+def publish_claims(measured: Reproduction | None, document: Path | str) -> None:
     """Put claims into a Markdown document, and their images and records into a folder beside it.
 
     Args:
-        reproduction: what was measured; None only checks that the document can be written.
+        measured: by `reproduce`; None only checks that the document can be written.
         document: the claims go between its two marks, or at its end.
     """
-    from pipeline.reproduce.publishing import publish_results, read_results_document
-
-    if reproduction is None:
-        read_results_document(Path(document))
-    else:
-        publish_results(reproduction.folder, Path(document))
+    reproduction.publish_claims(measured, Path(document))
 
 
 # -- looking ---------------------------------------------------------------------------------------

@@ -104,11 +104,11 @@ class PipelineResult:
 def run_stages(
     workspace: Workspace,
     stages: Sequence[str],
-    *,
     rerun: Sequence[str] = (),
+    compare_with: str = "",
+    *,
     accept_code: bool = False,
     workers: int = 1,
-    compare_with: str = "",
 ) -> PipelineResult:
     """Run stages in order; skip each whose result is there.
 
@@ -119,9 +119,9 @@ def run_stages(
         workspace: the work directory, recipe and settings.
         stages: names.
         rerun: stages to run again although nothing changed.
+        compare_with: another network to run before, and to compare with.
         accept_code: keep results of which code alone changed.
         workers: train in so many processes of this machine.
-        compare_with: another network to run before, and to compare with.
 
     Raises:
         PipelineError: one of its kinds; the message says what to do.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.resolution import Resolved
+from pipeline.config.settings import Config
 from pipeline.engine.runner import StageStatus
 from pipeline.engine.stage import Stage
 from pipeline.errors import ConfigError
@@ -162,3 +164,8 @@ def deliver_runs(workspace: Workspace) -> tuple[int, dict[str, str]]:
         return 0, {}
     with workspace.hold():
         return deliver_leftovers(workspace.directory)
+
+
+def describe_settings_schema() -> str:
+    """Return the JSON schema of the settings."""
+    return json.dumps(Config.model_json_schema(), indent=2)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from pipeline.workspace.workspace import NETWORK_STAGES, Workspace
 if TYPE_CHECKING:
     from pipeline.export.record import ExportRecord
     from pipeline.release.classify import Classifier
+    from pipeline.release.predict import Predictions
 
 
 def find_version(workspace: Workspace, version: str) -> Version:
@@ -139,7 +141,7 @@ def export_model(
     model: str = "",
     *,
     int8: bool = False,
-    output: Path | None = None,
+    output: Path | str | None = None,
 ) -> ExportRecord:
     """Write a model for another runtime, if it answers real images there as it does here.
 
@@ -172,7 +174,7 @@ def export_model(
     return export_release(
         release,
         target,
-        output or workspace.directory / "exports" / name,
+        Path(output) if output else workspace.directory / "exports" / name,
         golden + [encoded for encoded, _ in test],
         int8=int8,
         calibration=_labeled_images(dataset, "train"),
@@ -202,3 +204,27 @@ def _labeled_images(dataset: DatasetArtifact | None, split: str) -> Iterator[tup
 
     for encoded, _, label in read_encoded_images(load_split(dataset, split, in_memory=False)):
         yield encoded, label
+
+
+def roll_back(workspace: Workspace, version: str | None) -> tuple[str, Version]:
+    """Make an earlier version the champion again; return the number of the one that was, and it."""
+    from pipeline.release import rollback
+
+    return rollback.roll_back(workspace.registry(), version)
+
+
+def predict_images(
+    classifier: Classifier,
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    top: int,
+    strict: bool,
+    progress: Callable[[int, int | None, int], None],
+) -> Predictions:
+    """Return the guesses for images, in order; arguments as of `pipeline.api.predict`."""
+    from pipeline.release.image_paths import expand_paths
+    from pipeline.release.predict import Predictions, predict_files
+
+    files = list(expand_paths([os.fspath(path) for path in paths]))
+    found = predict_files(classifier, files, top=top, strict=strict, progress=progress)
+    return Predictions(classifier.release, len(files), found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.resolution import Resolved
@@ -86,3 +87,13 @@ def plan_claims(workspace: Workspace, claims: Sequence[str], profile: str) -> li
 
     config = resolve_claims(workspace, profile).config
     return tabulate_plan(select_experiments(claims), config)
+
+
+def publish_claims(measured: Reproduction | None, document: Path) -> None:
+    """Put claims into a document; None only checks that it can be written."""
+    from pipeline.reproduce.publishing import publish_results, read_results_document
+
+    if measured is None:
+        read_results_document(document)
+    else:
+        publish_results(measured.folder, document)

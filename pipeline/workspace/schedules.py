@@ -217,3 +217,15 @@ def run_now(workspace: Workspace, name: str, stop: threading.Event) -> Scheduled
     return scheduler.run_schedule_now(
         workspace.directory, name, read_retrain_settings, workspace.observer.notified, stop
     )
+
+
+def list_scheduled_runs(workspace: Workspace, name: str, limit: int) -> list[ScheduledRun]:
+    """Return the latest scheduled runs of a schedule, or of all if it is empty, newest first.
+
+    Raises:
+        ConfigError: there is no such schedule.
+    """
+    found = workspace.ledger().list_latest_scheduled_runs(name, limit)
+    if name and not found:
+        workspace.ledger().find_schedule(name)
+    return found

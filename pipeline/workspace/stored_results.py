@@ -38,6 +38,13 @@ def read_evaluation(workspace: Workspace, name: str) -> EvaluationReport:
         ) from error
 
 
+def compare_named_evaluations(workspace: Workspace, first: str, second: str) -> Comparison:
+    """Return the comparison of two evaluations by their names, as of `read_evaluation`."""
+    return compare_evaluations(
+        workspace, read_evaluation(workspace, first), read_evaluation(workspace, second)
+    )
+
+
 def compare_evaluations(
     workspace: Workspace, first: EvaluationReport, second: EvaluationReport
 ) -> Comparison:
