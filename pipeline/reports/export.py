@@ -154,7 +154,7 @@ def describe_square(fit: str) -> str:
     if fit == "pad":
         return (
             "the whole upright image, its longer side resized to 7/8 of the square's, in the middle"
-            " of a square of the mean color of its four edges,"
+            " of the mean color of its four edges, in a square of"
         )
     return "the upright image's central square, resized to"
 

@@ -15,7 +15,7 @@ def describe_fit(fit: str, asked: str, cut_fraction: float) -> str:
             are cropped, in [0, 1].
     """
     loss = f"{format_percent(cut_fraction)} of the images"
-    area = "more than a quarter of their area in the central square"
+    area = "more than a quarter of their area, cropped to the central square"
     if asked == "auto":
         reason = f"because {loss} would lose" if fit == "pad" else f"because only {loss} lose"
         return f"fit: {fit}, {reason} {area}"

@@ -37,6 +37,7 @@ def test_a_model_is_logged_with_signature_and_example_and_loads_again(workdir):
         "class_names": ["0", "1"],
         "sha256": result.model_sha256,
         "short_side": 36,
+        "fit": "crop",
     }
     (file,) = (Path(mlflow.artifacts.download_artifacts(logged.model_uri)) / "data").glob("*.keras")
     assert file_sha256(file) == result.model_sha256
@@ -55,7 +56,8 @@ def test_a_model_is_logged_with_signature_and_example_and_loads_again(workdir):
     )
     for name in names:
         file = fetch_model_file(name, TrackingConfig(), workdir)
-        assert find_external_model(file) == ExternalModel(file, result.model_sha256, ("0", "1"), 36)
+        known = (result.model_sha256, ("0", "1"), 36, "crop")
+        assert find_external_model(file) == ExternalModel(file, *known)
     with pytest.raises(
         ConfigError, match=r"There is no model `models:/digits@nobody`.*Check --model"
     ):
