@@ -54,6 +54,7 @@ def test_predict_gives_the_answers_of_the_evaluation(finished):
         assert abs(answer["probabilities"][0] - powers.max() / powers.sum()) < 2e-5
 
 
+@pytest.mark.slow
 def test_an_external_model_needs_images_of_its_fit(finished):
     """The ingest with `auto` serves it; where its fit is not the dataset's, the hint is typed."""
     cwd, done = finished

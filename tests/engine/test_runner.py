@@ -539,7 +539,7 @@ class TestCode:
         parts = code_parts("pipeline.model.alexnet")
         assert {
             "code pipeline.model.alexnet",
-            "code pipeline.model.networks",
+            "code pipeline.model.alexnet_rows",
             "code pipeline.model.layers",
         } <= parts.keys()
         assert (
