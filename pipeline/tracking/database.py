@@ -14,6 +14,8 @@ from filelock import FileLock
 from pipeline.errors import TrackingError
 from pipeline.files import write_text, writing
 
+_ATTEMPTS = 3  # to make an empty database
+
 
 def get_sqlite_uri(database: Path) -> str:
     """Return the address by which MLflow opens a database file."""
@@ -49,6 +51,20 @@ def _read_version(note: Path) -> str:
 
 
 def _make_empty_database(database: Path) -> None:
+    """Make the tables; again where MLflow made one twice at once, as it may under load."""
+    from sqlalchemy.exc import OperationalError
+
+    for attempt in range(_ATTEMPTS):
+        try:
+            _make_tables(database)
+        except OperationalError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            return
+
+
+def _make_tables(database: Path) -> None:
     import mlflow
 
     with writing(database) as temporary:

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import TrackingError
+from pipeline.tracking import database
 from pipeline.tracking.store import connect_store, open_experiment
 from tests.tracking.recording import client, runs
 
@@ -65,3 +66,20 @@ def test_a_database_of_a_later_mlflow_is_refused_and_stays_as_it_was(workdir):
         connect_store(TrackingConfig(), workdir)
     assert (workdir / "mlflow.db.99.0.backup").exists()
     assert (workdir / "mlflow.db.version").read_text() == "99.0"
+
+
+def test_tables_that_mlflow_makes_twice_at_once_are_made_again(tmp_path, monkeypatch):
+    from sqlalchemy.exc import OperationalError
+
+    real, calls = database._make_tables, []
+
+    def fail_once(path):
+        calls.append(path)
+        if len(calls) == 1:
+            raise OperationalError("CREATE TABLE webhooks", {}, Exception("already exists"))
+        real(path)
+
+    monkeypatch.setattr(database, "_make_tables", fail_once)
+    database.make_database(tmp_path)
+    assert len(calls) == 2
+    assert (tmp_path / "mlflow.db").is_file()
