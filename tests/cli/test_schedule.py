@@ -13,11 +13,11 @@ from PIL import Image
 
 from pipeline import api
 from pipeline.api import Workspace
-from pipeline.config.resolution import resolve
 from pipeline.errors import ConfigError
 from pipeline.schedule.ledger import Ledger
 from pipeline.schedule.owners import identify_this_process
 from pipeline.workspace.schedules import read_arguments, read_retrain_settings
+from pipeline.workspace.workspace import resolve
 
 PROGRAM = (sys.executable, "-m", "pipeline")
 

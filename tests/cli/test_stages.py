@@ -424,7 +424,7 @@ REFUSALS = {
     "unknown network": (["--network", "papier"], 2, "Did you mean `paper`?"),
     "crop larger than image": (["--image-size", "64"], 2, "must not exceed data.short_side"),
     "network too large for the images": (
-        ["--network", "paper"],
+        ["--network", "paper", "--image-size", "32"],
         2,
         "needs a model.image_size of at least 64 pixels",
     ),

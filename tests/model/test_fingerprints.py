@@ -107,6 +107,7 @@ def test_another_row_or_wording_makes_nothing_stale(before, after, package, usua
 def test_what_is_made_of_a_network_knows_neither_the_registry_nor_a_family():
     for module in ("pipeline.train.stage", "pipeline.evaluate.stage", "pipeline.release.promotion"):
         assert {name for name in code_parts(module) if name.startswith("code pipeline.model")} <= {
+            "code pipeline.model.graph",
             "code pipeline.model.layers",
             "code pipeline.model.safety",
             "code pipeline.model.signal",

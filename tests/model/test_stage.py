@@ -37,6 +37,7 @@ def dataset(folder, pixels):
     return SimpleNamespace(
         sample_path=folder / "sample.npz",
         short_side=36,
+        fit="crop",
         class_names=("a", "b"),
         channel_mean=(100, 110, 120),
         channel_std=(50, 60, 70),

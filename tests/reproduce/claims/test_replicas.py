@@ -64,7 +64,7 @@ def test_two_replicas_on_one_processor_decide_nothing(
 def test_one_tower_has_no_half_on_each_device(monkeypatch, tmp_path, make_run):
     monkeypatch.setattr(replicas, "list_visible_gpus", lambda _: ["0", "1"])
     assert (
-        "one tower"
+        "has no two towers"
         in replicas.conclude_replicas(make_run(tmp_path, model={"network": "cifar"}), {})
         .findings[0]
         .why
