@@ -9,8 +9,7 @@
 Every function works on a `Workspace`: a work directory, by default `mlruns`, with a recipe,
 settings and an observer. Results carry records of `pipeline.artifacts`, which know their files.
 Errors are those of `pipeline.errors`: a ConfigError for an invalid name or setting, a BusyError for
-a work directory or scheduler that another process holds. Longer than 400 lines because every public
-function is here, with its description.
+a work directory that another process holds. Over 400 lines, as every public function is here.
 """
 
 from __future__ import annotations
@@ -195,8 +194,9 @@ def predict(
         ConfigError: a path or the model does not exist.
         DatasetError: `strict`, and a file cannot be classified.
     """
-    classifier = open_classifier(model, workspace=workspace) if isinstance(model, str) else model
-    return releases.predict_images(classifier, paths, top=top, strict=strict, progress=progress)
+    return releases.predict_images(
+        workspace, model, paths, top=top, strict=strict, progress=progress
+    )
 
 
 def compare(first: str, second: str, *, workspace: Workspace = HERE) -> Comparison:

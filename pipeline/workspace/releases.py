@@ -214,7 +214,8 @@ def roll_back(workspace: Workspace, version: str | None) -> tuple[str, Version]:
 
 
 def predict_images(
-    classifier: Classifier,
+    workspace: Workspace,
+    model: str | Classifier,
     paths: Sequence[str | os.PathLike[str]],
     *,
     top: int,
@@ -225,6 +226,7 @@ def predict_images(
     from pipeline.release.image_paths import expand_paths
     from pipeline.release.predict import Predictions, predict_files
 
-    files = list(expand_paths([os.fspath(path) for path in paths]))
+    files = list(expand_paths([os.fspath(path) for path in paths]))  # before anything heavy
+    classifier = open_named_classifier(workspace, model) if isinstance(model, str) else model
     found = predict_files(classifier, files, top=top, strict=strict, progress=progress)
     return Predictions(classifier.release, len(files), found)

@@ -63,6 +63,7 @@ def test_integers_of_a_network_with_gates(tmp_path):
     assert record.bytes < (tmp_path / "model.keras").stat().st_size
 
 
+@pytest.mark.slow
 def test_a_network_that_is_not_square(tmp_path):
     image = keras.Input((24, 16, 3), dtype="uint8", name="image")
     x = PixelNormalization((127,) * 3, (64,) * 3, name="normalize")(image)

@@ -24,7 +24,9 @@ def built(name, classes=5, size=64, **settings):
     return build_network(config, num_classes=classes, channel_mean=MEAN, channel_std=STD)
 
 
-@pytest.mark.parametrize("name", UNLIKE)
+@pytest.mark.parametrize(
+    "name", [UNLIKE[0], *(pytest.param(name, marks=pytest.mark.slow) for name in UNLIKE[1:])]
+)
 def test_a_network_is_what_the_pipeline_expects(name, tmp_path):
     network = built(name)
     assert (network.input_shape, network.input.dtype) == ((None, 64, 64, 3), "uint8")
