@@ -72,6 +72,7 @@ def test_an_augmentation_a_network_and_a_stage_run(changed, tmp_path):
     assert account["fingerprint"]["setting train.inversion"] == 0.5
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_in_ten_lines(tmp_path):
     found = OWN_NETWORK.search(PAGE)
     assert len(found["code"].splitlines()) <= 10

@@ -32,12 +32,14 @@ def finished(tmp_path_factory):
     return cwd, alexnet("--json", "run", *SETTINGS, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_auto_learns_what_lies_outside_the_central_square(finished):
     _, done = finished
     assert "fit: pad, because 100.0 % of the images would lose" in done.stderr + done.stdout
     assert last_line(done)["test"]["top1_error"] <= 0.02
 
 
+@pytest.mark.slow
 def test_predict_gives_the_answers_of_the_evaluation(finished):
     cwd, done = finished
     stages = cwd / "mlruns" / "stages"
