@@ -440,7 +440,7 @@ def networks(
         workspace: whose observer is notified of each measurement.
 
     Raises:
-        ConfigError: there is no network of a name.
+        ConfigError: a network does not exist.
     """
     return list_known_networks(workspace, names, measure=measure)
 

@@ -176,7 +176,7 @@ def _follow_network(
     find_network: Callable[[str], Network],
     recipe_network: str | None,
 ) -> None:
-    """Put the sizes and weights that follow from the network, where nobody gave them.
+    """Put the sizes and weights that follow from the network, unless they were given.
 
     The default network has the default sizes, unless it replaces that of the recipe.
     """

@@ -91,7 +91,7 @@ class AlexNetRow(NetworkRow):
     Attributes:
         layers: its numbers; settings that are not `auto` replace them.
         fidelities: for each `model.alexnet.fidelity`, the numbers that it changes; empty where
-            there is no such choice.
+            the network has one fidelity.
         weights_layouts: for each layout of foreign weights that it can take (`torchvision`,
             `caffe`), the numbers that they were trained with, in place of the fidelity's.
         without_effect: settings below `model.` that change nothing here, each with the reason.

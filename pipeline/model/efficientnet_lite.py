@@ -8,7 +8,7 @@
     drop, logits
 
 Every convolution pads as TensorFlow's `same` does, has no bias and is followed by batch
-normalization, and by ReLU6 unless it projects. Against EfficientNet there is no squeeze-excitation,
+normalization, and by ReLU6 unless it projects. Unlike EfficientNet it lacks squeeze-excitation,
 ReLU6 stands for swish, and stem and head keep their width: made for 8-bit integers on phones (Liu,
 "Higher accuracy on vision models with EfficientNet-Lite", 2020; tensorflow/tpu,
 models/official/efficientnet/lite).

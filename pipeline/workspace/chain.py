@@ -126,6 +126,13 @@ def run_stages(
     Raises:
         PipelineError: one of its kinds; the message says what to do.
     """
+    if compare_with and "evaluate" not in stages:
+        raise ConfigError(
+            "A comparison needs an evaluation of both networks",
+            expected="the stage evaluate, or run",
+            received=", ".join(stages),
+            hint="Name it, or leave --compare-with out",
+        )
     if compare_with:
         main = functools.partial(run_stages, workspace, stages, rerun=rerun, workers=workers)
         return _run_beside(
@@ -189,12 +196,8 @@ def _run_beside(
     )
     first = run_stages(other, [stage.name for stage in RUN_STAGES]).report
     main = run_main()
-    if first is None or main.report is None:
-        raise ConfigError(
-            "A comparison needs an evaluation of both networks",
-            expected="the stage evaluate, or run",
-            hint="Name it, or leave --compare-with out",
-        )
+    if first is None or main.report is None:  # a worker beside the chief, who compares
+        return main
     return replace(main, comparison=compare_evaluations(workspace, first, main.report))
 
 

@@ -88,3 +88,11 @@ def test_two_devices_tune_as_one(photos):
     two = finish(photos, "--workdir", "two", "--devices", "cpu:2")
     assert two["finetuned"] == one["finetuned"]
     assert two["validation_top1_error"] == one["validation_top1_error"]
+    found = []
+    for name in ("one", "two"):
+        (path,) = photos.glob(f"{name}/stages/train-*/report/history.json")
+        found.append(json.loads(path.read_text()))
+    assert len(found[0]) == len(found[1]) == 3
+    for epoch, other in zip(*found, strict=True):
+        for number in ("train_loss", "validation_loss"):
+            assert other[number] == pytest.approx(epoch[number], rel=1e-3)
