@@ -316,6 +316,29 @@ def test_rerun_forces_one_stage_and_finds_the_same(finished):
     assert again["test"] == last_line(first)["test"]
 
 
+def test_a_comparison_without_an_evaluation_is_refused_before_anything_runs(tmp_path):
+    done = alexnet("train", "--compare-with", "cifar", *OFF, cwd=tmp_path, check=False)
+    assert done.returncode != 0
+    assert "A comparison needs an evaluation of both networks" in done.stderr
+    assert not (tmp_path / "mlruns" / "stages").exists()
+
+
+@pytest.mark.slow
+def test_two_networks_are_compared_on_the_same_images_and_the_main_one_stays(tmp_path):
+    words = ("--compare-with", "cifar", "--epochs", "1", *SHORT, *OFF)
+    told = last_line(alexnet("--json", "run", *words, cwd=tmp_path))
+    assert told["model"]["network"] == "small"
+    compared = told["comparison"]
+    assert compared["images"] == 385
+    assert compared["second_model_sha256"] == told["model"]["sha256"]
+    assert compared["first_model_sha256"] != compared["second_model_sha256"]
+    errors = next(row for row in compared["measures"] if row["name"] == "top1_error")
+    assert errors["second"] == told["test"]["top1_error"]
+    assert (tmp_path / compared["page"]).is_file()
+    status = last_line(alexnet("--json", "status", *OFF, cwd=tmp_path))
+    assert {row["state"] for row in status["stages"]} == {"done"}
+
+
 def test_a_model_that_a_run_trained_is_judged_again_and_compared(finished):
     cwd, first = finished
     whole, status = last_line(first), last_line(alexnet("--json", "status", cwd=cwd))
