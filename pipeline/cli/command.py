@@ -239,8 +239,12 @@ def _store_field(name: str) -> Callable[[Invocation, Any], None]:
     return lambda invocation, value: setattr(invocation, name, value)
 
 
-def make_shared_options() -> list[click.Parameter]:
-    """Return new objects of the options that every command has."""
+def make_shared_options(*, settings: bool = True) -> list[click.Parameter]:
+    """Return new objects of the options that every command has, or all but those of settings."""
+    return [*(_make_setting_options() if settings else ()), *_make_plain_options()]
+
+
+def _make_setting_options() -> list[click.Parameter]:
     return [
         StoredOption(
             "--recipe",
@@ -257,6 +261,11 @@ def make_shared_options() -> list[click.Parameter]:
             shell_complete=_complete_assignment,
             help="Any setting, as section.field=value.",
         ),
+    ]
+
+
+def _make_plain_options() -> list[click.Parameter]:
+    return [
         StoredOption(
             "--workdir",
             store=_store_field("workdir"),
@@ -288,6 +297,7 @@ class Command(click.Command):
         section: where `alexnet --help` shows it; one of SECTIONS.
         examples: command lines, each with what it does.
         exit_codes: those that it can end with besides 0, 1, 2, 130 and 143.
+        takes_settings: it has `--recipe` and `--set`.
     """
 
     def __init__(
@@ -296,12 +306,13 @@ class Command(click.Command):
         section: str = "",
         examples: Mapping[str, str] | None = None,
         exit_codes: Sequence[int] = (),
+        takes_settings: bool = True,
         **more: Any,
     ):
         super().__init__(*arguments, **more)
         self.section, self.examples = section, dict(examples or {})
         self.exit_codes = sorted({0, 1, 2, *exit_codes, 130, 143})
-        self.params = [*self.params, *make_shared_options()]
+        self.params = [*self.params, *make_shared_options(settings=takes_settings)]
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples and the exit codes."""

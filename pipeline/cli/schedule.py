@@ -113,7 +113,9 @@ def add_schedule(
 
 
 @schedule_group.command(
-    "list", examples={"alexnet schedule list": "timing, next run time, last result"}
+    "list",
+    takes_settings=False,
+    examples={"alexnet schedule list": "timing, next run time, last result"},
 )
 @pass_invocation
 def list_schedules(invocation: Invocation) -> None:
@@ -134,7 +136,9 @@ def list_schedules(invocation: Invocation) -> None:
 
 
 @schedule_group.command(
-    "show", examples={"alexnet schedule show": "the next ten run times, and the settings"}
+    "show",
+    takes_settings=False,
+    examples={"alexnet schedule show": "the next ten run times, and the settings"},
 )
 @NAME_ARGUMENT
 @pass_invocation
@@ -172,7 +176,9 @@ def show_one(invocation: Invocation, name: str) -> None:
 
 
 @schedule_group.command(
-    "history", examples={"alexnet schedule history main --limit 5": "the last five runs"}
+    "history",
+    takes_settings=False,
+    examples={"alexnet schedule history main --limit 5": "the last five runs"},
 )
 @click.argument("name", default="", shell_complete=_complete_schedule)
 @click.option(
@@ -190,7 +196,10 @@ def show_history(invocation: Invocation, name: str, limit: int) -> None:
 
 
 @schedule_group.command(
-    "now", exit_codes=(3, 75), examples={"alexnet schedule now": "retrain, and wait for it"}
+    "now",
+    takes_settings=False,
+    exit_codes=(3, 75),
+    examples={"alexnet schedule now": "retrain, and wait for it"},
 )
 @NAME_ARGUMENT
 @pass_invocation
@@ -206,7 +215,9 @@ def retrain_now(invocation: Invocation, name: str) -> None:
 
 
 @schedule_group.command(
-    "pause", examples={"alexnet schedule pause": "until `alexnet schedule resume`"}
+    "pause",
+    takes_settings=False,
+    examples={"alexnet schedule pause": "until `alexnet schedule resume`"},
 )
 @NAME_ARGUMENT
 @pass_invocation
@@ -219,7 +230,9 @@ def pause_schedule(invocation: Invocation, name: str) -> None:
     _confirm(invocation, name, "paused", text)
 
 
-@schedule_group.command("resume", examples={"alexnet schedule resume": "with its next run time"})
+@schedule_group.command(
+    "resume", takes_settings=False, examples={"alexnet schedule resume": "with its next run time"}
+)
 @NAME_ARGUMENT
 @pass_invocation
 def resume_schedule(invocation: Invocation, name: str) -> None:
@@ -230,7 +243,9 @@ def resume_schedule(invocation: Invocation, name: str) -> None:
     _confirm(invocation, name, "on", f"The schedule {name} goes on with its next run time.")
 
 
-@schedule_group.command("remove", examples={"alexnet schedule remove weekly": "its history stays"})
+@schedule_group.command(
+    "remove", takes_settings=False, examples={"alexnet schedule remove weekly": "its history stays"}
+)
 @NAME_ARGUMENT
 @pass_invocation
 def remove_schedule(invocation: Invocation, name: str) -> None:

@@ -696,6 +696,9 @@ def test_shared_options_may_stand_before_any_command(tmp_path):
     assert last_line(done) == {"schedules": []}
     refused = alexnet("--fly", "status", cwd=tmp_path, check=False)
     assert (refused.returncode, "No such option" in refused.stderr) == (2, True)
+    # A schedule keeps its settings; others are refused, not ignored.
+    refused = alexnet("schedule", "now", "--set", "train.epochs=3", cwd=tmp_path, check=False)
+    assert (refused.returncode, "No such option '--set'" in refused.stderr) == (2, True)
 
 
 def commands(group=main.cli, words=()):
