@@ -48,6 +48,7 @@ def describe_layers(network: Network) -> tuple[LayerRecord, ...]:
 def count_macs(layer: Layer) -> int:
     """Return a layer's multiplications with weights of two dimensions or more, for one image.
 
+    Frozen weights count, too.
     Scaling by a normalization counts nothing, as in published numbers. Work that depends on values
     alone, such as the products of an attention, counts nothing either.
     """
@@ -55,7 +56,7 @@ def count_macs(layer: Layer) -> int:
         return sum(_position_count(layer) * _kernel_size(part) for part in parts)
     if equation := getattr(layer, "equation", ""):
         return _einsum_macs(layer, equation)
-    kernels = [weight for weight in layer.trainable_variables if len(weight.shape) > 1]
+    kernels = [weight for weight in layer.weights if len(weight.shape) > 1]
     return sum(_position_count(layer) * math.prod(kernel.shape) for kernel in kernels)
 
 

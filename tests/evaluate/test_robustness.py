@@ -1,8 +1,11 @@
+import keras
 import numpy as np
 import pytest
 
+from pipeline.evaluate.assessment import count_corrupted_images
 from pipeline.evaluate.corruptions import CORRUPTIONS, SEVERITIES, corrupt_images
 from pipeline.evaluate.robustness import corrupt_in_every_way, measure_robustness
+from pipeline.model.layer_table import count_macs
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 2, 20)
@@ -56,3 +59,22 @@ def test_examples_are_one_image_in_every_way():
         found["noise"][1],
         corrupt_images(PIXELS, "noise", SEVERITIES[1], seed=0, positions=np.arange(20))[4],
     )
+
+
+@pytest.mark.parametrize(
+    ("filters", "macs", "images"),
+    [
+        (8, 8 * 27 * 62**2, 500),
+        # 22 views, the clean one with them: 2.4e12 / (22 x 637,608,960) = 171.09...
+        (6144, 6144 * 27 * 62**2, 171),
+        (61440, 61440 * 27 * 62**2, 100),
+    ],
+)
+def test_fewer_images_are_corrupted_for_a_large_network(filters, macs, images):
+    image = keras.Input((64, 64, 3))
+    layer = keras.layers.Conv2D(filters, 3, use_bias=False, kernel_initializer="zeros")
+    model = keras.Model(image, layer(image))
+    assert count_macs(layer) == macs
+    assert count_corrupted_images(model) == images
+    layer.trainable = False
+    assert count_corrupted_images(model) == images
