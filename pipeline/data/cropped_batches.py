@@ -10,7 +10,7 @@ import tensorflow as tf
 from pipeline.data.crops import cut_squares, place_window
 from pipeline.data.decoding import decode_window, mirror_where, resize_square
 from pipeline.data.loader import LoadedSplit, decode_square, make_hints
-from pipeline.data.shards import RecordReader
+from pipeline.data.shards import RecordReader, as_written
 
 if TYPE_CHECKING:
     from pipeline.arrays import Array, Dataset, Image, Images, Integers, Tensor
@@ -57,11 +57,12 @@ def _cut_corners(
     together = max(1, min(_MAX_TOGETHER, _BYTES_TOGETHER // (batch * size * size * 3)))
     slices = tf.data.Dataset.from_tensor_slices((images.labels[order], (order, *crops)))
     copies = slices.batch(together).map(
-        lambda labels, crops: {"pixels": cut(*crops), "labels": labels}, num_parallel_calls=calls
+        as_written(lambda labels, crops: {"pixels": cut(*crops), "labels": labels}),
+        num_parallel_calls=calls,
     )
     if together > 1:
         return copies.unbatch()
-    return copies.map(lambda one: {name: values[0] for name, values in one.items()})
+    return copies.map(as_written(lambda one: {name: values[0] for name, values in one.items()}))
 
 
 def _cut_windows(
@@ -84,7 +85,8 @@ def _cut_windows(
         (images.labels[order.reshape(-1)], _flatten_batches(order, *crops))
     )
     pairs = slices.map(
-        lambda label, crop: {"pixels": cut(*crop), "labels": label}, num_parallel_calls=calls
+        as_written(lambda label, crop: {"pixels": cut(*crop), "labels": label}),
+        num_parallel_calls=calls,
     )
     return pairs.batch(order.shape[1], drop_remainder=True)
 
@@ -149,7 +151,7 @@ def decode_record_batches(
     batch = crops[0].shape[1]
     return (
         tf.data.Dataset.zip(records, slices)
-        .map(make_example, num_parallel_calls=calls)
+        .map(as_written(make_example), num_parallel_calls=calls)
         .batch(batch, drop_remainder=True)
     )
 

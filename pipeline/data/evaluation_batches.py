@@ -15,7 +15,7 @@ from pipeline.data.loader import (
     measure_surplus,
     open_split_records,
 )
-from pipeline.data.shards import count_processors, make_deterministic_options
+from pipeline.data.shards import as_written, count_processors, make_deterministic_options
 
 if TYPE_CHECKING:
     from pipeline.arrays import Array, Dataset, Images, Tensor
@@ -66,7 +66,7 @@ def make_evaluation_batches(
 
     return (
         read(images, batch_size, worker, calls)
-        .map(cut_views, num_parallel_calls=calls)
+        .map(as_written(cut_views), num_parallel_calls=calls)
         .prefetch(PREFETCHED_BATCHES)
         .with_options(make_deterministic_options())
     )
@@ -83,7 +83,8 @@ def _read_pixels(
         .shard(workers, index)
     )
     return slices.map(
-        lambda indices, labels: (_take_images(images, indices), labels), num_parallel_calls=calls
+        as_written(lambda indices, labels: (_take_images(images, indices), labels)),
+        num_parallel_calls=calls,
     )
 
 
@@ -97,11 +98,12 @@ def _read_streamed(
     if workers > 1:  # before anything is decoded
         own = (
             own.enumerate()
-            .filter(lambda position, _: position // batch_size % workers == index)
-            .map(lambda _, record: record)
+            .filter(as_written(lambda position, _: position // batch_size % workers == index))
+            .map(as_written(lambda _, record: record))
         )
     decoded = own.map(
-        lambda record: decode_square(images.dataset, reader.parse(record)), num_parallel_calls=calls
+        as_written(lambda record: decode_square(images.dataset, reader.parse(record))),
+        num_parallel_calls=calls,
     ).batch(batch_size)
     labels = (
         tf.data.Dataset.from_tensor_slices(images.labels).batch(batch_size).shard(workers, index)
@@ -141,7 +143,7 @@ def make_scoring_batches(
 
     return make_evaluation_batches(
         images, image_size=image_size, batch_size=batch_size, worker=worker
-    ).map(make_dictionary)
+    ).map(as_written(make_dictionary))
 
 
 def _take_images(images: LoadedSplit, indices: Tensor) -> Tensor:

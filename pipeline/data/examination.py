@@ -153,7 +153,7 @@ def _compile_for_one(jpeg: bool) -> Callable[[Tensor, Tensor], Measures]:
     """Return `_measure`, compiled, for (string [], int32 [])."""
     signature = [tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)]
     return tf.function(
-        functools.partial(_measure, jpeg=jpeg), input_signature=signature
+        functools.partial(_measure, jpeg=jpeg), input_signature=signature, autograph=False
     ).get_concrete_function()
 
 

@@ -16,6 +16,7 @@ from pipeline.artifacts import DatasetArtifact
 from pipeline.data.decoding import DecodingHints, decode_and_resize
 from pipeline.data.shards import (
     RecordReader,
+    as_written,
     count_processors,
     index_path,
     make_deterministic_options,
@@ -166,7 +167,7 @@ def _decode_pixels(images: LoadedSplit) -> Images:
     """Return every image of a split, uint8 [images, short_side, short_side, 3], in memory."""
     reader = open_split_records(images)
     decoded = reader.read(None).map(
-        lambda record: decode_square(images.dataset, reader.parse(record)),
+        as_written(lambda record: decode_square(images.dataset, reader.parse(record))),
         num_parallel_calls=2 * count_processors(),
     )
     with tf.device("CPU:0"):

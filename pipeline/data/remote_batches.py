@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from pipeline.data.shards import make_deterministic_options
+from pipeline.data.shards import as_written, make_deterministic_options
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def distribute_batches(
         )
         for index, address in enumerate(addresses)
     ]
-    turns = tf.data.Dataset.range(len(positions)).map(lambda number: number % count)
+    turns = tf.data.Dataset.range(len(positions)).map(as_written(lambda number: number % count))
     return (
         tf.data.Dataset.choose_from_datasets(parts, turns, stop_on_empty_dataset=False)
         .prefetch(count)

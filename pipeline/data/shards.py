@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import DatasetError
 
@@ -62,7 +62,7 @@ def read_examples(shards: Path, instruction: str, image_key: str, label_key: str
         example = reader.parse(record)
         return example if "key" in example else {**example, "key": tf.strings.format("{}", index)}
 
-    return reader.read(None).enumerate().map(add_key, num_parallel_calls=1)
+    return reader.read(None).enumerate().map(as_written(add_key), num_parallel_calls=1)
 
 
 def open_records(shards: Path, instruction: str, image_key: str, label_key: str) -> RecordReader:
@@ -116,7 +116,9 @@ def open_records(shards: Path, instruction: str, image_key: str, label_key: str)
         slices = tf.data.Dataset.from_tensor_slices((names, bounds))
         in_turn = 1 if seed is None else min(_PARALLEL_FILES, len(names))
         records = slices.interleave(
-            lambda file, bound: tf.data.TFRecordDataset(file).skip(bound[0]).take(bound[1]),
+            as_written(
+                lambda file, bound: tf.data.TFRecordDataset(file).skip(bound[0]).take(bound[1])
+            ),
             cycle_length=in_turn,
             block_length=_PARALLEL_FILES,
             num_parallel_calls=in_turn if in_turn > 1 else None,
@@ -154,6 +156,17 @@ def make_deterministic_options() -> tf.data.Options:
     options.threading.max_intra_op_parallelism = 1
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return options
+
+
+def as_written(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of tensors, for `Dataset.map` and its like, that AutoGraph leaves alone.
+
+    Rewriting a function that decodes images, and all that it calls, takes AutoGraph a second for
+    each dataset. None of ours has an `if` or a loop on the value of a tensor.
+    """
+    import tensorflow as tf
+
+    return tf.autograph.experimental.do_not_convert(function)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from pipeline.data.fit import measure_cut_fraction
 from pipeline.data.headers import detect_format, read_header_size
 from pipeline.data.prepared import PreparedDataset
 from pipeline.data.shards import (
+    as_written,
     count_processors,
     index_path,
     make_deterministic_options,
@@ -237,7 +238,7 @@ def _add_pixels(
     )
     return (
         examples.enumerate()
-        .map(add, num_parallel_calls=count_processors())
+        .map(as_written(add), num_parallel_calls=count_processors())
         .prefetch(64)
         .with_options(make_deterministic_options())
     )

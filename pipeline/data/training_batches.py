@@ -21,7 +21,7 @@ from pipeline.data.loader import (
     open_split_records,
 )
 from pipeline.data.remote_batches import distribute_batches
-from pipeline.data.shards import count_processors, make_deterministic_options
+from pipeline.data.shards import as_written, count_processors, make_deterministic_options
 from pipeline.errors import ConfigError
 from pipeline.random_streams import RandomStream, open_stream
 
@@ -148,7 +148,9 @@ def _add_drawn(batches: Dataset, drawn: Mapping[str, Array]) -> Dataset:
     """Add to each batch the augmentation that was drawn for it."""
     if drawn:
         more = tf.data.Dataset.from_tensor_slices(dict(drawn))
-        batches = tf.data.Dataset.zip(batches, more).map(lambda batch, added: {**batch, **added})
+        batches = tf.data.Dataset.zip(batches, more).map(
+            as_written(lambda batch, added: {**batch, **added})
+        )
     return batches.prefetch(PREFETCHED_BATCHES).with_options(make_deterministic_options())
 
 
@@ -201,7 +203,7 @@ def _select_records(records: Dataset, mine: Integers, batch: int, turn: tuple[in
     def is_own(position: Tensor, _record: Tensor) -> Tensor:
         return (position % batch < part) & (position // batch % turn[1] == turn[0])
 
-    return records.enumerate().filter(is_own).map(lambda _, record: record)
+    return records.enumerate().filter(as_written(is_own)).map(as_written(lambda _, record: record))
 
 
 def iterate_training_epochs(

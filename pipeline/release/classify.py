@@ -222,7 +222,7 @@ def _compile_cutter(short_side: int, height: int, width: int, fit: Fit) -> Cutte
 
     signature = [tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int32)]
     with tf.device("CPU:0"):
-        return tf.function(cut, input_signature=signature).get_concrete_function()
+        return tf.function(cut, input_signature=signature, autograph=False).get_concrete_function()
 
 
 def warm_up(classifier: Classifier) -> None:

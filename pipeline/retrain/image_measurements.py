@@ -199,7 +199,7 @@ def _read_examples(dataset: DatasetArtifact, split: str, indices: Integers) -> D
     """Return the examples at some indices of a split, int64, ascending."""
     import tensorflow as tf
 
-    from pipeline.data.shards import make_deterministic_options, open_records
+    from pipeline.data.shards import as_written, make_deterministic_options, open_records
 
     records, parse = open_records(
         dataset.shards, dataset.reads[split], dataset.image_key, dataset.label_key
@@ -207,8 +207,15 @@ def _read_examples(dataset: DatasetArtifact, split: str, indices: Integers) -> D
     wanted = np.zeros(indices[-1] + 1, np.bool_)
     wanted[indices] = True
     is_wanted = tf.constant(wanted)
-    picked = records(None).take(len(wanted)).enumerate().filter(lambda index, _: is_wanted[index])
-    return picked.map(lambda _, record: parse(record)).with_options(make_deterministic_options())
+    picked = (
+        records(None)
+        .take(len(wanted))
+        .enumerate()
+        .filter(as_written(lambda index, _: is_wanted[index]))
+    )
+    return picked.map(as_written(lambda _, record: parse(record))).with_options(
+        make_deterministic_options()
+    )
 
 
 def _make_damaged_error(dataset: DatasetArtifact, reason: str) -> DatasetError:
