@@ -212,6 +212,8 @@ def _compile_forward(model: Network, size: int) -> Forward:
     return lambda pixels: compile_once()(tf.convert_to_tensor(pixels)).numpy()
 
 
+# A reload or a promotion opens several models of the same pixels.
+@functools.lru_cache(maxsize=8)
 def _compile_cutter(short_side: int, height: int, width: int, fit: Fit) -> Cutter:
     """Return a compiled function from a file's bytes and EXIF orientation to the center crop."""
     top, left = (short_side - height) // 2, (short_side - width) // 2

@@ -2,6 +2,7 @@
 training."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from pyarrow import parquet
 
 from pipeline.artifacts import DatasetArtifact, TrainingResult, file_sha256
 from pipeline.engine.stage import Context
+from pipeline.evaluate.speed import measure_speed
 
 SIZE = 12
 
@@ -103,8 +105,14 @@ def _save_trained(model: Any, names, directory: Path) -> TrainingResult:
 
 
 @pytest.fixture
-def evaluate_and_draw(context):
-    """Return a function that runs an evaluation stage and draws its pages, as the Runner does."""
+def evaluate_and_draw(context, monkeypatch):
+    """Return a function that runs an evaluation stage and draws its pages, as the Runner does.
+
+    Each batch size is timed for a moment only.
+    """
+    from pipeline.evaluate import assessment
+
+    monkeypatch.setattr(assessment, "measure_speed", partial(measure_speed, seconds=0.02))
 
     def run(stage, config, *records):
         report = stage.function(config, *records, context)

@@ -112,10 +112,15 @@ def backbone(name, size, **settings):
     [
         ("MobileNetV3Small", 64, "conv", [32, 16, 8, 4, 2], "activation"),
         ("MobileNetV3Small", 32, "conv", [16, 8, 4, 2], "activation"),
-        ("EfficientNetB0", 64, "stem_conv", [32, 16, 8, 4, 2], "top_activation"),
-        ("ResNet50V2", 64, "conv1_conv", [16, 8, 4, 2], "post_relu"),
-        ("DenseNet121", 64, "conv1_conv", [32, 16, 8, 4, 2], "relu"),
         ("VGG16", 64, "block1_conv1", [64, 32, 16, 8, 4], "block5_conv3"),
+        *(
+            pytest.param(*values, marks=pytest.mark.slow)
+            for values in (
+                ("EfficientNetB0", 64, "stem_conv", [32, 16, 8, 4, 2], "top_activation"),
+                ("ResNet50V2", 64, "conv1_conv", [16, 8, 4, 2], "post_relu"),
+                ("DenseNet121", 64, "conv1_conv", [32, 16, 8, 4, 2], "relu"),
+            )
+        ),
     ],
 )
 def test_layers_of_known_networks_are_the_ends_of_their_stages(name, size, first, sizes, last):

@@ -295,7 +295,7 @@ def test_the_stage_depends_on_no_page():
     assert not [name for name in parts if name.startswith("code pipeline.reports")]
 
 
-@pytest.mark.parametrize("sides", [(16, 12), (12, 16)])
+@pytest.mark.parametrize("sides", [(16, 12), pytest.param((12, 16), marks=pytest.mark.slow)])
 def test_images_that_are_not_square_are_shown_as_they_are(
     tmp_path, context, serve_images, make_dataset, save_trained, evaluate_and_draw, sides
 ):

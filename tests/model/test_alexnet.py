@@ -1,6 +1,8 @@
 """Each network has the shapes, parameters and multiplications of its source; docs/model.md names
 the sources."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -90,6 +92,12 @@ def network(**settings):
     )
 
 
+@functools.cache
+def rows_of(name, size=224, classes=1000):
+    """Return the rows of a large network, which takes most of a second to build."""
+    return describe_layers(network(network=name, image_size=size, classes=classes))
+
+
 def layers_of(**settings):
     config = model_config(image_size=224, **settings)
     return decide_layers(find_network(config.network), config)
@@ -109,7 +117,7 @@ def before_the_classifier(names):
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_every_layer_is_the_source_s(name):
-    rows = describe_layers(network(network=name, image_size=224, classes=1000))
+    rows = rows_of(name)
     layers, parameters, macs = GOLDEN[name]
     found = {row.layer: (tuple(row.output), row.parameters) for row in rows}
     assert {name: found[name] for name in layers} == layers
@@ -118,16 +126,13 @@ def test_every_layer_is_the_source_s(name):
 
 
 def test_neurons_of_the_paper():
-    sizes = {
-        row.layer: int(np.prod(row.output))
-        for row in describe_layers(network(network="paper", image_size=224, classes=1000))
-    }
+    sizes = {row.layer: int(np.prod(row.output)) for row in rows_of("paper")}
     assert {name: sizes[name] for name in NEURONS} == NEURONS
 
 
 def test_multiplications_of_each_layer():
     """In millions, 2012: 105.4, 223.9, 149.5, 112.1, 74.8, 37.7, 16.8, 4.1."""
-    rows = describe_layers(network(network="paper", image_size=224, classes=1000))
+    rows = rows_of("paper")
     assert [round(row.macs / 1e6, 1) for row in rows if row.macs] == [
         105.4,
         223.9,
@@ -140,16 +145,25 @@ def test_multiplications_of_each_layer():
     ]
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("paper", 56_909_194), ("owt", 57_044_810)])
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("paper", 56_909_194), pytest.param("owt", 57_044_810, marks=pytest.mark.slow)],
+)
 def test_parameters_for_ten_classes(name, parameters):
     assert network(network=name, image_size=224, classes=10).count_params() == parameters
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("paper", "owt") else pytest.param(name, marks=pytest.mark.slow)
+        for name in GOLDEN
+    ],
+)
 def test_227_pixels_are_the_same_network(name):
     """As in Caffe: no window falls off the edge, and the maps are those of 224. torchvision's
     border gives conv1 one position more."""
-    rows = describe_layers(network(network=name, image_size=227, classes=1000))
+    rows = rows_of(name, size=227)
     layers, parameters, macs = GOLDEN[name]
     found = {row.layer: (tuple(row.output), row.parameters) for row in rows}
     assert sum(row.parameters for row in rows) == parameters

@@ -24,6 +24,8 @@ CASES = {
     "cifar": {"network": "cifar", "image_size": 32},
     "batch normalization": {"network": "small", "image_size": 32, "normalization": "batch"},
 }
+# With towers and their normalization, without, and with that of batches.
+QUICK = ("paper", "owt", "small", "cifar", "batch normalization")
 
 
 def network(case):
@@ -39,7 +41,10 @@ def pixels(model, count=2):
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_keras_round_trip_gives_equal_bits(case, tmp_path):
     model = network(case)
     save_model(model, tmp_path / "model.keras")
@@ -49,7 +54,10 @@ def test_keras_round_trip_gives_equal_bits(case, tmp_path):
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [case if case in QUICK[::4] else pytest.param(case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_saved_model(case, tmp_path):
     model = network(case)
     with redirect_stdout(io.StringIO()):

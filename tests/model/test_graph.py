@@ -1,5 +1,7 @@
 """Questions about a network's graph: networks of this project, of Keras, and one made of others."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -43,6 +45,43 @@ def application(name):
     return with_top(whole.output, image)
 
 
+def residual():
+    """Return a small network of sums, whose layers are normalized before their convolutions."""
+    image, x = stem()
+    for index in range(3):
+        y = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+        y = keras.layers.Conv2D(8, 3, padding="same")(y)
+        x = keras.layers.Add(name=f"sum{index}")([x, y])
+    return end(image, x)
+
+
+def dense():
+    """Return a small network of concatenations: each layer reads all before it."""
+    image, x = stem()
+    for index in range(3):
+        y = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+        y = keras.layers.Conv2D(4, 3, padding="same")(y)
+        x = keras.layers.Concatenate(name=f"concat{index}")([x, y])
+    return end(image, x)
+
+
+def stem():
+    image = keras.Input((64, 64, 3), dtype="uint8", name="image")
+    pixels = PixelNormalization([100] * 3, [50] * 3, name="normalize")(image)
+    return image, keras.layers.Conv2D(8, 3, strides=4, padding="same", name="stem")(pixels)
+
+
+def end(image, x):
+    x = keras.layers.ReLU(name="post_relu")(keras.layers.BatchNormalization()(x))
+    return with_top(keras.layers.GlobalAveragePooling2D(name="avg_pool")(x), image)
+
+
+SMALL = {
+    residual: ("stem", "sum0", "sum1", "avg_pool"),
+    dense: ("stem", "concat0", "concat1", "avg_pool"),
+}
+
+
 def alexnet(**settings):
     statistics = {"channel_mean": (120,) * 3, "channel_std": (60,) * 3}
     return build_network(model_config(**settings), num_classes=5, **statistics)
@@ -70,7 +109,25 @@ def nested():
     return with_top(outer(pixels, training=False), image)
 
 
-@pytest.mark.parametrize("name", APPLICATIONS)
+@pytest.mark.parametrize("make", SMALL)
+def test_blocks_end_where_paths_meet(make):
+    network = make()
+    assert find_classifier(network).name == "logits"
+    assert find_feature_layer(network).name == "avg_pool"
+    assert find_last_maps(network).name == "post_relu"
+    assert list_blocks(network) == SMALL[make]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MobileNetV3Small",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("ResNet50V2", "DenseNet121", "ConvNeXtTiny")
+        ),
+    ],
+)
 def test_networks_of_keras(name):
     network = inline_submodels(application(name))
     features, maps, blocks = APPLICATIONS[name]
@@ -83,10 +140,20 @@ def test_networks_of_keras(name):
     assert len(names) == len(set(names)) == (blocks or len(names))
 
 
-@pytest.mark.parametrize("name", ["MobileNetV3Small", "ResNet50V2", "DenseNet121"])
-def test_nothing_passes_a_cut_but_its_output(name):
+@pytest.mark.parametrize(
+    "make",
+    [
+        residual,
+        dense,
+        *(
+            pytest.param(functools.partial(application, name), id=name, marks=pytest.mark.slow)
+            for name in ("MobileNetV3Small", "ResNet50V2", "DenseNet121")
+        ),
+    ],
+)
+def test_nothing_passes_a_cut_but_its_output(make):
     """The upper part computes the same from a cut's output alone."""
-    network = inline_submodels(application(name))
+    network = inline_submodels(make())
     expected = network(IMAGES).numpy()
     names = list_blocks(network)
     for cut in (names[0], names[len(names) // 2], names[-1]):
@@ -133,7 +200,7 @@ def test_copies_do_not_depend_on_what_was_built_before():
 
     def copy(seed):
         image = keras.Input((64, 64, 3), dtype="uint8", name="image")
-        return keras.Model(image, copy_layers(application("MobileNetV3Small"), image, seed=seed))
+        return keras.Model(image, copy_layers(residual(), image, seed=seed))
 
     first, second, other = copy(1), copy(1), copy(2)
     assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
@@ -145,7 +212,11 @@ def test_copies_do_not_depend_on_what_was_built_before():
 
 def test_layers_can_be_left_out():
     image = keras.Input((64, 64, 3), dtype="uint8", name="image")
-    copied = copy_layers(application("EfficientNetB0"), image, leave_out=(keras.layers.Rescaling,))
+    x = keras.layers.Normalization(mean=[1] * 3, variance=[2] * 3)(
+        keras.layers.Rescaling(1 / 255)(image)
+    )
+    whole = with_top(keras.layers.GlobalAveragePooling2D()(x), image)
+    copied = copy_layers(whole, image, leave_out=(keras.layers.Rescaling,))
     kinds = {type(layer) for layer in keras.Model(image, copied).layers}
     assert keras.layers.Rescaling not in kinds
     assert keras.layers.Normalization in kinds

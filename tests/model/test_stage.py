@@ -104,7 +104,7 @@ def test_images_that_are_alike_say_nothing_of_the_network(pixels, tmp_path):
     assert "all alike" in (tmp_path / "report" / "network.html").read_text()
 
 
-@pytest.mark.parametrize("classes", [1, 2, 1000])
+@pytest.mark.parametrize("classes", [1, 1000])
 def test_a_look_without_a_dataset(classes, tmp_path):
     made, _ = built(build_alone, model_config(width_multiplier=0.25, classes=classes), tmp_path)
     assert len(made.class_names) == classes

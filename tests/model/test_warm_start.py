@@ -29,7 +29,7 @@ def build(image_size, classes):
     return keras.Model(image, layers.Dense(classes)(x))
 
 
-@pytest.fixture(params=["keras/MobileNetV3Small", "function", "file"])
+@pytest.fixture(params=["keras/MobileNet", "function", "file"])
 def config(request, tmp_path):
     """Return the settings of a network of each family."""
     name = request.param

@@ -91,7 +91,7 @@ def image():
     return _image
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def store(tmp_path_factory):
     """A work directory with a database that is migrated: that takes seconds."""
     workdir = tmp_path_factory.mktemp("store")

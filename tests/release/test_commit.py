@@ -1,9 +1,11 @@
 """The commit of a promotion in a real store: outcomes, expected champion, withdrawn versions."""
 
+import pytest
+
 from pipeline.config.release import ReleaseConfig
 from pipeline.release.commit import GateVerdict, commit_promotion
 from pipeline.release.package import open_release
-from pipeline.tracking.registry import GATE_TAG, RELEASE_TAG, Aliases
+from pipeline.tracking.registry import GATE_TAG, RELEASE_TAG, Aliases, Registry
 from tests.release.registries import offered, registered, verdict
 
 
@@ -23,6 +25,27 @@ def test_a_champion_whose_files_are_damaged_is_mended_by_promoting_it_again(regi
         open_release("models:/alexnet@champion", registry.config, registry.workdir).sha256()
         == release.sha256()
     )
+
+
+def test_an_interrupted_promotion_is_finished_by_the_next_one(registry, release, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    def promote():
+        return commit_promotion(
+            registry, offered(release), lambda _: verdict(True), ReleaseConfig()
+        )
+
+    for name in ("set_alias", "set_tags"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Registry, name, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                promote()
+        assert registry.read_aliases().champion == ""
+    settled = promote()
+    assert (settled.outcome, settled.version) == ("promoted", "1")
+    assert len(registry.list_versions()) == 1  # a release has one, however often it was interrupted
+    assert registry.read_champion().gate == "passed"
 
 
 def test_a_dry_run_writes_nothing(registry, release):

@@ -65,7 +65,7 @@ def pass_rate(trials, images, share, worse, config=RULES, seed=0):
     return np.mean([passed(drawn(rng, images, share, worse), config=config) for _ in range(trials)])
 
 
-@pytest.mark.parametrize("share", [0.02, 0.05])
+@pytest.mark.parametrize("share", [pytest.param(0.02, marks=pytest.mark.slow), 0.05])
 def test_equally_good_candidates_pass_and_worse_ones_do_not(share):
     margin = RULES.margin
     images = count_images_needed(share, margin)

@@ -158,6 +158,7 @@ def check_trials(promoters, tmp_path, trials, at_once):
     return outcomes, versions
 
 
+@pytest.mark.slow
 def test_promoters_that_are_killed_leave_a_champion_that_passed(promoters, tmp_path):
     outcomes, versions = check_trials(promoters, tmp_path, trials=3, at_once=4)
     assert -9 in outcomes

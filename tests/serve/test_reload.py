@@ -66,9 +66,9 @@ def test_a_new_model_takes_over_under_load_without_a_failed_request(releases, mo
 
     with (
         running(store.find, store.changed) as service,
-        concurrent.futures.ThreadPoolExecutor(6) as clients,
+        concurrent.futures.ThreadPoolExecutor(3) as clients,
     ):
-        done = [clients.submit(client, seed) for seed in range(6)]
+        done = [clients.submit(client, seed) for seed in range(3)]
         time.sleep(0.3)
         store.release, store.identity = releases[1].release, "2"
         until(lambda: ask(service.port, "GET", "/model")[1]["version"] == "2")
