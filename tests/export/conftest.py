@@ -11,17 +11,17 @@ from pipeline.release.classify import load_classifier
 from tests.export.networks import IMAGES, NAMES, TEMPERATURE, network, photographs, released
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def release(tmp_path_factory):
     return released(network(), tmp_path_factory.mktemp("released"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def opened(release):
     return load_classifier(release)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def expected(release, opened):
     """Return pixels, logits and probabilities of the images."""
     pixels = np.stack([opened.prepare_pixels(encoded) for encoded in IMAGES])
@@ -29,7 +29,7 @@ def expected(release, opened):
     return pixels, logits, np.asarray(tf.nn.softmax(logits / TEMPERATURE))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def labeled(opened):
     """Return 30 images, each with the released model's class, but two with another."""
     images = photographs(30)

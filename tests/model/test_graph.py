@@ -1,7 +1,5 @@
 """Questions about a network's graph: networks of this project, of Keras, and one made of others."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from pipeline.model.graph import (
 from pipeline.model.layers import PixelNormalization
 from pipeline.model.networks import build_network
 from tests.networks import model_config
+from tests.unlike_networks import build_unlike_network
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
 # Name -> feature layer, last maps, number of blocks (by hand, from each network's own code).
@@ -29,6 +28,13 @@ APPLICATIONS = {
     "DenseNet121": ("avg_pool", "relu", 1 + 58),
     # The stem, 18 sums, of which the last leads to the features.
     "ConvNeXtTiny": ("layer_normalization", "convnext_tiny_stage_3_block_2_identity", 1 + 18),
+}
+# The same of small networks of these kinds.
+SMALL = {
+    "mobilenet": ("activation_17", None),
+    "resnet": ("post_relu", 1 + 4),
+    "densenet": ("relu", 1 + 8),
+    "convnext": ("layer_normalization", 1 + 5),
 }
 
 
@@ -43,43 +49,6 @@ def application(name):
     kind = getattr(keras.applications, name)
     whole = kind(include_top=False, weights=None, input_tensor=pixels, pooling="avg")
     return with_top(whole.output, image)
-
-
-def residual():
-    """Return a small network of sums, whose layers are normalized before their convolutions."""
-    image, x = stem()
-    for index in range(3):
-        y = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-        y = keras.layers.Conv2D(8, 3, padding="same")(y)
-        x = keras.layers.Add(name=f"sum{index}")([x, y])
-    return end(image, x)
-
-
-def dense():
-    """Return a small network of concatenations: each layer reads all before it."""
-    image, x = stem()
-    for index in range(3):
-        y = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-        y = keras.layers.Conv2D(4, 3, padding="same")(y)
-        x = keras.layers.Concatenate(name=f"concat{index}")([x, y])
-    return end(image, x)
-
-
-def stem():
-    image = keras.Input((64, 64, 3), dtype="uint8", name="image")
-    pixels = PixelNormalization([100] * 3, [50] * 3, name="normalize")(image)
-    return image, keras.layers.Conv2D(8, 3, strides=4, padding="same", name="stem")(pixels)
-
-
-def end(image, x):
-    x = keras.layers.ReLU(name="post_relu")(keras.layers.BatchNormalization()(x))
-    return with_top(keras.layers.GlobalAveragePooling2D(name="avg_pool")(x), image)
-
-
-SMALL = {
-    residual: ("stem", "sum0", "sum1", "avg_pool"),
-    dense: ("stem", "concat0", "concat1", "avg_pool"),
-}
 
 
 def alexnet(**settings):
@@ -109,13 +78,16 @@ def nested():
     return with_top(outer(pixels, training=False), image)
 
 
-@pytest.mark.parametrize("make", SMALL)
-def test_blocks_end_where_paths_meet(make):
-    network = make()
+@pytest.mark.parametrize("name", SMALL)
+def test_blocks_of_small_networks(name):
+    network = build_unlike_network(name, size=64)
+    maps, blocks = SMALL[name]
     assert find_classifier(network).name == "logits"
-    assert find_feature_layer(network).name == "avg_pool"
-    assert find_last_maps(network).name == "post_relu"
-    assert list_blocks(network) == SMALL[make]
+    assert find_feature_layer(network).name == "mean"
+    assert find_last_maps(network).name == maps
+    names = list_blocks(network)
+    assert names[-1] == "mean"
+    assert len(names) == len(set(names)) == blocks
 
 
 @pytest.mark.parametrize(
@@ -141,19 +113,19 @@ def test_networks_of_keras(name):
 
 
 @pytest.mark.parametrize(
-    "make",
+    "name",
     [
-        residual,
-        dense,
+        *SMALL,
         *(
-            pytest.param(functools.partial(application, name), id=name, marks=pytest.mark.slow)
+            pytest.param(name, marks=pytest.mark.slow)
             for name in ("MobileNetV3Small", "ResNet50V2", "DenseNet121")
         ),
     ],
 )
-def test_nothing_passes_a_cut_but_its_output(make):
+def test_nothing_passes_a_cut_but_its_output(name):
     """The upper part computes the same from a cut's output alone."""
-    network = inline_submodels(make())
+    network = build_unlike_network(name, size=64) if name in SMALL else application(name)
+    network = inline_submodels(network)
     expected = network(IMAGES).numpy()
     names = list_blocks(network)
     for cut in (names[0], names[len(names) // 2], names[-1]):
@@ -200,7 +172,7 @@ def test_copies_do_not_depend_on_what_was_built_before():
 
     def copy(seed):
         image = keras.Input((64, 64, 3), dtype="uint8", name="image")
-        return keras.Model(image, copy_layers(residual(), image, seed=seed))
+        return keras.Model(image, copy_layers(nested(), image, seed=seed))
 
     first, second, other = copy(1), copy(1), copy(2)
     assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
