@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 
 ALL_STAGE_NAMES = tuple(stage.name for stage in ALL_STAGES)
 COMPARISONS_FOLDER = "comparisons"
-# Settings that were meant for the main network.
-_OF_NETWORK = ("model.network", "model.weights", "model.image_size", "data.short_side")
+# Settings that were meant for the main network, and those of `model.` that were not.
+_OF_NETWORK = ("model.", "train.finetune", "train.freeze", "data.short_side")
+_OF_EVERY_NETWORK = ("model.seed", "model.signal_check")
 _Record = TypeVar("_Record", bound=Artifact)
 
 
@@ -109,6 +110,7 @@ def run_stages(
     *,
     accept_code: bool = False,
     workers: int = 1,
+    selects: bool = True,
 ) -> PipelineResult:
     """Run stages in order; skip each whose result is there.
 
@@ -122,6 +124,7 @@ def run_stages(
         compare_with: another network to run before, and to compare with.
         accept_code: keep results of which code alone changed.
         workers: train in so many processes of this machine.
+        selects: whether later commands go on from what these stages make.
 
     Raises:
         PipelineError: one of its kinds; the message says what to do.
@@ -134,6 +137,8 @@ def run_stages(
             hint="Name it, or leave --compare-with out",
         )
     if compare_with:
+        resolved = check_run(workspace, stages, rerun)
+        _require_weights_file(resolved.config.model.weights)
         main = functools.partial(run_stages, workspace, stages, rerun=rerun, workers=workers)
         return _run_beside(
             workspace, compare_with, functools.partial(main, accept_code=accept_code)
@@ -161,6 +166,7 @@ def run_stages(
             workspace,
             resolved,
             lambda runner: cluster.workers > 1 and _trains(runner, resolved, stages, rerun),
+            selects=selects,
         )
         names = [*stages, *rerun]
         outcomes = tuple(runner.run(resolved, names, tracker, rerun, accept_code=accept_code))
@@ -180,11 +186,13 @@ def _run_beside(
 ) -> PipelineResult:
     """Run a pipeline and the same with another network, and compare both on the same test images.
 
-    The other network goes first, so that the work directory's selection is the main one's. It has
-    its own sizes, and weights as the recipe says.
+    The other network goes first, and later commands do not go on from it. It has its own sizes and
+    fine-tuning, and weights as the recipe says.
     """
     settings = {
-        name: value for name, value in workspace.settings.items() if name not in _OF_NETWORK
+        name: value
+        for name, value in workspace.settings.items()
+        if name in _OF_EVERY_NETWORK or not name.startswith(_OF_NETWORK)
     }
     settings["model.network"] = network
     other = Workspace(
@@ -194,11 +202,21 @@ def _run_beside(
         observer=workspace.observer,
         wait=workspace.wait,
     )
-    first = run_stages(other, [stage.name for stage in RUN_STAGES]).report
+    first = run_stages(other, [stage.name for stage in RUN_STAGES], selects=False).report
     main = run_main()
     if first is None or main.report is None:  # a worker beside the chief, who compares
         return main
     return replace(main, comparison=compare_evaluations(workspace, first, main.report))
+
+
+def _require_weights_file(weights: str) -> None:
+    """Refuse a missing file before another network is trained for hours."""
+    if weights not in ("", "imagenet") and not Path(weights).expanduser().is_file():
+        raise ConfigError(
+            f"There is no file {weights}",
+            expected="weights to start from",
+            hint="Correct model.weights, or leave it out",
+        )
 
 
 def check_run(
@@ -276,14 +294,18 @@ def _with_external_model(stages: Sequence[str]) -> tuple[str, ...]:
 
 
 def _runner_of(
-    workspace: Workspace, resolved: Resolved, joins: Callable[[Runner], bool] = lambda _: False
+    workspace: Workspace,
+    resolved: Resolved,
+    joins: Callable[[Runner], bool] = lambda _: False,
+    *,
+    selects: bool = True,
 ) -> Runner:
     """Return the runner of the stages that the settings mean."""
     if resolved.config.model.classes > 0:
         return workspace.runner(resolved, stages=NETWORK_STAGES, subfolder="networks")
     if resolved.config.evaluate.model:
         return workspace.runner(resolved, stages=EXTERNAL_MODEL_STAGES, selects=False)
-    return workspace.runner(resolved, joins=joins)
+    return workspace.runner(resolved, joins=joins, selects=selects)
 
 
 def _with_model_file(workspace: Workspace, resolved: Resolved, stages: Sequence[str]) -> Resolved:

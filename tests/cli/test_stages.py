@@ -323,9 +323,17 @@ def test_a_comparison_without_an_evaluation_is_refused_before_anything_runs(tmp_
     assert not (tmp_path / "mlruns" / "stages").exists()
 
 
+def test_a_comparison_without_the_weights_is_refused_before_anything_runs(tmp_path):
+    words = ("--weights", "gone.keras", "--compare-with", "cifar", *OFF)
+    done = alexnet("run", *words, cwd=tmp_path, check=False)
+    assert (done.returncode, "gone.keras. Expected weights to start from." in done.stderr) == (2, True)
+    assert not (tmp_path / "mlruns" / "stages").exists()
+
+
 @pytest.mark.slow
 def test_two_networks_are_compared_on_the_same_images_and_the_main_one_stays(tmp_path):
-    words = ("--compare-with", "cifar", "--epochs", "1", *SHORT, *OFF)
+    # `cifar` has no fc6: what is said of the main network is not said of the other.
+    words = ("--compare-with", "cifar", "--freeze", "fc6", "--epochs", "1", *SHORT, *OFF)
     told = last_line(alexnet("--json", "run", *words, cwd=tmp_path))
     assert told["model"]["network"] == "small"
     compared = told["comparison"]
