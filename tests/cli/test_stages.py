@@ -326,7 +326,10 @@ def test_a_comparison_without_an_evaluation_is_refused_before_anything_runs(tmp_
 def test_a_comparison_without_the_weights_is_refused_before_anything_runs(tmp_path):
     words = ("--weights", "gone.keras", "--compare-with", "cifar", *OFF)
     done = alexnet("run", *words, cwd=tmp_path, check=False)
-    assert (done.returncode, "gone.keras. Expected weights to start from." in done.stderr) == (2, True)
+    assert (done.returncode, "gone.keras. Expected weights to start from." in done.stderr) == (
+        2,
+        True,
+    )
     assert not (tmp_path / "mlruns" / "stages").exists()
 
 
