@@ -18,6 +18,7 @@ from pipeline.schedule.ledger import Ledger
 from pipeline.schedule.owners import identify_this_process
 from pipeline.workspace.schedules import read_arguments, read_retrain_settings
 from pipeline.workspace.workspace import resolve
+from tests.command_lines import run_command_lines
 
 PROGRAM = (sys.executable, "-m", "pipeline")
 
@@ -73,44 +74,52 @@ def test_the_next_run_times_in_both_zones(tmp_path):
 ADD = ("schedule", "add")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (("schedule", "serve"), "There is no schedule yet. Type `alexnet schedule add"),
-        ((*ADD, "--cron", "0 3 31 2 *", "--dry-run"), "never comes"),
-        ((*ADD, "--cron", "0 3 * * 1", "--every", "6h"), "A schedule needs one timing"),
-        ((*ADD, "--every", "6h", "--timezone", "Europe/Madird"), "Did you mean `Europe/Madrid`?"),
-        ((*ADD, "--every", "6h", "--set", "train.epoch=3"), "Did you mean `train.epochs`?"),
-        ((*ADD, "--every", "6h", "--trigger", "drfit"), "drfit"),
-        ((*ADD, "../x", "--every", "6h"), "cannot name a folder"),
-        ((*ADD, "by-hand", "--every", "6h"), "cannot name a folder"),
-        ((*ADD, "_x", "--every", "6h"), "cannot name a folder"),
-        (
-            (*ADD, "--every", "6h", "--set", "tracking.enabled=no"),
-            "A release lives in MLflow's registry",
-        ),
-        ((*ADD, "--dry-run"), "--dry-run shows a timing. Expected --cron or --every"),
-        ((*ADD, "--jitter", "5m"), "--jitter would change nothing without a timing"),
-        ((*ADD, "--timezone", "UTC"), "--timezone would change nothing without a timing"),
-        (("schedule", "serve", "--dataset", "digits"), "Settings belong to a schedule"),
-        (("schedule", "serve", "typo", "--once"), "There is no schedule typo yet. Expected its"),
-        (("schedule", "emit", "crontab"), "There is no schedule 'main'"),
-        (("schedule", "show"), "There is no schedule 'main'"),
-        (("schedule", "history", "nosuch"), "There is no schedule 'nosuch'"),
-        (("schedule", "history", "--limit", "99999999999999999999"), "is not in the range"),
-        (("schedule", "remove"), "There is no schedule 'main'"),
-        (("schedule", "pause"), "There is no schedule 'main'"),
-        (("schedule", "resume", "nightly"), "There is no schedule 'nightly'"),
-        (("schedule", "now"), "There is no schedule 'main'"),
-        (("clean",), "There is no work directory mlruns"),
-        (("train", "schedule"), "'schedule' is not one of"),
-    ],
+REFUSALS = (
+    (("schedule", "serve"), "There is no schedule yet. Type `alexnet schedule add"),
+    ((*ADD, "--cron", "0 3 31 2 *", "--dry-run"), "never comes"),
+    ((*ADD, "--cron", "0 3 * * 1", "--every", "6h"), "A schedule needs one timing"),
+    ((*ADD, "--every", "6h", "--timezone", "Europe/Madird"), "Did you mean `Europe/Madrid`?"),
+    ((*ADD, "--every", "6h", "--set", "train.epoch=3"), "Did you mean `train.epochs`?"),
+    ((*ADD, "--every", "6h", "--trigger", "drfit"), "drfit"),
+    ((*ADD, "../x", "--every", "6h"), "cannot name a folder"),
+    ((*ADD, "by-hand", "--every", "6h"), "cannot name a folder"),
+    ((*ADD, "_x", "--every", "6h"), "cannot name a folder"),
+    (
+        (*ADD, "--every", "6h", "--set", "tracking.enabled=no"),
+        "A release lives in MLflow's registry",
+    ),
+    ((*ADD, "--dry-run"), "--dry-run shows a timing. Expected --cron or --every"),
+    ((*ADD, "--jitter", "5m"), "--jitter would change nothing without a timing"),
+    ((*ADD, "--timezone", "UTC"), "--timezone would change nothing without a timing"),
+    (("schedule", "serve", "--dataset", "digits"), "Settings belong to a schedule"),
+    (("schedule", "serve", "typo", "--once"), "There is no schedule typo yet. Expected its"),
+    (("schedule", "emit", "crontab"), "There is no schedule 'main'"),
+    (("schedule", "show"), "There is no schedule 'main'"),
+    (("schedule", "history", "nosuch"), "There is no schedule 'nosuch'"),
+    (("schedule", "history", "--limit", "99999999999999999999"), "is not in the range"),
+    (("schedule", "remove"), "There is no schedule 'main'"),
+    (("schedule", "pause"), "There is no schedule 'main'"),
+    (("schedule", "resume", "nightly"), "There is no schedule 'nightly'"),
+    (("schedule", "now"), "There is no schedule 'main'"),
+    (("clean",), "There is no work directory mlruns"),
+    (("train", "schedule"), "'schedule' is not one of"),
 )
-def test_what_cannot_be_is_one_sentence_and_leaves_nothing(tmp_path, arguments, sentence):
-    done = alexnet(*arguments, cwd=tmp_path, code=2)
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """What came of each of the refusals."""
+    lines = [arguments for arguments, _ in REFUSALS]
+    return dict(zip(lines, run_command_lines(lines, tmp_path_factory), strict=True))
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), REFUSALS)
+def test_what_cannot_be_is_one_sentence_and_leaves_nothing(refused, arguments, sentence):
+    done = refused[arguments]
+    assert done.returncode == 2
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert list(done.folder.iterdir()) == []
 
 
 def test_a_folder_that_is_not_there_is_refused_when_it_is_scheduled(tmp_path):
@@ -201,20 +210,17 @@ def test_settings_that_no_command_line_can_say_are_refused_when_they_are_schedul
         api.add_schedule(every="6h", workspace=Workspace(photos / "mlruns", settings=settings))
 
 
-def test_a_folder_that_is_away_at_a_slot_of_another_engine_is_a_failed_slot_that_the_hook_hears_of(
-    photos,
-):
+def test_a_slot_of_another_engine_that_fails_says_why_and_the_hook_hears_of_it(photos):
     arguments = (
-        "schedule",
-        "serve",
-        "outer",
-        "--once",
-        "--dataset",
-        "photos",
-        "--set",
-        "retrain.notify=cat > told.json",
+        *("schedule", "serve", "outer", "--once", "--dataset", "photos"),
+        *("--set", "retrain.notify=cat > told.json"),
     )
-    alexnet(*arguments, cwd=photos, code=1)  # two images are too few
+    # Two images cannot be split, so ingest refuses them.
+    done = alexnet(*arguments, cwd=photos, code=1)
+    (failed,) = told("schedule", "history", "outer", cwd=photos)["scheduled_runs"]
+    assert (failed["state"], failed["attempts"], failed["kind"]) == ("failed", 1, "scheduled")
+    assert failed["why"] in done.stderr
+    assert "Expected" in failed["why"]
     (photos / "photos").rename(photos / "elsewhere")
     alexnet(*arguments, cwd=photos, code=1)
     latest = told("schedule", "history", "outer", cwd=photos)["scheduled_runs"][0]
@@ -322,21 +328,6 @@ def test_once_with_nothing_due_ends_at_once(photos):
     arguments = ("schedule", "serve", "--once")
     assert "Nothing is due." in alexnet(*arguments, cwd=photos).stderr
     assert told("schedule", "history", cwd=photos) == {"scheduled_runs": []}
-
-
-def test_a_slot_that_fails_says_why_and_exits_1(photos):
-    # Two images cannot be split, so ingest refuses them.
-    done = alexnet(
-        "schedule", "serve", "outer", "--once", "--dataset", "photos", cwd=photos, code=1
-    )
-    (scheduled_run,) = told("schedule", "history", "outer", cwd=photos)["scheduled_runs"]
-    assert (scheduled_run["state"], scheduled_run["attempts"], scheduled_run["kind"]) == (
-        "failed",
-        1,
-        "scheduled",
-    )
-    assert scheduled_run["why"] in done.stderr
-    assert "Expected" in scheduled_run["why"]
 
 
 def test_the_scheduler_ends_by_sigterm_and_another_is_refused(photos):

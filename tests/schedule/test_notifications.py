@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.schedule import notifications
 from pipeline.schedule.notifications import send_notification
 
 EVENT = {
@@ -20,6 +21,12 @@ EVENT = {
     "version": "4",
     "workdir": "/srv/w",
 }
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    """Pause between tries for milliseconds, so that the tests wait for nothing."""
+    monkeypatch.setattr(notifications, "_PAUSE_SECONDS", 0.05)
 
 
 @contextlib.contextmanager
@@ -105,9 +112,9 @@ def test_a_command_that_fails_once_succeeds(tmp_path):
 def test_what_cannot_be_run_is_said(tmp_path):
     script = tmp_path / "hook.sh"
     script.write_text("#!/bin/sh\n")
-    assert "Permission denied" in send_notification(str(script), EVENT, limit_seconds=1)
-    assert "not found" in send_notification(str(tmp_path / "none"), EVENT, limit_seconds=1)
-    assert "could not be started" in send_notification("true \0", EVENT, limit_seconds=1)
+    assert "Permission denied" in send_notification(str(script), EVENT)
+    assert "not found" in send_notification(str(tmp_path / "none"), EVENT)
+    assert "could not be started" in send_notification("true \0", EVENT)
 
 
 def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path):
@@ -180,7 +187,7 @@ def test_a_redirect_is_not_followed():
         handler.end_headers()
 
     with server(elsewhere) as (address, came):
-        assert "the server answered 302" in send_notification(address, EVENT, limit_seconds=1)
+        assert "the server answered 302" in send_notification(address, EVENT)
     assert {command for command, _, _ in came} == {"POST"}
 
 
