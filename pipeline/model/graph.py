@@ -146,7 +146,7 @@ class _Copier:
             weights = operation.get_weights()
             if depthwise:  # [height, width, 1, maps] -> [height, width, maps, 1]
                 weights[0] = weights[0].swapaxes(2, 3)
-            copy.set_weights(weights)
+            assign_layer_weights(copy, weights)
         return output
 
     def _choose_name(self, operation: Any, prefix: str) -> str:
@@ -161,6 +161,16 @@ class _Copier:
             name = f"{stem}_{number}"
         self._taken.add(name)
         return name
+
+
+def assign_layer_weights(layer: Layer, arrays: Sequence[Any]) -> None:
+    """Set the weights of a layer, and what it computed from them when it was built.
+
+    An adapted `Normalization` computes with tensors that it made of its weights.
+    """
+    layer.set_weights(arrays)
+    if hasattr(layer, "finalize_state"):
+        layer.finalize_state()
 
 
 def require_one_path(network: Network) -> Network:

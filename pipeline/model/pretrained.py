@@ -18,6 +18,7 @@ from pipeline.artifacts import file_sha256
 from pipeline.config.model import ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.model.alexnet_rows import networks_with_weights
+from pipeline.model.graph import assign_layer_weights
 from pipeline.model.imagenet import IMAGENET_CLASSES, are_imagenet_classes
 from pipeline.model.network_row import NetworkRow
 from pipeline.model.networks import build_network, find_network
@@ -275,7 +276,7 @@ def _assign_weights(layer: Layer, arrays: list[Array] | None, path: Path) -> Non
             received=str(found),
             hint="Choose the network, image_size and width_multiplier that they were trained with",
         )
-    layer.set_weights(arrays)
+    assign_layer_weights(layer, arrays)
 
 
 def _require_same_network(network: Network, other: Network, path: Path) -> None:

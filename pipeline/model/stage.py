@@ -209,8 +209,8 @@ def _check_signal(
     context.progress(0, networks, "networks", "signal check")
     own = measure_signal(network, images, labels)
     signals = {_THIS_NETWORK: own}
-    finding = own.to_finding() | {"start": describe_start(config)}
     starts_fresh = not config.weights and row.family != "file"
+    finding = own.to_finding() | {"start": describe_start(config), "fresh": starts_fresh}
     dead = own.state in ("vanished", "exploded") and starts_fresh
     if dead and config.signal_check == "stop":
         raise ConfigError(

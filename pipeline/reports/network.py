@@ -152,8 +152,9 @@ def describe_signal(finding: Mapping[str, Any]) -> str:
     """Return what the signal check found, and what to type where something is wrong.
 
     Args:
-        finding: `skipped`, with the reason; or the fields of `Signal.to_finding` and `start`, the
-            settings that decide whether a signal passes.
+        finding: `skipped`, with the reason; or the fields of `Signal.to_finding`; `start`, the
+            settings that decide whether a signal passes, none of a network that has none; and
+            whether its weights are `fresh`.
     """
     if reason := finding.get("skipped"):
         return {
@@ -180,8 +181,8 @@ def describe_signal(finding: Mapping[str, Any]) -> str:
         if not name.endswith("normalization")
     )
     return (
-        f"The signal {words} on its way through the network ({pair}). {found} Expected {expected}."
-        f" {_remedies(finding['start'])}"
+        f"The signal {words} on its way through the network{f' ({pair})' if pair else ''}. {found}"
+        f" Expected {expected}. {_remedies(finding['start']) if finding.get('fresh', True) else ''}"
     ).rstrip()
 
 
@@ -192,10 +193,16 @@ _REMEDIES = (
     {"model.alexnet.activation": "relu"},
     {"model.alexnet.normalization": "batch"},
 )
+_REMEDY_WITHOUT_SETTINGS = (
+    "Choose another network; in one of your own, normalize between the layers, or change their"
+    " initial weights."
+)
 
 
 def _remedies(start: Mapping[str, str]) -> str:
-    """Return what to type so that a signal passes, empty where nothing is known to help."""
+    """Return what to do so that a signal passes, empty where nothing is known to help."""
+    if not start:
+        return _REMEDY_WITHOUT_SETTINGS
     typed = [
         " ".join(f"--set {name}={value}" for name, value in remedy.items())
         for remedy in _REMEDIES

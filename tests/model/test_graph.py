@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.model.graph import (
+    assign_layer_weights,
     copy_layers,
     find_classifier,
     find_feature_layer,
@@ -239,3 +240,17 @@ def test_a_group_for_each_map_becomes_a_depthwise_convolution():
     np.testing.assert_allclose(
         np.asarray(found(pixels)), np.asarray(network(pixels)), rtol=1e-5, atol=1e-6
     )
+
+
+def test_an_adapted_normalization_keeps_what_it_was_adapted_to():
+    """It computes with tensors that it made of its weights."""
+    adapted = keras.layers.Normalization()
+    adapted.adapt(IMAGES.astype(np.float32))
+    network = keras.Sequential([keras.Input((64, 64, 3)), adapted, keras.layers.Flatten()])
+    expected = np.asarray(network(IMAGES))
+    assert abs(expected.mean()) < 0.1
+    np.testing.assert_allclose(np.asarray(inline_submodels(network)(IMAGES)), expected, atol=1e-6)
+    again = keras.layers.Normalization()
+    again.build((None, 64, 64, 3))
+    assign_layer_weights(again, adapted.get_weights())
+    np.testing.assert_array_equal(again(IMAGES), adapted(IMAGES))

@@ -110,6 +110,15 @@ def test_the_remedy_is_one():
     assert signal_of(image_size=32, initialization="he", input_scale="unit")[0].state == "alive"
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_network_without_settings_of_its_own_has_a_sentence_too(fresh):
+    signal, _ = signal_of(image_size=32, initialization="paper")
+    sentence = describe_signal(signal.to_finding() | {"start": {}, "fresh": fresh})
+    assert "on its way through the network. The logits" in sentence
+    assert "--set" not in sentence
+    assert sentence.endswith("change their initial weights.") == fresh
+
+
 def test_the_gradient_arrives_with_relu_and_fades_with_sigmoid():
     arriving = {
         name: [layer.arriving for layer in signal_of(image_size=32, activation=name)[0].layers]
