@@ -107,12 +107,10 @@ class Runner:
         """Return everything that decides a stage's result.
 
         A stage that the command does not name is taken as it was when it was made: its outside
-        source is not looked at again.
+        source is not looked at again. What is not there any more is taken as it was, too.
         """
         section = getattr(config, stage.section)
         parts: dict[str, Any] = dict(code_parts(stage.function.__module__, stage.left_out_modules))
-        if stage.chosen_code is not None:
-            parts |= stage.chosen_code(section)
         effective = section.model_dump(mode="json", exclude=set(section.WITHOUT_EFFECT))
         parts |= {
             f"setting {name}": value
@@ -121,23 +119,34 @@ class Runner:
         for kind in stage.inputs.values():
             maker = self._maker_of(kind).name
             parts[f"input {maker}"] = records[maker].identity()
+        return Fingerprint(parts | self._outside_parts(stage, section, named=named))
+
+    def _outside_parts(self, stage: Stage, section: Section, *, named: bool) -> dict[str, str]:
+        """Return the parts of code that the settings choose and of the outside source."""
+        found: dict[str, str | None] = {}
+        if stage.chosen_code is not None:
+            found |= stage.chosen_code(section)
         if stage.source is not None:
-            source = {} if named else self._known_source(stage, section)
-            parts |= source or {
+            known = {} if named else self._known_parts(stage, section)
+            source = {part: value for part, value in known.items() if part.startswith("source ")}
+            found |= source or {
                 f"source {name}": value for name, value in stage.source(section).items()
             }
-        return Fingerprint(parts)
+        recorded = self._known_parts(stage, section) if None in found.values() else {}
+        return {
+            part: str(recorded.get(part, "missing")) if value is None else value
+            for part, value in found.items()
+        }
 
-    def _known_source(self, stage: Stage, section: Section) -> dict[str, Any]:
-        """Return the `source` parts of the selected result, if it has these settings."""
+    def _known_parts(self, stage: Stage, section: Section) -> dict[str, Any]:
+        """Return the fingerprint's parts of the selected result, if it has these settings."""
         entry = self.selection.read()["stages"].get(stage.name, {})
         own = _flatten_section(stage.section, section)
         same = json.dumps(entry.get("settings"), sort_keys=True) == json.dumps(own, sort_keys=True)
         if not same or not entry.get("directory"):
             return {}
         account = read_account(self.results.folder_named(entry["directory"]))
-        parts = account.fingerprint if account else {}
-        return {part: value for part, value in parts.items() if part.startswith("source ")}
+        return dict(account.fingerprint) if account else {}
 
     def _maker_of(self, kind: type[Artifact]) -> Stage:
         (maker,) = (stage for stage in self.stages if stage.output is kind)

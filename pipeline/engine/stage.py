@@ -182,8 +182,8 @@ class Stage:
     config_argument: str
     inputs: dict[str, type[Artifact]]
     output: type[Artifact]
-    source: Callable[[Section], Mapping[str, str]] | None = None
-    chosen_code: Callable[[Section], Mapping[str, str]] | None = None
+    source: Callable[[Section], Mapping[str, str | None]] | None = None
+    chosen_code: Callable[[Section], Mapping[str, str | None]] | None = None
     registries: frozenset[str] = frozenset()
     without_effect: frozenset[str] = frozenset()
     draw: Callable[[Any, Path], None] | None = None
@@ -204,8 +204,8 @@ class Stage:
 
 def stage(
     *,
-    source: Callable[[Any], Mapping[str, str]] | None = None,
-    chosen_code: Callable[[Any], Mapping[str, str]] | None = None,
+    source: Callable[[Any], Mapping[str, str | None]] | None = None,
+    chosen_code: Callable[[Any], Mapping[str, str | None]] | None = None,
     registries: Sequence[str] = (),
     without_effect: Sequence[str] = (),
     draw: Callable[[Any, Path], None] | None = None,
@@ -217,9 +217,10 @@ def stage(
 
     Args:
         source: describes input from outside the pipeline, such as a folder's files, cheaply; a
-            change re-runs the stage.
+            change re-runs the stage. None for a file that is not there: it counts as unchanged.
         chosen_code: given the section, returns `code <name>` parts of the fingerprint for code that
-            the settings choose and that no import shows, such as one row of a registry.
+            the settings choose and that no import shows, such as one row of a registry; None for
+            source that is not there, likewise.
         registries: dotted names of modules that hold such rows; they are no part of the
             fingerprint.
         without_effect: dotted names of modules that the function uses and that cannot change its

@@ -143,18 +143,20 @@ def describe_start(config: ModelConfig) -> dict[str, str]:
     return start
 
 
-def network_code(config: ModelConfig) -> dict[str, str]:
+def network_code(config: ModelConfig) -> dict[str, str | None]:
     """Return the `code` parts of a fingerprint for the network in use.
 
     The digest of what its row says of layers and weights, of the modules that build it, and of a
-    user's own source.
+    user's own source; None where that is not here.
     """
     from pipeline.artifacts import digest_of
     from pipeline.engine.fingerprint import code_parts
 
     row = find_network(config.network)
     builder = code_parts(_BUILDERS[row.family], frozenset(REGISTRIES))
-    parts = {name: digest for name, digest in builder.items() if name.startswith("code ")}
+    parts: dict[str, str | None] = {
+        name: digest for name, digest in builder.items() if name.startswith("code ")
+    }
     if row.family in ("function", "hub"):
         from pipeline.model.own_rows import describe_own_code
 

@@ -12,8 +12,6 @@ pixels to logits, which ends with a Dense without activation.
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from pipeline.errors import ConfigError
 from pipeline.model.graph import copy_layers, find_producer, inline_submodels, seed_python
 from pipeline.model.layers import PixelNormalization
 from pipeline.model.network_row import NetworkRow
+from pipeline.model.own_sources import Sources, fresh_sources, import_sources, list_sources
 from pipeline.model.weights import load_model, read_class_names
 from pipeline.random_streams import derive_layer_seed
 
@@ -235,22 +234,24 @@ def _call_function(name: str, config: ModelConfig, num_classes: int) -> Network:
     Raises:
         ConfigError: it cannot be imported, fails, or returns something else.
     """
-    function = _import_function(name)
+    sources = list_sources(name)
     size = config.image_size
-    try:
-        with seed_python(derive_layer_seed(config.seed, name)):
-            made = function(size, num_classes)
-            if isinstance(made, Sequence):
-                made = keras.Sequential([keras.Input((size, size, 3)), *made])
-            if isinstance(made, keras.Sequential) and not made.built:
-                made.build((None, size, size, 3))
-    except Exception as error:  # of the user's code
-        raise ConfigError(
-            f"The function {name} failed ({type(error).__name__}:"
-            f" {' '.join(str(error).split())[:200]})",
-            expected="it to return a keras.Model, or a list of layers, for"
-            f" image_size={size} and classes={num_classes}",
-        ) from error
+    with fresh_sources(sources):
+        function = _import_function(name, sources)
+        try:
+            with seed_python(derive_layer_seed(config.seed, name)):
+                made = function(size, num_classes)
+                if isinstance(made, Sequence):
+                    made = keras.Sequential([keras.Input((size, size, 3)), *made])
+                if isinstance(made, keras.Sequential) and not made.built:
+                    made.build((None, size, size, 3))
+        except Exception as error:  # of the user's code
+            raise ConfigError(
+                f"The function {name} failed ({type(error).__name__}:"
+                f" {' '.join(str(error).split())[:200]})",
+                expected="it to return a keras.Model, or a list of layers, for"
+                f" image_size={size} and classes={num_classes}",
+            ) from error
     if not isinstance(made, keras.Model):
         raise ConfigError(
             f"The function {name} returned an object of class {type(made).__name__}",
@@ -259,20 +260,18 @@ def _call_function(name: str, config: ModelConfig, num_classes: int) -> Network:
     return made
 
 
-def _import_function(name: str) -> Callable[[int, int], Any]:
+def _import_function(name: str, sources: Sources) -> Callable[[int, int], Any]:
     module_name, _, function_name = name.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        module = import_sources(name, sources)
+    except ConfigError:
+        raise
     except Exception as error:  # of the user's code
         raise ConfigError(
             f"The module {module_name} cannot be imported ({type(error).__name__}:"
             f" {' '.join(str(error).split())[:200]})",
             expected=f"a module with a function {function_name}(image_size, classes)",
         ) from error
-    finally:
-        sys.path.remove(here)
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ConfigError(

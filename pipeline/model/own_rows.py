@@ -8,14 +8,20 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import digest_of
 from pipeline.errors import ConfigError
 from pipeline.model.network_row import NetworkRow
+from pipeline.model.own_sources import (
+    describe_packages,
+    digest_own_source,
+    find_function_file,
+    list_sources,
+)
 
 FILE_SUFFIX, HUB_PREFIX = ".keras", "hub/"
 _DESCRIPTION = "config.json"
@@ -60,75 +66,28 @@ def require_keras_hub(name: str) -> None:
         )
 
 
-def find_function_file(name: str) -> Path:
-    """Return the source of the module in `package.module:function`, without importing it.
-
-    The working directory is looked in first, then the folders of installed packages.
-
-    Raises:
-        ConfigError: there is no such module.
-    """
-    module, _, function = name.partition(":")
-    names = module.split(".")
-    if not function.isidentifier() or not all(part.isidentifier() for part in names):
-        raise ConfigError(
-            f"model.network={name} names no function",
-            expected="package.module:function, such as my_networks:build",
-        )
-    for folder in dict.fromkeys((str(Path.cwd()), *sys.path)):
-        file = _module_below(Path(folder), names)
-        if file is not None:
-            return file
-    raise ConfigError(
-        f"There is no module {module}",
-        expected=f"{'/'.join(names)}.py in the working directory, or an installed package",
-        received=f"--network {name}",
-    )
-
-
-def describe_own_code(name: str) -> dict[str, str]:
+def describe_own_code(name: str) -> dict[str, str | None]:
     """Return the fingerprint parts of a function's source, or of the installed KerasHub.
 
     The source is the module and all that it imports from the same folder, comments and docstrings
-    aside.
+    aside; of an installed package it is the module and the version. A part is None where the source
+    is not here.
     """
     if name.startswith(HUB_PREFIX):
-        return {"package keras-hub": importlib.metadata.version("keras-hub")}
-    from pipeline.artifacts import digest_of
-    from pipeline.engine.fingerprint import parse_source
-
-    digests = [parse_source(file)[0] for file in sorted(_list_sources(name))]
-    return {f"code function {name}": digest_of(sorted(digests))[:16]}
-
-
-def _list_sources(name: str) -> set[Path]:
-    """Return the source files of a function's module and of what it imports from its folder."""
-    from pipeline.engine.fingerprint import parse_source
-
-    first = find_function_file(name)
-    parts = name.partition(":")[0].split(".")
-    depth = len(parts) + (first.name == "__init__.py")
-    root = first.parents[depth - 1]
-    found: set[Path] = set()
-    waiting = [first]
-    while waiting:
-        file = waiting.pop()
-        if file in found:
-            continue
-        found.add(file)
-        # An import may be relative: its name is below the file's own folder.
-        for other in parse_source(file)[1]:
-            for folder in (root, file.parent):
-                target = _module_below(folder, other.split("."))
-                if target is not None:
-                    waiting.append(target)
-    return found
-
-
-def _module_below(folder: Path, names: list[str]) -> Path | None:
-    path = folder.joinpath(*names)
-    files = (path.with_name(f"{path.name}.py"), path / "__init__.py")
-    return next((file for file in files if file.is_file()), None)
+        try:
+            return {"package keras-hub": importlib.metadata.version("keras-hub")}
+        except importlib.metadata.PackageNotFoundError:
+            return {"package keras-hub": None}
+    try:
+        sources = list_sources(name)
+    except ConfigError:
+        return {f"code function {name}": None}
+    digests = [digest_own_source(file) for file in sources.files.values()]
+    versions = describe_packages(name) if sources.installed else {}
+    return {
+        f"code function {name}": digest_of(sorted(digests))[:16],
+        **{f"package {package}": version for package, version in versions.items()},
+    }
 
 
 def _describe_file(path: Path) -> NetworkRow:

@@ -268,7 +268,7 @@ def _assign_weights(layer: Layer, arrays: list[Array] | None, path: Path) -> Non
     """Set the weights of a layer; raise a ConfigError where they are another network's."""
     expected = [tuple(weight.shape) for weight in layer.weights]
     found = None if arrays is None else [array.shape for array in arrays]
-    if found != expected:
+    if arrays is None or found != expected:
         raise ConfigError(
             f"The weights in {path} are of another network: layer {layer.name} expects other"
             " arrays",

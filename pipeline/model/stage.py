@@ -31,7 +31,7 @@ _THIS_NETWORK = "this network"
 _COMPARED_ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 
-def _weights_stamp(config: ModelConfig) -> dict[str, str]:
+def _weights_stamp(config: ModelConfig) -> dict[str, str | None]:
     """Describe the files of weights and network unread; ImageNet's are known by their checksum."""
     files = {} if config.weights in ("", IMAGENET) else {"weights": config.weights}
     if config.network.endswith(".keras"):
@@ -39,11 +39,11 @@ def _weights_stamp(config: ModelConfig) -> dict[str, str]:
     return {name: _describe_file(Path(path).expanduser()) for name, path in files.items()}
 
 
-def _describe_file(path: Path) -> str:
+def _describe_file(path: Path) -> str | None:
     try:
         found = path.stat()
     except OSError:
-        return "missing"
+        return None
     return f"{found.st_size} bytes, changed at {found.st_mtime_ns}"
 
 

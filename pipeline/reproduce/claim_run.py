@@ -183,10 +183,10 @@ def hash_spec(spec: Mapping[str, Any]) -> str:
     return digest_of({**spec, "train": train})
 
 
-def list_network_code(spec: Mapping[str, Any]) -> dict[str, str]:
+def list_network_code(spec: Mapping[str, Any]) -> dict[str, str | None]:
     """Return the fingerprint parts of the networks that an experiment builds."""
     models = [*([spec["model"]] if "model" in spec else []), *spec.get("networks", {}).values()]
-    parts: dict[str, str] = {}
+    parts: dict[str, str | None] = {}
     for model in models:
         parts |= network_code(ModelConfig.model_validate(model))
     return parts

@@ -1,6 +1,8 @@
 """Networks that others wrote: files and functions, adopted."""
 
+import importlib
 import json
+import sys
 import zipfile
 
 import keras
@@ -235,13 +237,82 @@ class TestFunction:
         (tmp_path / "unrelated.py").write_text("x = 1\n")
         source = tmp_path / f"{folder}.py"
         source.write_text(f"# a comment\n{source.read_text()}")
-        from pipeline.engine.fingerprint import parse_source
-
-        parse_source.cache_clear()
         assert describe_own_code(name) == before
         (tmp_path / "my_parts.py").write_text("WIDTH = 16\n")
-        parse_source.cache_clear()
         assert describe_own_code(name) != before
+
+    def test_an_edit_while_python_runs_builds_the_new_source(self, folder, tmp_path, monkeypatch):
+        """Within a second, and of equal length: Python would take the compiled file."""
+        name = f"{folder}:build"
+
+        def widths():
+            return made(name).layers[2].filters, describe_own_code(name)
+
+        monkeypatch.syspath_prepend(tmp_path)
+        imported = importlib.import_module(folder)  # as a notebook does
+        before = dict(sys.modules), list(sys.path), list(sys.meta_path)
+        assert imported.WIDTH == widths()[0] == 8
+        first = widths()
+        (tmp_path / "my_parts.py").write_text("WIDTH = 7\n")
+        second = widths()
+        assert (first[0], second[0]) == (8, 7)
+        assert first[1] != second[1]
+        after = dict(sys.modules), list(sys.path), list(sys.meta_path)
+        assert {name: after[0][name] for name in before[0]} == before[0]
+        assert after[1:] == before[1:]
+
+    def test_another_folder_has_another_module_of_that_name(self, folder, tmp_path, monkeypatch):
+        made(f"{folder}:build")
+        other = tmp_path / "other"
+        other.mkdir()
+        text = (
+            "import keras\ndef build(image_size, classes):\n    return [keras.layers.Flatten()]\n"
+        )
+        (other / f"{folder}.py").write_text(text)
+        # That name is the standard library's, too.
+        (other / "code.py").write_text(text)
+        monkeypatch.chdir(other)
+        for module in (folder, "code"):
+            assert type(made(f"{module}:build").layers[2]) is keras.layers.Flatten
+        assert hasattr(importlib.import_module("code"), "InteractiveConsole")
+
+    def test_a_function_may_import_when_it_is_called(self, folder, tmp_path):
+        """By all kinds of imports; what is imported is part of the fingerprint."""
+        package = tmp_path / "my_package" / "inner"
+        package.mkdir(parents=True)
+        (package.parent / "__init__.py").write_text("SIDE = 3\n")
+        (package / "net.py").write_text(
+            "def build(image_size, classes):\n"
+            "    import keras\n"
+            "    from my_parts import WIDTH\n"
+            "    from . import sibling\n"
+            "    from .. import SIDE\n"
+            "    return [keras.layers.Conv2D(WIDTH, SIDE, strides=sibling.STRIDES)]\n"
+        )
+        (package / "sibling.py").write_text("STRIDES = 2\n")
+        name = "my_package.inner.net:build"
+        first = made(name)
+        assert first.layers[2].get_config()["kernel_size"] == (3, 3)
+        codes = [describe_own_code(name)]
+        for file in ("my_package/__init__.py", "my_package/inner/sibling.py", "my_parts.py"):
+            with (tmp_path / file).open("a") as opened:
+                opened.write("MORE = 1\n")
+            codes.append(describe_own_code(name))
+        assert len({tuple(code.items()) for code in codes}) == 4
+
+    def test_source_that_is_no_python_is_a_sentence(self, folder, tmp_path):
+        (tmp_path / "my_parts.py").write_text("WIDTH = = 8\n")
+        describe_own_code(f"{folder}:build")
+        with pytest.raises(ConfigError, match=r"cannot be imported \(SyntaxError: .*my_parts"):
+            made(f"{folder}:build")
+
+    def test_an_installed_package_is_imported_once(self):
+        """Keras itself must not run again, nor all that lies beside it be parsed."""
+        before = keras.applications
+        with pytest.raises(ConfigError, match="not subscriptable"):  # it takes a shape first
+            made("keras.applications:MobileNetV3Small")
+        assert keras.applications is sys.modules["keras.applications"] is before
+        assert describe_own_code("keras.applications:VGG16")["package keras"] == keras.__version__
 
 
 def test_keras_hub_is_asked_for_in_one_sentence():
