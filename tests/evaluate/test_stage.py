@@ -164,31 +164,40 @@ def test_a_model_that_ends_in_softmax_is_scored_by_its_logits(prepared, context,
     assert any("ends in softmax" in words for words in notes.words)
 
 
+@pytest.mark.parametrize("sides", [(16, 12), pytest.param((12, 16), marks=pytest.mark.slow)])
 def test_a_model_with_a_submodel_and_a_softmax_is_shown_whole(
-    prepared, context, evaluate_and_draw, tmp_path
+    tmp_path, context, serve_images, make_dataset, evaluate_and_draw, sides
 ):
-    """A network as most people make one: a base without its classifier, and layers behind it."""
-    _, _, dataset, _ = prepared
-    pixels = keras.Input((12, 12, 3))
-    x = keras.layers.Conv2D(6, 3, activation="relu", name="conv")(pixels)
+    """A network as most people make one, for images that are not square: a base without its
+    classifier, and layers behind it."""
+    image = keras.Input((*sides, 3))
+    x = keras.layers.Conv2D(6, (3, 5), activation="relu", name="conv")(image)
     x = keras.layers.Add(name="sum")([x, keras.layers.DepthwiseConv2D(3, padding="same")(x)])
-    base = keras.Model(pixels, x, name="base")
-    keras.Sequential(
+    base = keras.Model(image, x, name="base")
+    model = keras.Sequential(
         [
-            keras.Input((12, 12, 3)),
+            keras.Input((*sides, 3)),
             keras.layers.Rescaling(1 / 255),
             base,
             keras.layers.GlobalAveragePooling2D(),
             keras.layers.Dense(7, activation="softmax"),
         ]
-    ).save(tmp_path / "whole.keras")
+    )
+    model.save(tmp_path / "whole.keras")
+    pixels = np.random.default_rng(0).integers(0, 256, (30, *sides, 3), dtype=np.uint8)
+    serve_images(pixels, LABELS, [f"{index}.png".encode() for index in range(30)])
     config = EvaluateConfig(model=str(tmp_path / "whole.keras"))
-    evaluate_and_draw(evaluate_model, config, dataset)
+    dataset = make_dataset(NAMES, LABELS, tmp_path)
+    report = evaluate_and_draw(evaluate_model, config, dataset)
+    answers = np.asarray(model(pixels, training=False)).argmax(axis=1)
+    assert report.top1_error == pytest.approx(np.mean(answers != LABELS))
     drawn = {path.stem for path in context.report_directory.glob("*.png")}
     assert {"grad_cam", "neighbors", "filters", "patches", "activations"} <= drawn
-    data = load_evaluation_data(context.directory)
-    assert list(data.inspection.patches) == ["conv", "sum"]
-    assert data.inspection.omitted == {}
+    inspection = load_evaluation_data(context.directory).inspection
+    assert inspection.omitted == {}
+    assert inspection.heat.shape == (8, *sides)
+    sizes = {name: layer.pixels.shape[2:4] for name, layer in inspection.patches.items()}
+    assert sizes == {"conv": (3, 5), "sum": (5, 7)}
 
 
 def test_an_external_model_that_cannot_be_scored_is_refused(
@@ -293,27 +302,3 @@ def test_the_stage_depends_on_no_page():
     parts = code_parts("pipeline.evaluate.stage")
     assert "code pipeline.evaluate.assessment" in parts
     assert not [name for name in parts if name.startswith("code pipeline.reports")]
-
-
-@pytest.mark.parametrize("sides", [(16, 12), pytest.param((12, 16), marks=pytest.mark.slow)])
-def test_images_that_are_not_square_are_shown_as_they_are(
-    tmp_path, context, serve_images, make_dataset, save_trained, evaluate_and_draw, sides
-):
-    image = keras.Input((*sides, 3), dtype="uint8")
-    x = keras.layers.Rescaling(1 / 64, offset=-2.0)(image)
-    x = keras.layers.Conv2D(6, (3, 5), activation="relu", name="conv1")(x)
-    x = keras.layers.Conv2D(6, 3, strides=2, activation="relu", name="conv2")(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    model = keras.Model(image, keras.layers.Dense(7)(x))
-    pixels = np.random.default_rng(0).integers(0, 256, (30, *sides, 3), dtype=np.uint8)
-    serve_images(pixels, LABELS, [f"{index}.png".encode() for index in range(30)])
-    dataset, trained = (
-        make_dataset(NAMES, LABELS, tmp_path),
-        save_trained(model, NAMES, tmp_path / "train"),
-    )
-    report = evaluate_and_draw(evaluate, EvaluateConfig(), dataset, trained)
-    answers = np.asarray(model(pixels, training=False)).argmax(axis=1)
-    assert report.top1_error == pytest.approx(np.mean(answers != LABELS))
-    inspection = load_evaluation_data(context.directory).inspection
-    assert inspection.heat.shape == (8, *sides)
-    assert [layer.pixels.shape[2:4] for layer in inspection.patches.values()] == [(3, 5), (5, 7)]

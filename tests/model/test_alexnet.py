@@ -115,7 +115,13 @@ def before_the_classifier(names):
     return names[: names.index("flatten")]
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("caffenet", "ungrouped") else name
+        for name in GOLDEN
+    ],
+)
 def test_every_layer_is_the_source_s(name):
     rows = rows_of(name)
     layers, parameters, macs = GOLDEN[name]

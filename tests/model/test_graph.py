@@ -32,7 +32,6 @@ APPLICATIONS = {
 }
 # The same of small networks of these kinds.
 SMALL = {
-    "mobilenet": ("activation_17", None),
     "resnet": ("post_relu", 1 + 4),
     "densenet": ("relu", 1 + 8),
     "convnext": ("layer_normalization", 1 + 5),

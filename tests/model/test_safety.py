@@ -53,9 +53,10 @@ def function(module, name):
 @pytest.mark.parametrize(
     "settings",
     [
+        *({"network": name} for name in ("small", "paper", "owt", "cifar")),
         *(
-            {"network": name}
-            for name in ("small", "paper", "caffenet", "owt", "ungrouped", "single_tower", "cifar")
+            pytest.param({"network": name}, marks=pytest.mark.slow)
+            for name in ("caffenet", "ungrouped", "single_tower")
         ),
         {
             "normalization": "batch",

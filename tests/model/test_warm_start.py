@@ -76,6 +76,11 @@ def test_a_new_class_is_fresh_and_all_else_is_the_champion(config, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param("keras/MobileNet", marks=pytest.mark.slow), "function", "file"],
+    indirect=True,
+)
 def test_drift_is_measured_on_what_the_classifier_reads(config, tmp_path):
     champion = release(config, tmp_path / "package")
     opened = load_model(tmp_path / "package" / "data" / "model.keras")

@@ -162,26 +162,28 @@ def test_page_is_whole_and_safe_with_hard_names(tmp_path):
     assert "http" not in re.sub(r"base64,[^\"]*", "", page)
 
 
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
+
+
 def write_full(directory, model):
     """Write the full page of a network on noise."""
     logits, labels = logits_of(4)
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
     robustness = measure_robustness(
         lambda images: images[:, 0, 0, 0] % 4,
-        pixels,
+        PIXELS,
         labels,
         np.arange(40),
         seed=0,
         progress=lambda *_: None,
     )
-    inspection = inspect_network(model, pixels[:8], [0] * 8, pixels, labels)
+    inspection = inspect_network(model, PIXELS[:8], [0] * 8, PIXELS, labels)
     return write(
         directory,
         logits,
         labels,
         list("abcd"),
         robustness=robustness,
-        corrupted=corrupt_in_every_way(pixels[0], 0, seed=0),
+        corrupted=corrupt_in_every_way(PIXELS[0], 0, seed=0),
         inspection=inspection,
     )
 
@@ -274,7 +276,9 @@ def make_residual_model():
 
 
 def test_whole_images_are_stored_with_the_positions_of_units(tmp_path):
-    findings = write_full(tmp_path, make_residual_model())
+    logits, labels = logits_of(4)
+    inspection = inspect_network(make_residual_model(), PIXELS[:8], [0] * 8, PIXELS, labels)
+    findings = write(tmp_path, logits, labels, list("abcd"), inspection=inspection)
     found = load_evaluation_data(tmp_path / "stage").inspection
     assert list(found.patches) == list(found.maps) == ["stem", "sum", "last"]
     assert [layer.positions is None for layer in found.patches.values()] == [True, True, False]
@@ -335,19 +339,24 @@ def test_page_of_one_image(tmp_path):
     )
 
 
-def test_same_predictions_give_the_same_files(tmp_path):
-    made = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        write(tmp_path / name, *logits_of(3), list("012"))
-        made.append(
-            {
-                path.name: path.read_bytes()
-                for path in (tmp_path / name).rglob("*")
-                if path.is_file()
-            }
-        )
-    assert made[0] == made[1]
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Return the folder of a page of ten classes and its findings."""
+    folder = tmp_path_factory.mktemp("digits")
+    return folder, write(folder, *logits_of(10), list("0123456789"))
+
+
+def test_same_predictions_give_the_same_files(digits, tmp_path):
+    write(tmp_path, *logits_of(10), list("0123456789"))
+    one, two = (
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        for folder in (digits[0], tmp_path)
+    )
+    assert one == two
 
 
 def test_verdict_says_the_view_the_interval_and_the_majority(tmp_path):
@@ -380,10 +389,10 @@ def test_verdict_names_the_worst_slice_that_is_clearly_worse(tmp_path):
     assert "Worst" not in describe(tmp_path, logits, labels, names, slices=[few, unsure])
 
 
-def test_metrics_file_holds_the_numbers(tmp_path):
-    names = list("0123456789")
-    summary = write(tmp_path, *logits_of(10), names).summary
-    document = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+def test_metrics_file_holds_the_numbers(digits):
+    folder, findings = digits
+    names, summary = list("0123456789"), findings.summary
+    document = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert document["view"] == "center crop"
     assert {name: document[name] for name in summary.values} == summary.values
     assert document["intervals"]["top1_error"] == list(summary.top1_error_interval)
