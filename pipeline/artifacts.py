@@ -50,6 +50,9 @@ class Artifact(BaseModel):
     FILE: ClassVar[str] = "artifact.json"
     # How the tracking store knows it besides its files: as a dataset, as a model, or not at all.
     TRACKED_AS: ClassVar[Literal["dataset", "model", ""]] = ""
+    # Fields that say something of few records: where they are empty the identity is that of a
+    # record without them.
+    RARE: ClassVar[frozenset[str]] = frozenset()
 
     directory: Path = Field(
         default=Path(),
@@ -62,7 +65,8 @@ class Artifact(BaseModel):
         paths = {
             name for name, field in type(self).model_fields.items() if field.annotation is Path
         }
-        return digest_of(self.model_dump(mode="json", exclude=paths))
+        empty = {name for name in self.RARE if not getattr(self, name)}
+        return digest_of(self.model_dump(mode="json", exclude=paths | empty))
 
     @property
     def ends_chain(self) -> bool:
@@ -94,7 +98,11 @@ class DatasetArtifact(Artifact):
     # What a manifest says of its images besides their labels: a column `key` and others, all text.
     # Only where it says something.
     ATTRIBUTES_FILE: ClassVar[str] = "index/attributes.parquet"
+    # Which images belong together, as duplicates or by a manifest: `key` and `group`, a number.
+    # Only where there are such images, and only those.
+    GROUPS_FILE: ClassVar[str] = "index/groups.parquet"
     TRACKED_AS: ClassVar[Literal["dataset", "model", ""]] = "dataset"
+    RARE: ClassVar[frozenset[str]] = frozenset({"groups_sha256"})
 
     name: str = Field(description="What --dataset was called, without its folders.")
     digest: str = Field(description="SHA-256 over every split's (key, label, image bytes).")
@@ -137,6 +145,10 @@ class DatasetArtifact(Artifact):
     quarantined: int = Field(default=0, description="Files left out because they cannot be used.")
     excluded_duplicates: int = Field(
         default=0, description="Duplicates of images of another split, left out."
+    )
+    groups_sha256: str = Field(
+        default="",
+        description="SHA-256 over the groups of images that belong together; empty for none.",
     )
     builder_directory: Path = Field(
         description=(
@@ -195,6 +207,7 @@ class DatasetArtifact(Artifact):
         """The shards' own index, ours of each split, the sample and the dataset card."""
         ours = [self.directory / "index" / f"{split}.parquet" for split in self.reads]
         ours += [self.pixels_path(split) for split in self.reads if self.store == "pixels"]
+        ours += [self.directory / self.GROUPS_FILE] if self.groups_sha256 else []
         return (
             self.shards / "dataset_info.json",
             self.directory / "report" / "dataset_card.html",

@@ -100,6 +100,20 @@ def group_duplicates(descriptors: Array, pixel_hashes: Integers) -> Integers:
     return np.asarray([_find_leader(leaders, index) for index in range(len(leaders))], np.int64)
 
 
+def join_named_groups(groups: Integers, names: Sequence[str]) -> Integers:
+    """Return groups of duplicates in which all images of a name are in one group, too.
+
+    Args:
+        groups: of `group_duplicates`, int64 [n].
+        names: [n], empty for images that have none.
+    """
+    leaders, firsts = groups.copy(), dict[str, int]()
+    for index, name in enumerate(names):
+        if name and (first := firsts.setdefault(name, index)) != index:
+            _join_groups(leaders, first, index)
+    return np.asarray([_find_leader(leaders, index) for index in range(len(leaders))], np.int64)
+
+
 def _find_leader(leaders: Integers, index: int) -> int:
     while leaders[index] != index:
         leaders[index] = leaders[leaders[index]]

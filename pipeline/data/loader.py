@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from pipeline.data.shards import (
 from pipeline.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
-    from pipeline.arrays import Images, Labels, Tensor
+    from pipeline.arrays import Images, Integers, Labels, Tensor
 
 # Loading takes twice a split's size for a moment, and training needs room, too.
 _MEMORY_FRACTION = 0.25
@@ -40,6 +40,8 @@ class LoadedSplit:
     `labels` are int32 [images] in [0, classes), `keys` the images' names, both in stored order.
     `pixels` is uint8 [images, short_side, short_side, 3] in [0, 255]: an array in memory, or one
     that is mapped from the disk, or None where batches are decoded from the shards each time.
+    `groups`, int64 [images], is the same number for images that belong together: duplicates, and
+    those of one group of a manifest. None where each image stands alone.
     """
 
     dataset: DatasetArtifact
@@ -47,6 +49,7 @@ class LoadedSplit:
     labels: Labels
     keys: tuple[str, ...]
     pixels: Images | None
+    groups: Integers | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -91,11 +94,26 @@ def load_split(
     labels = index["label"].to_numpy()
     size = len(labels) * dataset.short_side**2 * 3
     keep = size <= _MEMORY_FRACTION * usable_memory_bytes() if in_memory is None else in_memory
-    images = LoadedSplit(dataset, split, labels, tuple(index["key"].to_pylist()), None)
+    keys = tuple(index["key"].to_pylist())
+    images = LoadedSplit(dataset, split, labels, keys, None, _read_groups(dataset, keys))
     if dataset.store == "pixels":
         stored = _map_stored_pixels(images)
         return replace(images, pixels=np.array(stored) if keep else stored)
     return replace(images, pixels=_decode_pixels(images)) if keep else images
+
+
+def _read_groups(dataset: DatasetArtifact, keys: Sequence[str]) -> Integers | None:
+    """Return the number of each image's group, int64 [images]; None if none is in a group."""
+    if not dataset.groups_sha256:
+        return None
+    try:
+        table = parquet.read_table(dataset.directory / dataset.GROUPS_FILE)
+    except (OSError, ValueError) as error:
+        raise _damaged_error(dataset, f"{error}") from error
+    numbers = dict(zip(table["key"].to_pylist(), table["group"].to_pylist(), strict=True))
+    # An image in no group has a number of its own, below 0.
+    groups = np.asarray([numbers.get(key, -1 - index) for index, key in enumerate(keys)], np.int64)
+    return groups if (groups >= 0).any() else None
 
 
 def _map_stored_pixels(images: LoadedSplit) -> Images:

@@ -19,7 +19,8 @@ class PreparedDataset:
     duplicate of these) + the sum of excluded. `duplicate_groups` names the images of each group of
     equal or nearly equal ones, `label_conflicts` equal ones under different labels;
     `duplicate_thumbnails` are uint8 [64, 64, 3], of the first two of some groups. `quarantined`
-    holds (key, reason).
+    holds (key, reason). `groups` numbers the images that belong together, as duplicates or by the
+    source's groups: key -> group, of groups with several images in a split.
     """
 
     name: str
@@ -38,3 +39,4 @@ class PreparedDataset:
     groups_in_several_splits: int = 0
     label_conflicts: Sequence[tuple[str, ...]] = ()
     duplicate_thumbnails: Sequence[Sequence[Image]] = ()
+    groups: Mapping[str, int] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -147,7 +148,28 @@ def _prepare_files(
             [make_thumbnail(usable[index]) for index in group[:2]]
             for group in duplicates.groups[:_SHOWN_GROUPS]
         ],
+        groups=_number_groups(keys, assigned, duplicates.together.tolist()),
     )
+
+
+def _number_groups(
+    keys: Sequence[str], assigned: Sequence[str], together: Sequence[int]
+) -> dict[str, int]:
+    """Return key -> group, of the groups that have several images in one split.
+
+    Args:
+        keys: of the usable images.
+        assigned: the split of each, empty for an excluded duplicate.
+        together: a number for each, equal for those that belong together.
+    """
+    places = list(zip(together, assigned, strict=True))
+    sizes = Counter(places)
+    numbers: dict[tuple[int, str], int] = {}
+    return {
+        key: numbers.setdefault(place, len(numbers))
+        for key, place in zip(keys, places, strict=True)
+        if place[1] and sizes[place] > 1
+    }
 
 
 def _read_bytes(path: str) -> bytes:

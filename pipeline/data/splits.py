@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +17,11 @@ from pipeline.data.duplicates import (
     choose_excluded_duplicates,
     find_label_conflicts,
     group_duplicates,
+    join_named_groups,
 )
+
+if TYPE_CHECKING:
+    from pipeline.arrays import Integers
 
 
 @dataclass(frozen=True)
@@ -25,12 +30,14 @@ class DuplicateReport:
 
     `groups` holds the indices of each group's images among the usable ones, `in_several_splits`
     counts the groups that were in several splits, and `conflicts` holds the indices of equal images
-    under different labels.
+    under different labels. `together`, int64 [images], is the same number for images that are
+    duplicates or of one group of the source; empty where nothing was looked for.
     """
 
     groups: Sequence[Sequence[int]] = ()
     in_several_splits: int = 0
     conflicts: Sequence[Sequence[int]] = ()
+    together: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def assign_splits(
@@ -54,6 +61,7 @@ def assign_splits(
         groups=list(_collect_groups(groups.tolist())),
         in_several_splits=len(np.unique(groups[excluded])),
         conflicts=find_label_conflicts(pixel_hashes, [item.file.label for item in usable]),
+        together=join_named_groups(groups, [item.file.group for item in usable]),
     )
     if config.duplicates == "exclude":
         splits = ["" if out else split for split, out in zip(splits, excluded, strict=True)]

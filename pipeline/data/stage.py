@@ -28,7 +28,12 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
     from pipeline.data.class_ids import require_trainable_classes
     from pipeline.data.fit import MAX_CUT_FRACTION, choose_fit
     from pipeline.data.source import prepare_dataset
-    from pipeline.data.statistics import measure_dataset, write_attributes, write_sample
+    from pipeline.data.statistics import (
+        measure_dataset,
+        write_attributes,
+        write_groups,
+        write_sample,
+    )
     from pipeline.reports.fit import describe_fit
 
     def progress(done: int, total: int, detail: str) -> None:
@@ -54,6 +59,7 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
         names, rows = read_attributes(expand_home(config.dataset))
         if names:
             write_attributes(names, rows, context.directory / DatasetArtifact.ATTRIBUTES_FILE)
+    groups_sha256 = write_groups(prepared.groups, context.directory / DatasetArtifact.GROUPS_FILE)
     sizes = {f"{split}_images": sum(counts) for split, counts in statistics.class_counts.items()}
     left_out = {
         "quarantined": len(prepared.quarantined),
@@ -80,6 +86,7 @@ def ingest(config: DataConfig, context: Context) -> DatasetArtifact:
         upright_jpeg=statistics.upright_jpeg,
         largest_short_side=int(np.minimum(statistics.heights, statistics.widths).max()),
         store=config.store,
+        groups_sha256=groups_sha256,
         **left_out,
         # The stage's folder is renamed when it is finished, so shards inside it are named from
         # there.

@@ -18,6 +18,7 @@ import pyarrow as pa
 import tensorflow as tf
 from pyarrow import parquet
 
+from pipeline.artifacts import digest_of
 from pipeline.data.checked import IngestProgress
 from pipeline.data.decoding import decode_and_resize
 from pipeline.data.fit import measure_cut_fraction
@@ -214,6 +215,20 @@ def write_attributes(
                     [pa.array(column, pa.string()) for column in columns], schema=schema
                 )
             )
+
+
+def write_groups(groups: Mapping[str, int], path: Path) -> str:
+    """Write which images belong together as `key` and `group`; return a SHA-256 of it.
+
+    Nothing is written, and an empty text returned, where there are no groups.
+    """
+    if not groups:
+        return ""
+    keys, numbers = list(groups), list(groups.values())
+    parquet.write_table(
+        pa.table({"key": pa.array(keys, pa.string()), "group": pa.array(numbers, pa.int32())}), path
+    )
+    return digest_of(sorted(groups.items()))
 
 
 def _add_pixels(

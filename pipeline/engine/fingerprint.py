@@ -2,7 +2,7 @@
 
 code <module>      the stage's module and every pipeline module that it imports, without
                    comments and docstrings
-package <name>     versions of the libraries that compute
+package <name>     versions of the libraries that compute, some only where a setting chooses them
 setting <name>     the stage's section of the settings
 input <stage>      the identity of each record that it reads
 source <name>      what it reads from outside, such as a folder's files
@@ -14,7 +14,7 @@ import ast
 import functools
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -138,6 +138,10 @@ def code_parts(module: str, left_out: frozenset[str] = frozenset()) -> dict[str,
             continue
         parts[f"code {name}"], imports = parse_source(file)
         waiting.extend(other for other in imports if other.startswith("pipeline."))
-    versions = {package: metadata.version(package) for package in NUMERIC_PACKAGES}
-    versions["python"] = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return parts | {f"package {package}": version for package, version in versions.items()}
+    python = {"package python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    return parts | package_parts(NUMERIC_PACKAGES) | python
+
+
+def package_parts(packages: Iterable[str]) -> dict[str, str]:
+    """Return the `package <name>` parts for the installed versions of libraries."""
+    return {f"package {package}": metadata.version(package) for package in packages}

@@ -32,7 +32,7 @@ from pipeline.config.recipes import flatten
 from pipeline.config.resolution import Resolved
 from pipeline.config.section import Section
 from pipeline.config.settings import Config
-from pipeline.engine.fingerprint import Fingerprint, code_parts
+from pipeline.engine.fingerprint import Fingerprint, code_parts, package_parts
 from pipeline.engine.results import (
     Account,
     ResultStore,
@@ -119,6 +119,13 @@ class Runner:
         for kind in stage.inputs.values():
             maker = self._maker_of(kind).name
             parts[f"input {maker}"] = records[maker].identity()
+        if stage.chosen_packages is not None:
+            inputs = {
+                name: records[self._maker_of(kind).name] for name, kind in stage.inputs.items()
+            }
+            parts |= package_parts(
+                stage.chosen_packages(**{stage.config_argument: section}, **inputs)
+            )
         return Fingerprint(parts | self._outside_parts(stage, section, named=named))
 
     def _outside_parts(self, stage: Stage, section: Section, *, named: bool) -> dict[str, str]:

@@ -184,6 +184,7 @@ class Stage:
     output: type[Artifact]
     source: Callable[[Section], Mapping[str, str | None]] | None = None
     chosen_code: Callable[[Section], Mapping[str, str | None]] | None = None
+    chosen_packages: Callable[..., Sequence[str]] | None = None
     registries: frozenset[str] = frozenset()
     without_effect: frozenset[str] = frozenset()
     draw: Callable[[Any, Path], None] | None = None
@@ -206,6 +207,7 @@ def stage(
     *,
     source: Callable[[Any], Mapping[str, str | None]] | None = None,
     chosen_code: Callable[[Any], Mapping[str, str | None]] | None = None,
+    chosen_packages: Callable[..., Sequence[str]] | None = None,
     registries: Sequence[str] = (),
     without_effect: Sequence[str] = (),
     draw: Callable[[Any, Path], None] | None = None,
@@ -221,6 +223,9 @@ def stage(
         chosen_code: given the section, returns `code <name>` parts of the fingerprint for code that
             the settings choose and that no import shows, such as one row of a registry; None for
             source that is not there, likewise.
+        chosen_packages: given the function's arguments but for the context, returns the names of
+            libraries that compute besides those of every stage; their versions are parts of the
+            fingerprint.
         registries: dotted names of modules that hold such rows; they are no part of the
             fingerprint.
         without_effect: dotted names of modules that the function uses and that cannot change its
@@ -253,6 +258,7 @@ def stage(
             output=output,
             source=source,
             chosen_code=chosen_code,
+            chosen_packages=chosen_packages,
             registries=frozenset(registries),
             without_effect=frozenset(without_effect),
             draw=draw,

@@ -25,7 +25,6 @@ from pipeline.evaluate.corruptions import CORRUPTIONS, SEVERITIES
 from pipeline.evaluate.external_model import ExternalModel
 from pipeline.evaluate.findings import EvaluationFindings, ShownImage, rank_guesses
 from pipeline.evaluate.inspection import NetworkInspection, inspect_network
-from pipeline.evaluate.layer_outputs import limit_batch
 from pipeline.evaluate.map_layers import flatten_graph
 from pipeline.evaluate.metrics import SplitSummary, Tally, find_majority_class, summarize_tally
 from pipeline.evaluate.predictions import (
@@ -57,6 +56,7 @@ from pipeline.evaluate.selection import (
     spread_indices,
 )
 from pipeline.evaluate.speed import measure_speed
+from pipeline.model.batch_limit import limit_batch
 from pipeline.model.layer_table import count_macs
 from pipeline.model.weights import load_model
 from pipeline.reports.numbers import format_percent

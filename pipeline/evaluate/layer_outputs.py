@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,24 +12,7 @@ import tensorflow as tf
 if TYPE_CHECKING:
     from pipeline.arrays import Array, Images, Network, Tensor
 
-_MAX_OUTPUT_BYTES = 1 << 30
 IMAGES_AT_ONCE = 64  # the outputs of the 2012 network's convolutions take 2.6 MB an image
-
-
-def limit_batch(model: Network, wanted: int) -> int:
-    """Return how many images a network takes at once, `wanted` or fewer.
-
-    The largest output of a layer takes at most 1 GiB then, in float32; about two of them are in
-    memory at a time. Networks of 224 pixels take between 80 images (VGG16) and 900 (AlexNet).
-    """
-    tensors = [
-        tensor
-        for operation in model.operations
-        for tensor in keras.tree.flatten(operation.output)
-        if tensor.shape[0] is None and None not in tensor.shape[1:]
-    ]
-    largest = max(4 * math.prod(tensor.shape[1:]) for tensor in tensors)
-    return max(1, min(wanted, _MAX_OUTPUT_BYTES // largest))
 
 
 def get_output(model: Network, name: str) -> keras.KerasTensor:

@@ -19,9 +19,9 @@ from pipeline.artifacts import ImageSize, sides_of
 from pipeline.data.decoding import decode_and_resize, decoding_error_reason
 from pipeline.data.headers import read_orientation, require_decodable
 from pipeline.errors import CheckpointError
-from pipeline.evaluate.layer_outputs import limit_batch
 from pipeline.evaluate.map_layers import flatten_graph
 from pipeline.evaluate.scoring import ScoringModel, compute_tensor_logits, load_network
+from pipeline.model.batch_limit import limit_batch
 from pipeline.release.package import Release
 
 if TYPE_CHECKING:

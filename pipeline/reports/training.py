@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,8 @@ def _draw_penalties(head: Mapping[str, Any], path: Path) -> None:
         axes.grid(axis="y", alpha=0.25)
     error.set_ylim(bottom=0)
     error.yaxis.set_major_formatter(PercentFormatter(1))
+    if note := head["note"]:
+        figure.suptitle(textwrap.fill(f"{note[:1].upper()}{note[1:]}.", 110), fontsize=8)
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 

@@ -56,6 +56,7 @@ def take_first_images(images: LoadedSplit, count: int) -> LoadedSplit:
         labels=images.labels[:count],
         keys=images.keys[:count],
         pixels=pixels,
+        groups=None if images.groups is None else images.groups[:count],
     )
 
 

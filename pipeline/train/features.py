@@ -19,13 +19,14 @@ import tensorflow as tf
 from pipeline.data.evaluation_batches import make_evaluation_batches
 from pipeline.data.loader import LoadedSplit
 from pipeline.files import writing
+from pipeline.model.batch_limit import limit_batch
 from pipeline.model.graph import find_feature_layer
 
 if TYPE_CHECKING:
     from pipeline.arrays import Floats, Images, Network, Tensor
 
-# Images of a batch. More are not faster, and 64 of 224 pixels take 0.3 GB in the widest layers of a
-# mobile network.
+# Images of a batch, fewer of a network with large layers. More are not faster, and 64 of 224 pixels
+# take 0.3 GB in the widest layers of a mobile network.
 _BATCH_IMAGES = 64
 _CHUNK_BATCHES = 8  # some ten seconds on two processor cores
 
@@ -50,21 +51,27 @@ def compute_features(
         report: called with the number of images that are done.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    batch_size = limit_batch(network, _BATCH_IMAGES)
     program = _compile_features(network, mirror)
     batches = make_evaluation_batches(
-        images, image_size=int(network.input_shape[1]), batch_size=_BATCH_IMAGES
+        images, image_size=int(network.input_shape[1]), batch_size=batch_size
     )
-    chunk_images = _BATCH_IMAGES * _CHUNK_BATCHES
+    chunk_images = batch_size * _CHUNK_BATCHES
     paths = [folder / f"{start}.npy" for start in range(0, len(images), chunk_images)]
     done = len(list(itertools.takewhile(Path.exists, paths)))
     rest = iter(batches.skip(done * _CHUNK_BATCHES))
     for index, path in enumerate(paths[done:], start=done):
         report(index * chunk_images)
-        parts = [_run_batch(program, pixels) for pixels in _take_pixels(rest)]
+        parts = [_run_batch(program, pixels, batch_size) for pixels in _take_pixels(rest)]
         with writing(path) as temporary:
             np.save(temporary, np.concatenate(parts))
     report(len(images))
-    return np.concatenate([np.load(path) for path in paths])
+    first = np.load(paths[0], mmap_mode="r")
+    features = np.empty((len(images), *first.shape[1:]), first.dtype)
+    for index, path in enumerate(paths):  # one chunk at a time beside the whole
+        rows = slice(index * chunk_images, (index + 1) * chunk_images)
+        features[rows] = np.load(path)
+    return features
 
 
 def _take_pixels(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[Images]:
@@ -86,7 +93,7 @@ def _compile_features(network: Network, mirror: bool) -> Callable[[Tensor], Tens
     return compute
 
 
-def _run_batch(program: Callable[[Tensor], Tensor], pixels: Images) -> Floats:
+def _run_batch(program: Callable[[Tensor], Tensor], pixels: Images, batch_size: int) -> Floats:
     """Return the features of a batch; a smaller one is filled up, as bits depend on the size."""
-    full = np.resize(pixels, (_BATCH_IMAGES, *pixels.shape[1:]))
+    full = np.resize(pixels, (batch_size, *pixels.shape[1:]))
     return program(tf.constant(full)).numpy()[: len(pixels)]

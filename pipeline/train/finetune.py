@@ -5,7 +5,8 @@
                 with warm-up, a moving average of the weights and early stopping
 
 Phase two is kept where its answers on the validation split are better than those of phase one
-beyond chance; else phase one is. Batch normalization keeps the pretrained statistics in both.
+beyond chance; else phase one is. It is left out where that could not be. Batch normalization keeps
+the pretrained statistics in both.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pipeline.data.augment import compute_class_weights
 from pipeline.data.evaluation_batches import make_evaluation_batches
 from pipeline.data.loader import LoadedSplit
 from pipeline.errors import ConfigError
+from pipeline.model.batch_limit import limit_batch
 from pipeline.model.graph import find_classifier, list_blocks
 from pipeline.train.features import compute_features
 from pipeline.train.head import Head, fit_head
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from pipeline.arrays import Booleans, Floats, Network
 
 Mode = Literal["head", "full", "off"]
-# One-sided, for all epochs of phase two together, as the best of them is looked at.
+# One-sided, of the one test: the epoch is chosen by the loss.
 _SIGNIFICANCE_LEVEL = 0.05
 # A block below this fraction of the classifier's rate stays frozen: it would hardly move, and the
 # gradient need not pass through it.
@@ -55,13 +57,21 @@ def choose_mode(config: TrainConfig, model: ModelArtifact, *, on_gpu: bool) -> M
         if model.pretrained != "imagenet":
             return "off"
         return "full" if on_gpu else "head"
-    if config.finetune != "off" and not model.pretrained:
+    if config.finetune != "off" and not (model.pretrained or _makes_own_weights(model.network)):
         raise ConfigError(
             f"train.finetune={config.finetune} needs pretrained weights, and network"
             f" {model.network} starts with fresh ones",
-            hint="Type --weights imagenet or --weights FILE, or leave train.finetune out",
+            hint=(
+                "Type --weights FILE, or --weights imagenet for a network that has such weights"
+                " (see `alexnet networks`), or leave train.finetune out"
+            ),
         )
     return config.finetune
+
+
+def _makes_own_weights(network: str) -> bool:
+    """Return whether a network's weights are those of a function, `module:name`, or of a file."""
+    return ":" in network or network.endswith(".keras")
 
 
 @dataclass(frozen=True)
@@ -86,8 +96,23 @@ class PhaseOne:
             "penalty": head.penalty,
             "held_out": head.held_out,
             "scores": [[penalty, *scores] for penalty, scores in head.scores.items()],
+            "note": self.explain_edge(),
             **self.numbers,
         }
+
+    def explain_edge(self) -> str:
+        """Return what it may mean that the best penalty is at an edge; empty where it is not."""
+        found = (
+            f"the {self.head.edge} of the tried penalties (C = {self.head.penalty:g}) is the best"
+        )
+        if self.head.edge == "strongest":
+            return f"{found}: the features say little of these classes"
+        if self.head.edge == "weakest":
+            return (
+                f"{found}: the classes are very easy, or images of one object are in several folds;"
+                " a manifest's column `group` keeps them together"
+            )
+        return ""
 
 
 def fit_classifier(
@@ -125,6 +150,7 @@ def fit_classifier(
         train.labels,
         len(train.dataset.class_names),
         seed=config.seed,
+        groups=train.groups,
         class_weights=weights,
         report=lambda done, total: report(done, total, "fits", "classifier on the features"),
     )
@@ -142,9 +168,17 @@ def install_classifier(network: Network, weights: tuple[Floats, Floats]) -> None
     find_classifier(network).set_weights(weights)
 
 
-def plan_phase_two(config: TrainConfig) -> TrainConfig:
-    """Return the settings of the second phase, for the training loop."""
+def plan_phase_two(config: TrainConfig, images: int, replicas: int = 1) -> TrainConfig:
+    """Return the settings of the second phase, for the training loop.
+
+    Args:
+        config: the settings of a training as from scratch.
+        images: of the training split; a step takes no more, or 0 if it cannot take as few.
+        replicas: devices that share a step.
+    """
+    multiple = replicas * config.batch_multiple
     changes = {
+        "global_batch_size": min(config.global_batch_size, images // multiple * multiple),
         "epochs": config.finetune_epochs,
         "learning_rate": config.finetune_learning_rate,
         "base_batch_size": 0,
@@ -185,27 +219,45 @@ def freeze_lower_blocks(network: Network, layer_decay: float) -> dict[str, float
 
 def find_wrong_answers(network: Network, images: LoadedSplit) -> Booleans:
     """Return which images of a split a network gets wrong, bool [images]."""
+    batch_size = limit_batch(network, _SCORED_IMAGES)
     batches = make_evaluation_batches(
-        images, image_size=int(network.input_shape[1]), batch_size=_SCORED_IMAGES
+        images, image_size=int(network.input_shape[1]), batch_size=batch_size
     )
     program = tf.function(lambda pixels: network(pixels, training=False), reduce_retracing=True)
     answers = [program(pixels).numpy().argmax(axis=1) for pixels, _ in batches]
     return np.concatenate(answers) != images.labels
 
 
-def is_better(before: Booleans, after: Booleans, comparisons: int) -> tuple[bool, float]:
+def explain_left_out(before: Booleans, batch_size: int) -> str:
+    """Return why phase two would be in vain; empty where it may help.
+
+    Args:
+        before: bool [images], which validation images phase one gets wrong.
+        batch_size: images of a step of phase two; 0 where the training split is too small for one.
+    """
+    if not batch_size:
+        return "the training split is smaller than a step of all devices"
+    better, p_value = is_better(before, np.zeros_like(before))
+    if better:
+        return ""
+    return (
+        f"{int(before.sum())} of {len(before)} validation images are wrong without it, too few to"
+        f" tell whether it helps: none wrong with it would have p = {p_value:.2g}"
+    )
+
+
+def is_better(before: Booleans, after: Booleans) -> tuple[bool, float]:
     """Return whether fewer answers are wrong than before, beyond chance, and the p-value.
 
     McNemar's exact test, one-sided: among images that only one of the two gets wrong, those are
-    half of them by chance. The level is divided by the number of comparisons (Bonferroni).
+    half of them by chance.
 
     Args:
         before: bool [images], wrong before.
         after: bool [images], wrong after.
-        comparisons: of how many candidates `after` is the best.
     """
     from scipy.stats import binom
 
     mended, broken = int((before & ~after).sum()), int((after & ~before).sum())
     chance = float(binom.sf(mended - 1, mended + broken, 0.5)) if mended + broken else 1.0
-    return chance < _SIGNIFICANCE_LEVEL / comparisons, chance
+    return chance < _SIGNIFICANCE_LEVEL, chance

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -28,6 +28,7 @@ _UNTESTED_PENALTY = 1e-2
 _FOLDS = 5
 # With more images one part of the five says enough, and each fit takes seconds.
 _MAX_CROSSED_IMAGES = 2000
+_ROWS_AT_ONCE = 4096  # of what is computed in float64
 _MAX_ITERATIONS = 500
 _ABSENT_LOGIT = -20.0  # of a class without training images, below the smallest bias of the others
 _TOLERANCE = 1e-5  # of the gradient's largest element; the error no longer changes at ten times it
@@ -42,7 +43,7 @@ class Head:
         bias: float32 [classes].
         penalty: the chosen inverse strength.
         scores: for each penalty, the mean cross-entropy in nats and the top-1 error in [0, 1] of
-            images that were held out; empty where none could be.
+            images that were held out, weighted as the fit; empty where none could be.
         held_out: images that these are of.
     """
 
@@ -51,6 +52,13 @@ class Head:
     penalty: float
     scores: dict[float, tuple[float, float]]
     held_out: int
+
+    @property
+    def edge(self) -> Literal["", "strongest", "weakest"]:
+        """Which end of the tried penalties is the best, so that a better one may lie beyond it."""
+        if self.scores and self.penalty == min(self.scores):
+            return "strongest"
+        return "weakest" if self.scores and self.penalty == max(self.scores) else ""
 
     def compute_logits(self, features: Floats) -> Floats:
         """Return the logits of features [images, features], float32 [images, classes]."""
@@ -63,27 +71,33 @@ def fit_head(
     classes: int,
     *,
     seed: int,
+    groups: Integers | None = None,
     class_weights: Floats | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> Head:
     """Return the classifier with the penalty that predicts held-out images best.
 
-    All views of an image are held out together. The images are divided into five parts, of every
-    class about as many; above 2,000 images only the first part is held out.
+    All views of an image are held out together, and so are all images of a group. The images are
+    divided into five parts, of every class about as many; above 2,000 images one part is held out.
+    A class that is not in the fit of a part says nothing about it, so it is not scored there.
 
     Args:
         features: float32 [images, views, features].
         labels: integers [images] in [0, classes); a class may have none.
         classes: number of logits.
         seed: of the division.
-        class_weights: float32 [classes], the weights of an image's loss; None for equal ones.
+        groups: integers [images], equal for images that belong together; None if none do.
+        class_weights: float32 [classes], the weights of an image's loss and error; None for equal
+            ones.
         report: called with the fits that are done, and their number; None for no reports.
     """
-    folds = assign_folds(labels, seed)
-    tested = list(range(_FOLDS if len(labels) <= _MAX_CROSSED_IMAGES else 1))
-    parts = [(folds != fold, folds == fold) for fold in tested if (folds == fold).any()]
+    parts = list(_iterate_parts(labels, assign_folds(labels, seed, groups)))
+    if len(labels) > _MAX_CROSSED_IMAGES:
+        parts = parts[:1]
     total = len(parts) * len(PENALTIES) + 1
     problem = _Problem(features, labels, classes, class_weights)
+    held = [labels[held_out] for _, held_out in parts]
+    weights = None if class_weights is None or not parts else class_weights[np.concatenate(held)]
     losses: dict[float, list[Floats]] = {penalty: [] for penalty in PENALTIES}
     errors: dict[float, list[Booleans]] = {penalty: [] for penalty in PENALTIES}
     for part, (fitted, held_out) in enumerate(parts):
@@ -96,8 +110,8 @@ def fit_head(
                 report(part * len(PENALTIES) + index + 1, total)
     scores = {
         penalty: (
-            float(np.concatenate(losses[penalty]).mean(dtype=np.float64)),
-            float(np.concatenate(errors[penalty]).mean()),
+            float(np.average(np.concatenate(losses[penalty]), weights=weights)),
+            float(np.average(np.concatenate(errors[penalty]), weights=weights)),
         )
         for penalty in PENALTIES
         if parts
@@ -106,40 +120,67 @@ def fit_head(
     *_, (kernel, bias) = problem.fit_path(np.ones(len(labels), bool), (best,))
     if report is not None:
         report(total, total)
-    return Head(kernel, bias, best, scores, sum(int(held.sum()) for _, held in parts))
+    return Head(kernel, bias, best, scores, sum(map(len, held)))
 
 
-def assign_folds(labels: Labels, seed: int) -> Integers:
-    """Return the part that each image is in, int [images] in [0, 5).
+def assign_folds(labels: Labels, seed: int, groups: Integers | None = None) -> Integers:
+    """Return the part that each image is in, int [images] in [0, 5); a group is in one part.
 
-    Each class is spread evenly in a random order; the only image of a class gets -1, as it is
-    always fitted.
+    Groups come in a random order, large ones first, each into the part that has least of its
+    classes. One whose classes are in no other group gets -1, as it is always fitted: held out, it
+    would leave its classes without an image.
+
+    scikit-learn's StratifiedGroupKFold refuses classes of fewer than five images, and takes a table
+    of groups by classes, 10 GB for ImageNet.
+
+    Args:
+        labels: integers [images].
+        seed: of the order.
+        groups: integers [images], equal for images that belong together; None if none do.
     """
-    rng = open_stream(RandomStream.HEAD_FOLDS, seed=seed, epoch=0)
-    folds, start = np.full(len(labels), -1), 0
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        if len(members) > 1:
-            folds[members] = (start + np.arange(len(members))) % _FOLDS
-            start += len(members)
-    return folds
+    _, labels = np.unique(labels, return_inverse=True)
+    groups = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    classes, count = int(labels.max()) + 1, int(groups.max()) + 1
+    # For each group, a row for each of its classes.
+    pairs, sizes = np.unique(groups * classes + labels, return_counts=True)
+    owners, kinds = np.divmod(pairs, classes)
+    ends = np.searchsorted(owners, np.arange(count + 1))
+    shared = np.bincount(kinds)[kinds] > 1
+    divisible = np.bincount(owners, weights=shared, minlength=count) > 0
+    fractions = sizes / np.bincount(labels)[kinds]
+    order = open_stream(RandomStream.HEAD_FOLDS, seed=seed, epoch=0).permutation(count)
+    order = order[np.argsort(-np.bincount(groups)[order], kind="stable")]
+    filled, images, chosen = np.zeros((_FOLDS, classes)), np.zeros(_FOLDS), np.full(count, -1)
+    for group in order[divisible[order]].tolist():
+        rows = slice(ends[group], ends[group + 1])
+        own, fraction = kinds[rows], fractions[rows]
+        fold = np.lexsort((images, (filled[:, own] * fraction).sum(axis=1).round(9)))[0]
+        filled[fold, own] += fraction
+        images[fold] += sizes[rows].sum()
+        chosen[group] = fold
+    return chosen[groups]
+
+
+def _iterate_parts(labels: Labels, folds: Integers) -> Iterator[tuple[Booleans, Booleans]]:
+    """Yield which images are fitted and which are scored, a part whose size is usual first."""
+    sizes = [int((folds == fold).sum()) for fold in range(_FOLDS)]
+    usual = sum(sizes) / _FOLDS
+    for fold in sorted(range(_FOLDS), key=lambda fold: abs(sizes[fold] - usual)):
+        fitted = folds != fold
+        known = np.unique(labels[fitted])
+        scored = (folds == fold) & np.isin(labels, known)
+        if len(known) > 1 and scored.any():
+            yield fitted, scored
 
 
 class _Problem:
-    """The fits on some of the images, all on the same scale of features."""
+    """The fits on some of the images, each on a scale of its own."""
 
     def __init__(
         self, features: Floats, labels: Labels, classes: int, class_weights: Floats | None
     ):
-        self._labels, self._classes = labels, classes
+        self._features, self._labels, self._classes = features, labels, classes
         self._weights = None if class_weights is None else class_weights[labels]
-        flat = features.reshape(-1, features.shape[-1])
-        self._mean = flat.mean(axis=0, dtype=np.float64).astype(np.float32)
-        std = flat.std(axis=0, dtype=np.float64).astype(np.float32)
-        # A feature that never changes says nothing: its weights are 0.
-        varies = std > 1e-6 * float(std.max())
-        self._scale = np.where(varies, 1 / np.where(varies, std, 1), 0).astype(np.float32)
-        self._scaled = (features - self._mean) * self._scale
 
     def fit_path(
         self, chosen: Booleans, penalties: tuple[float, ...]
@@ -149,8 +190,9 @@ class _Problem:
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits
 
-        views = self._scaled.shape[1]
-        rows = self._scaled[chosen].reshape(-1, self._scaled.shape[-1])
+        views = self._features.shape[1]
+        rows = self._features[chosen].reshape(-1, self._features.shape[-1])
+        mean, scale = _standardize(rows)
         labels = np.repeat(self._labels[chosen], views)
         weights = None if self._weights is None else np.repeat(self._weights[chosen], views)
         model = LogisticRegression(tol=_TOLERANCE, max_iter=_MAX_ITERATIONS, warm_start=True)
@@ -162,19 +204,36 @@ class _Problem:
             with warnings.catch_warnings(), threadpool_limits(1):
                 warnings.simplefilter("ignore", ConvergenceWarning)  # it is near enough then
                 model.fit(rows, labels, sample_weight=weights)
-            yield self._unscale(model.coef_, model.intercept_, model.classes_)
+            weighted, bias = model.coef_, model.intercept_
+            if len(model.classes_) == 2:  # scikit-learn keeps the difference of the two logits
+                weighted = np.concatenate([-weighted, weighted]) / 2
+                bias = np.concatenate([-bias, bias]) / 2
+            weighted = weighted * scale
+            yield self._add_classes(weighted, bias - weighted @ mean, model.classes_)
 
-    def _unscale(self, weights: Floats, bias: Floats, present: Labels) -> tuple[Floats, Floats]:
-        """Return kernel and bias for features as they come, with every class."""
-        if len(present) == 2:  # scikit-learn keeps the difference of the two logits
-            weights = np.concatenate([-weights, weights]) / 2
-            bias = np.concatenate([-bias, bias]) / 2
-        kernel = np.zeros((self._scaled.shape[-1], self._classes), np.float32)
-        # A class without images is never the answer.
-        own = bias - (weights * self._scale) @ self._mean
-        full_bias = np.full(self._classes, float(own.min()) + _ABSENT_LOGIT, np.float32)
-        kernel[:, present], full_bias[present] = (weights * self._scale).T, own
+    def _add_classes(self, weights: Floats, bias: Floats, present: Labels) -> tuple[Floats, Floats]:
+        """Return kernel and bias with every class; one without images is never the answer."""
+        kernel = np.zeros((self._features.shape[-1], self._classes), np.float32)
+        full_bias = np.full(self._classes, float(bias.min()) + _ABSENT_LOGIT, np.float32)
+        kernel[:, present], full_bias[present] = weights.T, bias
         return kernel, full_bias
+
+
+def _standardize(rows: Floats) -> tuple[Floats, Floats]:
+    """Give each feature mean 0 and variance 1, in place; return what was done, float32 [features].
+
+    It is (rows - mean) * scale. A feature that never changes says nothing: its scale is 0.
+    """
+    mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    rows -= mean
+    squares = np.zeros(rows.shape[-1])
+    for start in range(0, len(rows), _ROWS_AT_ONCE):  # no copy of everything in float64
+        squares += np.square(rows[start : start + _ROWS_AT_ONCE], dtype=np.float64).sum(axis=0)
+    std = np.sqrt(squares / len(rows)).astype(np.float32)
+    varies = std > 1e-6 * float(std.max())
+    scale = np.where(varies, 1 / np.where(varies, std, 1), 0).astype(np.float32)
+    rows *= scale
+    return mean, scale
 
 
 def _cross_entropy(logits: Floats, labels: Labels) -> Floats:

@@ -100,6 +100,7 @@ class Training:
         traces: the folder for a profile, where one is wanted.
         report_progress: called after every compiled call.
         notify: called with a sentence about what a person should know although training goes on.
+        by_loss: the validation loss chooses the best epoch and ends training early, not the error.
     """
 
     train: LoadedSplit
@@ -110,6 +111,7 @@ class Training:
     traces: Path | None = None
     report_progress: ReportProgress = _ignore_call
     notify: Callable[[str], None] = _ignore_call
+    by_loss: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -279,7 +281,7 @@ class _EpochLoop:
         epochs = iterate_training_epochs(self._training.train, config, **options)
         self._watchdog.keep_alive(epochs)
         while (batches := self._watchdog.call(next, epochs, None)) is not None:
-            if is_finished(config, state.history):
+            if is_finished(config, state.history, by_loss=self._training.by_loss):
                 return
             if (
                 config.nan_restarts
@@ -335,7 +337,8 @@ class _EpochLoop:
                 expected="finite numbers",
                 hint=cause,
             )
-        if choose_best_epoch([*state.history, entry]) is entry:
+        epochs = [*state.history, entry]
+        if choose_best_epoch(epochs, by_loss=self._training.by_loss) is entry:
             state.best_weights = weights
         state.history.append(
             entry
@@ -429,14 +432,15 @@ def _call_train_steps(
     return train_steps(batches, tf.constant(count, tf.int64), tf.constant(fresh)).numpy()
 
 
-def choose_best_epoch(history: list[dict[str, float]]) -> dict[str, float]:
-    """Return the epoch with the lowest validation error.
+def choose_best_epoch(
+    history: list[dict[str, float]], *, by_loss: bool = False
+) -> dict[str, float]:
+    """Return the epoch with the lowest validation error, or with the lowest validation loss.
 
-    Ties go to the lowest validation loss, then to the first.
+    Ties of the error go to the lowest loss, then to the first.
     """
-    return min(
-        history, key=lambda entry: (entry["validation_top1_error"], entry["validation_loss"])
-    )
+    names = ("validation_loss",) if by_loss else ("validation_top1_error", "validation_loss")
+    return min(history, key=lambda entry: [entry[name] for name in names])
 
 
 def _compile_signal(

@@ -63,17 +63,17 @@ def plan_epochs(config: TrainConfig, history: History) -> int:
     return max(len(history), min(config.epochs, int(60 * config.max_minutes / mean)))
 
 
-def is_finished(config: TrainConfig, history: History) -> bool:
+def is_finished(config: TrainConfig, history: History, *, by_loss: bool = False) -> bool:
     """Return whether the training is over.
 
-    Its epochs are done, its time is spent, or the validation error has stopped improving.
+    Its epochs are done, its time is spent, or the validation error, or loss, has stopped improving.
     """
     if history and len(history) >= plan_epochs(config, history):
         return True
-    errors = [entry["validation_top1_error"] for entry in history]
+    values = [entry["validation_loss" if by_loss else "validation_top1_error"] for entry in history]
     return (
-        bool(config.early_stopping and errors)
-        and len(errors) - 1 - errors.index(min(errors)) >= config.early_stopping
+        bool(config.early_stopping and values)
+        and len(values) - 1 - values.index(min(values)) >= config.early_stopping
     )
 
 

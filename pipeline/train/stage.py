@@ -40,7 +40,8 @@ def train_as_worker(
     from pipeline.train.loop import train_epochs
 
     job = _prepare_job(config, dataset, model, context)
-    if job.mode == "head":
+    # The others wait here until the chief has fitted the classifier.
+    if job.mode == "head" or (job.mode == "full" and not job.devices.broadcast_from_chief(1.0)):
         return
     state, training = _prepare_training(job, context)
     with contextlib.closing(train_epochs(state, training)) as epochs:
@@ -48,9 +49,17 @@ def train_as_worker(
             pass
 
 
+def list_solvers(config: TrainConfig, model: ModelArtifact, **_: object) -> tuple[str, ...]:
+    """Return the libraries that fit the classifier of a fine-tuning; none without one."""
+    automatic = config.finetune == "auto" and model.pretrained == "imagenet"
+    tuned = automatic or config.finetune in ("head", "full")
+    return ("scikit-learn", "scipy") if tuned else ()
+
+
 @stage(
     resumable=True,
     take_part=train_as_worker,
+    chosen_packages=list_solvers,
     draw=draw_training_pages,
     # They decide when a call is given up, when a checkpoint is saved, which use of the
     # machine is recorded and what an error advises; they change no number of a finished training.
@@ -73,7 +82,7 @@ def train(
     context.run.set_tags({"seed": config.seed, **describe_runtime()}, summary=True)
     job = _prepare_job(config, dataset, model, context)
     context.run.set_tags({"training_images": job.train.location, "finetune": job.mode})
-    images, descriptions = _collect_training_sample(job.train, job.config, model)
+    images, descriptions = _collect_training_sample(job, model)
     kept = _fine_tune(job, context) if job.mode != "off" else _train_network(job, context)
     path = context.directory / TrainingResult.MODEL_FILE
     save_model(kept.network, path)
@@ -152,15 +161,26 @@ def _prepare_job(
 
 def _fine_tune(job: _Job, context: Context) -> _Kept:
     """Return the network after phase one, or after phase two where that is wanted and better."""
-    from pipeline.train.finetune import find_wrong_answers, is_better
+    from pipeline.train.finetune import explain_left_out, find_wrong_answers, is_better
 
     first = _tune_classifier(job, context)
     if job.mode == "head":
         return first
-    second = _train_network(job, context)
     before = find_wrong_answers(first.network, job.validation)
+    batch_size = _plan_training(job).global_batch_size
+    reason = explain_left_out(before, batch_size)
+    job.devices.broadcast_from_chief(0.0 if reason else 1.0)  # the others wait for this
+    if reason:
+        context.notify(f"the upper blocks are not trained: {reason}")
+        return replace(first, finetune={**first.finetune, "left_out": reason})
+    if batch_size < job.config.global_batch_size:
+        context.notify(
+            f"the upper blocks are trained with {batch_size} images per step: the training split"
+            f" has {len(job.train)}, and train.global_batch_size is {job.config.global_batch_size}"
+        )
+    second = _train_network(job, context)
     after = find_wrong_answers(second.network, job.validation)
-    better, p_value = is_better(before, after, len(second.history))
+    better, p_value = is_better(before, after)
     comparison = {
         "images": len(before),
         "wrong_before": int(before.sum()),
@@ -188,6 +208,8 @@ def _tune_classifier(job: _Job, context: Context) -> _Kept:
     folder = context.scratch_directory / "features"
     fitted = fit_classifier(job.load_network(), splits, job.config, folder, context.progress)
     write_head(fitted.head, job.classifier_path)
+    if note := fitted.explain_edge():
+        context.notify(note)
     context.run.log_metrics({f"head_{name}": value for name, value in fitted.numbers.items()})
     return _Kept(
         job.load_network(),
@@ -208,7 +230,7 @@ def _train_network(job: _Job, context: Context) -> _Kept:
                 name: value for name, value in epoch.items() if name not in ("epoch", "time")
             }
             context.run.log_metrics(numbers, step=int(epoch["epoch"]), at=epoch["time"])
-    best = loop.choose_best_epoch(state.history)
+    best = loop.choose_best_epoch(state.history, by_loss=training.by_loss)
     # Loaded outside the strategy's scope, so that the file holds nothing of devices.
     network = job.load_network()
     network.set_weights(state.best_weights)
@@ -220,16 +242,22 @@ def _train_network(job: _Job, context: Context) -> _Kept:
     )
 
 
+def _plan_training(job: _Job) -> TrainConfig:
+    """Return the settings of the training loop: those of phase two in a fine-tuning."""
+    from pipeline.train.finetune import plan_phase_two
+
+    if job.mode == "full":
+        return plan_phase_two(job.config, len(job.train), job.devices.replicas)
+    return job.config
+
+
 def _prepare_training(job: _Job, context: Context) -> tuple[TrainingState, Training]:
     """Return the state at the first step and what the loop needs besides."""
-    from pipeline.train.finetune import freeze_lower_blocks, plan_phase_two
+    from pipeline.train.finetune import freeze_lower_blocks
     from pipeline.train.loop import Training
     from pipeline.train.state import prepare_state
 
-    config, devices = job.config, job.devices
-    if job.mode == "full":
-        config = plan_phase_two(config)
-        devices.broadcast_from_chief(1.0)  # the others wait here until the classifier is written
+    config, devices = _plan_training(job), job.devices
     rates: dict[str, float] = {}
 
     def load_network() -> Network:
@@ -259,6 +287,7 @@ def _prepare_training(job: _Job, context: Context) -> tuple[TrainingState, Train
         ),
         report_progress,
         context.notify,
+        by_loss=job.mode == "full",
     )
 
 
@@ -273,9 +302,7 @@ def apply_fidelity(config: TrainConfig, fidelity: str) -> TrainConfig:
     return config.model_copy(update=update)
 
 
-def _collect_training_sample(
-    images: LoadedSplit, config: TrainConfig, model: ModelArtifact
-) -> tuple[Images, dict[str, Any]]:
+def _collect_training_sample(job: _Job, model: ModelArtifact) -> tuple[Images, dict[str, Any]]:
     """Return the first images that training sees, uint8 [16, size, size, 3], and their classes.
 
     The classes as `labels` and, of mixed images, `partners` and `fractions` of the first class in
@@ -284,6 +311,11 @@ def _collect_training_sample(
     from pipeline.data.augment import augment_batch
     from pipeline.data.training_batches import make_training_batches
 
+    images, config = job.train, job.config
+    if job.mode != "off":  # which needs no batch, or chooses its own
+        fitting = len(images) // config.batch_multiple * config.batch_multiple or len(images)
+        batch_size = min(config.global_batch_size, fitting)
+        config = config.model_copy(update={"global_batch_size": batch_size})
     batch = next(iter(make_training_batches(images, config, image_size=model.image_size, epoch=0)))
     pixels, *classes = (
         [] if part is None else part.numpy()[:_SAMPLE_IMAGES]

@@ -363,3 +363,35 @@ def test_unusable_manifests_are_refused(tmp_path, make_dataset, text, message):
     (tmp_path / "m.csv").write_text(text)
     with pytest.raises(DatasetError, match=message):
         make_dataset(dataset=str(tmp_path / "m.csv"))
+
+
+def test_duplicates_and_groups_of_a_manifest_reach_training(tmp_path, make_dataset, write_folder):
+    root = write_folder(tmp_path / "p", classes=("a", "b"), per_class=8)
+    names = sorted(str(path.relative_to(root)) for path in root.rglob("*.*"))
+    shutil.copy(root / names[0], root / "a" / f"copy{names[0][-4:]}")
+    names.append(f"a/copy{names[0][-4:]}")
+    # Two images of class b are one object, and one of them belongs to a duplicate's group, too.
+    groups = {names[0]: "one", names[1]: "one", names[10]: "two", names[11]: "two"}
+    splits = {names[5]: "validation", names[15]: "test"}
+
+    def write(groups):
+        rows = [
+            f"{name},{name[0]},{splits.get(name, 'train')},{groups.get(name, '')}" for name in names
+        ]
+        (root / "list.csv").write_text("path,label,split,group\n" + "\n".join(rows))
+        return make_dataset(dataset=str(root / "list.csv"))
+
+    dataset = write(groups)
+    images = load_split(dataset, "train")
+    found = dict(zip(images.keys, images.groups.tolist(), strict=True))
+    assert found[names[0]] == found[names[1]] == found[names[-1]]
+    assert found[names[10]] == found[names[11]]
+    assert len(set(found.values())) == len(names) - len(splits) - 3
+    assert load_split(dataset, "test").groups is None
+    assert dataset.directory / "index" / "groups.parquet" in dataset.promised_files()
+    other = write({})
+    assert other.digest == dataset.digest
+    assert other.identity() != dataset.identity()  # what learned from the folds is stale
+    alone = other.model_copy(update={"groups_sha256": ""})
+    assert "groups_sha256" in alone.RARE
+    assert load_split(alone, "train").groups is None

@@ -27,6 +27,7 @@ HEAD = {
     "penalty": 0.1,
     "held_out": 40,
     "scores": [[0.01, 1.2, 0.3], [0.1, 0.9, 0.25], [1.0, 1.1, 0.275]],
+    "note": "the strongest of the tried penalties is the best",
     "validation_top1_error": 0.2,
 }
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.train.head import PENALTIES, assign_folds, fit_head, read_head, write_head
+from pipeline.train.head import (
+    PENALTIES,
+    _cross_entropy,
+    _standardize,
+    assign_folds,
+    fit_head,
+    read_head,
+    write_head,
+)
 
 
 def make_features(images_per_class, classes=3, views=2, units=20, seed=0, noise=1.0):
@@ -105,3 +113,86 @@ def test_the_same_bits_again_and_through_a_file(tmp_path):
     kernel, bias = read_head(tmp_path / "head.npz")
     assert kernel.tobytes() == other.kernel.tobytes()
     assert bias.tobytes() == other.bias.tobytes()
+
+
+def make_near_copies(groups_per_class, copies, *, classes=3, units=60, seed=0):
+    """Return features of near-copies of objects, labels and groups; objects have no class."""
+    rng = np.random.default_rng(seed)
+    count = classes * groups_per_class
+    objects = rng.normal(size=(count, units))
+    groups = np.repeat(np.arange(count), copies)
+    features = objects[groups] + 0.05 * rng.normal(size=(len(groups), units))
+    return features[:, np.newaxis].astype(np.float32), groups % classes, groups
+
+
+def test_near_copies_do_not_choose_the_penalty():
+    features, labels, groups = make_near_copies(12, 6)
+    alone = fit_head(features, labels, 3, seed=0)
+    together = fit_head(features, labels, 3, seed=0, groups=groups)
+    assert alone.penalty == 10  # a near-copy of each held-out image is fitted
+    assert alone.edge == "weakest"
+    assert together.penalty <= 1e-2
+    # Of new objects, of which nothing can be known: guessing is log 3 = 1.10 nats.
+    unseen, unseen_labels, _ = make_near_copies(12, 6, seed=1)
+    loss = [
+        float(_cross_entropy(head.compute_logits(unseen[:, 0]), unseen_labels).mean())
+        for head in (alone, together)
+    ]
+    assert loss[1] < 1.2 < loss[0]
+
+
+def test_groups_are_in_one_fold_and_classes_are_spread():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 9, 80)
+    groups = rng.permutation(80).repeat(sizes)
+    labels = (groups % 4).astype(np.int32)
+    folds = assign_folds(labels, 0, groups)
+    assert all(len(set(folds[groups == group])) == 1 for group in range(80))
+    counts = np.stack([np.bincount(folds[labels == label], minlength=5) for label in range(4)])
+    assert (counts.max(1) - counts.min(1) <= 3).all()
+    assert (assign_folds(labels, 0, groups) == folds).all()
+    assert (assign_folds(labels, 1, groups) != folds).any()
+
+
+def test_a_class_in_one_group_is_always_fitted_and_never_scored_without():
+    features, labels = make_features(12)
+    groups = np.where(labels == 2, 100, np.arange(len(labels)) // 3)
+    folds = assign_folds(labels, 0, groups)
+    assert (folds[labels == 2] == -1).all()
+    head = fit_head(features, labels, 3, seed=0, groups=groups)
+    assert head.held_out == 24
+    # The class shares its only group with another: that is held out, and only the other is scored.
+    groups[labels == 1] = 200 + np.arange(12) // 3
+    groups[labels == 2] = 200
+    head = fit_head(features, labels, 3, seed=0, groups=groups)
+    assert head.held_out == 24
+    assert head.scores[head.penalty][0] < 5  # an absent class would cost 20 nats an image
+
+
+def test_groups_that_cannot_be_held_out_leave_the_usual_penalty():
+    features, labels = make_features(5, classes=2)
+    head = fit_head(features, labels, 2, seed=0, groups=labels)
+    assert head.scores == {}
+    assert head.edge == ""
+
+
+def test_the_scale_is_that_of_the_fitted_images(monkeypatch):
+    features, labels = make_features(10)
+    seen = []
+    monkeypatch.setattr(
+        "pipeline.train.head._standardize",
+        lambda rows: seen.append(len(rows)) or _standardize(rows),
+    )
+    fit_head(features, labels, 3, seed=0)
+    assert seen == [48] * 5 + [60]  # two views of four fifths, then of all
+
+
+def test_scores_are_weighted_as_the_fit():
+    rng = np.random.default_rng(0)
+    labels = np.array([0] * 190 + [1] * 10)
+    features = rng.normal(size=(200, 1, 5)).astype(np.float32)
+    weighted = fit_head(features, labels, 2, seed=0, class_weights=np.array([1, 9], np.float32))
+    # The strongest penalty knows nothing, so the heavier class is the answer.
+    assert weighted.scores[PENALTIES[0]][1] == pytest.approx(90 / 280, abs=0.02)
+    plain = fit_head(features, labels, 2, seed=0)
+    assert plain.scores[PENALTIES[0]][1] == pytest.approx(10 / 200)

@@ -155,6 +155,11 @@ def test_early_stopping_waits_so_many_epochs():
     assert is_finished(config, errors(0.5, 0.4, 0.6, 0.4))
     assert not is_finished(TrainConfig(), errors(*[0.5] * 20))
     assert is_finished(TrainConfig(epochs=3), errors(0.5, 0.4, 0.3))
+    # Of few images the error stays as it is while the loss still falls.
+    falling = [{**entry, "validation_loss": 1 / 2**i} for i, entry in enumerate(errors(*[0.5] * 4))]
+    assert is_finished(config, falling)
+    assert not is_finished(config, falling, by_loss=True)
+    assert is_finished(config, falling[::-1], by_loss=True)
 
 
 def test_kernels_decay_and_what_shifts_or_scales_does_not():
