@@ -22,6 +22,7 @@ from pipeline.errors import ConfigError
 from pipeline.model.graph import copy_layers, find_producer
 from pipeline.model.layers import PixelNormalization
 from pipeline.model.network_row import NetworkRow
+from pipeline.model.weight_sources import UNREADABLE, PretrainedFile, describe_damage
 from pipeline.random_streams import derive_layer_seed
 
 if TYPE_CHECKING:
@@ -53,7 +54,12 @@ def build_family_network(
 
 
 def build_with_imagenet_weights(
-    row: NetworkRow, config: ModelConfig, *, num_classes: int, keeps_classifier: bool
+    row: NetworkRow,
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    keeps_classifier: bool,
+    files: Sequence[PretrainedFile] = (),
 ) -> Network:
     """Return the network with the weights that Keras publishes.
 
@@ -65,9 +71,11 @@ def build_with_imagenet_weights(
         num_classes: number of logits.
         keeps_classifier: with ImageNet's classifier, whose classes are 1,000, and the hidden layers
             that VGG and MobileNetV3 have below it; else with a fresh one.
+        files: that Keras has asked for by the time it reads them.
 
     Raises:
         ConfigError: Keras has the classifier for another size of the images.
+        CheckpointError: the file holds no weights of this network.
     """
     if row.pixel_mean is None or row.pixel_std is None:
         raise ValueError(f"The row of {row.name} says nothing of its pixels.")
@@ -78,7 +86,12 @@ def build_with_imagenet_weights(
             received=f"model.image_size={config.image_size}",
             hint="Leave --image-size out, or add --set model.classifier=fresh",
         )
-    application = _make_application(row, config, weights="imagenet", top=keeps_classifier)
+    try:
+        application = _make_application(row, config, weights="imagenet", top=keeps_classifier)
+    except UNREADABLE as error:
+        if not files:
+            raise
+        raise describe_damage(files[-1].path, error) from error
     classifier: list[Array] = []
     if keeps_classifier:
         application, classifier = _cut_classifier(application)

@@ -16,9 +16,9 @@ it. So a new row makes no result stale.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.errors import ConfigError
 from pipeline.model.alexnet_rows import ALEXNET_ROWS, AlexNetRow, require_alexnet_settings
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.config.model import ModelConfig
     from pipeline.config.settings import Config
 
+FindNetwork: TypeAlias = Callable[[str], NetworkRow]
 # Family -> the module with its `build_family_network` and `describe_family_start`.
 _BUILDERS = {
     "alexnet": "pipeline.model.alexnet",
@@ -102,6 +103,23 @@ def find_network(name: str) -> NetworkRow:
     return row
 
 
+def find_built_network(name: str) -> NetworkRow:
+    """Return the row of a network that was built here; its file or function may be gone.
+
+    Raises:
+        ConfigError: there is no such network.
+    """
+    try:
+        return find_network(name)
+    except ConfigError:
+        from pipeline.model.own_rows import describe_absent_network
+
+        row = describe_absent_network(name)
+        if row is None:
+            raise
+        return row
+
+
 def build_network(
     config: ModelConfig,
     *,
@@ -152,7 +170,7 @@ def network_code(config: ModelConfig) -> dict[str, str | None]:
     from pipeline.artifacts import digest_of
     from pipeline.engine.fingerprint import code_parts
 
-    row = find_network(config.network)
+    row = find_built_network(config.network)
     builder = code_parts(_BUILDERS[row.family], frozenset(REGISTRIES))
     parts: dict[str, str | None] = {
         name: digest for name, digest in builder.items() if name.startswith("code ")
@@ -164,13 +182,17 @@ def network_code(config: ModelConfig) -> dict[str, str | None]:
     return {f"code network {row.name}": digest_of(row.numbers())[:16], **parts}
 
 
-def require_network_settings(config: Config) -> None:
+def require_network_settings(config: Config, find: FindNetwork = find_network) -> None:
     """Check that the network exists, sees enough pixels, and has the settings that were changed.
+
+    Args:
+        config: the settings.
+        find: returns the row of a network.
 
     Raises:
         ConfigError: it does not, or a setting of the network would change nothing.
     """
-    model, row = config.model, find_network(config.model.network)
+    model, row = config.model, find(config.model.network)
     defaults = type(model)()
     if model.image_size < row.min_image_size:
         size = row.image_size

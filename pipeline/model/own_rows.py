@@ -10,6 +10,7 @@ import importlib.util
 import json
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +38,34 @@ def describe_own_network(name: str) -> NetworkRow | None:
     Raises:
         ConfigError: there is no such file or module, or it holds no network of images.
     """
-    if name.endswith(FILE_SUFFIX):
-        return _describe_file(Path(name).expanduser())
-    size, smallest = _USUAL_SIZE, _SMALLEST_SIZE
-    if name.startswith(HUB_PREFIX):
-        family, summary = "hub", "a preset of KerasHub"
+    row = describe_absent_network(name)
+    if row is None:
+        return None
+    if row.family == "file":
+        return _describe_file(row)
+    if row.family == "hub":
         require_keras_hub(name)
-    elif ":" in name:
-        family, summary, smallest = "function", "a function of your own", 1
+    else:
         find_function_file(name)
+    return row
+
+
+def describe_absent_network(name: str) -> NetworkRow | None:
+    """Return what a name says of a file, a function or a preset, which need not be here.
+
+    None where a name is none of these.
+    """
+    smallest = 1
+    if name.endswith(FILE_SUFFIX):
+        family, summary, name = "file", "a network in a file", str(Path(name).expanduser())
+    elif name.startswith(HUB_PREFIX):
+        family, summary, smallest = "hub", "a preset of KerasHub", _SMALLEST_SIZE
+    elif ":" in name:
+        family, summary = "function", "a function of your own"
     else:
         return None
     return NetworkRow(
-        name=name, summary=summary, family=family, min_image_size=smallest, image_size=size
+        name=name, summary=summary, family=family, min_image_size=smallest, image_size=_USUAL_SIZE
     )
 
 
@@ -90,8 +106,9 @@ def describe_own_code(name: str) -> dict[str, str | None]:
     }
 
 
-def _describe_file(path: Path) -> NetworkRow:
+def _describe_file(row: NetworkRow) -> NetworkRow:
     """Return the row of a `.keras` file: its natural size is that of its input."""
+    path = Path(row.name)
     if not path.is_file():
         raise ConfigError(
             f"There is no file {path}",
@@ -105,13 +122,7 @@ def _describe_file(path: Path) -> NetworkRow:
             f"The network in {path} takes images of {height} x {width} pixels",
             expected="one whose height and width are equal",
         )
-    return NetworkRow(
-        name=str(path),
-        summary="a network in a file",
-        family="file",
-        min_image_size=1,
-        image_size=size,
-    )
+    return replace(row, image_size=size)
 
 
 def _read_input_size(path: Path) -> tuple[int | None, int | None]:

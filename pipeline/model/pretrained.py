@@ -110,7 +110,7 @@ def _load_application(
     keep = _decide_classifier(config, class_names, IMAGENET_CLASSES, None, Path(row.name))
     with keras_weights_found_here(row.licence) as found:
         network = build_with_imagenet_weights(
-            row, config, num_classes=len(class_names), keeps_classifier=keep
+            row, config, num_classes=len(class_names), keeps_classifier=keep, files=found
         )
     fresh = () if keep else (network.layers[-1].name,)
     file = found[0]

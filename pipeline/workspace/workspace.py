@@ -23,7 +23,13 @@ from pipeline.engine.stage import Observer, Outcome, Stage, Tracker
 from pipeline.engine.workdir import unwritable, work_directory
 from pipeline.errors import ConfigError
 from pipeline.evaluate.stage import evaluate, evaluate_model
-from pipeline.model.networks import find_network, require_network_settings
+from pipeline.model.network_row import NetworkRow
+from pipeline.model.networks import (
+    FindNetwork,
+    find_built_network,
+    find_network,
+    require_network_settings,
+)
 from pipeline.model.stage import build, build_alone
 from pipeline.model.weight_sources import IMAGENET
 from pipeline.release.stage import promote
@@ -131,8 +137,9 @@ class Workspace:
         return self._resolve(recipe, kept)
 
     def _resolve(self, recipe: str | None, recalled: Mapping[str, Any] | None = None) -> Resolved:
-        resolved = resolve(recipe, self.settings, recalled)
-        require_network_settings(resolved.config)
+        find = _finder_of((recalled or {}).get("model.network"))
+        resolved = resolve_settings(recipe, self.settings, recalled, find_network=find)
+        require_network_settings(resolved.config, find)
         return resolved
 
     def resolve_for_store(self) -> Resolved:
@@ -286,6 +293,18 @@ class Workspace:
                 hint="Name it with --workdir, or a server with --set tracking.uri=ADDRESS; or name"
                 " a model file with --model",
             )
+
+
+def _finder_of(built: object) -> FindNetwork:
+    """Return what finds networks, where the name of one is recalled: it was built here.
+
+    Its result is here, so later stages do without the file or function that it was made of.
+    """
+
+    def find(name: str) -> NetworkRow:
+        return find_built_network(name) if name == built else find_network(name)
+
+    return find
 
 
 def resolve_paths(settings: Mapping[str, Any]) -> dict[str, Any]:

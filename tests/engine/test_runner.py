@@ -246,6 +246,13 @@ class TestSkipping:
         assert states == {"ingest": "ran", "build": "skipped", "train": "skipped"}
         assert why["ingest"] == ("source file changed", "source other is new")
 
+    def test_what_is_gone_outside_counts_as_it_was(self, house):
+        house.run()
+        house.outside = {"file": None}
+        assert house.states() == dict.fromkeys(house.states(), "done")
+        assert house.run()[0] == SKIPPED
+        assert house.run(data__dataset="abc")[1]["ingest"][-1] == "source file changed"
+
     def test_another_section_changes_nothing(self, house):
         house.run()
         assert house.run(evaluate__split="validation", tracking__enabled=False)[0] == SKIPPED

@@ -6,10 +6,17 @@ import sys
 
 import pytest
 
+from pipeline.config.recipes import flatten
 from pipeline.config.settings import Config
 from pipeline.errors import ConfigError
 from pipeline.model.alexnet_rows import networks_with_weights
-from pipeline.model.networks import find_network, network_names, require_network_settings
+from pipeline.model.networks import (
+    find_network,
+    network_code,
+    network_names,
+    require_network_settings,
+)
+from pipeline.workspace.workspace import ALL_STAGES, Workspace
 from tests.networks import model_config
 
 
@@ -158,3 +165,23 @@ def test_settings_of_the_network_that_change_something(settings):
 def test_which_networks_take_foreign_weights():
     assert networks_with_weights("caffe") == ("paper", "caffenet")
     assert networks_with_weights("torchvision") == ("owt",)
+
+
+@pytest.mark.parametrize("name", ["gone.keras", "gone:build", "hub/gone"])
+def test_a_network_that_was_built_needs_its_source_no_more(name, tmp_path, monkeypatch):
+    """Later stages and commands that look have its result; building it again is refused."""
+    monkeypatch.chdir(tmp_path)
+    workspace = Workspace(tmp_path)
+    selection = workspace.runner().selection
+    built = config_of(network=name, dropout=0.3).model_dump()["model"]
+    settings = {f"model.{field}": value for field, value in flatten(built).items()}
+    (stage,) = (stage for stage in ALL_STAGES if stage.name == "build")
+    selection.select(stage, "build-0", "digits", settings, finished=True)
+    for stages in ((), ["train"], ["evaluate"]):
+        config = workspace.resolve(stages).config
+        assert config.model.model_dump() == built
+    assert None in network_code(config.model).values() or name.endswith(".keras")
+    with pytest.raises(ConfigError, match="gone"):
+        Workspace(tmp_path, settings={"model.network": name}).resolve(["build"])
+    with pytest.raises(ConfigError, match="other"):
+        Workspace(tmp_path, settings={"model.network": "other:build"}).resolve(["train"])

@@ -8,6 +8,7 @@ import http.server
 import importlib.metadata
 import threading
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -135,6 +136,17 @@ class TestDownload:
         assert find_weights(source) == found
         assert capsys.readouterr().out == ""
 
+    def test_in_a_cache_that_cannot_be_written_is_used(self, tmp_path, monkeypatch):
+        """Keras goes to a temporary folder then, and downloads."""
+        cached = tmp_path / "keras" / "models" / "some.h5"
+        cached.parent.mkdir()
+        cached.write_bytes(CONTENT)
+        monkeypatch.setattr(keras.utils, "get_file", lambda *_, **__: 1 / 0)
+        for checksum in (SHA256, MD5, ""):
+            assert find_weights(self.source("http://nowhere", checksum)).path == cached
+        with pytest.raises(ConfigError, match="cannot be downloaded"):  # it would be got again
+            find_weights(self.source("http://nowhere", "0" * 64))
+
     def test_of_another_file_is_refused(self, server):
         folder, address = server
         (folder / "some.h5").write_bytes(b"another")
@@ -196,6 +208,24 @@ class TestKerasApplications:
         other = load_pretrained_network(config, ("cat", "dog"))
         assert other.fresh_layers == ("logits",)
 
+    @pytest.mark.parametrize("damage", ["cut off", "no weights", "another network's"])
+    def test_without_a_checksum_that_cannot_be_read_are_refused(self, tmp_path, damage):
+        """Keras names none for MobileNetV2."""
+        name = self.NAME.replace("0.35_224.h5", "1.0_96_no_top.h5")
+        path = tmp_path / "keras" / "models" / name
+        path.parent.mkdir()
+        if damage == "no weights":
+            h5py.File(path, "w").close()
+        else:
+            legacy(keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)]), path)
+        if damage == "cut off":
+            path.write_bytes(path.read_bytes()[:1000])
+        config = model_config(network="keras/MobileNetV2", image_size=96, weights="imagenet")
+        with pytest.raises(CheckpointError, match="cannot be read") as caught:
+            load_pretrained_network(config, ("cat", "dog"))
+        assert str(path) in str(caught.value)
+        assert "Delete it" in str(caught.value)
+
     def test_that_are_not_here_are_named_by_keras_s_address(self, monkeypatch):
         def refuse(*_, **__):
             raise Exception("URL fetch failure")  # noqa: TRY002 - as Keras does
@@ -217,7 +247,6 @@ class TestKerasApplications:
 
 def legacy(network, path):
     """Write weights in the format of Keras's published files."""
-    import h5py
     from keras.src.legacy.saving import legacy_h5_format
 
     with h5py.File(path, "w") as file:
