@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError, PipelineError
 
 SETTINGS = {
     "model.alexnet.width_multiplier": 0.2,
-    "train.epochs": 8,
+    "train.epochs": 3,
     "train.global_batch_size": 64,
     "evaluate.report": "short",
     "release.max_calibration_error": 1.0,
@@ -51,7 +51,7 @@ def image(tmp_path):
 
 
 def test_settings_and_status(workspace):
-    assert call("resolve_settings", workspace).config.train.epochs == 8
+    assert call("resolve_settings", workspace).config.train.epochs == 3
     assert "TrainConfig" in call("settings_schema")
     assert [item.state for item in call("status", workspace).stages] == ["done"] * 4
     assert call("accept", workspace=workspace) == []

@@ -31,13 +31,14 @@ for arguments, folder in json.load(sys.stdin):
 """
 
 
-def run_command_lines(lines, tmp_path_factory, *, files=()):
+def run_command_lines(lines, tmp_path_factory, *, files=(), **environment):
     """Run command lines, each in an empty folder of its own, and return what came of each.
 
     Args:
         lines: the arguments of each.
         tmp_path_factory: makes the folders.
         files: names of files that lie in each folder, with one byte each.
+        environment: variables of the process.
 
     Returns:
         For each line its `folder`, `returncode`, `stdout` and `stderr`, and in `imported` the heavy
@@ -47,16 +48,14 @@ def run_command_lines(lines, tmp_path_factory, *, files=()):
     for folder in folders:
         for name in files:
             (folder / name).write_bytes(b"x")
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
-    }
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")}
     done = subprocess.run(
         [sys.executable, "-c", _RUN_EACH],
         input=json.dumps(
             [(line, str(folder)) for line, folder in zip(lines, folders, strict=True)]
         ),
         check=False,
-        env=environment | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=kept | {"PYTHONPATH": str(Path(__file__).parents[1])} | environment,
         capture_output=True,
         text=True,
         timeout=300,

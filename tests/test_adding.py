@@ -3,7 +3,9 @@
 import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.package_copy import ROOT, copy_package, run_alexnet
 
@@ -54,11 +56,18 @@ def test_the_page_changes_what_it_says():
 
 
 def test_an_augmentation_a_network_and_a_stage_run(changed, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("bright", 190)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(30):
+            pixels = np.clip(rng.normal(level, 25, (64, 64, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
     result = run_alexnet(
         changed,
         tmp_path,
-        *("ingest", "build", "train", "summarize"),
+        *("ingest", "build", "train", "summarize", "--dataset", "photos"),
         *("--network", "narrow", "--image-size", "64", "--epochs", "1"),
+        *("--set", "train.global_batch_size=16"),
         *("--set", "data.short_side=64", "--set", "train.inversion=0.5"),
         *("--set", "summary.classes=2", "--set", "tracking.enabled=no"),
         *("--set", "model.alexnet.width_multiplier=0.25"),

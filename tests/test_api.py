@@ -4,14 +4,32 @@ TensorFlow is set up once per process, by the first command that needs it; the t
 may have set it up otherwise.
 """
 
+import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from pipeline import api
+
 ROOT = Path(__file__).parents[1]
 
 
+def test_every_public_function_is_there_documented_and_among_the_calls():
+    """What `api` offers has a docstring and types, and tests/api_calls.py calls it."""
+    text = (ROOT / "tests" / "api_calls.py").read_text(encoding="utf-8")
+    called = set(re.findall(r"\bcall\(\s*\"(\w+)\"", text))
+    assert called | {"PipelineResult", "Workspace"} == set(api.__all__)
+    for name in called:
+        function = getattr(api, name)
+        assert function.__doc__, name
+        assert inspect.signature(function).return_annotation is not inspect.Signature.empty, name
+
+
+@pytest.mark.slow
 def test_every_public_function_is_called(tmp_path):
     environment = {
         name: value

@@ -255,6 +255,7 @@ def contrasts(page, file):
     return luminance(pixels[-1, 0]), ratios
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("stage", PAGES)
@@ -266,6 +267,7 @@ def test_a_page_of_a_run_is_whole_and_fits(browser, finished, tmp_path, stage, w
         assert page.title() == page.locator("h1").inner_text()
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_counted_under_whole_names(browser, finished):
     """No name ran as a script, which would have changed the title."""
     test = finished.result["test"]
@@ -280,18 +282,25 @@ def test_the_report_says_what_was_counted_under_whole_names(browser, finished):
         assert page.locator("script").count() == 0
 
 
-def test_names_that_bite_are_shown_whole_wherever_they_stand(browser, tmp_path):
-    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+def write_biting_page(folder):
+    """Write a page that shows the difficult names wherever a name can stand: its file, the names in
+    one text, and the rows of its second table."""
+    Image.new("RGB", (64, 64), "red").save(folder / "red.png")
     every = " | ".join(NAMES)
     rows = [(name, name, f"{number}.5 %", name) for number, name in enumerate(NAMES)]
     section = PageSection(
         every,
         every,
         [Table(NAMES, [NAMES]), Table(("a", "b", "c", every), rows)],
-        [PageImage(tmp_path / "red.png", every)],
+        [PageImage(folder / "red.png", every)],
     )
-    file = tmp_path / "<b> #1 100%.html"
+    file = folder / "<b> #1 100%.html"
     file.write_text(render_page(every, every, [section], every), encoding="utf-8")
+    return file, every, rows
+
+
+def test_names_that_bite_are_shown_whole_wherever_they_stand(browser, tmp_path):
+    file, every, rows = write_biting_page(tmp_path)
     for width in WIDTHS:
         with our_page(browser, file, **viewport(width)) as page:
             page.screenshot(path=tmp_path / f"names-{width}.png", full_page=True)
@@ -313,14 +322,23 @@ def test_names_that_bite_are_shown_whole_wherever_they_stand(browser, tmp_path):
             assert page.locator("script").count() == 0
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_by_day_and_by_night(browser, finished, tmp_path, scheme):
-    with our_page(
-        browser, finished.pages["evaluate"], color_scheme=scheme, **viewport("phone")
-    ) as page:
-        ground, ratios = contrasts(page, tmp_path / f"{scheme}.png")
+def require_contrast(browser, file, scheme, folder):
+    """Every kind of text stands out from a page's ground."""
+    with our_page(browser, file, color_scheme=scheme, **viewport("phone")) as page:
+        ground, ratios = contrasts(page, folder / f"{scheme}.png")
     assert ground == 1 if scheme == "light" else ground < 0.05
     assert min(ratios.values()) >= 4.5, ratios
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_by_day_and_by_night(browser, tmp_path, scheme):
+    require_contrast(browser, write_biting_page(tmp_path)[0], scheme, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_of_a_report_stands_out_by_day_and_by_night(browser, finished, tmp_path, scheme):
+    require_contrast(browser, finished.pages["evaluate"], scheme, tmp_path)
 
 
 def require_paper(browser, file, folder):
@@ -339,8 +357,13 @@ def require_paper(browser, file, folder):
     assert pdf.count(b"/Type /Page\n") >= 2
 
 
+def test_a_page_can_be_printed(browser, tmp_path):
+    require_paper(browser, write_biting_page(tmp_path)[0], tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", PAGES)
-def test_a_page_can_be_printed(browser, finished, tmp_path, stage):
+def test_a_page_of_a_run_can_be_printed(browser, finished, tmp_path, stage):
     require_paper(browser, finished.pages[stage], tmp_path)
 
 
@@ -380,6 +403,7 @@ def is_mlflows_own(server, url, text):
     )
 
 
+@pytest.mark.slow
 def test_mlflow_shows_the_run_and_the_report_in_it(browser, finished, server, tmp_path):
     run_id = finished.result["stages"][-1]["run_id"]
     known = read_known_runs(finished.workdir)

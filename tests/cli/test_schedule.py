@@ -234,6 +234,7 @@ def test_a_slot_of_another_engine_that_fails_says_why_and_the_hook_hears_of_it(p
 def test_a_file_of_a_name_of_ours_in_the_folder_is_not_taken_for_the_program(photos):
     (photos / "pipeline.py").write_text("raise SystemExit('shadowed')")
     api.add_schedule(every="30d", workspace=workspace_of(photos))
+    (photos / "photos").rename(photos / "elsewhere")
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
     }
@@ -247,7 +248,9 @@ def test_a_file_of_a_name_of_ours_in_the_folder_is_not_taken_for_the_program(pho
         timeout=120,
     )
     assert "shadowed" not in done.stderr
-    assert "Expected" in done.stderr  # two images are too few
+    assert "There is no folder" in done.stderr
+    (output,) = photos.glob("mlruns/retrainings/main/*/output.log")
+    assert "There is no folder" in output.read_text()  # the child was the program, too
 
 
 def test_a_schedule_without_a_dataset_takes_what_the_last_command_used(photos, monkeypatch):
@@ -378,7 +381,7 @@ def test_now_waits_for_nobody_where_it_is_interrupted(photos):
 
 @pytest.mark.parametrize("kind", ["systemd", "crontab", "kubernetes", "airflow", "prefect"])
 def test_emit_writes_what_an_engine_needs(photos, kind):
-    alexnet(*ADD, "--cron", "0 3 * * 1", "--dataset", "photos", cwd=photos)
+    api.add_schedule(cron="0 3 * * 1", workspace=workspace_of(photos))
     arguments = ("schedule", "emit", kind)
     shown = alexnet(*arguments, cwd=photos).stdout
     assert "schedule" in shown

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from pipeline.errors import Terminated
 from pipeline.train.checkpoint import read_checkpoint
 from pipeline.workspace.workspace import ALL_STAGES, RUN_STAGES
 from tests.command_lines import run_command_lines
+from tests.package_copy import ROOT, copy_package, run_alexnet
 
 # A shell has SIGINT ignored for what runs in the background; children of these tests must not
 # inherit that.
@@ -308,6 +310,7 @@ def test_a_classifier_on_an_earlier_network(finished, tmp_path):
     assert same == [True] * 7 + [False]
 
 
+@pytest.mark.slow
 def test_rerun_forces_one_stage_and_finds_the_same(finished):
     cwd, first = finished
     again = last_line(
@@ -516,20 +519,17 @@ def test_bad_recipe_file_and_environment(tmp_path):
     assert (done.returncode, "(from environment)" in done.stderr) == (2, True)
 
 
-def test_a_missing_gpu_is_refused_before_work(tmp_path):
-    done = alexnet("run", *OFF, "--devices", "gpu:7", cwd=tmp_path, check=False)
-    assert (done.returncode, "asks for a GPU that is not there" in done.stderr) == (2, True)
-    assert [path.name for path in (tmp_path / "mlruns").iterdir()] == [".lock"]
-
-
-def test_bfloat16_without_onednn_is_refused_before_work(tmp_path):
-    words = ("run", *OFF, "--set", "train.precision=bfloat16")
-    done = alexnet(*words, cwd=tmp_path, check=False, TF_ENABLE_ONEDNN_OPTS="0")
-    assert (done.returncode, "needs oneDNN" in done.stderr, "Traceback" in done.stderr) == (
-        2,
-        True,
-        False,
+def test_what_the_machine_lacks_is_refused_before_work(tmp_path_factory):
+    lines = (
+        ("run", *OFF, "--devices", "gpu:7"),
+        ("run", *OFF, "--set", "train.precision=bfloat16"),
     )
+    found = run_command_lines(lines, tmp_path_factory, TF_ENABLE_ONEDNN_OPTS="0")
+    sentences = ("asks for a GPU that is not there", "needs oneDNN")
+    for done, sentence in zip(found, sentences, strict=True):
+        assert (done.returncode, sentence in done.stderr) == (2, True)
+        assert "Traceback" not in done.stderr
+        assert [path.name for path in (done.folder / "mlruns").iterdir()] == [".lock"]
 
 
 def test_a_stage_before_its_input_is_refused(tmp_path):
@@ -595,8 +595,6 @@ def test_help_config_and_completion_are_light(tmp_path):
 def test_the_next_day_in_another_folder_with_the_images_gone(tmp_path):
     """A folder of images, then stages one at a time, `--rerun` of an earlier one, and the images
     deleted."""
-    import shutil
-
     import numpy as np
     from PIL import Image
 
@@ -717,6 +715,18 @@ def test_shared_options_may_stand_before_any_command(tmp_path):
     # A schedule keeps its settings; others are refused, not ignored.
     refused = alexnet("schedule", "now", "--set", "train.epochs=3", cwd=tmp_path, check=False)
     assert (refused.returncode, "No such option '--set'" in refused.stderr) == (2, True)
+
+
+def test_rerun_names_a_stage():
+    given = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            stages,
+            "_run_stages",
+            lambda *arguments: given.extend(arguments) or SimpleNamespace(outcomes=()),
+        )
+        main.cli.main(args=["run", "--rerun", "evaluate"], standalone_mode=False, obj=Invocation())
+    assert given[1:4] == [stages.RUN_STAGES, False, ("evaluate",)]
 
 
 def commands(group=main.cli, words=()):
@@ -1052,3 +1062,107 @@ def test_options_without_a_word_say_so(tmp_path):
     assert (done.returncode, "No command is named after --epochs 2" in done.stderr) == (2, True)
     for words in (["schedule", "-h"], ["model", "-h"], ["schedule", "add", "-h"]):
         assert "Usage:" in alexnet(*words, cwd=tmp_path).stdout
+
+
+# -- edits of the code that make a result stale, and that do not -----------------------------------
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package to edit."""
+    return copy_package(tmp_path / "package")
+
+
+@pytest.fixture
+def ran(finished, tmp_path):
+    """A copy of the folder in which a pipeline has run."""
+    return shutil.copytree(finished[0], tmp_path / "ran")
+
+
+def run_edited(package, cwd, *arguments):
+    return run_alexnet(package, cwd, *arguments)[-1]
+
+
+def states(package, cwd):
+    return {
+        stage["stage"]: stage["state"] for stage in run_edited(package, cwd, "status")["stages"]
+    }
+
+
+def replace(package, file, old, new):
+    path = package / "pipeline" / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text, (file, old)
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+DONE = dict.fromkeys(("ingest", "build", "train", "evaluate"), "done")
+
+
+def test_another_word_in_an_error_of_ingest_leaves_the_training(package, ran):
+    replace(package, "data/audit.py", "There is no usable image in", "Nothing usable is in")
+    found = states(package, ran)
+    # Ingest must be run again to know that it makes the same: what comes after waits for it.
+    assert found["ingest"] == "stale"
+    again = run_edited(package, ran, "run", "--epochs", "2", *TINY, *OFF)
+    assert {stage["name"]: stage["state"] for stage in again["stages"]} == {
+        "ingest": "ran",
+        "build": "skipped",
+        "train": "skipped",
+        "evaluate": "skipped",
+    }
+    assert states(package, ran) == DONE
+
+
+def test_colors_and_headings_make_nothing_stale(package, ran):
+    replace(package, "reports/training.py", "#1f4fa3", "#123456")
+    replace(package, "reports/evaluation/sections.py", '"Confusions"', '"What is confused"')
+    assert states(package, ran) == DONE
+
+
+def test_a_new_row_of_networks_makes_nothing_stale(package, ran):
+    row = """ALEXNET_ROWS = (
+    AlexNetRow(
+        name="narrow",
+        summary="a quarter of the filters",
+        min_image_size=64,
+        image_size=224,
+        layers=AlexNetLayers(_CONVOLUTIONS_OF_2012, hidden=(1024, 1024)),
+    ),
+"""
+    replace(package, "model/alexnet_rows.py", "ALEXNET_ROWS = (\n", row)
+    assert states(package, ran) == DONE
+
+
+def test_a_comment_anywhere_makes_nothing_stale(package, ran):
+    for path in (package / "pipeline").rglob("*.py"):
+        path.write_text(path.read_text(encoding="utf-8") + "\n# A comment.\n", encoding="utf-8")
+    assert states(package, ran) == DONE
+
+
+def test_a_changed_constant_in_the_loss_makes_the_training_stale(package, ran):
+    replace(package, "train/step.py", "losses = (1 - smoothing)", "losses = (1.001 - smoothing)")
+    assert states(package, ran) == {
+        "ingest": "done",
+        "build": "done",
+        "train": "stale",
+        "evaluate": "waiting",
+    }
+    (accepted,) = run_edited(package, ran, "accept", "train")["accepted"]
+    assert accepted["stage"] == "train"
+    assert "code pipeline.train.step changed" in accepted["changes"]
+    assert states(package, ran) == DONE
+    status = run_edited(package, ran, "status")
+    assert status["stages"][2]["accepted"][0]["changes"] == accepted["changes"]
+    assert states(ROOT, ran) == DONE  # what was accepted is there under both codes
+
+
+def test_pages_are_drawn_again_in_other_colors_without_tensorflow(package, ran):
+    replace(package, "reports/evaluation/sections.py", '"Confusions"', '"What is confused"')
+    (package / "tensorflow.py").write_text("raise ImportError('not needed')")
+    (package / "keras.py").write_text("raise ImportError('not needed')")
+    drawn = run_edited(package, ran, "report")["pages"]
+    assert {page["stage"] for page in drawn} >= {"ingest", "build", "train", "evaluate"}
+    (folder,) = (Path(page["folder"]) for page in drawn if page["stage"] == "evaluate")
+    assert "What is confused" in (folder / "report.html").read_text(encoding="utf-8")
+    assert states(ROOT, ran) == DONE

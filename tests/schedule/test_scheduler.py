@@ -325,12 +325,6 @@ def three_schedulers(place, seconds, kills):
     return states
 
 
-def test_three_schedulers_one_store_and_the_one_at_work_is_killed(place):
-    states = three_schedulers(place, seconds=10, kills=3)
-    assert states["ran"] >= 4
-    assert sum(states.values()) >= 9
-
-
 @pytest.mark.slow
 def test_three_hundred_slots_with_three_schedulers(place):
     states = three_schedulers(place, seconds=305, kills=12)
@@ -931,7 +925,7 @@ def test_nothing_is_left_behind(place):
         ledger.request_scheduled_run("main")
         until(lambda: ledger.list_latest_scheduled_runs()[0].final)
         files, memory = process.num_fds(), process.memory_info().rss
-        for _ in range(5):
+        for _ in range(3):
             scheduled_run = ledger.request_scheduled_run("main")
             until(lambda: ledger.find_scheduled_run(scheduled_run.key).final)  # noqa: B023 - called at once
         assert abs(process.num_fds() - files) <= 2  # the ledger may be open this moment
@@ -956,7 +950,7 @@ def test_the_log_rotates(place):
 def test_runs_start_within_the_second_of_their_run_time(place):
     ledger = ledger_of(place, "main", every="1s", seconds="0")
     with serving(place):
-        until(lambda: len([item for item in ledger.list_latest_scheduled_runs() if item.final]) > 4)
+        until(lambda: len([item for item in ledger.list_latest_scheduled_runs() if item.final]) > 2)
     late = [
         (item.started - item.run_time).total_seconds()
         for item in ledger.list_latest_scheduled_runs()
