@@ -358,7 +358,17 @@ def require_paper(browser, file, folder):
 
 
 def test_a_page_can_be_printed(browser, tmp_path):
-    require_paper(browser, write_biting_page(tmp_path)[0], tmp_path)
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    rows = [(name, f"{number}.5 %") for number, name in enumerate(NAMES * 8)]
+    section = PageSection(
+        "Classes",
+        " | ".join(NAMES),
+        [Table(("class", "error"), rows)],
+        [PageImage(tmp_path / "red.png", NAMES[0])],
+    )
+    file = tmp_path / "classes.html"
+    file.write_text(render_page("A page", "Wrong", [section], "The end"), encoding="utf-8")
+    require_paper(browser, file, tmp_path)
 
 
 @pytest.mark.slow
