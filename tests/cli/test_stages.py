@@ -549,16 +549,17 @@ def test_a_missing_folder_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_config_and_completion_are_light(tmp_path):
-    for words in (
-        ["--help"],
-        ["run", "--help"],
-        ["config"],
-        ["--json", "config"],
-        ["config", "--schema"],
-    ):
-        done = alexnet(*words, cwd=tmp_path, program=(sys.executable, "-c", SPY))
-        assert done.stderr.split("imported:")[1].split() == [], words
+def test_help_config_and_completion_are_light(tmp_path, tmp_path_factory):
+    lines = (
+        ("--help",),
+        ("run", "--help"),
+        ("config",),
+        ("--json", "config"),
+        ("config", "--schema"),
+    )
+    for done in run_command_lines(lines, tmp_path_factory):
+        assert (done.returncode, done.imported) == (0, []), done
+        assert list(done.folder.iterdir()) == []
     shown = last_line(
         alexnet(
             "--json", "config", "--set", "train.epochs=5", cwd=tmp_path, ALEXNET_TRAIN__SEED="4"
@@ -1042,19 +1043,22 @@ def test_paths_are_completed(tmp_path):
         assert completed.stdout.split() == ["file,p"], line
 
 
-def test_the_name_of_the_model_is_an_option_wherever_the_registry_is_asked(tmp_path):
-    for words in (["model", "list"], ["model", "show"], ["predict", "x"], ["serve"], ["promote"]):
-        shown = alexnet(*words, "--help", cwd=tmp_path).stdout
-        assert "--name NAME" in shown, words
+def test_the_name_of_the_model_is_an_option_wherever_the_registry_is_asked(tmp_path_factory):
+    commands = (("model", "list"), ("model", "show"), ("predict", "x"), ("serve",), ("promote",))
+    lines = [(*words, "--help") for words in commands]
+    for done in run_command_lines(lines, tmp_path_factory):
+        assert done.returncode == 0
+        assert "--name NAME" in done.stdout
 
 
-def test_an_error_is_a_json_object_with_json_whatever_the_command(tmp_path):
-    for words in (["report", "train"], ["model", "show"], ["schedule", "show", "zz"]):
-        done = alexnet("--json", *words, cwd=tmp_path, check=False)
+def test_an_error_is_a_json_object_with_json_whatever_the_command(tmp_path_factory):
+    commands = (("report", "train"), ("model", "show"), ("schedule", "show", "zz"))
+    lines = [("--json", *words) for words in commands]
+    for done in run_command_lines(lines, tmp_path_factory):
         error = last_line(done)["error"]
         assert (done.returncode, error["type"], error["retryable"]) == (2, "ConfigError", False)
         assert error["message"] in done.stderr
-    assert list(tmp_path.iterdir()) == []
+        assert list(done.folder.iterdir()) == []
 
 
 def test_options_without_a_word_say_so(tmp_path):
