@@ -31,20 +31,21 @@ for arguments, folder in json.load(sys.stdin):
 """
 
 
-def run_command_lines(lines, tmp_path_factory, *, files=(), **environment):
-    """Run command lines, each in an empty folder of its own, and return what came of each.
+def run_command_lines(lines, folders, *, files=(), **environment):
+    """Run command lines, and return what came of each.
 
     Args:
         lines: the arguments of each.
-        tmp_path_factory: makes the folders.
-        files: names of files that lie in each folder, with one byte each.
+        folders: one folder for all, or the `tmp_path_factory` that makes an empty one for each.
+        files: names of files to write into each folder, with one byte each.
         environment: variables of the process.
 
     Returns:
         For each line its `folder`, `returncode`, `stdout` and `stderr`, and in `imported` the heavy
         modules that it or an earlier one imported.
     """
-    folders = [tmp_path_factory.mktemp("line") for _ in lines]
+    one = isinstance(folders, Path)
+    folders = [folders if one else folders.mktemp("line") for _ in lines]
     for folder in folders:
         for name in files:
             (folder / name).write_bytes(b"x")
