@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from pipeline.reports.evaluation.layout import MARGIN, draw_image, make_figure
 from pipeline.reports.figures import (
     CENTERED,
     EDGE,
@@ -155,55 +157,63 @@ def draw_guesses(images: Sequence[GuessedImage], names: Sequence[str], path: Pat
     bars = max(len(image.answers) for image in images)
     cell_height = image_height + 0.34 + bars * bar + gap
     width, height = columns * (cell_width + gap) + gap, rows * cell_height + gap
-    figure = Figure((width, height))
+    figure = make_figure(width - 2 * MARGIN, height - 2 * MARGIN)
+    (axes,) = figure.axes
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        left, top = gap + column * (cell_width + gap), height - gap - row * cell_height
-        frame = figure.add_axes(
-            (left / width, (top - image_height) / height, cell_width / width, image_height / height)
+        left, top = gap + column * (cell_width + gap), gap + row * cell_height
+        draw_image(
+            figure,
+            image.pixels,
+            (left - MARGIN, top - MARGIN),
+            (cell_width, image_height),
+            interpolation="nearest" if len(image.pixels) < 128 else "antialiased",
         )
-        frame.imshow(
-            image.pixels, interpolation="nearest" if len(image.pixels) < 128 else "antialiased"
-        )
-        frame.axis("off")
         title = fit_class_name(names, image.label, cell_width * 72, 10, bold=True)
-        x, y = (left + cell_width / 2) / width, (top - image_height - 0.17) / height
-        figure.text(x, y, title, fontsize=10, fontweight="bold", color=INK, **CENTERED, **LITERAL)
-        box = (
-            left / width,
-            (top - image_height - 0.34 - bars * bar) / height,
-            cell_width / width,
-            bars * bar / height,
-        )
-        _draw_bars(figure.add_axes(box), image, names, cell_width, bars)
+        x, y = left + cell_width / 2, top + image_height + 0.17
+        axes.text(x, y, title, fontsize=10, fontweight="bold", color=INK, **CENTERED, **LITERAL)
+        _draw_bars(axes, image, names, (left, top + image_height + 0.34), (cell_width, bar))
     save_figure(figure, path)
 
 
 def _draw_bars(
-    axes: Axes, image: GuessedImage, names: Sequence[str], inches: float, bars: int
+    axes: Axes,
+    image: GuessedImage,
+    names: Sequence[str],
+    corner: tuple[float, float],
+    size: tuple[float, float],
 ) -> None:
-    """Draw one image's guesses: a bar by probability, the name on it, the number at its right."""
-    track = 0.79  # a probability of 1; the number stands to its right
-    axes.set_xlim(0, 1)
-    axes.set_ylim(bars, 0)
-    axes.axis("off")
+    """Draw one image's guesses: a bar by probability, the name on it, the number at its right.
+
+    Args:
+        axes: of the figure, in inches from its top left corner.
+        image: whose guesses these are.
+        names: of all classes.
+        corner: left and top of the first bar.
+        size: width of a bar with its number, and height from one bar to the next.
+    """
+    (left, top), (width, height) = corner, size
+    track = 0.79 * width  # a probability of 1; the number stands to its right
     for rank, (answer, probability) in enumerate(
         zip(image.answers, image.probabilities, strict=True)
     ):
         correct = answer == image.label
         color = _RIGHT if correct else _WRONG if rank == 0 else _OTHER
-        axes.barh(rank + 0.5, track, height=0.84, color="#f5f6f8")
-        axes.barh(rank + 0.5, track * max(probability, 0.006), height=0.84, color=color)
+        start, middle = (left, top + (rank + 0.08) * height), top + (rank + 0.52) * height
+        for length, own in ((track, "#f5f6f8"), (track * max(probability, 0.006), color)):
+            bar = Rectangle(start, length, 0.84 * height, facecolor=own, linewidth=0)
+            axes.add_patch(bar)
         mark = "✓ " if correct else "✗ " if rank == 0 else ""
-        name = mark + fit_class_name(names, answer, (inches * track - 0.3) * 72, 8.5, bold=correct)
+        name = mark + fit_class_name(names, answer, (track - 0.3) * 72, 8.5, bold=correct)
         style: dict[str, Any] = {
             "fontsize": 8.5,
             "va": "center",
             "color": INK,
             "fontweight": "bold" if correct else "normal",
         }
-        axes.text(0.02, rank + 0.52, name, **style, **LITERAL)
-        axes.text(1.0, rank + 0.52, format_percent(probability), ha="right", **style, **LITERAL)
+        axes.text(left + 0.02 * width, middle, name, **style, **LITERAL)
+        percent = format_percent(probability)
+        axes.text(left + width, middle, percent, ha="right", **style, **LITERAL)
 
 
 def _add_square_axes(side: float, left: float, bottom: float) -> tuple[Axes, Figure]:

@@ -165,7 +165,7 @@ def test_page_is_whole_and_safe_with_hard_names(tmp_path):
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
 
 
-def write_full(directory, model):
+def write_full(directory):
     """Write the full page of a network on noise."""
     logits, labels = logits_of(4)
     robustness = measure_robustness(
@@ -176,7 +176,7 @@ def write_full(directory, model):
         seed=0,
         progress=lambda *_: None,
     )
-    inspection = inspect_network(model, PIXELS[:8], [0] * 8, PIXELS, labels)
+    inspection = inspect_network(make_model(), PIXELS[:8], [0] * 8, PIXELS, labels)
     return write(
         directory,
         logits,
@@ -200,7 +200,7 @@ def make_model(convolution=True):
 def full(tmp_path_factory):
     """Return the folder of a full page and its findings."""
     folder = tmp_path_factory.mktemp("full")
-    return folder, write_full(folder, make_model())
+    return folder, write_full(folder)
 
 
 def test_a_full_page_shows_the_inside_of_the_network(full):
@@ -250,7 +250,10 @@ def test_stored_findings_are_read_back(full):
 
 
 def test_a_network_without_maps_is_reported_without_them(tmp_path):
-    write_full(tmp_path, make_model(convolution=False))
+    logits, labels = logits_of(4)
+    model = make_model(convolution=False)
+    inspection = inspect_network(model, PIXELS[:8], [0] * 8, PIXELS, labels)
+    write(tmp_path, logits, labels, list("abcd"), inspection=inspection)
     made = {path.stem for path in tmp_path.glob("*.png")}
     assert "neighbors" in made
     assert not made & {"grad_cam", "filters", "patches", "activations"}
