@@ -18,16 +18,10 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import CheckpointError
+from pipeline.image_size import ImageSize, describe_image_size
 
 # How an image of any shape becomes a square: its central square, or the whole on a border.
 Fit: TypeAlias = Literal["crop", "pad"]
-# Height and width of images in pixels; one number where they are the same.
-ImageSize: TypeAlias = int | tuple[int, int]
-
-
-def sides_of(size: ImageSize) -> tuple[int, int]:
-    """Return the height and width of a size, in pixels."""
-    return size if isinstance(size, tuple) else (size, size)
 
 
 def digest_of(value: object) -> str:
@@ -244,7 +238,9 @@ class SavedModel(Artifact):
     layers: tuple[LayerRecord, ...] = Field(default=(), description="The layers in order.")
     network: str = Field(description="Name of the network, as in `model.network`.")
     fidelity: str = Field(default="code", description="As the code or as the paper of 2012.")
-    image_size: int = Field(description="Height and width of the input, in pixels.")
+    image_size: ImageSize = Field(
+        description="Height and width of the input, in pixels; one number where they are the same."
+    )
     short_side: int = Field(
         default=0,
         description=(
@@ -332,7 +328,7 @@ class ModelArtifact(SavedModel):
     def headline(self) -> str:
         """Which network, how large, and whether a signal passes."""
         size = (
-            f"{self.image_size} x {self.image_size} pixels, {self.parameters:,} parameters,"
+            f"{describe_image_size(self.image_size)} pixels, {self.parameters:,} parameters,"
             f" {self.macs / 1e6:,.1f} M MACs"
         )
         spread = "" if self.logit_spread is None else f" ({self.logit_spread:.1e})"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PlainSerializer, PlainValidator, field_validator
 
 from pipeline.config.section import Section
+from pipeline.image_size import ImageSize, read_image_size, sides_of, write_image_size
+
+# Of a side, in pixels.
+_MIN_SIDE, _MAX_SIDE = 16, 1024
 
 
 class AlexNetConfig(Section):
@@ -103,6 +107,16 @@ class AlexNetConfig(Section):
     )
 
 
+def _read_allowed_size(value: object) -> ImageSize:
+    """Return the size that a setting means; raise a ValueError where it is none or out of range."""
+    size = read_image_size(value)
+    if min(sides_of(size)) < _MIN_SIDE:
+        raise ValueError(f"should be greater than or equal to {_MIN_SIDE}")
+    if max(sides_of(size)) > _MAX_SIDE:
+        raise ValueError(f"should be less than or equal to {_MAX_SIDE}")
+    return size
+
+
 class ModelConfig(Section):
     """Which network, and what every network has."""
 
@@ -114,11 +128,14 @@ class ModelConfig(Section):
             " `package.module:function` of your own."
         ),
     )
-    image_size: int = Field(
+    image_size: Annotated[
+        ImageSize, PlainValidator(_read_allowed_size), PlainSerializer(write_image_size)
+    ] = Field(
         32,
-        ge=16,
-        le=1024,
-        description="Height and width of the network's input, in pixels; 224 in 2012.",
+        description=(
+            "Height and width of the network's input, in pixels: `224`, as in 2012, or `224x160`"
+            " for images that are not square. From 16 to 1024."
+        ),
     )
     classes: int = Field(
         0,

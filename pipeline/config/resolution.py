@@ -26,6 +26,7 @@ from pipeline.config.recipes import (
 from pipeline.config.section import Section, section_type
 from pipeline.config.settings import Config
 from pipeline.errors import ConfigError
+from pipeline.image_size import ImageSize, read_image_size, sides_of
 
 ENVIRONMENT_PREFIX = "ALEXNET_"
 DEFAULT_RECIPE = "digits"
@@ -35,12 +36,12 @@ class Network(Protocol):
     """What settings follow from: sizes in pixels, weights, and the family of its sub-section."""
 
     @property
-    def image_size(self) -> int:
+    def image_size(self) -> ImageSize:
         """Natural size."""
 
     @property
     def min_image_size(self) -> int:
-        """Smallest size."""
+        """Smallest height and width."""
 
     @property
     def family(self) -> str:
@@ -193,11 +194,19 @@ def _follow_network(
         free = origins["model.image_size"] == "default" and replaces
         if free and size != defaults.image_size:
             model["image_size"], origins["model.image_size"] = size, "network"
-    wanted = str(model.get("image_size", ""))
+    wanted = _find_sides(model)
     given = origins["data.short_side"] != "default"
-    if not given and wanted.isdecimal() and int(wanted) > Config().data.short_side:
-        _put_setting(nested, "data.short_side", leave_room_for_crops(int(wanted)))
+    if not given and wanted and max(wanted) > Config().data.short_side:
+        _put_setting(nested, "data.short_side", leave_room_for_crops(max(wanted)))
         origins["data.short_side"] = "network"
+
+
+def _find_sides(model: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the height and width that the settings name; None where they name none."""
+    try:
+        return sides_of(read_image_size(model.get("image_size")))
+    except ValueError:  # refused later, with its origin
+        return None
 
 
 def _drop_recipe_of_another_network(
@@ -207,8 +216,9 @@ def _drop_recipe_of_another_network(
     dropped = []
     if network.family != "alexnet":
         dropped += [key for key in origins if key.startswith("model.alexnet.")]
-    size = nested["model"].get("image_size")
-    if isinstance(size, int) and size < network.min_image_size:
+    sides = _find_sides(nested["model"])
+    from_recipe = origins["model.image_size"].startswith("recipe ")
+    if sides and from_recipe and min(sides) < network.min_image_size:
         dropped += ["model.image_size", "data.short_side"]
     for key in dropped:
         if origins[key].startswith("recipe "):
@@ -223,12 +233,12 @@ def _remove_setting(nested: dict[str, Any], key: str) -> None:
     del nested[name]
 
 
-def leave_room_for_crops(image_size: int) -> int:
-    """Return the shorter side, in pixels, from which crops of a size are cut: 256 for 224.
+def leave_room_for_crops(longer_side: int) -> int:
+    """Return the side, in pixels, of the squares from which crops are cut: 256 for 224.
 
     That is what the paper and most of ImageNet's networks take (section 4.1), and 36 for 32.
     """
-    return image_size * 8 // 7
+    return longer_side * 8 // 7
 
 
 def _put_setting(nested: dict[str, Any], key: str, value: object) -> None:

@@ -14,6 +14,7 @@ from pipeline.config.section import Section
 from pipeline.config.serve import ServeConfig
 from pipeline.config.tracking import TrackingConfig
 from pipeline.config.train import TrainConfig, explain_batch_multiple
+from pipeline.image_size import sides_of, write_image_size
 
 
 class Config(Section):
@@ -32,13 +33,13 @@ class Config(Section):
     @model_validator(mode="after")
     def _settings_fit_each_other(self) -> Config:
         if (
-            self.model.image_size > self.data.short_side
+            max(sides_of(self.model.image_size)) > self.data.short_side
             and not self.model.classes
             and not self.evaluate.model
         ):
             raise ValueError(
-                f"model.image_size ({self.model.image_size}) must not exceed data.short_side"
-                f" ({self.data.short_side}): crops are cut from images of that side"
+                f"model.image_size ({write_image_size(self.model.image_size)}) must not exceed"
+                f" data.short_side ({self.data.short_side}): crops are cut from images of that side"
             )
         kind, _, replicas = self.train.devices.partition(":")
         unit = self.train.batch_multiple * (int(replicas or 1) if kind == "cpu" else 1)

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from pipeline.artifacts import DatasetArtifact
 from pipeline.config.train import TrainConfig
+from pipeline.image_size import ImageSize, sides_of
 from pipeline.random_streams import RandomStream, open_stream
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _shift_colors_at_once(
 
 
 def draw_augmentations(
-    config: TrainConfig, dataset: DatasetArtifact, *, size: int, epoch: int
+    config: TrainConfig, dataset: DatasetArtifact, *, size: ImageSize, epoch: int
 ) -> dict[str, Array]:
     """Return the augmentation of each position in an epoch's order.
 
@@ -130,7 +131,7 @@ def draw_augmentations(
         size: height and width of the images.
         epoch: counted from 0.
     """
-    count = dataset.count_images("train")
+    count, sides = dataset.count_images("train"), sides_of(size)
 
     def opened(stream: RandomStream) -> np.random.Generator:
         return open_stream(stream, seed=config.seed, epoch=epoch)
@@ -145,23 +146,27 @@ def draw_augmentations(
         drawn["warp"], drawn["tone"] = _draw_randaugment(
             opened(RandomStream.RANDAUGMENT),
             count,
-            size,
+            sides,
             config.randaugment,
             config.randaugment_magnitude / 30,
         )
     if config.random_erasing:
-        drawn["erased"] = _draw_boxes(opened(RandomStream.ERASED_BOX), count, size) * (
+        drawn["erased"] = _draw_boxes(opened(RandomStream.ERASED_BOX), count, sides) * (
             opened(RandomStream.ERASED_IMAGES).random((count, 1)) < config.random_erasing
         ).astype(np.int32)
     if config.mixup or config.cutmix:
         drawn["mixed"], drawn["own_fraction"] = _draw_mixtures(
-            opened(RandomStream.MIXTURE), count, size, config
+            opened(RandomStream.MIXTURE), count, sides, config
         )
     return drawn
 
 
 def _draw_randaugment(
-    rng: np.random.Generator, count: int, size: int, rounds: int, strength: float
+    rng: np.random.Generator,
+    count: int,
+    sides: tuple[int, int],
+    rounds: int,
+    strength: float,
 ) -> tuple[Floats, Floats]:
     """Return each image's warp float32 [count, 8] and tone float32 [count, 6].
 
@@ -173,7 +178,8 @@ def _draw_randaugment(
     """
     warps = np.broadcast_to(np.eye(3), (count, 3, 3))
     tones = np.tile(np.asarray([1, 1, 1, 0, 1, 256], np.float64), (count, 1))
-    center = np.asarray([[1, 0, (size - 1) / 2], [0, 1, (size - 1) / 2], [0, 0, 1]])
+    height, width = sides
+    center = np.asarray([[1, 0, (width - 1) / 2], [0, 1, (height - 1) / 2], [0, 0, 1]])
     for _ in range(rounds):
         kind, sign = rng.integers(0, 12, count), rng.choice([-1.0, 1.0], count)
         amount = sign * strength
@@ -181,8 +187,8 @@ def _draw_randaugment(
         change[:, 0, 1] = np.where(kind == 1, 0.3 * amount, 0)  # shear, as tangents
         change[:, 1, 0] = np.where(kind == 2, 0.3 * amount, 0)
         # Shift, as a fraction of the image.
-        change[:, 0, 2] = np.where(kind == 3, 150 / 331 * size * amount, 0)
-        change[:, 1, 2] = np.where(kind == 4, 150 / 331 * size * amount, 0)
+        change[:, 0, 2] = np.where(kind == 3, 150 / 331 * width * amount, 0)
+        change[:, 1, 2] = np.where(kind == 4, 150 / 331 * height * amount, 0)
         angle = np.where(kind == 5, np.deg2rad(30) * amount, 0)
         turn = np.tile(np.eye(3), (count, 1, 1))
         turn[:, 0, 0] = turn[:, 1, 1] = np.cos(angle)
@@ -196,37 +202,37 @@ def _draw_randaugment(
     return warps.reshape(count, 9)[:, :8].astype(np.float32), tones.astype(np.float32)
 
 
-def _draw_boxes(rng: np.random.Generator, count: int, size: int) -> Integers:
+def _draw_boxes(rng: np.random.Generator, count: int, sides: tuple[int, int]) -> Integers:
     """Return boxes to erase, int32 [count, 4]: top, left, bottom and right.
 
-    2-33 % of an image, with a width / height of 0.3-3.3 (Zhong and others, 2017).
+    2-33 % of an image, with a width / height of 0.3-3.3 times its own (Zhong and others, 2017).
     """
+    height, width = sides
     area, aspect = (
-        rng.uniform(0.02, 1 / 3, count) * size**2,
-        np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3), count)),
+        rng.uniform(0.02, 1 / 3, count) * (height * width),
+        np.exp(rng.uniform(np.log(0.3), np.log(1 / 0.3), count)) * (width / height),
     )
-    sides = np.clip(np.rint(np.sqrt(np.stack([area / aspect, area * aspect], 1))), 1, size)
-    corner = np.floor(rng.random((count, 2)) * (size - sides + 1))
-    return np.concatenate([corner, corner + sides], axis=1).astype(np.int32)
+    boxes = np.clip(np.rint(np.sqrt(np.stack([area / aspect, area * aspect], 1))), 1, sides)
+    corner = np.floor(rng.random((count, 2)) * (np.asarray(sides) - boxes + 1))
+    return np.concatenate([corner, corner + boxes], axis=1).astype(np.int32)
 
 
 def _draw_mixtures(
-    rng: np.random.Generator, count: int, size: int, config: TrainConfig
+    rng: np.random.Generator, count: int, sides: tuple[int, int], config: TrainConfig
 ) -> tuple[Integers, Floats]:
     """Return the box where an image's partner is mixed in, and the image's own fraction there.
 
     They are int32 [count, 4] and float32 [count]. MixUp (Zhang and others, 2017): everywhere, with
-    a fraction from Beta(a, a). CutMix (Yun and others, 2019): the partner alone, in a box whose
-    area is from Beta(a, a).
+    a fraction from Beta(a, a). CutMix (Yun and others, 2019): the partner alone, in a box of the
+    image's shape whose area is from Beta(a, a).
     """
     cuts = rng.random(count) < (0.5 if config.mixup and config.cutmix else bool(config.cutmix))
     own_fraction = rng.beta(config.mixup or 1, config.mixup or 1, count)
-    side = size * np.sqrt(rng.beta(config.cutmix or 1, config.cutmix or 1, count))
-    center = rng.random((count, 2)) * size
-    box = np.clip(
-        np.concatenate([center - side[:, None] / 2, center + side[:, None] / 2], 1), 0, size
-    )
-    everywhere = np.asarray([0, 0, size, size])
+    whole = np.asarray(sides)
+    boxes = whole * np.sqrt(rng.beta(config.cutmix or 1, config.cutmix or 1, count))[:, None]
+    center = rng.random((count, 2)) * whole
+    box = np.clip(np.concatenate([center - boxes / 2, center + boxes / 2], 1), 0, (*sides, *sides))
+    everywhere = np.asarray([0, 0, *sides])
     return np.where(cuts[:, None], np.rint(box), everywhere).astype(np.int32), np.where(
         cuts, 0, own_fraction
     ).astype(np.float32)
@@ -241,14 +247,15 @@ def augment_batch(
     even part of a batch, such as a replica's, holds both.
 
     Args:
-        batch: `pixels` uint8 [batch, size, size, 3] in [0, 255], `labels` int32 [batch], and what
-            `draw_augmentations` returned for these positions.
+        batch: `pixels` uint8 [batch, height, width, 3] in [0, 255], `labels` int32 [batch], and
+            what `draw_augmentations` returned for these positions.
         config: which options.
         dataset: the training images' colors.
 
     Returns:
-        uint8 [batch, size, size, 3] in [0, 255]; labels int32 [batch]; and where images are mixed
-        the partners' labels int32 [batch] and the images' own fractions float32 [batch], else None.
+        uint8 [batch, height, width, 3] in [0, 255]; labels int32 [batch]; and where images are
+        mixed the partners' labels int32 [batch] and the images' own fractions float32 [batch], else
+        None.
     """
     pixels, labels = batch["pixels"], batch["labels"]
     mean = tf.constant(dataset.channel_mean, tf.float32)

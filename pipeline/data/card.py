@@ -16,7 +16,7 @@ from pipeline.data.augment import (
     find_principal_colors,
     shift_colors,
 )
-from pipeline.data.crops import center_crops, cut_squares, draw_crops
+from pipeline.data.crops import center_crops, cut_crops, draw_crops
 from pipeline.data.decoding import CROP_FRACTION
 from pipeline.data.prepared import PreparedDataset
 from pipeline.data.statistics import MEASURED_IMAGES, DatasetStatistics
@@ -129,14 +129,14 @@ def preview_augmentation(statistics: DatasetStatistics, short_side: int) -> Mapp
     )
     part, whole = CROP_FRACTION
     count, size = len(pixels), short_side * part // whole
-    surplus = short_side - size
+    surplus = (short_side - size, short_side - size)
     crops = {"center": center_crops(count, surplus)}
     for epoch in range(_PREVIEWED_EPOCHS):
         crops[f"crop {epoch + 1}"] = draw_crops(
             count, surplus, seed=0, epoch=epoch, random_crop=True, flip=True
         )
     shown = {
-        name: cut_squares(pixels, np.arange(count), crop.top, crop.left, crop.mirrored, size)
+        name: cut_crops(pixels, np.arange(count), crop.top, crop.left, crop.mirrored, size)
         for name, crop in crops.items()
     }
     scale = compute_color_scale(COLOR_NOISE, "code")

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from pipeline.data.crops import cut_squares, place_window
-from pipeline.data.decoding import decode_window, mirror_where, resize_square
+from pipeline.data.crops import cut_crops, place_window
+from pipeline.data.decoding import decode_window, mirror_where, stretch
 from pipeline.data.loader import LoadedSplit, decode_square, make_hints
 from pipeline.data.shards import RecordReader, as_written
+from pipeline.image_size import ImageSize, sides_of
 
 if TYPE_CHECKING:
     from pipeline.arrays import Array, Dataset, Image, Images, Integers, Tensor
@@ -20,7 +21,7 @@ _MAX_TOGETHER, _BYTES_TOGETHER = 64, 2**20
 
 
 def cut_pixel_batches(
-    images: LoadedSplit, order: Integers, crops: tuple[Array, ...], size: int, calls: int
+    images: LoadedSplit, order: Integers, crops: tuple[Array, ...], size: ImageSize, calls: int
 ) -> Dataset:
     """Cut batches from memory or from the disk.
 
@@ -33,7 +34,7 @@ def cut_pixel_batches(
         calls: batches, or images of resized crops, that are prepared at a time.
 
     Returns:
-        Batches of `pixels` uint8 [batch, size, size, 3] and `labels`.
+        Batches of `pixels` uint8 [batch, height, width, 3] and `labels`.
     """
     if len(crops[0].shape) == 2:  # corners; copied batch by batch, as single images are soon done
         return _cut_corners(images, order, crops, size, calls)
@@ -41,20 +42,20 @@ def cut_pixel_batches(
 
 
 def _cut_corners(
-    images: LoadedSplit, order: Integers, crops: tuple[Array, ...], size: int, calls: int
+    images: LoadedSplit, order: Integers, crops: tuple[Array, ...], size: ImageSize, calls: int
 ) -> Dataset:
-    batch = order.shape[1]
+    batch, (height, width) = order.shape[1], sides_of(size)
 
-    def copy_squares(*crops: Array) -> Images:
+    def copy_crops(*crops: Array) -> Images:
         indices, top, left, mirrored = (values.reshape(-1) for values in crops)
-        squares = cut_squares(_pixels_of(images), indices, top, left, mirrored, size)
-        return squares.reshape(*crops[0].shape, size, size, 3)
+        copied = cut_crops(_pixels_of(images), indices, top, left, mirrored, size)
+        return copied.reshape(*crops[0].shape, height, width, 3)
 
     def cut(*crops: Tensor) -> Tensor:
-        squares = tf.numpy_function(copy_squares, crops, tf.uint8, stateful=False)
-        return tf.ensure_shape(squares, (None, batch, size, size, 3))
+        copied = tf.numpy_function(copy_crops, crops, tf.uint8, stateful=False)
+        return tf.ensure_shape(copied, (None, batch, height, width, 3))
 
-    together = max(1, min(_MAX_TOGETHER, _BYTES_TOGETHER // (batch * size * size * 3)))
+    together = max(1, min(_MAX_TOGETHER, _BYTES_TOGETHER // (batch * height * width * 3)))
     slices = tf.data.Dataset.from_tensor_slices((images.labels[order], (order, *crops)))
     copies = slices.batch(together).map(
         as_written(lambda labels, crops: {"pixels": cut(*crops), "labels": labels}),
@@ -66,7 +67,7 @@ def _cut_corners(
 
 
 def _cut_windows(
-    images: LoadedSplit, order: Integers, crops: tuple[Array, ...], size: int, calls: int
+    images: LoadedSplit, order: Integers, crops: tuple[Array, ...], size: ImageSize, calls: int
 ) -> Dataset:
     side = images.dataset.short_side
 
@@ -76,10 +77,10 @@ def _cut_windows(
         return np.ascontiguousarray(pixels[index, top : top + height, left : left + width])
 
     def cut(index: Tensor, shapes: Tensor, corner: Tensor, mirrored: Tensor) -> Tensor:
-        window = place_window(shapes, corner, (side, side))
+        window = place_window(shapes, corner, (side, side), size)
         copied = tf.numpy_function(copy_window, [index, window], tf.uint8, stateful=False)
         copied = tf.ensure_shape(copied, (None, None, 3))
-        return mirror_where(mirrored, resize_square(copied, size))
+        return mirror_where(mirrored, stretch(copied, size))
 
     slices = tf.data.Dataset.from_tensor_slices(
         (images.labels[order.reshape(-1)], _flatten_batches(order, *crops))
@@ -102,7 +103,7 @@ def decode_record_batches(
     records: Dataset,
     reader: RecordReader,
     crops: tuple[Array, ...],
-    size: int,
+    size: ImageSize,
     calls: int,
 ) -> Dataset:
     """Decode batches from shards.
@@ -116,22 +117,22 @@ def decode_record_batches(
         calls: images that are prepared at a time.
 
     Returns:
-        Batches of `pixels` uint8 [batch, size, size, 3] and `labels`.
+        Batches of `pixels` uint8 [batch, height, width, 3] and `labels`.
     """
     dataset = images.dataset
-    side = dataset.short_side
+    side, (height, width) = dataset.short_side, sides_of(size)
 
     def decode_crop(example: dict[str, Tensor], top: Tensor, left: Tensor) -> Tensor:
-        return tf.slice(decode_square(dataset, example), [top, left, 0], [size, size, 3])
+        return tf.slice(decode_square(dataset, example), [top, left, 0], [height, width, 3])
 
     def decode_resized(example: dict[str, Tensor], shapes: Tensor, corner: Tensor) -> Tensor:
         if dataset.fit == "pad":  # windows of the prepared square, as of one in memory
-            top, left, *sides = tf.unstack(place_window(shapes, corner, (side, side)))
+            top, left, *sides = tf.unstack(place_window(shapes, corner, (side, side), size))
             window = tf.slice(decode_square(dataset, example), [top, left, 0], [*sides, 3])
-            return resize_square(window, size)
+            return stretch(window, size)
 
         def find_window(sides: Tensor) -> Tensor:
-            return place_window(shapes, corner, sides)
+            return place_window(shapes, corner, sides, size)
 
         return decode_window(
             example["image"], example["orientation"], find_window, size, make_hints(dataset)

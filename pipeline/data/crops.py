@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
+from pipeline.image_size import ImageSize, sides_of
 from pipeline.random_streams import RandomStream, open_stream
 
 if TYPE_CHECKING:
@@ -26,19 +27,25 @@ class Crops:
     mirrored: Booleans
 
 
-def center_crops(count: int, surplus: int) -> Crops:
+def center_crops(count: int, surplus: tuple[int, int]) -> Crops:
     """Return the central crop for every image.
 
     Args:
         count: images.
-        surplus: pixels by which a side is longer than the crop.
+        surplus: pixels by which height and width are longer than the crop's.
     """
-    corner = np.full(count, surplus // 2, np.int32)
-    return Crops(corner, corner, np.zeros(count, np.bool_))
+    top, left = (np.full(count, pixels // 2, np.int32) for pixels in surplus)
+    return Crops(top, left, np.zeros(count, np.bool_))
 
 
 def draw_crops(
-    count: int, surplus: int, *, seed: int, epoch: int, random_crop: bool, flip: bool
+    count: int,
+    surplus: tuple[int, int],
+    *,
+    seed: int,
+    epoch: int,
+    random_crop: bool,
+    flip: bool,
 ) -> Crops:
     """Return a random crop and a mirroring for each position in an epoch's order.
 
@@ -47,73 +54,81 @@ def draw_crops(
 
     Args:
         count: images.
-        surplus: pixels by which a side is longer than the crop.
+        surplus: pixels by which height and width are longer than the crop's.
         seed: of the training.
         epoch: counted from 0.
         random_crop: cut at random corners; else at the center.
         flip: mirror one image in two.
     """
-    center = center_crops(count, surplus)
+    center, (rows, columns) = center_crops(count, surplus), surplus
     tops, lefts, coins = (
         open_stream(stream, seed=seed, epoch=epoch)
         for stream in (RandomStream.CROP_TOP, RandomStream.CROP_LEFT, RandomStream.MIRRORING)
     )
     return Crops(
-        tops.integers(0, surplus, count, np.int32, endpoint=True) if random_crop else center.top,
-        lefts.integers(0, surplus, count, np.int32, endpoint=True) if random_crop else center.left,
+        tops.integers(0, rows, count, np.int32, endpoint=True) if random_crop else center.top,
+        lefts.integers(0, columns, count, np.int32, endpoint=True) if random_crop else center.left,
         coins.random(count) < 0.5 if flip else center.mirrored,
     )
 
 
-def draw_windows(count: int, *, seed: int, epoch: int) -> tuple[Floats, Floats]:
+def draw_windows(count: int, size: ImageSize, *, seed: int, epoch: int) -> tuple[Floats, Floats]:
     """Return the random numbers of the window of a resized crop, for each position of an epoch.
 
     The first are float32 [count, 4, 2], four tries of height and width in units of the root of the
     image's area: a fraction of the area in [0.08, 1) and a width / height between 3/4 and 4/3. The
     second are float32 [count, 2], where the window lies, in [0, 1) of the distance it can be moved
-    down and to the right. The ranges are those of Szegedy and others, 2014, section 6.
+    down and to the right. The ranges are those of Szegedy and others, 2014, section 6, for square
+    crops. For others the width / height is in units of the crop's, so that nothing is stretched
+    more, and the area in those of the largest window of the crop's shape in a square.
 
     Args:
         count: images.
+        size: height and width of the crops.
         seed: of the training.
         epoch: counted from 0.
     """
-    rng = open_stream(RandomStream.RESIZED_CROP, seed=seed, epoch=epoch)
-    area = rng.uniform(0.08, 1, (count, 4))
-    aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), (count, 4)))
+    rng, (height, width) = (
+        open_stream(RandomStream.RESIZED_CROP, seed=seed, epoch=epoch),
+        sides_of(size),
+    )
+    area = rng.uniform(0.08, 1, (count, 4)) * (min(height, width) / max(height, width))
+    aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), (count, 4))) * (width / height)
     shapes = np.sqrt(np.stack([area / aspect, area * aspect], axis=2))
     return shapes.astype(np.float32), rng.random((count, 2), np.float32)
 
 
-def place_window(shapes: Tensor, corner: Tensor, sides: Tensor) -> Tensor:
+def place_window(shapes: Tensor, corner: Tensor, sides: Tensor, size: ImageSize) -> Tensor:
     """Return the window of an image, int32 [..., 4]: top, left, height and width, inside the image.
 
-    The first try that fits is taken; if none does, the largest square.
+    The first try that fits is taken; if none does, the largest window of the crop's shape.
 
     Args:
         shapes: float32 [..., 4, 2], as `draw_windows` returns them.
         corner: float32 [..., 2], likewise.
         sides: int [2], height and width of the image.
+        size: height and width of the crops.
     """
-    whole = tf.cast(sides, tf.float32)
+    whole, (height, width) = tf.cast(sides, tf.float32), sides_of(size)
     tries = tf.maximum(tf.round(shapes * tf.sqrt(tf.reduce_prod(whole))), 1)
-    square = tf.zeros_like(tries[..., :1, :]) + tf.reduce_min(whole)
-    tries = tf.concat([tries, square], axis=-2)
+    reach = tf.round(whole[::-1] * [height / width, width / height])  # of the other side
+    largest = tf.zeros_like(tries[..., :1, :]) + tf.maximum(tf.minimum(whole, reach), 1)
+    tries = tf.concat([tries, largest], axis=-2)
     first = tf.argmax(tf.reduce_all(tries <= whole, axis=-1), axis=-1)
-    size = tf.gather(tries, first, axis=-2, batch_dims=tries.shape.rank - 2)
-    start = tf.minimum(tf.floor(corner * (whole - size + 1)), whole - size)
-    return tf.cast(tf.concat([start, size], axis=-1), tf.int32)
+    taken = tf.gather(tries, first, axis=-2, batch_dims=tries.shape.rank - 2)
+    start = tf.minimum(tf.floor(corner * (whole - taken + 1)), whole - taken)
+    return tf.cast(tf.concat([start, taken], axis=-1), tf.int32)
 
 
-def cut_squares(
+def cut_crops(
     pixels: Images,
     indices: Integers,
     top: Integers,
     left: Integers,
     mirrored: Booleans,
-    size: int,
+    size: ImageSize,
 ) -> Images:
-    """Copy a square out of some images and mirror some; pixels keep their values.
+    """Copy a crop out of some images and mirror some; pixels keep their values.
 
     In NumPy, which copies as fast as memory allows and holds no lock meanwhile; TensorFlow's
     gathering takes seven times as long.
@@ -121,22 +136,22 @@ def cut_squares(
     Args:
         pixels: uint8 [images, side, side, 3] in [0, 255].
         indices: int [batch], which images.
-        top: int [batch] in [0, side - size].
-        left: int [batch] in [0, side - size].
+        top: int [batch] in [0, side - height].
+        left: int [batch] in [0, side - width].
         mirrored: bool [batch].
         size: height and width of the result.
 
     Returns:
-        uint8 [batch, size, size, 3] in [0, 255].
+        uint8 [batch, height, width, 3] in [0, 255].
     """
-    whole = pixels.view(_PIXEL)[..., 0]
-    if size == whole.shape[1]:  # nothing is cut off
-        squares = whole[indices]
-        squares[mirrored] = squares[mirrored, :, ::-1]
-        return squares.view(np.uint8).reshape(*squares.shape, 3)
-    squares = np.empty((len(indices), size, size), _PIXEL)
-    for square, index, y, x, turned in zip(
-        squares, indices.tolist(), top.tolist(), left.tolist(), mirrored.tolist(), strict=True
+    whole, (height, width) = pixels.view(_PIXEL)[..., 0], sides_of(size)
+    if (height, width) == whole.shape[1:]:  # nothing is cut off
+        crops = whole[indices]
+        crops[mirrored] = crops[mirrored, :, ::-1]
+        return crops.view(np.uint8).reshape(*crops.shape, 3)
+    crops = np.empty((len(indices), height, width), _PIXEL)
+    for crop, index, y, x, turned in zip(
+        crops, indices.tolist(), top.tolist(), left.tolist(), mirrored.tolist(), strict=True
     ):
-        square[:, :: -1 if turned else 1] = whole[index, y : y + size, x : x + size]
-    return squares.view(np.uint8).reshape(*squares.shape, 3)
+        crop[:, :: -1 if turned else 1] = whole[index, y : y + height, x : x + width]
+    return crops.view(np.uint8).reshape(*crops.shape, 3)

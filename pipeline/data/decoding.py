@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from pipeline.data.headers import PNG_SIGNATURE
+from pipeline.image_size import ImageSize, sides_of
 
 if TYPE_CHECKING:
     from pipeline.arrays import Tensor
@@ -162,7 +163,7 @@ def decode_and_resize(
             # Rounded to whole pixels, of which a thin image keeps one.
             scaled = tf.maximum((2 * sides * longer_side + longer) // (2 * longer), 1)
             return _Placement(
-                tf.concat([[0, 0], sides], axis=0), scaled, _count_halvings(longer, longer_side)
+                tf.concat([[0, 0], sides], axis=0), scaled, _count_halvings(longer // longer_side)
             )
 
         may_halve = hints.scaled_side >= 2 * longer_side
@@ -180,10 +181,10 @@ def decode_window(
     encoded: Tensor,
     orientation: Tensor | int,
     window: Callable[[Tensor], Tensor],
-    size: int,
+    size: ImageSize,
     hints: DecodingHints = DecodingHints(),
 ) -> Tensor:
-    """Decode a window of an image and stretch it to a square.
+    """Decode a window of an image and stretch it to a size.
 
     Of an upright JPEG only the window is decoded.
 
@@ -196,17 +197,18 @@ def decode_window(
         hints: what the graph need not provide for.
 
     Returns:
-        uint8 [size, size, 3] in [0, 255].
+        uint8 [height, width, 3] in [0, 255].
     """
+    sides = sides_of(size)
 
-    def place_window(sides: Tensor) -> _Placement:
-        cut = window(sides)
-        halvings = _count_halvings(tf.reduce_min(cut[2:]), size)
-        return _Placement(cut, tf.constant((size, size)), halvings)
+    def place_window(stored: Tensor) -> _Placement:
+        cut = window(stored)
+        halvings = _count_halvings(tf.reduce_min(cut[2:] // sides))
+        return _Placement(cut, tf.constant(sides), halvings)
 
-    may_halve = hints.scaled_side >= 2 * size
+    may_halve = hints.scaled_side >= 2 * min(sides)
     image = _decode_placed(encoded, orientation, place_window, hints.upright_jpeg, may_halve)
-    return tf.ensure_shape(image, (size, size, 3))
+    return tf.ensure_shape(image, (*sides, 3))
 
 
 def measure_longer_side(short_side: int) -> int:
@@ -280,22 +282,27 @@ def _decode_part(encoded: Tensor, placed: _Placement, *, may_halve: bool) -> Ten
     )
 
 
-def _count_halvings(side: Tensor, size: int) -> Tensor:
-    """Return the number of times that a side can be halved for a result of `size`, 0..3."""
-    return tf.reduce_sum(tf.cast(side >= [2 * size, 4 * size, 8 * size], tf.int32))
+def _count_halvings(times: Tensor) -> Tensor:
+    """Return the number of times that sides can be halved which are so many times too long, 0..3.
+
+    Args:
+        times: whole times, int [].
+    """
+    return tf.reduce_sum(tf.cast(times >= [2, 4, 8], tf.int32))
 
 
-def resize_square(image: Tensor, size: int) -> Tensor:
-    """Stretch an image to a square by bilinear sampling.
+def stretch(image: Tensor, size: ImageSize) -> Tensor:
+    """Stretch an image to a size by bilinear sampling.
 
     Args:
         image: uint8 [height, width, 3] in [0, 255], less than twice as large as needed.
         size: height and width of the result.
 
     Returns:
-        uint8 [size, size, 3] in [0, 255].
+        uint8 [height, width, 3] in [0, 255].
     """
-    return tf.ensure_shape(_resize(image, (size, size)), (size, size, 3))
+    sides = sides_of(size)
+    return tf.ensure_shape(_resize(image, sides), (*sides, 3))
 
 
 def _resize(image: Tensor, sides: Tensor | tuple[int, int]) -> Tensor:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import tensorflow as tf
 
-from pipeline.artifacts import ImageSize, sides_of
 from pipeline.data.loader import (
     PREFETCHED_BATCHES,
     LoadedSplit,
@@ -16,6 +15,7 @@ from pipeline.data.loader import (
     open_split_records,
 )
 from pipeline.data.shards import as_written, count_processors, make_deterministic_options
+from pipeline.image_size import ImageSize, sides_of
 
 if TYPE_CHECKING:
     from pipeline.arrays import Array, Dataset, Images, Tensor
@@ -51,7 +51,7 @@ def make_evaluation_batches(
         ConfigError: the images are smaller than the crop.
     """
     height, width = sides_of(image_size)
-    rows, columns = (measure_surplus(images, side) for side in (height, width))
+    rows, columns = measure_surplus(images, image_size)
     calls = parallel_calls or 2 * count_processors()
     read = _read_streamed if images.pixels is None else _read_pixels
 

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.config.train import TrainConfig
 from pipeline.data.loader import LoadedSplit, decode_square, open_split_records
 from pipeline.data.training_batches import make_training_batches
+from pipeline.image_size import ImageSize
 
 if TYPE_CHECKING:
     from pipeline.data.training_batches import Batch
@@ -20,7 +21,7 @@ InputStage = tuple[str, Callable[[], object]]
 
 
 def list_input_stages(
-    images: LoadedSplit, config: TrainConfig, image_size: int
+    images: LoadedSplit, config: TrainConfig, image_size: ImageSize
 ) -> list[InputStage]:
     """Return the stages that the images of a training batch pass through, from the disk on."""
 

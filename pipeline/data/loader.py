@@ -23,6 +23,7 @@ from pipeline.data.shards import (
     open_records,
 )
 from pipeline.errors import ConfigError, DatasetError
+from pipeline.image_size import ImageSize, sides_of, write_image_size
 
 if TYPE_CHECKING:
     from pipeline.arrays import Images, Integers, Labels, Tensor
@@ -213,18 +214,18 @@ def read_encoded_images(images: LoadedSplit) -> Iterator[tuple[bytes, int, int]]
         yield example["image"].numpy(), int(example["orientation"]), int(example["label"])
 
 
-def measure_surplus(images: LoadedSplit, image_size: int) -> int:
-    """Return the pixels by which a stored side is longer than that side of the crop.
+def measure_surplus(images: LoadedSplit, image_size: ImageSize) -> tuple[int, int]:
+    """Return the pixels by which a stored height and width are longer than the crop's.
 
     Raises:
         ConfigError: the images are smaller than the crop.
     """
-    surplus = images.dataset.short_side - image_size
-    if surplus < 0:
+    stored, sides = images.dataset.short_side, sides_of(image_size)
+    if max(sides) > stored:
         raise ConfigError(
             "model.image_size is larger than the prepared images",
-            expected=f"at most {images.dataset.short_side}",
-            received=str(image_size),
-            hint=f"Type --set data.short_side={image_size} and run ingest again",
+            expected=f"at most {stored}",
+            received=str(write_image_size(image_size)),
+            hint=f"Type --set data.short_side={max(sides)} and run ingest again",
         )
-    return surplus
+    return stored - sides[0], stored - sides[1]

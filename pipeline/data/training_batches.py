@@ -23,6 +23,7 @@ from pipeline.data.loader import (
 from pipeline.data.remote_batches import distribute_batches
 from pipeline.data.shards import as_written, count_processors, make_deterministic_options
 from pipeline.errors import ConfigError
+from pipeline.image_size import ImageSize
 from pipeline.random_streams import RandomStream, open_stream
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def make_training_batches(
     images: LoadedSplit,
     config: TrainConfig,
     *,
-    image_size: int,
+    image_size: ImageSize,
     epoch: int,
     start: int = 0,
     worker: tuple[int, int] = (0, 1),
@@ -51,7 +52,7 @@ def make_training_batches(
 ) -> Dataset:
     """Return the batches of one epoch, or of several, for `augment.augment_batch`.
 
-    A batch has `pixels` uint8 [batch, image_size, image_size, 3] in [0, 255], cut and mirrored,
+    A batch has `pixels` uint8 [batch, height, width, 3] in [0, 255], cut and mirrored,
     `labels` int32 [batch], and what `augment.draw_augmentations` returns for these positions. The
     order is a permutation of the split that depends on (seed, epoch). Streamed splits are shuffled
     by shards and in a buffer. A last batch that is not full is left out; another epoch leaves out
@@ -111,7 +112,7 @@ def make_training_batches(
 class _EpochPlan:
     """The image, the crop and the augmentation of each position in an epoch's order."""
 
-    def __init__(self, images: LoadedSplit, config: TrainConfig, image_size: int, epoch: int):
+    def __init__(self, images: LoadedSplit, config: TrainConfig, image_size: ImageSize, epoch: int):
         count, seed = len(images), config.seed
         crops = draw_crops(
             count,
@@ -122,7 +123,7 @@ class _EpochPlan:
             flip=config.flip,
         )
         corners = (
-            draw_windows(count, seed=seed, epoch=epoch)
+            draw_windows(count, image_size, seed=seed, epoch=epoch)
             if config.crop == "resized"
             else (crops.top, crops.left)
         )
@@ -210,7 +211,7 @@ def iterate_training_epochs(
     images: LoadedSplit,
     config: TrainConfig,
     *,
-    image_size: int,
+    image_size: ImageSize,
     first: int,
     start: int = 0,
     worker: tuple[int, int] = (0, 1),

@@ -26,7 +26,9 @@ from pipeline.artifacts import digest_of
 NUMERIC_PACKAGES = ("tensorflow", "keras", "numpy")
 # Rooms that carry values to a stage, or only draw and word what it found: they cannot change what
 # it computes.
-FRAME = frozenset({"arrays", "artifacts", "config", "engine", "errors", "files", "reports"})
+FRAME = frozenset(
+    {"arrays", "artifacts", "config", "engine", "errors", "files", "image_size", "reports"}
+)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pyarrow import parquet
 
-from pipeline.artifacts import DatasetArtifact, EvaluationReport, ImageSize
+from pipeline.artifacts import DatasetArtifact, EvaluationReport
 from pipeline.config.evaluate import EvaluateConfig
 from pipeline.data.evaluation_batches import View, make_evaluation_batches
 from pipeline.data.loader import LoadedSplit, load_split
@@ -56,6 +56,7 @@ from pipeline.evaluate.selection import (
     spread_indices,
 )
 from pipeline.evaluate.speed import measure_speed
+from pipeline.image_size import ImageSize
 from pipeline.model.batch_limit import limit_batch
 from pipeline.model.layer_table import count_macs
 from pipeline.model.weights import load_model

@@ -24,11 +24,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.lite.python.convert import ConverterError
 
-from pipeline.artifacts import sides_of
 from pipeline.data.decoding import decode_and_resize
 from pipeline.evaluate.map_layers import flatten_graph
 from pipeline.evaluate.scoring import MIN_PROBABILITY, ScoringModel
 from pipeline.export import pixels
+from pipeline.image_size import sides_of
 from pipeline.model.graph import inline_submodels
 from pipeline.release.classify import Classifier
 from pipeline.release.package import Release

@@ -2,7 +2,7 @@
 
 The networks of the family and their numbers are rows of networks.py; docs/model.md compares them.
 
-Every network takes uint8 [batch, image_size, image_size, 3] RGB in [0, 255] and gives float32
+Every network takes uint8 [batch, height, width, 3] RGB in [0, 255] and gives float32
 logits [batch, classes]: the mean is subtracted inside, so a file needs no other preparation of its
 input than the cut.
 
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from pipeline.config.model import ModelConfig
+from pipeline.image_size import sides_of
 from pipeline.model.alexnet_rows import AlexNetLayers, AlexNetRow, Convolution
 from pipeline.model.layers import (
     LocalResponseNormalization,
@@ -101,7 +102,7 @@ def build_family_network(
     """Return an uncompiled AlexNet with fresh weights; arguments as of `build_network`."""
     layers = decide_layers(row, config, weights_layout=weights_layout)
     mean, std = _pixel_constants(layers.input_scale, channel_mean, channel_std)
-    image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
+    image = keras.Input((*sides_of(config.image_size), 3), dtype="uint8", name="image")
     pixels = PixelNormalization(mean, std, name="normalize")(image)
     logits = _connect(pixels, _Draft(config, layers), num_classes)
     return keras.Model(image, logits, name=f"alexnet_{row.name}")
@@ -221,7 +222,7 @@ def _convolve(
     x: Tensor, draft: _Draft, number: int, convolution: Convolution, activation: str | None
 ) -> Tensor:
     """Apply a convolution, in one tower or in two, after its border."""
-    name, size, window = f"conv{number}", draft.config.image_size, convolution.window
+    name, window = f"conv{number}", convolution.window
     arguments: dict[str, Any] = {
         "activation": activation,
         "name": name,
@@ -232,12 +233,14 @@ def _convolve(
     width = draft.scale_width(convolution.filters)
     if convolution.in_towers and draft.layers.towers == 2:
         return TwoTowerConv2D(width, window, **arguments)(x)
-    longer = convolution.double_stride_from and size >= convolution.double_stride_from
+    # A shorter side needs its positions for the pools.
+    least = min(sides_of(draft.config.image_size))
+    longer = convolution.double_stride_from and least >= convolution.double_stride_from
     stride = convolution.stride * (2 if longer else 1)
     padding = "same"
     if convolution.border != "same":
-        over = (window - x.shape[1]) % stride
-        border = ((0, over), (0, over)) if convolution.border == "edge" else convolution.border
+        missing = tuple((0, (window - side) % stride) for side in x.shape[1:3])
+        border = missing if convolution.border == "edge" else convolution.border
         edge = "edge" if number == 1 else f"edge{number}"
         x, padding = keras.layers.ZeroPadding2D(border, name=edge)(x), "valid"  # 227 x 227 x 3
     return keras.layers.Conv2D(width, window, strides=stride, padding=padding, **arguments)(x)

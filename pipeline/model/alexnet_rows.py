@@ -29,8 +29,8 @@ class Convolution:
         filters: channels out.
         window: height and width, in pixels.
         stride: pixels between two windows.
-        double_stride_from: the stride is twice as long for inputs of so many pixels or more; 0:
-            never.
+        double_stride_from: the stride is twice as long for inputs whose shorter side has so many
+            pixels or more; 0: never.
         border: zeros around the input: as many as keep its size (`same`), as many at the right and
             the bottom as the last window needs (`edge`), or a number of pixels on each side.
         in_towers: each half of the filters sees half of the channels, in a network of two towers.

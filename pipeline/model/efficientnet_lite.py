@@ -25,6 +25,7 @@ import keras
 import numpy as np
 
 from pipeline.config.model import ModelConfig
+from pipeline.image_size import sides_of
 from pipeline.model.layers import PixelNormalization
 from pipeline.model.network_row import NetworkRow
 from pipeline.random_streams import derive_layer_seed
@@ -109,7 +110,7 @@ def build_family_network(
     """Return an EfficientNet-Lite with fresh weights; arguments as of `build_network`."""
     return build_efficientnet_lite(
         row.name,
-        (config.image_size, config.image_size),
+        sides_of(config.image_size),
         num_classes=num_classes,
         dropout=config.dropout,
         seed=config.seed,

@@ -19,6 +19,7 @@ import keras
 
 from pipeline.config.model import ModelConfig
 from pipeline.errors import ConfigError
+from pipeline.image_size import sides_of, write_image_size
 from pipeline.model.graph import copy_layers, find_producer
 from pipeline.model.layers import PixelNormalization
 from pipeline.model.network_row import NetworkRow
@@ -83,7 +84,7 @@ def build_with_imagenet_weights(
     if keeps_classifier and config.image_size != row.image_size:
         raise ConfigError(
             f"ImageNet's classifier of {row.name} is for images of {row.image_size} pixels",
-            received=f"model.image_size={config.image_size}",
+            received=f"model.image_size={write_image_size(config.image_size)}",
             hint="Leave --image-size out, or add --set model.classifier=fresh",
         )
     try:
@@ -118,10 +119,9 @@ def _make_application(
 ) -> Network:
     """Return the application as Keras makes it, up to its features, or with its classifier."""
     make = getattr(keras.applications, row.name.partition("/")[2])
-    size = config.image_size
     end = {"classifier_activation": None} if top else {"pooling": "avg"}
     application: Network = make(
-        include_top=top, weights=weights, input_shape=(size, size, 3), **end
+        include_top=top, weights=weights, input_shape=(*sides_of(config.image_size), 3), **end
     )
     return application
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from pipeline.image_size import ImageSize
+
 # For each of red, green and blue, in levels of 0-255.
 Triple: TypeAlias = tuple[float, float, float]
 
@@ -17,7 +19,8 @@ class NetworkRow:
         name: what `model.network` calls it.
         summary: what it is, in at most 60 characters.
         family: which module builds it.
-        min_image_size: smallest input, in pixels; below, the pools have nothing left to see.
+        min_image_size: smallest height and width of the input, in pixels; below, the pools have
+            nothing left to see.
         image_size: natural size, for which it was made, in pixels.
         pixel_mean: RGB, what its published weights were trained on pixels less; none published:
             None.
@@ -34,7 +37,7 @@ class NetworkRow:
     summary: str
     family: str
     min_image_size: int
-    image_size: int
+    image_size: ImageSize
     pixel_mean: Triple | None = None
     pixel_std: Triple | None = None
     bgr: bool = False

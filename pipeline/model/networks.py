@@ -21,6 +21,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.errors import ConfigError
+from pipeline.image_size import sides_of, write_image_size
 from pipeline.model.alexnet_rows import ALEXNET_ROWS, AlexNetRow, require_alexnet_settings
 from pipeline.model.keras_rows import KERAS_ROWS
 from pipeline.model.network_row import NetworkRow
@@ -130,7 +131,7 @@ def build_network(
 ) -> Network:
     """Return an uncompiled Keras model with fresh weights.
 
-    It takes uint8 [batch, image_size, image_size, 3] RGB in [0, 255] and returns float32 logits
+    It takes uint8 [batch, height, width, 3] RGB in [0, 255] and returns float32 logits
     [batch, num_classes].
 
     Args:
@@ -194,13 +195,13 @@ def require_network_settings(config: Config, find: FindNetwork = find_network) -
     """
     model, row = config.model, find(config.model.network)
     defaults = type(model)()
-    if model.image_size < row.min_image_size:
-        size = row.image_size
+    if min(sides_of(model.image_size)) < row.min_image_size:
+        size, side = write_image_size(row.image_size), max(sides_of(row.image_size))
         raise ConfigError(
             f"model.network={row.name} needs a model.image_size of at least {row.min_image_size}"
             f" pixels, and was made for {size}",
-            received=str(model.image_size),
-            hint=f"Type --set data.short_side={size * 8 // 7} --image-size {size}, or keep"
+            received=str(write_image_size(model.image_size)),
+            hint=f"Type --set data.short_side={side * 8 // 7} --image-size {size}, or keep"
             f" --network {defaults.network}",
         )
     if isinstance(row, AlexNetRow):

@@ -21,6 +21,7 @@ import keras
 
 from pipeline.config.model import ModelConfig
 from pipeline.errors import ConfigError
+from pipeline.image_size import ImageSize, sides_of, write_image_size
 from pipeline.model.graph import copy_layers, find_producer, inline_submodels, seed_python
 from pipeline.model.layers import PixelNormalization
 from pipeline.model.network_row import NetworkRow
@@ -123,16 +124,16 @@ class _Plan:
         features, classifier = _cut_classifier(graph)
         keeps = self._keeps(classifier, keeps_classifier)
         size = self.config.image_size
-        image = keras.Input((size, size, 3), dtype="uint8", name="image")
+        image = keras.Input((*sides_of(size), 3), dtype="uint8", name="image")
         x = self._scale(image, graph, pixels)
         try:
             x = copy_layers(keras.Model(graph.inputs[0], features), x, taken=_OWN_NAMES)
         except ValueError as error:  # that is what Keras raises for shapes that do not fit
             raise ConfigError(
-                f"The network {self.row.name} cannot take images of {size} pixels"
+                f"The network {self.row.name} cannot take images of {write_image_size(size)} pixels"
                 f" ({' '.join(str(error).split())[:150]})",
                 expected=f"the size it was made for, {tuple(graph.inputs[0].shape[1:3])}",
-                received=f"model.image_size={size}",
+                received=f"model.image_size={write_image_size(size)}",
             ) from error
         if len(x.shape) == 4:
             x = keras.layers.GlobalAveragePooling2D(name="features")(x)
@@ -229,22 +230,23 @@ def _scales_pixels(graph: Network) -> bool:
 def _call_function(name: str, config: ModelConfig, num_classes: int) -> Network:
     """Return the network that `package.module:function` makes.
 
-    Chance in it is that of `model.seed`: what Keras draws where it is given no seed.
+    It is called with the size, an int for squares and else (height, width), and the number of
+    classes. Chance in it is that of `model.seed`: what Keras draws where it is given no seed.
 
     Raises:
         ConfigError: it cannot be imported, fails, or returns something else.
     """
     sources = list_sources(name)
-    size = config.image_size
+    size, sides = config.image_size, sides_of(config.image_size)
     with fresh_sources(sources):
         function = _import_function(name, sources)
         try:
             with seed_python(derive_layer_seed(config.seed, name)):
                 made = function(size, num_classes)
                 if isinstance(made, Sequence):
-                    made = keras.Sequential([keras.Input((size, size, 3)), *made])
+                    made = keras.Sequential([keras.Input((*sides, 3)), *made])
                 if isinstance(made, keras.Sequential) and not made.built:
-                    made.build((None, size, size, 3))
+                    made.build((None, *sides, 3))
         except Exception as error:  # of the user's code
             raise ConfigError(
                 f"The function {name} failed ({type(error).__name__}:"
@@ -260,7 +262,7 @@ def _call_function(name: str, config: ModelConfig, num_classes: int) -> Network:
     return made
 
 
-def _import_function(name: str, sources: Sources) -> Callable[[int, int], Any]:
+def _import_function(name: str, sources: Sources) -> Callable[[ImageSize, int], Any]:
     module_name, _, function_name = name.partition(":")
     try:
         module = import_sources(name, sources)

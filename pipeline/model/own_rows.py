@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.artifacts import digest_of
 from pipeline.errors import ConfigError
+from pipeline.image_size import make_image_size
 from pipeline.model.network_row import NetworkRow
 from pipeline.model.own_sources import (
     describe_packages,
@@ -116,13 +117,8 @@ def _describe_file(row: NetworkRow) -> NetworkRow:
             hint="Correct --network",
         )
     height, width = _read_input_size(path)
-    size = _USUAL_SIZE if height is None else height
-    if height != width:
-        raise ConfigError(
-            f"The network in {path} takes images of {height} x {width} pixels",
-            expected="one whose height and width are equal",
-        )
-    return replace(row, image_size=size)
+    usual = height or width or _USUAL_SIZE  # where it takes any, as the other side
+    return replace(row, image_size=make_image_size(height or usual, width or usual))
 
 
 def _read_input_size(path: Path) -> tuple[int | None, int | None]:

@@ -16,6 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from pipeline.image_size import ImageSize, sides_of
+
 if TYPE_CHECKING:
     from pipeline.arrays import Images, Labels, Layer, Network, Tensor, Variable
 
@@ -142,7 +144,7 @@ def measure_signal(
 
     Args:
         network: a model of `build_network`.
-        images: uint8 [batch, image_size, image_size, 3], two or more, different ones.
+        images: uint8 [batch, height, width, 3], two or more, different ones.
         labels: integers [batch].
         learning_rate: of the step whose update ratios are returned.
     """
@@ -242,14 +244,15 @@ def count_signal_images(activation_bytes: int) -> int:
     return max(_MIN_SIGNAL_IMAGES, min(SIGNAL_IMAGES, fitting))
 
 
-def make_photo_like_noise(count: int, size: int, seed: int = 0) -> Images:
-    """Return noise as uint8 [count, size, size, 3], mean 128 and standard deviation 65.
+def make_photo_like_noise(count: int, size: ImageSize, seed: int = 0) -> Images:
+    """Return noise as uint8 [count, height, width, 3], mean 128 and standard deviation 65.
 
     Its amplitude falls with frequency as in photographs.
     """
-    rng = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(size)[:, np.newaxis], np.fft.fftfreq(size)) + 1 / size
-    noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=(count, 3, size, size))) / frequency).real
+    rng, (height, width) = np.random.default_rng(seed), sides_of(size)
+    rows, columns = np.fft.fftfreq(height)[:, np.newaxis], np.fft.fftfreq(width)
+    frequency = np.hypot(rows, columns) + 1 / max(height, width)
+    noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=(count, 3, height, width))) / frequency).real
     noise = 128 + 65 * (noise - noise.mean()) / noise.std()
     return np.clip(noise, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 

@@ -12,6 +12,7 @@ from pipeline.artifacts import DatasetArtifact, ModelArtifact, file_sha256
 from pipeline.config.model import ModelConfig
 from pipeline.engine.stage import Context, stage
 from pipeline.errors import CheckpointError, ConfigError
+from pipeline.image_size import sides_of
 from pipeline.model.networks import (
     REGISTRIES,
     build_network,
@@ -59,9 +60,11 @@ def build(config: ModelConfig, dataset: DatasetArtifact, context: Context) -> Mo
     import numpy as np
 
     with np.load(dataset.sample_path) as sample:
-        margin = (dataset.short_side - config.image_size) // 2
-        window = slice(margin, margin + config.image_size)
-        images, labels = sample["pixels"][:, window, window], sample["labels"]
+        rows, columns = (
+            slice((dataset.short_side - side) // 2, (dataset.short_side + side) // 2)
+            for side in sides_of(config.image_size)
+        )
+        images, labels = sample["pixels"][:, rows, columns], sample["labels"]
     statistics = _Statistics(dataset.class_names, dataset.channel_mean, dataset.channel_std)
     record = _build_and_check(config, statistics, images, labels, context)
     return record.model_copy(update={"short_side": dataset.short_side, "fit": dataset.fit})
@@ -85,7 +88,7 @@ def build_without_dataset(config: ModelConfig, context: Context) -> ModelArtifac
     if not config.weights:
         return record
     # Weights are used as they were judged: on the center 7/8 of an image, as 224 pixels of 256.
-    return record.model_copy(update={"short_side": round(config.image_size * 8 / 7)})
+    return record.model_copy(update={"short_side": round(max(sides_of(config.image_size)) * 8 / 7)})
 
 
 def _name_classes(config: ModelConfig) -> tuple[str, ...]:

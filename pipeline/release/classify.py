@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from pipeline.artifacts import ImageSize, sides_of
 from pipeline.data.decoding import decode_and_resize, decoding_error_reason
 from pipeline.data.headers import read_orientation, require_decodable
 from pipeline.errors import CheckpointError
 from pipeline.evaluate.map_layers import flatten_graph
 from pipeline.evaluate.scoring import ScoringModel, compute_tensor_logits, load_network
+from pipeline.image_size import make_image_size, sides_of, write_image_size
 from pipeline.model.batch_limit import limit_batch
 from pipeline.release.package import Release
 
@@ -161,12 +161,12 @@ def load_classifier(release: Release, *, batch: int = 32) -> Classifier:
     """
     model = load_network(release.model_path, len(release.class_names) or None)
     (height, width), classes = model.input_shape[1:3], model.output_shape[-1]
-    size: ImageSize = height if height == width else (height, width)
+    size = make_image_size(height, width)
     if release.image_size not in (0, size):
         raise CheckpointError(
             f"The model {release.title} is not as its release describes it",
-            expected=f"images of {release.image_size} pixels",
-            received=f"a network for {size}",
+            expected=f"images of {write_image_size(release.image_size)} pixels",
+            received=f"a network for {write_image_size(size)}",
             hint="Name another model with --model",
         )
     names = release.class_names or tuple(f"class {number}" for number in range(classes))

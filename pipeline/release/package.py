@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.artifacts import EvaluationReport, Fit, ImageSize, digest_of, file_sha256
+from pipeline.artifacts import EvaluationReport, Fit, digest_of, file_sha256
 from pipeline.config.settings import Config
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.evaluate.external_model import find_external_model
 from pipeline.files import write_text
+from pipeline.image_size import ImageSize
 from pipeline.tracking.fetching import fetch_model_file, fetch_version
 from pipeline.tracking.registry import Version, resolve_version
 

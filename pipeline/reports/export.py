@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.image_size import describe_image_size, read_image_size
 from pipeline.reports.html import PageSection, Table, render_page
 from pipeline.reports.numbers import (
     format_bytes,
@@ -89,7 +90,7 @@ def _export_table(parity: Mapping[str, Any]) -> Table:
         ("path for the runtime", "this folder" if whole_folder else Path(parity["file"]).name),
         ("size", format_bytes(parity["bytes"])),
         ("time per image here", f"{format_milliseconds(parity['seconds'])}, {runtime}"),
-        ("input", f"{_format_sides(parity['image_size'])} x 3, uint8"),
+        ("input", f"{describe_image_size(read_image_size(parity['image_size']))} x 3, uint8"),
         ("classes", format_count(parity["classes"])),
         ("temperature of the probabilities", f"{parity['temperature']:.4g}"),
     ]
@@ -144,11 +145,6 @@ def _cost_table(parity: Mapping[str, Any]) -> Table:
     return Table((format_count(cost["images"], "test image"), "float32", "int8"), rows)
 
 
-def _format_sides(size: int | Sequence[int]) -> str:
-    height, width = (size, size) if isinstance(size, int) else size
-    return f"{height} x {width}"
-
-
 def describe_square(fit: str) -> str:
     """Return how an image becomes a square, up to the word before the square's size."""
     if fit == "pad":
@@ -163,7 +159,7 @@ def _describe_pixels(parity: Mapping[str, Any]) -> str:
     short_side, square = parity["short_side"], describe_square(parity.get("fit", "crop"))
     return (
         "The input is RGB levels 0-255: the central"
-        f" {_format_sides(parity['image_size'])} of {square}"
+        f" {describe_image_size(read_image_size(parity['image_size']))} of {square}"
         f" {short_side} x {short_side}. It needs no other preprocessing: the mean is subtracted"
         " inside the model. A SavedModel's endpoint `jpeg` does all of this from a file's bytes; so"
         " does pixels.py, which is beside the other formats."

@@ -15,6 +15,7 @@ from pipeline.artifacts import LayerRecord, ModelArtifact
 from pipeline.config.model import ModelConfig
 from pipeline.config.recipes import flatten
 from pipeline.files import write_text
+from pipeline.image_size import describe_image_size
 from pipeline.reports.html import PageImage, PageSection, Table, render_page
 from pipeline.reports.layer_blocks import group_layers
 from pipeline.reports.store import read_report_data
@@ -90,7 +91,7 @@ def draw_network_pages(record: ModelArtifact, folder: Path) -> None:
         sections.append(PageSection("Every layer", text=_LAYER_NOTE, tables=every))
     summary = (
         f"{record.parameters:,} parameters and {record.macs / 1e6:,.1f} million MACs per"
-        f" image of {record.image_size} x {record.image_size} pixels."
+        f" image of {describe_image_size(record.image_size)} pixels."
     )
     fidelity = f", as the {record.fidelity} of 2012" if values["has_fidelities"] else ""
     family = "AlexNet, network" if values["is_alexnet"] else "Network"

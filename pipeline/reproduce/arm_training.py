@@ -166,7 +166,7 @@ def _measure_gradients(network: Network, images: LoadedSplit) -> dict[str, float
     pixels, labels = next(
         iter(
             make_evaluation_batches(
-                images, image_size=network.input_shape[1], batch_size=SIGNAL_IMAGES
+                images, image_size=network.input_shape[1:3], batch_size=SIGNAL_IMAGES
             )
         )
     )

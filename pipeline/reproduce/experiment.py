@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.config.settings import Config
+from pipeline.image_size import describe_image_size, read_image_size
 from pipeline.reports.claim_records import ArmRow, ClaimFigure, ClaimFinding
 from pipeline.reproduce.arms import Arm
 from pipeline.reproduce.claim_run import ClaimRun
@@ -70,9 +71,9 @@ class Experiment:
         multiplier = model["alexnet"]["width_multiplier"]
         width = f" at width {multiplier:g}" if multiplier != 1 else ""
         images = _join_numbers(sizes) if sizes[0] else "all"
-        side = model["image_size"]
+        size = describe_image_size(read_image_size(model["image_size"]))
         return (
-            f"{network}{width}, {side} x {side} pixels, {images} training images,"
+            f"{network}{width}, {size} pixels, {images} training images,"
             f" {_join_numbers(epochs)} epochs"
         )
 

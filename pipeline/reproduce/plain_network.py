@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.config.model import ModelConfig
+from pipeline.image_size import sides_of
 from pipeline.random_streams import derive_layer_seed
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def build_plain_network(
         if config.alexnet.activation == "relu"
         else keras.initializers.GlorotUniform
     )
-    image = keras.Input((config.image_size, config.image_size, 3), dtype="uint8", name="image")
+    image = keras.Input((*sides_of(config.image_size), 3), dtype="uint8", name="image")
     x = PixelNormalization(
         channel_mean, [max(value, 1.0) for value in channel_std], name="normalize"
     )(image)

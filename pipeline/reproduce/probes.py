@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import DatasetArtifact
 from pipeline.engine.stage import Context
+from pipeline.image_size import ImageSize
 from pipeline.reports.store import ARRAYS_FILE, VALUES_FILE, write_report_data
 from pipeline.reproduce.measurement import Measurement, hash_files
 
@@ -56,7 +57,7 @@ def measure_probes(
     numbers: dict[str, float] = {}
     for name, own in zip(NETWORKS, (network, copy_fresh_network(network)), strict=True):
         context.progress(len(wrong), len(NETWORKS), "networks", f"probes, {name} weights")
-        size, positions = network.input_shape[1], spec["positions"]
+        size, positions = network.input_shape[1:3], spec["positions"]
         known, labels = compute_probe_features(
             own, _read_batches(train, size, counts[0]), positions
         )
@@ -120,7 +121,7 @@ def compute_probe_features(
     Feature maps are averaged over a grid of positions.
 
     Args:
-        network: takes uint8 [batch, size, size, 3] in [0, 255], gives logits.
+        network: takes uint8 [batch, height, width, 3] in [0, 255], gives logits.
         batches: (pixels, labels), at least one.
         positions: per side of the grid; fewer where a map has fewer.
     """
@@ -220,10 +221,12 @@ def _choose_ridge(values: Floats, explained: Floats, total: float, images: int) 
     return min((images * ridge for ridge in _RIDGES), key=compute_error)
 
 
-def _read_batches(images: LoadedSplit, size: int, count: int) -> Iterator[tuple[Tensor, Labels]]:
+def _read_batches(
+    images: LoadedSplit, size: ImageSize, count: int
+) -> Iterator[tuple[Tensor, Labels]]:
     """Yield the first images of a split with their labels.
 
-    Pixels are those of the central crops, uint8 [batch, size, size, 3] in [0, 255].
+    Pixels are those of the central crops, uint8 [batch, height, width, 3] in [0, 255].
     """
     from pipeline.data.evaluation_batches import make_evaluation_batches
 
@@ -252,7 +255,7 @@ def _store_features(network: Network, images: LoadedSplit, folder: Path) -> None
     kernel, towers = map_layers.read_first_filters(network)
     count = min(SEARCHED_IMAGES, len(images))
     pixels: Images = np.concatenate(
-        [pixels for pixels, _ in _read_batches(images, network.input_shape[1], count)]
+        [pixels for pixels, _ in _read_batches(images, network.input_shape[1:3], count)]
     )
     steps = range(_SHOWN_LAYERS)
     indices = sorted({round(step * (len(layers) - 1) / (_SHOWN_LAYERS - 1)) for step in steps})

@@ -66,7 +66,7 @@ def find_wrong_answers(
     """Return which images of a split a network misclassifies, bool [images] in stored order.
 
     Args:
-        network: takes uint8 [batch, size, size, 3] in [0, 255], gives logits.
+        network: takes uint8 [batch, height, width, 3] in [0, 255], gives logits.
         images: the split.
         view: `center`, the central crop, or `ten`, the mean of the paper's ten.
     """
@@ -75,7 +75,7 @@ def find_wrong_answers(
     from pipeline.data.evaluation_batches import make_evaluation_batches
     from pipeline.evaluate.scoring import ScoringModel, score_batches
 
-    size = network.input_shape[1]
+    size = network.input_shape[1:3]
     batches = make_evaluation_batches(images, image_size=size, batch_size=_SCORING_BATCH, view=view)
     chunks = score_batches(
         ScoringModel(network),

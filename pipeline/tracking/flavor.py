@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import ImageSize, sides_of
+from pipeline.image_size import ImageSize, sides_of
 
 # MLflow's own loader does not know our layers.
 _LOADER = "pipeline.tracking.pyfunc_loader"

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.image_size import sides_of
+
 if TYPE_CHECKING:
     from pipeline.artifacts import DatasetArtifact, SavedModel
 
@@ -116,7 +118,7 @@ class JournalRun:
             {
                 "path": str(model.model_path.resolve()),
                 "sha256": model.model_sha256,
-                "shape": [model.image_size, model.image_size, 3],
+                "shape": [*sides_of(model.image_size), 3],
                 "known": known,
             },
         )

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artifacts import ImageSize
 from pipeline.config.tracking import TrackingConfig
 from pipeline.errors import ConfigError
+from pipeline.image_size import ImageSize
 from pipeline.tracking.flavor import save_keras_flavor
 from pipeline.tracking.registry_lock import call_or_none, lock_registry
 from pipeline.tracking.store import (

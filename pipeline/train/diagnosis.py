@@ -10,6 +10,7 @@ from pipeline.config.train import TrainConfig
 from pipeline.data.input_stages import list_input_stages
 from pipeline.data.loader import LoadedSplit
 from pipeline.errors import HungError
+from pipeline.image_size import ImageSize
 from pipeline.reports.training_advice import advise_on_divergence, make_hung_error
 from pipeline.train.state import TrainingState
 from pipeline.train.strategy import Devices
@@ -47,14 +48,14 @@ def diagnose_divergence(state: TrainingState, config: TrainConfig, learning_rate
 
 
 def diagnose_hang(
-    images: LoadedSplit, config: TrainConfig, size: int, devices: Devices
+    images: LoadedSplit, config: TrainConfig, size: ImageSize, devices: Devices
 ) -> HungError:
     """Return the error that names what hangs, by trying each stage of the input from the disk on.
 
     Args:
         images: the training split.
         config: the settings.
-        size: pixels of the network's input, both sides.
+        size: height and width of the network's input, in pixels.
         devices: what the training runs on.
     """
     hanging = (

@@ -54,7 +54,7 @@ def compute_features(
     batch_size = limit_batch(network, _BATCH_IMAGES)
     program = _compile_features(network, mirror)
     batches = make_evaluation_batches(
-        images, image_size=int(network.input_shape[1]), batch_size=batch_size
+        images, image_size=network.input_shape[1:3], batch_size=batch_size
     )
     chunk_images = batch_size * _CHUNK_BATCHES
     paths = [folder / f"{start}.npy" for start in range(0, len(images), chunk_images)]

@@ -221,7 +221,7 @@ def find_wrong_answers(network: Network, images: LoadedSplit) -> Booleans:
     """Return which images of a split a network gets wrong, bool [images]."""
     batch_size = limit_batch(network, _SCORED_IMAGES)
     batches = make_evaluation_batches(
-        images, image_size=int(network.input_shape[1]), batch_size=batch_size
+        images, image_size=network.input_shape[1:3], batch_size=batch_size
     )
     program = tf.function(lambda pixels: network(pixels, training=False), reduce_retracing=True)
     answers = [program(pixels).numpy().argmax(axis=1) for pixels, _ in batches]

@@ -140,7 +140,7 @@ def train_epochs(state: TrainingState, training: Training) -> Generator[dict[str
             f"{problem}; the training goes on from step {int(state.steps.numpy())}, the checkpoint"
             " before it"
         )
-    size = state.network.input_shape[1]
+    size = state.network.input_shape[1:3]
     watchdog = Watchdog(
         training.config.watchdog_seconds,
         lambda: diagnose_hang(training.train, training.config, size, training.devices),
@@ -254,7 +254,7 @@ class _EpochLoop:
 
     def __init__(self, state: TrainingState, training: Training, watchdog: Watchdog):
         self._state, self._training, self._watchdog = state, training, watchdog
-        self._size, self._per_epoch = state.network.input_shape[1], training.steps_per_epoch
+        self._size, self._per_epoch = state.network.input_shape[1:3], training.steps_per_epoch
         self._train_steps = compile_training(
             state, training.train, training.config, training.devices
         )
@@ -457,7 +457,7 @@ def _compile_signal(
     images, labels = next(
         iter(
             make_evaluation_batches(
-                validation, image_size=network.input_shape[1], batch_size=batch_size
+                validation, image_size=network.input_shape[1:3], batch_size=batch_size
             )
         )
     )

@@ -303,7 +303,7 @@ def apply_fidelity(config: TrainConfig, fidelity: str) -> TrainConfig:
 
 
 def _collect_training_sample(job: _Job, model: ModelArtifact) -> tuple[Images, dict[str, Any]]:
-    """Return the first images that training sees, uint8 [16, size, size, 3], and their classes.
+    """Return the first images that training sees, uint8 [16, height, width, 3], and their classes.
 
     The classes as `labels` and, of mixed images, `partners` and `fractions` of the first class in
     [0, 1]; else these are empty.

@@ -174,13 +174,13 @@ def test_windows_of_prepared_images_are_those_of_a_resize(kind, request):
     images = request.getfixturevalue(kind)
     pixels, labels = batches_of(images, crop="resized", image_size=30)[0]
     drawn, coins = (
-        draw_windows(1265, seed=3, epoch=0),
-        draw_crops(1265, 6, seed=3, epoch=0, random_crop=False, flip=True).mirrored,
+        draw_windows(1265, 30, seed=3, epoch=0),
+        draw_crops(1265, (6, 6), seed=3, epoch=0, random_crop=False, flip=True).mirrored,
     )
     order = np.random.default_rng([3, 0, 0]).permutation(1265)[:55]
     np.testing.assert_array_equal(labels, images.labels[order])
     for place, (top, left, height, width) in enumerate(
-        place_window(drawn[0][:55], drawn[1][:55], (36, 36)).numpy()
+        place_window(drawn[0][:55], drawn[1][:55], (36, 36), 30).numpy()
     ):
         whole = np.array(images.pixels[order[place]])
         expected = tf.image.resize(whole[top : top + height, left : left + width], (30, 30)).numpy()

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.tables.lines import print_location
+from pipeline.image_size import write_image_size
 from pipeline.reports.numbers import format_duration
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def show_networks(output: Console, networks: Sequence[ListedNetwork]) -> None:
             Text(row.name),
             f"{row.parameters / 1e6:,.1f}" if row.parameters else "",
             f"{row.macs / 1e6:,.0f}" if row.macs else "",
-            str(row.image_size),
+            str(write_image_size(row.image_size)),
             "" if error is None else f"{error:.1%}",
             row.licence,
             network.weights,
