@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config.description import list_choices
+from pipeline.config.description import format_arguments, list_choices
 from pipeline.config.recipes import read_recipe, suggest_spelling
 from pipeline.config.resolution import (
     environment_settings,
@@ -248,6 +248,26 @@ class TestRefused:
         sentence = complaint(overrides={"model.image_size": "48"})
         assert "model.image_size (48) must not exceed data.short_side (32)" in sentence
 
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            ("24by40", "should be a number of pixels, or height x width such as 224x160"),
+            ("24x40x3", "should be a number of pixels, or height x width such as 224x160"),
+            ("", "should be a number of pixels, or height x width such as 224x160"),
+            ("8x40", "should be greater than or equal to 16"),
+            ("24x2048", "should be less than or equal to 1024"),
+        ],
+    )
+    def test_a_size_that_is_none(self, value, expected):
+        assert (
+            f"`model.image_size` {expected}. Received {value!r} (from command line)."
+            in complaint(overrides={"model.image_size": value})
+        )
+
+    def test_a_wide_network_larger_than_its_images(self):
+        sentence = complaint(overrides={"model.image_size": "24x48"})
+        assert "model.image_size (24x48) must not exceed data.short_side (32)" in sentence
+
     def test_a_section_where_a_value_belongs(self, recipe):
         sentence = complaint(recipe=recipe("train: {epochs: {first: 5}}"))
         assert "`train.epochs` should be a valid integer. Received {'first': 5}" in sentence
@@ -475,6 +495,12 @@ class TestSizesOfTheNetwork:
         assert (sizes, origins) == ([224, 300], ["network", "command line"])
         assert self.found(settings, recipe="imagenet2012")[0] == [224, 256]
 
+    @pytest.mark.parametrize("size", ["224x160", "160x224"])
+    def test_the_longer_side_decides_how_large_images_are_kept(self, size):
+        settings = {"model.network": "owt", "data.dataset": "cifar10", "model.image_size": size}
+        assert self.found(settings)[0] == [size, 256]
+        assert self.found(settings | {"data.short_side": "224"})[0] == [size, 224]
+
     def test_a_recipe_keeps_its_sizes_where_the_network_takes_them(self):
         assert self.found({"model.network": "small"}, recipe="digits")[0] == [28, 32]
         assert self.found({"model.network": "owt"}, recipe="digits")[0] == [224, 256]
@@ -493,3 +519,43 @@ class TestSizesOfTheNetwork:
         assert width("keras/InceptionV3") == 1
         typed = {"model.alexnet.width_multiplier": "0.25"}  # refused later, with a reason
         assert width("keras/InceptionV3", **typed) == 0.25
+
+
+class TestImageSize:
+    """`model.image_size` is one number, or height x width."""
+
+    @pytest.mark.parametrize(
+        ("given", "meant", "kept"),
+        [
+            (28, 28, 28),
+            ("28", 28, 28),
+            (" 28 ", 28, 28),
+            ("28x28", 28, 28),
+            ("24x32", (24, 32), "24x32"),
+            ("24 X 32", (24, 32), "24x32"),
+            ([24, 32], (24, 32), "24x32"),
+            ((28, 28), 28, 28),
+        ],
+    )
+    def test_it_is_read_and_kept(self, given, meant, kept):
+        found = resolve("digits", {"model.image_size": given}, environment={})
+        assert found.config.model.image_size == meant
+        assert found.flat()["model.image_size"] == kept
+        for mode in ("python", "json"):
+            dumped = found.config.model_dump(mode=mode)
+            assert dumped["model"]["image_size"] == kept
+            assert type(dumped["model"]["image_size"]) is type(kept)
+            assert Config.model_validate(dumped) == found.config
+        again = resolve("digits", remembered=found.flat(), environment={})
+        assert again.config == found.config
+
+    def test_recipe_environment_and_arguments_write_it_alike(self, recipe):
+        path = recipe("model: {image_size: 24x32}")
+        from_recipe = resolve(path, environment={})
+        from_environment = resolve("digits", environment={"ALEXNET_MODEL__IMAGE_SIZE": "24x32"})
+        for found in (from_recipe, from_environment):
+            assert found.config.model.image_size == (24, 32)
+        assert format_arguments({"model.image_size": "24x32"}) == [
+            "--set",
+            "model.image_size=24x32",
+        ]

@@ -44,13 +44,13 @@ _ACTIVATION_COLORS = {
 }
 _LAYER_NOTE = "MACs (multiplications with a weight) and memory are those of one image."
 _DRAWING_NOTE = (
-    "Each block is a layer's output: its height the side of the map, its depth the number of"
+    "Each block is a layer's output: its height that of the map, its depth the number of"
     " channels, both by their logarithm. Below: each layer's fraction of parameters and MACs."
 )
 _TOWERS_NOTE = " Two rows are two towers, which meet at conv3 and in the fully connected layers."
 _BLOCKS_NOTE = (
     "Each box is a block of layers, or several that give maps of one size, named after the last:"
-    " its height is the side of the map, its depth the number of channels, both by their logarithm."
+    " its height is that of the map, its depth the number of channels, both by their logarithm."
     " Below: each box's fraction of parameters and MACs."
 )
 _SIGNAL_NOTE = (

@@ -234,7 +234,7 @@ def changed(kind, sign, pixels, dataset, magnitude=15):
         def choice(self, _values, count):
             return np.full(count, sign)
 
-    warp, tone = augment._draw_randaugment(Chosen(), len(pixels), SIZE, 1, magnitude / 30)
+    warp, tone = augment._draw_randaugment(Chosen(), len(pixels), (SIZE, SIZE), 1, magnitude / 30)
     batch = {
         "pixels": tf.constant(pixels),
         "labels": tf.range(len(pixels)),
@@ -315,3 +315,45 @@ def test_class_weights_are_inverse_to_the_counts(dataset):
     np.testing.assert_allclose(
         compute_class_weights(dataset), [1000 / 900, 1000 / 300, 1000 / 1800], rtol=1e-6
     )
+
+
+WIDE = (16, 48)
+
+
+def drawn_wide(dataset, **how):
+    """Return what is drawn for images of 16 x 48 pixels."""
+    return draw_augmentations(TrainConfig(**how), dataset, size=WIDE, epoch=0)
+
+
+def test_boxes_of_wide_images_have_their_shape_and_lie_inside(dataset):
+    erased = drawn_wide(dataset, random_erasing=1.0)["erased"]
+    mixed = drawn_wide(dataset, cutmix=1.0)["mixed"]
+    for boxes in (erased, mixed):
+        top, left, bottom, right = boxes.T
+        assert (boxes >= 0).all() and bottom.max() == 16 and right.max() == 48
+        assert (bottom >= top).all() and (right >= left).all()
+        assert abs(np.mean(bottom - top) / 16 - np.mean(right - left) / 48) < 0.03
+    shares = np.prod(erased[:, 2:] - erased[:, :2], axis=1) / (16 * 48)
+    assert 0.01 < shares.min() < shares.max() < 0.36
+    whole = drawn_wide(dataset, mixup=0.2)["mixed"]
+    assert (whole == [0, 0, 16, 48]).all()
+
+
+def test_cutmix_counts_the_area_of_a_wide_image(dataset):
+    config, pixels = TrainConfig(cutmix=1.0), np.zeros((8, *WIDE, 3), np.uint8)
+    pixels[1::2] = 200
+    drawn = {name: part[:8] for name, part in drawn_wide(dataset, cutmix=1.0).items()}
+    batch = {"pixels": tf.constant(pixels), "labels": tf.range(8), **drawn}
+    found, _, partners, shares = (part.numpy() for part in augment_batch(batch, config, dataset))
+    foreign = (found == pixels[partners]).all(-1)
+    np.testing.assert_allclose(1 - shares, foreign.mean((1, 2)), atol=1e-6)
+
+
+def test_warps_of_wide_images_keep_their_center_and_shift_by_their_sides(dataset):
+    warps = drawn_wide(dataset, randaugment=1)["warp"]
+    matrices = np.append(warps, np.ones((len(warps), 1)), axis=1).reshape(-1, 3, 3)
+    center = np.array([47 / 2, 15 / 2, 1])
+    moved = np.abs(matrices @ center - center)[:, :2]
+    shifts = {tuple(pair) for pair in np.round(moved, 3) if pair.max() > 1e-3}
+    strength = TrainConfig().randaugment_magnitude / 30 * 150 / 331
+    assert shifts == {(round(48 * strength, 3), 0.0), (0.0, round(16 * strength, 3))}

@@ -50,3 +50,40 @@ def test_windows_lie_inside_and_have_the_shapes_of_the_paper(shape):
         )  # windows that do not fit are drawn again, and those are large
         assert np.abs(np.log(width / height)).max() < np.log(4 / 3) + 0.02
         assert len(set(top)) > 100
+
+
+def test_a_wide_crop_is_the_pixels_that_are_there():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3), np.uint8)
+    top, left, mirrored = np.array([3, 0]), np.array([0, 1]), np.array([False, True])
+    found = cut_crops(pixels, np.array([1, 0]), top, left, mirrored, (6, 8))
+    np.testing.assert_array_equal(found[0], pixels[1, 3:9, 0:8])
+    np.testing.assert_array_equal(found[1], pixels[0, 0:6, 1:9][:, ::-1])
+    assert found.flags.c_contiguous
+    rows = draw_crops(2000, (3, 0), seed=0, epoch=0, random_crop=True, flip=False)
+    assert (set(rows.top), set(rows.left)) == ({0, 1, 2, 3}, {0})
+    center = draw_crops(2, (3, 9), seed=0, epoch=0, random_crop=False, flip=False)
+    assert (set(center.top), set(center.left)) == ({1}, {4})
+
+
+@pytest.mark.parametrize("size", [(100, 200), (200, 100), (32, 512)])
+@pytest.mark.parametrize("shape", [(600, 600), (600, 800)])
+def test_windows_have_the_shape_of_the_crop(size, shape):
+    """What is drawn for a square is drawn for them, in units of the crop's shape."""
+    drawn = draw_windows(5000, size, seed=1, epoch=2)
+    top, left, height, width = place_window(*drawn, shape, size).numpy().T
+    assert (top >= 0).all() and (left >= 0).all()
+    assert (top + height <= shape[0]).all() and (left + width <= shape[1]).all()
+    stretch = np.log(width / height) - np.log(size[1] / size[0])
+    assert np.abs(stretch).max() < np.log(4 / 3) + 0.1  # a narrow window has few pixels to round
+    assert abs(stretch.mean()) < 0.05
+    largest = min(size) / max(size)
+    area = height * width / (shape[0] * shape[1]) / largest
+    assert 0.07 < area.min() < 0.12
+    if shape[0] == shape[1] or size[1] > size[0]:  # of a wide image few tall windows fit
+        assert abs(area.mean() - 0.5) < 0.08
+
+
+def test_an_image_that_takes_no_try_gives_the_largest_window_of_the_crops_shape():
+    shapes, corner = np.full((1, 4, 2), 5, np.float32), np.full((1, 2), 0.5, np.float32)
+    for sides, expected in (((60, 90), [8, 0, 45, 90]), ((90, 60), [30, 0, 30, 60])):
+        assert place_window(shapes, corner, sides, (32, 64)).numpy().tolist() == [expected]

@@ -288,3 +288,26 @@ def test_a_thin_jpeg_is_padded_too(sides):
     encoded = tf.io.encode_jpeg(np.full((*sides, 3), 128, np.uint8)).numpy()
     for hints in (DecodingHints(), DecodingHints(upright_jpeg=True)):
         assert np.unique(padded(encoded, 36, hints=hints)).tolist() == [128]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_window_is_stretched_to_a_size_that_is_not_square(kind):
+    import io
+
+    from PIL import Image
+
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3))
+    smooth = tf.cast(tf.image.resize(coarse, (160, 240), method="bicubic"), tf.uint8).numpy()
+    file = io.BytesIO()
+    Image.fromarray(smooth).save(file, kind, **({"quality": 95} if kind == "JPEG" else {}))
+    encoded = tf.constant(file.getvalue())
+    whole = decode_image(encoded).numpy()
+    for window, halved in (((7, 11, 30, 60), False), ((0, 0, 160, 240), True)):
+        top, left, height, width = window
+        found = decode_window(encoded, 1, lambda _, at=window: tf.constant(at), (24, 40)).numpy()
+        cut = whole[top : top + height, left : left + width]
+        expected = tf.image.resize(cut, (24, 40), antialias=halved).numpy()
+        assert found.shape == (24, 40, 3)
+        difference = np.abs(found - expected)
+        # libjpeg halves by leaving out fine frequencies.
+        assert difference.mean() < 1.5 if halved else difference.max() <= 0.51

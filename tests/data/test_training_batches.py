@@ -241,3 +241,55 @@ def test_small_epochs_share_an_iterator_and_are_the_same(train, change):
             assert one.keys() == other.keys()
             for name in one:
                 np.testing.assert_array_equal(one[name], other[name])
+
+
+WIDE = (24, 34)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wide_crops_are_pixels_of_the_squares_mirrored_and_not(kind, request):
+    images = request.getfixturevalue(kind)
+    squares, labels = epoch_of(images, image_size=36, crop="center", flip=False)
+    pixels, same = epoch_of(images, image_size=WIDE)
+    np.testing.assert_array_equal(labels, same)
+    cut = draw_crops(1265, (12, 2), seed=3, epoch=0, random_crop=True, flip=True)
+    for index in range(0, 1265, 20):
+        top, left = cut.top[index], cut.left[index]
+        expected = squares[index, top : top + 24, left : left + 34]
+        expected = expected[:, ::-1] if cut.mirrored[index] else expected
+        np.testing.assert_array_equal(pixels[index], expected)
+    assert {cut.mirrored[index] for index in range(0, 1265, 20)} == {True, False}
+
+
+def test_the_center_of_wide_crops_is_that_of_evaluation(train, streamed):
+    for images in (train, streamed):
+        pixels, _ = epoch_of(images, image_size=WIDE, crop="center", flip=False)
+        seen, _ = arrays(make_evaluation_batches(images, image_size=WIDE, batch_size=100))
+        assert sorted(rows(pixels)) == sorted(rows(seen))
+
+
+def test_everything_is_drawn_for_wide_images(train, mapped, streamed):
+    how = {"global_batch_size": 54, "image_size": WIDE} | EVERYTHING
+    ours = batches_of(train, **how)
+    assert_same(batches_of(mapped, **how, parallel_calls=5), ours)
+    for start, images in ((21, train), (21, streamed)):
+        whole = ours if images is train else batches_of(images, **how)
+        assert whole[0][0].shape == (54, *WIDE, 3)
+        assert_same(batches_of(images, **how, start=start, parallel_calls=3), whole[start:])
+
+
+def test_windows_of_wide_images_are_those_of_a_resize(train):
+    pixels, _ = batches_of(train, crop="resized", image_size=WIDE, flip=False)[0]
+    drawn = draw_windows(1265, WIDE, seed=3, epoch=0)
+    order = np.random.default_rng([3, 0, 0]).permutation(1265)[:55]
+    windows = place_window(drawn[0][:55], drawn[1][:55], (36, 36), WIDE).numpy()
+    for index, (top, left, height, width) in enumerate(windows):
+        window = train.pixels[order[index], top : top + height, left : left + width]
+        assert np.abs(pixels[index] - tf.image.resize(window, WIDE).numpy()).max() <= 0.51
+
+
+def test_wide_crops_larger_than_the_squares_are_refused(train):
+    with pytest.raises(
+        ConfigError, match=r"at most 36. Received 24x37. Type --set data.short_side=37"
+    ):
+        batches_of(train, image_size=(24, 37))
