@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from pipeline.data.crops import cut_crops, place_window
+from pipeline.data.crops import cut_crops, place_in_square, place_window
 from pipeline.data.decoding import decode_window, mirror_where, stretch
 from pipeline.data.loader import LoadedSplit, decode_square, make_hints
 from pipeline.data.shards import RecordReader, as_written
@@ -77,7 +77,7 @@ def _cut_windows(
         return np.ascontiguousarray(pixels[index, top : top + height, left : left + width])
 
     def cut(index: Tensor, shapes: Tensor, corner: Tensor, mirrored: Tensor) -> Tensor:
-        window = place_window(shapes, corner, (side, side), size)
+        window = place_in_square(shapes, corner, side, size)
         copied = tf.numpy_function(copy_window, [index, window], tf.uint8, stateful=False)
         copied = tf.ensure_shape(copied, (None, None, 3))
         return mirror_where(mirrored, stretch(copied, size))
@@ -127,7 +127,7 @@ def decode_record_batches(
 
     def decode_resized(example: dict[str, Tensor], shapes: Tensor, corner: Tensor) -> Tensor:
         if dataset.fit == "pad":  # windows of the prepared square, as of one in memory
-            top, left, *sides = tf.unstack(place_window(shapes, corner, (side, side), size))
+            top, left, *sides = tf.unstack(place_in_square(shapes, corner, side, size))
             window = tf.slice(decode_square(dataset, example), [top, left, 0], [*sides, 3])
             return stretch(window, size)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,28 +73,40 @@ def draw_crops(
     )
 
 
-def draw_windows(count: int, size: ImageSize, *, seed: int, epoch: int) -> tuple[Floats, Floats]:
+def find_frame(side: int, size: ImageSize) -> tuple[int, int, int, int]:
+    """Return the part of a prepared square in which crops are drawn: top, left, height and width.
+
+    It has the shape of the crops, and in its middle the crop that evaluation takes; of a square
+    crop it is all. So training moves a crop by the same fraction of each of its sides, and of an
+    image that was padded it sees no more border than evaluation does.
+
+    Args:
+        side: height and width of the square.
+        size: height and width of the crops, at most `side`.
+    """
+    (height, width), longest = sides_of(size), max(sides_of(size))
+    rows, columns = round(side * height / longest), round(side * width / longest)
+    top = (side - height) // 2 - (rows - height) // 2
+    left = (side - width) // 2 - (columns - width) // 2
+    return top, left, rows, columns
+
+
+def draw_windows(count: int, *, seed: int, epoch: int) -> tuple[Floats, Floats]:
     """Return the random numbers of the window of a resized crop, for each position of an epoch.
 
     The first are float32 [count, 4, 2], four tries of height and width in units of the root of the
     image's area: a fraction of the area in [0.08, 1) and a width / height between 3/4 and 4/3. The
     second are float32 [count, 2], where the window lies, in [0, 1) of the distance it can be moved
-    down and to the right. The ranges are those of Szegedy and others, 2014, section 6, for square
-    crops. For others the width / height is in units of the crop's, so that nothing is stretched
-    more, and the area in those of the largest window of the crop's shape in a square.
+    down and to the right. The ranges are those of Szegedy and others, 2014, section 6.
 
     Args:
         count: images.
-        size: height and width of the crops.
         seed: of the training.
         epoch: counted from 0.
     """
-    rng, (height, width) = (
-        open_stream(RandomStream.RESIZED_CROP, seed=seed, epoch=epoch),
-        sides_of(size),
-    )
-    area = rng.uniform(0.08, 1, (count, 4)) * (min(height, width) / max(height, width))
-    aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), (count, 4))) * (width / height)
+    rng = open_stream(RandomStream.RESIZED_CROP, seed=seed, epoch=epoch)
+    area = rng.uniform(0.08, 1, (count, 4))
+    aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), (count, 4)))
     shapes = np.sqrt(np.stack([area / aspect, area * aspect], axis=2))
     return shapes.astype(np.float32), rng.random((count, 2), np.float32)
 
@@ -101,7 +114,9 @@ def draw_windows(count: int, size: ImageSize, *, seed: int, epoch: int) -> tuple
 def place_window(shapes: Tensor, corner: Tensor, sides: Tensor, size: ImageSize) -> Tensor:
     """Return the window of an image, int32 [..., 4]: top, left, height and width, inside the image.
 
-    The first try that fits is taken; if none does, the largest window of the crop's shape.
+    The first try that fits is taken; if none does, the largest window of the crop's shape. What was
+    drawn as width / height is in units of the crop's, so that nothing is stretched more than in a
+    square.
 
     Args:
         shapes: float32 [..., 4, 2], as `draw_windows` returns them.
@@ -110,7 +125,8 @@ def place_window(shapes: Tensor, corner: Tensor, sides: Tensor, size: ImageSize)
         size: height and width of the crops.
     """
     whole, (height, width) = tf.cast(sides, tf.float32), sides_of(size)
-    tries = tf.maximum(tf.round(shapes * tf.sqrt(tf.reduce_prod(whole))), 1)
+    shape = [math.sqrt(height / width), math.sqrt(width / height)]
+    tries = tf.maximum(tf.round(shapes * (tf.sqrt(tf.reduce_prod(whole)) * shape)), 1)
     reach = tf.round(whole[::-1] * [height / width, width / height])  # of the other side
     largest = tf.zeros_like(tries[..., :1, :]) + tf.maximum(tf.minimum(whole, reach), 1)
     tries = tf.concat([tries, largest], axis=-2)
@@ -118,6 +134,12 @@ def place_window(shapes: Tensor, corner: Tensor, sides: Tensor, size: ImageSize)
     taken = tf.gather(tries, first, axis=-2, batch_dims=tries.shape.rank - 2)
     start = tf.minimum(tf.floor(corner * (whole - taken + 1)), whole - taken)
     return tf.cast(tf.concat([start, taken], axis=-1), tf.int32)
+
+
+def place_in_square(shapes: Tensor, corner: Tensor, side: int, size: ImageSize) -> Tensor:
+    """Return `place_window` within the frame of a prepared square, int32 [..., 4]."""
+    top, left, *frame = find_frame(side, size)
+    return tf.add(place_window(shapes, corner, frame, size), [top, left, 0, 0])
 
 
 def cut_crops(

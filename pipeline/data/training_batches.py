@@ -13,7 +13,7 @@ import tensorflow as tf
 from pipeline.config.train import TrainConfig
 from pipeline.data.augment import draw_augmentations
 from pipeline.data.cropped_batches import cut_pixel_batches, decode_record_batches
-from pipeline.data.crops import draw_crops, draw_windows
+from pipeline.data.crops import draw_crops, draw_windows, find_frame
 from pipeline.data.loader import (
     PREFETCHED_BATCHES,
     LoadedSplit,
@@ -23,7 +23,7 @@ from pipeline.data.loader import (
 from pipeline.data.remote_batches import distribute_batches
 from pipeline.data.shards import as_written, count_processors, make_deterministic_options
 from pipeline.errors import ConfigError
-from pipeline.image_size import ImageSize
+from pipeline.image_size import ImageSize, sides_of
 from pipeline.random_streams import RandomStream, open_stream
 
 if TYPE_CHECKING:
@@ -114,18 +114,21 @@ class _EpochPlan:
 
     def __init__(self, images: LoadedSplit, config: TrainConfig, image_size: ImageSize, epoch: int):
         count, seed = len(images), config.seed
+        measure_surplus(images, image_size)  # refuses crops that are too large
+        top, left, *frame = find_frame(images.dataset.short_side, image_size)
+        height, width = sides_of(image_size)
         crops = draw_crops(
             count,
-            measure_surplus(images, image_size),
+            (frame[0] - height, frame[1] - width),
             seed=seed,
             epoch=epoch,
             random_crop=config.crop == "random",
             flip=config.flip,
         )
         corners = (
-            draw_windows(count, image_size, seed=seed, epoch=epoch)
+            draw_windows(count, seed=seed, epoch=epoch)
             if config.crop == "resized"
-            else (crops.top, crops.left)
+            else (crops.top + top, crops.left + left)
         )
         rng = open_stream(RandomStream.IMAGE_ORDER, seed=seed, epoch=epoch)
         # A streamed split has no order of its own: records come as they are shuffled.

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from pipeline.data.crops import cut_crops, draw_crops, draw_windows, place_window
+from pipeline.data.crops import (
+    cut_crops,
+    draw_crops,
+    draw_windows,
+    find_frame,
+    place_in_square,
+    place_window,
+)
 
 
 def test_cut_takes_the_pixels_that_are_there():
@@ -37,7 +44,7 @@ def test_cuts_cover_every_corner_evenly_and_switches_are_independent():
 @pytest.mark.parametrize("shape", [(300, 400), (36, 36), (20, 1000), (3, 2), (1, 1)])
 def test_windows_lie_inside_and_have_the_shapes_of_the_paper(shape):
     top, left, height, width = (
-        place_window(*draw_windows(5000, 28, seed=1, epoch=2), shape, 28).numpy().T
+        place_window(*draw_windows(5000, seed=1, epoch=2), shape, 28).numpy().T
     )
     assert (top >= 0).all() and (left >= 0).all() and (height >= 1).all() and (width >= 1).all()
     assert (top + height <= shape[0]).all() and (left + width <= shape[1]).all()
@@ -66,21 +73,31 @@ def test_a_wide_crop_is_the_pixels_that_are_there():
 
 
 @pytest.mark.parametrize("size", [(100, 200), (200, 100), (32, 512)])
-@pytest.mark.parametrize("shape", [(600, 600), (600, 800)])
-def test_windows_have_the_shape_of_the_crop(size, shape):
-    """What is drawn for a square is drawn for them, in units of the crop's shape."""
-    drawn = draw_windows(5000, size, seed=1, epoch=2)
-    top, left, height, width = place_window(*drawn, shape, size).numpy().T
-    assert (top >= 0).all() and (left >= 0).all()
-    assert (top + height <= shape[0]).all() and (left + width <= shape[1]).all()
+def test_windows_of_a_square_have_the_shape_of_the_crop(size):
+    """What is drawn for a square crop is drawn for it, in units of the frame's sides."""
+    drawn = draw_windows(5000, seed=1, epoch=2)
+    top, left, height, width = place_in_square(*drawn, 600, size).numpy().T
+    first, start, *frame = find_frame(600, size)
+    assert (top >= first).all() and (left >= start).all()
+    assert (top + height <= first + frame[0]).all() and (left + width <= start + frame[1]).all()
     stretch = np.log(width / height) - np.log(size[1] / size[0])
     assert np.abs(stretch).max() < np.log(4 / 3) + 0.1  # a narrow window has few pixels to round
-    assert abs(stretch.mean()) < 0.05
-    largest = min(size) / max(size)
-    area = height * width / (shape[0] * shape[1]) / largest
+    assert abs(stretch.mean()) < 0.03
+    area = height * width / (frame[0] * frame[1])
     assert 0.07 < area.min() < 0.12
-    if shape[0] == shape[1] or size[1] > size[0]:  # of a wide image few tall windows fit
-        assert abs(area.mean() - 0.5) < 0.08
+    assert abs(area.mean() - 0.5) < 0.08
+
+
+@pytest.mark.parametrize("side", [36, 45, 256])
+def test_crops_are_drawn_around_the_one_of_evaluation(side):
+    assert find_frame(side, 28) == (0, 0, side, side)
+    for height in range(16, side + 1):
+        top, left, *frame = find_frame(side, (height, 32))
+        for start, own, crop in zip((top, left), frame, (height, 32), strict=True):
+            assert 0 <= start <= start + own <= side
+            assert start + (own - crop) // 2 == (side - crop) // 2  # the center is evaluation's
+            surplus = side - max(height, 32)
+            assert abs((own - crop) / crop - surplus / max(height, 32)) <= 0.5 / crop + 1e-9
 
 
 def test_an_image_that_takes_no_try_gives_the_largest_window_of_the_crops_shape():
