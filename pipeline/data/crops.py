@@ -78,7 +78,7 @@ def find_frame(side: int, size: ImageSize) -> tuple[int, int, int, int]:
 
     It has the shape of the crops, and in its middle the crop that evaluation takes; of a square
     crop it is all. So training moves a crop by the same fraction of each of its sides, and of an
-    image that was padded it sees no more border than evaluation does.
+    image that was padded it sees hardly more border than evaluation does.
 
     Args:
         side: height and width of the square.
