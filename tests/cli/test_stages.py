@@ -354,6 +354,15 @@ def test_two_networks_are_compared_on_the_same_images_and_the_main_one_stays(tmp
     assert {row["state"] for row in status["stages"]} == {"done"}
 
 
+def test_an_evaluation_is_compared_with_itself(finished):
+    cwd, first = finished
+    evaluation = Path(last_line(first)["stages"][3]["directory"]).name
+    found = last_line(alexnet("--json", "compare", evaluation, evaluation, cwd=cwd))
+    assert (found["p_value"], found["only_first_wrong"], found["only_second_wrong"]) == (1.0, 0, 0)
+    assert "No clear difference" in (cwd / found["page"]).read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
 def test_a_model_that_a_run_trained_is_judged_again_and_compared(finished):
     cwd, first = finished
     whole, status = last_line(first), last_line(alexnet("--json", "status", cwd=cwd))
@@ -1107,6 +1116,15 @@ def replace(package, file, old, new):
 DONE = dict.fromkeys(("ingest", "build", "train", "evaluate"), "done")
 
 
+def test_another_word_in_an_error_makes_ingest_alone_stale(package, ran):
+    replace(package, "data/audit.py", "There is no usable image in", "Nothing usable is in")
+    found = states(package, ran)
+    # Ingest must be run again to know that it makes the same: what comes after waits for it.
+    assert found["ingest"] == "stale"
+    assert found["train"] == "waiting"
+
+
+@pytest.mark.slow
 def test_another_word_in_an_error_of_ingest_leaves_the_training(package, ran):
     replace(package, "data/audit.py", "There is no usable image in", "Nothing usable is in")
     found = states(package, ran)
