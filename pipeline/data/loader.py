@@ -13,7 +13,7 @@ import tensorflow as tf
 from pyarrow import parquet
 
 from pipeline.artifacts import DatasetArtifact
-from pipeline.data.decoding import DecodingHints, decode_and_resize
+from pipeline.data.decoding import DecodingHints, compile_decoding
 from pipeline.data.shards import (
     RecordReader,
     as_written,
@@ -166,13 +166,8 @@ def open_split_records(images: LoadedSplit) -> RecordReader:
 
 def decode_square(dataset: DatasetArtifact, example: dict[str, Tensor]) -> Tensor:
     """Return an image as uint8 [short_side, short_side, 3] in [0, 255]."""
-    return decode_and_resize(
-        example["image"],
-        dataset.short_side,
-        example["orientation"],
-        make_hints(dataset),
-        dataset.fit,
-    )
+    decode = compile_decoding(dataset.short_side, make_hints(dataset), dataset.fit)
+    return decode(example["image"], tf.cast(example["orientation"], tf.int32))
 
 
 def make_hints(dataset: DatasetArtifact) -> DecodingHints:

@@ -20,7 +20,7 @@ from pyarrow import parquet
 
 from pipeline.artifacts import digest_of
 from pipeline.data.checked import IngestProgress
-from pipeline.data.decoding import decode_and_resize
+from pipeline.data.decoding import compile_decoding
 from pipeline.data.fit import measure_cut_fraction
 from pipeline.data.headers import detect_format, read_header_size
 from pipeline.data.prepared import PreparedDataset
@@ -239,10 +239,11 @@ def _add_pixels(
     Pixels are empty where none are needed: in images that are not measured, unless `every`.
     """
     limit = MEASURED_IMAGES if split == "train" else 0
+    compiled = compile_decoding(short_side, fit=fit)
 
     def add(index: Tensor, example: dict[str, Tensor]) -> dict[str, Tensor]:
         def decode() -> Tensor:
-            return decode_and_resize(example["image"], short_side, example["orientation"], fit=fit)
+            return compiled(example["image"], tf.cast(example["orientation"], tf.int32))
 
         nothing = tf.zeros((0, 0, 3), tf.uint8)
         pixels = decode() if every else tf.cond(index < limit, decode, lambda: nothing)

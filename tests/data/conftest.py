@@ -19,25 +19,26 @@ from pipeline.engine.stage import Context
 @pytest.fixture
 def make_dataset(tmp_path):
     """Return a function that runs the ingest stage with some settings, in a fresh work directory
-    unless one is given."""
+    unless one is given, and draws its pages where they are wanted."""
     runs = []
 
-    def make(workdir=None, **settings):
+    def make(workdir=None, draw=False, **settings):
         directory = (
             (workdir or tmp_path / f"work{len(runs)}") / "stages" / f"ingest-{len(runs)}.partial"
         )
         directory.mkdir(parents=True)
         runs.append(directory)
-        return _ingest_into(directory, **settings)
+        return _ingest_into(directory, draw=draw, **settings)
 
     return make
 
 
-def _ingest_into(directory, **settings):
+def _ingest_into(directory, *, draw=True, **settings):
     """Do what the runner does: run the stage, then draw its pages."""
     record = ingest.function(DataConfig(**settings), _context_in(directory))
-    (directory / "report").mkdir()
-    ingest.draw(record, directory / "report")
+    if draw:
+        (directory / "report").mkdir()
+        ingest.draw(record, directory / "report")
     return record
 
 

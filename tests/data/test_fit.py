@@ -49,8 +49,9 @@ def write_images(folder, shapes, seed=0):
     return folder
 
 
-def prepare(folder, workdir, **settings):
-    """Return the record of an ingest, the sentences that it showed, and the tags of its run."""
+def prepare(folder, workdir, *, draw=False, **settings):
+    """Return the record of an ingest, the sentences that it showed, and the tags of its run; draw
+    its pages where they are wanted."""
     directory = workdir / "stages" / "ingest-0.partial"
     directory.mkdir(parents=True)
     shown, tags = [], {}
@@ -60,8 +61,9 @@ def prepare(folder, workdir, **settings):
     observer = SimpleNamespace(progressed=lambda *_: None, notified=shown.append)
     config = DataConfig(dataset=str(folder), duplicates="report", **settings)
     record = ingest.function(config, Context(directory, run, observer))
-    (directory / "report").mkdir()
-    ingest.draw(record, directory / "report")
+    if draw:
+        (directory / "report").mkdir()
+        ingest.draw(record, directory / "report")
     return record, shown, tags
 
 
@@ -86,7 +88,9 @@ def test_auto_pads_where_more_than_a_quarter_would_be_cut(tmp_path, wide, fit, s
     folder = write_images(tmp_path / "images", shapes)
     for path in [*folder.glob("test/*/*"), *folder.glob("validation/*/*")]:
         Image.new("RGB", (200, 20)).save(path)  # they decide nothing
-    record, shown, tags = prepare(folder, tmp_path / "w", short_side=32, fit="auto")
+    record, shown, tags = prepare(
+        folder, tmp_path / "w", draw=True, short_side=32, fit="auto"
+    )
     area = "more than a quarter of their area, cropped to the central square"
     assert (record.fit, shown) == (fit, [f"{sentence} {area}"])
     assert tags["fit"] == fit

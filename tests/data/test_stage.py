@@ -72,7 +72,7 @@ def test_statistics_are_those_of_the_training_pixels(digits):
 
 
 def test_digits_twice_give_the_same_record_and_files(digits, make_dataset):
-    again = make_dataset()
+    again = make_dataset(draw=True)
     assert again.identity() == digits.identity()
     names = ("report/samples.png", "report/dataset_card.html", "index/train.parquet")
     for name in (*names, f"{digits.builder_directory}/images-train.tfrecord-00000-of-00001"):
@@ -97,7 +97,7 @@ def test_folder_has_natural_order_and_counts_what_it_leaves_out(folder, make_dat
     (folder / "1" / "again").symlink_to(folder)
     (folder / "2" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     before = sorted((path, path.lstat().st_mtime_ns) for path in folder.rglob("*"))
-    dataset = make_dataset(dataset=str(folder))
+    dataset = make_dataset(dataset=str(folder), draw=True)
     card = card_of(dataset)
     assert dataset.class_names == ("1", "2", "10")
     assert dataset.name == "images"
@@ -150,7 +150,7 @@ def test_files_that_cannot_be_decoded_are_quarantined(folder, make_dataset):
     header = bytearray((folder / "1" / "1.png").read_bytes())
     header[16:24] = (20_000).to_bytes(4, "big") * 2
     (folder / "2" / "huge.png").write_bytes(header)
-    dataset = make_dataset(dataset=str(folder), max_quarantined_fraction=0.1)
+    dataset = make_dataset(dataset=str(folder), max_quarantined_fraction=0.1, draw=True)
     reasons = {item["file"]: item["reason"] for item in card_of(dataset)["quarantined"]}
     assert dataset.quarantined == 4
     assert reasons["1/text.jpg"] == "text, not an image"
@@ -198,7 +198,7 @@ def test_a_class_may_be_called_train(tmp_path, make_dataset, write_folder):
 def test_same_image_in_two_splits_is_told(tmp_path, make_dataset, write_folder):
     for split in ("train", "val", "test"):
         write_folder(tmp_path / "p" / split, classes=("a", "b"), per_class=3, seed=0)
-    card = card_of(make_dataset(dataset=str(tmp_path / "p"), duplicates="report"))
+    card = card_of(make_dataset(dataset=str(tmp_path / "p"), duplicates="report", draw=True))
     assert (card["contents_in_several_splits"], card["contents_with_several_labels"]) == (6, 0)
     assert card["duplicates"]["groups_in_several_splits"] == len(card["duplicates"]["groups"]) == 6
     assert card["excluded_duplicates"] == []
@@ -212,7 +212,7 @@ def test_duplicates_of_test_images_are_excluded(tmp_path, make_dataset, write_fo
         tmp_path / "p" / "test" / "a" / "0.jpg", tmp_path / "p" / "train" / "b" / "copy.jpg"
     )
     shutil.copy(tmp_path / "p" / "val" / "a" / "1.png", tmp_path / "p" / "train" / "a" / "copy.png")
-    dataset = make_dataset(dataset=str(tmp_path / "p"))
+    dataset = make_dataset(dataset=str(tmp_path / "p"), draw=True)
     card = card_of(dataset)
     assert dataset.class_counts == {"train": (10, 10), "validation": (3, 3), "test": (3, 3)}
     assert dataset.excluded_duplicates == 2
@@ -286,7 +286,7 @@ def test_names_are_text_on_the_page(tmp_path, make_dataset, write_folder):
         root.mkdir(exist_ok=True)
         (tmp_path / "one" / "x").rename(target)
         (target / f"{name[:20]!r}.jpg".replace("/", "")).write_text("not an image")
-    dataset = make_dataset(dataset=str(root), max_quarantined_fraction=0.1)
+    dataset = make_dataset(dataset=str(root), max_quarantined_fraction=0.1, draw=True)
     page = (dataset.directory / "report" / "dataset_card.html").read_text()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
