@@ -56,7 +56,9 @@ def test_every_file_of_the_corpus_is_counted_once(tmp_path, make_dataset, write_
     root = write_corpus(write_folder(tmp_path / "p", classes=("a", "b")))
     os.mkfifo(root / "a" / "pipe.jpg")
     (root / "a" / "gone.jpg").symlink_to(root / "nowhere")
-    dataset = make_dataset(dataset=str(root), max_quarantined_fraction=0.9, duplicates="report", draw=True)
+    dataset = make_dataset(
+        dataset=str(root), max_quarantined_fraction=0.9, duplicates="report", draw=True
+    )
     card = json.loads((dataset.directory / "report" / "dataset_card.json").read_text())
     bad = {f"odd/{name}" for name, (_, verdict) in corpus.CORPUS.items() if verdict}
     assert {item["file"] for item in card["quarantined"]} == bad

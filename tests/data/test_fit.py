@@ -88,9 +88,7 @@ def test_auto_pads_where_more_than_a_quarter_would_be_cut(tmp_path, wide, fit, s
     folder = write_images(tmp_path / "images", shapes)
     for path in [*folder.glob("test/*/*"), *folder.glob("validation/*/*")]:
         Image.new("RGB", (200, 20)).save(path)  # they decide nothing
-    record, shown, tags = prepare(
-        folder, tmp_path / "w", draw=True, short_side=32, fit="auto"
-    )
+    record, shown, tags = prepare(folder, tmp_path / "w", draw=True, short_side=32, fit="auto")
     area = "more than a quarter of their area, cropped to the central square"
     assert (record.fit, shown) == (fit, [f"{sentence} {area}"])
     assert tags["fit"] == fit

@@ -21,13 +21,9 @@ from pipeline.reproduce.verdict import judge_effects
 from pipeline.tracking.store import connect_store
 from pipeline.workspace.workspace import Workspace
 
-# A network of four layers, and a rate near which the best one lies: few are tried.
 TINY = {
     "data.dataset": "digits",
-    "model.network": "cifar",
     "model.alexnet.width_multiplier": 0.25,
-    "model.alexnet.initialization": "he",
-    "train.learning_rate": 0.03,
     "train.epochs": 1,
     "train.global_batch_size": 32,
     "reproduce.images": 96,
