@@ -7,7 +7,8 @@ pixels to logits, which ends with a Dense without activation.
     normalize     where the network does not scale its pixels itself
     its layers    submodels in one graph, without the classifier and its softmax
     global mean   where they end with maps
-    classifier    the network's own where its classes are meant, else a fresh one behind dropout
+    classifier    the network's own where its classes are meant, else a fresh one behind dropout,
+                  the network's own where it has one
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 # Mean and standard deviation of pixels that a network scales itself.
 _AS_THEY_ARE = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 _SCALING = (keras.layers.Rescaling, keras.layers.Normalization, PixelNormalization)
+# Operations of keras.ops, by the names of their classes.
+_ARITHMETIC = frozenset(
+    {"Add", "Subtract", "Multiply", "Divide", "TrueDivide", "FloorDivide", "DivideNoNan"}
+)
 _OWN_NAMES = ("image", "normalize", "dropout", "logits")
 _PROBABILITIES = ("softmax", "sigmoid")
 
@@ -48,14 +53,47 @@ def build_family_network(
     channel_std: Sequence[float],
     weights_layout: str = "",  # noqa: ARG001 - there is none
 ) -> Network:
-    """Return an uncompiled network; arguments as of `build_network`.
+    """Return an uncompiled network; arguments as of `build_network`, errors of `adopt_network`."""
+    pixels = (channel_mean, channel_std)
+    return adopt_network(row, config, num_classes=num_classes, pixels=pixels).network
 
-    The network of a file keeps its weights, but for the classifier.
+
+@dataclass(frozen=True)
+class AdoptedNetwork:
+    """A network of elsewhere as the pipeline wants it.
+
+    Attributes:
+        network: uncompiled, from uint8 pixels to logits.
+        keeps_classifier: whether its own classifier stayed.
+        replaced_classes: of the classifier that a fresh one replaced; 0 where none was.
+    """
+
+    network: Network
+    keeps_classifier: bool
+    replaced_classes: int
+
+
+def adopt_network(
+    row: NetworkRow,
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    pixels: tuple[Sequence[float], Sequence[float]],
+) -> AdoptedNetwork:
+    """Return what becomes of a network.
+
+    That of a file keeps its weights, but for the classifier.
+
+    Args:
+        row: the network.
+        config: the settings.
+        num_classes: number of logits.
+        pixels: RGB mean and standard deviation of the training pixels, 0-255.
 
     Raises:
         ConfigError: it cannot be made, or is no classifier of images.
     """
-    pixels = (channel_mean, [max(value, 1.0) for value in channel_std])
+    pixels = (pixels[0], [max(value, 1.0) for value in pixels[1]])
     plan = _Plan(row, config, num_classes)
     if row.family == "file":
         return plan.adopt(load_model(Path(row.name)), None, keeps_classifier=False)
@@ -89,7 +127,7 @@ def load_own_network(
     keeps = config.classifier == "keep" or (
         config.classifier == "auto" and known == tuple(class_names)
     )
-    return plan.adopt(load_model(path), None, keeps_classifier=keeps), keeps
+    return plan.adopt(load_model(path), None, keeps_classifier=keeps).network, keeps
 
 
 @dataclass(frozen=True)
@@ -106,7 +144,7 @@ class _Plan:
         pixels: tuple[Sequence[float], Sequence[float]] | None,
         *,
         keeps_classifier: bool,
-    ) -> Network:
+    ) -> AdoptedNetwork:
         """Return a given network from uint8 pixels to logits.
 
         Args:
@@ -142,9 +180,11 @@ class _Plan:
                 f"The network {self.row.name} ends with an output of {tuple(x.shape[1:])}",
                 expected="logits, features, or maps of [height, width, channels]",
             )
-        if classifier is None:
+        if not keeps and not isinstance(find_producer(graph, features), keras.layers.Dropout):
             x = keras.layers.Dropout(self.config.dropout, seed=0, name="dropout")(x)
-        return keras.Model(image, self._classify(x, classifier if keeps else None), name="network")
+        logits = self._classify(x, classifier if keeps else None)
+        replaced = 0 if classifier is None or keeps else classifier.units
+        return AdoptedNetwork(keras.Model(image, logits, name="network"), keeps, replaced)
 
     def _keeps(self, classifier: Layer | None, wanted: bool) -> bool:
         """Return whether a network's own classifier stays."""
@@ -214,12 +254,16 @@ def _cut_classifier(graph: Network) -> tuple[Tensor, Layer | None]:
 
 
 def _scales_pixels(graph: Network) -> bool:
-    """Return whether a network scales its pixels itself, before the first layer with a kernel."""
+    """Return whether a network scales its pixels itself, before the first layer with a kernel.
+
+    By a layer made for it or by arithmetic, such as x / 255; padding or cropping scales nothing.
+    """
     for operation in graph.operations[1:]:
         is_layer = isinstance(operation, keras.layers.Layer)
-        if isinstance(operation, _SCALING) or not is_layer:  # such as x / 255
+        computes = not is_layer and type(operation).__name__ in _ARITHMETIC
+        if isinstance(operation, _SCALING) or computes:
             return True
-        if any(len(weight.shape) > 1 for weight in operation.weights):
+        if any(len(weight.shape) > 1 for weight in getattr(operation, "weights", ())):
             return False
     return False
 

@@ -25,6 +25,7 @@ from pipeline.model.weight_sources import IMAGENET
 
 if TYPE_CHECKING:
     from pipeline.arrays import Images, Labels, Network
+    from pipeline.model.network_row import NetworkRow
     from pipeline.model.signal import Signal
 
 # The signal of the network in use, beside those of the same network with other activations.
@@ -124,7 +125,7 @@ def _build_and_check(
     from pipeline.model.signal import count_signal_images
     from pipeline.model.weights import save_model
 
-    network, pretrained = _make_network(config, statistics, context)
+    network, pretrained, notes = _make_network(config, statistics, context)
     layers = describe_layers(network)
     count = count_signal_images(sum(layer.bytes for layer in layers))
     signals, finding = _check_signal(
@@ -134,7 +135,8 @@ def _build_and_check(
     save_model(network, path)
     _require_openable(config, path)
     own = signals.get(_THIS_NETWORK)
-    _store_report_data(config, signals, finding, context.directory)
+    notes = [*notes, _describe_pixels(network)]
+    _store_report_data(config, signals, finding, notes, context.directory)
     artifact = ModelArtifact(
         directory=context.directory,
         model_sha256=file_sha256(path),
@@ -159,10 +161,14 @@ def _build_and_check(
 
 def _make_network(
     config: ModelConfig, statistics: _Statistics, context: Context
-) -> tuple[Network, dict[str, str]]:
-    """Return the network, and what the record says of weights that are not fresh."""
-    if not config.weights and find_network(config.network).family != "file":
-        return _make_fresh_network(config, statistics), {}
+) -> tuple[Network, dict[str, str], list[str]]:
+    """Return the network, what the record says of weights that are not fresh, and notes."""
+    row = find_network(config.network)
+    if not config.weights and row.family in ("function", "hub"):
+        network, notes = _adopt_network(row, config, statistics, context)
+        return network, {}, notes
+    if not config.weights and row.family != "file":
+        return _make_fresh_network(config, statistics), {}, []
     from pipeline.model.pretrained import load_pretrained_network
 
     found = load_pretrained_network(config, statistics.class_names)
@@ -173,7 +179,39 @@ def _make_network(
     }
     afresh = ", ".join(found.fresh_layers) or "none"
     context.run.set_tags({"weights": config.weights, "layers_afresh": afresh} | record)
-    return found.network, record
+    return found.network, record, [f"Weights: {found.weights}; layers that start afresh: {afresh}."]
+
+
+def _adopt_network(
+    row: NetworkRow, config: ModelConfig, statistics: _Statistics, context: Context
+) -> tuple[Network, list[str]]:
+    """Return the network of a function or a preset, and what a person should know of it."""
+    from pipeline.model.own_networks import adopt_network
+
+    classes = len(statistics.class_names)
+    pixels = (statistics.channel_mean, statistics.channel_std)
+    adopted = adopt_network(row, config, num_classes=classes, pixels=pixels)
+    if not adopted.replaced_classes:
+        return adopted.network, []
+    note = (
+        f"the classifier of {row.name} has {adopted.replaced_classes} classes: a fresh one of"
+        f" {classes} replaces it"
+    )
+    context.notify(note)
+    return adopted.network, [f"{note[0].upper()}{note[1:]}."]
+
+
+def _describe_pixels(network: Network) -> str:
+    """Return how a network scales its pixels, in words."""
+    from pipeline.model.layers import PixelNormalization
+
+    found = [layer for layer in network.layers if isinstance(layer, PixelNormalization)]
+    if not found or (set(found[0].mean), set(found[0].std)) == ({0.0}, {1.0}):
+        return "Pixels: levels of 0-255 as they are; its own layers scale them."
+    mean, std = (
+        ", ".join(f"{value:.4g}" for value in values) for values in (found[0].mean, found[0].std)
+    )
+    return f"Pixels: levels of 0-255, less {mean}, divided by {std} (red, green, blue)."
 
 
 def _make_fresh_network(config: ModelConfig, statistics: _Statistics) -> Network:
@@ -248,7 +286,11 @@ def _require_openable(config: ModelConfig, path: Path) -> None:
 
 
 def _store_report_data(
-    config: ModelConfig, signals: Mapping[str, Signal], finding: Mapping[str, Any], folder: Path
+    config: ModelConfig,
+    signals: Mapping[str, Signal],
+    finding: Mapping[str, Any],
+    notes: Sequence[str],
+    folder: Path,
 ) -> None:
     """Store what the network's page is drawn from, besides the record."""
     from pipeline.reports.store import write_report_data
@@ -260,5 +302,6 @@ def _store_report_data(
         "has_fidelities": bool(getattr(row, "fidelities", ())),
         "signals": {name: asdict(signal) for name, signal in signals.items()},
         "finding": finding,
+        "notes": notes,
     }
     write_report_data(folder, values)

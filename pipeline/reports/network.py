@@ -79,7 +79,7 @@ def draw_network_pages(record: ModelArtifact, folder: Path) -> None:
     drawn = PageImage(folder / "network.png", _describe_drawing(record.layers))
     draw_network(record.layers).savefig(drawn.path, dpi=130, metadata={"Software": None})
     sections = [
-        PageSection("The network", images=[drawn]),
+        PageSection("The network", text=" ".join(values.get("notes", ())), images=[drawn]),
         *_layer_sections(record.layers),
         PageSection(
             "Memory of the activations", text=_MEMORY, tables=[_memory_table(record.layers)]

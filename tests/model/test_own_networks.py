@@ -131,6 +131,33 @@ class TestFile:
         with pytest.raises(ConfigError, match="does not say on which scale"):
             adopted(path)
 
+    @pytest.mark.parametrize(
+        ("operation", "scales"),
+        [
+            (lambda x: keras.ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), False),
+            (lambda x: x[:, 1:, 1:], False),
+            (lambda x: keras.ops.flip(x, axis=-1), False),
+            (lambda x: x / 255, True),
+            (lambda x: (x - 127) * (1 / 128), True),
+        ],
+    )
+    def test_arithmetic_scales_pixels_and_no_other_operation(self, operation, scales, tmp_path):
+        image = keras.Input((48, 48, 3))
+        x = keras.layers.Conv2D(4, 3)(operation(keras.layers.ReLU()(image)))
+        path = saved(keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(x))), tmp_path)
+        if scales:
+            normalize = adopted(path)[0].get_layer("normalize").get_config()
+            assert (normalize["mean"], normalize["std"]) == ([0.0] * 3, [1.0] * 3)
+        else:
+            with pytest.raises(ConfigError, match="does not say on which scale"):
+                adopted(path)
+
+    @pytest.mark.parametrize("own", [(), (keras.layers.Dropout(0.1, name="mine"),)])
+    def test_a_fresh_classifier_has_dropout_once(self, own, tmp_path):
+        found, _ = adopted(saved(pooled(*own, keras.layers.Dense(7)), tmp_path), dropout=0.25)
+        rates = [layer.rate for layer in found.layers if isinstance(layer, keras.layers.Dropout)]
+        assert rates == [0.1 if own else 0.25]
+
     def test_what_is_no_network_of_images_is_refused(self, tmp_path):
         with pytest.raises(ConfigError, match="There is no file"):
             find_network(str(tmp_path / "none.keras"))

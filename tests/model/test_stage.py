@@ -143,3 +143,25 @@ def test_a_network_of_keras_and_its_page(tmp_path):
     page = (tmp_path / "report" / "network.html").read_text()
     assert "Network keras/MobileNetV3Small" in page
     assert page.index("<h2>Blocks</h2>") < page.index("<h2>Every layer</h2>")
+
+
+def test_a_function_for_other_classes_is_said_on_the_page(tmp_path, monkeypatch):
+    (tmp_path / "networks_of_seven.py").write_text(
+        "from keras import layers, ops, Input, Model\n"
+        "def build(image_size, classes):\n"
+        "    image = Input((image_size, image_size, 3))\n"
+        "    x = layers.Conv2D(4, 3)(ops.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0))))\n"
+        "    return Model(image, layers.Dense(7)(layers.GlobalAveragePooling2D()(x)))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    said = []
+    where = context(tmp_path)
+    where.observer.notified = said.append
+    config = model_config(network="networks_of_seven:build", signal_check="warn")
+    made = build.function(config, dataset=dataset(tmp_path, NOISE), context=where)
+    build.draw(made, where.report_directory)
+    (note,) = said
+    assert "has 7 classes: a fresh one of 2 replaces it" in note
+    page = (tmp_path / "report" / "network.html").read_text()
+    assert "has 7 classes" in page
+    assert "levels of 0-255, less 100, 110, 120, divided by 50, 60, 70" in page
