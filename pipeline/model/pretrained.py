@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from pipeline.arrays import Array, Layer, Network
 
 _SAME_SETTINGS = "Give the settings that it was made with"
+# Of networks that come with weights, by family.
+_OWN_WEIGHTS = {
+    family: f"Leave --weights out: the {family} brings its own, and --set train.finetune=head tunes"
+    " them"
+    for family in ("file", "function")
+}
 _ORIGINS = {"torchvision": "torchvision's AlexNet", "caffe": "Caffe's AlexNet or CaffeNet"}
 # What may differ between a file's network and the one that starts from it: how its weights began,
 # and chance.
@@ -124,7 +130,9 @@ def _require_source(network: str) -> WeightSource:
         raise ConfigError(
             f"There are no weights on ImageNet for network {network}",
             expected=f"--network {', '.join(networks_on_imagenet())}, or one of keras/...",
-            hint="Name a file with --weights, or leave --weights out",
+            hint=_OWN_WEIGHTS.get(
+                find_network(network).family, "Name a file with --weights, or leave --weights out"
+            ),
         )
     return source
 

@@ -14,6 +14,7 @@ from pipeline.model.graph import find_classifier, find_feature_layer
 from pipeline.model.networks import build_network, find_network, network_code
 from pipeline.model.own_networks import load_own_network
 from pipeline.model.own_rows import describe_own_code
+from pipeline.model.pretrained import load_pretrained_network
 from pipeline.model.weights import save_model
 from tests.networks import model_config
 
@@ -176,6 +177,31 @@ class TestFile:
         network = pooled(keras.layers.Lambda(lambda x: x), keras.layers.Dense(3))
         with pytest.raises(CheckpointError, match="Lambda"):
             adopted(saved(network, tmp_path))
+
+
+LOADS_WEIGHTS = """
+import keras
+
+
+def build(image_size, classes):
+    return keras.saving.load_model("given.keras")
+"""
+
+
+def test_weights_that_a_function_loads_stay(tmp_path, monkeypatch):
+    """All but a classifier of other classes; ImageNet's are refused with what to type instead."""
+    trained = pooled(keras.layers.Dense(5))
+    saved(trained, tmp_path)
+    (tmp_path / "my_trained_network.py").write_text(LOADS_WEIGHTS)
+    monkeypatch.chdir(tmp_path)
+    name = "my_trained_network:build"
+    weights = [made(name, classes).get_weights() for classes in (5, 3)]
+    for mine, theirs in zip(weights[0], trained.get_weights(), strict=True):
+        assert np.array_equal(mine, theirs)
+    for mine, theirs in zip(weights[1][:-2], trained.get_weights()[:-2], strict=True):
+        assert np.array_equal(mine, theirs)
+    with pytest.raises(ConfigError, match=r"the function brings its own, and --set train.finetune"):
+        load_pretrained_network(model_config(network=name, weights="imagenet"), NAMES)
 
 
 SOURCE = '''
