@@ -412,7 +412,7 @@ def test_mixed_images_are_learnt_as_both(tmp_path):
     config = TrainConfig(
         epochs=3, global_batch_size=32, mixup=0.4, cutmix=1.0, schedule="cosine", learning_rate=1e-6
     )
-    state = prepare_state(lambda: network(0), config, ONE)
+    state = prepare_state(lambda: alexnet(0), config, ONE)
     for variable in state.network.trainable_variables:
         variable.assign(tf.zeros_like(variable))
     first = next(iter(loop.train_epochs(state, make_training(config, tmp_path / "c.npz"))))
@@ -421,6 +421,7 @@ def test_mixed_images_are_learnt_as_both(tmp_path):
         config.model_copy(update={"learning_rate": 0.02, "epochs": 8}),
         tmp_path / "d.npz",
         dropout=0,
+        build=alexnet,
     )
     assert learned.history[-1]["validation_top1_error"] < 0.1
     assert learned.history[-1]["train_loss"] > 0.1  # nobody can be sure of a mixture
@@ -504,8 +505,8 @@ config = TrainConfig(devices=sys.argv[1], **more)
 from pipeline.train.strategy import configure_runtime, list_devices, make_devices
 configure_runtime(config)
 sys.path.insert(0, sys.argv[3])
-from test_loop import train
-state = train(config, Path(sys.argv[2] + ".ckpt"), devices=make_devices())
+from test_loop import alexnet, train
+state = train(config, Path(sys.argv[2] + ".ckpt"), devices=make_devices(), build=alexnet)
 weights = [*state.network.trainable_variables, *state.ema_network.trainable_variables]
 np.savez(sys.argv[2], len(list_devices()), *[variable.numpy() for variable in weights])
 """
@@ -684,14 +685,14 @@ config = TrainConfig(**eval(sys.argv[4]), devices=sys.argv[1])
 from pipeline.train.strategy import configure_runtime, make_devices
 configure_runtime(config)
 import numpy as np
-from test_loop import make_training, every_number, network
+from test_loop import alexnet, make_training, every_number
 from pipeline.train import loop
 from pipeline.train.checkpoint import read_checkpoint
 from pipeline.train.state import TrainingState, prepare_state
 path, devices = Path(sys.argv[2]), make_devices()
 found = read_checkpoint(path)
 before = len(found[1]["history"]) if found else 0
-state = prepare_state(network, config, devices)
+state = prepare_state(alexnet, config, devices)
 for epoch in loop.train_epochs(state, make_training(config, path, devices)):
     if epoch["epoch"] > before and len(sys.argv) > 5:
         os.kill(os.getpid(), signal.SIGKILL)
