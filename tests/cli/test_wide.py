@@ -60,7 +60,7 @@ def test_from_images_to_answers(words, photos):
     assert last_line(done)["test"]["top1_error"] < 0.4
     remembered = (photos / "mlruns" / "current.json").read_text()
     assert '"model.image_size": "24x40"' in remembered
-    again = alexnet("--json", *stages[:-1], *SHORT, cwd=photos)  # with the settings of before
+    again = alexnet("--json", *stages[:-1], *words, *COMMON, cwd=photos)
     assert {stage["state"] for stage in last_line(again)["stages"]} == {"skipped"}
     answer = alexnet("--json", "predict", "photos/a/00.png", cwd=photos)
     assert '"a"' in answer.stdout
