@@ -6,6 +6,7 @@ depends on less than its input, so that an early cut-off can be seen.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -764,6 +765,24 @@ def test_a_stage_that_nothing_is_made_from_leaves_the_others_selected(house):
     house.run("build", **{"model.image_size": 24})
     assert set(house.runner().selection.read()["stages"]) >= {"ingest", "build"}
     assert "train" not in house.runner().selection.read()["stages"]
+
+
+def test_only_what_uses_a_library_is_stale_with_another_version(house, monkeypatch):
+    @stage(chosen_packages=lambda config, shape: ["scipy"] if config.epochs > shape.area else [])
+    def train(config: TrainConfig, shape: Shape, context: Context) -> Score:
+        return Score(directory=context.directory, points=1)
+
+    house.stages = (*house.stages[:2], train)
+    records = {"build": Shape(area=5)}
+    version = importlib.metadata.version
+    found = []
+    for other in (version, lambda name: "99" if name == "scipy" else version(name)):
+        monkeypatch.setattr("pipeline.engine.fingerprint.metadata.version", other)
+        for epochs in (4, 6):
+            config = resolved(**{"train.epochs": epochs}).config
+            found.append(house.runner().fingerprint(train, config, records))
+    assert found[0].digest == found[2].digest
+    assert found[3].differences(found[1].parts) == (f"package scipy {version('scipy')} -> 99",)
 
 
 # -- code that changed, and pages that are drawn again ---------------------------------------------

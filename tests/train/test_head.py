@@ -196,3 +196,14 @@ def test_scores_are_weighted_as_the_fit():
     assert weighted.scores[PENALTIES[0]][1] == pytest.approx(90 / 280, abs=0.02)
     plain = fit_head(features, labels, 2, seed=0)
     assert plain.scores[PENALTIES[0]][1] == pytest.approx(10 / 200)
+
+
+def test_a_feature_that_hardly_changes_is_not_blown_up():
+    features, labels = make_features(10)
+    features[..., 5] *= 1e-3
+    rows = features.reshape(-1, 20).copy()
+    _, scale = _standardize(rows)
+    usual = np.median(rows[:, :5].std(0))
+    assert usual == pytest.approx(1, abs=0.01)
+    assert rows[:, 5].std() < 0.01
+    assert scale[5] == pytest.approx(2 * np.median(scale), rel=0.3)
