@@ -1,7 +1,8 @@
 """The whole chain for one network, for tests/test_networks.py: a process of its own for each.
 
-    python tests/network_chain.py NETWORK IMAGE_SIZE FOLDER
+    python tests/network_chain.py NETWORK IMAGE_SIZE FOLDER [full]
 
+With `full` it has pretrained weights, both phases of fine-tuning and a strict check of the signal.
 Images of three colors are prepared, learned, evaluated, promoted, predicted and exported with the
 public functions; what became of it is printed as JSON.
 """
@@ -34,7 +35,7 @@ def build(image_size, classes):
     return keras.Model(image, layers.Dense(classes)(x))
 
 
-def write_images(folder, side):
+def write_images(folder, side, noise=40):
     """Write noisy images of one color each, a folder a class, unless they are there."""
     if folder.exists():
         return folder
@@ -42,26 +43,29 @@ def write_images(folder, side):
     for name, color in COLORS.items():
         (folder / name).mkdir(parents=True)
         for number in range(IMAGES):
-            pixels = rng.normal(color, 40, (side, side, 3)).clip(0, 255).astype(np.uint8)
+            pixels = rng.normal(color, noise, (side, side, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{number:02d}.png")
     return folder
 
 
-def run_chain(network, image_size, folder):
+def run_chain(network, image_size, folder, *, full=False):
     """Return what the stages and commands made of a network."""
     from pipeline import api
     from pipeline.api import Workspace
 
-    images = write_images(folder / "images", image_size + 8)
+    images = write_images(folder / "images", image_size + 8, noise=4000 if full else 40)
     workspace = Workspace(
         folder / "mlruns",
         settings={
             "data.dataset": str(images),
             "data.short_side": image_size + 8,
             "model.network": network,
-            "model.weights": "none",
+            "model.weights": "imagenet" if full else "none",
             "model.image_size": image_size,
-            "model.signal_check": "warn",
+            "model.signal_check": "stop" if full else "warn",
+            "train.finetune": "full" if full else "auto",
+            "train.finetune_epochs": 2,
+            "data.validation_fraction": 0.3 if full else 0.1,
             "train.epochs": 1,
             "train.global_batch_size": 16,
             "release.max_top1_error": 1.0,
@@ -90,6 +94,8 @@ def run_chain(network, image_size, folder):
     page = (result.report.directory / "report" / "report.html").read_text(encoding="utf-8")
     return {
         "outcome": result.decision.outcome,
+        "finetuned": result.model.finetuned,
+        "epochs": result.model.epochs,
         "checks": checks,
         "guesses": [guess.name for guess in prediction.guesses],
         "exports": exports,
@@ -98,4 +104,6 @@ def run_chain(network, image_size, folder):
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{json.dumps(run_chain(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])))}\n")
+    name, size, place, *more = sys.argv[1:]
+    found = run_chain(name, int(size), Path(place), full=more == ["full"])
+    sys.stdout.write(f"{json.dumps(found)}\n")

@@ -23,22 +23,24 @@ SECTIONS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("network", "image_size"),
+    ("network", "image_size", "tuning"),
     [
-        ("alexnet/small", 32),
-        ("keras/MobileNetV3Small", 64),
-        ("keras/EfficientNetV2B0", 32),
-        ("keras/ResNet50V2", 64),
-        ("keras/ConvNeXtTiny", 64),
-        (USERS_OWN, 32),
+        ("alexnet/small", 32, ""),
+        ("keras/MobileNetV3Small", 64, ""),
+        ("keras/EfficientNetV2B0", 32, ""),
+        ("keras/ResNet50V2", 64, ""),
+        ("keras/ConvNeXtTiny", 64, ""),
+        (USERS_OWN, 32, ""),
+        ("efficientnet_lite0", 96, "full"),
     ],
 )
-def test_every_stage_takes_the_network(tmp_path, network, image_size):
+def test_every_stage_takes_the_network(tmp_path, network, image_size, tuning):
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("ALEXNET_")
     }
     done = subprocess.run(
-        [sys.executable, "tests/network_chain.py", network, str(image_size), str(tmp_path)],
+        [sys.executable, "tests/network_chain.py", network, str(image_size), str(tmp_path)]
+        + [tuning] * bool(tuning),
         cwd=ROOT,
         env=environment | {"PYTHONPATH": str(ROOT)},
         check=False,
@@ -51,5 +53,8 @@ def test_every_stage_takes_the_network(tmp_path, network, image_size):
     assert found["checks"]["as evaluated"]
     assert found["checks"]["serving"]
     assert sorted(found["guesses"]) == ["blue", "green", "red"]
+    if tuning:  # in images of noise alone phase one errs, so that phase two is tried
+        assert found["finetuned"] in ("head", "full")
+        assert found["epochs"] >= 1
     assert set(found["exports"]) == {"savedmodel", "onnx", "litert"}
     assert set(found["headings"]) >= SECTIONS

@@ -28,8 +28,8 @@ _UNTESTED_PENALTY = 1e-2
 _FOLDS = 5
 # With more images one part of the five says enough, and each fit takes seconds.
 _MAX_CROSSED_IMAGES = 2000
-# Of a few images some features hardly change; scaled by that alone, they would be all that counts in
-# an image where they do. As a fraction of the median; 0.25 to 1 make little difference.
+# Of a few images some features hardly change; scaled by that alone, they would be all that counts
+# in an image where they do. As a fraction of the median; 0.25 to 1 make little difference.
 _SMALLEST_DEVIATION = 0.5
 _ROWS_AT_ONCE = 4096  # of what is computed in float64
 _MAX_ITERATIONS = 500

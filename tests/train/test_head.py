@@ -199,7 +199,7 @@ def test_scores_are_weighted_as_the_fit():
 
 
 def test_a_feature_that_hardly_changes_is_not_blown_up():
-    features, labels = make_features(10)
+    features, _ = make_features(10)
     features[..., 5] *= 1e-3
     rows = features.reshape(-1, 20).copy()
     _, scale = _standardize(rows)
