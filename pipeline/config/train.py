@@ -159,8 +159,8 @@ class TrainConfig(Section):
         description=(
             "With pretrained weights, or those of your own function: `head` fits the classifier on"
             " the features of the frozen network; `full` then trains the upper blocks, too, and"
-            " keeps that only where it is better beyond chance; `off` trains as from scratch. `auto`: with `imagenet` weights"
-            " `full` on GPUs and `head` on processors, else `off`."
+            " keeps that only where it is better beyond chance; `off` trains as from scratch."
+            " `auto`: with `imagenet` weights `full` on GPUs and `head` on processors, else `off`."
         ),
     )
     finetune_epochs: int = Field(
