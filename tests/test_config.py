@@ -437,7 +437,11 @@ class TestSizesOfTheNetwork:
 
     NETWORKS: ClassVar = {
         name: SimpleNamespace(
-            image_size=size, min_image_size=smallest, family=family, default_weights=weights
+            image_size=size,
+            min_image_size=smallest,
+            family=family,
+            default_weights=weights,
+            default_dropout=0.5 if family == "alexnet" else 0.2,
         )
         for name, size, smallest, family, weights in (
             ("small", 64, 16, "alexnet", ""),
@@ -486,6 +490,20 @@ class TestSizesOfTheNetwork:
         settings = {"data.dataset": "photos", **given}
         found = resolve(None, settings, environment={}, find_network=self.NETWORKS.__getitem__)
         assert found.config.model.weights == weights
+
+    @pytest.mark.parametrize(
+        ("given", "dropout", "origin"),
+        [
+            ({}, 0.2, "network"),
+            ({"model.network": "small"}, 0.5, "default"),
+            ({"model.dropout": 0.4}, 0.4, "command line"),
+            ({"model.dropout": 0.5}, 0.5, "command line"),
+        ],
+    )
+    def test_dropout_is_usual_for_it(self, given, dropout, origin):
+        settings = {"data.dataset": "photos", **given}
+        found = resolve(None, settings, environment={}, find_network=self.NETWORKS.__getitem__)
+        assert (found.config.model.dropout, found.origins["model.dropout"]) == (dropout, origin)
 
     def test_what_is_given_stays(self):
         settings = {"data.dataset": "cifar10", "model.network": "owt"}

@@ -144,7 +144,13 @@ class ModelConfig(Section):
         description="Look at a network for so many classes, without a dataset; 0: the dataset's.",
     )
     dropout: float = Field(
-        0.5, ge=0, lt=1, description="Fraction of units dropped while training, in [0, 1)."
+        0.5,
+        ge=0,
+        lt=1,
+        description=(
+            "Fraction of units dropped while training, in [0, 1). Networks that are no AlexNet have"
+            " 0.2 unless it is given."
+        ),
     )
     weights: str = Field(
         "",

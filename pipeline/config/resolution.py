@@ -33,7 +33,7 @@ DEFAULT_RECIPE = "digits"
 
 
 class Network(Protocol):
-    """What settings follow from: sizes in pixels, weights, and the family of its sub-section."""
+    """What settings follow from: sizes in pixels, weights, dropout, and its sub-section's family."""
 
     @property
     def image_size(self) -> ImageSize:
@@ -50,6 +50,10 @@ class Network(Protocol):
     @property
     def default_weights(self) -> str:
         """What `model.weights=auto` means."""
+
+    @property
+    def default_dropout(self) -> float:
+        """What `model.dropout` is where it is not given."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def resolve(
         environment: variables to read `ALEXNET_SECTION__FIELD` from; `os.environ` by default.
         find_network: returns what is known of a network. Where nothing above says otherwise,
             `model.image_size` is the natural size of `model.network`, and `data.short_side` leaves
-            room for crops; their origin is `network`. What a recipe says of an AlexNet does not
+            room for crops; `model.dropout` is usual for it; their origin is `network`. What a recipe says of an AlexNet does not
             count for another family, nor its size where the network cannot take it.
 
     Raises:
@@ -177,7 +181,7 @@ def _follow_network(
     find_network: Callable[[str], Network],
     recipe_network: str | None,
 ) -> None:
-    """Put the sizes and weights that follow from the network, unless they were given.
+    """Put the sizes, weights and dropout that follow from the network, unless they were given.
 
     The default network has the default sizes, unless it replaces that of the recipe.
     """
@@ -194,6 +198,9 @@ def _follow_network(
         free = origins["model.image_size"] == "default" and replaces
         if free and size != defaults.image_size:
             model["image_size"], origins["model.image_size"] = size, "network"
+        free = origins["model.dropout"] == "default"
+        if free and network.default_dropout != defaults.dropout:
+            model["dropout"], origins["model.dropout"] = network.default_dropout, "network"
     wanted = _find_sides(model)
     given = origins["data.short_side"] != "default"
     if not given and wanted and max(wanted) > Config().data.short_side:

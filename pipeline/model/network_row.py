@@ -55,6 +55,15 @@ class NetworkRow:
         published = self.imagenet_top1_error is not None and self.family != "alexnet"
         return "imagenet" if published else ""
 
+    @property
+    def default_dropout(self) -> float:
+        """What `model.dropout` is where it is not given.
+
+        0.5 for AlexNets (paper, section 4.2); 0.2, that of EfficientNetB0, EfficientNet-Lite0 and
+        MobileNetV3 (https://keras.io/api/applications), in front of other classifiers.
+        """
+        return 0.5 if self.family == "alexnet" else 0.2
+
     def numbers(self) -> list[Any]:
         """Return what decides the network, as JSON can hold it."""
         return [self.name, self.family, self.pixel_mean, self.pixel_std, self.bgr]
