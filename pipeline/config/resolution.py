@@ -33,7 +33,7 @@ DEFAULT_RECIPE = "digits"
 
 
 class Network(Protocol):
-    """What settings follow from: sizes in pixels, weights, dropout, and its sub-section's family."""
+    """What settings follow from: sizes in pixels, weights, dropout and family."""
 
     @property
     def image_size(self) -> ImageSize:
@@ -129,8 +129,9 @@ def resolve(
         environment: variables to read `ALEXNET_SECTION__FIELD` from; `os.environ` by default.
         find_network: returns what is known of a network. Where nothing above says otherwise,
             `model.image_size` is the natural size of `model.network`, and `data.short_side` leaves
-            room for crops; `model.dropout` is usual for it; their origin is `network`. What a recipe says of an AlexNet does not
-            count for another family, nor its size where the network cannot take it.
+            room for crops; `model.dropout` is usual for it; their origin is `network`. What a
+            recipe says of an AlexNet does not count for another family, nor its size where the
+            network cannot take it.
 
     Raises:
         ConfigError: a setting is unknown, of the wrong type or out of range.
