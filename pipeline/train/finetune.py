@@ -240,6 +240,8 @@ def explain_left_out(before: Booleans, batch_size: int) -> str:
     better, p_value = is_better(before, np.zeros_like(before))
     if better:
         return ""
+    if not before.any():
+        return f"none of {len(before)} validation images is wrong without it"
     return (
         f"{int(before.sum())} of {len(before)} validation images are wrong without it, too few to"
         f" tell whether it helps: none wrong with it would have p = {p_value:.2g}"
