@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 from pipeline.errors import ConfigError
 from pipeline.random_streams import derive_layer_seed
@@ -69,7 +70,8 @@ def copy_layers(
 
     The copies are one flat graph: those of a submodel take its place, and a layer without weights
     that is called several times becomes one layer for each call, so that every layer has one
-    output. A convolution with a group for each map becomes a depthwise one. Names that Keras
+    output. A convolution with a group for each map becomes a depthwise one, and a `Normalization` of
+    channels a `Rescaling`. Names that Keras
     made up are counted anew (`add`, `add_1`, ...), as they otherwise depend on what the process
     built before.
 
@@ -135,14 +137,16 @@ class _Copier:
         self._copied.add(id(operation))
         if self._seed is not None:
             seed = derive_layer_seed(self._seed, name)
-        depthwise = _is_depthwise(operation)
+        depthwise, rescales = _is_depthwise(operation), _normalizes_channels(operation)
         with seed_python(seed):
             if depthwise:
                 copy = _make_depthwise(operation, name)
+            elif rescales:
+                copy = _make_rescaling(operation, name)
             else:
                 copy = type(operation).from_config(operation.get_config() | {"name": name})
             output = copy(*arguments, **options)
-        if self._seed is None and weighted:
+        if self._seed is None and weighted and not rescales:
             weights = operation.get_weights()
             if depthwise:  # [height, width, 1, maps] -> [height, width, maps, 1]
                 weights[0] = weights[0].swapaxes(2, 3)
@@ -217,6 +221,27 @@ def _make_depthwise(operation: Any, name: str) -> Layer:
     for what in ("initializer", "regularizer", "constraint"):
         settings[f"depthwise_{what}"] = settings.pop(f"kernel_{what}")
     return keras.layers.DepthwiseConv2D.from_config(settings)
+
+
+def _normalizes_channels(operation: Any) -> bool:
+    """Return whether a layer takes a mean from each channel and divides by a deviation."""
+    if type(operation) is not keras.layers.Normalization or operation.invert:
+        return False
+    rank = len(operation.input.shape)
+    return all(axis % rank == rank - 1 for axis in operation.axis)
+
+
+def _make_rescaling(operation: Any, name: str) -> Layer:
+    """Return what computes the same with its constants inside the graph.
+
+    An ONNX file asks for those of `Normalization` as inputs.
+    """
+    mean = np.asarray(operation.mean, np.float64).ravel()
+    std = np.sqrt(np.asarray(operation.variance, np.float64).ravel())
+    std = np.maximum(std, keras.config.epsilon())
+    return keras.layers.Rescaling(
+        scale=(1 / std).tolist(), offset=(-mean / std).tolist(), name=name, dtype=operation.dtype
+    )
 
 
 def _takes_training(operation: Any) -> bool:
