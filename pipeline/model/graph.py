@@ -70,8 +70,8 @@ def copy_layers(
 
     The copies are one flat graph: those of a submodel take its place, and a layer without weights
     that is called several times becomes one layer for each call, so that every layer has one
-    output. A convolution with a group for each map becomes a depthwise one, and a `Normalization` of
-    channels a `Rescaling`. Names that Keras
+    output. A convolution with a group for each map becomes a depthwise one, and a `Normalization`
+    of channels a `Rescaling`. Names that Keras
     made up are counted anew (`add`, `add_1`, ...), as they otherwise depend on what the process
     built before.
 
