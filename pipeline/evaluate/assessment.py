@@ -58,7 +58,7 @@ from pipeline.evaluate.selection import (
 from pipeline.evaluate.speed import measure_speed
 from pipeline.image_size import ImageSize
 from pipeline.model.batch_limit import limit_batch
-from pipeline.model.layer_table import count_macs
+from pipeline.model.macs import count_macs
 from pipeline.model.weights import load_model
 from pipeline.reports.numbers import format_percent
 

@@ -5,7 +5,7 @@ import pytest
 from pipeline.evaluate.assessment import count_corrupted_images
 from pipeline.evaluate.corruptions import CORRUPTIONS, SEVERITIES, corrupt_images
 from pipeline.evaluate.robustness import corrupt_in_every_way, measure_robustness
-from pipeline.model.layer_table import count_macs
+from pipeline.model.macs import count_macs
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 2, 20)

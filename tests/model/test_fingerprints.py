@@ -109,6 +109,7 @@ def test_what_is_made_of_a_network_knows_neither_the_registry_nor_a_family():
         assert {name for name in code_parts(module) if name.startswith("code pipeline.model")} <= {
             "code pipeline.model.graph",
             "code pipeline.model.layers",
+            "code pipeline.model.macs",
             "code pipeline.model.safety",
             "code pipeline.model.signal",
             "code pipeline.model.weights",

@@ -3,7 +3,8 @@
 import keras
 import pytest
 
-from pipeline.model.layer_table import count_macs, describe_layers
+from pipeline.model.layer_table import describe_layers
+from pipeline.model.macs import count_macs
 from pipeline.model.network_list import build_listed_network, list_networks
 from pipeline.model.networks import network_names
 from pipeline.reports.layer_blocks import group_layers
