@@ -729,3 +729,13 @@ def test_killed_at_every_epoch_boundary_is_the_same_training(tmp_path, devices):
     one, two = (dict(np.load(tmp_path / f"{name}.end.npz")) for name in ("whole", "killed"))
     assert one.keys() == two.keys()
     assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_the_loss_may_choose_the_epoch():
+    history = [
+        {"epoch": 1, "validation_top1_error": 0.3, "validation_loss": 0.8},
+        {"epoch": 2, "validation_top1_error": 0.2, "validation_loss": 0.9},
+        {"epoch": 3, "validation_top1_error": 0.2, "validation_loss": 0.85},
+    ]
+    assert loop.choose_best_epoch(history)["epoch"] == 3
+    assert loop.choose_best_epoch(history, by_loss=True)["epoch"] == 1

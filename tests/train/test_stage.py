@@ -123,27 +123,20 @@ def tune(tmp_path, monkeypatch):
     return run
 
 
-def test_phase_one_is_restored_where_phase_two_loses(tune):
-    kept, notes, job = tune(flipped=8, finetune_learning_rate=1.0)
+def test_phase_one_is_restored_where_phase_two_loses(tune, monkeypatch):
+    history = [{"epoch": 1, "validation_loss": 0.1}]
+    worse = stage_module._Kept(small_network(), 0.5, best_epoch=1, history=history)
+    monkeypatch.setattr(stage_module, "_train_network", lambda *_: worse)
+    kept, notes, job = tune(flipped=8)
     assert kept.finetuned == "head"
     assert kept.best_epoch == 0
-    assert len(kept.history) == 2
+    assert kept.history == history
     assert not kept.finetune["comparison"]["better"]
     assert "the classifier on frozen features is kept" in notes[-1]
     alone = small_network()
     install_classifier(alone, read_head(job.classifier_path))
     for ours, theirs in zip(kept.network.get_weights(), alone.get_weights(), strict=True):
         assert ours.tobytes() == theirs.tobytes()
-
-
-def test_phase_two_is_kept_where_it_wins(tune, monkeypatch):
-    monkeypatch.setattr("pipeline.train.finetune.is_better", lambda before, after: (True, 0.01))
-    kept, notes, _ = tune(flipped=8)
-    assert kept.finetuned == "full"
-    assert kept.best_epoch == 1 + int(
-        np.argmin([entry["validation_loss"] for entry in kept.history])
-    )
-    assert not [note for note in notes if "kept" in note]
 
 
 def test_phase_two_is_not_trained_in_vain(tune, monkeypatch):
@@ -160,9 +153,13 @@ def test_phase_two_is_not_trained_in_vain(tune, monkeypatch):
     assert sent == [0.0]
 
 
-def test_a_small_folder_needs_no_smaller_batch(tune):
+def test_a_small_folder_needs_no_smaller_batch_and_the_loss_chooses_the_epoch(tune, monkeypatch):
+    monkeypatch.setattr("pipeline.train.finetune.is_better", lambda before, after: (True, 0.01))
     kept, notes, job = tune(10, flipped=8, global_batch_size=32)
-    assert len(kept.history) == 2
+    assert kept.finetuned == "full"
+    losses = [entry["validation_loss"] for entry in kept.history]
+    assert kept.best_epoch == 1 + int(np.argmin(losses))
+    assert len(losses) == 2
     assert "10 images per step" in " ".join(notes)
     model = SimpleNamespace(image_size=SIZE, class_names=("dark", "bright"))
     for mode in ("head", "full"):
