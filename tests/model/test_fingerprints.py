@@ -22,7 +22,7 @@ from pipeline.evaluate.stage import evaluate
 from pipeline.model.stage import build
 from pipeline.train.stage import train
 stages = (ingest, build, train, evaluate)
-records = {stage.name: SimpleNamespace(identity=lambda: "the same") for stage in stages}
+records = {stage.name: SimpleNamespace(identity=lambda: "the same", pretrained="") for stage in stages}
 runner = Runner(stages, Path("nowhere"), observer=None)
 parts = {stage.name: runner.fingerprint(stage, Config(), records).parts for stage in stages[1:]}
 print(json.dumps(parts))
@@ -107,6 +107,7 @@ def test_another_row_or_wording_makes_nothing_stale(before, after, package, usua
 def test_what_is_made_of_a_network_knows_neither_the_registry_nor_a_family():
     for module in ("pipeline.train.stage", "pipeline.evaluate.stage", "pipeline.release.promotion"):
         assert {name for name in code_parts(module) if name.startswith("code pipeline.model")} <= {
+            "code pipeline.model.batch_limit",
             "code pipeline.model.graph",
             "code pipeline.model.layers",
             "code pipeline.model.macs",
