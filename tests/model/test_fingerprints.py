@@ -22,7 +22,8 @@ from pipeline.evaluate.stage import evaluate
 from pipeline.model.stage import build
 from pipeline.train.stage import train
 stages = (ingest, build, train, evaluate)
-records = {stage.name: SimpleNamespace(identity=lambda: "the same", pretrained="") for stage in stages}
+record = SimpleNamespace(identity=lambda: "the same", pretrained="")
+records = {stage.name: record for stage in stages}
 runner = Runner(stages, Path("nowhere"), observer=None)
 parts = {stage.name: runner.fingerprint(stage, Config(), records).parts for stage in stages[1:]}
 print(json.dumps(parts))
