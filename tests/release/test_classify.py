@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.artifacts import file_sha256
 from pipeline.data.decoding import decode_and_resize
 from pipeline.errors import CheckpointError, DatasetError
-from pipeline.evaluate import layer_outputs
+from pipeline.model import batch_limit
 from pipeline.model.weights import save_model
 from pipeline.release.classify import (
     TOLERANCE,
@@ -211,7 +211,7 @@ def test_a_batch_is_as_large_as_memory_allows(tmp_path, monkeypatch):
     x = keras.layers.GlobalAveragePooling2D()(x)
     keras.Model(pixels, keras.layers.Dense(3)(x)).save(tmp_path / "wide.keras")
     release = Release(directory=tmp_path, model_file="wide.keras", model_sha256="")
-    monkeypatch.setattr(layer_outputs, "_MAX_OUTPUT_BYTES", 5 * 16 * 16 * 64 * 4)
+    monkeypatch.setattr(batch_limit, "_MAX_OUTPUT_BYTES", 5 * 16 * 16 * 64 * 4)
     assert load_classifier(release, batch=32).batch == 5
     assert load_classifier(release, batch=3).batch == 3
 
