@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import pytest
 from keras.src.applications import convnext, densenet, efficientnet_v2, resnet
 
 from pipeline.model.graph import inline_submodels
@@ -103,3 +104,8 @@ _BACKBONES = {
     "handmade": _handmade,
 }
 UNLIKE_NETWORKS = ("alexnet", *_BACKBONES)
+# Those with the most layers take seconds where a copy or many gradients are made.
+QUICK_AND_SLOW_NETWORKS = tuple(
+    pytest.param(name, marks=pytest.mark.slow) if name in ("mobilenet", "efficientnet") else name
+    for name in UNLIKE_NETWORKS
+)

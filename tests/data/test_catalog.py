@@ -136,6 +136,7 @@ def test_missing_tfds_splits_are_cut_in_whole_images(sizes, reads):
     assert tuple(assign_tfds_splits(DataConfig(), sizes).values()) == reads
 
 
+@pytest.mark.slow
 def test_beam_makes_the_sets_of_tfds_that_need_it(make_dataset, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "shared"))
     made = make_dataset(dataset="beam_shapes", beam=BEAM)

@@ -121,6 +121,7 @@ def test_color_tells_images_apart(clean):
     assert group_duplicates(looks, np.arange(3, dtype=np.uint64)).tolist() == [0, 1, 0]
 
 
+@pytest.mark.slow
 def test_a_crowd_of_look_alikes_takes_no_square(clean):
     many = np.repeat(thumbnails(clean[:1]), 3000, axis=0)
     pairs = sum(len(left) for left, _ in find_near_pairs(describe_images(many)))

@@ -78,7 +78,11 @@ def test_the_initial_weights_of_a_layer_follow_from_its_name_and_the_seed(mobile
 
 @pytest.mark.parametrize(
     "name",
-    ["VGG16", "EfficientNetB0", "MobileNet", pytest.param("ResNet50", marks=pytest.mark.slow)],
+    [
+        "VGG16",
+        "MobileNet",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("EfficientNetB0", "ResNet50")),
+    ],
 )
 def test_published_weights_see_the_pixels_that_they_were_trained_on(name, monkeypatch):
     """Our network of Keras's weights gives Keras's features for pixels as Keras prepares them."""

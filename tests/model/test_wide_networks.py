@@ -77,7 +77,9 @@ def test_a_square_given_by_two_sides_is_the_same_network(tmp_path):
     assert (tmp_path / "0.keras").read_bytes() == (tmp_path / "1.keras").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "keras/MobileNetV3Small"])
+@pytest.mark.parametrize(
+    "name", ["efficientnet_lite0", pytest.param("keras/MobileNetV3Small", marks=pytest.mark.slow)]
+)
 def test_other_families(name, tmp_path):
     network = built(name, (32, 72))
     assert_answers(network, (32, 72))

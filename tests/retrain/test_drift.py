@@ -338,6 +338,7 @@ def test_a_drift_that_is_certain_in_many_images_and_tiny_is_none():
 # -- how often, simulated --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_a_drift_5_slots_of_100_see_one_at_most():
     any_alarm, alone = alarms(250, 40, 60)
     assert any_alarm <= 0.092  # 0.05 and three deviations of 250 trials

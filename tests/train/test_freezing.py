@@ -13,7 +13,12 @@ from pipeline.train.state import prepare_state
 from pipeline.train.step import make_gradient_function
 from pipeline.train.strategy import Devices
 from tests.train.test_loop import split
-from tests.unlike_networks import SIDE, UNLIKE_NETWORKS, build_unlike_network
+from tests.unlike_networks import (
+    QUICK_AND_SLOW_NETWORKS,
+    SIDE,
+    UNLIKE_NETWORKS,
+    build_unlike_network,
+)
 
 
 def list_frozen(network):
@@ -67,7 +72,7 @@ def test_the_backbone_is_all_but_the_classifier(name):
     assert len(network.trainable_variables) == 2
 
 
-@pytest.mark.parametrize("name", UNLIKE_NETWORKS)
+@pytest.mark.parametrize("name", QUICK_AND_SLOW_NETWORKS)
 def test_every_block_can_be_frozen_and_more_of_it_with_each(name):
     network, counts = build_unlike_network(name), []
     for block in list_blocks(network):
@@ -92,7 +97,7 @@ def test_a_wrong_name_is_answered_with_a_short_list(name):
         freeze_layers(network, "logits")
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_what_is_frozen_keeps_its_statistics_and_costs_no_gradient(precision):
     config = TrainConfig(global_batch_size=8, freeze="backbone", precision=precision)
     load = lambda: build_unlike_network("efficientnet")  # noqa: E731

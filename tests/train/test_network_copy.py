@@ -8,7 +8,7 @@ import tensorflow as tf
 from pipeline.errors import ConfigError
 from pipeline.train.dropout import BatchPosition, StatelessLayer, make_stateless
 from pipeline.train.network_copy import copy_network
-from tests.unlike_networks import SIDE, UNLIKE_NETWORKS, build_unlike_network
+from tests.unlike_networks import QUICK_AND_SLOW_NETWORKS, SIDE, build_unlike_network
 
 BATCH = 64
 LAYERS = keras.layers
@@ -74,7 +74,7 @@ def test_every_kind_keeps_half_precision(kind):
     assert make_stateless(layer, position, 0)(inputs, training=True).dtype == tf.bfloat16
 
 
-@pytest.mark.parametrize("name", UNLIKE_NETWORKS)
+@pytest.mark.parametrize("name", QUICK_AND_SLOW_NETWORKS)
 def test_a_copy_has_the_layers_and_weights_in_order_and_what_was_frozen(name):
     network = build_unlike_network(name)
     network.layers[3].trainable = False

@@ -310,7 +310,9 @@ def test_pages_are_drawn_again_without_heavy_libraries(full, tmp_path):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
-@pytest.mark.parametrize("classes", [2, pytest.param(10, marks=pytest.mark.slow), 1000])
+@pytest.mark.parametrize(
+    "classes", [2, 60, *(pytest.param(count, marks=pytest.mark.slow) for count in (10, 1000))]
+)
 def test_pages_for_few_and_many_classes(tmp_path, classes):
     names = [f"name {index}" for index in range(classes)]
     write(tmp_path, *logits_of(classes, images=120), names)
