@@ -1,9 +1,11 @@
-"""B1 and B2: the forward pass of EfficientNet-Lite0 beside PyTorch's and ONNX Runtime's.
+"""B1 to B3: EfficientNet-Lite0's forward pass beside PyTorch's and ONNX Runtime's, and features.
 
 B1 classifies 32 images of 224 pixels together, B2 one at a time. Ours is a `tf.function` as
 `alexnet predict` and `evaluate` compile it. PyTorch runs `efficientnet_lite_pytorch` with maps'
 channels last; ONNX Runtime runs the file that `alexnet export onnx` writes. All have the same
-weights and as many threads as processors; each is in a process of its own. One JSON object a line.
+weights and as many threads as processors; each is in a process of its own. B3 is the first phase of
+fine-tuning: features of 2,048 prepared images, cut, computed, gathered and written, compilation
+included, beside the forward pass alone on the same batches. One JSON object a line.
 
 python benchmarks/bench_backbone.py [--full] [--only ROW]
 """
@@ -20,8 +22,9 @@ from typing import Any
 import numpy as np
 from _harness import alternate_variants, print_rows, serve_variant
 
-SIZE, BATCHES, IMAGES = 224, {"B1": 32, "B2": 1}, 64
-OURS, TORCH, ONNX = "tf.function", "PyTorch", "ONNX Runtime"
+SIZE, BATCHES, IMAGES = 224, {"B1": 32, "B2": 1, "B3": 64}, 64
+OURS, TORCH, ONNX, FEATURES = "tf.function", "PyTorch", "ONNX Runtime", "features"
+FEATURE_IMAGES = 2048
 
 
 def make_images(batch: int) -> Any:
@@ -103,6 +106,34 @@ def make_onnx_forward(batch: int, scratch: Path) -> Callable[[], int]:
     return repeat(lambda: session.run(["logits"], {"image": images}), batch)
 
 
+def make_features() -> Callable[[], int]:
+    """Return the computation of every feature of a split in memory, from its beginning."""
+    import tempfile
+
+    from pipeline.artifacts import DatasetArtifact
+    from pipeline.data.loader import LoadedSplit
+    from pipeline.train.features import compute_features
+
+    network, side = load_network(), SIZE * 8 // 7
+    shape = (FEATURE_IMAGES, side, side, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    dataset: Any = DatasetArtifact.model_construct(
+        class_names=("one",), class_counts={"train": (FEATURE_IMAGES,)}, short_side=side, fit="crop"
+    )
+    labels = np.zeros(FEATURE_IMAGES, np.int32)
+    keys = tuple(map(str, range(FEATURE_IMAGES)))
+    images = LoadedSplit(dataset, "train", labels, keys, pixels)
+
+    def run() -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            compute_features(
+                network, images, Path(folder) / "features", mirror=False, report=lambda _: None
+            )
+        return FEATURE_IMAGES
+
+    return run
+
+
 def make_variant(name: str) -> Callable[[], int]:
     """Return the variant `ROW RUNTIME`."""
     import tempfile
@@ -111,6 +142,8 @@ def make_variant(name: str) -> Callable[[], int]:
     batch = BATCHES[row]
     if runtime == OURS:
         return make_own_forward(batch)
+    if runtime == FEATURES:
+        return make_features()
     if runtime == TORCH:
         return make_torch_forward(batch)
     with tempfile.TemporaryDirectory() as scratch:
@@ -129,9 +162,12 @@ def main() -> None:
         serve_variant(make_variant(options.worker))
         return
     for row in (options.only,) if options.only else BATCHES:
-        names = [f"{row} {runtime}" for runtime in (OURS, TORCH, ONNX)]
+        against = (FEATURES, OURS) if row == "B3" else (OURS, TORCH, ONNX)
+        names = [f"{row} {runtime}" for runtime in against]
         rates = alternate_variants(__file__, names, 9 if options.full else 5, [])
-        pairs = {row: (names[0], names[1]), f"{row} onnx": (names[0], names[2])}
+        pairs = {row: (names[0], names[1])}
+        if len(names) > 2:
+            pairs[f"{row} onnx"] = (names[0], names[2])
         print_rows(pairs, rates)
 
 
