@@ -47,6 +47,23 @@ _MERGES = ("Add", "Concatenate", "Average", "Maximum")
 # -- copying ---------------------------------------------------------------------------------------
 
 
+def _copy_operation(operation: Any, name: str) -> Any:
+    """Return a new layer or operation with the same settings.
+
+    Raises:
+        ConfigError: it is code, or cannot be made of its settings.
+    """
+    try:
+        return type(operation).from_config(operation.get_config() | {"name": name})
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ConfigError(
+            f"The layer {operation.name}, a {type(operation).__name__}, cannot be copied or opened"
+            " again without running code",
+            expected="layers and operations of Keras alone",
+            hint="Make it of Keras's layers, without Lambda and classes of your own",
+        ) from error
+
+
 def inline_submodels(network: Network) -> Network:
     """Return the network as one flat graph of copied layers, with the same weights and outputs.
 
@@ -144,7 +161,7 @@ class _Copier:
             elif rescales:
                 copy = _make_rescaling(operation, name)
             else:
-                copy = type(operation).from_config(operation.get_config() | {"name": name})
+                copy = _copy_operation(operation, name)
             output = copy(*arguments, **options)
         if self._seed is None and weighted and not rescales:
             weights = operation.get_weights()

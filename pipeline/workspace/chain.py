@@ -202,8 +202,14 @@ def _run_beside(
         observer=workspace.observer,
         wait=workspace.wait,
     )
+    workspace.observer.notified(f"{network} first: options for a network are not for this one")
     first = run_stages(other, [stage.name for stage in RUN_STAGES], selects=False).report
     main = run_main()
+    config = main.resolved.config.model
+    workspace.observer.notified(
+        f"compared: first {network}, with sizes and fine-tuning of its own, and second"
+        f" {config.network} of {config.image_size} pixels"
+    )
     if first is None or main.report is None:  # a worker beside the chief, who compares
         return main
     return replace(main, comparison=compare_evaluations(workspace, first, main.report))

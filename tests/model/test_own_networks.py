@@ -129,8 +129,9 @@ class TestFile:
 
     def test_pixels_of_an_unknown_scale_are_refused(self, tmp_path):
         path = saved(given(scale=False), tmp_path)
-        with pytest.raises(ConfigError, match="does not say on which scale"):
+        with pytest.raises(ConfigError, match="does not say on which scale") as found:
             adopted(path)
+        assert "keras.Input((48, 48, 3))" in found.value.hint
 
     @pytest.mark.parametrize(
         ("operation", "scales"),
@@ -229,6 +230,14 @@ def fails(image_size, classes):
 
 def nothing(image_size, classes):
     return None
+
+
+def code(image_size, classes):
+    return [
+        keras.layers.Lambda(lambda pixels: pixels / 255),
+        keras.layers.Conv2D(4, 3),
+        keras.layers.GlobalAveragePooling2D(),
+    ]
 '''
 
 
@@ -271,6 +280,7 @@ class TestFunction:
             ("fails", "failed \\(RuntimeError: no idea\\)"),
             ("nothing", "returned an object of class NoneType"),
             ("missing", "has no function missing"),
+            ("code", "a Lambda, cannot be copied or opened again without running code"),
         ],
     )
     def test_what_goes_wrong_is_a_sentence(self, folder, function, sentence):
