@@ -210,12 +210,12 @@ class _Plan:
                 return image
             pixels = _AS_THEY_ARE
         if pixels is None:
+            shape = tuple(graph.inputs[0].shape[1:])
             raise ConfigError(
                 f"The network {self.row.name} does not say on which scale it wants its pixels",
                 expected="one that takes levels of 0-255 and begins with a layer that scales them",
-                hint="Save it as keras.Sequential([keras.Input("
-                f"{tuple(graph.inputs[0].shape[1:])}), keras.layers.Rescaling(1 / 127.5, offset=-1),"
-                " model]), with the scale that it was trained on",
+                hint=f"Save it as keras.Sequential([keras.Input({shape}), keras.layers.Rescaling("
+                "1 / 127.5, offset=-1), model]), with the scale that it was trained on",
             )
         return PixelNormalization(*pixels, name="normalize")(image)
 
