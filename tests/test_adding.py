@@ -55,6 +55,7 @@ def test_the_page_changes_what_it_says():
     assert {found["file"] for found in NEW_FILE.finditer(PAGE)} >= {"pipeline/summary/stage.py"}
 
 
+@pytest.mark.slow
 def test_an_augmentation_a_network_and_a_stage_run(changed, tmp_path):
     rng = np.random.default_rng(0)
     for name, level in (("dark", 60), ("bright", 190)):

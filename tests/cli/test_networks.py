@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from tests.package_copy import ROOT, copy_package, run_alexnet
 
 
@@ -19,6 +21,7 @@ def test_the_list_needs_neither_tensorflow_nor_time(tmp_path):
     assert rows["small"]["weights"] == "none"
 
 
+@pytest.mark.slow
 def test_a_network_is_measured(tmp_path):
     (row,) = run_alexnet(ROOT, tmp_path, "networks", "alexnet/cifar", "--measure")[-1]["networks"]
     assert row["name"] == "cifar"

@@ -193,6 +193,7 @@ for network in (one, several):
 """
 
 
+@pytest.mark.slow
 def test_several_devices_give_the_same_digits_as_one(network, tmp_path):
     network.save(tmp_path / "model.keras")
     arguments = [sys.executable, "-c", SEVERAL, tmp_path / "model.keras", tmp_path / "p.parquet"]
