@@ -84,7 +84,7 @@ def find_network(name: str) -> NetworkRow:
     """Return the row of a network; that of a file, a function or a preset is made of its name.
 
     Raises:
-        ConfigError: there is no such network, file or function.
+        ConfigError: the network, file or function does not exist.
     """
     if name in _BY_NAME:
         return _BY_NAME[name]
@@ -108,7 +108,7 @@ def find_built_network(name: str) -> NetworkRow:
     """Return the row of a network that was built here; its file or function may be gone.
 
     Raises:
-        ConfigError: there is no such network.
+        ConfigError: the network does not exist.
     """
     try:
         return find_network(name)

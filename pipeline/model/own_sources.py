@@ -30,7 +30,7 @@ from pipeline.engine.fingerprint import parse_source
 from pipeline.errors import ConfigError
 
 _PACKAGE = "__init__.py"
-# Folders of what is installed: nobody edits it while a program runs.
+# Folders of installed packages, which do not change while a program runs.
 _INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")
 _PROGRAM = Path(__file__).resolve().parents[1]
 
@@ -59,7 +59,7 @@ def find_function_file(name: str) -> tuple[Path, Path]:
     The working directory is looked in first, then the folders of installed packages.
 
     Raises:
-        ConfigError: there is no such module.
+        ConfigError: the module does not exist.
     """
     module, _, function = name.partition(":")
     names = module.split(".")
@@ -74,7 +74,7 @@ def find_function_file(name: str) -> tuple[Path, Path]:
         if first is not None:
             return root, first
     raise ConfigError(
-        f"There is no module {module}",
+        f"The module {module} does not exist",
         expected=f"{'/'.join(names)}.py in the working directory, or an installed package",
         received=f"--network {name}",
     )

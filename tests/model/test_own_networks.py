@@ -288,7 +288,7 @@ class TestFunction:
             made(f"{folder}:{function}")
 
     def test_names_that_are_none(self, folder):
-        with pytest.raises(ConfigError, match="There is no module not_here"):
+        with pytest.raises(ConfigError, match="The module not_here does not exist"):
             find_network("not_here:build")
         with pytest.raises(ConfigError, match="names no function"):
             find_network(f"{folder}:1+1")
